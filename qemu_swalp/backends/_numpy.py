@@ -1,0 +1,129 @@
+"""NumPy, and through subclasses the libraries that copy its interface."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .namespace import DTYPES, Array, Namespace
+
+INTEGER = {16: "int16", 32: "int32", 64: "int64"}
+FLOAT_WIDTH = {"float16": 16, "bfloat16": 16, "float32": 32, "float64": 64}
+
+
+class NumpyNamespace(Namespace):
+    """`xp` is the module that stands for numpy."""
+
+    name = "numpy"
+
+    def __init__(self, xp: Any = np) -> None:
+        self.xp = xp
+
+    def owns(self, x: object) -> bool:
+        return isinstance(x, np.ndarray | np.generic)
+
+    def dtype(self, x: Array) -> str:
+        return str(x.dtype)
+
+    def shape(self, x: Array) -> tuple[int, ...]:
+        return tuple(x.shape)
+
+    def bits(self, x: Array) -> Array:
+        return x.view(INTEGER[x.dtype.itemsize * 8])
+
+    def floats(self, bits: Array, dtype: str) -> Array:
+        return bits.view(self.float_dtype(dtype))
+
+    def float_dtype(self, dtype: str) -> Any:
+        """The library's dtype of that name; bfloat16 comes from ml_dtypes, which NumPy users of it have loaded."""
+        if dtype != "bfloat16":
+            return self.xp.dtype(dtype)
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+
+    def cast(self, x: Array, width: int) -> Array:
+        return x.astype(INTEGER[width])
+
+    def unsigned(self, x: Array, width: int) -> Array:
+        return x.astype(f"uint{width}")
+
+    def signed(self, x: Array, width: int) -> Array:
+        return x.astype(f"int{width}")
+
+    def float_bits(self, n: Array) -> Array:
+        width = self.width(n)
+        return n.astype(f"float{width}").view(INTEGER[width])
+
+    def shift_left(self, x: Array, count: Array | int) -> Array:
+        return x << count
+
+    def shift_right(self, x: Array, count: Array | int) -> Array:
+        return x >> count
+
+    def where(self, mask: Array, a: Array | int, b: Array | int) -> Array:
+        return self.xp.where(mask, a, b)
+
+    def maximum(self, a: Array | int, b: Array | int) -> Array:
+        return self.xp.maximum(a, b)
+
+    def minimum(self, a: Array | int, b: Array | int) -> Array:
+        return self.xp.minimum(a, b)
+
+    def abs(self, x: Array) -> Array:
+        return self.xp.abs(x)
+
+    def table(self, values: Sequence[int], width: int, like: Array) -> Array:
+        return self.xp.asarray(np.asarray(values, INTEGER[width]))
+
+    def gather(self, table: Array, index: Array) -> Array:
+        return table[index]
+
+    def searchsorted(self, values: Sequence[int], x: Array) -> Array:
+        width = self.width(x)
+        return self.xp.searchsorted(self.table(values, width, x), x, side="right").astype(INTEGER[width])
+
+    def width(self, x: Array) -> int:
+        return int(x.dtype.itemsize) * 8
+
+    def reshape(self, x: Array, shape: Sequence[int]) -> Array:
+        return x.reshape(tuple(shape))
+
+    def broadcast(self, x: Array | int, shape: Sequence[int]) -> Array:
+        return self.xp.broadcast_to(self.xp.asarray(x), tuple(shape))
+
+    def max_over(self, x: Array, axes: Sequence[int]) -> Array:
+        return x.max(axis=tuple(axes), keepdims=True)
+
+    def pad_end(self, x: Array, axis: int, count: int) -> Array:
+        return self.xp.pad(x, [(0, count if i == axis else 0) for i in range(x.ndim)])
+
+    def repeat(self, x: Array, count: int, axis: int) -> Array:
+        return self.xp.repeat(x, count, axis=axis)
+
+    def any(self, mask: Array) -> bool:
+        return bool(mask.any())
+
+    def lanes(self, start: int, count: int, like: Array) -> Array:
+        return (self.xp.arange(count, dtype="uint64") + self.xp.uint64(start)).astype("uint32")
+
+    def lane(self, word: Array | int, like: Array) -> Array:
+        return self.xp.asarray(word, dtype="uint32") if isinstance(word, int) else word.astype("uint32")
+
+    def multiply_wide(self, lanes: Array, factor: int) -> tuple[Array, Array]:
+        product = lanes.astype("uint64") * self.xp.uint64(factor)
+        return (product >> self.xp.uint64(32)).astype("uint32"), product.astype("uint32")
+
+    def words(self, lanes: Sequence[Array]) -> Array:
+        return self.xp.stack(list(lanes), axis=-1).reshape(-1).view("int32")
+
+    def write(self, out: Array, result: Array) -> Array:
+        out[...] = result
+        return out
+
+
+NAMESPACE = NumpyNamespace()
+
+__all__ = ["DTYPES", "FLOAT_WIDTH", "NAMESPACE", "NumpyNamespace"]

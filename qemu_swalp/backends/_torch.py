@@ -1,0 +1,120 @@
+"""PyTorch, on any device. It lacks arithmetic on uint32, so Philox lanes are int64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from .namespace import Array, Namespace
+
+INTEGER = {16: torch.int16, 32: torch.int32, 64: torch.int64}
+UNSIGNED = {8: torch.uint8, 16: torch.uint16, 32: torch.uint32}
+FLOAT = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+MASK = 0xFFFFFFFF
+
+
+class TorchNamespace(Namespace):
+    name = "torch"
+
+    def owns(self, x: object) -> bool:
+        return isinstance(x, torch.Tensor)
+
+    def dtype(self, x: Array) -> str:
+        return str(x.dtype).removeprefix("torch.")
+
+    def shape(self, x: Array) -> tuple[int, ...]:
+        return tuple(x.shape)
+
+    def bits(self, x: Array) -> Array:
+        return x.detach().view(INTEGER[x.element_size() * 8])
+
+    def floats(self, bits: Array, dtype: str) -> Array:
+        return bits.view(FLOAT[dtype])
+
+    def cast(self, x: Array, width: int) -> Array:
+        return x.to(INTEGER[width])
+
+    def unsigned(self, x: Array, width: int) -> Array:
+        return x.to(UNSIGNED[width])
+
+    def signed(self, x: Array, width: int) -> Array:
+        return x.to(torch.int8 if width == 8 else torch.int16)
+
+    def float_bits(self, n: Array) -> Array:
+        return n.to(FLOAT[f"float{self.width(n)}"]).view(n.dtype)
+
+    def shift_left(self, x: Array, count: Array | int) -> Array:
+        return x << count
+
+    def shift_right(self, x: Array, count: Array | int) -> Array:
+        return x >> count
+
+    def where(self, mask: Array, a: Array | int, b: Array | int) -> Array:
+        return torch.where(mask, a, b)
+
+    def maximum(self, a: Array | int, b: Array | int) -> Array:
+        if isinstance(a, int):
+            a, b = b, a
+        return torch.clamp(a, min=b)
+
+    def minimum(self, a: Array | int, b: Array | int) -> Array:
+        if isinstance(a, int):
+            a, b = b, a
+        return torch.clamp(a, max=b)
+
+    def abs(self, x: Array) -> Array:
+        return torch.abs(x)
+
+    def table(self, values: Sequence[int], width: int, like: Array) -> Array:
+        return torch.tensor(list(values), dtype=INTEGER[width], device=None if like is None else like.device)
+
+    def gather(self, table: Array, index: Array) -> Array:
+        return table[index.to(torch.int64)]
+
+    def searchsorted(self, values: Sequence[int], x: Array) -> Array:
+        table = self.table(values, self.width(x), x)
+        return torch.searchsorted(table, x.contiguous(), right=True).to(x.dtype)
+
+    def width(self, x: Array) -> int:
+        return int(x.element_size()) * 8
+
+    def reshape(self, x: Array, shape: Sequence[int]) -> Array:
+        return x.reshape(tuple(shape))
+
+    def broadcast(self, x: Array | int, shape: Sequence[int]) -> Array:
+        return torch.broadcast_to(torch.as_tensor(x), tuple(shape))
+
+    def max_over(self, x: Array, axes: Sequence[int]) -> Array:
+        return torch.amax(x, dim=tuple(axes), keepdim=True)
+
+    def pad_end(self, x: Array, axis: int, count: int) -> Array:
+        return torch.nn.functional.pad(x, (0, 0) * (x.ndim - 1 - axis) + (0, count))
+
+    def repeat(self, x: Array, count: int, axis: int) -> Array:
+        return x.repeat_interleave(count, dim=axis)
+
+    def any(self, mask: Array) -> bool:
+        return bool(mask.any())
+
+    def lanes(self, start: int, count: int, like: Array) -> Array:
+        return torch.arange(start, start + count, dtype=torch.int64, device=like.device) & MASK
+
+    def lane(self, word: Array | int, like: Array) -> Array:
+        if isinstance(word, int):
+            return torch.tensor(word, dtype=torch.int64, device=like.device)
+        return word.to(torch.int64) & MASK
+
+    def multiply_wide(self, lanes: Array, factor: int) -> tuple[Array, Array]:
+        product = lanes * factor  # may wrap to a negative int64: the bits are those of the unsigned product
+        return (product >> 32) & MASK, product & MASK
+
+    def words(self, lanes: Sequence[Array]) -> Array:
+        return torch.stack(list(lanes), dim=-1).reshape(-1).to(torch.int32)
+
+    def write(self, out: Array, result: Array) -> Array:
+        with torch.no_grad():
+            return out.copy_(result)
+
+
+NAMESPACE = TorchNamespace()

@@ -1,0 +1,169 @@
+"""The primitives that the array program needs of an array library."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+Array = Any
+"""An array of any supported library."""
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+"""Source dtypes (clause SRC-1)."""
+
+
+class Namespace(ABC):
+    """One array library. Integer arrays are int16, int32 or int64; masks are boolean arrays.
+
+    Arithmetic, comparison and the bitwise operators `& | ^` come from the arrays themselves, for equal integer
+    dtypes and Python ints, and wrap around. Here stands what libraries spell differently.
+    """
+
+    name: str
+
+    @abstractmethod
+    def owns(self, x: object) -> bool:
+        """Whether `x` is an array of this library."""
+
+    @abstractmethod
+    def dtype(self, x: Array) -> str:
+        """Name of the dtype, as in "float32"."""
+
+    @abstractmethod
+    def shape(self, x: Array) -> tuple[int, ...]:
+        """Static shape."""
+
+    def concrete(self, x: Array) -> bool:
+        """Whether the values are known now (not while a graph is being traced)."""
+        return True
+
+    # Bit casts and conversions
+
+    @abstractmethod
+    def bits(self, x: Array) -> Array:
+        """Bits of a floating array, as the signed integer of its width."""
+
+    @abstractmethod
+    def floats(self, bits: Array, dtype: str) -> Array:
+        """The floating array with these bits; inverse of `bits`."""
+
+    @abstractmethod
+    def cast(self, x: Array, width: int) -> Array:
+        """Integer array as int16, int32 or int64, wrapping around; booleans give 0 and 1."""
+
+    @abstractmethod
+    def unsigned(self, x: Array, width: int) -> Array:
+        """Integer array as uint8, uint16 or uint32, wrapping around."""
+
+    @abstractmethod
+    def signed(self, x: Array, width: int) -> Array:
+        """Integer array as int8 or int16."""
+
+    @abstractmethod
+    def float_bits(self, n: Array) -> Array:
+        """Bits of the float32 (of int32 input) or float64 (int64) nearest to the integers."""
+
+    # Elementwise
+
+    @abstractmethod
+    def shift_left(self, x: Array, count: Array | int) -> Array:
+        """x·2^count; 0 ≤ count < width."""
+
+    @abstractmethod
+    def shift_right(self, x: Array, count: Array | int) -> Array:
+        """⌊x/2^count⌋ (arithmetic shift); 0 ≤ count < width."""
+
+    @abstractmethod
+    def where(self, mask: Array, a: Array | int, b: Array | int) -> Array:
+        """a where the mask holds, else b; one of them is an array and gives the dtype."""
+
+    @abstractmethod
+    def maximum(self, a: Array | int, b: Array | int) -> Array: ...
+
+    @abstractmethod
+    def minimum(self, a: Array | int, b: Array | int) -> Array: ...
+
+    @abstractmethod
+    def abs(self, x: Array) -> Array: ...
+
+    def clip(self, x: Array, low: int, high: int) -> Array:
+        return self.minimum(self.maximum(x, low), high)
+
+    # Tables, made on the host and moved to where `like` is
+
+    @abstractmethod
+    def table(self, values: Sequence[int], width: int, like: Array) -> Array:
+        """Integers of the host as an array beside `like`."""
+
+    def integers(self, values: Sequence[int], width: int) -> Array:
+        """Integers of the host as an array."""
+        return self.table(values, width, None)
+
+    @abstractmethod
+    def gather(self, table: Array, index: Array) -> Array:
+        """table[index] for a 1-d table."""
+
+    def take(self, values: Sequence[int], index: Array) -> Array:
+        """values[index], in the dtype of `index`."""
+        return self.gather(self.table(values, self.width(index), index), index)
+
+    @abstractmethod
+    def searchsorted(self, values: Sequence[int], x: Array) -> Array:
+        """How many of the ascending `values` are ≤ x, in the dtype of x."""
+
+    @abstractmethod
+    def width(self, x: Array) -> int:
+        """Bits of an integer array's dtype."""
+
+    # Shapes
+
+    @abstractmethod
+    def reshape(self, x: Array, shape: Sequence[int]) -> Array: ...
+
+    @abstractmethod
+    def broadcast(self, x: Array | int, shape: Sequence[int]) -> Array: ...
+
+    @abstractmethod
+    def max_over(self, x: Array, axes: Sequence[int]) -> Array:
+        """Maximum over the axes, which stay with length 1."""
+
+    @abstractmethod
+    def pad_end(self, x: Array, axis: int, count: int) -> Array:
+        """`count` zeros after the end of an axis."""
+
+    @abstractmethod
+    def repeat(self, x: Array, count: int, axis: int) -> Array:
+        """Each index of the axis `count` times in a row."""
+
+    def first(self, x: Array, count: int, axis: int) -> Array:
+        """The first `count` indices of an axis."""
+        return x[(slice(None),) * axis + (slice(0, count),)]
+
+    @abstractmethod
+    def any(self, mask: Array) -> bool:
+        """Whether the mask of a concrete array holds anywhere."""
+
+    # Philox lanes: an array of the library that holds 32-bit words without sign
+
+    @abstractmethod
+    def lanes(self, start: int, count: int, like: Array) -> Array:
+        """Lanes start, start + 1, …, modulo 2^32."""
+
+    @abstractmethod
+    def lane(self, word: Array | int, like: Array) -> Array:
+        """A word (an int, or a 0-d integer array of the library) as a lane that broadcasts."""
+
+    @abstractmethod
+    def multiply_wide(self, lanes: Array, factor: int) -> tuple[Array, Array]:
+        """(high, low) words of the 64-bit products with an unsigned 32-bit factor."""
+
+    @abstractmethod
+    def words(self, lanes: Sequence[Array]) -> Array:
+        """The lanes interleaved, w0[0], w1[0], …, as a 1-d int32 array of the same bits."""
+
+    # Results
+
+    def write(self, out: Array, result: Array) -> Array:
+        """Copy the result into `out`. TypeError where arrays cannot be written."""
+        raise TypeError(f"out= is not possible: {self.name} arrays cannot be written; use the returned array")

@@ -1,0 +1,157 @@
+"""Layer 4: the bits of a value. Encode and decode (clauses COD)."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from .backends import Array, Namespace, namespace_of
+from .carriers import Carrier, carrier_of
+from .engine.blocks import shared_exponents, spread
+from .engine.table import signed_magnitude
+from .formats import BinadeFormat, Block, Codebook, Format, parse
+from .quantization import as_array, check_held, element_of, quantize
+
+
+class BlockCodes(NamedTuple):
+    """The codes of a block format (clause COD-4)."""
+
+    codes: Array
+    """Element codes, in the shape of the array."""
+    exponents: Array
+    """Shared exponent of each block, int8 or int16: reduced axes have length 1, a `size` axis its number of blocks."""
+
+
+def encode(x: Array, format: Format | str) -> Any:
+    """Integer codes of an array whose elements are values of the format: quantize first.
+
+    Returns an array of x's library and shape, uint8, uint16 or uint32 (the least that holds `format.bits`); for block
+    formats `BlockCodes`. Raises ValueError where an element is not a value of the format (eager arrays only).
+
+    >>> [hex(code) for code in encode([1.0, -448.0, 0.0], "e4m3fn").tolist()]
+    ['0x38', '0xfe', '0x0']
+    """
+    x = as_array(x)
+    xp = namespace_of(x)
+    format = parse(format)
+    carrier = _carrier(xp.dtype(x), format)
+    shape = xp.shape(x)
+    element = element_of(format)
+    exponent_bits = 8 if not isinstance(format, Block) or format.scale_bits <= 8 else 16
+    if 0 in shape:
+        codes = xp.unsigned(xp.cast(xp.bits(x), 32), _code_width(element.bits))
+        return BlockCodes(codes, xp.signed(xp.cast(xp.bits(x), 32), exponent_bits)) if isinstance(format, Block) else codes
+    if xp.concrete(x):
+        _check_values(xp, x, carrier, format)
+    flat = xp.reshape(x, shape or (1,))
+    scale: Array = 0
+    if isinstance(format, Block):
+        exponents = shared_exponents(xp, flat, carrier, format)
+        scale = spread(xp, exponents, xp.shape(flat), format)
+    codes = _codebook_codes(xp, flat, carrier, element) if isinstance(element, Codebook) else _codes(
+        xp, flat, carrier, element, scale)
+    codes = xp.reshape(xp.unsigned(codes, _code_width(element.bits)), shape)
+    return BlockCodes(codes, xp.signed(exponents, exponent_bits)) if isinstance(format, Block) else codes
+
+
+def decode(codes: Array, format: Format | str, dtype: str = "float32") -> Any:
+    """The values that codes stand for; inverse of `encode`.
+
+    codes : integer array (bits above `format.bits` are ignored, except by codebooks); for block formats `BlockCodes`. dtype : "float16",
+    "bfloat16", "float32" or "float64". Raises TypeError where that dtype cannot hold the values.
+
+    >>> import numpy as np
+    >>> decode(np.uint8([0x38, 0x7E, 0x01]), "e4m3fn").tolist()
+    [1.0, 448.0, 0.001953125]
+    """
+    format = parse(format)
+    exponents = None
+    if isinstance(format, Block):
+        if not isinstance(codes, tuple) or len(codes) != 2:
+            raise TypeError(f"the codes of {format} must be BlockCodes(codes, exponents), got {type(codes).__name__}")
+        codes, exponents = codes
+    xp = namespace_of(codes)
+    if "int" not in xp.dtype(codes):
+        raise TypeError(f"codes must be an integer array, got dtype {xp.dtype(codes)}")
+    carrier = _carrier(dtype, format)
+    shape = xp.shape(codes)
+    integers = xp.reshape(xp.cast(codes, carrier.width), shape or (1,))
+    if 0 in shape:
+        return xp.floats(xp.cast(integers, carrier.storage), dtype)
+    scale: Array = 0
+    if isinstance(format, Block):
+        scale = spread(xp, xp.cast(exponents, carrier.width), xp.shape(integers), format)
+    element = element_of(format)
+    bits = _codebook_bits(xp, integers, carrier, element) if isinstance(element, Codebook) else _bits(
+        xp, integers, carrier, element, scale)
+    return xp.reshape(xp.floats(xp.cast(bits, carrier.storage), dtype), shape)
+
+
+def _carrier(dtype: str, format: Format) -> Carrier:
+    carrier = carrier_of(dtype)
+    check_held(format, carrier)
+    return carrier.wide() if element_of(format).bits > 31 else carrier
+
+
+def _code_width(bits: int) -> int:
+    return next(width for width in (8, 16, 32) if bits <= width)
+
+
+def _check_values(xp: Namespace, x: Array, carrier: Carrier, format: Format) -> None:
+    element = element_of(format)
+    kept = quantize(x, format, "toward_zero", overflow="infinity" if element.has_infinity else "saturate")
+    magnitude = xp.cast(xp.bits(x), carrier.width) & ((1 << (carrier.storage - 1)) - 1)
+    wrong = (xp.bits(kept) != xp.bits(x)) & (magnitude != 0)
+    if not element.has_nan:
+        wrong = wrong | (magnitude > carrier.infinity)
+    if xp.any(wrong):
+        raise ValueError(f"encode needs values of {format}, and some elements are not (NaN counts where the format has "
+                         f'none); quantize first: encode(quantize(x, "{format}"), "{format}")')
+
+
+def _codes(xp: Namespace, x: Array, carrier: Carrier, format: BinadeFormat, scale: Array) -> Array:
+    magnitude, sig, ulp = carrier.split(xp, x)
+    negative = carrier.negative(xp, x)
+    ulp = ulp - scale
+    exponent = carrier.normalize(xp, sig)[0] + ulp
+    shift = format.quantum(exponent, xp) - ulp + 0 * sig
+    most = carrier.width - 1
+    n = xp.where(shift >= 0, xp.shift_right(sig, xp.clip(shift, 0, most)), xp.shift_left(sig, xp.clip(0 - shift, 0, most)))
+    if not format.has_negative_zero:
+        negative = negative & (n != 0)
+    codes = format.encode_parts(negative, n, exponent, xp)
+    sign = 1 << (format.bits - 1)
+    if format.infinity_code is not None:
+        infinity = format.infinity_code
+        codes = xp.where(magnitude == carrier.infinity, xp.where(negative, infinity + sign, codes * 0 + infinity), codes)
+    if format.nan_code is not None:
+        codes = xp.where(magnitude > carrier.infinity, format.nan_code, codes)
+    return codes
+
+
+def _bits(xp: Namespace, codes: Array, carrier: Carrier, format: BinadeFormat, scale: Array) -> Array:
+    negative, n, q = format.decode_parts(codes, xp)
+    exponent, fraction = carrier.normalize(xp, n)
+    bits = xp.where(n == 0, 0, carrier.join(xp, exponent + q + scale, fraction))
+    infinite, nan = format.special_codes(codes, xp)
+    if infinite is not None:
+        bits = xp.where(infinite, carrier.infinity, bits)
+    if nan is not None:
+        bits = xp.where(nan, carrier.infinity + (1 << (carrier.mantissa - 1)), bits)
+        negative = negative & ~nan
+    return xp.where(negative, bits | -(1 << (carrier.storage - 1)), bits)
+
+
+def _codebook_codes(xp: Namespace, x: Array, carrier: Carrier, format: Codebook) -> Array:
+    bits = xp.cast(xp.bits(x), carrier.width)
+    magnitude = bits & ((1 << (carrier.storage - 1)) - 1)
+    keys = [signed_magnitude(Fraction(format.entries[code]), carrier) for code in format.order]
+    return xp.take(format.order, xp.searchsorted(keys, xp.where(bits < 0, 0 - magnitude, magnitude)) - 1)
+
+
+def _codebook_bits(xp: Namespace, codes: Array, carrier: Carrier, format: Codebook) -> Array:
+    if xp.concrete(codes) and xp.any((codes < 0) | (codes >= len(format.entries))):
+        raise ValueError(f"codes of {format} run from 0 to {len(format.entries) - 1}")
+    keys = [signed_magnitude(Fraction(v), carrier) for v in format.entries]
+    bits = [key if key >= 0 else -key - (1 << (carrier.storage - 1)) for key in keys]
+    return xp.take(bits, codes)

@@ -1,0 +1,1 @@
+"""The array program: one rounding algorithm in integer arithmetic, the same for every array library."""

@@ -1,0 +1,106 @@
+"""Formats given by a table of their values (clause FMT-7)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from .base import ElementFormat, Overflow, binade, check_choice
+
+
+@dataclass(frozen=True)
+class Codebook(ElementFormat, family="codebook"):
+    """The listed values; the code of a value is its index in the list.
+
+    Parameters
+    ----------
+    values_ : at least two distinct finite numbers, in any order.
+    dtype : "float32" (default) or "float64": the values are first rounded to it, so that arrays of that dtype hold them.
+
+    >>> from qemu_swalp import quantize
+    >>> quantize([0.3, -7.0, 0.75], Codebook([-1, 0, 0.5, 1])).tolist()
+    [0.5, -1.0, 0.5]
+    """
+
+    variadic: ClassVar[str] = "entries"
+
+    entries: tuple[float, ...]
+    dtype: Literal["float32", "float64"] = "float32"
+
+    def __init__(self, *entries: float | Iterable[float], values: Iterable[float] | None = None,
+                 dtype: str = "float32") -> None:
+        check_choice("dtype", dtype, ("float32", "float64"))
+        given = values if values is not None else entries
+        if len(entries) == 1 and not isinstance(entries[0], int | float | np.number):
+            given = entries[0]
+        if isinstance(given, str):
+            raise TypeError(f"values must be numbers, got {given!r}")
+        numbers = [float(np.dtype(dtype).type(v)) + 0.0 for v in given]  # type: ignore[union-attr]
+        bad = next((v for v in numbers if not math.isfinite(v)), None)
+        if bad is not None:
+            raise ValueError(f"values must be finite in {dtype}, got {bad!r}")
+        if len(numbers) < 2 or len(numbers) > 2**16:
+            raise ValueError(f"a codebook needs from 2 to 65536 values, got {len(numbers)}")
+        twice = next((v for i, v in enumerate(sorted(numbers)[1:]) if v == sorted(numbers)[i]), None)
+        if twice is not None:
+            raise ValueError(f"values must be distinct in {dtype}, got {twice!r} twice")
+        object.__setattr__(self, "entries", tuple(numbers))
+        object.__setattr__(self, "dtype", dtype)
+
+    @property
+    def overflow(self) -> Overflow:
+        return "saturate"
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """Codes in ascending order of their values."""
+        return tuple(sorted(range(len(self.entries)), key=self.entries.__getitem__))
+
+    def values(self) -> list[float]:
+        return sorted(self.entries)
+
+    @property
+    def max(self) -> float:
+        return max(self.entries)
+
+    @property
+    def min(self) -> float:
+        return min(self.entries)
+
+    @property
+    def min_positive(self) -> float | None:
+        """Least positive value; None without one."""
+        return min((v for v in self.entries if v > 0), default=None)
+
+    @property
+    def value_count(self) -> int:
+        return len(self.entries)
+
+    @property
+    def bits(self) -> int:
+        return (len(self.entries) - 1).bit_length()
+
+    @property
+    def epsilon(self) -> float | None:
+        """Distance from the greatest value not above 1 to the next one; None where 1 is not inside the range."""
+        ordered = self.values()
+        return next((b - a for a, b in zip(ordered, ordered[1:], strict=False) if a <= 1 < b), None)
+
+    @cached_property
+    def precision(self) -> int:
+        return max((_significant_bits(v) for v in self.entries if v), default=1)
+
+    @cached_property
+    def least_exponent(self) -> int:
+        return min(binade(v) - _significant_bits(v) + 1 for v in self.entries if v)
+
+
+def _significant_bits(x: float) -> int:
+    """Bits from the first to the last set bit of |x|, x ≠ 0."""
+    numerator = abs(x.as_integer_ratio()[0])
+    return (numerator // (numerator & -numerator)).bit_length()

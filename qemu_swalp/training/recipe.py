@@ -1,0 +1,175 @@
+"""Which numbers of a training run are rounded, and how: roles → (format, rounding)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from ..backends import Array
+from ..formats import Format, bfp, parse
+from ..quantization import quantize
+from ..randombits import RandomBits, stream_id
+from ..rounding import Rounding
+
+ROLES = ("weight", "activation", "error", "gradient", "momentum", "accumulator", "average")
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """A format and a rounding mode; written `FORMAT/ROUNDING` (clause STR-2), and called on arrays.
+
+    >>> str(Quantizer("bfp8", "stochastic")), Quantizer.parse("e4m3fn/nearest_even")([0.1]).tolist()
+    ('bfp8/stochastic_a', [0.1015625])
+    """
+
+    format: Format
+    rounding: Rounding
+
+    def __init__(self, format: Format | str, rounding: Rounding | str = "stochastic") -> None:
+        object.__setattr__(self, "format", parse(format))
+        object.__setattr__(self, "rounding", Rounding.parse(rounding))
+
+    def __call__(self, x: Array, random: RandomBits | None = None, out: Array | None = None) -> Any:
+        """`quantize(x, format, rounding)`; `random` counts for stochastic rounding only."""
+        return quantize(x, self.format, self.rounding, random=random, out=out)
+
+    def __str__(self) -> str:
+        return f"{self.format}/{self.rounding}"
+
+    @staticmethod
+    def parse(text: Quantizer | Format | str) -> Quantizer:
+        """From `FORMAT/ROUNDING`; a format alone is rounded stochastically."""
+        if isinstance(text, Quantizer):
+            return text
+        if isinstance(text, Format):
+            return Quantizer(text)
+        if not isinstance(text, str):
+            raise TypeError(f"a quantizer must be a Quantizer, a Format or a string such as 'bfp8/stochastic', got {text!r}")
+        format, slash, rounding = text.partition("/")
+        return Quantizer(format, rounding) if slash else Quantizer(format)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The quantizer of each role; None leaves the role in full precision.
+
+    Parameters
+    ----------
+    weight, activation, error, gradient, momentum, accumulator, average : Quantizer, `FORMAT/ROUNDING` string, or None.
+        `error` is the gradient with respect to an activation; `accumulator` a copy of the weight that collects the
+        updates in a format of its own.
+    state : further optimizer state by name, as in {"exp_avg_sq": "bf16/nearest_even"}.
+    overrides : {pattern: Recipe or None}; for a parameter whose name matches a pattern (shell style, the first that
+        matches) that recipe holds instead, None meaning full precision.
+
+    >>> recipe = Recipe(weight="bfp8", overrides={"*.bias": None})
+    >>> recipe.of("fc.weight").weight, recipe.of("fc.bias").weight
+    (Quantizer(format=..., rounding=...), None)
+    """
+
+    weight: Quantizer | None = None
+    activation: Quantizer | None = None
+    error: Quantizer | None = None
+    gradient: Quantizer | None = None
+    momentum: Quantizer | None = None
+    accumulator: Quantizer | None = None
+    average: Quantizer | None = None
+    state: tuple[tuple[str, Quantizer | None], ...] = ()
+    overrides: tuple[tuple[str, Recipe | None], ...] = ()
+
+    def __init__(self, weight: Any = None, activation: Any = None, error: Any = None, gradient: Any = None,
+                 momentum: Any = None, accumulator: Any = None, average: Any = None,
+                 state: Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
+                 overrides: Mapping[str, Recipe | None] | tuple[tuple[str, Recipe | None], ...] = ()) -> None:
+        given = (weight, activation, error, gradient, momentum, accumulator, average)
+        for role, value in zip(ROLES, given, strict=True):
+            object.__setattr__(self, role, _optional(value))
+        object.__setattr__(self, "state", tuple((name, _optional(value)) for name, value in _pairs(state)))
+        for pattern, recipe in _pairs(overrides):
+            if recipe is not None and (not isinstance(recipe, Recipe) or recipe.overrides):
+                raise TypeError(f"overrides[{pattern!r}] must be None or a Recipe without overrides, got {recipe!r}")
+        object.__setattr__(self, "overrides", tuple(_pairs(overrides)))
+
+    def of(self, name: str) -> Recipe:
+        """The recipe that holds for the parameter of that name; without overrides."""
+        for pattern, recipe in self.overrides:
+            if fnmatchcase(name, pattern):
+                return recipe or Recipe()
+        return replace(self, overrides=())
+
+    def quantizer(self, role: str) -> Quantizer | None:
+        """The quantizer of a role, or of a further optimizer state by name."""
+        return getattr(self, role) if role in ROLES else dict(self.state).get(role)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain strings, as for JSON or a checkpoint; `from_dict` reads them."""
+        plain: dict[str, Any] = {role: str(q) for role in ROLES if (q := getattr(self, role)) is not None}
+        if self.state:
+            plain["state"] = {name: None if q is None else str(q) for name, q in self.state}
+        if self.overrides:
+            plain["overrides"] = {pattern: None if r is None else r.to_dict() for pattern, r in self.overrides}
+        return plain
+
+    @staticmethod
+    def from_dict(plain: Mapping[str, Any]) -> Recipe:
+        """Inverse of `to_dict`. ValueError for a key that is no role."""
+        known = {field.name for field in fields(Recipe)}
+        unknown = set(plain) - known
+        if unknown:
+            raise ValueError(f"a recipe has the keys {', '.join(sorted(known))}; got {', '.join(sorted(unknown))}")
+        parts = dict(plain)
+        if "overrides" in parts:
+            parts["overrides"] = {pattern: None if r is None else Recipe.from_dict(r)
+                                  for pattern, r in parts["overrides"].items()}
+        return Recipe(**parts)
+
+
+def swalp(word: int = 8, block: Literal["small", "big"] = "small", average: Any = None) -> Recipe:
+    """SWALP's recipe (Yang et al. 2019, algorithm 2): every number in `word`-bit block floating point, stochastic rounding.
+
+    `block="small"`: one exponent for each index of axis 0 (each output channel of a weight, each sample of an activation; a
+    vector as a whole); "big": one for each tensor. `average` is the quantizer of the averaged weights, None (the
+    paper's choice) for full precision.
+
+    >>> swalp(8).to_dict()["momentum"]
+    'bfp<8,axis=0>/stochastic_a'
+    """
+    if block not in ("small", "big"):
+        raise ValueError(f"block must be 'small' or 'big', got {block!r}")
+    q = Quantizer(bfp(word, axis=0 if block == "small" else None))
+    return Recipe(weight=q, activation=q, error=q, gradient=q, momentum=q, average=average)
+
+
+def fixed_point(word: int, fraction: int) -> Recipe:
+    """Weights alone in `fixed<word,fraction>`, stochastic rounding: the setting of SWALP's algorithm 1 and its theory."""
+    return Recipe(weight=f"fixed<{word},{fraction}>/stochastic")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Random bits of one tensor in one step, by role: `draw("weight")`."""
+
+    seed: int
+    tensor: int
+    step: int | Array
+
+    def __call__(self, role: str) -> RandomBits:
+        return RandomBits(self.seed, stream_id(role, self.tensor), self.step)
+
+
+def apply(quantizer: Quantizer | None, x: Array, draw: Draw, role: str) -> Any:
+    """x rounded for its role, or x itself where the role stays in full precision."""
+    return x if quantizer is None else quantizer(x, draw(role) if quantizer.rounding.stochastic else None)
+
+
+def _optional(value: Any) -> Quantizer | None:
+    return None if value is None else Quantizer.parse(value)
+
+
+def _pairs(items: Any) -> Iterator[tuple[str, Any]]:
+    return iter(items.items()) if isinstance(items, Mapping) else iter(items)
+
+
+__all__ = ["ROLES", "Draw", "Quantizer", "Recipe", "apply", "fixed_point", "swalp"]

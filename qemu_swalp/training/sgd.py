@@ -1,0 +1,134 @@
+"""Quantized SGD: algorithm 1 (weights alone) and algorithm 2 (every number) of SWALP, Yang et al. 2019.
+
+Pure functions. Products, sums and differences are separate operations, so nothing is contracted and the same gradients
+give the same bits on NumPy, CuPy and eager PyTorch, TensorFlow and JAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..backends import Array
+from .recipe import Draw, Recipe, apply
+
+Parameters = Mapping[str, Array]
+"""Arrays by name. Their order numbers the random streams."""
+
+
+class Slots(NamedTuple):
+    """What the optimizer keeps for one parameter, each of the parameter's shape and dtype, or None."""
+
+    velocity: Array | None = None
+    """Momentum buffer, rounded; None before the first step and without momentum."""
+    accumulator: Array | None = None
+    """The weight in the accumulator's format; None without one, and before the first step."""
+
+
+class SGDState(NamedTuple):
+    """`step`: number of updates made. `slots`: by parameter name."""
+
+    step: int
+    slots: dict[str, Slots]
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """Hyper-parameters of one step, with the meaning that they have in `torch.optim.SGD`."""
+
+    learning_rate: float
+    momentum: float = 0.0
+    dampening: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+    maximize: bool = False
+
+
+def sgd_step(weight: Array, gradient: Array, slots: Slots, hyper: Hyper, recipe: Recipe, draw: Draw) -> tuple[Array, Slots]:
+    """One update of one tensor: the next (weight, slots). Arrays of any library, of equal shape and floating dtype.
+
+    g = Q_G(gradient) + λ·w;   v = ρ·v + (1 - τ)·g (v = g at first);   u = g + ρ·v if Nesterov else v (g if ρ = 0);
+    w = Q_W(w - α·u), or with an accumulator a = Q_acc(a - α·u), w = Q_W(a);   v is kept as Q_M(v).
+
+    The step takes the unrounded v (algorithm 2, step 3: v_t = ρ·Q_M(v_{t-1}) + g_t), and weight decay is added after Q_G, as
+    in the authors' code.
+    """
+    g = apply(recipe.gradient, gradient, draw, "gradient")
+    if hyper.maximize:
+        g = -g
+    if hyper.weight_decay:
+        g = g + hyper.weight_decay * weight
+    velocity = slots.velocity
+    update = g
+    if hyper.momentum:
+        v = g if velocity is None else hyper.momentum * velocity + (1 - hyper.dampening) * g
+        update = g + hyper.momentum * v if hyper.nesterov else v
+        velocity = apply(recipe.momentum, v, draw, "momentum")
+    start = weight if slots.accumulator is None else slots.accumulator
+    moved = start - hyper.learning_rate * update
+    accumulator = None
+    if recipe.accumulator is not None:
+        moved = accumulator = apply(recipe.accumulator, moved, draw, "accumulator")
+    return apply(recipe.weight, moved, draw, "weight"), Slots(velocity, accumulator)
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Quantized SGD as a pair of pure functions, `init` and `update`.
+
+    Parameters
+    ----------
+    learning_rate : float, or a function of the step's index (from 0).
+    momentum, dampening, weight_decay, nesterov, maximize : as in `torch.optim.SGD`.
+    recipe : the roles weight, gradient, momentum and accumulator count here.
+    seed : of the random bits; the draw of a tensor depends on (seed, role, its place among the parameters, step) alone.
+
+    >>> import numpy as np
+    >>> from qemu_swalp.training import SGD, fixed_point
+    >>> optimizer = SGD(0.1, recipe=fixed_point(8, 4))
+    >>> params = {"w": np.float32([1.0])}
+    >>> state = optimizer.init(params)
+    >>> params, state = optimizer.update(params, {"w": 2 * params["w"]}, state)
+    >>> params["w"].tolist(), state.step
+    ([0.8125], 1)
+    """
+
+    learning_rate: float | Callable[[int], float]
+    momentum: float = 0.0
+    dampening: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+    maximize: bool = False
+    recipe: Recipe = Recipe()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("momentum", "weight_decay") + (() if callable(self.learning_rate) else ("learning_rate",)):
+            value: Any = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise TypeError(f"{name} must be a number, got {value!r}")
+            if not value >= 0:
+                raise ValueError(f"{name} must be at least 0, got {value}")
+        if self.nesterov and (self.momentum == 0 or self.dampening != 0):
+            raise ValueError("nesterov=True needs momentum > 0 and dampening = 0, "
+                             f"got momentum={self.momentum}, dampening={self.dampening}")
+
+    def init(self, params: Parameters) -> SGDState:
+        """The state before the first step."""
+        return SGDState(0, {name: Slots() for name in params})
+
+    def update(self, params: Parameters, gradients: Parameters, state: SGDState) -> tuple[dict[str, Array], SGDState]:
+        """The parameters and the state after one step. KeyError-free: names must agree, else ValueError."""
+        if set(params) != set(gradients) or set(params) != set(state.slots):
+            raise ValueError(f"params, gradients and state must have the same names, got {sorted(params)}, "
+                             f"{sorted(gradients)} and {sorted(state.slots)}")
+        rate = self.learning_rate(state.step) if callable(self.learning_rate) else self.learning_rate
+        hyper = Hyper(rate, self.momentum, self.dampening, self.weight_decay, self.nesterov, self.maximize)
+        stepped = {
+            name: sgd_step(weight, gradients[name], state.slots[name], hyper, self.recipe.of(name),
+                           Draw(self.seed, tensor, state.step))
+            for tensor, (name, weight) in enumerate(params.items())
+        }
+        return ({name: weight for name, (weight, _) in stepped.items()},
+                SGDState(state.step + 1, {name: slots for name, (_, slots) in stepped.items()}))
