@@ -39,8 +39,9 @@ def encode(x: Array, format: Format | str) -> Any:
     element = element_of(format)
     exponent_bits = 8 if not isinstance(format, Block) or format.scale_bits <= 8 else 16
     if 0 in shape:
-        codes = xp.unsigned(xp.cast(xp.bits(x), 32), _code_width(element.bits))
-        return BlockCodes(codes, xp.signed(xp.cast(xp.bits(x), 32), exponent_bits)) if isinstance(format, Block) else codes
+        nothing = xp.cast(xp.bits(x), 32)
+        codes = xp.unsigned(nothing, _code_width(element.bits))
+        return BlockCodes(codes, xp.signed(nothing, exponent_bits)) if isinstance(format, Block) else codes
     if xp.concrete(x):
         _check_values(xp, x, carrier, format)
     flat = xp.reshape(x, shape or (1,))
@@ -48,8 +49,10 @@ def encode(x: Array, format: Format | str) -> Any:
     if isinstance(format, Block):
         exponents = shared_exponents(xp, flat, carrier, format)
         scale = spread(xp, exponents, xp.shape(flat), format)
-    codes = _codebook_codes(xp, flat, carrier, element) if isinstance(element, Codebook) else _codes(
-        xp, flat, carrier, element, scale)
+    if isinstance(element, Codebook):
+        codes = _codebook_codes(xp, flat, carrier, element)
+    else:
+        codes = _binade_codes(xp, flat, carrier, element, scale)
     codes = xp.reshape(xp.unsigned(codes, _code_width(element.bits)), shape)
     return BlockCodes(codes, xp.signed(exponents, exponent_bits)) if isinstance(format, Block) else codes
 
@@ -57,8 +60,8 @@ def encode(x: Array, format: Format | str) -> Any:
 def decode(codes: Array, format: Format | str, dtype: str = "float32") -> Any:
     """The values that codes stand for; inverse of `encode`.
 
-    codes : integer array (bits above `format.bits` are ignored, except by codebooks); for block formats `BlockCodes`. dtype : "float16",
-    "bfloat16", "float32" or "float64". Raises TypeError where that dtype cannot hold the values.
+    codes : integer array (bits above `format.bits` are ignored, except by codebooks); for block formats `BlockCodes`.
+    dtype : "float16", "bfloat16", "float32" or "float64". Raises TypeError where that dtype cannot hold the values.
 
     >>> import numpy as np
     >>> decode(np.uint8([0x38, 0x7E, 0x01]), "e4m3fn").tolist()
@@ -82,8 +85,10 @@ def decode(codes: Array, format: Format | str, dtype: str = "float32") -> Any:
     if isinstance(format, Block):
         scale = spread(xp, xp.cast(exponents, carrier.width), xp.shape(integers), format)
     element = element_of(format)
-    bits = _codebook_bits(xp, integers, carrier, element) if isinstance(element, Codebook) else _bits(
-        xp, integers, carrier, element, scale)
+    if isinstance(element, Codebook):
+        bits = _codebook_bits(xp, integers, carrier, element)
+    else:
+        bits = _binade_bits(xp, integers, carrier, element, scale)
     return xp.reshape(xp.floats(xp.cast(bits, carrier.storage), dtype), shape)
 
 
@@ -109,27 +114,28 @@ def _check_values(xp: Namespace, x: Array, carrier: Carrier, format: Format) -> 
                          f'none); quantize first: encode(quantize(x, "{format}"), "{format}")')
 
 
-def _codes(xp: Namespace, x: Array, carrier: Carrier, format: BinadeFormat, scale: Array) -> Array:
+def _binade_codes(xp: Namespace, x: Array, carrier: Carrier, format: BinadeFormat, scale: Array) -> Array:
     magnitude, sig, ulp = carrier.split(xp, x)
     negative = carrier.negative(xp, x)
     ulp = ulp - scale
     exponent = carrier.normalize(xp, sig)[0] + ulp
     shift = format.quantum(exponent, xp) - ulp + 0 * sig
     most = carrier.width - 1
-    n = xp.where(shift >= 0, xp.shift_right(sig, xp.clip(shift, 0, most)), xp.shift_left(sig, xp.clip(0 - shift, 0, most)))
+    down, up = xp.clip(shift, 0, most), xp.clip(0 - shift, 0, most)
+    n = xp.where(shift >= 0, xp.shift_right(sig, down), xp.shift_left(sig, up))
     if not format.has_negative_zero:
         negative = negative & (n != 0)
     codes = format.encode_parts(negative, n, exponent, xp)
-    sign = 1 << (format.bits - 1)
     if format.infinity_code is not None:
-        infinity = format.infinity_code
-        codes = xp.where(magnitude == carrier.infinity, xp.where(negative, infinity + sign, codes * 0 + infinity), codes)
+        sign = format.signed << (format.bits - 1)
+        infinity = xp.where(negative, format.infinity_code + sign, codes * 0 + format.infinity_code)
+        codes = xp.where(magnitude == carrier.infinity, infinity, codes)
     if format.nan_code is not None:
         codes = xp.where(magnitude > carrier.infinity, format.nan_code, codes)
     return codes
 
 
-def _bits(xp: Namespace, codes: Array, carrier: Carrier, format: BinadeFormat, scale: Array) -> Array:
+def _binade_bits(xp: Namespace, codes: Array, carrier: Carrier, format: BinadeFormat, scale: Array) -> Array:
     negative, n, q = format.decode_parts(codes, xp)
     exponent, fraction = carrier.normalize(xp, n)
     bits = xp.where(n == 0, 0, carrier.join(xp, exponent + q + scale, fraction))

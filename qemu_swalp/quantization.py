@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +21,8 @@ from .rounding import Rounding
 
 
 def quantize(x: Array, format: Format | str, rounding: Rounding | str = "nearest_even", *,
-             random: RandomBits | Array | None = None, overflow: Overflow | None = None, out: Array | None = None) -> Any:
+             random: RandomBits | Array | None = None, overflow: Overflow | None = None,
+             out: Array | None = None) -> Any:
     """Round every element of an array to a number format (clauses RND and BLK of `spec/semantics.md`).
 
     Parameters
@@ -54,20 +58,17 @@ def quantize(x: Array, format: Format | str, rounding: Rounding | str = "nearest
     check_held(format, carrier)
     policy = _policy(format, overflow)
     shape = xp.shape(x)
-    words = _words(xp, x, shape, rounding, random)
+    _check_random(xp, shape, rounding, random)
     if out is not None:
         _check_out(xp, out, shape, carrier)
-    result = x
-    if 0 not in shape:
-        flat = xp.reshape(x, shape or (1,))
-        words = None if words is None else xp.reshape(words, shape or (1,))
-        result = xp.reshape(_round(xp, flat, carrier, format, policy, rounding, words), shape)
+    result = x if 0 in shape else _quantize(xp, x, carrier, format, policy, rounding, random)
     return result if out is None else xp.write(out, result)
 
 
 def as_array(x: Array) -> Array:
     """Python numbers and (nested) lists as NumPy float32; anything else as it is."""
-    return np.asarray(x, np.float32) if isinstance(x, int | float | list | tuple) else x
+    plain = isinstance(x, int | float | list | tuple) and not isinstance(x, np.generic)
+    return np.asarray(x, np.float32) if plain else x
 
 
 def element_of(format: Format) -> BinadeFormat | Codebook:
@@ -81,9 +82,9 @@ def element_of(format: Format) -> BinadeFormat | Codebook:
 @lru_cache(maxsize=4096)
 def check_held(format: Format, carrier: Carrier) -> None:
     """TypeError unless arrays of the carrier's dtype hold the values of the format (clause SRC-1)."""
-    holder = next((c.name for c in CARRIERS.values() if c.precision >= carrier.precision and not _lacking(format, c)), None)
     lacking = _lacking(format, carrier)
     if lacking:
+        holder = next((c.name for c in CARRIERS.values() if not _lacking(format, c)), None)
         remedy = f"convert it to {holder}" if holder else "no supported dtype holds them"
         raise TypeError(f"an array of {carrier.name} cannot hold the values of {format}: it lacks {lacking}; {remedy}")
 
@@ -110,33 +111,58 @@ def _policy(format: Format, overflow: Overflow | None) -> Overflow:
     return overflow
 
 
-def _words(xp: Namespace, x: Array, shape: tuple[int, ...], rounding: Rounding,
-           random: RandomBits | Array | None) -> Array | None:
-    if not rounding.stochastic:
-        return None
+def _check_random(xp: Namespace, shape: tuple[int, ...], rounding: Rounding, random: RandomBits | Array | None) -> None:
+    if not rounding.stochastic or isinstance(random, RandomBits):
+        return
     if random is None:
         raise ValueError(f"rounding {rounding} needs random=: RandomBits(seed, stream, step), with another stream for "
                          "every tensor and another step for every call, or an array of 32-bit random words")
-    if isinstance(random, RandomBits):
-        return random.words(xp, shape, x)
     if not xp.owns(random) or xp.shape(random) != shape or "int32" not in xp.dtype(random):
         raise ValueError(f"random words must be a uint32 or int32 {xp.name} array of shape {shape}, got {random!r}")
-    return xp.cast(random, 32)
 
 
 def _check_out(xp: Namespace, out: Array, shape: tuple[int, ...], carrier: Carrier) -> None:
     if not xp.owns(out):
         raise TypeError(f"out must be a {xp.name} array like x, got {type(out).__module__}.{type(out).__qualname__}")
     if xp.shape(out) != shape or xp.dtype(out) != carrier.name:
-        raise ValueError(f"out must have x's shape {shape} and dtype {carrier.name}, got {xp.shape(out)} and {xp.dtype(out)}")
+        raise ValueError(f"out must have x's shape {shape} and dtype {carrier.name}, "
+                         f"got {xp.shape(out)} and {xp.dtype(out)}")
 
 
-def _round(xp: Namespace, x: Array, carrier: Carrier, format: Format, policy: Overflow, rounding: Rounding,
-           words: Array | None) -> Array:
+def _quantize(xp: Namespace, x: Array, carrier: Carrier, format: Format, policy: Overflow, rounding: Rounding,
+              random: RandomBits | Array | None) -> Array:
+    shape = xp.shape(x)
+    lifted = xp.reshape(x, shape or (1,))
+    scale: Array = 0
     if isinstance(format, Block):
-        scale = spread(xp, shared_exponents(xp, x, carrier, format), xp.shape(x), format)
-        return round_binade(xp, x, carrier, format.element, policy, rounding, words, scale)
+        scale = spread(xp, shared_exponents(xp, lifted, carrier, format), xp.shape(lifted), format)
     element = element_of(format)
-    if isinstance(element, Codebook):
-        return round_codebook(xp, x, carrier, element, rounding, words)
-    return round_binade(xp, x, carrier, element, policy, rounding, words)
+
+    def rounded(part: Array, bits: RandomBits | Array | None, scale: Array) -> Array:
+        words = bits.words(xp, xp.shape(part), part) if isinstance(bits, RandomBits) else bits
+        if isinstance(element, Codebook):
+            return round_codebook(xp, part, carrier, element, rounding, words)
+        return round_binade(xp, part, carrier, element, policy, rounding, words, scale)
+
+    random = random if rounding.stochastic else None
+    if random is not None and not isinstance(random, RandomBits):
+        random = xp.reshape(xp.cast(random, 32), xp.shape(lifted))
+    count = math.prod(shape)
+    if xp.chunk is None or count <= xp.chunk:
+        return xp.reshape(rounded(lifted, random, scale), shape)
+    return _by_chunks(xp, lifted, random, scale, xp.chunk, rounded).reshape(shape)
+
+
+def _by_chunks(xp: Namespace, x: Array, random: RandomBits | Array | None, scale: Array, size: int,
+               rounded: Callable[[Array, RandomBits | Array | None, Array], Array]) -> Array:
+    """The elementwise part in pieces that stay in the cache; the same bits, since random bits go by element number."""
+    flat = x.reshape(-1)
+    scales = scale if isinstance(scale, int) else xp.broadcast(scale, x.shape).reshape(-1)
+    words = random if random is None or isinstance(random, RandomBits) else random.reshape(-1)
+    out = np.empty_like(flat)
+    for start in range(0, flat.size, size):
+        part = slice(start, start + size)
+        bits = replace(words, offset=words.offset + start) if isinstance(words, RandomBits) else (
+            None if words is None else words[part])
+        out[part] = rounded(flat[part], bits, scales if isinstance(scales, int) else scales[part])
+    return out

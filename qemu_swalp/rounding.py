@@ -63,8 +63,8 @@ def goes_away(xp: Namespace, rounding: Rounding, high: Array, low: Array, odd: A
               words: Array | None) -> Array:
     """Mask of the elements that take the candidate away from zero.
 
-    high, low : the fraction ν as two unsigned words in signed integer arrays of width W: ν·2^W = high + low/2^W, where the
-        last bit of `low` may stand for all that is left of ν.
+    high, low : the fraction ν as two unsigned words in signed integer arrays of width W: ν·2^W = high + low/2^W, where
+        the last bit of `low` may stand for all that is left of ν.
     odd : 0/1 parity of the candidate toward zero. negative : mask of the sign.
     words : random words in the top 32 bits of a W-bit integer, for stochastic modes.
     """
@@ -77,7 +77,7 @@ def goes_away(xp: Namespace, rounding: Rounding, high: Array, low: Array, odd: A
         return high < 0
     inexact = (high | low) != 0
     if mode == "toward_positive":
-        return inexact & (negative == False)  # noqa: E712  (`~` and `not` differ among array libraries)
+        return inexact & ~negative
     if mode == "toward_negative":
         return inexact & negative
     if mode == "to_odd":

@@ -24,6 +24,7 @@ def _namespace(framework: str) -> Namespace:
 
 
 def numpy_namespace() -> Namespace:
+    """NumPy's namespace, for work on the host."""
     return _namespace("numpy")
 
 

@@ -17,7 +17,7 @@ class TensorflowNamespace(Namespace):
     name = "tensorflow"
 
     def owns(self, x: object) -> bool:
-        return isinstance(x, tf.Tensor | tf.Variable)
+        return bool(isinstance(x, tf.Tensor | tf.Variable))
 
     def dtype(self, x: Array) -> str:
         return str(x.dtype.name)
@@ -29,7 +29,7 @@ class TensorflowNamespace(Namespace):
         return tuple(x.shape.as_list())
 
     def concrete(self, x: Array) -> bool:
-        return tf.executing_eagerly()
+        return bool(tf.executing_eagerly())
 
     def bits(self, x: Array) -> Array:
         return tf.bitcast(x, INTEGER[x.dtype.size * 8])
@@ -58,7 +58,7 @@ class TensorflowNamespace(Namespace):
     def _like(self, a: Array | int, b: Array | int) -> Array:
         return tf.constant(a, b.dtype) if isinstance(a, int) and not isinstance(b, int) else a
 
-    def where(self, mask: Array, a: Array | int, b: Array | int) -> Array:
+    def select(self, mask: Array, a: Array | int, b: Array | int) -> Array:
         return tf.where(mask, self._like(a, b), self._like(b, a))
 
     def maximum(self, a: Array | int, b: Array | int) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -50,18 +51,16 @@ class TorchNamespace(Namespace):
     def shift_right(self, x: Array, count: Array | int) -> Array:
         return x >> count
 
-    def where(self, mask: Array, a: Array | int, b: Array | int) -> Array:
+    def select(self, mask: Array, a: Array | int, b: Array | int) -> Array:
         return torch.where(mask, a, b)
 
-    def maximum(self, a: Array | int, b: Array | int) -> Array:
-        if isinstance(a, int):
-            a, b = b, a
-        return torch.clamp(a, min=b)
+    def maximum(self, a: Any, b: Any) -> Array:
+        array, bound = (b, a) if isinstance(a, int) else (a, b)
+        return torch.clamp(array, min=bound)
 
-    def minimum(self, a: Array | int, b: Array | int) -> Array:
-        if isinstance(a, int):
-            a, b = b, a
-        return torch.clamp(a, max=b)
+    def minimum(self, a: Any, b: Any) -> Array:
+        array, bound = (b, a) if isinstance(a, int) else (a, b)
+        return torch.clamp(array, max=bound)
 
     def abs(self, x: Array) -> Array:
         return torch.abs(x)

@@ -21,6 +21,8 @@ class Namespace(ABC):
     """
 
     name: str
+    chunk: int | None = None
+    """Elements to work on at a time, where that is faster (NumPy arrays on the host); None: all at once."""
 
     @abstractmethod
     def owns(self, x: object) -> bool:
@@ -74,9 +76,15 @@ class Namespace(ABC):
     def shift_right(self, x: Array, count: Array | int) -> Array:
         """⌊x/2^count⌋ (arithmetic shift); 0 ≤ count < width."""
 
-    @abstractmethod
     def where(self, mask: Array, a: Array | int, b: Array | int) -> Array:
-        """a where the mask holds, else b; one of them is an array and gives the dtype."""
+        """a where the mask holds, else b. TypeError unless one of them is an array, which gives the dtype."""
+        if isinstance(a, int) and isinstance(b, int):
+            raise TypeError(f"where(mask, {a}, {b}) has no dtype: make one an array, as in where(mask, {a}, {b} + 0 * binade)")
+        return self.select(mask, a, b)
+
+    @abstractmethod
+    def select(self, mask: Array, a: Array | int, b: Array | int) -> Array:
+        """`where`, once it is known that a or b is an array."""
 
     @abstractmethod
     def maximum(self, a: Array | int, b: Array | int) -> Array: ...

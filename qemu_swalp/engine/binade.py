@@ -98,7 +98,7 @@ def _bounds(xp: Namespace, carrier: Carrier, format: BinadeFormat, negative: Arr
     top, bottom = _parts(carrier, format.max), _parts(carrier, -format.min if format.signed else format.max)
     if top == bottom:
         return like * 0 + top[0], like * 0 + top[1]
-    return tuple(xp.where(negative, like * 0 + b, t) for t, b in zip(top, bottom, strict=True))  # type: ignore[return-value]
+    return (xp.where(negative, like * 0 + bottom[0], top[0]), xp.where(negative, like * 0 + bottom[1], top[1]))
 
 
 def _parts(carrier: Carrier, value: float) -> tuple[int, int]:

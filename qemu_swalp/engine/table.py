@@ -1,8 +1,8 @@
 """Rounding to a codebook (clauses RND-3, RND-4, RND-6).
 
 Each sign is seen as a frame in which x counts as positive; the values of the frame, ascending, are u_0 < … < u_k. In
-[u_i, u_{i+1}) the candidate toward zero is u_i and ν = (|x| - u_i)/(u_{i+1} - u_i) comes by long division in units 2^g of
-both ends, so it is exact.
+[u_i, u_{i+1}) the candidate toward zero is u_i, and ν = (|x| - u_i)/(u_{i+1} - u_i) comes by long division in units 2^g
+that divide both ends, so it is exact.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 
 from ..backends import Array, Namespace
 from ..carriers import Carrier
@@ -69,7 +70,7 @@ class Frame:
 @lru_cache(maxsize=256)
 def _frame(format: Codebook, carrier: Carrier, sign: int) -> Frame:
     values = sorted(sign * Fraction(v) for v in format.entries)
-    pairs = list(zip(values, values[1:], strict=False))
+    pairs = list(pairwise(values))
     grains = [min(_grain(v) for v in pair if v) for pair in pairs]
     half = 1 << (carrier.width - 1)
     starts = [int(a / Fraction(2) ** g) for (a, _), g in zip(pairs, grains, strict=True)]
@@ -89,7 +90,7 @@ def _computing(carrier: Carrier, format: Codebook, rounding: Rounding) -> Carrie
         candidate = carrier if width == carrier.width else carrier.wide()
         if max(_frame(format, candidate, 1).divisors) < 1 << (width - 2):
             return candidate
-    raise ValueError(f"{format} has neighbours that lie more than 2^62 units of their last place apart, too far for exact "
+    raise ValueError(f"{format} has neighbours more than 2^62 units of their last place apart, too far for exact "
                      "rounding; give its values fewer significant bits")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -38,6 +39,7 @@ def check_int(name: str, value: object, low: int, high: int) -> None:
 
 
 def check_bool(name: str, value: object) -> None:
+    """Raise unless `value` is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}")
 
@@ -63,7 +65,7 @@ class Format(ABC):
 
     def __init_subclass__(cls, family: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in cls.__dict__.get("__annotations__", {}):
+        for name in inspect.get_annotations(cls):
             if name not in cls.__dict__ and isinstance(getattr(cls, name, None), property | cached_property):
                 raise TypeError(f"{cls.__name__}.{name} would hide the property {name!r} of every format; "
                                 "give the field another name, or a default value")
@@ -188,12 +190,10 @@ class ElementFormat(Format):
     def check_overflow(self, overflow: str) -> None:
         """Raise ValueError unless the format can express the overflow policy."""
         check_choice("overflow", overflow, OVERFLOWS)
-        if overflow == "infinity" and not self.has_infinity:
-            raise ValueError(f"overflow='infinity' needs a format with infinities, and {self.family} {self!r} has none; "
-                             "use 'saturate'")
-        if overflow == "nan" and not self.has_nan:
-            raise ValueError(f"overflow='nan' needs a format with NaN, and {self.family} {self!r} has none; "
-                             "use 'saturate'")
+        for policy, has, what in (("infinity", self.has_infinity, "infinities"), ("nan", self.has_nan, "NaN")):
+            if overflow == policy and not has:
+                raise ValueError(f"overflow={policy!r} needs a format with {what}, and this {self.family} format has "
+                                 "none; use 'saturate'")
 
 
 class BinadeFormat(ElementFormat):
@@ -307,14 +307,16 @@ class BinadeFormat(ElementFormat):
         """Place (from 1) among the positive values of the first value of each binade of the grid."""
         places = [1]
         for e, q in self._grid:
-            places.append(places[-1] + 2 ** (e - q))
+            places.append(places[-1] + (1 << (e - q)))
         return places
 
     def place(self, x: float) -> int:
         """Place (from 1) of a positive value among the positive values, ascending."""
         e = binade(x)
-        least, q = self._grid[0][0], self._grid[e - self._grid[0][0]][1]
-        return self.first_places[e - least] + int(x * 2.0**-q if abs(q) < 1000 else x / 2.0**q) - 2 ** (e - q)
+        least = self._grid[0][0]
+        q = self._grid[e - least][1]
+        n = int(Fraction(x) / Fraction(2) ** q)
+        return self.first_places[e - least] + n - (1 << (e - q))
 
     def values(self) -> list[float]:
         if self.value_count > 2**16:

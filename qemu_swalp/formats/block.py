@@ -41,7 +41,7 @@ class Block(Format, family="block"):
             for a in axes:
                 check_int("axis", a, -64, 63)
             if not axes or len(set(axes)) < len(axes):
-                raise ValueError(f"axis must name each axis once, got {self.axis!r}; for one block per array leave it out")
+                raise ValueError(f"axis must name each axis once, got {self.axis!r}; leave it out for a single block")
             object.__setattr__(self, "axis", axes)
         if self.size is not None:
             check_int("size", self.size, 1, 2**31 - 1)

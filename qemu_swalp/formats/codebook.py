@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -19,8 +20,8 @@ class Codebook(ElementFormat, family="codebook"):
 
     Parameters
     ----------
-    values_ : at least two distinct finite numbers, in any order.
-    dtype : "float32" (default) or "float64": the values are first rounded to it, so that arrays of that dtype hold them.
+    entries : at least two distinct finite numbers, in any order: as arguments, as one sequence, or as `values=`.
+    dtype : "float32" (default) or "float64": the values are first rounded to it, so that arrays of it hold them.
 
     >>> from qemu_swalp import quantize
     >>> quantize([0.3, -7.0, 0.75], Codebook([-1, 0, 0.5, 1])).tolist()
@@ -40,7 +41,7 @@ class Codebook(ElementFormat, family="codebook"):
             given = entries[0]
         if isinstance(given, str):
             raise TypeError(f"values must be numbers, got {given!r}")
-        numbers = [float(np.dtype(dtype).type(v)) + 0.0 for v in given]  # type: ignore[union-attr]
+        numbers = [float(np.dtype(dtype).type(v)) + 0.0 for v in given]
         bad = next((v for v in numbers if not math.isfinite(v)), None)
         if bad is not None:
             raise ValueError(f"values must be finite in {dtype}, got {bad!r}")
@@ -89,7 +90,7 @@ class Codebook(ElementFormat, family="codebook"):
     def epsilon(self) -> float | None:
         """Distance from the greatest value not above 1 to the next one; None where 1 is not inside the range."""
         ordered = self.values()
-        return next((b - a for a, b in zip(ordered, ordered[1:], strict=False) if a <= 1 < b), None)
+        return next((b - a for a, b in pairwise(ordered) if a <= 1 < b), None)
 
     @cached_property
     def precision(self) -> int:

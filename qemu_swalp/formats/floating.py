@@ -55,7 +55,8 @@ class Float(BinadeFormat, family="float"):
             raise ValueError("specials='fnuz' codes NaN as -0, so it needs signed=True and zero=True")
         if not self.zero and not self.subnormals:
             raise ValueError("subnormals=False needs zero=True: without a zero there are no subnormals to leave out")
-        if not 0 < self._max_code or not (self.zero or self._max_code >= 0):
+        least_code = 0 if not self.zero else 1 if self.subnormals else 1 << self.mantissa
+        if self._max_code < least_code:
             raise ValueError(f"float<{self.exponent},{self.mantissa}> with specials={self.specials!r} has no positive "
                              "value left; give it more exponent or mantissa bits")
         top = (self._max_code >> self.mantissa) - self.bias

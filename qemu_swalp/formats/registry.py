@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, lru_cache
 from os import PathLike
 from typing import Any
 
@@ -60,7 +60,7 @@ def parse(text: str | Format) -> Format:
     if "<" not in name:
         raise ValueError(f"unknown format {name!r}{_suggestion(name)}; qemu_swalp.names() lists the names, and "
                          f"{', '.join(f'{family}<…>' for family in FAMILIES)} are parametrized")
-    return _Parser(text).whole()
+    return _spelled(name)
 
 
 def names() -> tuple[str, ...]:
@@ -81,12 +81,14 @@ def register(name: str, format: Format | str) -> Format:
         raise ValueError(f"the name {name!r} already stands for {parse(name).spelling()}; choose another")
     if name not in BUILTIN:
         _registered[name] = parsed
+        _spelled.cache_clear()
     return parsed
 
 
 def unregister(name: str) -> None:
     """Forget a registered name. KeyError unless it is one."""
     del _registered[name]
+    _spelled.cache_clear()
 
 
 def load_formats(path: str | PathLike[str]) -> dict[str, Format]:
@@ -133,7 +135,12 @@ def builtin_name(format: Format) -> str | None:
 
 @cache
 def _builtin(name: str) -> Format:
-    return _Parser(BUILTIN[name]).whole()
+    return _spelled(BUILTIN[name])
+
+
+@lru_cache(maxsize=4096)
+def _spelled(text: str) -> Format:
+    return _Parser(text).whole()
 
 
 @cache

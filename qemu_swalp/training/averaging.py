@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..backends import Array
 from ..formats import Fixed, Format, parse
 from ..formats.base import check_bool, check_int
@@ -35,10 +33,11 @@ class Averaging:
 
     Parameters
     ----------
-    start : number of updates before averaging begins (the paper's warm-up S). cycle : average every so many updates (c).
+    start : number of updates before averaging begins (the paper's warm-up S).
+    cycle : average every so many updates (the paper's c).
     include_start : whether the weights at `start` count (algorithm 1) or not (algorithm 2, default).
-    quantizer : format of the average itself, applied to the running mean each time; None keeps a sum in the weights' dtype, which
-        is exact as long as it fits the significand, so for low-precision weights over many thousand averages.
+    quantizer : format of the average itself, applied to the running mean each time; None keeps a sum in the weights'
+        dtype, which is exact as long as it fits the significand: for 8-bit weights over 2^16 averages in float32.
     exact : a `Fixed` format that the weights are in: the sum is kept in int64, with no rounding ever (NumPy and CuPy).
     seed : of the quantizer's random bits.
 
@@ -101,10 +100,10 @@ class Averaging:
         `dtype` counts for `exact` averages, whose quotient is rounded to it once.
         """
         if state.value is None:
-            raise ValueError(f"nothing averaged yet: averaging begins after step {self.start}, every {self.cycle} steps")
+            raise ValueError(f"nothing averaged yet: averaging starts after step {self.start}, every {self.cycle}")
         if self.quantizer is not None:
             return dict(state.value)
         if self.exact is not None:
-            unit = 2.0**-self.exact.fraction
-            return {name: (np.float64(unit) * value / state.n_averaged).astype(dtype) for name, value in state.value.items()}
+            divisor = state.n_averaged * 2.0**self.exact.fraction
+            return {name: (value / divisor).astype(dtype) for name, value in state.value.items()}
         return {name: value / state.n_averaged for name, value in state.value.items()}

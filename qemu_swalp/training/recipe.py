@@ -18,18 +18,23 @@ ROLES = ("weight", "activation", "error", "gradient", "momentum", "accumulator",
 
 @dataclass(frozen=True)
 class Quantizer:
-    """A format and a rounding mode; written `FORMAT/ROUNDING` (clause STR-2), and called on arrays.
+    """A format and a rounding mode, written `FORMAT/ROUNDING` (clause STR-2); called on arrays, it rounds them.
 
-    >>> str(Quantizer("bfp8", "stochastic")), Quantizer.parse("e4m3fn/nearest_even")([0.1]).tolist()
+    A format alone is rounded stochastically.
+
+    >>> str(Quantizer("bfp8")), Quantizer("e4m3fn/nearest_even")([0.1]).tolist()
     ('bfp8/stochastic_a', [0.1015625])
     """
 
     format: Format
     rounding: Rounding
 
-    def __init__(self, format: Format | str, rounding: Rounding | str = "stochastic") -> None:
+    def __init__(self, format: Format | str, rounding: Rounding | str | None = None) -> None:
+        if isinstance(format, str) and rounding is None:
+            format, slash, after = format.partition("/")
+            rounding = after if slash else None
         object.__setattr__(self, "format", parse(format))
-        object.__setattr__(self, "rounding", Rounding.parse(rounding))
+        object.__setattr__(self, "rounding", Rounding.parse("stochastic" if rounding is None else rounding))
 
     def __call__(self, x: Array, random: RandomBits | None = None, out: Array | None = None) -> Any:
         """`quantize(x, format, rounding)`; `random` counts for stochastic rounding only."""
@@ -39,16 +44,14 @@ class Quantizer:
         return f"{self.format}/{self.rounding}"
 
     @staticmethod
-    def parse(text: Quantizer | Format | str) -> Quantizer:
-        """From `FORMAT/ROUNDING`; a format alone is rounded stochastically."""
-        if isinstance(text, Quantizer):
-            return text
-        if isinstance(text, Format):
-            return Quantizer(text)
-        if not isinstance(text, str):
-            raise TypeError(f"a quantizer must be a Quantizer, a Format or a string such as 'bfp8/stochastic', got {text!r}")
-        format, slash, rounding = text.partition("/")
-        return Quantizer(format, rounding) if slash else Quantizer(format)
+    def parse(given: Quantizer | Format | str) -> Quantizer:
+        """A quantizer from a quantizer, a format or a string."""
+        if isinstance(given, Quantizer):
+            return given
+        if not isinstance(given, Format | str):
+            raise TypeError("a quantizer must be a Quantizer, a Format or a string such as 'bfp8/stochastic', "
+                            f"got {given!r}")
+        return Quantizer(given)
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ class Recipe:
         """The recipe that holds for the parameter of that name; without overrides."""
         for pattern, recipe in self.overrides:
             if fnmatchcase(name, pattern):
-                return recipe or Recipe()
+                return recipe or FULL_PRECISION
         return replace(self, overrides=())
 
     def quantizer(self, role: str) -> Quantizer | None:
@@ -127,11 +130,11 @@ class Recipe:
 
 
 def swalp(word: int = 8, block: Literal["small", "big"] = "small", average: Any = None) -> Recipe:
-    """SWALP's recipe (Yang et al. 2019, algorithm 2): every number in `word`-bit block floating point, stochastic rounding.
+    """SWALP's recipe (Yang et al. 2019, algorithm 2): every number in `word`-bit block floating point, stochastic.
 
-    `block="small"`: one exponent for each index of axis 0 (each output channel of a weight, each sample of an activation; a
-    vector as a whole); "big": one for each tensor. `average` is the quantizer of the averaged weights, None (the
-    paper's choice) for full precision.
+    `block="small"`: one exponent for each index of axis 0 (each output channel of a weight, each sample of an
+    activation; a vector as a whole); "big": one for each tensor. `average` is the quantizer of the averaged weights,
+    None (the paper's choice) for full precision.
 
     >>> swalp(8).to_dict()["momentum"]
     'bfp<8,axis=0>/stochastic_a'
@@ -143,7 +146,7 @@ def swalp(word: int = 8, block: Literal["small", "big"] = "small", average: Any 
 
 
 def fixed_point(word: int, fraction: int) -> Recipe:
-    """Weights alone in `fixed<word,fraction>`, stochastic rounding: the setting of SWALP's algorithm 1 and its theory."""
+    """Weights alone in `fixed<word,fraction>`, stochastic: the setting of SWALP's algorithm 1 and its theory."""
     return Recipe(weight=f"fixed<{word},{fraction}>/stochastic")
 
 
@@ -170,6 +173,10 @@ def _optional(value: Any) -> Quantizer | None:
 
 def _pairs(items: Any) -> Iterator[tuple[str, Any]]:
     return iter(items.items()) if isinstance(items, Mapping) else iter(items)
+
+
+FULL_PRECISION = Recipe()
+"""Rounds nothing."""
 
 
 __all__ = ["ROLES", "Draw", "Quantizer", "Recipe", "apply", "fixed_point", "swalp"]

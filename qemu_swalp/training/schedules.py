@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class SWALPSchedule:
     """The learning rate of SWALP's released recipe at time t, in epochs or steps (fractions allowed).
 
-    `learning_rate` until `decay_start`·start, then linearly down to `floor`·learning_rate at `decay_end`·start, held until
-    start; from there on the constant `swa_learning_rate`.
+    `learning_rate` until `decay_start`·start, then linearly down to `floor`·learning_rate at `decay_end`·start, held
+    until start; from there on the constant `swa_learning_rate`.
 
     Parameters
     ----------

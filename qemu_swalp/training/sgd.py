@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..backends import Array
-from .recipe import Draw, Recipe, apply
+from .recipe import FULL_PRECISION, Draw, Recipe, apply
 
 Parameters = Mapping[str, Array]
 """Arrays by name. Their order numbers the random streams."""
@@ -45,14 +45,15 @@ class Hyper:
     maximize: bool = False
 
 
-def sgd_step(weight: Array, gradient: Array, slots: Slots, hyper: Hyper, recipe: Recipe, draw: Draw) -> tuple[Array, Slots]:
+def sgd_step(weight: Array, gradient: Array, slots: Slots, hyper: Hyper, recipe: Recipe,
+             draw: Draw) -> tuple[Array, Slots]:
     """One update of one tensor: the next (weight, slots). Arrays of any library, of equal shape and floating dtype.
 
     g = Q_G(gradient) + λ·w;   v = ρ·v + (1 - τ)·g (v = g at first);   u = g + ρ·v if Nesterov else v (g if ρ = 0);
     w = Q_W(w - α·u), or with an accumulator a = Q_acc(a - α·u), w = Q_W(a);   v is kept as Q_M(v).
 
-    The step takes the unrounded v (algorithm 2, step 3: v_t = ρ·Q_M(v_{t-1}) + g_t), and weight decay is added after Q_G, as
-    in the authors' code.
+    The step takes the unrounded v (algorithm 2, step 3: v_t = ρ·Q_M(v_{t-1}) + g_t), and weight decay is added after
+    Q_G, as in the authors' code.
     """
     g = apply(recipe.gradient, gradient, draw, "gradient")
     if hyper.maximize:
@@ -100,7 +101,7 @@ class SGD:
     weight_decay: float = 0.0
     nesterov: bool = False
     maximize: bool = False
-    recipe: Recipe = Recipe()
+    recipe: Recipe = FULL_PRECISION
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -119,7 +120,7 @@ class SGD:
         return SGDState(0, {name: Slots() for name in params})
 
     def update(self, params: Parameters, gradients: Parameters, state: SGDState) -> tuple[dict[str, Array], SGDState]:
-        """The parameters and the state after one step. KeyError-free: names must agree, else ValueError."""
+        """The parameters and the state after one step. ValueError unless all three have the same names."""
         if set(params) != set(gradients) or set(params) != set(state.slots):
             raise ValueError(f"params, gradients and state must have the same names, got {sorted(params)}, "
                              f"{sorted(gradients)} and {sorted(state.slots)}")

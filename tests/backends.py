@@ -1,0 +1,194 @@
+"""Every array library and execution mode behind one interface, NumPy in and NumPy out, for the `backend` fixture."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+import qemu_swalp as q
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+def dtype_name(x: np.ndarray) -> str:
+    return "bfloat16" if x.dtype == ml_dtypes.bfloat16 else x.dtype.name
+
+
+class Backend:
+    """NumPy itself; the others override the conversions and `call`."""
+
+    name = "numpy"
+    dtypes = DTYPES
+
+    def array(self, x: np.ndarray) -> Any:
+        return x
+
+    def numpy(self, x: Any) -> np.ndarray:
+        return np.asarray(x)
+
+    def call(self, function: Any, *arrays: Any) -> Any:
+        return function(*arrays)
+
+    def context(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext()
+
+    def _run(self, function: Any, dtype: str, *arrays: np.ndarray) -> Any:
+        with self.context(dtype):
+            result = self.call(function, *[self.array(a) for a in arrays])
+            if isinstance(result, list):
+                return [self.numpy(r) for r in result]
+            if isinstance(result, tuple):
+                return q.BlockCodes(*map(self.numpy, result))
+            return self.numpy(result)
+
+    def quantize_all(self, x: np.ndarray, format: Any, roundings: Sequence[str], words: np.ndarray) -> list[np.ndarray]:
+        """One result for each rounding, from one call: one graph to compile."""
+        return self._run(lambda a, w: [q.quantize(a, format, r, random=w) for r in roundings], dtype_name(x), x,
+                         words.astype(np.uint32))
+
+    def quantize(self, x: np.ndarray, format: Any, rounding: Any = "nearest_even", words: np.ndarray | None = None,
+                 overflow: Any = None, random: q.RandomBits | None = None) -> np.ndarray:
+        if words is not None:
+            return self._run(lambda a, w: q.quantize(a, format, rounding, random=w, overflow=overflow), dtype_name(x),
+                             x, words.astype(np.uint32))
+        return self._run(lambda a: q.quantize(a, format, rounding, random=random, overflow=overflow), dtype_name(x), x)
+
+    def encode(self, x: np.ndarray, format: Any) -> Any:
+        return self._run(lambda a: q.encode(a, format), dtype_name(x), x)
+
+    def decode(self, codes: Any, format: Any, dtype: str = "float32") -> np.ndarray:
+        if isinstance(codes, tuple):
+            return self._run(lambda c, e: q.decode(q.BlockCodes(c, e), format, dtype), dtype, *codes)
+        return self._run(lambda c: q.decode(c, format, dtype), dtype, codes)
+
+
+class Cupy(Backend):
+    name = "cupy"
+    dtypes = ("float16", "float32", "float64")
+
+    def __init__(self) -> None:
+        import cupy
+
+        cupy.zeros(1)
+        self.xp = cupy
+
+    def array(self, x: np.ndarray) -> Any:
+        return self.xp.asarray(x)
+
+    def numpy(self, x: Any) -> np.ndarray:
+        return self.xp.asnumpy(x)
+
+
+class Torch(Backend):
+    name = "torch"
+    device = "cpu"
+
+    def __init__(self) -> None:
+        import torch
+
+        self.torch = torch
+
+    def array(self, x: np.ndarray) -> Any:
+        if x.dtype == ml_dtypes.bfloat16:
+            return self.torch.from_numpy(x.view(np.int16).copy()).view(self.torch.bfloat16).to(self.device)
+        return self.torch.from_numpy(np.ascontiguousarray(x).reshape(x.shape).copy()).to(self.device)
+
+    def numpy(self, x: Any) -> np.ndarray:
+        x = x.cpu()
+        if x.dtype == self.torch.bfloat16:
+            return x.view(self.torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return x.numpy()
+
+
+class TorchCuda(Torch):
+    name = "torch-cuda"
+    device = "cuda"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.torch.zeros(1, device="cuda")
+
+
+class Tensorflow(Backend):
+    name = "tensorflow"
+
+    def __init__(self) -> None:
+        import tensorflow as tf
+
+        self.tf = tf
+
+    def array(self, x: np.ndarray) -> Any:
+        return self.tf.constant(x)
+
+    def numpy(self, x: Any) -> np.ndarray:
+        return x.numpy()
+
+
+class TensorflowFunction(Tensorflow):
+    name = "tensorflow-function"
+    jit = False
+
+    def call(self, function: Any, *arrays: Any) -> Any:
+        return self.tf.function(function, jit_compile=self.jit, autograph=False)(*arrays)
+
+
+class TensorflowXla(TensorflowFunction):
+    name = "tensorflow-xla"
+    jit = True
+
+
+class Jax(Backend):
+    name = "jax"
+
+    def __init__(self) -> None:
+        import jax
+
+        self.jax = jax
+
+    def context(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
+        """64-bit integers only for float64: the other dtypes must do without, as JAX does by default."""
+        return self.jax.enable_x64(dtype == "float64")
+
+    def array(self, x: np.ndarray) -> Any:
+        return self.jax.numpy.asarray(x)
+
+
+class JaxJit(Jax):
+    name = "jax-jit"
+
+    def call(self, function: Any, *arrays: Any) -> Any:
+        return self.jax.jit(function)(*arrays)
+
+
+BACKENDS = {b.name: b for b in
+            (Backend, Cupy, Torch, TorchCuda, Tensorflow, TensorflowFunction, TensorflowXla, Jax, JaxJit)}
+NEED_GPU = {"cupy", "torch-cuda"}
+
+
+@functools.cache
+def backend(name: str) -> Backend:
+    return BACKENDS[name]()
+
+
+def gpu_missing(name: str) -> str:
+    """Why a GPU backend cannot run here; "" if it can."""
+    try:
+        backend(name)
+    except Exception as error:
+        return f"{name} needs a CUDA GPU and its library: {type(error).__name__}: {error}".splitlines()[0]
+    return ""
+
+
+def same_bits(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Mask of equal bits; any NaN equals any NaN."""
+    assert a.dtype == b.dtype
+    assert a.shape == b.shape
+    integers = [np.ascontiguousarray(v).view(f"i{a.dtype.itemsize}").reshape(a.shape) for v in (a, b)]
+    with np.errstate(invalid="ignore"):
+        nan = np.isnan(a.astype(np.float64)) & np.isnan(b.astype(np.float64))
+    return (integers[0] == integers[1]) | nan

@@ -1,0 +1,33 @@
+"""The `backend` fixture: every test that takes it runs on every array library and execution mode.
+
+By default all of NumPy, PyTorch, TensorFlow and JAX are asked for, and an absent one fails; the GPU backends are
+skipped by name where there is no GPU. `--backends numpy,torch,cupy` asks for those, and fails where one is absent.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.backends import BACKENDS, NEED_GPU, Backend, gpu_missing
+from tests.backends import backend as make_backend
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--backends", default="", help=f"comma-separated, of {', '.join(BACKENDS)} (default: all)")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "backend" in metafunc.fixturenames:
+        asked = [name for name in metafunc.config.getoption("--backends").split(",") if name]
+        unknown = set(asked) - set(BACKENDS)
+        if unknown:
+            raise pytest.UsageError(f"--backends knows {', '.join(BACKENDS)}; got {', '.join(sorted(unknown))}")
+        metafunc.parametrize("backend", asked or list(BACKENDS), indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def backend(request: pytest.FixtureRequest) -> Backend:
+    name = request.param
+    if name in NEED_GPU and not request.config.getoption("--backends") and (reason := gpu_missing(name)):
+        pytest.skip(reason)
+    return make_backend(name)
