@@ -6,10 +6,18 @@ skipped by name where there is no GPU. `--backends numpy,torch,cupy` asks for th
 
 from __future__ import annotations
 
+import os
+
 import pytest
+from hypothesis import settings
 
 from tests.backends import BACKENDS, NEED_GPU, Backend, gpu_missing
 from tests.backends import backend as make_backend
+
+
+settings.register_profile("default", max_examples=200, deadline=None)
+settings.register_profile("ci", max_examples=500, deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -134,8 +134,15 @@ def test_codes_of_wide_formats() -> None:
     assert (q.encode(v32, "float<8,23>") == x.astype(np.float32).view(np.uint32)).all()
 
 
+def test_negative_zero_has_no_code_of_its_own() -> None:
+    """COD-1: in e4m3fnuz the code of -0 is NaN's."""
+    assert q.encode(np.float32([-0.0, 0.0]), "e4m3fnuz").tolist() == [0, 0]
+    assert q.encode(np.float32([-0.0, 0.0]), "e4m3fn").tolist() == [0x80, 0]
+
+
 def test_block_codes() -> None:
-    """COD-4."""
+    """COD-4, BLK-3."""
+    assert q.encode(np.zeros(3, np.float32), "bfp<8,scale_bits=16>").exponents.tolist() == [-32768]
     x = np.float32([[1, 0.5, -100], [0, 0, 0]])
     codes, exponents = q.encode(q.quantize(x, "bfp<8,axis=0>"), "bfp<8,axis=0>")
     assert exponents.tolist() == [[6], [-128]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_chunks_of_a_large_array_are_one_sequence() -> None:
     whole = q.quantize(x, "fixed<8,4>", "stochastic", random=q.RandomBits(3, 4, 5))
     cut = [0, 1, 6, 8192, 8195, 30_000, 40_001]
     parts = [q.quantize(x[a:b], "fixed<8,4>", "stochastic", random=q.RandomBits(3, 4, 5, offset=a))
-             for a, b in zip(cut, cut[1:], strict=False)]
+             for a, b in pairwise(cut)]
     assert (np.concatenate(parts) == whole).all()
     words = element_words(40_001, seed=3, stream=4, step=5)
     assert (q.quantize(x, "fixed<8,4>", "stochastic", random=words) == whole).all()

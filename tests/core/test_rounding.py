@@ -47,9 +47,9 @@ def test_the_result_is_a_value_and_neighbours_bracket_the_input(x: float, format
 @given(float32s, float32s, st.sampled_from(FORMATS), st.sampled_from(DETERMINISTIC))
 def test_monotone(x: float, y: float, format: str, mode: str) -> None:
     x, y = min(x, y), max(x, y)
-    assume(not (format == "e8m0fnu" and x <= 0))
-    a, b = one(x, format, mode), one(y, format, mode)
-    assert a <= b
+    policy = "infinity" if q.parse(format).has_infinity else "saturate"  # type: ignore[attr-defined]
+    assert one(x, format, mode, overflow=policy) <= one(y, format, mode, overflow=policy)
+    assert one(x, format, mode, overflow="saturate") <= one(y, format, mode, overflow="saturate")
 
 
 @given(float32s, st.sampled_from(FORMATS), modes, words, words)
@@ -102,16 +102,39 @@ def test_stochastic_fraction_over_all_words_is_what_p3109_says(mode: str, n: int
         assert int((r != float(down)).sum()) == rounds_away(mode, nu, n), (x, f)
 
 
-@given(st.floats(2.0**-140, 2.0**100, width=32), words, st.sampled_from(STOCHASTIC), st.integers(1, 32))
-def test_stochastic_32_bit_words_against_the_definition(x: float, word: int, mode: str, n: int) -> None:
-    down, away = one(x, "bf16", "toward_zero"), one(x, "bf16", "toward_positive")
+@given(st.floats(2.0**-140, 2.0**100, width=32), words, st.sampled_from(STOCHASTIC), st.integers(1, 32),
+       st.sampled_from(["bf16", "e4m3fn", "fixed<8,6>", "codebook<-3,-0.2,0.1,0.5,0.7,40>", "codebook<-3,-0.2,0.1,99>"]), st.booleans())
+@example(2.0**-7 * (1 + 2.0**-23), 0, "stochastic_c", 32, "fixed<8,6>", False)
+@example(float(np.float32(0.3) + np.float32(2.0**-25)), 0x80000000, "stochastic_c", 32, "codebook<-3,-0.2,0.1,99>", True)
+def test_random_words_against_the_definition(x: float, word: int, mode: str, n: int, format: str, negative: bool) -> None:
+    """RND-4, over full words and values far below the quantum."""
+    x = -x if negative else x
+    down, away = one(x, format, "toward_zero"), one(x, format, "toward_negative" if negative else "toward_positive")
     assume(down != away and math.isfinite(away))
     nu = (Fraction(x) - Fraction(down)) / (Fraction(away) - Fraction(down))
     r = word >> (32 - n)
     up = {"stochastic_a": math.floor(nu * 2**n) + r >= 2**n,
           "stochastic_b": math.floor(nu * 2 ** (n + 1)) + 2 * r + 1 >= 2 ** (n + 1),
           "stochastic_c": round(nu * 2**n) + r >= 2**n}[mode]
-    assert one(x, "bf16", f"{mode}<{n}>", word) == (away if up else down)
+    assert one(x, format, f"{mode}<{n}>", word) == (away if up else down)
+
+
+EVEN_BINADES = [name for name in SMALL if name not in ("e8m0fnu", "float<3,0,specials=finite>", "float<4,3,subnormals=false>")]
+
+
+@given(st.sampled_from(EVEN_BINADES), st.integers(0, 2**16), st.floats(0.01, 0.99))
+def test_ties_go_to_even_and_inexact_values_to_odd_places(format: str, interval: int, part: float) -> None:
+    """RND-4 with parity by RND-3, or by place from zero in formats whose binades all hold an even number of values."""
+    f = q.parse(format)
+    values = f.values()
+    i = interval % (len(values) - 1)
+    zero = 0 if isinstance(f, q.Codebook) else values.index(0.0)
+    odd, even = (values[i], values[i + 1]) if (i - zero) % 2 else (values[i + 1], values[i])
+    x = float(np.float32(values[i] + part * (values[i + 1] - values[i])))
+    assert one(x, format, "to_odd") == odd
+    middle = (values[i] + values[i + 1]) / 2
+    if float(np.float32(middle)) == middle:
+        assert one(middle, format) == even
 
 
 @given(st.floats(allow_nan=False), words)
