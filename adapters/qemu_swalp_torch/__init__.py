@@ -1,1 +1,41 @@
-"""x"""
+"""qemu_swalp for PyTorch: quantized training and SWALP averaging on one's own model and optimizer.
+
+>>> import torch
+>>> from torch import nn
+>>> from qemu_swalp.training import swalp
+>>> from qemu_swalp_torch import Averager, disabled, quantize_activations, quantize_optimizer
+>>> _ = torch.manual_seed(0)
+>>> model, recipe = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), swalp(8)
+>>> opt = quantize_optimizer(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), recipe)
+>>> handle = quantize_activations(model, recipe, modules=nn.ReLU)
+>>> averager = Averager(model, start=20)
+>>> hook = averager.attach(opt)
+>>> x = torch.randn(64, 4)
+>>> for _ in range(40):
+...     opt.zero_grad()
+...     loss = nn.functional.mse_loss(model(x), x.sum(1, keepdim=True))
+...     loss.backward()
+...     opt.step()
+>>> with averager.swap(), disabled(model):
+...     bool(nn.functional.mse_loss(model(x), x.sum(1, keepdim=True)) < 0.1), averager.n_averaged
+(True, 20)
+"""
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as _error:
+    raise ImportError("qemu_swalp_torch needs PyTorch; install it with: pip install 'qemu-swalp[torch]'") from _error
+
+from .activations import ActivationHandle, disabled, quantize_activations
+from .averager import Averager
+from .batchnorm import update_bn
+from .functional import quantize
+from .optimizer import quantize_optimizer, unquantize_optimizer
+from .schedule import SWALPLR
+from .selection import COMPUTING_MODULES
+from .sgd import SGD
+
+__all__ = [
+    "COMPUTING_MODULES", "SGD", "SWALPLR", "ActivationHandle", "Averager", "disabled", "quantize",
+    "quantize_activations", "quantize_optimizer", "unquantize_optimizer", "update_bn",
+]

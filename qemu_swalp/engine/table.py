@@ -45,6 +45,8 @@ def round_codebook(xp: Namespace, x: Array, carrier: Carrier, format: Codebook, 
                         rounding.random_bits + 1)
     odd = xp.where(negative, last - index, index) & 1
     away = goes_away(xp, rounding, high, low, odd, negative, aligned(xp, words, carrier.width))
+    if rounding.mode == "toward_zero":
+        away = away | (look_up(lambda f: f.crossing, index) == 1)
     chosen = xp.clip(xp.where(outside, found, index + xp.cast(away, carrier.width)), 0, last)
     return finish(xp, x, carrier, magnitude, look_up(lambda f: f.bits, chosen))
 
@@ -65,6 +67,8 @@ class Frame:
     """u_i/2^g, modulo 2^width."""
     divisors: tuple[int, ...]
     """(u_{i+1} - u_i)/2^g."""
+    crossing: tuple[int, ...]
+    """1 where u_i < 0 < u_{i+1} (clause RND-6)."""
 
 
 @lru_cache(maxsize=256)
@@ -81,6 +85,7 @@ def _frame(format: Codebook, carrier: Carrier, sign: int) -> Frame:
         grains=tuple(grains),
         starts=tuple((s + half) % (2 * half) - half for s in starts),
         divisors=tuple(int((b - a) / Fraction(2) ** g) for (a, b), g in zip(pairs, grains, strict=True)),
+        crossing=tuple(int(a < 0 < b) for a, b in pairs),
     )
 
 

@@ -102,21 +102,26 @@ def test_stochastic_fraction_over_all_words_is_what_p3109_says(mode: str, n: int
         assert int((r != float(down)).sum()) == rounds_away(mode, nu, n), (x, f)
 
 
-@given(st.floats(2.0**-140, 2.0**100, width=32), words, st.sampled_from(STOCHASTIC), st.integers(1, 32),
-       st.sampled_from(["bf16", "e4m3fn", "fixed<8,6>", "codebook<-3,-0.2,0.1,0.5,0.7,40>", "codebook<-3,-0.2,0.1,99>"]), st.booleans())
-@example(2.0**-7 * (1 + 2.0**-23), 0, "stochastic_c", 32, "fixed<8,6>", False)
-@example(float(np.float32(0.3) + np.float32(2.0**-25)), 0x80000000, "stochastic_c", 32, "codebook<-3,-0.2,0.1,99>", True)
-def test_random_words_against_the_definition(x: float, word: int, mode: str, n: int, format: str, negative: bool) -> None:
-    """RND-4, over full words and values far below the quantum."""
+DEFINED = ["bf16", "e4m3fn", "fixed<8,6>", "codebook<-3,-0.2,0.1,0.5,0.7,40>", "codebook<-3,-0.2,0.1,99>", "codebook<-1,0,1>"]
+
+
+@given(st.floats(2.0**-60, 2.0**7, width=32), st.sampled_from(DEFINED), st.booleans(), st.sampled_from(STOCHASTIC),
+       st.sampled_from([1, 2, 8, 24, 31, 32]), st.integers(-2, 2))
+@example((2**20 + 1) * 2.0**-39, "fixed<8,6>", False, "stochastic_b", 32, 0)  # the 33rd bit of ν decides
+@example((2**21 + 3) * 2.0**-40, "fixed<8,6>", True, "stochastic_c", 32, 0)  # and the 34th
+@example(0.375, "codebook<-1,0,1>", False, "stochastic_c", 1, 0)  # a bit that the long division has not read
+def test_words_at_the_threshold_against_the_definition(x: float, format: str, negative: bool, mode: str, n: int,
+                                                       offset: int) -> None:
+    """RND-4 with words on both sides of the one that decides, down to values far below the quantum."""
     x = -x if negative else x
     down, away = one(x, format, "toward_zero"), one(x, format, "toward_negative" if negative else "toward_positive")
-    assume(down != away and math.isfinite(away))
+    assume(down != away)
     nu = (Fraction(x) - Fraction(down)) / (Fraction(away) - Fraction(down))
-    r = word >> (32 - n)
+    r = min(max(2**n - 1 - math.floor(nu * 2**n) + offset, 0), 2**n - 1)
     up = {"stochastic_a": math.floor(nu * 2**n) + r >= 2**n,
           "stochastic_b": math.floor(nu * 2 ** (n + 1)) + 2 * r + 1 >= 2 ** (n + 1),
           "stochastic_c": round(nu * 2**n) + r >= 2**n}[mode]
-    assert one(x, format, f"{mode}<{n}>", word) == (away if up else down)
+    assert one(x, format, f"{mode}<{n}>", r << (32 - n)) == (away if up else down)
 
 
 EVEN_BINADES = [name for name in SMALL if name not in ("e8m0fnu", "float<3,0,specials=finite>", "float<4,3,subnormals=false>")]
