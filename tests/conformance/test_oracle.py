@@ -1,0 +1,464 @@
+"""The oracle judged: by published numbers, by ml_dtypes and gfloat, by brute force, and for what it may not import.
+
+Where a peer deviates from semantics.md, a test states the deviation, so that a changed peer is noticed.
+"""
+
+from __future__ import annotations
+
+import ast
+import bisect
+import math
+import random
+import re
+import subprocess
+import sys
+from fractions import Fraction
+from typing import Any
+
+import gfloat  # type: ignore[import-untyped]
+import gfloat.formats  # type: ignore[import-untyped]
+import ml_dtypes
+import numpy as np
+import pytest
+from gfloat import RoundMode
+from gfloat.types import Domain, FormatInfo  # type: ignore[import-untyped]
+
+from tests.conformance import spec
+
+oracle = spec.oracle()
+FORMATS = spec.formats()
+ELEMENTS = {name: fmt for name, fmt in FORMATS.items() if isinstance(fmt, oracle.Element)}
+FLOATS = {name: fmt for name, fmt in FORMATS.items() if isinstance(fmt, oracle.Float)}
+SMALL = {name: fmt for name, fmt in ELEMENTS.items() if fmt.bits <= 8}
+WIDE = ("fp16", "bf16", "tf32")
+
+
+def ieee_like(name: str, bits: int, precision: int, bias: int) -> FormatInfo:
+    """gfloat's description of a format with infinities and a full set of NaN."""
+    return FormatInfo(
+        name, bits, precision, bias=bias, is_signed=True, domain=Domain.Extended, has_nz=True,
+        num_high_nans=2 ** (precision - 1) - 1, has_subnormals=True, is_twos_complement=False,
+    )  # fmt: skip
+
+
+def fnuz(name: str, precision: int, bias: int) -> FormatInfo:
+    """gfloat's description of a format whose only NaN is the code of -0."""
+    return FormatInfo(
+        name, 8, precision, bias=bias, is_signed=True, domain=Domain.Finite, has_nz=False,
+        num_high_nans=0, has_subnormals=True, is_twos_complement=False,
+    )  # fmt: skip
+
+
+GFLOAT = {
+    "fp16": gfloat.formats.format_info_binary16,
+    "bf16": gfloat.formats.format_info_bfloat16,
+    "tf32": ieee_like("tf32", 19, 11, 127),
+    "e5m2": gfloat.formats.format_info_ocp_e5m2,
+    "e4m3": ieee_like("e4m3", 8, 4, 7),
+    "e3m4": ieee_like("e3m4", 8, 5, 3),
+    "e4m3fn": gfloat.formats.format_info_ocp_e4m3,
+    "e4m3fnuz": fnuz("e4m3fnuz", 4, 8),
+    "e5m2fnuz": fnuz("e5m2fnuz", 3, 16),
+    "e4m3b11fnuz": fnuz("e4m3b11fnuz", 4, 11),
+    "e2m3fn": gfloat.formats.format_info_ocp_e2m3,
+    "e3m2fn": gfloat.formats.format_info_ocp_e3m2,
+    "e2m1fn": gfloat.formats.format_info_ocp_e2m1,
+    "e8m0fnu": gfloat.formats.format_info_ocp_e8m0,
+    "mxint8": gfloat.formats.format_info_ocp_int8,
+    "fixed8_6": gfloat.formats.format_info_ocp_int8,
+}
+MODES = {
+    "nearest_even": RoundMode.TiesToEven,
+    "nearest_away": RoundMode.TiesToAway,
+    "toward_zero": RoundMode.TowardZero,
+    "toward_positive": RoundMode.TowardPositive,
+    "toward_negative": RoundMode.TowardNegative,
+}
+VARIANTS = {
+    "stochastic_a": RoundMode.StochasticFastest,
+    "stochastic_b": RoundMode.StochasticFast,
+    "stochastic_c": RoundMode.Stochastic,
+}
+ML_DTYPES: dict[str, tuple[Any, str]] = {
+    "fp16": (np.float16, "infinity"),
+    "bf16": (ml_dtypes.bfloat16, "infinity"),
+    "e5m2": (ml_dtypes.float8_e5m2, "infinity"),
+    "e4m3": (ml_dtypes.float8_e4m3, "infinity"),
+    "e3m4": (ml_dtypes.float8_e3m4, "infinity"),
+    "e4m3fn": (ml_dtypes.float8_e4m3fn, "nan"),
+    "e4m3fnuz": (ml_dtypes.float8_e4m3fnuz, "nan"),
+    "e5m2fnuz": (ml_dtypes.float8_e5m2fnuz, "nan"),
+    "e4m3b11fnuz": (ml_dtypes.float8_e4m3b11fnuz, "nan"),
+    "e2m3fn": (ml_dtypes.float6_e2m3fn, "saturate"),
+    "e3m2fn": (ml_dtypes.float6_e3m2fn, "saturate"),
+    "e2m1fn": (ml_dtypes.float4_e2m1fn, "saturate"),
+    "e8m0fnu": (ml_dtypes.float8_e8m0fnu, "nan"),
+}
+
+
+def random_inputs(fmt: Any, count: int = 300) -> list[float]:
+    """Numbers spread evenly over the binades of a format and a few beyond, from a fixed seed."""
+    draw = random.Random(repr(fmt))
+    low, high = oracle.binade(fmt.least) - 3, oracle.binade(fmt.high) + 3
+    return [draw.choice((-1, 1)) * math.ldexp(1 + draw.getrandbits(23) / 2**23, draw.randint(low, high))
+            for _ in range(count)]  # fmt: skip
+
+
+def inputs(name: str) -> np.ndarray:
+    """The inputs of a format's vector file, and random ones."""
+    return np.array([row.input for row in spec.read_round(name)] + random_inputs(FORMATS[name]))
+
+
+def in_float32(x: np.ndarray) -> np.ndarray:
+    """Those that float32 holds."""
+    with np.errstate(over="ignore"):
+        held: np.ndarray = x[(x.astype(np.float32) == x) | np.isnan(x)]
+    return held
+
+
+def judged(x: np.ndarray, fmt: Any, mode: str, policy: str, words: np.ndarray | None = None) -> np.ndarray:
+    """The oracle over an array."""
+    drawn = [0] * x.size if words is None else words.tolist()
+    return np.array([oracle.quantize(v, fmt, mode, w, policy) for v, w in zip(x.tolist(), drawn, strict=True)])
+
+
+def assert_same(x: np.ndarray, got: np.ndarray, expected: np.ndarray) -> None:
+    """Equal bits, NaN equal to NaN."""
+    same = (got.view(np.int64) == expected.view(np.int64)) | (np.isnan(got) & np.isnan(expected))
+    bad = np.flatnonzero(~same)[:5]
+    assert same.all(), [(x[i].hex(), got[i].hex(), expected[i].hex()) for i in bad]
+
+
+# ----------------------------------------------------------------------------------------------------- published facts
+
+
+@pytest.mark.parametrize("name", spec.published())
+def test_published_facts(name: str) -> None:
+    """FMT-1, FMT-3, FMT-4, FMT-6: bias, range, smallest numbers and code counts are those of the cited documents."""
+    fmt, facts = FORMATS[name], dict(spec.published()[name])
+    codes = dict(fmt.codes())
+    numbers = {x for x in codes.values() if math.isfinite(x)}
+    derived = {
+        "bits": fmt.bits,
+        "max": float(fmt.high),
+        "min_subnormal": float(fmt.least),
+        "value_count": len(numbers),
+        "nan_codes": sum(math.isnan(x) for x in codes.values()),
+        "has_infinity": math.inf in codes.values(),
+        "has_negative_zero": any(x == 0 and oracle.is_negative(x) for x in codes.values()),
+    }
+    if isinstance(fmt, oracle.Float):
+        derived |= {"bias": fmt.offset, "min_normal": float(fmt.magnitude(fmt.steps if fmt.zero else 0))}
+    stated = {key: float.fromhex(fact) if isinstance(fact, str) else fact for key, fact in facts.items()}
+    assert {key: derived[key] for key in stated} == stated
+    assert len(fmt.nan_codes) == stated["nan_codes"]
+    assert fmt.has_infinity == stated["has_infinity"]
+    assert fmt.has_negative_zero == stated["has_negative_zero"]
+
+
+def test_every_float_has_published_facts() -> None:
+    """FMT-4: no named float escapes the published numbers."""
+    assert set(FLOATS) <= set(spec.published())
+
+
+@pytest.mark.parametrize("name", [name for name in ML_DTYPES if name not in ("fp16", "e8m0fnu")])
+def test_limits_of_ml_dtypes(name: str) -> None:
+    """FMT-4, FMT-6: ml_dtypes names the same limits."""
+    info, fmt = ml_dtypes.finfo(ML_DTYPES[name][0]), FORMATS[name]
+    assert (float(info.max), float(info.min)) == (fmt.high, fmt.low)
+    assert float(info.smallest_subnormal) == fmt.least
+    assert float(info.tiny) == fmt.magnitude(fmt.steps)
+
+
+# ----------------------------------------------------------------------------------------------------------- ml_dtypes
+
+
+@pytest.mark.parametrize("name", ML_DTYPES)
+def test_nearest_even_of_ml_dtypes(name: str) -> None:
+    """RND-1, RND-2, RND-4, RND-5, RND-7, RND-8, RND-10: its casts from float32, NaN apart where the format has none."""
+    dtype, policy = ML_DTYPES[name]
+    fmt = FORMATS[name]
+    x = in_float32(inputs(name))
+    if not fmt.nan_codes:
+        x = x[~np.isnan(x)]
+    if name == "e8m0fnu":  # the test after this one says why
+        x = x[~((x > 2.0**-127) & (x < 2.0**-126))]
+    with np.errstate(over="ignore", invalid="ignore"):
+        expected = x.astype(np.float32).astype(dtype).astype(np.float64)
+    assert_same(x, judged(x, fmt, "nearest_even", policy), expected)
+
+
+def test_ml_dtypes_deviates_at_the_bottom_of_e8m0() -> None:
+    """RND-4, RND-5: ties go up alike, but ml_dtypes sends all that lies between 2^-127 and 2^-126 to 2^-126."""
+
+    def theirs(x: float) -> float:
+        return float(np.float32(x).astype(ml_dtypes.float8_e8m0fnu))
+
+    fmt = FORMATS["e8m0fnu"]
+    assert theirs(3.0) == oracle.quantize(3.0, fmt) == 4.0
+    assert theirs(1.5 * 2.0**-127) == oracle.quantize(1.5 * 2.0**-127, fmt) == 2.0**-126
+    assert (theirs(1.25 * 2.0**-127), oracle.quantize(1.25 * 2.0**-127, fmt)) == (2.0**-126, 2.0**-127)
+
+
+def test_ml_dtypes_rounds_float64_twice() -> None:
+    """RND-1: 1 + 2^-8 + 2^-40 lies above the tie of bf16; through float32 it falls on it."""
+    x = 1 + 2.0**-8 + 2.0**-40
+    assert oracle.quantize(x, FORMATS["bf16"]) == 1 + 2.0**-7
+    assert float(np.float64(x).astype(ml_dtypes.bfloat16)) == 1.0
+
+
+@pytest.mark.parametrize("name", [name for name in ML_DTYPES if name != "fp16"])
+def test_codes_of_ml_dtypes(name: str) -> None:
+    """FMT-4, FMT-6, COD-1: every code stands for the same number there."""
+    fmt, dtype = FORMATS[name], ML_DTYPES[name][0]
+    codes = np.arange(1 << fmt.bits, dtype=np.uint16 if fmt.bits > 8 else np.uint8)
+    with np.errstate(invalid="ignore"):
+        theirs = codes.view(dtype).astype(np.float64)
+    assert_same(codes.astype(float), np.array([fmt.decode(code) for code in codes.tolist()]), theirs)
+
+
+# -------------------------------------------------------------------------------------------------------------- gfloat
+
+
+def gfloat_inputs(name: str) -> np.ndarray:
+    """The inputs on which gfloat is asked: for e8m0 those within its range, see the test of its deviations."""
+    x = inputs(name)
+    return x[x >= 2.0**-127] if name == "e8m0fnu" else x[~np.isnan(x)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", GFLOAT)
+def test_deterministic_modes_of_gfloat(name: str, mode: str) -> None:
+    """RND-2, RND-4, RND-7, RND-8, RND-10: every policy that gfloat can express, by its saturation flag and domain."""
+    fmt, x = FORMATS[name], gfloat_inputs(name)
+    if name == "e8m0fnu" and mode == "nearest_even":
+        x = x[np.frexp(x)[0] != 0.75]
+    theirs = {"saturate": True, "infinity" if fmt.has_infinity else "nan": False}
+    for policy in set(fmt.policies) & set(theirs):
+        with np.errstate(over="ignore"):
+            expected = np.asarray(gfloat.round_ndarray(GFLOAT[name], x, MODES[mode], theirs[policy]))
+        assert_same(x, judged(x, fmt, mode, policy), expected)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 8, 20])
+@pytest.mark.parametrize("mode", VARIANTS)
+@pytest.mark.parametrize("name", GFLOAT)
+def test_stochastic_modes_of_gfloat(name: str, mode: str, bits: int) -> None:
+    """RND-4, RND-7: A, B and C, where ν is short enough that gfloat's sum of ν and R in float64 does not round."""
+    fmt, x = FORMATS[name], in_float32(gfloat_inputs(name))
+    x = x[np.abs(x) >= float(fmt.least) * 2.0**-8]
+    draw = np.random.default_rng(bits)
+    r = draw.integers(0, 2**bits, x.size)
+    words = (r << (32 - bits)) | draw.integers(0, 2 ** (32 - bits), x.size)
+    with np.errstate(over="ignore"):
+        expected = np.asarray(gfloat.round_ndarray(GFLOAT[name], x, VARIANTS[mode], True, srbits=r, srnumbits=bits))
+    assert_same(x, judged(x, fmt, f"{mode}<{bits}>", "saturate", words), expected)
+
+
+def test_gfloat_deviates_in_e8m0() -> None:
+    """RND-5, RND-7, FMT-9: gfloat takes the code's parity on ties, and lets 0 and 2^-128 through."""
+    info, fmt = GFLOAT["e8m0fnu"], FORMATS["e8m0fnu"]
+    assert [oracle.quantize(x, fmt) for x in (1.5, 3.0)] == [2.0, 4.0]
+    assert np.asarray(gfloat.round_ndarray(info, np.array([1.5, 3.0]))).tolist() == [2.0, 2.0]
+    assert oracle.quantize(2.0**-128, fmt) == 2.0**-127
+    assert math.isnan(oracle.quantize(0.0, fmt))
+    assert np.asarray(gfloat.round_ndarray(info, np.array([0.0, 2.0**-128]))).tolist() == [0.0, 2.0**-128]
+
+
+@pytest.mark.parametrize("name", [name for name in GFLOAT if name != "tf32"])
+def test_codes_of_gfloat(name: str) -> None:
+    """FMT-3, FMT-4, FMT-6: gfloat decodes every code of at most 16 bits to the same number."""
+    fmt = FORMATS[name]
+    codes = range(0, 1 << fmt.bits, 1 if fmt.bits <= 8 else 37)
+    theirs = np.array([gfloat.decode_float(GFLOAT[name], code).fval for code in codes])
+    assert_same(np.array(codes, float), np.array([fmt.decode(code) for code in codes]), theirs)
+
+
+# --------------------------------------------------------------------------------------------------------- brute force
+
+
+def test_neighbours_by_enumeration() -> None:
+    """RND-2, RND-3, RND-4: directed modes give the values next to x, nearest modes none further than another."""
+    for name, fmt in SMALL.items():
+        values = fmt.values()
+        for row in spec.read_round(name):
+            if not math.isfinite(row.input) or not values[0] <= Fraction(row.input) <= values[-1]:
+                continue
+            x = Fraction(row.input)
+            below, above = values[bisect.bisect_right(values, x) - 1], values[bisect.bisect_left(values, x)]
+            even, away, _, up, down, odd = map(Fraction, row.results)
+            assert (up, down) == (above, below), (name, row)
+            assert abs(even - x) == abs(away - x) == min(x - below, above - x), (name, row)
+            assert odd in (below, above), (name, row)
+
+
+def test_to_odd_makes_double_rounding_harmless() -> None:
+    """RND-4: rounding to odd with two bits more, then to nearest, is rounding once (Boldo and Melquiond, 2008)."""
+    wide, narrow = oracle.Float(8, 9), oracle.Float(8, 7)
+    for row in spec.read_round("bf16"):
+        twice = oracle.quantize(oracle.quantize(row.input, wide, "to_odd"), narrow)
+        assert_same(np.array([row.input]), np.array([twice]), np.array([row.results[0]]))
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 8])
+def test_share_of_words_that_go_away(bits: int) -> None:
+    """RND-4: of the 2^N values of R, A sends ⌊ν·2^N⌋ away, B that of ν + 2^-(N+1), C the nearest even."""
+    unit, scale = oracle.Fixed(8, 0), 2**bits
+    for nu in (Fraction(k, 128 * scale) for k in range(1, 128 * scale, 7 + scale)):
+        away = {
+            mode: sum(oracle.quantize(nu, unit, f"{mode}<{bits}>", r << (32 - bits)) == 1 for r in range(scale))
+            for mode in VARIANTS
+        }
+        assert away == {
+            "stochastic_a": math.floor(nu * scale),
+            "stochastic_b": math.floor(nu * scale + Fraction(1, 2)),
+            "stochastic_c": round(nu * scale),
+        }
+
+
+def test_parity_is_that_of_the_integer() -> None:
+    """RND-5: without mantissa bits n is 1 in every binade, so that every tie goes away, save that below the least."""
+    powers = oracle.Float(3, 0, specials="finite")
+    assert [oracle.quantize(x, powers) for x in (0.75, 1.5, 3.0, 6.0)] == [1.0, 2.0, 4.0, 8.0]
+    assert oracle.quantize(float(powers.least) / 2, powers) == 0
+
+
+def test_a_codebook_without_zero() -> None:
+    """RND-3, RND-6: zero counts as positive, a tie that goes to the even place, -1; toward zero keeps the sign."""
+    binary = FORMATS["binary"]
+    modes = dict(zip(oracle.DETERMINISTIC, (-1, 1, 1, 1, -1, 1), strict=True))
+    assert {mode: oracle.quantize(-0.0, binary, mode) for mode in modes} == modes
+    assert [oracle.quantize(x, binary, "toward_zero") for x in (-0.25, 0.25)] == [-1.0, 1.0]
+
+
+# -------------------------------------------------------------------------------------------------- codes, idempotence
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_codes_come_back(name: str) -> None:
+    """COD-1, COD-2: each value has one code; NaN the least positive quiet one."""
+    fmt = SMALL[name]
+    for code, value in fmt.codes():
+        if math.isnan(value):
+            assert fmt.encode(value) in fmt.nan_codes
+        else:
+            assert fmt.encode(value) == code
+    for near in {math.nextafter(float(v), math.inf) for v in fmt.values()}:
+        with pytest.raises(ValueError, match="is not in"):
+            fmt.encode(near)
+
+
+def test_undefined_codes() -> None:
+    """FMT-3, FMT-5, FMT-7: a code that stands for nothing decodes to nothing."""
+    symmetric, flushed = oracle.Fixed(8, 6, symmetric=True), oracle.Float(4, 3, subnormals=False)
+    for fmt, code in ((symmetric, 0x80), (flushed, 0x07), (FORMATS["ternary"], 3)):
+        with pytest.raises(ValueError, match="stands for nothing"):
+            fmt.decode(code)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_values_stay(name: str) -> None:
+    """RND-11: every value is its own rounding, in every mode, under every policy, with any bits."""
+    fmt = SMALL[name]
+    modes = [(mode, 0) for mode in oracle.DETERMINISTIC] + [(mode, w) for mode in VARIANTS for w in (0, 2**32 - 1)]
+    for value in map(float, fmt.values()):
+        assert {oracle.quantize(value, fmt, mode, word, p) for mode, word in modes for p in fmt.policies} == {value}
+
+
+def test_blocks_twice() -> None:
+    """BLK-6: symmetric blocks stay, scale and codes too; the paper's range moves the scale of the row it names."""
+    for row in spec.read_blocks():
+        if row.format.startswith("bfp<8") and "twos" not in row.format:
+            fmt = oracle.Bfp(8, *geometry(row.format))
+            again = oracle.quantize_blocks(row.output, row.shape, fmt, "nearest_even")
+            assert_same(np.array(row.input), np.array(again.values), np.array(row.output))
+            assert (tuple(again.codes), tuple(again.exponents)) == (row.codes, row.exponents)
+    twos, example = oracle.Bfp(8, range="twos"), [-128.0, 127.0, 3.0, 5.0]
+    once = oracle.quantize_blocks(example, (4,), twos)
+    assert once.values == [-64.0 * 2, 64.0 * 2, 4.0, 4.0]
+
+
+def geometry(text: str) -> tuple[Any, int | None]:
+    """The axis and size of a block format's string."""
+    axis = re.search(r"axis=(\([^)]*\)|-?\d+)", text)
+    size = re.search(r"size=(\d+)", text)
+    return ast.literal_eval(axis[1]) if axis else None, int(size[1]) if size else None
+
+
+def test_block_geometry() -> None:
+    """BLK-2, COD-4: which elements share an exponent, and the shape of the exponents."""
+    ones = [1.0] * 24
+    shape = (2, 3, 4)
+    shapes = {
+        (None, None): (1, 1, 1),
+        (0, None): (2, 1, 1),
+        (-1, None): (1, 1, 4),
+        ((0, 2), None): (2, 1, 4),
+        ((0, 1, -1), None): (1, 1, 1),
+        (1, 2): (2, 2, 4),
+        (-1, 3): (2, 3, 2),
+    }
+    assert {key: oracle.quantize_blocks(ones, shape, oracle.Bfp(8, *key)).exponent_shape for key in shapes} == shapes
+    assert oracle.quantize_blocks(ones, (24,), oracle.Bfp(8, 0)).exponent_shape == (1,)
+
+
+def test_scale_rule() -> None:
+    """BLK-3, BLK-5: the binade of the greatest finite magnitude, clipped to eight bits; -128 where there is none."""
+    rows = {(): -128, (0.0, math.nan): -128, (-3.0, math.inf): 1, (2.0**-200,): -128, (2.0**200,): 127}
+    assert {row: oracle.Bfp(8).scale(row) for row in rows} == rows
+    assert oracle.Bfp(4).element == oracle.Fixed(4, 2, symmetric=True)
+    assert oracle.Bfp(4, range="twos").element == oracle.Fixed(4, 2)
+
+
+# -------------------------------------------------------------------------------------------- random bits and the rest
+
+
+def test_philox_known_answers() -> None:
+    """RNG-1: the three philox4x32-10 lines of Random123's kat_vectors."""
+    rows = spec.read_philox()
+    assert len(rows) == 3
+    assert all(oracle.philox(row.counter, row.key) == row.words for row in rows)
+
+
+def test_streams() -> None:
+    """RNG-2, RNG-3, RNG-4: layout of counters and keys, spelled out once more."""
+    seed, stream = 0x0123456789ABCDEF, 0xFEDCBA9876543210
+    key = oracle.philox((0x76543210, 0xFEDCBA98, 0, 0), (0x89ABCDEF, 0x01234567))[:2]
+    assert oracle.stream_key(seed, stream) == key
+    assert oracle.element_word(seed, stream, 9, 4 * 5 + 3) == oracle.philox((5, 9, *key), key)[3]
+    assert oracle.stream_id("123456789", 7) == (0xCBF43926 << 32) | 7  # the check value of CRC-32
+
+
+def test_vectors_are_what_the_generator_writes() -> None:
+    """Regenerating gives identical bytes, file by file."""
+    done = subprocess.run(
+        [sys.executable, spec.SPEC / "generate.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_check_names_file_and_line(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A changed digit is found, and its line named."""
+    generator = spec.generate()
+    monkeypatch.setattr(generator, "VECTORS", tmp_path)
+    expected = generator.roles_file().encode()
+    (tmp_path / "roles.txt").write_bytes(expected.replace(b"\n1 ", b"\n2 ", 1))
+    assert generator.difference("roles.txt", expected).startswith("roles.txt: line 4 is '2 ")
+    (tmp_path / "roles.txt").write_bytes(expected)
+    assert generator.difference("roles.txt", expected) is None
+    assert generator.difference("words.txt", b"") == "words.txt: missing"
+    assert generator.check({}) == ["roles.txt: not a file of the generator"]
+
+
+@pytest.mark.parametrize(("file", "own"), [("oracle.py", set()), ("generate.py", {"oracle"})])
+def test_the_oracle_stands_alone(file: str, own: set[str]) -> None:
+    """spec/ imports the standard library alone: neither qemu_swalp, which it judges, nor NumPy, nor a peer."""
+    tree = ast.parse((spec.SPEC / file).read_text())
+    named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    named |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in named} <= sys.stdlib_module_names | own
+
+
+def test_the_oracle_computes_no_logarithm() -> None:
+    """RND-1: exponents come from exact arithmetic, never from log2, exp2 or frexp."""
+    assert not re.search(r"\b(log\w*|exp2|frexp|ldexp)\s*\(", (spec.SPEC / "oracle.py").read_text())

@@ -1,0 +1,415 @@
+"""The package against spec/vectors/, on every array library and execution mode, bit for bit.
+
+A row is skipped for a dtype that does not hold its input. Eager backends run every row on every dtype that holds the
+format (SRC-1). Compiled ones compile the same array program anew for each format, rounding and dtype; there the dtypes
+take turns, the stochastic roundings too (each format meets five of the 24), and of the blocks every n-th row runs
+(`BLOCK_STRIDE`: primes, so that every format and geometry is met).
+"""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from functools import cache
+from itertools import groupby, pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+import qemu_swalp as q
+from tests.backends import Backend, same_bits
+from tests.conformance import spec
+
+DTYPES: dict[str, Any] = {
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+    "float32": np.float32,
+    "float64": np.float64,
+}
+COMPILED = ("tensorflow-function", "tensorflow-xla", "jax-jit")
+BLOCK_STRIDE = {"jax": 5, "tensorflow-function": 23, "tensorflow-xla": 23, "jax-jit": 23}
+MODES = spec.oracle().DETERMINISTIC
+STRINGS = {row.name: row.string for row in spec.read_strings()}
+TESTS = Path(__file__).resolve().parents[1]
+
+
+class Case(NamedTuple):
+    """One call of `quantize` and what it must give, carried in float64."""
+
+    format: str
+    rounding: str
+    policy: str | None
+    input: np.ndarray
+    words: np.ndarray | None
+    output: np.ndarray
+
+
+def string(name: str) -> str:
+    """The string of a format that the vectors name."""
+    return STRINGS.get(name, name)
+
+
+def held(x: np.ndarray, dtype: str) -> np.ndarray:
+    """Which elements a dtype holds exactly; NaN counts."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mask: np.ndarray = (x.astype(DTYPES[dtype]).astype(np.float64) == x) | np.isnan(x)
+    return mask
+
+
+def holders(case: Case) -> list[str]:
+    """SRC-1: the dtypes that hold every result of a case."""
+    return [dtype for dtype in DTYPES if held(case.output, dtype).all()]
+
+
+def dtypes(backend: Backend, case: Case, turn: int) -> list[str]:
+    """The dtypes on which a backend runs a case."""
+    possible = [dtype for dtype in holders(case) if dtype in backend.dtypes]
+    return possible[turn % len(possible) :][:1] if backend.name in COMPILED else possible
+
+
+def as_dtype(x: np.ndarray, dtype: str) -> np.ndarray:
+    """A cast that loses nothing."""
+    with np.errstate(invalid="ignore"):
+        return x.astype(DTYPES[dtype])
+
+
+def assert_bits(case: Case, dtype: str, x: np.ndarray, got: np.ndarray, expected: np.ndarray) -> None:
+    """Equal bits, or a message with the first rows that differ."""
+    same = same_bits(got, expected)
+    bad = [tuple(float(a.flat[i]).hex() for a in (x, got, expected)) for i in np.flatnonzero(~same)[:4]]
+    where = f"{case.format}/{case.rounding} overflow={case.policy} {dtype}"
+    assert same.all(), f"{where}: {(~same).sum()} of {same.size} differ; (input, result, oracle): {bad}"
+
+
+def few_lengths(x: np.ndarray) -> np.ndarray:
+    """Repeated up to a power of two: JAX compiles every operation anew for each length it meets."""
+    return np.resize(x, 1 << max(x.size - 1, 63).bit_length())
+
+
+def check(backend: Backend, cases: Iterable[Case]) -> None:
+    """Every case on every dtype."""
+    for turn, case in enumerate(cases):
+        for dtype in dtypes(backend, case, turn):
+            mask = held(case.input, dtype)
+            x, expected = (as_dtype(few_lengths(array[mask]), dtype) for array in (case.input, case.output))
+            words = None if case.words is None else few_lengths(case.words[mask])
+            got = backend.quantize(x, string(case.format), case.rounding, words=words, overflow=case.policy)
+            assert_bits(case, dtype, x, got, expected)
+
+
+def round_cases(rows: Iterable[spec.RoundRow]) -> Iterator[Case]:
+    """Rows of the deterministic modes, one case for each format, policy and mode."""
+    for (name, policy), group in groupby(rows, key=lambda row: (row.format, row.policy)):
+        members = list(group)
+        x = np.array([row.input for row in members])
+        for place, mode in enumerate(MODES):
+            yield Case(name, mode, policy, x, None, np.array([row.results[place] for row in members]))
+
+
+@cache
+def stochastic_cases(name: str) -> list[Case]:
+    """Rows of the stochastic modes of a format, one case for each mode and number of bits."""
+    found: dict[str, list[tuple[float, int, float]]] = {}
+    for row in spec.read_stochastic():
+        if row.format == name:
+            triples = ((row.input, word, result) for word, result in zip(row.words, row.results, strict=True))
+            found.setdefault(row.rounding, []).extend(triples)
+    return [
+        Case(name, rounding, None, *(np.array(column) for column in zip(*triples, strict=True)))
+        for rounding, triples in found.items()
+    ]
+
+
+VARIANTS = sorted({row.format for row in spec.read_policies("round_variants.txt")})
+STOCHASTIC = sorted({row.format for row in spec.read_stochastic()})
+
+
+# ------------------------------------------------------------------------------------------------------------- element
+
+
+@pytest.mark.parametrize("name", spec.round_names())
+def test_rounding(backend: Backend, name: str) -> None:
+    """FMT-1 to FMT-9, RND-1 to RND-10: every deterministic mode, to every named format, under its own policy."""
+    check(backend, round_cases(spec.read_round(name)))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_rounding_to_formats_without_a_name(backend: Backend, name: str) -> None:
+    """FMT-3 to FMT-9 (FMT-5 above all), RND-3, RND-6, STR-1: the parameters that no named format uses."""
+    check(backend, round_cases(row for row in spec.read_policies("round_variants.txt") if row.format == name))
+
+
+def test_policies(backend: Backend) -> None:
+    """FMT-8, FMT-9, RND-7, RND-8: the ends of the range under every other policy."""
+    check(backend, round_cases(spec.read_policies("policies.txt")))
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_stochastic_rounding(backend: Backend, name: str) -> None:
+    """RND-2, RND-3, RND-4, STR-2: variants a, b, c with 1 to 32 bits, on both sides of every threshold."""
+    cases = stochastic_cases(name)
+    check(backend, cases[STOCHASTIC.index(name) % 5 :: 5] if backend.name in COMPILED else cases)
+
+
+def test_idempotence(backend: Backend) -> None:
+    """RND-11: results quantize to themselves."""
+    for turn, name in enumerate(spec.round_names()):
+        rows = spec.read_round(name)
+        x = np.array([result for row in rows for result in row.results])
+        words = np.arange(x.size, dtype=np.uint32) * np.uint32(0x9E3779B9)
+        modes = [*MODES, "stochastic_b<8>"] if backend.name not in COMPILED else [MODES[turn % len(MODES)]]
+        cases = (Case(name, mode, None, x, words if "stochastic" in mode else None, x) for mode in modes)
+        check(backend, cases)
+
+
+@pytest.mark.parametrize("name", [*spec.round_names(), *VARIANTS])
+def test_dtypes_that_hold_a_format(name: str) -> None:
+    """SRC-1: a dtype that holds every value is taken, any other refused by name."""
+    rows = spec.read_round(name) if name in STRINGS else spec.read_policies("round_variants.txt")
+    results = np.array([r for row in rows if row.format == name for r in row.results])
+    for dtype in DTYPES:
+        x = np.ones(1, DTYPES[dtype])
+        if held(results, dtype).all():
+            assert q.quantize(x, string(name)).dtype == x.dtype
+        else:
+            with pytest.raises(TypeError, match=f"{dtype}.*{re.escape(str(q.parse(string(name))))}"):
+                q.quantize(x, string(name))
+
+
+# -------------------------------------------------------------------------------------------------------------- blocks
+
+
+def block_rows(backend: Backend) -> list[tuple[int, spec.BlockRow]]:
+    """The rows that a backend runs, numbered."""
+    return list(enumerate(spec.read_blocks()))[:: BLOCK_STRIDE.get(backend.name, 1)]
+
+
+def block_dtypes(backend: Backend, turn: int, row: spec.BlockRow) -> list[str]:
+    """The dtypes that hold input and output of a block (SRC-1 asks for the precision alone; see infinities, RND-8)."""
+    both = np.array(row.input + row.output)
+    possible = [dtype for dtype in DTYPES if dtype in backend.dtypes and held(both, dtype).all()]
+    return possible[turn % len(possible) :][:1] if backend.name in BLOCK_STRIDE and possible else possible
+
+
+def test_blocks(backend: Backend) -> None:
+    """BLK-1, BLK-2, BLK-3, BLK-4, BLK-5, RND-8, RND-9, STR-1: every geometry, range and rounding."""
+    for turn, row in block_rows(backend):
+        shape, words = row.shape, None if row.words is None else np.array(row.words, np.uint32).reshape(row.shape)
+        x64, out64 = np.array(row.input).reshape(shape), np.array(row.output).reshape(shape)
+        for dtype in block_dtypes(backend, turn, row):
+            x, expected = as_dtype(x64, dtype), as_dtype(out64, dtype)
+            got = backend.quantize(x, row.format, row.rounding, words=words)
+            assert_bits(Case(row.format, row.rounding, None, x, words, expected), dtype, x, got, expected)
+
+
+def test_block_codes(backend: Backend) -> None:
+    """COD-1, COD-2, COD-4, RND-9: codes and exponents, both ways; what holds a NaN cannot be encoded."""
+    for turn, row in block_rows(backend):
+        for dtype in block_dtypes(backend, turn, row):
+            out = as_dtype(np.array(row.output).reshape(row.shape), dtype)
+            if None in row.codes:
+                if backend.name not in COMPILED:
+                    with pytest.raises(ValueError, match="encode"):
+                        backend.encode(out, row.format)
+                continue
+            codes = np.array(row.codes, np.uint8).reshape(row.shape)
+            exponents = np.array(row.exponents, np.int8).reshape(row.exponent_shape)
+            case = Case(row.format, "decode", None, out, None, out)
+            assert_bits(case, dtype, out, backend.decode(q.BlockCodes(codes, exponents), row.format, dtype), out)
+            if keeps_scale(row):
+                got = backend.encode(out, row.format)
+                assert (got.codes.dtype, got.exponents.dtype) == (np.uint8, np.int8)
+                assert got.codes.tolist() == codes.tolist(), row
+                assert got.exponents.tolist() == exponents.tolist(), row
+                assert got.exponents.shape == exponents.shape
+
+
+def keeps_scale(row: spec.BlockRow) -> bool:
+    """BLK-6: whether no element is the -2^(W-1) that moves the scale of a second pass."""
+    word = int(row.format.removeprefix("bfp<")[0])
+    return 1 << (word - 1) not in row.codes
+
+
+def test_blocks_twice() -> None:
+    """BLK-6: with symmetric elements once is enough; in the paper's range -128 moves the scale."""
+    for row in spec.read_blocks():
+        x = np.array(row.output).reshape(row.shape)
+        if "twos" not in row.format:
+            assert same_bits(q.quantize(x, row.format), x).all(), row
+    once = q.quantize(np.array([-128.0, 127.0, 3.0, 5.0]), "bfp<8,range=twos>")
+    assert q.parse("bfp8").idempotent
+    assert not q.parse("bfp<8,range=twos>").idempotent
+    assert once.tolist() == [-128.0, 128.0, 4.0, 4.0]
+
+
+# --------------------------------------------------------------------------------------------------- codes and strings
+
+
+def code_groups() -> dict[str, list[spec.CodeRow]]:
+    """The codes of each format."""
+    return {name: list(group) for name, group in groupby(spec.read_codes(), key=lambda row: row.format)}
+
+
+@pytest.mark.parametrize("name", code_groups())
+def test_codes(backend: Backend, name: str) -> None:
+    """FMT-3, FMT-4, FMT-5, FMT-6, FMT-7, COD-1, COD-2: every code to its value and back, NaN to the one NaN code."""
+    rows = code_groups()[name]
+    codes, canonical = (np.array([getattr(row, key) for row in rows], np.uint8) for key in ("code", "canonical"))
+    case = Case(name, "codes", None, codes, None, np.array([row.value for row in rows]))
+    for dtype in dtypes(backend, case, len(name)):
+        values = as_dtype(case.output, dtype)
+        assert_bits(case, dtype, codes, backend.decode(codes, string(name), dtype), values)
+        got = backend.encode(values, string(name))
+        assert got.dtype == np.uint8
+        assert got.tolist() == canonical.tolist()
+
+
+@pytest.mark.parametrize("name", code_groups())
+def test_what_is_no_value_has_no_code(name: str) -> None:
+    """COD-1, RND-9: ValueError beside every value, and for the specials that the format lacks."""
+    rows = [row.value for row in code_groups()[name]]
+    finite = [value for value in rows if np.isfinite(value)]
+    wrong = [np.nextafter(value, np.inf) for value in finite[::5]]
+    wrong += [special for special in (np.inf, -np.inf) if special not in rows]
+    wrong += [] if any(map(np.isnan, rows)) else [np.nan]
+    for x in wrong:
+        with pytest.raises(ValueError, match="encode"):
+            q.encode(np.array([finite[0], x]), string(name))
+
+
+@dataclasses.dataclass(frozen=True)
+class Uneven(q.BinadeFormat):
+    """A format of a user's own: eighths below 1, then 1, 1.5, 2, 4, 8, 12."""
+
+    @property
+    def max(self) -> float:
+        return 12.0
+
+    def quantum(self, binade: Any, xp: Any) -> Any:
+        return xp.where(binade < 0, -3, xp.where(binade == 0, -1, xp.minimum(xp.maximum(binade, 1), 2)))
+
+
+class UnevenGrid(spec.oracle().Grid):  # type: ignore[misc]
+    """The same for the oracle: points in a row, two of them beyond max, each with its integer n."""
+
+    points = tuple(Fraction(n, 8) for n in (*range(9), 12, 16, 32, 64, 96, 128, 2**1030))
+    integers: tuple[int, ...] = (*range(8), 2, 3, 1, 1, 2, 3, 4, 0)
+    low, high = Fraction(-12), Fraction(12)
+
+    def point(self, place: int) -> Fraction:
+        return self.points[place]
+
+    def place(self, magnitude: Fraction) -> int:
+        return bisect.bisect_right(self.points, magnitude) - 1
+
+    def odd(self, place: int) -> bool:
+        return self.integers[place] % 2 == 1
+
+
+def test_a_format_of_ones_own(backend: Backend) -> None:
+    """FMT-2, COD-3: it rounds by its own steps; its codes are places among the values, the sign above them."""
+    grid, oracle = UnevenGrid(), spec.oracle()
+    values = [float(value) for value in grid.points[:14]]
+    steps = [(a + b) / 2 for a, b in pairwise([*values, 16.0])]
+    anchors = np.array([*values, *steps, 16.0, 2.0**60], np.float32)
+    near = [np.nextafter(anchors, end) for end in np.array([0, np.inf], np.float32)]
+    x = np.concatenate([anchors, -anchors, *near, *(-beside for beside in near)]).astype(np.float64)
+    for mode in MODES:
+        expected = np.array([oracle.quantize(v, grid, mode) for v in x.tolist()])
+        case = Case("Uneven", mode, None, x, None, expected)
+        for dtype in dtypes(backend, case, 2):
+            mask = held(x, dtype)
+            got = backend.quantize(as_dtype(x[mask], dtype), Uneven(), mode)
+            assert_bits(case, dtype, x[mask], got, as_dtype(expected[mask], dtype))
+    both = np.array([*values, *(-value for value in values[1:])], np.float32)
+    codes = [*range(14), *(16 + place for place in range(1, 14))]
+    assert backend.encode(both, Uneven()).tolist() == codes
+    assert same_bits(backend.decode(np.array(codes, np.uint8), Uneven(), "float32"), both).all()
+
+
+@pytest.mark.parametrize("row", spec.read_strings(), ids=lambda row: row.name)
+def test_strings(row: spec.StringRow) -> None:
+    """STR-1: a string parses to the format that the table of that name builds, and is spelled the same again."""
+    parsed = q.parse(row.string)
+    assert parsed.spelling() == row.string
+    assert q.parse(str(parsed)) == parsed
+
+
+def test_names() -> None:
+    """STR-1: the names of formats.toml, read by the package, stand for the strings that the oracle spells."""
+    known = set(q.names())
+    loaded = q.load_formats(spec.SPEC / "formats.toml")
+    for name in set(loaded) - known:
+        q.unregister(name)
+    assert loaded == {name: q.parse(text) for name, text in STRINGS.items()}
+
+
+def test_rounding_strings() -> None:
+    """STR-2, RND-4: 32 bits are the default, `stochastic` is variant a, and every string parses back."""
+    assert q.Rounding.parse("stochastic") == q.Rounding.parse("stochastic_a<32>") == q.Rounding.parse("stochastic_a")
+    for text in {*MODES, *(row.rounding for row in spec.read_stochastic())}:
+        assert q.Rounding.parse(str(q.Rounding.parse(text))) == q.Rounding.parse(text)
+
+
+# --------------------------------------------------------------------------------------------------------- random bits
+
+
+def test_philox() -> None:
+    """RNG-1: the known answers."""
+    from qemu_swalp.randombits import philox_words
+
+    for row in spec.read_philox():
+        assert philox_words(row.counter, row.key) == row.words  # type: ignore[arg-type]
+
+
+def test_stream_keys() -> None:
+    """RNG-2."""
+    from qemu_swalp.randombits import stream_key
+
+    assert all(stream_key(row.seed, row.stream) == row.key for row in spec.read_streams())
+
+
+def test_stream_ids() -> None:
+    """RNG-4."""
+    assert all(q.stream_id(row.role, row.tensor) == row.stream for row in spec.read_roles())
+
+
+def test_words(backend: Backend) -> None:
+    """RNG-3, RND-4: two roundings prove a word R: 1 - R/2^32 goes up, 2^-32 less does not."""
+    for (seed, stream, step), group in groupby(spec.read_words(), key=lambda row: row[:3]):
+        rows = list(group)
+        runs = [rows[:18]] + [[row] for row in (rows[18:] if backend.name not in COMPILED else rows[-1:])]
+        for run in runs:
+            assert [row.element for row in run] == list(range(run[0].element, run[0].element + len(run)))
+            random = q.RandomBits(seed, stream, step, run[0].element)
+            up = 1 - np.array([row.word for row in run]) / 2**32
+            for x, result in ((up, 1.0), (up - 2.0**-32, 0.0)):
+                got = backend.quantize(x, "fixed<8,0>", "stochastic", random=random)
+                assert got.tolist() == [result] * len(run), (seed, stream, step, run[0].element)
+
+
+# ------------------------------------------------------------------------------------------------------------ coverage
+
+
+def test_every_clause_is_cited() -> None:
+    """Every clause id of semantics.md stands in a test or in the header of a vector file."""
+    clauses = set(re.findall(r"^\*\*([A-Z]{3}-\d+)\*\*", (spec.SPEC / "semantics.md").read_text(), re.MULTILINE))
+    assert len(clauses) >= 37
+    cited = {clause for path in spec.VECTORS.iterdir() for clause in spec.header(path)}
+    for path in TESTS.rglob("*.py"):
+        cited |= set(re.findall(r"\b[A-Z]{3}-\d+\b", path.read_text()))
+    assert clauses - cited == set()
+
+
+def test_every_vector_file_is_read() -> None:
+    """Each file of vectors/ has a reader, and this file calls every reader."""
+    assert {path.name for path in spec.VECTORS.iterdir()} == set(spec.READERS)
+    source = Path(__file__).read_text()
+    assert all(f"spec.{reader.__name__}(" in source for reader in spec.READERS.values())
+    assert all(f'read_policies("{name}")' in source for name in ("policies.txt", "round_variants.txt"))
