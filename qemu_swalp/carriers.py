@@ -75,14 +75,14 @@ class Carrier:
         return xp.shift_right(bits, self.significand) - bias, bits & ((1 << self.significand) - 1)
 
     def join(self, xp: Namespace, binade: Array, fraction: Array) -> Array:
-        """Magnitude bits of (1 + fraction/2^significand)·2^binade, which the dtype holds."""
+        """Magnitude bits of (1 + fraction/2^significand)·2^binade, cut toward zero to the dtype (clause SRC-2)."""
         field = binade + self.bias
         kept = xp.shift_right(fraction, self.significand - self.mantissa)
         normal = xp.shift_left(xp.maximum(field, 0), self.mantissa) | kept
         # Subnormal: the significand with its hidden bit, shifted down to units of the least subnormal.
         down = xp.clip(self.significand - self.mantissa + 1 - field, 0, self.width - 1)
         subnormal = xp.shift_right(fraction | (1 << self.significand), down)
-        return xp.where(field > 0, normal, subnormal)
+        return xp.where(field > 0, xp.minimum(normal, self.infinity - 1), subnormal)
 
 
 CARRIERS = {

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 
 from .backends import Array, Namespace, namespace_of
 from .carriers import Carrier, carrier_of
-from .engine.blocks import shared_exponents, spread
-from .engine.table import signed_magnitude
+from .engine.binade import round_binade
+from .engine.blocks import blocks_shape, over_blocks, shared_exponents, spread
+from .engine.table import round_codebook, signed_magnitude
 from .formats import BinadeFormat, Block, Codebook, Format, parse
-from .quantization import as_array, check_held, element_of, quantize
+from .quantization import as_array, check_held, element_of
+from .rounding import Rounding
 
 
 class BlockCodes(NamedTuple):
@@ -37,24 +39,20 @@ def encode(x: Array, format: Format | str) -> Any:
     carrier = _carrier(xp.dtype(x), format)
     shape = xp.shape(x)
     element = element_of(format)
-    exponent_bits = 8 if not isinstance(format, Block) or format.scale_bits <= 8 else 16
+    width = _code_width(element.bits)
+    lifted = xp.reshape(x, shape or (1,))
+    if not isinstance(format, Block):
+        if 0 in shape:
+            return xp.unsigned(xp.cast(xp.bits(x), 32), width)
+        return xp.reshape(xp.unsigned(_codes(xp, lifted, carrier, format, 0), width), shape)
+    exponent_width = 8 if format.scale_bits <= 8 else 16
     if 0 in shape:
-        nothing = xp.cast(xp.bits(x), 32)
-        codes = xp.unsigned(nothing, _code_width(element.bits))
-        return BlockCodes(codes, xp.signed(nothing, exponent_bits)) if isinstance(format, Block) else codes
-    if xp.concrete(x):
-        _check_values(xp, x, carrier, format)
-    flat = xp.reshape(x, shape or (1,))
-    scale: Array = 0
-    if isinstance(format, Block):
-        exponents = shared_exponents(xp, flat, carrier, format)
-        scale = spread(xp, exponents, xp.shape(flat), format)
-    if isinstance(element, Codebook):
-        codes = _codebook_codes(xp, flat, carrier, element)
-    else:
-        codes = _binade_codes(xp, flat, carrier, element, scale)
-    codes = xp.reshape(xp.unsigned(codes, _code_width(element.bits)), shape)
-    return BlockCodes(codes, xp.signed(exponents, exponent_bits)) if isinstance(format, Block) else codes
+        exponents = xp.broadcast(xp.table([-(1 << (format.scale_bits - 1))], 32, x), blocks_shape(shape, format))
+        return BlockCodes(xp.unsigned(xp.cast(xp.bits(x), 32), width), xp.signed(exponents, exponent_width))
+    exponents = _exponents(xp, lifted, carrier, format)
+    codes = _codes(xp, lifted, carrier, format, spread(xp, exponents, xp.shape(lifted), format))
+    return BlockCodes(xp.reshape(xp.unsigned(codes, width), shape),
+                      xp.reshape(xp.signed(exponents, exponent_width), blocks_shape(shape, format)))
 
 
 def decode(codes: Array, format: Format | str, dtype: str = "float32") -> Any:
@@ -83,7 +81,8 @@ def decode(codes: Array, format: Format | str, dtype: str = "float32") -> Any:
         return xp.floats(xp.cast(integers, carrier.storage), dtype)
     scale: Array = 0
     if isinstance(format, Block):
-        scale = spread(xp, xp.cast(exponents, carrier.width), xp.shape(integers), format)
+        lifted = blocks_shape(xp.shape(integers), format)
+        scale = spread(xp, xp.reshape(xp.cast(exponents, carrier.width), lifted), xp.shape(integers), format)
     element = element_of(format)
     if isinstance(element, Codebook):
         bits = _codebook_bits(xp, integers, carrier, element)
@@ -102,16 +101,37 @@ def _code_width(bits: int) -> int:
     return next(width for width in (8, 16, 32) if bits <= width)
 
 
-def _check_values(xp: Namespace, x: Array, carrier: Carrier, format: Format) -> None:
-    element = element_of(format)
-    kept = quantize(x, format, "toward_zero", overflow="infinity" if element.has_infinity else "saturate")
-    magnitude = xp.cast(xp.bits(x), carrier.width) & ((1 << (carrier.storage - 1)) - 1)
-    wrong = (xp.bits(kept) != xp.bits(x)) & (magnitude != 0)
-    if not element.has_nan:
-        wrong = wrong | (magnitude > carrier.infinity)
-    if xp.any(wrong):
+def _exponents(xp: Namespace, x: Array, carrier: Carrier, format: Block) -> Array:
+    """S of each block by BLK-3, or one less where only that makes all its elements values (clause COD-4)."""
+    exponents = shared_exponents(xp, x, carrier, format)
+    if format.idempotent:
+        return exponents
+    wrong = _differs(xp, x, carrier, format, spread(xp, exponents, xp.shape(x), format))
+    return exponents - over_blocks(xp, xp.cast(wrong, carrier.width), format)
+
+
+def _codes(xp: Namespace, x: Array, carrier: Carrier, format: Format, scale: Array) -> Array:
+    if xp.concrete(x) and xp.any(_differs(xp, x, carrier, format, scale)):
         raise ValueError(f"encode needs values of {format}, and some elements are not (NaN counts where the format has "
                          f'none); quantize first: encode(quantize(x, "{format}"), "{format}")')
+    element = element_of(format)
+    if isinstance(element, Codebook):
+        return _codebook_codes(xp, x, carrier, element)
+    return _binade_codes(xp, x, carrier, element, scale)
+
+
+def _differs(xp: Namespace, x: Array, carrier: Carrier, format: Format, scale: Array) -> Array:
+    """Mask of the elements that are no values of the format, whose blocks have these scales."""
+    element = element_of(format)
+    mode = Rounding("toward_zero")
+    if isinstance(element, Codebook):
+        kept = round_codebook(xp, x, carrier, element, mode, None)
+    else:
+        policy = "infinity" if element.has_infinity else "saturate"
+        kept = round_binade(xp, x, carrier, element, policy, mode, None, scale)
+    magnitude = xp.cast(xp.bits(x), carrier.width) & ((1 << (carrier.storage - 1)) - 1)
+    differs = (xp.bits(kept) != xp.bits(x)) & (magnitude != 0)
+    return differs if element.has_nan else differs | (magnitude > carrier.infinity)
 
 
 def _binade_codes(xp: Namespace, x: Array, carrier: Carrier, format: BinadeFormat, scale: Array) -> Array:

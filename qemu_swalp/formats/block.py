@@ -63,6 +63,8 @@ class Block(Format, family="block"):
         for a in self.axis or ():
             if not -ndim <= a < ndim:
                 raise ValueError(f"{self} names axis {a}, which an array of {ndim} dimensions does not have")
+            if a % ndim in axes:
+                raise ValueError(f"{self} names axis {a % ndim} of an array of {ndim} dimensions twice")
             axes.add(a % ndim)
         return () if self.size is None and len(axes) == ndim else tuple(sorted(axes))
 

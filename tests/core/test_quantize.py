@@ -87,6 +87,7 @@ class NotQuantizable(q.Format):
     (lambda: q.quantize(X, "bfp8", overflow="nan"), ValueError, "needs a format with NaN"),
     (lambda: q.quantize(X, "bfp8", overflow="wrap"), ValueError, "overflow must be one of saturate, infinity, nan, got 'wrap'"),
     (lambda: q.quantize(X, "bfp<8,axis=2>"), ValueError, "names axis 2, which an array of 2 dimensions does not have"),
+    (lambda: q.quantize(X, "bfp<8,axis=(0,-2)>"), ValueError, "names axis 0 of an array of 2 dimensions twice"),
     (lambda: q.quantize(X, "e4m3fn", out=X[:3]), ValueError, "out must have x's shape \\(6, 10\\)"),
     (lambda: q.quantize(X, "e4m3fn", out=[1.0]), TypeError, "out must be a numpy array like x"),
     (lambda: q.quantize(X, NotQuantizable()), TypeError, "NotQuantizable must derive from BinadeFormat, Codebook or Block"),
@@ -138,6 +139,29 @@ def test_negative_zero_has_no_code_of_its_own() -> None:
     """COD-1: in e4m3fnuz the code of -0 is NaN's."""
     assert q.encode(np.float32([-0.0, 0.0]), "e4m3fnuz").tolist() == [0, 0]
     assert q.encode(np.float32([-0.0, 0.0]), "e4m3fn").tolist() == [0x80, 0]
+
+
+def test_results_that_the_dtype_does_not_hold_are_cut_toward_zero() -> None:
+    """SRC-2: -65504 rounds to -2^16 in the paper's range; next to an infinity, a block of 2^-24 has max 127·2^-30."""
+    assert q.quantize(np.float16([-65504, 3]), "bfp<8,range=twos>").tolist() == [-65504, 0]
+    lowest = np.finfo(np.float32).min
+    assert q.quantize(np.array([lowest]), "bfp<8,range=twos>")[0] == lowest
+    assert q.quantize(np.float16([2**-24, np.inf]), "bfp8").tolist() == [2.0**-24, 2.0**-24]
+
+
+def test_codes_in_the_range_of_the_paper() -> None:
+    """COD-4: BLK-3 would take 7 from [-128, 127, 3, 5], whose odd numbers need 6."""
+    for x, exponent in (([-128, 127, 3, 5], 6), ([-128, 4, 2, 0], 7)):
+        codes = q.encode(np.float32(x), "bfp<8,range=twos>")
+        assert codes.exponents.tolist() == [exponent]
+        assert q.decode(codes, "bfp<8,range=twos>").tolist() == x
+
+
+def test_exponents_have_the_axes_of_the_source() -> None:
+    """COD-4."""
+    for shape, format, expected in [((), "bfp8", ()), ((0, 3), "bfp8", (1, 1)), ((0, 3), "bfp<8,axis=1>", (1, 3)),
+                                    ((2, 0), "bfp<8,axis=1,size=4>", (2, 0)), ((2, 5), "bfp<8,axis=1,size=4>", (2, 2))]:
+        assert q.encode(np.zeros(shape, np.float32), format).exponents.shape == expected
 
 
 def test_block_codes() -> None:
