@@ -14,7 +14,6 @@ from hypothesis import settings
 from tests.backends import BACKENDS, NEED_GPU, Backend, gpu_missing
 from tests.backends import backend as make_backend
 
-
 settings.register_profile("default", max_examples=200, deadline=None)
 settings.register_profile("ci", max_examples=500, deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")

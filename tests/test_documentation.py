@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import qemu_swalp_torch
 
 import qemu_swalp
-import qemu_swalp_torch
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

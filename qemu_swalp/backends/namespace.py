@@ -79,7 +79,7 @@ class Namespace(ABC):
     def where(self, mask: Array, a: Array | int, b: Array | int) -> Array:
         """a where the mask holds, else b. TypeError unless one of them is an array, which gives the dtype."""
         if isinstance(a, int) and isinstance(b, int):
-            raise TypeError(f"where(mask, {a}, {b}) has no dtype: make one an array, as in where(mask, {a}, {b} + 0*binade)")
+            raise TypeError(f"where(mask, {a}, {b}) has no dtype; make one an array: {b} + 0*binade")
         return self.select(mask, a, b)
 
     @abstractmethod

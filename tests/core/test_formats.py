@@ -7,7 +7,8 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 import qemu_swalp as q
 from qemu_swalp.formats.registry import BUILTIN
@@ -35,7 +36,9 @@ def test_published_parameters(name: str) -> None:
     f = q.parse(name)
     maximum, min_normal, min_subnormal, specials = PUBLISHED[name]
     assert (f.max, f.min_normal, f.min_subnormal) == (maximum, min_normal, min_subnormal)
-    zeros = 1 if name in ("e8m0fnu",) else 2  # ±0, or a NaN in the place of -0; e8m0fnu has none, so nothing to count off
+    zeros = (
+        1 if name in ("e8m0fnu",) else 2
+    )  # ±0, or a NaN in the place of -0; e8m0fnu has none, so nothing to count off
     assert f.value_count == 2**f.bits - specials - (zeros - 1)
     assert f.min == (2.0**-127 if name == "e8m0fnu" else -maximum)
 
@@ -80,12 +83,26 @@ def test_block_strings() -> None:
     assert q.bfp(8).idempotent
 
 
-fixed = st.builds(lambda w, f, s, y: q.Fixed(w + 1, f, s, y and s), st.integers(1, 31), st.integers(-30, 60),
-                  st.booleans(), st.booleans())
-floats = st.builds(q.Float, st.integers(2, 8), st.integers(1, 10), st.none() | st.integers(-3, 100), st.just(True),
-                   st.booleans(), st.just(True), st.sampled_from(["ieee", "fn", "fnuz", "finite"]))
-codebooks = st.builds(q.Codebook, st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=20,
-                                           unique_by=lambda v: v + 0.0))
+fixed = st.builds(
+    lambda w, f, s, y: q.Fixed(w + 1, f, s, y and s),
+    st.integers(1, 31),
+    st.integers(-30, 60),
+    st.booleans(),
+    st.booleans(),
+)
+floats = st.builds(
+    q.Float,
+    st.integers(2, 8),
+    st.integers(1, 10),
+    st.none() | st.integers(-3, 100),
+    st.just(True),
+    st.booleans(),
+    st.just(True),
+    st.sampled_from(["ieee", "fn", "fnuz", "finite"]),
+)
+codebooks = st.builds(
+    q.Codebook, st.lists(st.floats(-1e3, 1e3, width=32), min_size=2, max_size=20, unique_by=lambda v: v + 0.0)
+)
 blocks = st.builds(q.Block, fixed | floats, st.none() | st.integers(-3, 3), st.none(), st.integers(2, 16))
 
 
@@ -184,68 +201,79 @@ def test_register_and_toml(tmp_path) -> None:  # type: ignore[no-untyped-def]
             q.unregister(name)
 
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("[formats.a]\nfamily='flot'\nexponent=3", "family must be one of fixed"),
-    ("[formats.a]\nfamily='float'\nexponent=3\nmantisa=2", "mantisa"),
-    ("[formats.a]\nfamily='fixed'\nword=99\nfraction=2", "word must be from 2 to 32, got 99"),
-    ("formats = 3", "expected tables named"),
-    ("[formats.a", "not a TOML file"),
-    ("[formats.e4m3fn]\nfamily='fixed'\nword=8\nfraction=2", "already stands for float<4,3,specials=fn>"),
-])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[formats.a]\nfamily='flot'\nexponent=3", "family must be one of fixed"),
+        ("[formats.a]\nfamily='float'\nexponent=3\nmantisa=2", "mantisa"),
+        ("[formats.a]\nfamily='fixed'\nword=99\nfraction=2", "word must be from 2 to 32, got 99"),
+        ("formats = 3", "expected tables named"),
+        ("[formats.a", "not a TOML file"),
+        ("[formats.e4m3fn]\nfamily='fixed'\nword=8\nfraction=2", "already stands for float<4,3,specials=fn>"),
+    ],
+)
 def test_bad_toml_registers_nothing(tmp_path, text: str, words: str) -> None:  # type: ignore[no-untyped-def]
     before = q.names()
-    (tmp_path / "f.toml").write_text("[formats.good]\nfamily='fixed'\nword=8\nfraction=1\n" * ("formats =" not in text) + text)
+    (tmp_path / "f.toml").write_text(
+        "[formats.good]\nfamily='fixed'\nword=8\nfraction=1\n" * ("formats =" not in text) + text
+    )
     with pytest.raises(ValueError, match=words):
         q.load_formats(tmp_path / "f.toml")
     assert q.names() == before
 
 
-@pytest.mark.parametrize(("make", "error", "words"), [
-    (lambda: q.Fixed(33, 0), ValueError, "word must be from 2 to 32, got 33"),
-    (lambda: q.Fixed(8, 0.5), TypeError, "fraction must be an integer from -256 to 256, got 0.5"),
-    (lambda: q.Fixed(8, 1, signed=False, symmetric=True), ValueError, "symmetric=True needs signed=True"),
-    (lambda: q.Fixed(8, 1, overflow="infinity"), ValueError, "needs a format with infinities"),
-    (lambda: q.Float(0, 3), ValueError, "exponent must be from 1 to 11, got 0"),
-    (lambda: q.Float(4, 3, specials="iee"), ValueError, "did you mean 'ieee'"),
-    (lambda: q.Float(4, 3, specials="fn", overflow="infinity"), ValueError, "needs a format with infinities"),
-    (lambda: q.Float(4, 3, specials="finite", overflow="nan"), ValueError, "needs a format with NaN"),
-    (lambda: q.Float(4, 3, signed=False, specials="fnuz"), ValueError, "needs signed=True and zero=True"),
-    (lambda: q.Float(1, 0), ValueError, "no positive value left"),
-    (lambda: q.Float(8, 3, bias=-1000), ValueError, "choose another bias"),
-    (lambda: q.Codebook(1), ValueError, "from 2 to 65536 values, got 1"),
-    (lambda: q.Codebook(1, 2, 1), ValueError, "distinct"),
-    (lambda: q.Codebook(1, float("inf")), ValueError, "finite"),
-    (lambda: q.Codebook("ab"), TypeError, "must be numbers"),
-    (lambda: q.bfp(1), ValueError, "word must be from 2 to 32, got 1"),
-    (lambda: q.bfp(8, range="two"), ValueError, "did you mean 'twos'"),
-    (lambda: q.bfp(8, size=16), ValueError, "needs one axis"),
-    (lambda: q.bfp(8, axis=(0, 0)), ValueError, "each axis once"),
-    (lambda: q.Block(q.Codebook(0, 1)), TypeError, "element must be a format with evenly spaced binades"),
-    (lambda: q.parse("e4m3fm"), ValueError, "did you mean 'e4m3fn'"),
-    (lambda: q.parse("flot<4,3>"), ValueError, "did you mean 'float'"),
-    (lambda: q.parse("fixed<8"), ValueError, "cannot read the format 'fixed<8'"),
-    (lambda: q.parse("fixed<8,6>>"), ValueError, "unexpected '>'"),
-    (lambda: q.parse("fixed<8,6,colour=red>"), ValueError, "colour"),
-    (lambda: q.parse("fixed<8,6,1.2.3>"), ValueError, "'1.2.3' is not a number"),
-    (lambda: q.parse(8), TypeError, "a format must be a string or a Format, got 8"),
-    (lambda: q.register("8bit", "e4m3fn"), ValueError, "starts with a letter"),
-    (lambda: q.Rounding("nearest"), ValueError, "rounding mode must be one of"),
-    (lambda: q.Rounding.parse("nearest_evn"), ValueError, "did you mean 'nearest_even'"),
-    (lambda: q.Rounding("stochastic_a", 33), ValueError, "must be from 1 to 32, got 33"),
-    (lambda: q.Rounding("to_odd", 3), ValueError, "random_bits of to_odd must be from 0 to 0"),
-])
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: q.Fixed(33, 0), ValueError, "word must be from 2 to 32, got 33"),
+        (lambda: q.Fixed(8, 0.5), TypeError, "fraction must be an integer from -256 to 256, got 0.5"),
+        (lambda: q.Fixed(8, 1, signed=False, symmetric=True), ValueError, "symmetric=True needs signed=True"),
+        (lambda: q.Fixed(8, 1, overflow="infinity"), ValueError, "needs a format with infinities"),
+        (lambda: q.Float(0, 3), ValueError, "exponent must be from 1 to 11, got 0"),
+        (lambda: q.Float(4, 3, specials="iee"), ValueError, "did you mean 'ieee'"),
+        (lambda: q.Float(4, 3, specials="fn", overflow="infinity"), ValueError, "needs a format with infinities"),
+        (lambda: q.Float(4, 3, specials="finite", overflow="nan"), ValueError, "needs a format with NaN"),
+        (lambda: q.Float(4, 3, signed=False, specials="fnuz"), ValueError, "needs signed=True and zero=True"),
+        (lambda: q.Float(1, 0), ValueError, "no positive value left"),
+        (lambda: q.Float(8, 3, bias=-1000), ValueError, "choose another bias"),
+        (lambda: q.Codebook(1), ValueError, "from 2 to 65536 values, got 1"),
+        (lambda: q.Codebook(1, 2, 1), ValueError, "distinct"),
+        (lambda: q.Codebook(1, float("inf")), ValueError, "finite"),
+        (lambda: q.Codebook("ab"), TypeError, "must be numbers"),
+        (lambda: q.bfp(1), ValueError, "word must be from 2 to 32, got 1"),
+        (lambda: q.bfp(8, range="two"), ValueError, "did you mean 'twos'"),
+        (lambda: q.bfp(8, size=16), ValueError, "needs one axis"),
+        (lambda: q.bfp(8, axis=(0, 0)), ValueError, "each axis once"),
+        (lambda: q.Block(q.Codebook(0, 1)), TypeError, "element must be a format with evenly spaced binades"),
+        (lambda: q.parse("e4m3fm"), ValueError, "did you mean 'e4m3fn'"),
+        (lambda: q.parse("flot<4,3>"), ValueError, "did you mean 'float'"),
+        (lambda: q.parse("fixed<8"), ValueError, "cannot read the format 'fixed<8'"),
+        (lambda: q.parse("fixed<8,6>>"), ValueError, "unexpected '>'"),
+        (lambda: q.parse("fixed<8,6,colour=red>"), ValueError, "colour"),
+        (lambda: q.parse("fixed<8,6,1.2.3>"), ValueError, "'1.2.3' is not a number"),
+        (lambda: q.parse(8), TypeError, "a format must be a string or a Format, got 8"),
+        (lambda: q.register("8bit", "e4m3fn"), ValueError, "starts with a letter"),
+        (lambda: q.Rounding("nearest"), ValueError, "rounding mode must be one of"),
+        (lambda: q.Rounding.parse("nearest_evn"), ValueError, "did you mean 'nearest_even'"),
+        (lambda: q.Rounding("stochastic_a", 33), ValueError, "must be from 1 to 32, got 33"),
+        (lambda: q.Rounding("to_odd", 3), ValueError, "random_bits of to_odd must be from 0 to 0"),
+    ],
+)
 def test_bad_parameters(make, error, words) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error, match=words):
         make()
 
 
-@pytest.mark.parametrize(("maximum", "quantum", "words"), [
-    (10.0, lambda e, xp: e - 2, "the values near zero never end"),
-    (10.5, lambda e, xp: xp.maximum(e - 2, -3), "not a multiple of 2\\^1"),
-    (-1.0, lambda e, xp: xp.maximum(e - 2, -3), "max must be a positive finite float"),
-    (8.0, lambda e, xp: e + 1, "exceeds 3, the binade of max"),
-    (8.0, lambda e, xp: xp.where(e < -4, 0, e - 2), "must have quantum\\(e\\) = -4"),
-])
+@pytest.mark.parametrize(
+    ("maximum", "quantum", "words"),
+    [
+        (10.0, lambda e, xp: e - 2, "the values near zero never end"),
+        (10.5, lambda e, xp: xp.maximum(e - 2, -3), "not a multiple of 2\\^1"),
+        (-1.0, lambda e, xp: xp.maximum(e - 2, -3), "max must be a positive finite float"),
+        (8.0, lambda e, xp: e + 1, "exceeds 3, the binade of max"),
+        (8.0, lambda e, xp: xp.where(e < -4, 0, e - 2), "must have quantum\\(e\\) = -4"),
+    ],
+)
 def test_bad_grids_are_refused_at_construction(maximum, quantum, words) -> None:  # type: ignore[no-untyped-def]
     @dataclasses.dataclass(frozen=True)
     class Bad(q.BinadeFormat):
@@ -272,6 +300,7 @@ def test_where_without_an_array_is_refused() -> None:
 
 def test_a_field_cannot_hide_a_property() -> None:
     with pytest.raises(TypeError, match="would hide the property 'bits'"):
+
         class Hiding(q.BinadeFormat):
             bits: int
 

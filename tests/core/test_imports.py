@@ -12,7 +12,18 @@ import pytest
 import qemu_swalp
 
 PACKAGE = Path(qemu_swalp.__file__).parent
-HEAVY = ("torch", "tensorflow", "jax", "cupy", "keras", "ml_dtypes", "matplotlib", "sklearn", "tqdm", "qemu_swalp_torch")
+HEAVY = (
+    "torch",
+    "tensorflow",
+    "jax",
+    "cupy",
+    "keras",
+    "ml_dtypes",
+    "matplotlib",
+    "sklearn",
+    "tqdm",
+    "qemu_swalp_torch",
+)
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -20,10 +31,15 @@ def loaded_after(statement: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-@pytest.mark.parametrize("statement", [
-    "import qemu_swalp", "import qemu_swalp.training", "import qemu_swalp as q; q.quantize([0.3], 'bfp8'); q.encode([1.0], 'e4m3fn')",
-    "from qemu_swalp.cli import main",
-])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import qemu_swalp",
+        "import qemu_swalp.training",
+        "import qemu_swalp as q; q.quantize([0.3], 'bfp8'); q.encode([1.0], 'e4m3fn')",
+        "from qemu_swalp.cli import main",
+    ],
+)
 def test_no_framework_is_loaded(statement: str) -> None:
     assert loaded_after(statement) & set(HEAVY) == set()
 
@@ -32,8 +48,19 @@ def test_the_test_above_can_fail() -> None:
     assert "torch" in loaded_after("import qemu_swalp, torch")
 
 
-LAYERS = ["backends", "formats", "rounding", "randombits", "carriers", "engine", "quantization", "codes", "training", "experiments",
-          "cli"]
+LAYERS = [
+    "backends",
+    "formats",
+    "rounding",
+    "randombits",
+    "carriers",
+    "engine",
+    "quantization",
+    "codes",
+    "training",
+    "experiments",
+    "cli",
+]
 
 
 def imports_of(path: Path) -> set[str]:

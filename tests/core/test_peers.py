@@ -15,20 +15,35 @@ from gfloat import RoundMode
 import qemu_swalp as q
 
 ML_DTYPES = {
-    "fp16": np.float16, "bf16": ml_dtypes.bfloat16, "e5m2": ml_dtypes.float8_e5m2, "e4m3": ml_dtypes.float8_e4m3,
-    "e3m4": ml_dtypes.float8_e3m4, "e4m3fn": ml_dtypes.float8_e4m3fn, "e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
-    "e5m2fnuz": ml_dtypes.float8_e5m2fnuz, "e4m3b11fnuz": ml_dtypes.float8_e4m3b11fnuz, "e2m3fn": ml_dtypes.float6_e2m3fn,
-    "e3m2fn": ml_dtypes.float6_e3m2fn, "e2m1fn": ml_dtypes.float4_e2m1fn,
+    "fp16": np.float16,
+    "bf16": ml_dtypes.bfloat16,
+    "e5m2": ml_dtypes.float8_e5m2,
+    "e4m3": ml_dtypes.float8_e4m3,
+    "e3m4": ml_dtypes.float8_e3m4,
+    "e4m3fn": ml_dtypes.float8_e4m3fn,
+    "e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
+    "e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
+    "e4m3b11fnuz": ml_dtypes.float8_e4m3b11fnuz,
+    "e2m3fn": ml_dtypes.float6_e2m3fn,
+    "e3m2fn": ml_dtypes.float6_e3m2fn,
+    "e2m1fn": ml_dtypes.float4_e2m1fn,
 }
 GFLOAT = {
-    "fp16": gfloat.formats.format_info_binary16, "bf16": gfloat.formats.format_info_bfloat16,
-    "e5m2": gfloat.formats.format_info_ocp_e5m2, "e4m3fn": gfloat.formats.format_info_ocp_e4m3,
-    "e2m3fn": gfloat.formats.format_info_ocp_e2m3, "e3m2fn": gfloat.formats.format_info_ocp_e3m2,
-    "e2m1fn": gfloat.formats.format_info_ocp_e2m1, "fixed<8,6>": gfloat.formats.format_info_ocp_int8,
+    "fp16": gfloat.formats.format_info_binary16,
+    "bf16": gfloat.formats.format_info_bfloat16,
+    "e5m2": gfloat.formats.format_info_ocp_e5m2,
+    "e4m3fn": gfloat.formats.format_info_ocp_e4m3,
+    "e2m3fn": gfloat.formats.format_info_ocp_e2m3,
+    "e3m2fn": gfloat.formats.format_info_ocp_e3m2,
+    "e2m1fn": gfloat.formats.format_info_ocp_e2m1,
+    "fixed<8,6>": gfloat.formats.format_info_ocp_int8,
 }
 MODES = {
-    "nearest_even": RoundMode.TiesToEven, "nearest_away": RoundMode.TiesToAway, "toward_zero": RoundMode.TowardZero,
-    "toward_positive": RoundMode.TowardPositive, "toward_negative": RoundMode.TowardNegative,
+    "nearest_even": RoundMode.TiesToEven,
+    "nearest_away": RoundMode.TiesToAway,
+    "toward_zero": RoundMode.TowardZero,
+    "toward_positive": RoundMode.TowardPositive,
+    "toward_negative": RoundMode.TowardNegative,
 }
 STOCHASTIC = {"a": RoundMode.StochasticFastest, "b": RoundMode.StochasticFast, "c": RoundMode.Stochastic}
 
@@ -77,8 +92,10 @@ def test_ml_dtypes_e8m0fnu() -> None:
     assert (same | low | tie).all()
 
 
-@pytest.mark.parametrize(("name", "saturate"), [
-    *((name, True) for name in GFLOAT), *((name, False) for name in GFLOAT if q.parse(name).has_nan)])  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("name", "saturate"),
+    [*((name, True) for name in GFLOAT), *((name, False) for name in GFLOAT if q.parse(name).has_nan)],
+)  # type: ignore[attr-defined]
 @pytest.mark.parametrize("mode", MODES)
 def test_gfloat(name: str, saturate: bool, mode: str) -> None:
     f = q.parse(name)
@@ -87,7 +104,9 @@ def test_gfloat(name: str, saturate: bool, mode: str) -> None:
         x = x[::5]
     policy = "saturate" if saturate else "infinity" if f.has_infinity else "nan"  # type: ignore[attr-defined]
     ours = q.quantize(x, name, mode, overflow=policy)  # type: ignore[arg-type]
-    theirs = np.asarray(gfloat.round_ndarray(GFLOAT[name], x.astype(np.float64), MODES[mode], saturate)).astype(np.float32)
+    theirs = np.asarray(gfloat.round_ndarray(GFLOAT[name], x.astype(np.float64), MODES[mode], saturate)).astype(
+        np.float32
+    )
     same = agree(ours, theirs)
     if name.startswith("fixed"):
         same |= (ours == 0) & (theirs == 0)  # RND-10: fixed point has no -0; gfloat keeps the sign of x
@@ -100,8 +119,11 @@ def test_gfloat(name: str, saturate: bool, mode: str) -> None:
 def test_gfloat_stochastic(name: str, variant: str, n: int) -> None:
     x = X[~np.isnan(X) & (np.abs(X) < 2.0**100)][::40]
     r = np.random.default_rng(n).integers(0, 2**n, x.shape)
-    ours = q.quantize(x, name, f"stochastic_{variant}<{n}>", random=(r << (32 - n)).astype(np.uint32), overflow="saturate")
-    theirs = np.asarray(gfloat.round_ndarray(GFLOAT[name], x.astype(np.float64), STOCHASTIC[variant], True, srbits=r,
-                                             srnumbits=n)).astype(np.float32)
+    ours = q.quantize(
+        x, name, f"stochastic_{variant}<{n}>", random=(r << (32 - n)).astype(np.uint32), overflow="saturate"
+    )
+    theirs = np.asarray(
+        gfloat.round_ndarray(GFLOAT[name], x.astype(np.float64), STOCHASTIC[variant], True, srbits=r, srnumbits=n)
+    ).astype(np.float32)
     same = agree(ours, theirs) | ((ours == 0) & (theirs == 0) & name.startswith("fixed"))
     assert same.all(), (x[~same][:5], r[~same][:5], ours[~same][:5], theirs[~same][:5])

@@ -69,34 +69,84 @@ class NotQuantizable(q.Format):
     idempotent = True
 
 
-@pytest.mark.parametrize(("call", "error", "words"), [
-    (lambda: q.quantize(NotAnArray(), "e4m3fn"), TypeError, "expected an array of numpy, cupy, torch, tensorflow, jax, got .*NotAnArray"),
-    (lambda: q.quantize("0.3", "e4m3fn"), TypeError, "expected an array"),
-    (lambda: q.quantize(np.arange(3), "e4m3fn"), TypeError, "expected an array of float16, bfloat16, float32, float64, got dtype int64"),
-    (lambda: q.quantize(X.astype("float16"), "bf16"), TypeError,
-     "an array of float16 cannot hold the values of bf16: it lacks small values .*; convert it to bfloat16"),
-    (lambda: q.quantize(X.astype("float16"), "fixed<14,2>"), TypeError, "lacks precision \\(13 bits, it has 11\\); convert it to float32"),
-    (lambda: q.quantize(X.astype("float16"), "fixed<8,-12>"), TypeError, "lacks range \\(up to 524288, it has 65504\\)"),
-    (lambda: q.quantize(X, "fixed<32,0>"), TypeError, "convert it to float64"),
-    (lambda: q.quantize(X.astype(ml_dtypes.bfloat16), "bfp<16>"), TypeError, "bfloat16 cannot hold the values of bfp16"),
-    (lambda: q.quantize(X, "codebook<0,0.1,dtype=float64>"), TypeError, "convert it to float64"),
-    (lambda: q.quantize(X, "e4m3fn", "stochastic"), ValueError, "needs random=: RandomBits\\(seed, stream, step\\)"),
-    (lambda: q.quantize(X, "e4m3fn", "stochastic", random=np.zeros(3, np.uint32)), ValueError, "of shape \\(6, 10\\)"),
-    (lambda: q.quantize(X, "e4m3fn", "stochastic", random=np.zeros((6, 10))), ValueError, "must be a uint32 or int32 numpy array"),
-    (lambda: q.quantize(X, "e4m3fn", overflow="infinity"), ValueError, "needs a format with infinities"),
-    (lambda: q.quantize(X, "bfp8", overflow="nan"), ValueError, "needs a format with NaN"),
-    (lambda: q.quantize(X, "bfp8", overflow="wrap"), ValueError, "overflow must be one of saturate, infinity, nan, got 'wrap'"),
-    (lambda: q.quantize(X, "bfp<8,axis=2>"), ValueError, "names axis 2, which an array of 2 dimensions does not have"),
-    (lambda: q.quantize(X, "bfp<8,axis=(0,-2)>"), ValueError, "names axis 0 of an array of 2 dimensions twice"),
-    (lambda: q.quantize(X, "e4m3fn", out=X[:3]), ValueError, "out must have x's shape \\(6, 10\\)"),
-    (lambda: q.quantize(X, "e4m3fn", out=[1.0]), TypeError, "out must be a numpy array like x"),
-    (lambda: q.quantize(X, NotQuantizable()), TypeError, "NotQuantizable must derive from BinadeFormat, Codebook or Block"),
-    (lambda: q.encode([0.3], "e4m3fn"), ValueError, "encode needs values of e4m3fn.*quantize first"),
-    (lambda: q.encode([float("nan")], "fixed<8,6>"), ValueError, "encode needs values"),
-    (lambda: q.decode(np.zeros(3), "e4m3fn"), TypeError, "codes must be an integer array, got dtype float64"),
-    (lambda: q.decode(np.zeros(3, np.uint8), "bfp8"), TypeError, "must be BlockCodes"),
-    (lambda: q.decode(np.uint8([3]), "codebook<-1,0,1>"), ValueError, "codes of codebook<-1,0,1> run from 0 to 2"),
-])
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (
+            lambda: q.quantize(NotAnArray(), "e4m3fn"),
+            TypeError,
+            "expected an array of numpy, cupy, torch, tensorflow, jax, got .*NotAnArray",
+        ),
+        (lambda: q.quantize("0.3", "e4m3fn"), TypeError, "expected an array"),
+        (
+            lambda: q.quantize(np.arange(3), "e4m3fn"),
+            TypeError,
+            "expected an array of float16, bfloat16, float32, float64, got dtype int64",
+        ),
+        (
+            lambda: q.quantize(X.astype("float16"), "bf16"),
+            TypeError,
+            "an array of float16 cannot hold the values of bf16: it lacks small values .*; convert it to bfloat16",
+        ),
+        (
+            lambda: q.quantize(X.astype("float16"), "fixed<14,2>"),
+            TypeError,
+            "lacks precision \\(13 bits, it has 11\\); convert it to float32",
+        ),
+        (
+            lambda: q.quantize(X.astype("float16"), "fixed<8,-12>"),
+            TypeError,
+            "lacks range \\(up to 524288, it has 65504\\)",
+        ),
+        (lambda: q.quantize(X, "fixed<32,0>"), TypeError, "convert it to float64"),
+        (
+            lambda: q.quantize(X.astype(ml_dtypes.bfloat16), "bfp<16>"),
+            TypeError,
+            "bfloat16 cannot hold the values of bfp16",
+        ),
+        (lambda: q.quantize(X, "codebook<0,0.1,dtype=float64>"), TypeError, "convert it to float64"),
+        (
+            lambda: q.quantize(X, "e4m3fn", "stochastic"),
+            ValueError,
+            "needs random=: RandomBits\\(seed, stream, step\\)",
+        ),
+        (
+            lambda: q.quantize(X, "e4m3fn", "stochastic", random=np.zeros(3, np.uint32)),
+            ValueError,
+            "of shape \\(6, 10\\)",
+        ),
+        (
+            lambda: q.quantize(X, "e4m3fn", "stochastic", random=np.zeros((6, 10))),
+            ValueError,
+            "must be a uint32 or int32 numpy array",
+        ),
+        (lambda: q.quantize(X, "e4m3fn", overflow="infinity"), ValueError, "needs a format with infinities"),
+        (lambda: q.quantize(X, "bfp8", overflow="nan"), ValueError, "needs a format with NaN"),
+        (
+            lambda: q.quantize(X, "bfp8", overflow="wrap"),
+            ValueError,
+            "overflow must be one of saturate, infinity, nan, got 'wrap'",
+        ),
+        (
+            lambda: q.quantize(X, "bfp<8,axis=2>"),
+            ValueError,
+            "names axis 2, which an array of 2 dimensions does not have",
+        ),
+        (lambda: q.quantize(X, "bfp<8,axis=(0,-2)>"), ValueError, "names axis 0 of an array of 2 dimensions twice"),
+        (lambda: q.quantize(X, "e4m3fn", out=X[:3]), ValueError, "out must have x's shape \\(6, 10\\)"),
+        (lambda: q.quantize(X, "e4m3fn", out=[1.0]), TypeError, "out must be a numpy array like x"),
+        (
+            lambda: q.quantize(X, NotQuantizable()),
+            TypeError,
+            "NotQuantizable must derive from BinadeFormat, Codebook or Block",
+        ),
+        (lambda: q.encode([0.3], "e4m3fn"), ValueError, "encode needs values of e4m3fn.*quantize first"),
+        (lambda: q.encode([float("nan")], "fixed<8,6>"), ValueError, "encode needs values"),
+        (lambda: q.decode(np.zeros(3), "e4m3fn"), TypeError, "codes must be an integer array, got dtype float64"),
+        (lambda: q.decode(np.zeros(3, np.uint8), "bfp8"), TypeError, "must be BlockCodes"),
+        (lambda: q.decode(np.uint8([3]), "codebook<-1,0,1>"), ValueError, "codes of codebook<-1,0,1> run from 0 to 2"),
+    ],
+)
 def test_errors(call, error, words) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error, match=words):
         call()
@@ -109,8 +159,20 @@ def test_a_failed_call_changes_nothing() -> None:
     assert (x == X).all()
 
 
-@pytest.mark.parametrize("format", ["e4m3fn", "e5m2", "e4m3fnuz", "e2m1fn", "e8m0fnu", "float<4,3,subnormals=false>", "fixed<8,6>",
-                                    "fixed<5,2,unsigned>", "codebook<3,-1,0.5>"])
+@pytest.mark.parametrize(
+    "format",
+    [
+        "e4m3fn",
+        "e5m2",
+        "e4m3fnuz",
+        "e2m1fn",
+        "e8m0fnu",
+        "float<4,3,subnormals=false>",
+        "fixed<8,6>",
+        "fixed<5,2,unsigned>",
+        "codebook<3,-1,0.5>",
+    ],
+)
 def test_every_code_comes_back(format: str) -> None:
     """COD-1: encode(decode(c)) = c for every code that stands for something but a second NaN."""
     f = q.parse(format)
@@ -159,8 +221,13 @@ def test_codes_in_the_range_of_the_paper() -> None:
 
 def test_exponents_have_the_axes_of_the_source() -> None:
     """COD-4."""
-    for shape, format, expected in [((), "bfp8", ()), ((0, 3), "bfp8", (1, 1)), ((0, 3), "bfp<8,axis=1>", (1, 3)),
-                                    ((2, 0), "bfp<8,axis=1,size=4>", (2, 0)), ((2, 5), "bfp<8,axis=1,size=4>", (2, 2))]:
+    for shape, format, expected in [
+        ((), "bfp8", ()),
+        ((0, 3), "bfp8", (1, 1)),
+        ((0, 3), "bfp<8,axis=1>", (1, 3)),
+        ((2, 0), "bfp<8,axis=1,size=4>", (2, 0)),
+        ((2, 5), "bfp<8,axis=1,size=4>", (2, 2)),
+    ]:
         assert q.encode(np.zeros(shape, np.float32), format).exponents.shape == expected
 
 

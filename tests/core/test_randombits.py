@@ -7,7 +7,8 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 import qemu_swalp as q
 from qemu_swalp.backends import numpy_namespace
@@ -17,11 +18,14 @@ ONES = 0xFFFFFFFF
 PI = (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344, 0xA4093822, 0x299F31D0)
 
 
-@pytest.mark.parametrize(("counter", "key", "expected"), [
-    ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
-    ((ONES,) * 4, (ONES,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    (PI[:4], PI[4:], (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
-])
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((ONES,) * 4, (ONES,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (PI[:4], PI[4:], (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
+    ],
+)
 def test_random123_known_answers(counter, key, expected) -> None:  # type: ignore[no-untyped-def]
     """RNG-1: the vectors published with Random123."""
     assert philox_words(counter, key) == expected
@@ -54,8 +58,9 @@ def test_chunks_of_a_large_array_are_one_sequence() -> None:
     x = np.random.default_rng(0).standard_normal(40_001).astype(np.float32)
     whole = q.quantize(x, "fixed<8,4>", "stochastic", random=q.RandomBits(3, 4, 5))
     cut = [0, 1, 6, 8192, 8195, 30_000, 40_001]
-    parts = [q.quantize(x[a:b], "fixed<8,4>", "stochastic", random=q.RandomBits(3, 4, 5, offset=a))
-             for a, b in pairwise(cut)]
+    parts = [
+        q.quantize(x[a:b], "fixed<8,4>", "stochastic", random=q.RandomBits(3, 4, 5, offset=a)) for a, b in pairwise(cut)
+    ]
     assert (np.concatenate(parts) == whole).all()
     words = element_words(40_001, seed=3, stream=4, step=5)
     assert (q.quantize(x, "fixed<8,4>", "stochastic", random=words) == whole).all()
@@ -64,8 +69,10 @@ def test_chunks_of_a_large_array_are_one_sequence() -> None:
 
 def test_noise_is_unbiased_and_differs_by_seed_stream_and_step() -> None:
     x = np.full(100_000, 0.3, np.float32)
-    draws = [q.quantize(x, "fixed<8,0>", "stochastic", random=r)
-             for r in (q.RandomBits(0), q.RandomBits(1), q.RandomBits(0, 1), q.RandomBits(0, 0, 1))]
+    draws = [
+        q.quantize(x, "fixed<8,0>", "stochastic", random=r)
+        for r in (q.RandomBits(0), q.RandomBits(1), q.RandomBits(0, 1), q.RandomBits(0, 0, 1))
+    ]
     for r in draws:
         assert abs(r.mean() - 0.3) < 5 * (0.21 / 100_000) ** 0.5
     for i, a in enumerate(draws):
@@ -73,15 +80,18 @@ def test_noise_is_unbiased_and_differs_by_seed_stream_and_step() -> None:
             assert abs(np.corrcoef(a, b)[0, 1]) < 5 / 100_000**0.5
 
 
-@pytest.mark.parametrize(("make", "error", "words"), [
-    (lambda: q.RandomBits(-1), ValueError, "seed must be from 0 to 18446744073709551615, got -1"),
-    (lambda: q.RandomBits(0, 2**64), ValueError, "stream must be from 0"),
-    (lambda: q.RandomBits(0, 0, 2**32), ValueError, "step must be from 0 to 4294967295"),
-    (lambda: q.RandomBits(0, 0, 1.5), TypeError, "step must be an integer"),
-    (lambda: q.RandomBits(0, offset=-4), ValueError, "offset must be from 0"),
-    (lambda: element_words(5, offset=2**34 - 4), ValueError, "random bits reach 2\\^34 elements"),
-    (lambda: q.stream_id("w", -1), ValueError, "tensor must be from 0"),
-])
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: q.RandomBits(-1), ValueError, "seed must be from 0 to 18446744073709551615, got -1"),
+        (lambda: q.RandomBits(0, 2**64), ValueError, "stream must be from 0"),
+        (lambda: q.RandomBits(0, 0, 2**32), ValueError, "step must be from 0 to 4294967295"),
+        (lambda: q.RandomBits(0, 0, 1.5), TypeError, "step must be an integer"),
+        (lambda: q.RandomBits(0, offset=-4), ValueError, "offset must be from 0"),
+        (lambda: element_words(5, offset=2**34 - 4), ValueError, "random bits reach 2\\^34 elements"),
+        (lambda: q.stream_id("w", -1), ValueError, "tensor must be from 0"),
+    ],
+)
 def test_bad_counters(make, error, words) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error, match=words):
         make()

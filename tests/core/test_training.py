@@ -6,7 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 import qemu_swalp as q
 from qemu_swalp.training import (
@@ -33,10 +34,17 @@ def run(optimizer: SGD, params=W0, gradients=GRADIENTS):  # type: ignore[no-unty
     return params, state
 
 
-@pytest.mark.parametrize("hyper", [
-    {}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True}, {"momentum": 0.9, "dampening": 0.5},
-    {"weight_decay": 0.1}, {"momentum": 0.8, "weight_decay": 0.01, "maximize": True},
-])
+@pytest.mark.parametrize(
+    "hyper",
+    [
+        {},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "nesterov": True},
+        {"momentum": 0.9, "dampening": 0.5},
+        {"weight_decay": 0.1},
+        {"momentum": 0.8, "weight_decay": 0.01, "maximize": True},
+    ],
+)
 def test_full_precision_is_torch_sgd(hyper: dict[str, float]) -> None:
     """The update rule is PyTorch's; it contracts products, we do not, so float64 and a tolerance of its last bits."""
     import torch
@@ -47,8 +55,11 @@ def test_full_precision_is_torch_sgd(hyper: dict[str, float]) -> None:
         for t, v in zip(tensors, g.values(), strict=True):
             t.grad = torch.from_numpy(v.astype(np.float64))
         theirs.step()
-    ours, _ = run(SGD(0.1, **hyper), {n: w.astype(np.float64) for n, w in W0.items()},  # type: ignore[arg-type]
-                  [{n: v.astype(np.float64) for n, v in g.items()} for g in GRADIENTS])
+    ours, _ = run(
+        SGD(0.1, **hyper),
+        {n: w.astype(np.float64) for n, w in W0.items()},  # type: ignore[arg-type]
+        [{n: v.astype(np.float64) for n, v in g.items()} for g in GRADIENTS],
+    )
     for t, w in zip(tensors, ours.values(), strict=True):
         np.testing.assert_allclose(t.detach().numpy(), w, rtol=1e-13, atol=1e-14)
 
@@ -83,8 +94,11 @@ def test_weights_live_on_the_grid_and_an_accumulator_keeps_small_updates() -> No
     on_grid = {n: q.quantize(w, "fixed<8,4>") for n, w in W0.items()}
     stuck, _ = run(SGD(0.1, recipe=recipe), on_grid, tiny)
     assert all((stuck[n] == on_grid[n]).all() for n in W0)
-    moved, state = run(SGD(0.1, recipe=Recipe(weight="fixed<8,4>/nearest_even", accumulator="fixed<24,20>/nearest_even")),
-                       on_grid, tiny)
+    moved, state = run(
+        SGD(0.1, recipe=Recipe(weight="fixed<8,4>/nearest_even", accumulator="fixed<24,20>/nearest_even")),
+        on_grid,
+        tiny,
+    )
     for n in W0:
         accumulator = state.slots[n].accumulator
         np.testing.assert_allclose(accumulator, on_grid[n] - 0.05, atol=1e-4)
@@ -157,8 +171,12 @@ def test_start_and_cycle() -> None:
 
 
 def test_recipes_are_plain_strings() -> None:
-    recipe = Recipe(weight="bfp8", momentum="fixed<8,6>/to_odd", state={"exp_avg_sq": "bf16/nearest_even", "step": None},
-                    overrides={"*.bias": None, "head.*": Recipe(weight="e4m3fn/stochastic_b<4>")})
+    recipe = Recipe(
+        weight="bfp8",
+        momentum="fixed<8,6>/to_odd",
+        state={"exp_avg_sq": "bf16/nearest_even", "step": None},
+        overrides={"*.bias": None, "head.*": Recipe(weight="e4m3fn/stochastic_b<4>")},
+    )
     plain = json.loads(json.dumps(recipe.to_dict()))
     assert Recipe.from_dict(plain) == recipe
     assert hash(Recipe.from_dict(plain)) == hash(recipe)
@@ -168,7 +186,9 @@ def test_recipes_are_plain_strings() -> None:
 
 def test_swalp_recipe() -> None:
     recipe = swalp(6, "big")
-    assert {recipe.quantizer(role) for role in ("weight", "activation", "error", "gradient", "momentum")} == {Quantizer("bfp6")}
+    assert {recipe.quantizer(role) for role in ("weight", "activation", "error", "gradient", "momentum")} == {
+        Quantizer("bfp6")
+    }
     assert recipe.average is None
     assert str(swalp().weight) == "bfp<8,axis=0>/stochastic_a"
 
@@ -182,26 +202,33 @@ def test_schedule_shape() -> None:
     assert SWALPSchedule(0.1, start=0)(0) == pytest.approx(0.001)
 
 
-@pytest.mark.parametrize(("make", "error", "words"), [
-    (lambda: SGD(-0.1), ValueError, "learning_rate must be at least 0, got -0.1"),
-    (lambda: SGD("0.1"), TypeError, "learning_rate must be a number"),
-    (lambda: SGD(0.1, momentum=-1), ValueError, "momentum must be at least 0"),
-    (lambda: SGD(0.1, nesterov=True), ValueError, "nesterov=True needs momentum > 0"),
-    (lambda: SGD(0.1).update(W0, {"x": W0["fc.bias"]}, SGD(0.1).init(W0)), ValueError, "must have the same names"),
-    (lambda: Averaging(cycle=0), ValueError, "cycle must be from 1"),
-    (lambda: Averaging(exact="e4m3fn"), TypeError, "exact must be a fixed-point format"),
-    (lambda: Averaging(exact="fixed<8,6>", quantizer="bfp8"), ValueError, "exclude each other"),
-    (lambda: Averaging(start=3).average(Averaging().init()), ValueError, "nothing averaged yet: averaging starts after step 3"),
-    (lambda: Recipe(weight=3), TypeError, "a quantizer must be"),
-    (lambda: Recipe(weight="bfp8/nearst_even"), ValueError, "did you mean 'nearest_even'"),
-    (lambda: Recipe(overrides={"*": Recipe(overrides={"*": None})}), TypeError, "without overrides"),
-    (lambda: Recipe.from_dict({"weigth": "bfp8"}), ValueError, "a recipe has the keys .*; got weigth"),
-    (lambda: swalp(8, "medium"), ValueError, "block must be 'small' or 'big'"),
-    (lambda: SWALPSchedule(0, 10), ValueError, "learning rates must be positive"),
-    (lambda: SWALPSchedule(0.1, -1), ValueError, "start must be at least 0"),
-    (lambda: SWALPSchedule(0.1, 10, decay_start=0.9), ValueError, "decay_start < decay_end"),
-    (lambda: SWALPSchedule(0.1, 10, floor=0), ValueError, "floor must be above 0"),
-])
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: SGD(-0.1), ValueError, "learning_rate must be at least 0, got -0.1"),
+        (lambda: SGD("0.1"), TypeError, "learning_rate must be a number"),
+        (lambda: SGD(0.1, momentum=-1), ValueError, "momentum must be at least 0"),
+        (lambda: SGD(0.1, nesterov=True), ValueError, "nesterov=True needs momentum > 0"),
+        (lambda: SGD(0.1).update(W0, {"x": W0["fc.bias"]}, SGD(0.1).init(W0)), ValueError, "must have the same names"),
+        (lambda: Averaging(cycle=0), ValueError, "cycle must be from 1"),
+        (lambda: Averaging(exact="e4m3fn"), TypeError, "exact must be a fixed-point format"),
+        (lambda: Averaging(exact="fixed<8,6>", quantizer="bfp8"), ValueError, "exclude each other"),
+        (
+            lambda: Averaging(start=3).average(Averaging().init()),
+            ValueError,
+            "nothing averaged yet: averaging starts after step 3",
+        ),
+        (lambda: Recipe(weight=3), TypeError, "a quantizer must be"),
+        (lambda: Recipe(weight="bfp8/nearst_even"), ValueError, "did you mean 'nearest_even'"),
+        (lambda: Recipe(overrides={"*": Recipe(overrides={"*": None})}), TypeError, "without overrides"),
+        (lambda: Recipe.from_dict({"weigth": "bfp8"}), ValueError, "a recipe has the keys .*; got weigth"),
+        (lambda: swalp(8, "medium"), ValueError, "block must be 'small' or 'big'"),
+        (lambda: SWALPSchedule(0, 10), ValueError, "learning rates must be positive"),
+        (lambda: SWALPSchedule(0.1, -1), ValueError, "start must be at least 0"),
+        (lambda: SWALPSchedule(0.1, 10, decay_start=0.9), ValueError, "decay_start < decay_end"),
+        (lambda: SWALPSchedule(0.1, 10, floor=0), ValueError, "floor must be above 0"),
+    ],
+)
 def test_errors(make, error, words) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error, match=words):
         make()
