@@ -1,0 +1,122 @@
+"""A rounding as plain values, which `torch.compile` can trace, and as one operator, which it keeps whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
+
+from qemu_swalp import Format, RandomBits, Rounding
+from qemu_swalp.training import Quantizer
+
+from .tensors import rounded
+
+SIGN = 1 << 63
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def untraced(function: Function) -> Function:
+    """`torch.compile` runs the function as it is, between graphs."""
+    # torch.compiler.disable does the same, and imports the compiler at once.
+    return _disable_dynamo(function)  # type: ignore[return-value]
+
+
+def constant(function: Function) -> Function:
+    """`torch.compile` runs the function once and takes its result for a constant."""
+    # All that torch.compiler.assume_constant_result does, once it has imported the compiler.
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+class Rule(NamedTuple):
+    """A quantizer by its string, and where its random bits stand; the latter count for stochastic rounding alone."""
+
+    quantizer: str
+    seed: int = 0
+    stream: int = 0
+    step: int | Tensor = 0
+    offset: int = 0
+
+
+def rule_of(quantizer: str, random: RandomBits | None) -> Rule:
+    """The rule of a spelled quantizer and its random bits."""
+    if random is None:
+        return Rule(quantizer)
+    return Rule(quantizer, random.seed, random.stream, random.step, random.offset)
+
+
+def apply_rule(x: Tensor, rule: Rule) -> Tensor:
+    """A new tensor, x rounded; without gradient."""
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        # Operators take signed integers of 64 bits, so seed and stream are wrapped.
+        step = rule.step if isinstance(rule.step, Tensor) else torch.full((), rule.step, dtype=torch.int64)
+        result: Tensor = _round(x, rule.quantizer, _signed(rule.seed), _signed(rule.stream), step, rule.offset)
+        return result
+    quantizer = parsed(rule.quantizer)
+    return rounded(x, quantizer, RandomBits(*rule[1:]) if quantizer.rounding.stochastic else None)
+
+
+@lru_cache(maxsize=1024)
+def parsed(quantizer: str) -> Quantizer:
+    """The quantizer of a string."""
+    return Quantizer.parse(quantizer)
+
+
+@constant
+def spelled(quantizer: Quantizer | str) -> str:
+    """The string of a quantizer, validated."""
+    return _spelled(quantizer)
+
+
+@lru_cache(maxsize=1024)
+def _spelled(quantizer: Quantizer | str) -> str:
+    return str(Quantizer.parse(quantizer))
+
+
+@constant
+def spelled_pair(format: Format | str, rounding: Rounding | str) -> str:
+    """The string of `Quantizer(format, rounding)`, validated."""
+    return _spelled_pair(format, rounding)
+
+
+@lru_cache(maxsize=1024)
+def _spelled_pair(format: Format | str, rounding: Rounding | str) -> str:
+    return str(Quantizer(format, rounding))
+
+
+def is_stochastic(quantizer: str) -> bool:
+    """Whether a spelled quantizer needs random bits."""
+    return "/stochastic" in quantizer
+
+
+@torch.library.custom_op("qemu_swalp::round", mutates_args=())
+def _round(x: Tensor, quantizer: str, seed: int, stream: int, step: Tensor, offset: int) -> Tensor:
+    rule = Rule(quantizer, seed % (2 * SIGN), stream % (2 * SIGN), int(step), offset)
+    return apply_rule(x, rule).clone(memory_format=torch.contiguous_format)
+
+
+@_round.register_fake
+def _(x: Tensor, quantizer: str, seed: int, stream: int, step: Tensor, offset: int) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("qemu_swalp::tick", mutates_args=("count",))
+def tick(count: Tensor) -> Tensor:
+    """A counter's value, before it moves on. An operator, since Inductor's backward would read the counter anew."""
+    value = count.clone()
+    count.add_(1)
+    return value
+
+
+@tick.register_fake
+def _(count: Tensor) -> Tensor:
+    return torch.empty_like(count)
+
+
+def _signed(n: int) -> int:
+    return n - 2 * SIGN if n >= SIGN else n

@@ -1,0 +1,40 @@
+"""Choosing modules of a model by type, name or predicate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+from typing import TypeAlias
+
+from torch import nn
+
+Selection: TypeAlias = 'type[nn.Module] | str | Callable[[str, nn.Module], bool] | Sequence[Selection]'
+"""A module type, a pattern of names, a predicate (name, module) -> bool, or several of these."""
+
+NONLINEARITIES: tuple[type[nn.Module], ...] = tuple(
+    kind for name in nn.modules.activation.__all__
+    if (kind := getattr(nn.modules.activation, name)) is not nn.MultiheadAttention
+)
+
+COMPUTING_MODULES: tuple[type[nn.Module], ...] = (
+    nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.LocalResponseNorm,
+    nn.modules.pooling._AvgPoolNd, nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._LPPoolNd, *NONLINEARITIES,
+)
+"""Leaf modules whose outputs are new numbers: not those that choose, move or drop some (max pooling, padding,
+dropout).
+"""
+
+
+def chosen(name: str, module: nn.Module, selection: Selection) -> bool:
+    """Whether a module is among those selected. TypeError for a selection that is none."""
+    if isinstance(selection, str):
+        return fnmatchcase(name, selection)
+    if isinstance(selection, type) and issubclass(selection, nn.Module):
+        return isinstance(module, selection)
+    if isinstance(selection, Sequence):
+        return any(chosen(name, module, part) for part in selection)
+    if callable(selection) and not isinstance(selection, type):
+        return bool(selection(name, module))
+    raise TypeError("modules and exclude take module types, patterns of module names, predicates (name, module) -> "
+                    f"bool, or sequences of these, got {selection!r}")

@@ -1,0 +1,135 @@
+"""SGD on the core's step function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from qemu_swalp.formats.base import check_bool, check_int
+from qemu_swalp.training import SGD as CoreSGD
+from qemu_swalp.training import Hyper, Recipe, Slots, sgd_step
+
+from .checkpoint import LoadGuard
+from .configuration import ACCUMULATOR, advance, write
+from .hooks import check_dense
+from .optimizer import check_recipe
+from .plan import Entry, Plan, names_from
+from .tensors import array_of, is_dtensor, tensor_of
+
+MOMENTUM = "momentum_buffer"
+
+UNQUANTIZED = Recipe()
+
+
+class SGD(Optimizer):
+    """`torch.optim.SGD`'s signature on `qemu_swalp.training.sgd_step`: the same gradients give the core's bits.
+
+    In float32 and float64, weights, momenta and accumulators equal those of `qemu_swalp.training.SGD` on NumPy bit for
+    bit. As there, weights are first rounded by the first step. `quantize_optimizer(torch.optim.SGD(...))` makes the
+    same update with PyTorch's own arithmetic, which contracts products into sums, and decays the accumulator where
+    there is one.
+
+    Parameters
+    ----------
+    params : tensors, (name, tensor) pairs, or param_groups; names are needed where the recipe has overrides.
+    lr, momentum, dampening, weight_decay, nesterov, maximize : as in `torch.optim.SGD`; per group.
+    recipe : its roles weight, gradient, momentum and accumulator count here. seed : of the random bits.
+    allow_recipe_change : let `load_state_dict` take checkpoints of another recipe, or of none.
+
+    Raises
+    ------
+    TypeError, ValueError : hyper-parameters out of range; recipe and parameters that do not go together.
+    RuntimeError : at a step, for sparse gradients.
+
+    >>> import torch
+    >>> from qemu_swalp.training import fixed_point
+    >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> opt = SGD([w], lr=0.1, recipe=fixed_point(8, 4))
+    >>> (w * w).sum().backward()
+    >>> opt.step()
+    >>> w.tolist()
+    [0.8125]
+    """
+
+    quantizes_itself = True
+
+    def __init__(self, params: ParamsT, lr: float | Tensor = 1e-3, momentum: float = 0, dampening: float = 0,
+                 weight_decay: float = 0, nesterov: bool = False, *, maximize: bool = False,
+                 recipe: Recipe = UNQUANTIZED, seed: int = 0, allow_recipe_change: bool = False) -> None:
+        check_recipe(recipe)
+        check_int("seed", seed, 0, 2**64 - 1)
+        super().__init__(params, {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
+                                  "nesterov": nesterov, "maximize": maximize})
+        write(self.param_groups, recipe, seed, 0, names_from(self.param_groups, None) if recipe.overrides else None)
+        self._watch(allow_recipe_change)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in `torch.optim.Optimizer`; its hyper-parameters are checked."""
+        _check_hyper({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_plan" not in self.__dict__:  # a copy: Optimizer.__getstate__ drops hooks and all else of ours
+            self._watch(False)
+
+    def _watch(self, allow_recipe_change: bool) -> None:
+        self._plan = Plan()
+        LoadGuard(allow_recipe_change).register(self)
+        self._entries()
+
+    def _entries(self) -> list[Entry]:
+        known = self._plan.entries
+        entries = self._plan.refresh(self)
+        if entries is not known:
+            for entry in entries:
+                if is_dtensor(entry.parameter):
+                    raise TypeError(f"{entry.label} is a DTensor, which this SGD does not take; use "
+                                    "quantize_optimizer(torch.optim.SGD(...), recipe)")
+        return entries
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient. Returns the closure's loss, None without closure."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        ready = [(entry, g) for entry in self._entries() if (g := entry.parameter.grad) is not None]
+        for entry, g in ready:
+            check_dense(g, entry.label)
+        hypers = [Hyper(float(group["lr"]), group["momentum"], group["dampening"], group["weight_decay"],
+                        group["nesterov"], group["maximize"]) for group in self.param_groups]
+        for entry, g in ready:
+            self._update(entry, g, hypers[entry.group])
+        advance(self.param_groups)
+        return loss
+
+    def _update(self, entry: Entry, gradient: Tensor, hyper: Hyper) -> None:
+        state = self.state[entry.parameter]
+        kept = (array_of(state[key]) if key in state else None for key in (MOMENTUM, ACCUMULATOR))
+        weight, slots = sgd_step(array_of(entry.parameter), array_of(gradient), Slots(*kept), hyper, entry.recipe,
+                                 entry.draw(self))
+        entry.parameter.copy_(tensor_of(weight))
+        for key, value in ((MOMENTUM, slots.velocity), (ACCUMULATOR, slots.accumulator)):
+            if value is None:
+                continue
+            if key in state:
+                state[key].copy_(tensor_of(value))
+            else:
+                state[key] = tensor_of(value).clone()  # an unrounded first velocity is the gradient itself
+
+
+def _check_hyper(group: dict[str, Any]) -> None:
+    """TypeError or ValueError where hyper-parameters are out of the core's range."""
+    if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
+        raise ValueError(f"lr must be a number or a tensor of one element, got shape {tuple(group['lr'].shape)}")
+    check_bool("nesterov", group["nesterov"])
+    check_bool("maximize", group["maximize"])
+    lr = float(group["lr"]) if isinstance(group["lr"], Tensor) else group["lr"]
+    CoreSGD(lr, group["momentum"], group["dampening"], group["weight_decay"], group["nesterov"])

@@ -1,0 +1,67 @@
+"""DTensor (FSDP2, tensor parallelism): every rank rounds its shard to the bits that the whole tensor would get."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from qemu_swalp import Block, Format, RandomBits
+from qemu_swalp.backends import Array, namespace_of
+from qemu_swalp.training import Quantizer
+
+
+def round_shard_(x: Tensor, quantizer: Quantizer, random: RandomBits | None) -> None:
+    """Round a DTensor in place. Collective where blocks of the format cross shards: then the tensor is gathered.
+
+    Random bits are those of the elements' places in the global tensor (clause RNG-3), so they do not depend on the
+    mesh. ValueError for placements other than Shard and Replicate.
+    """
+    if not isinstance(x, DTensor):
+        raise TypeError(f"x must be a DTensor, got {type(x).__qualname__}")
+    with torch.no_grad():
+        local, window = x.to_local(), _window(x)
+        if not _blocks_within(quantizer.format, x.ndim, _sharded(x)):
+            local.copy_(quantizer(x.full_tensor(), random)[window])
+        elif local.numel():
+            local.copy_(quantizer(local, _local_random(random, x, window)))
+        torch.autograd.graph.increment_version(x)
+
+
+def _sharded(x: DTensor) -> set[int]:
+    """Dimensions that are split among ranks."""
+    for placement in x.placements:
+        if type(placement) not in (Shard, Replicate):
+            raise ValueError(f"a DTensor is quantized where its placements are Shard or Replicate, got {placement}; "
+                             "redistribute it first")
+    return {placement.dim % x.ndim for placement in x.placements if isinstance(placement, Shard)}
+
+
+def _window(x: DTensor) -> tuple[slice, ...]:
+    """Where this rank's elements stand in the global tensor."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    shape, offset = compute_local_shape_and_global_offset(x.shape, x.device_mesh, x.placements)
+    return tuple(slice(start, start + length) for start, length in zip(offset, shape, strict=True))
+
+
+def _blocks_within(format: Format, ndim: int, sharded: set[int]) -> bool:
+    """Whether no block of the format crosses a shard."""
+    if not isinstance(format, Block):
+        return True
+    axes = format.axes_of(ndim)
+    return sharded <= set(axes) if format.size is None else axes[0] not in sharded
+
+
+def _local_random(random: RandomBits | None, x: DTensor, window: tuple[slice, ...]) -> Any:
+    """Random bits of the window: by an offset where it is contiguous in the global tensor, else the words."""
+    if random is None:
+        return None
+    if _sharded(x) <= {0}:
+        return replace(random, offset=random.offset + window[0].start * prod(x.shape[1:])) if window else random
+    words: Array = random.words(namespace_of(x.to_local()), tuple(x.shape), x.to_local())
+    return words[window]

@@ -1,0 +1,67 @@
+"""What the core is handed for a tensor, and rounding in place.
+
+A CPU tensor of few elements goes to the core as its NumPy view: the array program makes some hundred small calls, which
+cost a third as much there. The bits are the same in both libraries (clauses RND and RNG of `spec/semantics.md`).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qemu_swalp import RandomBits
+from qemu_swalp.backends import Array
+from qemu_swalp.training import Draw, Quantizer
+
+HOST_ELEMENTS = 1 << 16
+"""Above so many elements PyTorch's threads make up for its calls."""
+
+HOST_DTYPES = frozenset((torch.float16, torch.float32, torch.float64))
+
+
+def array_of(x: Tensor) -> Array:
+    """The NumPy view of a small CPU tensor, or the tensor itself; without gradient, sharing its memory."""
+    x = x.detach()
+    if type(x) is Tensor and x.is_cpu and x.dtype in HOST_DTYPES and x.numel() <= HOST_ELEMENTS:
+        return x.numpy()
+    return x
+
+
+def tensor_of(array: Array) -> Tensor:
+    """Inverse of `array_of`; NumPy's scalars, which 0-d arithmetic gives, are taken too."""
+    return array if isinstance(array, Tensor) else torch.as_tensor(array)
+
+
+def rounded(x: Tensor, quantizer: Quantizer, random: RandomBits | None = None) -> Tensor:
+    """A new tensor, x rounded; without gradient."""
+    return tensor_of(quantizer(array_of(x), random))
+
+
+def round_(x: Tensor, quantizer: Quantizer, draw: Draw, role: str) -> None:
+    """Round x in place, for its role; views and `nn.Parameter`s included. Its version counter moves on."""
+    random = draw(role) if quantizer.rounding.stochastic else None
+    if is_dtensor(x):
+        from .sharded import round_shard_
+
+        round_shard_(x, quantizer, random)
+    else:
+        x.detach().copy_(rounded(x, quantizer, random))
+
+
+def is_dtensor(x: Tensor) -> bool:
+    """Whether x is a `torch.distributed.tensor.DTensor`; does not import it for plain tensors."""
+    if type(x).__torch_dispatch__ is Tensor.__torch_dispatch__:
+        return False
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(x, DTensor)
+
+
+def check_plain(x: Tensor, label: str) -> None:
+    """TypeError unless x is a tensor whose memory we may read: a dense plain one, or a DTensor."""
+    if x.layout is not torch.strided:
+        raise TypeError(f"{label} has the layout {x.layout}; quantization takes dense tensors: call to_dense() first")
+    if type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__ and not is_dtensor(x):
+        raise TypeError(f"{label} is a {type(x).__module__}.{type(x).__qualname__}, a tensor subclass whose storage "
+                        "is its own; quantization takes torch.Tensor, torch.nn.Parameter and DTensor: convert it, or "
+                        "leave it out by an override of the recipe")

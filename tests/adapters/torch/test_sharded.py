@@ -1,0 +1,102 @@
+"""DTensor: two processes round their shards to the bits of the whole tensor."""
+
+import socket
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from qemu_swalp_torch import Averager, quantize_optimizer
+
+from qemu_swalp.training import Recipe
+
+FORMATS = ["e4m3fn", "bfp8", "bfp<8,axis=0>", "bfp<8,axis=-1>", "bfp<8,axis=1,size=4>"]
+PLACEMENTS = ["shard 0", "shard 1", "replicate"]
+SHAPE = (5, 7)  # uneven: 3 and 2 rows, 4 and 3 columns
+
+
+def train(format, parameter):
+    """Three steps of SGD with momentum, every tensor in the format."""
+    recipe = Recipe(*[format] * 5, accumulator="bf16")
+    opt = quantize_optimizer(torch.optim.SGD([parameter], 0.125, momentum=0.5), recipe, seed=7)
+    averager = Averager([("p", parameter)])
+    averager.attach(opt)
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(3):
+        gradient = torch.randn(SHAPE, generator=generator)
+        parameter.grad = gradient if type(parameter) is torch.nn.Parameter else like(gradient, parameter)
+        opt.step()
+    state = opt.state[parameter]
+    return [parameter, state["momentum_buffer"], state["qemu_accumulator"], averager.average()["p"]]
+
+
+def like(x, parameter):
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(x, parameter.device_mesh, parameter.placements)
+
+
+def start():
+    return torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def work(rank, port, file):
+    import torch.distributed as distributed
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    mesh = distributed.device_mesh.init_device_mesh("cpu", (2,))
+    placements = dict(zip(PLACEMENTS, (Shard(0), Shard(1), Replicate()), strict=True))
+    results = {}
+    for name, placement in placements.items():
+        for format in FORMATS:
+            parameter = torch.nn.Parameter(distribute_tensor(start(), mesh, [placement]))
+            version = parameter._version
+            results[name, format] = [t.detach().full_tensor() for t in train(format, parameter)]
+            results[name, format].append(torch.tensor(parameter._version > version))
+    if rank == 0:
+        torch.save(results, file)
+    distributed.destroy_process_group()
+
+
+def test_shards_have_the_bits_of_the_whole(same, tmp_path):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    multiprocessing.spawn(work, (port, str(tmp_path / "results")), nprocs=2)
+    results = torch.load(tmp_path / "results", weights_only=True)
+    for format in FORMATS:
+        whole = train(format, torch.nn.Parameter(start()))
+        for placement in PLACEMENTS:
+            *tensors, version_moved = results[placement, format]
+            assert version_moved
+            for a, b in zip(whole, tensors, strict=True):
+                same(a, b)
+
+
+@pytest.fixture
+def mesh():
+    import torch.distributed as distributed
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield distributed.device_mesh.init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+def test_what_is_refused(mesh):
+    from qemu_swalp_torch import SGD
+    from qemu_swalp_torch.sharded import round_shard_
+    from torch.distributed.tensor import DTensor, Partial, distribute_tensor
+
+    from qemu_swalp.training import Quantizer
+
+    whole = distribute_tensor(start(), mesh)
+    with pytest.raises(TypeError, match="is a DTensor, which this SGD does not take; use quantize_optimizer"):
+        SGD([torch.nn.Parameter(whole)])
+    with pytest.raises(TypeError, match="p is a DTensor, whose average has no quantizer"):
+        Averager([("p", whole)], quantizer="bf16")
+    partial = DTensor.from_local(start(), mesh, [Partial()])
+    with pytest.raises(ValueError, match="where its placements are Shard or Replicate, got"):
+        round_shard_(partial, Quantizer("bfp8", "nearest_even"), None)
+    with pytest.raises(TypeError, match="x must be a DTensor, got Tensor"):
+        round_shard_(start(), Quantizer("bf16"), None)
