@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from qemu_swalp.formats.base import check_bool, check_int
+from qemu_swalp.training import FULL_PRECISION, Hyper, Recipe, Slots, sgd_step
 from qemu_swalp.training import SGD as CoreSGD
-from qemu_swalp.training import Hyper, Recipe, Slots, sgd_step
 
 from .checkpoint import LoadGuard
 from .configuration import ACCUMULATOR, advance, write
@@ -22,8 +22,6 @@ from .plan import Entry, Plan, names_from
 from .tensors import array_of, is_dtensor, tensor_of
 
 MOMENTUM = "momentum_buffer"
-
-UNQUANTIZED = Recipe()
 
 
 class SGD(Optimizer):
@@ -60,7 +58,7 @@ class SGD(Optimizer):
 
     def __init__(self, params: ParamsT, lr: float | Tensor = 1e-3, momentum: float = 0, dampening: float = 0,
                  weight_decay: float = 0, nesterov: bool = False, *, maximize: bool = False,
-                 recipe: Recipe = UNQUANTIZED, seed: int = 0, allow_recipe_change: bool = False) -> None:
+                 recipe: Recipe = FULL_PRECISION, seed: int = 0, allow_recipe_change: bool = False) -> None:
         check_recipe(recipe)
         check_int("seed", seed, 0, 2**64 - 1)
         super().__init__(params, {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
