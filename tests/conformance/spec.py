@@ -16,10 +16,11 @@ VECTORS = SPEC / "vectors"
 
 @cache
 def _load(name: str) -> Any:
-    """A file of spec/ as a module. It is entered under its own name, so that the generator finds the oracle."""
-    found = importlib.util.spec_from_file_location(name, SPEC / f"{name}.py")
+    """A module or package of spec/. It is entered under its own name, so that the generator finds the oracle."""
+    path = SPEC / name / "__init__.py" if (SPEC / name).is_dir() else SPEC / f"{name}.py"
+    found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
-        raise FileNotFoundError(SPEC / f"{name}.py")
+        raise FileNotFoundError(path)
     module: ModuleType = importlib.util.module_from_spec(found)
     sys.modules[name] = module
     found.loader.exec_module(module)
@@ -27,7 +28,7 @@ def _load(name: str) -> Any:
 
 
 def oracle() -> Any:
-    """spec/oracle.py."""
+    """spec/oracle."""
     return _load("oracle")
 
 

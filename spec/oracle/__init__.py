@@ -1,0 +1,22 @@
+"""semantics.md as exact rational arithmetic: scalar, slow and plain, the judge of every faster implementation.
+
+A number enters and leaves as a Python float, which holds every source value exactly and carries NaN, the infinities
+and -0; in between it is a `Fraction`. No binade is computed to round: a grid is a monotone function of an integer, its
+*place*, and the neighbours of x are found by bisection. The standard library is the only import.
+"""
+
+from .blocks import Bfp, Blocks, quantize_blocks
+from .elements import Candidates, Element, Grid
+from .exact import DETERMINISTIC, NAN, POLICIES, REACH, STOCHASTIC, binade, carrier, is_negative, power
+from .families import BINARY32, Codebook, Fixed, Float
+from .formats import FAMILIES, POSITIONAL, Format, formats, spell, tables
+from .randombits import WORD, element_word, philox, stream_id, stream_key
+from .rounding import Rule, out_of_range, parse_rule, quantize, range_check, round_to_grid, takes_away
+
+__all__ = [
+    "DETERMINISTIC", "NAN", "POLICIES", "REACH", "STOCHASTIC", "binade", "carrier", "is_negative", "power",
+    "Candidates", "Element", "Grid", "BINARY32", "Codebook", "Fixed", "Float", "Rule", "out_of_range", "parse_rule",
+    "quantize", "range_check", "round_to_grid", "takes_away", "Bfp", "Blocks", "quantize_blocks", "WORD",
+    "element_word", "philox", "stream_id", "stream_key", "FAMILIES", "Format", "POSITIONAL", "formats", "spell",
+    "tables",
+]

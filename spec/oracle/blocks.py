@@ -1,0 +1,89 @@
+"""Block floating point (clauses BLK)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import product
+from typing import NamedTuple
+
+from .exact import binade, carrier, power
+from .families import Fixed
+from .rounding import quantize
+
+
+@dataclass(frozen=True)
+class Bfp:
+    """BLK-1, BLK-5: `bfp<W>`; without `axis` the geometry is `tensor`."""
+
+    word: int
+    axis: int | tuple[int, ...] | None = None
+    size: int | None = None
+    range: str = "symmetric"
+
+    @property
+    def element(self) -> Fixed:
+        """BLK-5."""
+        return Fixed(self.word, self.word - 2, symmetric=self.range == "symmetric")
+
+    def axes(self, rank: int) -> set[int]:
+        """The named axes of an array, counted from its start."""
+        named = () if self.axis is None else (self.axis,) if isinstance(self.axis, int) else self.axis
+        return {axis % rank for axis in named}
+
+    def block(self, index: tuple[int, ...]) -> tuple[int, ...]:
+        """BLK-2, COD-4: where the exponent of the element at `index` stands."""
+        rank, axes = len(index), self.axes(len(index))
+        if self.size is not None:
+            return tuple(i // self.size if axis in axes else i for axis, i in enumerate(index))
+        if len(axes) == rank:
+            return (0,) * rank
+        return tuple(i if axis in axes else 0 for axis, i in enumerate(index))
+
+    def scale(self, elements: Sequence[float]) -> int:
+        """BLK-3: S."""
+        least, greatest = -(2**7), 2**7 - 1
+        amax = max((abs(Fraction(x)) for x in elements if math.isfinite(x)), default=Fraction(0))
+        if amax == 0:
+            return least
+        return min(max(binade(amax) - binade(self.element.high), least), greatest)
+
+
+class Blocks(NamedTuple):
+    """BLK-4, COD-4: an array quantized; a code is None where RND-9 leaves a NaN that has none."""
+
+    values: list[float]
+    codes: list[int | None]
+    exponents: list[int]
+    exponent_shape: tuple[int, ...]
+
+
+def quantize_blocks(
+    array: Sequence[float],
+    shape: tuple[int, ...],
+    fmt: Bfp,
+    mode: str = "nearest_even",
+    words: Sequence[int] | None = None,
+) -> Blocks:
+    """BLK-4, for an array in C order."""
+    homes = [fmt.block(index) for index in product(*map(range, shape))]
+    members: dict[tuple[int, ...], list[float]] = {}
+    for home, x in zip(homes, array, strict=True):
+        members.setdefault(home, []).append(x)
+    scales = {home: fmt.scale(elements) for home, elements in members.items()}
+    rounded = [
+        quantize(Fraction(x) / power(scales[home]) if math.isfinite(x) else x, fmt.element, mode, word)
+        for home, x, word in zip(homes, array, words or [0] * len(array), strict=True)
+    ]
+    values = [
+        r if math.isnan(r) else carrier(Fraction(r) * power(scales[home]))
+        for home, r in zip(homes, rounded, strict=True)
+    ]
+    return Blocks(
+        values,
+        [None if math.isnan(r) else fmt.element.encode(r) for r in rounded],
+        [scales[home] for home in sorted(scales)],
+        tuple(1 + max(home[axis] for home in scales) for axis in range(len(shape))),
+    )

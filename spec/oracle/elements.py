@@ -1,0 +1,140 @@
+"""Element formats and grids (clauses FMT-1, FMT-2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+from .exact import POLICIES
+
+
+class Candidates(NamedTuple):
+    """RND-2, RND-3: the neighbours of x, equal to x where it is exact; `odd` is the parity of the one toward zero."""
+
+    toward: Fraction
+    away: Fraction
+    odd: bool
+
+
+class Element:
+    """FMT-1: a finite set of numbers, and what stands beside them."""
+
+    signed: bool = True
+    overflow: str | None = None
+
+    @property
+    def has_zero(self) -> bool:
+        """FMT-4: whether zero is a value."""
+        return True
+
+    @property
+    def has_negative_zero(self) -> bool:
+        """FMT-6."""
+        return False
+
+    @property
+    def has_infinity(self) -> bool:
+        """FMT-6."""
+        return False
+
+    @property
+    def nan_codes(self) -> Sequence[int]:
+        """FMT-6: every code of a NaN."""
+        return ()
+
+    @property
+    def bits(self) -> int:
+        """The width of a code (COD-2)."""
+        raise NotImplementedError
+
+    @property
+    def low(self) -> Fraction:
+        """FMT-2: min."""
+        raise NotImplementedError
+
+    @property
+    def high(self) -> Fraction:
+        """FMT-2: max."""
+        raise NotImplementedError
+
+    def candidates(self, x: Fraction) -> Candidates:
+        """RND-2, RND-3."""
+        raise NotImplementedError
+
+    def code(self, value: Fraction) -> int:
+        """The code of a value, or ValueError (COD-1)."""
+        raise NotImplementedError
+
+    def decode(self, code: int) -> float:
+        """What a code stands for, or ValueError where it stands for nothing."""
+        raise NotImplementedError
+
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """FMT-8: the overflow policies the format allows."""
+        legal = {"saturate": True, "infinity": self.has_infinity, "nan": bool(self.nan_codes)}
+        return tuple(policy for policy in POLICIES if legal[policy])
+
+    @property
+    def policy(self) -> str:
+        """FMT-8: the policy of a caller who names none."""
+        return self.overflow or ("infinity" if self.has_infinity else "saturate")
+
+    def codes(self) -> Iterator[tuple[int, float]]:
+        """Every code that stands for something, with what it stands for."""
+        for code in range(1 << self.bits):
+            try:
+                yield code, self.decode(code)
+            except ValueError:
+                continue
+
+    def values(self) -> list[Fraction]:
+        """FMT-1: the values, ascending."""
+        return sorted({Fraction(value) for _, value in self.codes() if math.isfinite(value)})
+
+    def encode(self, number: float) -> int:
+        """COD-1, COD-2."""
+        if math.isnan(number) and self.nan_codes:
+            return self.canonical_nan
+        if math.isfinite(number):
+            return self.code(Fraction(number))
+        raise ValueError(f"{number} is not in {self}")
+
+    @property
+    def canonical_nan(self) -> int:
+        """COD-2: the code that NaN encodes to."""
+        raise NotImplementedError
+
+
+class Grid(Element):
+    """FMT-2: sign and magnitude over an ascending sequence of points.
+
+    The points do not end at `high`, since the range check comes after the rounding (RND-1).
+    """
+
+    @property
+    def least(self) -> Fraction:
+        """The least positive value."""
+        raise NotImplementedError
+
+    def point(self, place: int) -> Fraction:
+        """The magnitude at a place."""
+        raise NotImplementedError
+
+    def place(self, magnitude: Fraction) -> int:
+        """The last place whose point is not above `magnitude`."""
+        raise NotImplementedError
+
+    def odd(self, place: int) -> bool:
+        """RND-5: the parity of the integer n whose multiple of the quantum stands at a place."""
+        raise NotImplementedError
+
+    def candidates(self, x: Fraction) -> Candidates:
+        """RND-2."""
+        place = self.place(abs(x))
+        toward, away = self.point(place), self.point(place + 1)
+        if toward == abs(x):
+            return Candidates(x, x, False)
+        return Candidates(-toward, -away, self.odd(place)) if x < 0 else Candidates(toward, away, self.odd(place))
