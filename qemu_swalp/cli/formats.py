@@ -1,0 +1,167 @@
+"""`qemu-swalp formats` and `qemu-swalp show FORMAT`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from .. import BinadeFormat, Block, Codebook, ElementFormat, Format, encode, load_formats, names, parse
+from ..experiments.text import table
+
+FEW = 256
+"""`show` lists the values of formats that have at most so many."""
+
+
+def add_commands(commands: Any) -> None:
+    """Add both to the subparsers."""
+    listing = commands.add_parser("formats", help="list the number formats that have a name",
+                                  description="List the number formats that have a name. The values of block formats "
+                                              "(·2^S) are those of the elements, times the scale that a block shares.")
+    listing.set_defaults(run=lambda chosen: _formats(chosen.load))
+    show = commands.add_parser("show", help="show one format: parameters, properties, and values if few",
+                               description="Show one format: parameters, properties, and values if they are few.")
+    show.add_argument("format", metavar="FORMAT", help="a name (e4m3fn) or parameters: fixed<8,6> or bfp<8,axis=0>")
+    show.set_defaults(run=lambda chosen: _show(chosen.format, chosen.load))
+    for command in (listing, show):
+        command.add_argument("--load", metavar="FILE", action="append", default=[],
+                             help="read formats from a TOML file first; may be repeated")
+
+
+def _formats(files: list[str]) -> int:
+    _load(files)
+    header = ("name", "format", "bits", "max", "least > 0", "epsilon", "values", "specials", "overflow")
+    print(table(header, [_line(name, parse(name)) for name in names()], left=(0, 1, 7, 8)))
+    return 0
+
+
+def _load(files: list[str]) -> None:
+    for file in files:
+        load_formats(file)
+
+
+def _line(name: str, format: Format) -> tuple[object, ...]:
+    element, suffix = _element(format)
+    limits = [number(v) + suffix if v is not None else "–" for v in (element.max, _least(element), _epsilon(element))]
+    return (name, format.spelling(), format.bits, *limits, element.value_count, _specials(element), element.overflow)
+
+
+def _element(format: Format) -> tuple[ElementFormat, str]:
+    """The format of the elements, and what their values are multiplied by."""
+    if isinstance(format, Block):
+        return format.element, "·2^S"
+    if not isinstance(format, ElementFormat):
+        raise ValueError(f"{format} is neither an element format nor a block format")
+    return format, ""
+
+
+def _least(element: ElementFormat) -> float | None:
+    return element.min_positive if isinstance(element, BinadeFormat | Codebook) else None
+
+
+def _epsilon(element: ElementFormat) -> float | None:
+    return element.epsilon if isinstance(element, BinadeFormat | Codebook) else None
+
+
+def _specials(element: ElementFormat) -> str:
+    has = {"−0": element.has_negative_zero, "∞": element.has_infinity, "NaN": element.has_nan}
+    return " ".join(name for name, there in has.items() if there) or "–"
+
+
+def number(x: float) -> str:
+    """Seven digits; n·2^k where x is small or a large power of two.
+
+    >>> number(1.984375), number(2.0**-9), number(-3 * 2.0**-16), number(3.3895313892515355e38)
+    ('1.984375', '2^-9', '-3·2^-16', '3.389531e+38')
+    """
+    mantissa, exponent = math.frexp(x)
+    if not math.isfinite(x) or 0.01 < abs(x) < 1e6 or x == 0 or (abs(x) >= 1e6 and abs(mantissa) != 0.5):
+        return f"{x:.7g}"
+    n = Fraction(mantissa).numerator
+    power = f"2^{exponent - abs(Fraction(mantissa).denominator).bit_length() + 1}"
+    return f"{n}·{power}" if abs(n) > 1 else f"{'-' * (n < 0)}{power}"
+
+
+def _show(text: str, files: list[str]) -> int:
+    _load(files)
+    try:
+        format = parse(text)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    print(table(("", text), list(_properties(format)), left=(0, 1)))
+    element, suffix = _element(format)
+    if element.value_count <= FEW:
+        print(f"\ncode: value{suffix}\n" + "\n".join(_columns(_values(element))))
+    return 0
+
+
+def _properties(format: Format) -> Iterator[tuple[str, object]]:
+    element, suffix = _element(format)
+    named = [name for name in names() if parse(name) == format]
+    if named:
+        yield "names", ", ".join(named)
+    yield "written", format.spelling()
+    yield "family", format.family
+    yield from _fields(format)
+    if isinstance(format, Block):
+        yield "bits", f"{format.bits} per element, {format.scale_bits} per block"
+        low = -(2 ** (format.scale_bits - 1))
+        shift = math.frexp(element.max)[1] - 1
+        yield "scale", f"2^S, S = ⌊log2 max|x|⌋{f' − {shift}' if shift else ''}, from {low} to {-low - 1}"
+        yield "block", _geometry(format)
+    else:
+        yield "bits", format.bits
+    yield "range", f"{number(element.min)}{suffix} to {number(element.max)}{suffix}"
+    for name in ("min_normal", "min_subnormal", "min_positive", "epsilon"):
+        value = getattr(element, name, None)
+        if value is not None:
+            yield _LABELS[name], number(value) + suffix
+    yield "number of values", element.value_count
+    yield "special values", _specials(element)
+    yield "overflow", element.overflow
+    yield "idempotent", "yes" if format.idempotent else "no"
+
+
+_LABELS = {"min_normal": "least normal", "min_subnormal": "least subnormal", "min_positive": "least positive",
+           "epsilon": "epsilon"}
+
+
+def _fields(format: Format) -> Iterator[tuple[str, object]]:
+    """The parameters, other than those that have lines of their own and a codebook's values."""
+    shown_elsewhere = {"overflow", "axis", "size", "scale_bits", format.variadic}
+    for field in dataclasses.fields(format):  # type: ignore[arg-type]
+        if field.name not in shown_elsewhere:
+            value = getattr(format, field.name)
+            yield field.name, {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+
+
+def _geometry(format: Block) -> str:
+    if format.axis is None:
+        return "the whole array"
+    axes = ", ".join(map(str, format.axis))
+    if format.size is not None:
+        return f"{format.size} elements in a row along axis {axes}"
+    return f"each index of axis {axes}"
+
+
+def _values(element: ElementFormat) -> list[tuple[int, str]]:
+    """(code, value) in the order of the codes, infinity and NaN included."""
+    values = element.values()
+    codes = encode(np.array(values, np.float64), element)
+    found = [(int(code), number(value)) for code, value in zip(codes, values, strict=True)]
+    specials = {"−0": (element.has_negative_zero, -0.0), "∞": (element.has_infinity, math.inf),
+                "−∞": (element.has_infinity and element.min < 0, -math.inf), "NaN": (element.has_nan, math.nan)}
+    found += [(int(encode(np.array(x, np.float64), element)), name) for name, (there, x) in specials.items() if there]
+    return sorted(found)
+
+
+def _columns(values: list[tuple[int, str]]) -> Iterator[str]:
+    """Eight to a line."""
+    digits = len(f"{values[-1][0]:x}")
+    width = max(len(value) for _, value in values)
+    for i in range(0, len(values), 8):
+        yield "  ".join(f"{code:0{digits}x}: {value:<{width}}" for code, value in values[i : i + 8]).rstrip()

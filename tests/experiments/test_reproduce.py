@@ -1,0 +1,104 @@
+"""`qemu-swalp reproduce`: files, determinism, settings, tables."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from qemu_swalp.cli import main
+from qemu_swalp.experiments import EXPERIMENTS, load, report
+from qemu_swalp.experiments.settings import choose
+
+MOVING = ("seconds", "versions")
+"""What may differ between equal runs."""
+
+
+def reproduce(name: str, out: Path, *more: str) -> dict[str, Any]:
+    assert main(["reproduce", name, "--quick", "--out", str(out), *more]) == 0
+    results = json.loads((out / "results.json").read_text(), parse_constant=pytest.fail)
+    assert isinstance(results, dict)
+    return results
+
+
+def fixed_part(results: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in results.items() if key not in MOVING}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_reproduce_writes_results_and_a_picture_and_the_same_again(
+        name: str, tmp_path: Path, mnist_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--data-dir", str(mnist_folder), "--framework", "both"] if name == "logistic-regression" else []
+    results = reproduce(name, tmp_path / "a", *more)
+    captured = capsys.readouterr()
+    assert "step" in captured.err
+    assert "±" in captured.out
+    assert f"{name}.png" in captured.out
+    assert (tmp_path / "a" / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert results["experiment"] == name
+    assert results["versions"]["numpy"] == np.__version__
+    assert results["settings"]["seeds"] == 2
+    assert "data_dir" not in results["settings"]
+    assert {row["seed"] for row in results["rows"]} == {0, 1}
+    assert {"SGD", "SWA", "SGD-LP", "SWALP"} <= {row["method"] for row in results["summary"]}
+
+    assert fixed_part(reproduce(name, tmp_path / "b", *more)) == fixed_part(results)
+    assert fixed_part(reproduce(name, tmp_path / "c", *more, "--seed", "5"))["rows"] != results["rows"]
+
+
+def test_without_pytorch_digits_leaves_out_part_two_with_a_sentence(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    results = reproduce("digits", tmp_path)
+    assert {row["part"] for row in results["rows"]} == {1}
+    assert "PyTorch is not installed. pip install 'qemu-swalp[torch]'" in capsys.readouterr().out
+
+
+def test_options_override_quick_values() -> None:
+    kind = load("digits").Settings
+    assert choose(kind, {}, quick=False) == kind()
+    quick = choose(kind, {"epochs": 9}, quick=True)
+    assert (quick.epochs, quick.seeds, quick.learning_rate) == (9, 2, kind().learning_rate)
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    ({"seed": -1}, "--seed must be above -1, got -1"),
+    ({"seed": 2**32}, "--seed must be at most 4294967295"),
+    ({"fractions": ()}, "--fractions needs at least one value"),
+    ({"fractions": (4, 0)}, "--fractions must be above 0, got 0"),
+    ({"learning_rate": -0.1}, "--learning-rate must be above 0, got -0.1"),
+])
+def test_settings_are_checked(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        choose(load("linear-regression").Settings, given, quick=False)
+
+
+def test_summaries_are_means_and_sample_deviations_in_order_of_appearance() -> None:
+    rows = [{"bits": b, "seed": s, "error": e} for b, s, e in ((8, 0, 1.0), (4, 0, 5.0), (8, 1, 3.0))]
+    assert report.summarize(rows, ("bits",), ("error",)) == [
+        {"bits": 8, "error": {"mean": 2.0, "std": math.sqrt(2)}},
+        {"bits": 4, "error": {"mean": 5.0, "std": 0.0}},
+    ]
+
+
+@pytest.mark.parametrize(("mean", "std", "digits", "text"), [
+    (3.414, 0.118, 2, "3.41 ± 0.12"), (0.0, 0.0, 2, "0.00 ± 0.00"), (1.234e-3, 5.6e-5, 2, "(1.23 ± 0.06)e-03"),
+    (0.0208, 0.0042, 4, "0.0208 ± 0.0042"), (math.nan, math.nan, 2, "nan ± nan"),
+    (9.999e-4, 1e-5, 2, "(1.00 ± 0.01)e-03"), (-1.5e-4, 2e-3, 1, "(-1.5 ± 20.0)e-04"),
+])
+def test_spread_is_readable_at_every_size(mean: float, std: float, digits: int, text: str) -> None:
+    assert report.spread({"mean": mean, "std": std}, digits) == text
+
+
+def test_a_diverged_run_gives_null(tmp_path: Path) -> None:
+    summary = [{"loss": {"mean": math.inf, "std": math.nan}}]
+    outcome = report.Outcome([{"loss": math.nan}], summary, "", lambda figure: None)
+    report.publish("x", {}, outcome, 1.0, tmp_path)
+    results = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
+    assert results["rows"] == [{"loss": None}]
+    assert results["summary"] == [{"loss": {"mean": None, "std": None}}]
