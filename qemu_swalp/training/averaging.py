@@ -39,6 +39,7 @@ class Averaging:
     quantizer : format of the average itself, applied to the running mean each time; None keeps a sum in the weights'
         dtype, which is exact as long as it fits the significand: for 8-bit weights over 2^16 averages in float32.
     exact : a `Fixed` format that the weights are in: the sum is kept in int64, with no rounding ever (NumPy and CuPy).
+        Weights off its grid raise ValueError.
     seed : of the quantizer's random bits.
 
     >>> import numpy as np
@@ -87,7 +88,7 @@ class Averaging:
 
     def _include(self, weight: Array, value: Array | None, count: int, tensor: int) -> Any:
         if self.exact is not None:
-            units = (weight.astype("float64") * 2.0**self.exact.fraction).astype("int64")
+            units = _units(weight, self.exact)
             return units if value is None else value + units
         if self.quantizer is None:
             return weight + 0 if value is None else value + weight
@@ -107,3 +108,12 @@ class Averaging:
             divisor = state.n_averaged * 2.0**self.exact.fraction
             return {name: (value / divisor).astype(dtype) for name, value in state.value.items()}
         return {name: value / state.n_averaged for name, value in state.value.items()}
+
+
+def _units(weight: Array, format: Fixed) -> Array:
+    """Fixed-point weights as integers. ValueError where they are not on the grid (NaN never is)."""
+    scaled = weight.astype("float64") * 2.0**format.fraction
+    if not (scaled % 1 == 0).all():
+        raise ValueError(f"an exact average needs finite weights on the grid of {format}; quantize them to it, or leave "
+                         "out exact=")
+    return scaled.astype("int64")

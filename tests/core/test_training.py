@@ -126,6 +126,12 @@ def test_streams_do_not_depend_on_other_tensors() -> None:
 # Averaging
 
 
+def _exact(weight: list[float]) -> None:
+    averaging = Averaging(exact="fixed<8,6>")  # type: ignore[arg-type]
+    with np.errstate(invalid="ignore"):
+        averaging.update({"w": np.float32(weight)}, averaging.init(), 1)
+
+
 @given(st.integers(0, 10), st.integers(1, 5), st.booleans())
 def test_due(start: int, cycle: int, include: bool) -> None:
     steps = [t for t in range(1, 40) if due(t, start, cycle, include)]
@@ -218,6 +224,9 @@ def test_schedule_shape() -> None:
             ValueError,
             "nothing averaged yet: averaging starts after step 3",
         ),
+        (lambda: _exact([0.3]), ValueError, "needs finite weights on the grid of fixed<8,6>"),
+        (lambda: _exact([float("nan")]), ValueError, "needs finite weights"),
+        (lambda: _exact([float("inf")]), ValueError, "needs finite weights"),
         (lambda: Recipe(weight=3), TypeError, "a quantizer must be"),
         (lambda: Recipe(weight="bfp8/nearst_even"), ValueError, "did you mean 'nearest_even'"),
         (lambda: Recipe(overrides={"*": Recipe(overrides={"*": None})}), TypeError, "without overrides"),

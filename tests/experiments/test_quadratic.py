@@ -38,7 +38,6 @@ def test_simulation_agrees_with_theory_within_monte_carlo_error() -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.skipif("not config.getoption('-m')", reason="half a minute; runs under `python -m pytest -m exhaustive`")
 def test_simulation_reproduces_the_table_in_full() -> None:
     rows = {row["fraction"]: row for row in quadratic_table(Quadratic())}
     for fraction, (low, averaged, bound) in TABLE.items():
