@@ -114,6 +114,6 @@ def _units(weight: Array, format: Fixed) -> Array:
     """Fixed-point weights as integers. ValueError where they are not on the grid (NaN never is)."""
     scaled = weight.astype("float64") * 2.0**format.fraction
     if not (scaled % 1 == 0).all():
-        raise ValueError(f"an exact average needs finite weights on the grid of {format}; quantize them to it, or leave "
-                         "out exact=")
+        raise ValueError(f"an exact average needs finite weights on the grid of {format}; quantize them to it, or "
+                         "leave out exact=")
     return scaled.astype("int64")
