@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from .backends import Array, Namespace
-from .formats.base import check_int
+from .checks import check_int
 
 MASK = 0xFFFFFFFF
 ROUNDS = 10

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from .backends import Array, Namespace
-from .formats.base import check_choice, check_int
+from .checks import check_choice, check_int
 
 DETERMINISTIC = ("nearest_even", "nearest_away", "toward_zero", "toward_positive", "toward_negative", "to_odd")
 STOCHASTIC = ("stochastic_a", "stochastic_b", "stochastic_c")

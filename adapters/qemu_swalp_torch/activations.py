@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from qemu_swalp.formats.base import check_int
+from qemu_swalp.checks import check_int
 from qemu_swalp.training import Recipe
 
 from .optimizer import check_recipe

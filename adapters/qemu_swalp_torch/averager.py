@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from qemu_swalp.formats.base import check_int
+from qemu_swalp.checks import check_int
 from qemu_swalp.training import Averaging, Quantizer
 from qemu_swalp.training.averaging import AverageState
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from qemu_swalp.formats.base import check_int
+from qemu_swalp.checks import check_int
 from qemu_swalp.training import Draw, Recipe
 
 from . import configuration

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from qemu_swalp.formats.base import check_bool, check_int
+from qemu_swalp.checks import check_bool, check_int
 from qemu_swalp.training import FULL_PRECISION, Hyper, Recipe, Slots, sgd_step
 from qemu_swalp.training import SGD as CoreSGD
 

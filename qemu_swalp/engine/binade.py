@@ -10,7 +10,7 @@ from __future__ import annotations
 from ..backends import Array, Namespace
 from ..carriers import Carrier
 from ..formats import BinadeFormat
-from ..formats.base import binade
+from ..formats.binade import binade
 from ..rounding import Rounding, goes_away
 
 

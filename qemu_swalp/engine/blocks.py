@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..backends import Array, Namespace
 from ..carriers import Carrier
 from ..formats import Block
-from ..formats.base import binade
+from ..formats.binade import binade
 
 
 def shared_exponents(xp: Namespace, x: Array, carrier: Carrier, format: Block) -> Array:

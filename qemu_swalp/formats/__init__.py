@@ -1,6 +1,7 @@
 """Layer 1: which values exist."""
 
-from .base import BinadeFormat, ElementFormat, Format, Overflow
+from .base import ElementFormat, Format, Overflow
+from .binade import BinadeFormat
 from .block import Block, bfp
 from .codebook import Codebook
 from .fixed import Fixed

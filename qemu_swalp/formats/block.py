@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from .base import FAMILIES, BinadeFormat, Format, check_choice, check_int, spell
+from ..checks import check_choice, check_int
+from .base import FAMILIES, Format, spell
+from .binade import BinadeFormat
 from .fixed import Fixed
 
 

@@ -11,7 +11,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from .base import ElementFormat, Overflow, binade, check_choice
+from ..checks import check_choice
+from .base import ElementFormat, Overflow
+from .binade import binade
 
 
 @dataclass(frozen=True)

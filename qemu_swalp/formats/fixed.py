@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..backends import Array, Namespace
-from .base import BinadeFormat, Overflow, check_bool, check_int
+from ..checks import check_bool, check_int
+from .base import Overflow
+from .binade import BinadeFormat
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from functools import cached_property
 from typing import Literal, get_args
 
 from ..backends import Array, Namespace
-from .base import BinadeFormat, Overflow, check_bool, check_choice, check_int
+from ..checks import check_bool, check_choice, check_int
+from .base import Overflow
+from .binade import BinadeFormat
 
 Specials = Literal["ieee", "fn", "fnuz", "finite"]
 

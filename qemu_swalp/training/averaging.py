@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..backends import Array
+from ..checks import check_bool, check_int
 from ..formats import Fixed, Format, parse
-from ..formats.base import check_bool, check_int
 from .recipe import Draw, Quantizer, apply
 from .sgd import Parameters
 

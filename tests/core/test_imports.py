@@ -50,6 +50,7 @@ def test_the_test_above_can_fail() -> None:
 
 LAYERS = [
     "backends",
+    "checks",
     "formats",
     "rounding",
     "randombits",
