@@ -81,8 +81,12 @@ def decode(codes: Array, format: Format | str, dtype: str = "float32") -> Any:
         return xp.floats(xp.cast(integers, carrier.storage), dtype)
     scale: Array = 0
     if isinstance(format, Block):
-        lifted = blocks_shape(xp.shape(integers), format)
-        scale = spread(xp, xp.reshape(xp.cast(exponents, carrier.width), lifted), xp.shape(integers), format)
+        expected = blocks_shape(shape, format)
+        if xp.shape(exponents) != expected:
+            raise ValueError(f"codes of shape {shape} in {format} have exponents of shape {expected}, "
+                             f"got {xp.shape(exponents)}")
+        lifted = xp.reshape(xp.cast(exponents, carrier.width), blocks_shape(xp.shape(integers), format))
+        scale = spread(xp, lifted, xp.shape(integers), format)
     element = element_of(format)
     if isinstance(element, Codebook):
         bits = _codebook_bits(xp, integers, carrier, element)

@@ -36,7 +36,7 @@ DEVICES = {
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 """Environment in which asking for devices neither chatters nor takes all of a GPU's memory."""
 
-ADAPTERS = {"torch": "qemu_swalp_torch", "keras": "qemu_swalp_keras"}
+ADAPTERS = {"torch": "qemu_swalp_torch"}
 
 
 class Probe(NamedTuple):
@@ -86,8 +86,9 @@ def probe(framework: str) -> Probe:
 
 def path(framework: str) -> str:
     """How arrays of a library are quantized."""
-    compiled = {"torch": "torch.compile", "tensorflow": "tf.function", "jax": "jit"}.get(framework)
-    return f"array program, eager or in {compiled}" if compiled else "array program"
+    compiled = {"torch": "eager; in torch.compile by qemu_swalp_torch.quantize",
+                "tensorflow": "eager or in tf.function", "jax": "eager or in jit"}.get(framework)
+    return f"array program, {compiled}" if compiled else "array program"
 
 
 def _version(framework: str) -> str:

@@ -144,6 +144,11 @@ class NotQuantizable(q.Format):
         (lambda: q.encode([float("nan")], "fixed<8,6>"), ValueError, "encode needs values"),
         (lambda: q.decode(np.zeros(3), "e4m3fn"), TypeError, "codes must be an integer array, got dtype float64"),
         (lambda: q.decode(np.zeros(3, np.uint8), "bfp8"), TypeError, "must be BlockCodes"),
+        (
+            lambda: q.decode(q.BlockCodes(np.zeros((2, 3), np.uint8), np.zeros(2, np.int8)), "bfp<8,axis=0>"),
+            ValueError,
+            r"have exponents of shape \(2, 1\), got \(2,\)",
+        ),
         (lambda: q.decode(np.uint8([3]), "codebook<-1,0,1>"), ValueError, "codes of codebook<-1,0,1> run from 0 to 2"),
     ],
 )
