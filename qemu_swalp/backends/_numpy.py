@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from .namespace import DTYPES, Array, Namespace
+from .namespace import Array, Namespace
 
 INTEGER = {16: "int16", 32: "int32", 64: "int64"}
-FLOAT_WIDTH = {"float16": 16, "bfloat16": 16, "float32": 32, "float64": 64}
+_HIGH = int(sys.byteorder == "little")
+"""Place of the high word in the two halves of a uint64."""
 
 
 class NumpyNamespace(Namespace):
@@ -111,11 +113,11 @@ class NumpyNamespace(Namespace):
         return (self.xp.arange(count, dtype="uint64") + self.xp.uint64(start)).astype("uint32")
 
     def lane(self, word: Array | int, like: Array) -> Array:
-        return self.xp.asarray(word, dtype="uint32") if isinstance(word, int) else word.astype("uint32")
+        return self.xp.uint32(word) if isinstance(word, int) else word.astype("uint32")
 
     def multiply_wide(self, lanes: Array, factor: int) -> tuple[Array, Array]:
-        product = lanes.astype("uint64") * self.xp.uint64(factor)
-        return (product >> self.xp.uint64(32)).astype("uint32"), product.astype("uint32")
+        halves = (lanes.astype("uint64") * self.xp.uint64(factor)).view("uint32").reshape(-1, 2)
+        return halves[:, _HIGH], halves[:, 1 - _HIGH]
 
     def words(self, lanes: Sequence[Array]) -> Array:
         return self.xp.stack(list(lanes), axis=-1).reshape(-1).view("int32")
@@ -133,4 +135,4 @@ class HostNamespace(NumpyNamespace):
 
 NAMESPACE = HostNamespace()
 
-__all__ = ["DTYPES", "FLOAT_WIDTH", "NAMESPACE", "NumpyNamespace"]
+__all__ = ["INTEGER", "NAMESPACE", "NumpyNamespace"]
