@@ -376,7 +376,7 @@ def blocks_file() -> str:
                 words = block_words(len(array), len(rows)) if "stochastic" in mode else None
                 rows.append(block_row(fmt, mode, shape, array, words))
     columns = "format rounding shape input words output codes exponent_shape exponents; lists in C order"
-    return table("BLK-1 BLK-2 BLK-3 BLK-4 BLK-5 COD-4 RND-8 RND-9 SRC-1 STR-1", columns, rows)
+    return table("BLK-1 BLK-2 BLK-3 BLK-4 BLK-5 COD-4 RND-8 RND-9 SRC-1 SRC-2 STR-1", columns, rows)
 
 
 # ---------------------------------------------------------------------------------------------------- codes and strings

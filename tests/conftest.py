@@ -20,6 +20,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--every-vector", action="store_true", help="compiled backends too run every conformance vector")
     parser.addoption("--backends", default="", help=f"comma-separated, of {', '.join(BACKENDS)} (default: all)")
 
 
@@ -37,4 +38,6 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     name = request.param
     if name in NEED_GPU and not request.config.getoption("--backends") and (reason := gpu_missing(name)):
         pytest.skip(reason)
-    return make_backend(name)
+    made = make_backend(name)
+    made.every_vector = request.config.getoption("--every-vector")
+    return made
