@@ -118,7 +118,8 @@ def _check_random(xp: Namespace, shape: tuple[int, ...], rounding: Rounding, ran
         raise ValueError(f"rounding {rounding} needs random=: RandomBits(seed, stream, step), with another stream for "
                          "every tensor and another step for every call, or an array of 32-bit random words")
     if not xp.owns(random) or xp.shape(random) != shape or "int32" not in xp.dtype(random):
-        raise ValueError(f"random words must be a uint32 or int32 {xp.name} array of shape {shape}, got {random!r}")
+        got = f"{xp.dtype(random)} of shape {xp.shape(random)}" if xp.owns(random) else type(random).__qualname__
+        raise ValueError(f"random must be RandomBits, or a uint32 or int32 {xp.name} array of shape {shape}, got {got}")
 
 
 def _check_out(xp: Namespace, out: Array, shape: tuple[int, ...], carrier: Carrier) -> None:

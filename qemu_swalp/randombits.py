@@ -62,6 +62,8 @@ class RandomBits:
 
 def stream_id(role: str, tensor: int = 0) -> int:
     """The stream of the tensor of that index in a role such as "weight" or "exp_avg" (clause RNG-4)."""
+    if not isinstance(role, str):
+        raise TypeError(f"role must be a string such as 'weight', got {role!r}")
     check_int("tensor", tensor, 0, MASK)
     return zlib.crc32(role.encode()) << 32 | tensor
 

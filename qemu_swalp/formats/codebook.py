@@ -41,9 +41,10 @@ class Codebook(ElementFormat, family="codebook"):
         given = values if values is not None else entries
         if len(entries) == 1 and not isinstance(entries[0], int | float | np.number):
             given = entries[0]
-        if isinstance(given, str):
+        listed = [given] if isinstance(given, str) else list(given)
+        if any(isinstance(v, str) for v in listed):
             raise TypeError(f"values must be numbers, got {given!r}")
-        numbers = [float(np.dtype(dtype).type(v)) + 0.0 for v in given]
+        numbers = [float(np.dtype(dtype).type(v)) + 0.0 for v in listed]
         bad = next((v for v in numbers if not math.isfinite(v)), None)
         if bad is not None:
             raise ValueError(f"values must be finite in {dtype}, got {bad!r}")

@@ -57,6 +57,10 @@ def parse(text: str | Format) -> Format:
         return _builtin(name)
     if re.fullmatch(r"bfp\d+", name):
         name = f"bfp<{name[3:]}>"
+    if "/" in name:
+        format, _, rounding = name.partition("/")
+        raise ValueError(f"{name!r} is a quantizer, FORMAT/ROUNDING, where a format is expected; give the rounding by "
+                         f"itself, as in quantize(x, {format!r}, {rounding!r})")
     if "<" not in name:
         raise ValueError(f"unknown format {name!r}{_suggestion(name)}; qemu_swalp.names() lists the names, and "
                          f"{', '.join(f'{family}<…>' for family in FAMILIES)} are parametrized")

@@ -251,6 +251,8 @@ def test_bad_toml_registers_nothing(tmp_path, text: str, words: str) -> None:  #
         (lambda: q.parse("fixed<8,6>>"), ValueError, "unexpected '>'"),
         (lambda: q.parse("fixed<8,6,colour=red>"), ValueError, "colour"),
         (lambda: q.parse("fixed<8,6,1.2.3>"), ValueError, "'1.2.3' is not a number"),
+        (lambda: q.parse("bfp8/stochastic"), ValueError, r"as in quantize\(x, 'bfp8', 'stochastic'\)"),
+        (lambda: q.Codebook("1", "2"), TypeError, "must be numbers"),
         (lambda: q.parse(8), TypeError, "a format must be a string or a Format, got 8"),
         (lambda: q.register("8bit", "e4m3fn"), ValueError, "starts with a letter"),
         (lambda: q.Rounding("nearest"), ValueError, "rounding mode must be one of"),

@@ -118,7 +118,7 @@ class NotQuantizable(q.Format):
         (
             lambda: q.quantize(X, "e4m3fn", "stochastic", random=np.zeros((6, 10))),
             ValueError,
-            "must be a uint32 or int32 numpy array",
+            r"or a uint32 or int32 numpy array of shape \(6, 10\), got float64 of shape \(6, 10\)",
         ),
         (lambda: q.quantize(X, "e4m3fn", overflow="infinity"), ValueError, "needs a format with infinities"),
         (lambda: q.quantize(X, "bfp8", overflow="nan"), ValueError, "needs a format with NaN"),

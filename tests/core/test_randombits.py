@@ -89,6 +89,7 @@ def test_noise_is_unbiased_and_differs_by_seed_stream_and_step() -> None:
         (lambda: q.RandomBits(0, 0, 1.5), TypeError, "step must be an integer"),
         (lambda: q.RandomBits(0, offset=-4), ValueError, "offset must be from 0"),
         (lambda: element_words(5, offset=2**34 - 4), ValueError, "random bits reach 2\\^34 elements"),
+        (lambda: q.stream_id(3), TypeError, "role must be a string such as 'weight', got 3"),
         (lambda: q.stream_id("w", -1), ValueError, "tensor must be from 0"),
     ],
 )
