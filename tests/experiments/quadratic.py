@@ -13,16 +13,15 @@ is a martingale difference of variance (2αμ - α²μ²)v, and w̄_T - w* the s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
 import numpy as np
 
-from .. import Fixed
-from ..training import SGD, Averaging, fixed_point
-from .descent import Indices, Reals, descend
-from .report import Row
+from qemu_swalp import Fixed
+from qemu_swalp.experiments.descent import Indices, Reals, descend
+from qemu_swalp.experiments.report import Row
+from qemu_swalp.training import SGD, Averaging, fixed_point
 
 WORD = 24
 """Bits of a weight: the range is never reached."""
@@ -82,11 +81,6 @@ class Quadratic:
             nu = np.modf(np.abs(normal) * np.sqrt(1 + self.mu**2 * v) * self.rate / delta)[0]
             v = (self.rate**2 + delta**2 * float(density @ (nu * (1 - nu)))) / (2 * am - am**2)
         return v
-
-
-def quadratic_table(problem: Quadratic, fractions: Sequence[int] = (2, 4, 6, 8)) -> list[Row]:
-    """`measure` for each number of fractional bits."""
-    return [problem.measure(fraction) for fraction in fractions]
 
 
 def _standard_error(sample: Reals) -> float:
