@@ -7,28 +7,38 @@
 
 from .codes import BlockCodes, decode, encode
 from .formats import (
+    P3109,
     BinadeFormat,
     Block,
     Codebook,
     ElementFormat,
+    Exponent,
     Fixed,
     Float,
     Format,
+    Logarithmic,
+    Posit,
+    TableFormat,
+    Takum,
     bfp,
+    integer,
     load_formats,
     names,
     parse,
     register,
     unregister,
 )
+from .packing import pack, packed_bytes, unpack
 from .quantization import quantize
 from .randombits import RandomBits, stream_id
 from .rounding import Rounding
+from .views import from_ml_dtypes, to_ml_dtypes
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BinadeFormat", "Block", "BlockCodes", "Codebook", "ElementFormat", "Fixed", "Float", "Format", "RandomBits",
-    "Rounding", "bfp", "decode", "encode", "load_formats", "names", "parse", "quantize", "register", "stream_id",
-    "unregister",
+    "BinadeFormat", "Block", "BlockCodes", "Codebook", "ElementFormat", "Exponent", "Fixed", "Float", "Format",
+    "Logarithmic", "P3109", "Posit", "RandomBits", "Rounding", "TableFormat", "Takum", "bfp", "decode", "encode",
+    "from_ml_dtypes", "integer", "load_formats", "names", "pack", "packed_bytes", "parse", "quantize", "register",
+    "stream_id", "to_ml_dtypes", "unpack", "unregister",
 ]

@@ -31,6 +31,11 @@ class Carrier:
         return (1 << (self.storage - 1)) - (1 << self.mantissa)
 
     @property
+    def nan(self) -> int:
+        """Bits of the quiet NaN without payload."""
+        return self.infinity + (1 << (self.mantissa - 1))
+
+    @property
     def precision(self) -> int:
         return self.mantissa + 1
 

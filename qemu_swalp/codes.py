@@ -2,63 +2,84 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 from .backends import Array, Namespace, namespace_of
 from .carriers import Carrier, carrier_of
 from .engine.binade import round_binade
-from .engine.blocks import blocks_shape, over_blocks, shared_exponents, spread
-from .engine.table import round_codebook, signed_magnitude
-from .formats import BinadeFormat, Block, Codebook, Format, parse
-from .quantization import as_array, check_held, element_of
+from .engine.blocks import blocks_shape, over_blocks
+from .engine.quotient import Number
+from .engine.scaled import round_elements, times_scale, with_nan
+from .engine.scales import Scales, Shared, block_scales, scale_codes, scales_of_codes
+from .engine.table import round_table
+from .engine.tablecodes import table_codes, table_values
+from .formats import BinadeFormat, Block, Exponent, Format, Overflow, TableFormat, parse
+from .quantization import as_array, by_chunks, check_held, check_random, element_of, policy_of, quantize
+from .randombits import RandomBits
 from .rounding import Rounding
 
 
 class BlockCodes(NamedTuple):
-    """The codes of a block format (clause COD-4)."""
+    """The codes of a block format (clause COD-4). The shared parts have the axes of the array, with as many entries
+    along each as there are blocks.
+    """
 
     codes: Array
     """Element codes, in the shape of the array."""
-    exponents: Array
-    """Shared exponent of each block, int8 or int16: reduced axes have length 1, a `size` axis its number of blocks."""
+    scales: Array
+    """Scale of each block: the exponent S as int8 or int16 where the format of the scales is `Exponent`, else its code
+    in that format, unsigned."""
+    second: Array | None = None
+    """The array's scale above the blocks' (two levels): its float32 code as uint32, all axes of length 1."""
+    zero_points: Array | None = None
+    """Zero point of each block (rule "minmax"), in the dtype of the element codes."""
 
 
-def encode(x: Array, format: Format | str) -> Any:
-    """Integer codes of an array whose elements are values of the format: quantize first.
+def encode(x: Array, format: Format | str, rounding: Rounding | str | None = None, *,
+           random: RandomBits | Array | None = None, overflow: Overflow | None = None) -> Any:
+    """Integer codes of an array.
 
-    Returns an array of x's library and shape, uint8, uint16 or uint32 (the least that holds `format.bits`); for block
-    formats `BlockCodes`. Raises ValueError where an element is not a value of the format (eager arrays only).
+    Parameters
+    ----------
+    x : an array whose elements are values of the format; or any array, with a rounding.
+    rounding, random, overflow : as for `quantize`, of which `decode` then gives the result. Block formats need a
+        rounding unless their scales are powers of two: other scales cannot be told from the values alone.
+
+    Returns
+    -------
+    array of x's library and shape, uint8, uint16 or uint32 (the least that holds `format.bits`); for block formats
+    `BlockCodes`.
+
+    Raises
+    ------
+    TypeError : as for `quantize`.
+    ValueError : an element is not a value of the format (eager arrays only); or as for `quantize`.
 
     >>> [hex(code) for code in encode([1.0, -448.0, 0.0], "e4m3fn").tolist()]
     ['0x38', '0xfe', '0x0']
+    >>> codes = encode([0.1, 0.2, -7.0], "mxfp4", "nearest_even")
+    >>> codes.codes.tolist(), codes.scales.tolist(), decode(codes, "mxfp4").tolist()
+    ([0, 0, 15], [127], [0.0, 0.0, -6.0])
     """
     x = as_array(x)
     xp = namespace_of(x)
     format = parse(format)
     carrier = _carrier(xp.dtype(x), format)
     shape = xp.shape(x)
-    element = element_of(format)
-    width = _code_width(element.bits)
-    lifted = xp.reshape(x, shape or (1,))
-    if not isinstance(format, Block):
-        if 0 in shape:
-            return xp.unsigned(xp.cast(xp.bits(x), 32), width)
-        return xp.reshape(xp.unsigned(_codes(xp, lifted, carrier, format, 0), width), shape)
-    exponent_width = 8 if format.scale_bits <= 8 else 16
+    if isinstance(format, Block):
+        return _encode_blocks(xp, x, carrier, format, rounding, random, overflow)
+    if rounding is not None:
+        x = quantize(x, format, rounding, random=random, overflow=overflow)
+    width = code_width(format.bits)
     if 0 in shape:
-        exponents = xp.broadcast(xp.table([-(1 << (format.scale_bits - 1))], 32, x), blocks_shape(shape, format))
-        return BlockCodes(xp.unsigned(xp.cast(xp.bits(x), 32), width), xp.signed(exponents, exponent_width))
-    exponents = _exponents(xp, lifted, carrier, format)
-    codes = _codes(xp, lifted, carrier, format, spread(xp, exponents, xp.shape(lifted), format))
-    return BlockCodes(xp.reshape(xp.unsigned(codes, width), shape),
-                      xp.reshape(xp.signed(exponents, exponent_width), blocks_shape(shape, format)))
+        return xp.unsigned(xp.cast(xp.bits(x), 32), width)
+    return xp.reshape(xp.unsigned(_codes(xp, xp.reshape(x, shape or (1,)), carrier, format), width), shape)
 
 
 def decode(codes: Array, format: Format | str, dtype: str = "float32") -> Any:
     """The values that codes stand for; inverse of `encode`.
 
-    codes : integer array (bits above `format.bits` are ignored, except by codebooks); for block formats `BlockCodes`.
+    codes : integer array (bits above `format.bits` are ignored, except by tables); for block formats `BlockCodes`.
     dtype : "float16", "bfloat16", "float32" or "float64". Raises TypeError where that dtype cannot hold the values.
 
     >>> import numpy as np
@@ -66,33 +87,25 @@ def decode(codes: Array, format: Format | str, dtype: str = "float32") -> Any:
     [1.0, 448.0, 0.001953125]
     """
     format = parse(format)
-    exponents = None
     if isinstance(format, Block):
-        if not isinstance(codes, tuple) or len(codes) != 2:
-            raise TypeError(f"the codes of {format} must be BlockCodes(codes, exponents), got {type(codes).__name__}")
-        codes, exponents = codes
+        return _decode_blocks(codes, format, dtype)
     xp = namespace_of(codes)
+    integers, shape, carrier = _integers(xp, codes, format, dtype)
+    element = element_of(format)
+    if isinstance(element, TableFormat):
+        bits = table_values(xp, integers, carrier, element)
+    else:
+        bits = _binade_bits(xp, integers, carrier, element, 0)
+    return xp.reshape(xp.floats(xp.cast(bits, carrier.storage), dtype), shape)
+
+
+def _integers(xp: Namespace, codes: Array, format: Format, dtype: str) -> tuple[Array, tuple[int, ...], Carrier]:
+    """Element codes as integers of the carrier, of at least one dimension; the shape that they had; the carrier."""
     if "int" not in xp.dtype(codes):
         raise TypeError(f"codes must be an integer array, got dtype {xp.dtype(codes)}")
     carrier = _carrier(dtype, format)
     shape = xp.shape(codes)
-    integers = xp.reshape(xp.cast(codes, carrier.width), shape or (1,))
-    if 0 in shape:
-        return xp.floats(xp.cast(integers, carrier.storage), dtype)
-    scale: Array = 0
-    if isinstance(format, Block):
-        expected = blocks_shape(shape, format)
-        if xp.shape(exponents) != expected:
-            raise ValueError(f"codes of shape {shape} in {format} have exponents of shape {expected}, "
-                             f"got {xp.shape(exponents)}")
-        lifted = xp.reshape(xp.cast(exponents, carrier.width), blocks_shape(xp.shape(integers), format))
-        scale = spread(xp, lifted, xp.shape(integers), format)
-    element = element_of(format)
-    if isinstance(element, Codebook):
-        bits = _codebook_bits(xp, integers, carrier, element)
-    else:
-        bits = _binade_bits(xp, integers, carrier, element, scale)
-    return xp.reshape(xp.floats(xp.cast(bits, carrier.storage), dtype), shape)
+    return xp.reshape(xp.cast(codes, carrier.width), shape or (1,)), shape, carrier
 
 
 def _carrier(dtype: str, format: Format) -> Carrier:
@@ -101,41 +114,140 @@ def _carrier(dtype: str, format: Format) -> Carrier:
     return carrier.wide() if element_of(format).bits > 31 else carrier
 
 
-def _code_width(bits: int) -> int:
+def _encode_blocks(xp: Namespace, x: Array, carrier: Carrier, format: Block, rounding: Rounding | str | None,
+                   random: RandomBits | Array | None, overflow: Overflow | None) -> BlockCodes:
+    shape = xp.shape(x)
+    lifted = xp.reshape(x, shape or (1,))
+    if rounding is None and not format.powers:
+        raise ValueError(f"the scales of {format} cannot be told from values alone; give the array as it was before "
+                         'quantization, and the rounding: encode(x, format, "nearest_even")')
+    policy, mode = policy_of(format, overflow), Rounding.parse(rounding or "nearest_even")
+    if rounding is not None:
+        check_random(xp, x, mode, random)
+    shared = block_scales(xp, lifted, carrier, format)
+    if rounding is None and 0 not in shape:
+        shared = _shared_by_values(xp, lifted, carrier, format, shared)
+    over = shared.scales.over_elements(xp, xp.shape(lifted), format)
+    if 0 in shape:
+        codes = xp.cast(xp.bits(lifted), 32)
+    elif rounding is None:
+        codes = _codes(xp, lifted, carrier, format, over)
+    else:
+        check_held(format.element, carrier)
+        elements = by_chunks(xp, lifted, mode, random, over, lambda part, words, scales: round_elements(
+            xp, part, carrier, format, policy, mode, words, scales or Scales()))
+        codes = _element_codes(xp, elements, carrier, format, over)
+    width, blocks = code_width(format.bits), blocks_shape(shape, format)
+    scale_width = code_width(format.scale.bits)
+    scales, (_, _, _, zero_point, _) = scale_codes(xp, carrier, format, shared), shared.scales
+    stored = xp.signed(scales, scale_width) if isinstance(format.scale, Exponent) else xp.unsigned(scales, scale_width)
+    return BlockCodes(
+        xp.reshape(xp.unsigned(codes, width), shape),
+        xp.reshape(stored, blocks),
+        None if shared.second is None else xp.reshape(xp.unsigned(shared.second, 32), (1,) * len(shape)),
+        None if zero_point is None else xp.reshape(xp.unsigned(zero_point, width), blocks),
+    )
+
+
+def _shared_by_values(xp: Namespace, x: Array, carrier: Carrier, format: Block, shared: Shared) -> Shared:
+    """The scales that the rule gives, or one power of two less or more where only that makes all elements of a block
+    values (clause COD-4).
+    """
+    if format.idempotent and format.rule == "floor":
+        return shared
+    found = shared.own.exponent
+    for step in (-1, 2):
+        over = shared.scales._replace(exponent=found).over_elements(xp, xp.shape(x), format)
+        wrong = _differs(xp, x, carrier, format, over)
+        found = found + step * over_blocks(xp, xp.cast(wrong, carrier.width), format)
+    found = xp.clip(found, *(format.powers or (0, 0)))
+    return Shared(shared.scales._replace(exponent=found), Number(found, None))
+
+
+def _element_codes(xp: Namespace, elements: Array, carrier: Carrier, format: Block, scales: Scales) -> Array:
+    """Codes of what `round_elements` gave; 0 where the block is NaN."""
+    if scales.nan is not None:
+        elements = xp.floats(xp.where(scales.nan, 0, xp.bits(elements)), carrier.name)
+    if scales.zero_point is None:
+        return _codes(xp, elements, carrier, format.element)
+    _, sig, ulp = carrier.split(xp, elements)
+    n = xp.shift_left(xp.shift_right(sig, xp.clip(0 - ulp, 0, carrier.width - 1)), xp.clip(ulp, 0, format.bits))
+    codes = scales.zero_point + xp.where(carrier.negative(xp, elements), 0 - n, n)
+    return codes if scales.nan is None else xp.where(scales.nan, 0, codes)
+
+
+def _decode_blocks(codes: Any, format: Block, dtype: str) -> Any:
+    if not isinstance(codes, tuple) or not 2 <= len(codes) <= 4:
+        raise TypeError(f"the codes of {format} must be BlockCodes(codes, scales, …), got {type(codes).__name__}")
+    given = BlockCodes(*codes)
+    xp = namespace_of(given.codes)
+    integers, shape, carrier = _integers(xp, given.codes, format, dtype)
+    blocks = blocks_shape(shape, format)
+    parts = {"scales": (blocks, True), "second": ((1,) * len(shape), format.second is not None),
+             "zero_points": (blocks, format.rule == "minmax")}
+    for name, (expected, needed) in parts.items():
+        part = getattr(given, name)
+        if (part is not None) != needed:
+            raise ValueError(f"the codes of {format} {'lack' if needed else 'have no'} {name}")
+        if needed and xp.shape(part) != expected:
+            raise ValueError(f"codes of shape {shape} in {format} have {name} of shape {expected}, "
+                             f"got {xp.shape(part)}")
+    if 0 in shape:
+        return xp.floats(xp.cast(integers, carrier.storage), dtype)
+    lifted = xp.shape(integers)
+    shared = [None if part is None else xp.reshape(xp.cast(part, carrier.width), (1,) * len(lifted) if name == "second"
+                                                   else blocks_shape(lifted, format))
+              for name, part in zip(("scales", "second", "zero_points"), given[1:], strict=True)]
+    scales = scales_of_codes(xp, carrier, format, *shared).over_elements(xp, lifted, format)
+    if format.powers:
+        values = xp.floats(xp.cast(_binade_bits(xp, integers, carrier, format.element, scales.exponent),
+                                   carrier.storage), dtype)
+    else:
+        bits = _binade_bits(xp, integers, carrier, format.element, 0)
+        if scales.zero_point is not None:
+            n = (integers & ((1 << format.bits) - 1)) - scales.zero_point
+            exponent, fraction = carrier.normalize(xp, xp.abs(n))
+            bits = xp.where(n == 0, 0, carrier.join(xp, exponent, fraction))
+            bits = xp.where(n < 0, bits | -(1 << (carrier.storage - 1)), bits)
+        elements = xp.floats(xp.cast(bits, carrier.storage), dtype)
+        values = times_scale(xp, elements, carrier, format, scales.number)
+    return xp.reshape(with_nan(xp, values, carrier, scales.nan), shape)
+
+
+def code_width(bits: int) -> int:
+    """Bits of the least unsigned dtype that holds such codes (clause COD-2)."""
     return next(width for width in (8, 16, 32) if bits <= width)
 
 
-def _exponents(xp: Namespace, x: Array, carrier: Carrier, format: Block) -> Array:
-    """S of each block by BLK-3, or one less where only that makes all its elements values (clause COD-4)."""
-    exponents = shared_exponents(xp, x, carrier, format)
-    if format.idempotent:
-        return exponents
-    wrong = _differs(xp, x, carrier, format, spread(xp, exponents, xp.shape(x), format))
-    return exponents - over_blocks(xp, xp.cast(wrong, carrier.width), format)
-
-
-def _codes(xp: Namespace, x: Array, carrier: Carrier, format: Format, scale: Array) -> Array:
-    if xp.concrete(x) and xp.any(_differs(xp, x, carrier, format, scale)):
+def _codes(xp: Namespace, x: Array, carrier: Carrier, format: Format, scales: Scales | None = None) -> Array:
+    """Codes of an array of values, whose blocks have these scales (powers of two)."""
+    scales = scales or Scales()
+    if xp.concrete(x) and xp.any(_differs(xp, x, carrier, format, scales)):
         raise ValueError(f"encode needs values of {format}, and some elements are not (NaN counts where the format has "
                          f'none); quantize first: encode(quantize(x, "{format}"), "{format}")')
     element = element_of(format)
-    if isinstance(element, Codebook):
-        return _codebook_codes(xp, x, carrier, element)
-    return _binade_codes(xp, x, carrier, element, scale)
+    if isinstance(element, TableFormat):
+        return table_codes(xp, x, carrier, element)
+    codes = _binade_codes(xp, x, carrier, element, scales.exponent)
+    return codes if scales.nan is None else xp.where(scales.nan, 0, codes)
 
 
-def _differs(xp: Namespace, x: Array, carrier: Carrier, format: Format, scale: Array) -> Array:
+def _differs(xp: Namespace, x: Array, carrier: Carrier, format: Format, scales: Scales) -> Array:
     """Mask of the elements that are no values of the format, whose blocks have these scales."""
     element = element_of(format)
     mode = Rounding("toward_zero")
-    if isinstance(element, Codebook):
-        kept = round_codebook(xp, x, carrier, element, mode, None)
+    policy = "infinity" if element.has_infinity else "saturate"
+    if isinstance(element, TableFormat):
+        kept = round_table(xp, x, carrier, element, policy, mode, None)
     else:
-        policy = "infinity" if element.has_infinity else "saturate"
-        kept = round_binade(xp, x, carrier, element, policy, mode, None, scale)
+        kept = round_binade(xp, x, carrier, element, policy, mode, None, scales.exponent)
     magnitude = xp.cast(xp.bits(x), carrier.width) & ((1 << (carrier.storage - 1)) - 1)
-    differs = (xp.bits(kept) != xp.bits(x)) & (magnitude != 0)
-    return differs if element.has_nan else differs | (magnitude > carrier.infinity)
+    nan = magnitude > carrier.infinity
+    sign_of_zero = (magnitude == 0) & (xp.bits(kept) == 0)  # -0 has the code of 0 where the format has no -0
+    differs = (xp.bits(kept) != xp.bits(x)) & ~sign_of_zero
+    if not element.has_nan:
+        differs = differs | nan
+    return differs if scales.nan is None else (differs & ~scales.nan) | (scales.nan & ~nan)
 
 
 def _binade_codes(xp: Namespace, x: Array, carrier: Carrier, format: BinadeFormat, scale: Array) -> Array:
@@ -167,21 +279,7 @@ def _binade_bits(xp: Namespace, codes: Array, carrier: Carrier, format: BinadeFo
     if infinite is not None:
         bits = xp.where(infinite, carrier.infinity, bits)
     if nan is not None:
-        bits = xp.where(nan, carrier.infinity + (1 << (carrier.mantissa - 1)), bits)
+        bits = xp.where(nan, carrier.nan, bits)
         negative = negative & ~nan
     return xp.where(negative, bits | -(1 << (carrier.storage - 1)), bits)
 
-
-def _codebook_codes(xp: Namespace, x: Array, carrier: Carrier, format: Codebook) -> Array:
-    bits = xp.cast(xp.bits(x), carrier.width)
-    magnitude = bits & ((1 << (carrier.storage - 1)) - 1)
-    keys = [signed_magnitude(Fraction(format.entries[code]), carrier) for code in format.order]
-    return xp.take(format.order, xp.searchsorted(keys, xp.where(bits < 0, 0 - magnitude, magnitude)) - 1)
-
-
-def _codebook_bits(xp: Namespace, codes: Array, carrier: Carrier, format: Codebook) -> Array:
-    if xp.concrete(codes) and xp.any((codes < 0) | (codes >= len(format.entries))):
-        raise ValueError(f"codes of {format} run from 0 to {len(format.entries) - 1}")
-    keys = [signed_magnitude(Fraction(v), carrier) for v in format.entries]
-    bits = [key if key >= 0 else -key - (1 << (carrier.storage - 1)) for key in keys]
-    return xp.take(bits, codes)

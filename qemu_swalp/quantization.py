@@ -13,10 +13,12 @@ import numpy as np
 from .backends import Array, Namespace, namespace_of
 from .carriers import CARRIERS, Carrier, carrier_of
 from .engine.binade import round_binade
-from .engine.blocks import shared_exponents, spread
-from .engine.table import round_codebook
-from .formats import BinadeFormat, Block, Codebook, Format, Overflow, parse
-from .randombits import RandomBits
+from .engine.blocks import is_empty
+from .engine.scaled import round_scaled
+from .engine.scales import Scales, block_scales
+from .engine.table import round_table
+from .formats import BinadeFormat, Block, Format, Overflow, TableFormat, parse
+from .randombits import Counters, RandomBits
 from .rounding import Rounding
 
 
@@ -33,7 +35,7 @@ def quantize(x: Array, format: Format | str, rounding: Rounding | str = "nearest
     rounding : a `Rounding`, or a string such as "nearest_even", "toward_zero", "stochastic", "stochastic_b<8>".
     random : for stochastic rounding, which random bits: `RandomBits(seed, stream, step)`; or an integer array of x's
         shape that holds a 32-bit random word for each element.
-    overflow : "saturate", "infinity" or "nan", instead of the format's own policy.
+    overflow : "saturate", "propagate", "infinity" or "nan", instead of the format's own policy.
     out : array to write to, of x's shape and dtype; may be x.
 
     Returns
@@ -56,12 +58,14 @@ def quantize(x: Array, format: Format | str, rounding: Rounding | str = "nearest
     format, rounding = parse(format), Rounding.parse(rounding)
     carrier = carrier_of(xp.dtype(x))
     check_held(format, carrier)
-    policy = _policy(format, overflow)
-    shape = xp.shape(x)
-    _check_random(xp, shape, rounding, random)
+    policy = policy_of(format, overflow)
+    check_random(xp, x, rounding, random)
     if out is not None:
-        _check_out(xp, out, shape, carrier)
-    result = x if 0 in shape else _quantize(xp, x, carrier, format, policy, rounding, random)
+        _check_out(xp, x, out, carrier)
+    random = random if rounding.stochastic else None
+    if xp.chunk is None and isinstance(random, RandomBits):
+        random = random.counters(xp, xp.lengths(x))
+    result = x if is_empty(xp.lengths(x)) else xp.run(_quantize, (carrier, format, policy, rounding), x, random)
     return result if out is None else xp.write(out, result)
 
 
@@ -71,17 +75,19 @@ def as_array(x: Array) -> Array:
     return np.asarray(x, np.float32) if plain else x
 
 
-def element_of(format: Format) -> BinadeFormat | Codebook:
+def element_of(format: Format) -> BinadeFormat | TableFormat:
     """The format of the elements: a block format's, or the format itself."""
     element = format.element if isinstance(format, Block) else format
-    if not isinstance(element, BinadeFormat | Codebook):
-        raise TypeError(f"{type(format).__name__} must derive from BinadeFormat, Codebook or Block to be rounded to")
+    if not isinstance(element, BinadeFormat | TableFormat):
+        raise TypeError(f"{type(format).__name__} must derive from BinadeFormat, TableFormat or Block to be rounded to")
     return element
 
 
 @lru_cache(maxsize=4096)
 def check_held(format: Format, carrier: Carrier) -> None:
     """TypeError unless arrays of the carrier's dtype hold the values of the format (clause SRC-1)."""
+    if isinstance(format, Block) and format.second is not None and carrier.width > 32:
+        raise TypeError(f"{format} is defined by float32 steps, and {carrier.name} has more; convert it to float32")
     lacking = _lacking(format, carrier)
     if lacking:
         holder = next((c.name for c in CARRIERS.values() if not _lacking(format, c)), None)
@@ -94,7 +100,7 @@ def _lacking(format: Format, carrier: Carrier) -> str:
     element = element_of(format)
     if element.precision > carrier.precision:
         return f"precision ({element.precision} bits, it has {carrier.precision})"
-    if isinstance(format, Block):
+    if isinstance(format, Block) and format.powers:
         return ""
     if element.least_exponent < carrier.least_exponent:
         return f"small values (multiples of 2^{element.least_exponent}, it has 2^{carrier.least_exponent})"
@@ -103,7 +109,8 @@ def _lacking(format: Format, carrier: Carrier) -> str:
     return ""
 
 
-def _policy(format: Format, overflow: Overflow | None) -> Overflow:
+def policy_of(format: Format, overflow: Overflow | None) -> Overflow:
+    """The overflow policy in force. ValueError where the format cannot express it."""
     element = element_of(format)
     if overflow is None:
         return element.overflow
@@ -111,59 +118,74 @@ def _policy(format: Format, overflow: Overflow | None) -> Overflow:
     return overflow
 
 
-def _check_random(xp: Namespace, shape: tuple[int, ...], rounding: Rounding, random: RandomBits | Array | None) -> None:
+def check_random(xp: Namespace, x: Array, rounding: Rounding, random: RandomBits | Array | None) -> None:
+    """ValueError unless there are random bits where the rounding takes them."""
     if not rounding.stochastic or isinstance(random, RandomBits):
         return
     if random is None:
         raise ValueError(f"rounding {rounding} needs random=: RandomBits(seed, stream, step), with another stream for "
                          "every tensor and another step for every call, or an array of 32-bit random words")
-    if not xp.owns(random) or xp.shape(random) != shape or "int32" not in xp.dtype(random):
-        got = f"{xp.dtype(random)} of shape {xp.shape(random)}" if xp.owns(random) else type(random).__qualname__
-        raise ValueError(f"random must be RandomBits, or a uint32 or int32 {xp.name} array of shape {shape}, got {got}")
+    if not xp.owns(random) or not xp.same_shape(random, x) or "int32" not in xp.dtype(random):
+        got = f"{xp.dtype(random)} of shape {tuple(random.shape)}" if xp.owns(random) else type(random).__qualname__
+        raise ValueError(f"random must be RandomBits, or a uint32 or int32 {xp.name} array of shape {tuple(x.shape)}, "
+                         f"got {got}")
 
 
-def _check_out(xp: Namespace, out: Array, shape: tuple[int, ...], carrier: Carrier) -> None:
+def _check_out(xp: Namespace, x: Array, out: Array, carrier: Carrier) -> None:
     if not xp.owns(out):
         raise TypeError(f"out must be a {xp.name} array like x, got {type(out).__module__}.{type(out).__qualname__}")
-    if xp.shape(out) != shape or xp.dtype(out) != carrier.name:
-        raise ValueError(f"out must have x's shape {shape} and dtype {carrier.name}, "
-                         f"got {xp.shape(out)} and {xp.dtype(out)}")
+    if not xp.same_shape(out, x) or xp.dtype(out) != carrier.name:
+        raise ValueError(f"out must have x's shape {tuple(x.shape)} and dtype {carrier.name}, "
+                         f"got {tuple(out.shape)} and {xp.dtype(out)}")
 
 
-def _quantize(xp: Namespace, x: Array, carrier: Carrier, format: Format, policy: Overflow, rounding: Rounding,
-              random: RandomBits | Array | None) -> Array:
-    shape = xp.shape(x)
+def _quantize(xp: Namespace, carrier: Carrier, format: Format, policy: Overflow, rounding: Rounding, x: Array,
+              random: RandomBits | Counters | Array | None) -> Array:
+    shape = xp.lengths(x)
     lifted = xp.reshape(x, shape or (1,))
-    scale: Array = 0
+    scales = None
     if isinstance(format, Block):
-        scale = spread(xp, shared_exponents(xp, lifted, carrier, format), xp.shape(lifted), format)
-    element = element_of(format)
+        scales = block_scales(xp, lifted, carrier, format).scales.over_elements(xp, xp.lengths(lifted), format)
 
-    def rounded(part: Array, bits: RandomBits | Array | None, scale: Array) -> Array:
-        words = bits.words(xp, xp.shape(part), part) if isinstance(bits, RandomBits) else bits
-        if isinstance(element, Codebook):
-            return round_codebook(xp, part, carrier, element, rounding, words)
-        return round_binade(xp, part, carrier, element, policy, rounding, words, scale)
+    def rounded(part: Array, words: Array | None, scales: Scales | None) -> Array:
+        if isinstance(format, Block):
+            return round_scaled(xp, part, carrier, format, policy, rounding, words, scales or Scales())
+        element = element_of(format)
+        if isinstance(element, TableFormat):
+            return round_table(xp, part, carrier, element, policy, rounding, words)
+        return round_binade(xp, part, carrier, element, policy, rounding, words)
 
-    random = random if rounding.stochastic else None
-    if random is not None and not isinstance(random, RandomBits):
-        random = xp.reshape(xp.cast(random, 32), xp.shape(lifted))
-    count = math.prod(shape)
-    if xp.chunk is None or count <= xp.chunk:
-        return xp.reshape(rounded(lifted, random, scale), shape)
-    return _by_chunks(xp, lifted, random, scale, xp.chunk, rounded).reshape(shape)
+    return xp.reshape(by_chunks(xp, lifted, rounding, random, scales, rounded), shape)
 
 
-def _by_chunks(xp: Namespace, x: Array, random: RandomBits | Array | None, scale: Array, size: int,
-               rounded: Callable[[Array, RandomBits | Array | None, Array], Array]) -> Array:
-    """The elementwise part in pieces that stay in the cache; the same bits, since random bits go by element number."""
-    flat = x.reshape(-1)
-    scales = scale if isinstance(scale, int) else xp.broadcast(scale, x.shape).reshape(-1)
-    words = random if random is None or isinstance(random, RandomBits) else random.reshape(-1)
-    out = np.empty_like(flat)
-    for start in range(0, flat.size, size):
-        part = slice(start, start + size)
-        bits = replace(words, offset=words.offset + start) if isinstance(words, RandomBits) else (
-            None if words is None else words[part])
-        out[part] = rounded(flat[part], bits, scales if isinstance(scales, int) else scales[part])
-    return out
+def by_chunks(xp: Namespace, x: Array, rounding: Rounding, random: RandomBits | Counters | Array | None,
+              scales: Scales | None, rounded: Callable[[Array, Array | None, Scales | None], Array]) -> Array:
+    """The elementwise `rounded(x, words, scales)`, where NumPy is faster so in pieces that stay in the cache.
+
+    The same bits, since random bits go by element number.
+    """
+    lengths = xp.lengths(x)
+    if not rounding.stochastic or random is None:
+        random = None
+    elif not isinstance(random, RandomBits | Counters):
+        random = xp.reshape(xp.cast(random, 32), lengths)
+
+    def words(part: Array, bits: RandomBits | Counters | Array | None) -> Array | None:
+        return bits.words(xp, xp.lengths(part), part) if isinstance(bits, RandomBits | Counters) else bits
+
+    if xp.chunk is None or math.prod(lengths) <= xp.chunk:
+        return rounded(x, words(x, random), scales)
+    flat, out = x.reshape(-1), np.empty(x.size, x.dtype)
+    bits = random if random is None or isinstance(random, RandomBits | Counters) else random.reshape(-1)
+    flat_scales = None if scales is None else _each(scales, lambda part: xp.broadcast(part, lengths).reshape(-1))
+    for start in range(0, x.size, xp.chunk):
+        part = slice(start, start + xp.chunk)
+        own = replace(bits, offset=bits.offset + start) if isinstance(bits, RandomBits) else (
+            None if bits is None else bits[part])
+        shared = None if flat_scales is None else _each(flat_scales, lambda whole, part=part: whole[part])
+        out[part] = rounded(flat[part], words(flat[part], own), shared)
+    return out.reshape(lengths)
+
+
+def _each(scales: Scales, change: Callable[..., Array]) -> Scales:
+    return Scales(*(part if part is None or isinstance(part, int) else change(part) for part in scales))

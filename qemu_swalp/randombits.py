@@ -3,9 +3,11 @@ in every array library, on any device, in any chunking."""
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 
 from .backends import Array, Namespace
 from .checks import check_int
@@ -45,19 +47,42 @@ class RandomBits:
         if isinstance(self.step, bool | int | float | str):
             check_int("step", self.step, 0, MASK)
 
-    def words(self, xp: Namespace, shape: tuple[int, ...], like: Array) -> Array:
+    def words(self, xp: Namespace, shape: tuple[int | Array, ...], like: Array) -> Array:
         """One random word for each element (clause RNG-3): int32 array of the same bits, of that shape."""
-        count = 1
-        for length in shape:
-            count *= length
+        return self.counters(xp, shape).words(xp, shape, like)
+
+    def counters(self, xp: Namespace, shape: tuple[int | Array, ...]) -> Counters:
+        """The counters of an array of that shape. ValueError where it ends beyond the sequence."""
+        count = math.prod(length for length in shape if isinstance(length, int))
         if self.offset + count > 2**34:
             raise ValueError(f"random bits reach 2^34 elements of an array, asked for {self.offset + count}")
-        k0, k1 = stream_key(self.seed, self.stream)
-        skipped = self.offset % 4
-        blocks = -(-(count + skipped) // 4)
-        lanes = xp.lanes(self.offset // 4, blocks, like)
-        flat = xp.words(philox(xp, (lanes, self.step, k0, k1), (k0, k1), like))
-        return xp.reshape(flat[skipped : skipped + count], shape)
+        keys = round_keys(*stream_key(self.seed, self.stream))
+        return Counters(*map(xp.lane, (self.offset // 4, self.offset % 4, self.step, keys)))
+
+
+class Counters(NamedTuple):
+    """The numbers behind the random words of an array, as lanes: data, so that one compiled program serves every
+    stream, step and offset.
+
+    first : block of the first element. skipped : 0..3, words of that block before it. step : as in `RandomBits`.
+    keys : `round_keys` of the stream.
+    """
+
+    first: Any
+    skipped: Any
+    step: Any
+    keys: Any
+
+    def words(self, xp: Namespace, shape: tuple[int | Array, ...], like: Array) -> Array:
+        """As `RandomBits.words`."""
+        count = math.prod(shape)
+        device = xp.generator_device(like)
+        if device is not None and generator_agrees(xp, device):
+            flat = xp.generate(self.first, self.skipped, count, self.step, self.keys[0])
+        else:
+            lanes = xp.lanes(self.first, self.skipped, count, like)
+            flat = xp.words(philox(xp, (lanes, self.step, *self.keys[0]), self.keys), self.skipped, count)
+        return xp.reshape(flat, shape)
 
 
 def stream_id(role: str, tensor: int = 0) -> int:
@@ -75,6 +100,12 @@ def stream_key(seed: int, stream: int) -> tuple[int, int]:
     return k0, k1
 
 
+@lru_cache(maxsize=65536)
+def round_keys(k0: int, k1: int) -> tuple[tuple[int, int], ...]:
+    """The keys of Philox's rounds; the first is the key itself."""
+    return tuple(((k0 + i * KEY_STEPS[0]) & MASK, (k1 + i * KEY_STEPS[1]) & MASK) for i in range(ROUNDS))
+
+
 def philox_words(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
     """Philox4x32-10 of one counter, on Python ints.
 
@@ -82,22 +113,39 @@ def philox_words(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tu
     ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
     """
     c0, c1, c2, c3 = counter
-    for k0, k1 in _round_keys(key):
+    for k0, k1 in round_keys(*key):
         p0, p1 = FACTORS[0] * c0, FACTORS[1] * c2
         c0, c1, c2, c3 = p1 >> 32 ^ c1 ^ k0, p1 & MASK, p0 >> 32 ^ c3 ^ k1, p0 & MASK
     return c0, c1, c2, c3
 
 
-def philox(xp: Namespace, counter: tuple[Array | int, ...], key: tuple[int, int], like: Array) -> list[Array]:
-    """Philox4x32-10 on lanes: counter word 0 is an array of lanes, the others are ints or 0-d arrays."""
+def philox(xp: Namespace, counter: tuple[Array, ...], keys: Array) -> list[Array]:
+    """Philox4x32-10 on lanes: word 0 of the counter is an array of lanes, the others and the `round_keys` are 0-d."""
     c0, *rest = counter
-    c1, c2, c3 = (c0 * 0 + xp.lane(word, like) for word in rest)
-    for k0, k1 in _round_keys(key):
+    c1, c2, c3 = (c0 * 0 + word for word in rest)
+    for k0, k1 in keys:
         high0, low0 = xp.multiply_wide(c0, FACTORS[0])
         high1, low1 = xp.multiply_wide(c2, FACTORS[1])
-        c0, c1, c2, c3 = high1 ^ c1 ^ xp.lane(k0, like), low1, high0 ^ c3 ^ xp.lane(k1, like), low0
+        high1 ^= c1
+        high1 ^= k0
+        high0 ^= c3
+        high0 ^= k1
+        c0, c1, c2, c3 = high1, low1, high0, low0
     return [c0, c1, c2, c3]
 
 
-def _round_keys(key: tuple[int, int]) -> list[tuple[int, int]]:
-    return [((key[0] + i * KEY_STEPS[0]) & MASK, (key[1] + i * KEY_STEPS[1]) & MASK) for i in range(ROUNDS)]
+@cache
+def generator_agrees(xp: Namespace, device: str) -> bool:
+    """Whether the library's own generator gives the words of clause RNG-3 on a device: it must know the answers."""
+    trials = (  # first block, words skipped, count, step, key; the last two blocks of the sequence among them
+        (0, 0, 9, 0, (0, 0)),
+        (7, 3, 2, 5, (0x89ABCDEF, 0x01234567)),
+        (MASK - 1, 1, 7, MASK, (MASK, 0x80000000)),
+    )
+    return all(xp.try_generate(device, *trial) == _answer(*trial) for trial in trials)
+
+
+def _answer(first: int, skipped: int, count: int, step: int, key: tuple[int, int]) -> list[int]:
+    """Words `skipped`, `skipped` + 1, … counted from the start of a block, as int32."""
+    words = (philox_words((first + i // 4, step, *key), key)[i % 4] for i in range(skipped, skipped + count))
+    return [word - (word >> 31 << 32) for word in words]

@@ -54,10 +54,6 @@ class Rounding:
         mode = "stochastic_a" if found[1] == "stochastic" else found[1]
         return Rounding(mode, int(found[2]) if found[2] else -1)
 
-    def inward(self, positive: bool) -> bool:
-        """Whether the mode rounds values of that sign toward zero, so never beyond the range (clause RND-7)."""
-        return self.mode == "toward_zero" or self.mode == ("toward_negative" if positive else "toward_positive")
-
 
 def goes_away(xp: Namespace, rounding: Rounding, high: Array, low: Array, odd: Array, negative: Array,
               words: Array | None) -> Array:

@@ -1,30 +1,35 @@
 """Everything that must hold before a change lands: `python -m tests [pytest arguments]`.
 
 Lint, types, then all tests, among them the conformance vectors on every array library and the examples of the README.
+Keras runs on one backend in a process, so the tests of its adapter run once on each.
 """
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
-CHECKS = {
-    "lint": ["ruff", "check", "."],
-    "types": ["mypy"],
-    "vectors": ["python", "spec/generate.py", "--check"],
-    "tests": ["pytest", "-n", "auto", "--dist", "worksteal"],
-}
+KERAS = "tests/adapters/keras"
+PYTEST = ["pytest", "-n", "auto", "--dist", "worksteal"]
+CHECKS: list[tuple[list[str], dict[str, str]]] = [
+    (["ruff", "check", "."], {}),
+    (["mypy"], {}),
+    (["spec/generate.py", "--check"], {}),
+    ([*PYTEST, "--ignore", KERAS], {}),
+    *(([*PYTEST, KERAS], {"KERAS_BACKEND": backend}) for backend in ("tensorflow", "jax", "torch")),
+]
 
 
 def main() -> int:
     """Run the checks in turn; the exit status of the first that fails, else 0."""
-    for name, command in CHECKS.items():
-        module = command[1:] if command[0] == "python" else ["-m", *command]
-        arguments = sys.argv[1:] if name == "tests" else []
-        print(f"== {name}: {' '.join(command + arguments)}", flush=True)
-        status = subprocess.run([sys.executable, *module, *arguments]).returncode
+    for command, environment in CHECKS:
+        command = command + sys.argv[1:] if command[0] == "pytest" else command
+        print("==", *(f"{key}={value}" for key, value in environment.items()), *command, flush=True)
+        module = command if command[0].endswith(".py") else ["-m", *command]
+        status = subprocess.run([sys.executable, *module], env={**os.environ, **environment}).returncode
         if status:
-            print(f"== {name} failed", flush=True)
+            print(f"== failed: {' '.join(command)}", flush=True)
             return status
     return 0
 

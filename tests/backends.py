@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -45,7 +45,7 @@ class Backend:
             if isinstance(result, list):
                 return [self.numpy(r) for r in result]
             if isinstance(result, tuple):
-                return q.BlockCodes(*map(self.numpy, result))
+                return q.BlockCodes(*(None if part is None else self.numpy(part) for part in result))
             return self.numpy(result)
 
     def quantize_all(self, x: np.ndarray, format: Any, roundings: Sequence[str], words: np.ndarray) -> list[np.ndarray]:
@@ -60,12 +60,21 @@ class Backend:
                              x, words.astype(np.uint32))
         return self._run(lambda a: q.quantize(a, format, rounding, random=random, overflow=overflow), dtype_name(x), x)
 
-    def encode(self, x: np.ndarray, format: Any) -> Any:
-        return self._run(lambda a: q.encode(a, format), dtype_name(x), x)
+    def encode(self, x: np.ndarray, format: Any, rounding: Any = None, words: np.ndarray | None = None) -> Any:
+        if words is not None:
+            return self._run(lambda a, w: q.encode(a, format, rounding, random=w), dtype_name(x), x,
+                             words.astype(np.uint32))
+        return self._run(lambda a: q.encode(a, format, rounding), dtype_name(x), x)
 
     def decode(self, codes: Any, format: Any, dtype: str = "float32") -> np.ndarray:
         if isinstance(codes, tuple):
-            return self._run(lambda c, e: q.decode(q.BlockCodes(c, e), format, dtype), dtype, *codes)
+            present = [part is not None for part in codes]
+
+            def whole(*parts: Any) -> Any:
+                left = iter(parts)
+                return q.decode(q.BlockCodes(*(next(left) if there else None for there in present)), format, dtype)
+
+            return self._run(whole, dtype, *(part for part in codes if part is not None))
         return self._run(lambda c: q.decode(c, format, dtype), dtype, codes)
 
 
@@ -145,16 +154,22 @@ class TensorflowXla(TensorflowFunction):
 
 
 class Jax(Backend):
+    """Operation by operation: each compiles once for all formats, where eager calls compile a program for each."""
+
     name = "jax"
+
+    op_by_op = True
 
     def __init__(self) -> None:
         import jax
 
         self.jax = jax
 
-    def context(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
+    @contextlib.contextmanager
+    def context(self, dtype: str) -> Iterator[None]:
         """64-bit integers only for float64: the other dtypes must do without, as JAX does by default."""
-        return self.jax.enable_x64(dtype == "float64")
+        with self.jax.enable_x64(dtype == "float64"), self.jax.disable_jit(self.op_by_op):
+            yield
 
     def array(self, x: np.ndarray) -> Any:
         return self.jax.numpy.asarray(x)
@@ -162,6 +177,7 @@ class Jax(Backend):
 
 class JaxJit(Jax):
     name = "jax-jit"
+    op_by_op = False
 
     def call(self, function: Any, *arrays: Any) -> Any:
         compiled = self.jax.jit(function)

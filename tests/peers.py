@@ -42,7 +42,6 @@ GFLOAT: dict[str, FormatInfo] = {
     "e3m2fn": gfloat.formats.format_info_ocp_e3m2,
     "e2m1fn": gfloat.formats.format_info_ocp_e2m1,
     "e8m0fnu": gfloat.formats.format_info_ocp_e8m0,
-    "mxint8": gfloat.formats.format_info_ocp_int8,
     "fixed8_6": gfloat.formats.format_info_ocp_int8,
 }
 MODES = {

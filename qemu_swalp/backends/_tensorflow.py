@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from .namespace import Array, Namespace
+from .namespace import Array, Namespace, Table
+
+try:
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext as within_xla
+except ImportError:  # not public: without it every graph is taken for one that XLA compiles, which costs time, not bits
+
+    def within_xla(graph: tf.Graph) -> bool:
+        return True
+
 
 INTEGER = {16: tf.int16, 32: tf.int32, 64: tf.int64}
 UNSIGNED = {8: tf.uint8, 16: tf.uint16, 32: tf.uint32}
 MASK = 0xFFFFFFFF
+PHILOX = 1
+"""Philox in the `alg` of TensorFlow's stateless random operations."""
 
 
 class TensorflowNamespace(Namespace):
@@ -27,6 +39,19 @@ class TensorflowNamespace(Namespace):
             raise ValueError(f"the shape must be known while tracing, got {x.shape}; "
                              "give the tf.function an input_signature with static shapes")
         return tuple(x.shape.as_list())
+
+    def lengths(self, x: Array) -> tuple[int | Array, ...]:
+        if x.shape.rank is None:
+            raise ValueError("the number of dimensions must be known while tracing; "
+                             "give the tf.function an input_signature, or the tensor its rank by set_shape")
+        known = x.shape.as_list()
+        if None not in known:
+            return tuple(known)
+        traced = tf.shape(x, out_type=tf.int64)
+        return tuple(traced[i] if length is None else length for i, length in enumerate(known))
+
+    def same_shape(self, a: Array, b: Array) -> bool:
+        return bool(a.shape.is_compatible_with(b.shape))
 
     def concrete(self, x: Array) -> bool:
         return bool(tf.executing_eagerly())
@@ -70,21 +95,21 @@ class TensorflowNamespace(Namespace):
     def abs(self, x: Array) -> Array:
         return tf.abs(x)
 
-    def table(self, values: Sequence[int], width: int, like: Array) -> Array:
-        return tf.constant(list(values), INTEGER[width])
+    def table(self, values: Table, width: int, like: Array) -> Array:
+        return tf.constant(np.asarray(values, INTEGER[width].as_numpy_dtype))
 
     def gather(self, table: Array, index: Array) -> Array:
         return tf.gather(table, index)
 
-    def searchsorted(self, values: Sequence[int], x: Array) -> Array:
+    def searchsorted(self, values: Table, x: Array) -> Array:
         table = self.table(values, self.width(x), x)
         found = tf.searchsorted(table, tf.reshape(x, [-1]), side="right")
-        return tf.cast(tf.reshape(found, x.shape), x.dtype)
+        return tf.cast(tf.reshape(found, tf.shape(x)), x.dtype)
 
     def width(self, x: Array) -> int:
         return int(x.dtype.size) * 8
 
-    def reshape(self, x: Array, shape: Sequence[int]) -> Array:
+    def reshape(self, x: Array, shape: Sequence[int | Array]) -> Array:
         return tf.reshape(x, list(shape))
 
     def broadcast(self, x: Array | int, shape: Sequence[int]) -> Array:
@@ -93,7 +118,7 @@ class TensorflowNamespace(Namespace):
     def max_over(self, x: Array, axes: Sequence[int]) -> Array:
         return tf.reduce_max(x, axis=list(axes), keepdims=True)
 
-    def pad_end(self, x: Array, axis: int, count: int) -> Array:
+    def pad_end(self, x: Array, axis: int, count: int | Array) -> Array:
         return tf.pad(x, [[0, count if i == axis else 0] for i in range(x.shape.rank)])
 
     def repeat(self, x: Array, count: int, axis: int) -> Array:
@@ -102,18 +127,46 @@ class TensorflowNamespace(Namespace):
     def any(self, mask: Array) -> bool:
         return bool(tf.reduce_any(mask))
 
-    def lanes(self, start: int, count: int, like: Array) -> Array:
-        return tf.range(start, start + count, dtype=tf.int64) & MASK
+    def lane(self, word: Any) -> Any:
+        return word if isinstance(word, int | tuple) else tf.cast(tf.cast(word, tf.int64) & MASK, tf.uint32)
 
-    def lane(self, word: Array | int, like: Array) -> Array:
-        return tf.constant(word, tf.int64) if isinstance(word, int) else tf.cast(word, tf.int64) & MASK
+    def lanes(self, first: Any, skipped: Any, count: int | Array, like: Array) -> Array:
+        # A block for each element: these are for XLA, which fuses that better than interleaving the words of a block.
+        place = self._place(skipped, count)
+        return tf.cast(first + tf.bitwise.right_shift(place, tf.constant(2, tf.int64)), tf.uint32)
+
+    def _place(self, skipped: Any, count: int | Array) -> Array:
+        return tf.range(skipped, count + skipped, dtype=tf.int64)
 
     def multiply_wide(self, lanes: Array, factor: int) -> tuple[Array, Array]:
-        product = lanes * factor  # may wrap to a negative int64: the bits are those of the unsigned product
-        return tf.bitwise.right_shift(product, tf.constant(32, tf.int64)) & MASK, product & MASK
+        product = tf.cast(lanes, tf.uint64) * tf.constant(factor, tf.uint64)
+        high = tf.bitwise.right_shift(product, tf.constant(32, tf.uint64))
+        return tf.cast(high, tf.uint32), tf.cast(product, tf.uint32)
 
-    def words(self, lanes: Sequence[Array]) -> Array:
-        return tf.cast(tf.reshape(tf.stack(list(lanes), axis=-1), [-1]), tf.int32)
+    def words(self, lanes: Sequence[Array], skipped: Any, count: int | Array) -> Array:
+        word = self._place(skipped, count) & 3
+        even, odd = (tf.where(word < 2, lanes[i], lanes[i + 2]) for i in (0, 1))
+        return tf.bitcast(tf.where(word & 1 == 0, even, odd), tf.int32)
+
+    def generator_device(self, like: Array) -> str | None:
+        if tf.executing_eagerly():
+            return str(like.device)
+        return None if within_xla(tf.compat.v1.get_default_graph()) else ""
+
+    def generate(self, first: Any, skipped: Any, count: int | Array, step: Any, key: Sequence[Any]) -> Array:
+        key64 = tf.constant(key[1] << 32 | key[0], tf.uint64)
+        step64 = tf.bitwise.left_shift(tf.cast(step, tf.uint64), tf.constant(32, tf.uint64))
+        words = tf.raw_ops.StatelessRandomUniformFullIntV2(
+            shape=tf.reshape(count + skipped, [1]), key=[key64], counter=[step64 + first, key64], alg=PHILOX,
+            dtype=tf.uint32)
+        return tf.bitcast(words[skipped:], tf.int32)
+
+    def try_generate(self, device: str, *counters: Any) -> list[int]:
+        try:
+            with tf.init_scope(), tf.device(device):
+                return [int(word) for word in self.generate(*counters).numpy()]
+        except (AttributeError, TypeError, ValueError, tf.errors.OpError):
+            return []
 
 
 NAMESPACE = TensorflowNamespace()

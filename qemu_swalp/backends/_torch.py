@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .namespace import Array, Namespace
+from .namespace import Array, Namespace, Table
 
 INTEGER = {16: torch.int16, 32: torch.int32, 64: torch.int64}
 UNSIGNED = {8: torch.uint8, 16: torch.uint16, 32: torch.uint32}
@@ -65,13 +65,13 @@ class TorchNamespace(Namespace):
     def abs(self, x: Array) -> Array:
         return torch.abs(x)
 
-    def table(self, values: Sequence[int], width: int, like: Array) -> Array:
-        return torch.tensor(list(values), dtype=INTEGER[width], device=None if like is None else like.device)
+    def table(self, values: Table, width: int, like: Array) -> Array:
+        return torch.as_tensor(values, dtype=INTEGER[width], device=None if like is None else like.device)
 
     def gather(self, table: Array, index: Array) -> Array:
         return table[index.to(torch.int64)]
 
-    def searchsorted(self, values: Sequence[int], x: Array) -> Array:
+    def searchsorted(self, values: Table, x: Array) -> Array:
         table = self.table(values, self.width(x), x)
         return torch.searchsorted(table, x.contiguous(), right=True).to(x.dtype)
 
@@ -96,20 +96,19 @@ class TorchNamespace(Namespace):
     def any(self, mask: Array) -> bool:
         return bool(mask.any())
 
-    def lanes(self, start: int, count: int, like: Array) -> Array:
-        return torch.arange(start, start + count, dtype=torch.int64, device=like.device) & MASK
+    def lane(self, word: Any) -> Any:
+        return word.to(torch.int64) if isinstance(word, torch.Tensor) else word
 
-    def lane(self, word: Array | int, like: Array) -> Array:
-        if isinstance(word, int):
-            return torch.tensor(word, dtype=torch.int64, device=like.device)
-        return word.to(torch.int64) & MASK
+    def lanes(self, first: Any, skipped: Any, count: int | Array, like: Array) -> Array:
+        return torch.arange(first, first + -(-(count + skipped) // 4), dtype=torch.int64, device=like.device)
 
     def multiply_wide(self, lanes: Array, factor: int) -> tuple[Array, Array]:
-        product = lanes * factor  # may wrap to a negative int64: the bits are those of the unsigned product
-        return (product >> 32) & MASK, product & MASK
+        # Only the low 32 bits of a lane count; the product may wrap to a negative int64: its bits are right.
+        product = lanes.bitwise_and_(MASK).mul_(factor)
+        return product >> 32, product
 
-    def words(self, lanes: Sequence[Array]) -> Array:
-        return torch.stack(list(lanes), dim=-1).reshape(-1).to(torch.int32)
+    def words(self, lanes: Sequence[Array], skipped: Any, count: int | Array) -> Array:
+        return torch.stack(list(lanes), dim=-1).reshape(-1)[skipped : skipped + count].to(torch.int32)
 
     def write(self, out: Array, result: Array) -> Array:
         with torch.no_grad():

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
 
 Array = Any
 """An array of any supported library."""
+
+Table = Sequence[int] | np.ndarray
+"""Integers of the host that go to the device as a table."""
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 """Source dtypes (clause SRC-1)."""
@@ -35,6 +40,14 @@ class Namespace(ABC):
     @abstractmethod
     def shape(self, x: Array) -> tuple[int, ...]:
         """Static shape."""
+
+    def lengths(self, x: Array) -> tuple[int | Array, ...]:
+        """The shape to compute with: a length that a traced graph leaves open is a 0-d integer array."""
+        return self.shape(x)
+
+    def same_shape(self, a: Array, b: Array) -> bool:
+        """Whether the shapes agree, as far as they are known."""
+        return self.shape(a) == self.shape(b)
 
     def concrete(self, x: Array) -> bool:
         """Whether the values are known now (not while a graph is being traced)."""
@@ -101,10 +114,10 @@ class Namespace(ABC):
     # Tables, made on the host and moved to where `like` is
 
     @abstractmethod
-    def table(self, values: Sequence[int], width: int, like: Array) -> Array:
+    def table(self, values: Table, width: int, like: Array) -> Array:
         """Integers of the host as an array beside `like`."""
 
-    def integers(self, values: Sequence[int], width: int) -> Array:
+    def integers(self, values: Table, width: int) -> Array:
         """Integers of the host as an array."""
         return self.table(values, width, None)
 
@@ -112,12 +125,12 @@ class Namespace(ABC):
     def gather(self, table: Array, index: Array) -> Array:
         """table[index] for a 1-d table."""
 
-    def take(self, values: Sequence[int], index: Array) -> Array:
+    def take(self, values: Table, index: Array) -> Array:
         """values[index], in the dtype of `index`."""
         return self.gather(self.table(values, self.width(index), index), index)
 
     @abstractmethod
-    def searchsorted(self, values: Sequence[int], x: Array) -> Array:
+    def searchsorted(self, values: Table, x: Array) -> Array:
         """How many of the ascending `values` are ≤ x, in the dtype of x."""
 
     @abstractmethod
@@ -127,7 +140,7 @@ class Namespace(ABC):
     # Shapes
 
     @abstractmethod
-    def reshape(self, x: Array, shape: Sequence[int]) -> Array: ...
+    def reshape(self, x: Array, shape: Sequence[int | Array]) -> Array: ...
 
     @abstractmethod
     def broadcast(self, x: Array | int, shape: Sequence[int]) -> Array: ...
@@ -137,14 +150,14 @@ class Namespace(ABC):
         """Maximum over the axes, which stay with length 1."""
 
     @abstractmethod
-    def pad_end(self, x: Array, axis: int, count: int) -> Array:
+    def pad_end(self, x: Array, axis: int, count: int | Array) -> Array:
         """`count` zeros after the end of an axis."""
 
     @abstractmethod
     def repeat(self, x: Array, count: int, axis: int) -> Array:
         """Each index of the axis `count` times in a row."""
 
-    def first(self, x: Array, count: int, axis: int) -> Array:
+    def first(self, x: Array, count: int | Array, axis: int) -> Array:
         """The first `count` indices of an axis."""
         return x[(slice(None),) * axis + (slice(0, count),)]
 
@@ -152,25 +165,43 @@ class Namespace(ABC):
     def any(self, mask: Array) -> bool:
         """Whether the mask of a concrete array holds anywhere."""
 
-    # Philox lanes: an array of the library that holds 32-bit words without sign
+    # Random words. A lane is what holds a 32-bit word without sign in arithmetic; `first`, `skipped`, `step` and `key`
+    # are those of `randombits.Counters`, as 0-d lanes.
 
     @abstractmethod
-    def lanes(self, start: int, count: int, like: Array) -> Array:
-        """Lanes start, start + 1, …, modulo 2^32."""
+    def lane(self, word: Any) -> Any:
+        """A word (an int, or a 0-d integer array of the library), or nested tuples of ints, as 0-d lanes."""
 
     @abstractmethod
-    def lane(self, word: Array | int, like: Array) -> Array:
-        """A word (an int, or a 0-d integer array of the library) as a lane that broadcasts."""
+    def lanes(self, first: Any, skipped: Any, count: int | Array, like: Array) -> Array:
+        """The block of each of `count` elements: one lane for a block, or for an element, whichever is faster."""
 
     @abstractmethod
     def multiply_wide(self, lanes: Array, factor: int) -> tuple[Array, Array]:
-        """(high, low) words of the 64-bit products with an unsigned 32-bit factor."""
+        """(high, low) words of the 64-bit products with an unsigned 32-bit factor. The lanes may be overwritten."""
 
     @abstractmethod
-    def words(self, lanes: Sequence[Array]) -> Array:
-        """The lanes interleaved, w0[0], w1[0], …, as a 1-d int32 array of the same bits."""
+    def words(self, lanes: Sequence[Array], skipped: Any, count: int | Array) -> Array:
+        """Each element's word of the four words of its block, as a 1-d int32 array; `lanes` as the blocks came."""
 
-    # Results
+    def generator_device(self, like: Array) -> str | None:
+        """The device for which `generate` would make the words; None where the library has no Philox generator, or
+        where `lanes` are faster."""
+        return None
+
+    def generate(self, first: Any, skipped: Any, count: int | Array, step: Any, key: Sequence[Any]) -> Array:
+        """The same words by the library's generator."""
+        raise TypeError(f"{self.name} has no Philox generator")
+
+    def try_generate(self, device: str, *counters: Any) -> list[int]:
+        """Words of `generate`, on a device and outside any graph; [] where that fails."""
+        return []
+
+    # Programs and results
+
+    def run(self, program: Callable[..., Any], settings: tuple[Any, ...], *arrays: Any) -> Any:
+        """program(self, *settings, *arrays), compiled where operations one by one are slow."""
+        return program(self, *settings, *arrays)
 
     def write(self, out: Array, result: Array) -> Array:
         """Copy the result into `out`. TypeError where arrays cannot be written."""

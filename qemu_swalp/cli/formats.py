@@ -10,8 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import BinadeFormat, Block, Codebook, ElementFormat, Format, encode, load_formats, names, parse
+from .. import BinadeFormat, Block, ElementFormat, Format, TableFormat, encode, load_formats, names, parse
 from ..experiments.text import table
+
+WIDEST = 80
+"""Characters of a format's string that a line of `formats` has room for; `show` gives all."""
 
 FEW = 256
 """`show` lists the values of formats that have at most so many."""
@@ -21,7 +24,7 @@ def add_commands(commands: Any) -> None:
     """Add both to the subparsers."""
     listing = commands.add_parser("formats", help="list the number formats that have a name",
                                   description="List the number formats that have a name. The values of block formats "
-                                              "(·2^S) are those of the elements, times the scale that a block shares.")
+                                              "(·2^S, ·s) are those of the elements, times the scale of a block.")
     listing.set_defaults(run=lambda chosen: _formats(chosen.load))
     show = commands.add_parser("show", help="show one format: parameters, properties, and values if few",
                                description="Show one format: parameters, properties, and values if they are few.")
@@ -47,24 +50,26 @@ def _load(files: list[str]) -> None:
 def _line(name: str, format: Format) -> tuple[object, ...]:
     element, suffix = _element(format)
     limits = [number(v) + suffix if v is not None else "–" for v in (element.max, _least(element), _epsilon(element))]
-    return (name, format.spelling(), format.bits, *limits, element.value_count, _specials(element), element.overflow)
+    spelling = format.spelling()
+    short = spelling if len(spelling) <= WIDEST else f"{spelling[: WIDEST - 1]}…"
+    return (name, short, format.bits, *limits, element.value_count, _specials(element), element.overflow)
 
 
 def _element(format: Format) -> tuple[ElementFormat, str]:
     """The format of the elements, and what their values are multiplied by."""
     if isinstance(format, Block):
-        return format.element, "·2^S"
+        return format.element, "·2^S" if format.powers else "·s"
     if not isinstance(format, ElementFormat):
         raise ValueError(f"{format} is neither an element format nor a block format")
     return format, ""
 
 
 def _least(element: ElementFormat) -> float | None:
-    return element.min_positive if isinstance(element, BinadeFormat | Codebook) else None
+    return element.min_positive if isinstance(element, BinadeFormat | TableFormat) else None
 
 
 def _epsilon(element: ElementFormat) -> float | None:
-    return element.epsilon if isinstance(element, BinadeFormat | Codebook) else None
+    return element.epsilon if isinstance(element, BinadeFormat | TableFormat) else None
 
 
 def _specials(element: ElementFormat) -> str:
@@ -73,16 +78,18 @@ def _specials(element: ElementFormat) -> str:
 
 
 def number(x: float) -> str:
-    """Seven digits; n·2^k where x is small or a large power of two.
+    """Seven digits; n·2^k, where that is shorter, for a small x or a large power of two.
 
-    >>> number(1.984375), number(2.0**-9), number(-3 * 2.0**-16), number(3.3895313892515355e38)
-    ('1.984375', '2^-9', '-3·2^-16', '3.389531e+38')
+    >>> number(1.984375), number(2.0**-9), number(-3 * 2.0**-16), number(3.3895313892515355e38), number(1.2345678e-30)
+    ('1.984375', '2^-9', '-3·2^-16', '3.389531e+38', '1.234568e-30')
     """
     mantissa, exponent = math.frexp(x)
     if not math.isfinite(x) or 0.01 < abs(x) < 1e6 or x == 0 or (abs(x) >= 1e6 and abs(mantissa) != 0.5):
         return f"{x:.7g}"
     n = Fraction(mantissa).numerator
     power = f"2^{exponent - abs(Fraction(mantissa).denominator).bit_length() + 1}"
+    if abs(n) >= 1000:
+        return f"{x:.7g}"
     return f"{n}·{power}" if abs(n) > 1 else f"{'-' * (n < 0)}{power}"
 
 
@@ -108,10 +115,9 @@ def _properties(format: Format) -> Iterator[tuple[str, object]]:
     yield "family", format.family
     yield from _fields(format)
     if isinstance(format, Block):
-        yield "bits", f"{format.bits} per element, {format.scale_bits} per block"
-        low = -(2 ** (format.scale_bits - 1))
-        shift = math.frexp(element.max)[1] - 1
-        yield "scale", f"2^S, S = ⌊log2 max|x|⌋{f' − {shift}' if shift else ''}, from {low} to {-low - 1}"
+        zero_point = f", and {format.bits} of a zero point" if format.rule == "minmax" else ""
+        yield "bits", f"{format.bits} per element, {format.scale.bits} per block{zero_point}"
+        yield "scale", "".join(_scale(format))
         yield "block", _geometry(format)
     else:
         yield "bits", format.bits
@@ -132,20 +138,41 @@ _LABELS = {"min_normal": "least normal", "min_subnormal": "least subnormal", "mi
 
 def _fields(format: Format) -> Iterator[tuple[str, object]]:
     """The parameters, other than those that have lines of their own and a codebook's values."""
-    shown_elsewhere = {"overflow", "axis", "size", "scale_bits", format.variadic}
+    shown_elsewhere = {"overflow", "axis", "size", "scale", "rule", "second", format.variadic}
     for field in dataclasses.fields(format):  # type: ignore[arg-type]
         if field.name not in shown_elsewhere:
             value = getattr(format, field.name)
             yield field.name, {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
 
 
+def _scale(format: Block) -> Iterator[str]:
+    """How a block's scale follows from its elements."""
+    top = format.element.max
+    if format.powers:
+        shift = math.frexp(top)[1] - 1
+        emax = f" − {shift}" if shift > 0 else f" + {-shift}" if shift else ""
+        yield {"floor": f"2^S, S = ⌊log2 max|x|⌋{emax}", "ceil": f"2^S, S = ⌈log2 max|x|⌉{emax}",
+               "rceil": f"2^S, S = ⌈log2(max|x|/{number(top)})⌉",
+               "even": f"2^S, S = ⌊log2 r⌋{emax}, r = max|x| in the element's precision"}[format.rule]
+        yield f", from {format.powers[0]} to {format.powers[1]}"
+        return
+    yield {"nearest": f"max|x|/{number(top)}, in {format.scale}",
+           "minmax": f"(max x − min x)/{number(top)}, in {format.scale}, and a zero point"
+           }.get(format.rule, f"as {format.rule} makes NVFP4, in {format.scale}")
+    if format.second is not None:
+        yield f", times a scale of the whole array in {format.second}"
+
+
 def _geometry(format: Block) -> str:
     if format.axis is None:
         return "the whole array"
     axes = ", ".join(map(str, format.axis))
-    if format.size is not None:
+    if format.size is None:
+        return f"each index of axis {axes}"
+    if len(format.axis) == 1:
         return f"{format.size} elements in a row along axis {axes}"
-    return f"each index of axis {axes}"
+    sizes = format.size if isinstance(format.size, tuple) else (format.size,) * len(format.axis)
+    return f"tiles of {' × '.join(map(str, sizes))} along axes {axes}"
 
 
 def _values(element: ElementFormat) -> list[tuple[int, str]]:

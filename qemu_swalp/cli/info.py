@@ -33,10 +33,21 @@ DEVICES = {
 }
 """Expression that lists the devices of the module `m`."""
 
+GENERATORS = {
+    "tensorflow": "[generator_agrees(namespace_of(m.zeros(1)), d.name) for d in m.config.list_logical_devices()]",
+}
+"""Expression that tells, for each device, whether the module's own Philox generator gives our random words."""
+
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 """Environment in which asking for devices neither chatters nor takes all of a GPU's memory."""
 
-ADAPTERS = {"torch": "qemu_swalp_torch"}
+ADAPTERS = {
+    "qemu_swalp_torch": ("torch", "f'PyTorch {m._torch.__version__}'"),
+    "qemu_swalp_keras": ("keras", "f'Keras {m._keras.__version__} on {m._backend()}'"),
+}
+"""Adapter → framework, and expression for what the module `m` runs on."""
+
+ABSENT = "no: not installed"
 
 
 class Probe(NamedTuple):
@@ -58,37 +69,54 @@ def add_commands(commands: Any) -> None:
 def _info(chosen: argparse.Namespace) -> int:
     print(table(("", "version"), [("python", platform.python_version()), ("qemu_swalp", __version__)], left=(0, 1)))
     with ThreadPoolExecutor() as pool:
-        probes = pool.map(probe, FRAMEWORKS)
+        probes, adapters = pool.map(probe, FRAMEWORKS), pool.map(probe_adapter, ADAPTERS)
         lines = [(name, *found) for name, found in zip(FRAMEWORKS, probes, strict=True)]
     print("\n" + table(("arrays of", "version", "importable", "devices", "path"), lines, left=range(5)))
-    adapters = [(package, framework, "yes" if find_spec(package) else "no") for framework, package in ADAPTERS.items()]
-    print("\n" + table(("adapter", "for", "installed"), adapters, left=range(3)))
+    print("\n" + table(("adapter", "importable", "runs on"), list(adapters), left=range(3)))
     return 0
 
 
 def probe(framework: str) -> Probe:
     """Ask for a library in a subprocess. Never fails."""
-    version = _version(framework)
-    if find_spec(framework) is None:
-        return Probe(version, "no: not installed", "–", "–")
-    script = f"import json, {framework} as m; print(); print(json.dumps([m.__version__, {DEVICES[framework]}]))"
+    answer, importable = _ask(framework, "from qemu_swalp.backends import namespace_of; "
+                                         "from qemu_swalp.randombits import generator_agrees",
+                              f"[m.__version__, {DEVICES[framework]}, all({GENERATORS.get(framework, [])})]")
+    if answer is None:
+        return Probe(_version(framework), importable, "–", "–")
+    version, devices, generator = answer
+    return Probe(version, importable, ", ".join(devices) or "none", path(framework, generator))
+
+
+def probe_adapter(package: str) -> tuple[str, str, str]:
+    """(package, whether it can be imported, what it runs on). Never fails."""
+    framework, expression = ADAPTERS[package]
+    answer, importable = (None, ABSENT) if find_spec(framework) is None else _ask(package, "pass", expression)
+    return package, importable, answer or "–"
+
+
+def _ask(module: str, first: str, expression: str) -> tuple[Any, str]:
+    """(the expression's value after a statement, in a process that has the module as `m`; "yes"); or (None, why)."""
+    if find_spec(module) is None:
+        return None, ABSENT
+    script = f"import json, {module} as m; {first}; print(); print(json.dumps({expression}))"
     try:
         done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=TIMEOUT,
                               env=QUIET | dict(os.environ), check=True)
-        version, devices = json.loads(done.stdout.splitlines()[-1])
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
-        return Probe(version, f"no: {reason[:100]}", "–", "–")
+        return None, f"no: {reason[:100]}"
     except subprocess.TimeoutExpired:
-        return Probe(version, f"no: nothing heard in {TIMEOUT} s", "–", "–")
-    return Probe(version, "yes", ", ".join(devices) or "none", path(framework))
+        return None, f"no: nothing heard in {TIMEOUT} s"
+    return json.loads(done.stdout.splitlines()[-1]), "yes"
 
 
-def path(framework: str) -> str:
-    """How arrays of a library are quantized."""
-    compiled = {"torch": "eager; in torch.compile by qemu_swalp_torch.quantize",
-                "tensorflow": "eager or in tf.function", "jax": "eager or in jit"}.get(framework)
-    return f"array program, {compiled}" if compiled else "array program"
+def path(framework: str, generator: bool) -> str:
+    """How arrays of a library are quantized. `generator`: whether its own makes the random words where it has one."""
+    how = {"torch": "eager; in torch.compile by qemu_swalp_torch.quantize",
+           "tensorflow": "eager or in tf.function", "jax": "compiled, also outside jit"}.get(framework)
+    words = "its own generator outside XLA" if generator else "the array program"
+    parts = ("array program", how, framework in GENERATORS and f"random words by {words}")
+    return ", ".join(part for part in parts if part)
 
 
 def _version(framework: str) -> str:

@@ -7,23 +7,32 @@ from which its binade is read.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ..backends import Array, Namespace
 from ..carriers import Carrier
 from ..formats import BinadeFormat
 from ..formats.binade import binade
 from ..rounding import Rounding, goes_away
+from .overflow import escape
+
+Rounded = tuple[Array, Array, Array]
+"""(binade, fraction, whether it is zero) of rounded magnitudes, before the range check."""
 
 
 def round_binade(xp: Namespace, x: Array, carrier: Carrier, format: BinadeFormat, overflow: str, rounding: Rounding,
-                 words: Array | None, scale: Array | int = 0) -> Array:
+                 words: Array | None, scale: Array | int = 0, rounded: Rounded | None = None) -> Array:
     """x/2^scale rounded to the format, times 2^scale.
 
     words : int32 random words of x's shape, for stochastic modes. scale : integers that broadcast to x's shape.
+    rounded : what the magnitudes of x/2^scale round to, where that is known (as under another scale).
     """
     magnitude, sig, ulp = carrier.split(xp, x)
     negative = carrier.negative(xp, x)
     infinite = magnitude == carrier.infinity
-    exponent, fraction, zero = _round_magnitude(xp, carrier, format, rounding, sig, ulp - scale, negative, words)
+    if rounded is None:
+        rounded = round_magnitude(xp, carrier, format, rounding, sig, ulp - scale, negative, words)
+    exponent, fraction, zero = rounded
     zero = zero & ~infinite
 
     if not format.has_zero:
@@ -37,15 +46,16 @@ def round_binade(xp: Namespace, x: Array, carrier: Carrier, format: BinadeFormat
     fraction = xp.where(over, bound_fraction, fraction)
     bits = xp.where(zero, 0, carrier.join(xp, exponent + scale, fraction))
 
-    nan = carrier.infinity + (1 << (carrier.mantissa - 1))
-    if overflow != "saturate":
-        inward = {"toward_zero": over, "toward_negative": ~negative, "toward_positive": negative}.get(rounding.mode)
-        escaped = over if inward is None else over & (infinite | ~inward)
-        bits = xp.where(escaped, carrier.infinity if overflow == "infinity" else nan, bits)
-    if not (format.signed and format.has_zero):
-        below = zero if format.signed else (negative & ~zero) if format.has_zero else negative | zero
-        least_bits = 0 if format.has_zero else carrier.join(xp, exponent * 0 + least + scale, fraction * 0)
-        bits = xp.where(below, least_bits if overflow == "saturate" else nan, bits)
+    below = negative if format.signed else negative & ~zero
+    least_bits = 0 if format.has_zero else carrier.join(xp, 0 * exponent + least + scale, 0 * fraction)
+    if not format.signed:
+        over = over | below
+        bits = xp.where(below, least_bits, bits)
+    if not format.has_zero:
+        bits = xp.where(zero, least_bits, bits)
+    bits = escape(xp, carrier, format, overflow, rounding, bits, below, over, infinite)
+    if not format.has_zero and overflow in ("infinity", "nan"):  # clause FMT-9
+        bits = xp.where(zero if format.signed else zero | negative, carrier.nan, bits)
     if format.signed:
         signed = negative if format.has_negative_zero else negative & ~zero
         bits = xp.where(signed, bits | -(1 << (carrier.storage - 1)), bits)
@@ -61,7 +71,7 @@ def finish(xp: Namespace, x: Array, carrier: Carrier, magnitude: Array, bits: Ar
 def fraction_words(xp: Namespace, sig: Array, shift: Array, width: int) -> tuple[Array, Array]:
     """(high, low) of ν = sig/2^shift - ⌊sig/2^shift⌋ in 2·width bits, 0 ≤ shift < 2·width; see `goes_away`.
 
-    Exact: sig has at most width - 8 bits, so where shift is clipped to 2·width - 1 (from more), ν < 2^-(width+7) and
+    Exact: sig has at most width - 4 bits, so where shift is clipped to 2·width - 1 (from more), ν < 2^-(width+3) and
     `low` only has to be non-zero with a clear top bit, which sig << 1 is. A shift by `width` is made in two steps.
     """
     most = width - 1
@@ -77,31 +87,40 @@ def aligned(xp: Namespace, words: Array | None, width: int) -> Array | None:
     return words if words is None or width == 32 else xp.shift_left(xp.cast(words, 64), 32)
 
 
-def _round_magnitude(xp: Namespace, carrier: Carrier, format: BinadeFormat, rounding: Rounding, sig: Array, ulp: Array,
-                     negative: Array, words: Array | None) -> tuple[Array, Array, Array]:
-    """sig·2^ulp rounded to a multiple of its quantum: (binade, fraction, whether it is zero)."""
-    width = carrier.width
+def round_magnitude(xp: Namespace, carrier: Carrier, format: BinadeFormat, rounding: Rounding, sig: Array, ulp: Array,
+                    negative: Array, words: Array | None) -> Rounded:
+    """sig·2^ulp rounded to a multiple of its quantum; sig has at most as many bits as `Carrier.normalize` takes."""
     lead, _ = carrier.normalize(xp, sig)
     q = xp.maximum(ulp, format.quantum(lead + ulp, xp))
+    n = round_to_multiple(xp, carrier, rounding, sig, ulp, q, negative, words,
+                          lambda n: format.parity(n, lead + ulp, xp))
+    exponent, fraction = carrier.normalize(xp, n)
+    return exponent + q, fraction, n == 0
+
+
+def round_to_multiple(xp: Namespace, carrier: Carrier, rounding: Rounding, sig: Array, ulp: Array, q: Array,
+                      negative: Array, words: Array | None,
+                      parity: Callable[[Array], Array] = lambda n: n & 1) -> Array:
+    """n where sig·2^ulp rounds to n·2^q, q ≥ ulp. parity: of the candidate toward zero (clause RND-5)."""
+    width = carrier.width
     shift = xp.minimum(q - ulp, 2 * width - 1)
     n = xp.shift_right(sig, xp.minimum(shift, width - 1))
     high, low = fraction_words(xp, sig, shift, width)
-    away = goes_away(xp, rounding, high, low, n & 1, negative, aligned(xp, words, width))
-    n = n + xp.cast(away, width)
-    exponent, fraction = carrier.normalize(xp, n)
-    return exponent + q, fraction, n == 0
+    away = goes_away(xp, rounding, high, low, parity(n), negative, aligned(xp, words, width))
+    return n + xp.cast(away, width)
 
 
 def _bounds(xp: Namespace, carrier: Carrier, format: BinadeFormat, negative: Array,
             like: Array) -> tuple[Array | int, Array | int]:
     """(binade, fraction) of the greatest magnitude of each element's sign."""
-    top, bottom = _parts(carrier, format.max), _parts(carrier, -format.min if format.signed else format.max)
+    top, bottom = parts(carrier, format.max), parts(carrier, -format.min if format.signed else format.max)
     if top == bottom:
         return like * 0 + top[0], like * 0 + top[1]
     return (xp.where(negative, like * 0 + bottom[0], top[0]), xp.where(negative, like * 0 + bottom[1], top[1]))
 
 
-def _parts(carrier: Carrier, value: float) -> tuple[int, int]:
+def parts(carrier: Carrier, value: float) -> tuple[int, int]:
+    """(binade, fraction) of a number, as `Carrier.normalize` gives them."""
     e = binade(value)
     numerator, denominator = value.as_integer_ratio()
     scale = carrier.significand - e

@@ -1,48 +1,56 @@
-"""The exponent that the elements of a block share (clauses BLK-2, BLK-3)."""
+"""Blocks of an array: reductions over them, and what they share repeated over their elements (clause BLK-2)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from ..backends import Array, Namespace
-from ..carriers import Carrier
 from ..formats import Block
-from ..formats.binade import binade
 
-
-def shared_exponents(xp: Namespace, x: Array, carrier: Carrier, format: Block) -> Array:
-    """S of each block: reduced axes have length 1, a `size` axis its number of blocks."""
-    magnitude, _, _ = carrier.split(xp, x)
-    greatest = over_blocks(xp, xp.where(magnitude < carrier.infinity, magnitude, 0), format)
-    sig, ulp = carrier.split_magnitude(xp, greatest)
-    lead, _ = carrier.normalize(xp, sig)
-    lowest, highest = -(1 << (format.scale_bits - 1)), (1 << (format.scale_bits - 1)) - 1
-    exponent = xp.clip(lead + ulp - binade(format.element.max), lowest, highest)
-    return xp.where(greatest == 0, lowest, exponent)
+Lengths = Sequence[Any]
+"""Of an array along its axes: ints, and 0-d integer arrays where a graph leaves them open."""
 
 
 def over_blocks(xp: Namespace, values: Array, format: Block) -> Array:
-    """Maximum of non-negative integers over each block."""
-    shape = xp.shape(values)
-    axes = format.axes_of(len(shape))
-    if format.size is None:
-        return xp.max_over(values, [a for a in range(len(shape)) if a not in axes])
-    axis, size = axes[0], format.size
-    blocks = -(-shape[axis] // size)
-    padded = xp.pad_end(values, axis, blocks * size - shape[axis])
-    runs = xp.reshape(padded, (*shape[:axis], blocks, size, *shape[axis + 1 :]))
-    return xp.reshape(xp.max_over(runs, [axis + 1]), (*shape[:axis], blocks, *shape[axis + 1 :]))
+    """Maximum of non-negative integers over each block, in the shape of `blocks_shape`."""
+    lengths = xp.lengths(values)
+    split: list[Any] = []
+    reduced: list[int] = []
+    for axis, (length, extent) in enumerate(zip(lengths, format.extents(len(lengths)), strict=True)):
+        if extent == 1:
+            split.append(length)
+        elif extent is None or _covers(extent, length):
+            reduced.append(len(split))
+            split.append(length)
+        else:
+            blocks = -(-length // extent)
+            values = xp.pad_end(values, axis, blocks * extent - length)
+            reduced.append(len(split) + 1)
+            split += [blocks, extent]
+    if reduced:
+        values = xp.max_over(xp.reshape(values, split), reduced)
+    return xp.reshape(values, blocks_shape(lengths, format))
 
 
-def blocks_shape(shape: tuple[int, ...], format: Block) -> tuple[int, ...]:
-    """Shape of the exponents of an array (clause COD-4)."""
-    axes = format.axes_of(len(shape)) if shape else ()
-    if format.size is None or not shape:
-        return tuple(length if a in axes else 1 for a, length in enumerate(shape))
-    return tuple(-(-length // format.size) if a in axes else length for a, length in enumerate(shape))
+def blocks_shape(lengths: Lengths, format: Block) -> tuple[Any, ...]:
+    """Number of blocks along each axis of an array (clause COD-4)."""
+    extents = format.extents(len(lengths)) if lengths else ()
+    return tuple(1 if extent is None else -(-length // extent) for length, extent in zip(lengths, extents, strict=True))
 
 
-def spread(xp: Namespace, exponents: Array, shape: tuple[int, ...], format: Block) -> Array:
-    """Block exponents repeated so that they broadcast to the elements of an array of that shape."""
-    if format.size is None:
-        return exponents
-    axis = format.axes_of(len(shape))[0]
-    return xp.first(xp.repeat(exponents, format.size, axis), shape[axis], axis)
+def spread(xp: Namespace, shared: Array, lengths: Lengths, format: Block) -> Array:
+    """What each block of an array has, repeated so that it broadcasts to the elements."""
+    for axis, (length, extent) in enumerate(zip(lengths, format.extents(len(lengths)), strict=True)):
+        if extent is not None and extent != 1 and not _covers(extent, length):
+            shared = xp.first(xp.repeat(shared, extent, axis), length, axis)
+    return shared
+
+
+def is_empty(lengths: Lengths) -> bool:
+    """Whether an array of these lengths is known to have no elements."""
+    return any(isinstance(length, int) and length == 0 for length in lengths)
+
+
+def _covers(extent: int, length: Any) -> bool:
+    return isinstance(length, int) and length <= extent

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from ..checks import check_choice
 
-Overflow = Literal["saturate", "infinity", "nan"]
+Overflow = Literal["saturate", "propagate", "infinity", "nan"]
 OVERFLOWS: tuple[str, ...] = get_args(Overflow)
 
 FAMILIES: dict[str, Callable[..., Format]] = {}
@@ -62,7 +62,12 @@ class Format(ABC):
     def __str__(self) -> str:
         from .registry import builtin_name
 
-        return builtin_name(self) or self.spelling()
+        return builtin_name(self) or self.short_name or self.spelling()
+
+    @property
+    def short_name(self) -> str | None:
+        """A name that `parse` reads by its pattern, where the family has such names (clause STR-1)."""
+        return None
 
     def spelling(self) -> str:
         """`family<arguments>` (clause STR-1), whether or not the format has a name."""
@@ -79,13 +84,15 @@ class Format(ABC):
 
 
 def spell(family: str, fields_of: object, derived: dict[str, object], variadic: str = "") -> str:
-    """The string of a dataclass: required fields by position, the others by name where not at their default."""
+    """The string of a dataclass: required fields (and those of metadata "positional") by position, the others by name
+    where they are not at their default.
+    """
     parts: list[str] = []
     for field in dataclasses.fields(fields_of):  # type: ignore[arg-type]
         value = getattr(fields_of, field.name)
         if field.name == variadic:
             parts += [_literal(v) for v in value]
-        elif field.default is dataclasses.MISSING:
+        elif field.default is dataclasses.MISSING or field.metadata.get("positional"):
             parts.append(_literal(value))
         elif value == derived.get(field.name, field.default):
             continue
@@ -111,6 +118,10 @@ class ElementFormat(Format):
     def overflow(self) -> Overflow:
         """What happens beyond the range (clause FMT-8)."""
         return "saturate"
+
+    def stays_in_range(self, mode: str, above: bool) -> bool:
+        """Whether a finite value beyond an end of the range stays there in this mode, under any policy (RND-7)."""
+        return mode in ("toward_zero", "toward_negative" if above else "toward_positive")
 
     @property
     def has_infinity(self) -> bool:
@@ -160,7 +171,9 @@ class ElementFormat(Format):
     def check_overflow(self, overflow: str) -> None:
         """Raise ValueError unless the format can express the overflow policy."""
         check_choice("overflow", overflow, OVERFLOWS)
-        for policy, has, what in (("infinity", self.has_infinity, "infinities"), ("nan", self.has_nan, "NaN")):
+        needs = (("infinity", self.has_infinity, "infinities"), ("nan", self.has_nan, "NaN"),
+                 ("propagate", self.has_infinity or self.has_nan, "infinities or NaN"))
+        for policy, has, what in needs:
             if overflow == policy and not has:
                 raise ValueError(f"overflow={policy!r} needs a format with {what}, and this {self.family} format has "
                                  "none; use 'saturate'")

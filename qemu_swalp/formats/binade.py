@@ -48,6 +48,10 @@ class BinadeFormat(ElementFormat):
         `binade`: integer array. Returns an integer array (or an int, where it is the same everywhere).
         """
 
+    def parity(self, n: Array, binade: Array, xp: Namespace) -> Array:
+        """0 or 1: whether the candidate toward zero, n·2^quantum(binade), counts as even or odd (clause RND-5)."""
+        return n & 1
+
     @property
     def min(self) -> float:
         return -self.max if self.signed else (0.0 if self.has_zero else self.min_positive)

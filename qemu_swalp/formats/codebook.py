@@ -1,23 +1,20 @@
-"""Formats given by a table of their values (clause FMT-7)."""
+"""Formats given by a list of their values (clause FMT-7)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
 
 from ..checks import check_choice
-from .base import ElementFormat, Overflow
-from .binade import binade
+from .table import TableFormat
 
 
 @dataclass(frozen=True)
-class Codebook(ElementFormat, family="codebook"):
+class Codebook(TableFormat, family="codebook"):
     """The listed values; the code of a value is its index in the list.
 
     Parameters
@@ -57,54 +54,5 @@ class Codebook(ElementFormat, family="codebook"):
         object.__setattr__(self, "dtype", dtype)
 
     @property
-    def overflow(self) -> Overflow:
-        return "saturate"
-
-    @cached_property
-    def order(self) -> tuple[int, ...]:
-        """Codes in ascending order of their values."""
-        return tuple(sorted(range(len(self.entries)), key=self.entries.__getitem__))
-
-    def values(self) -> list[float]:
-        return sorted(self.entries)
-
-    @property
-    def max(self) -> float:
-        return max(self.entries)
-
-    @property
-    def min(self) -> float:
-        return min(self.entries)
-
-    @property
-    def min_positive(self) -> float | None:
-        """Least positive value; None without one."""
-        return min((v for v in self.entries if v > 0), default=None)
-
-    @property
-    def value_count(self) -> int:
-        return len(self.entries)
-
-    @property
-    def bits(self) -> int:
-        return (len(self.entries) - 1).bit_length()
-
-    @property
-    def epsilon(self) -> float | None:
-        """Distance from the greatest value not above 1 to the next one; None where 1 is not inside the range."""
-        ordered = self.values()
-        return next((b - a for a, b in pairwise(ordered) if a <= 1 < b), None)
-
-    @cached_property
-    def precision(self) -> int:
-        return max((_significant_bits(v) for v in self.entries if v), default=1)
-
-    @cached_property
-    def least_exponent(self) -> int:
-        return min(binade(v) - _significant_bits(v) + 1 for v in self.entries if v)
-
-
-def _significant_bits(x: float) -> int:
-    """Bits from the first to the last set bit of |x|, x ≠ 0."""
-    numerator = abs(x.as_integer_ratio()[0])
-    return (numerator // (numerator & -numerator)).bit_length()
+    def table(self) -> tuple[float, ...]:
+        return self.entries

@@ -5,37 +5,17 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import lru_cache
 from os import PathLike
 from typing import Any
 
 from .base import FAMILIES, Format
+from .named import ALIASES, BUILTIN, named
 
-BUILTIN = {
-    "fp16": "float<5,10>",
-    "bf16": "float<8,7>",
-    "tf32": "float<8,10>",
-    "e5m2": "float<5,2>",
-    "e4m3": "float<4,3>",
-    "e3m4": "float<3,4>",
-    "e4m3fn": "float<4,3,specials=fn>",
-    "e4m3fnuz": "float<4,3,bias=8,specials=fnuz>",
-    "e5m2fnuz": "float<5,2,bias=16,specials=fnuz>",
-    "e4m3b11fnuz": "float<4,3,bias=11,specials=fnuz>",
-    "e2m3fn": "float<2,3,specials=finite>",
-    "e3m2fn": "float<3,2,specials=finite>",
-    "e2m1fn": "float<2,1,specials=finite>",
-    "e8m0fnu": "float<8,0,signed=false,zero=false,specials=fn,overflow=nan>",
-    "mxint8": "fixed<8,6>",
-    "bfp4": "bfp<4>",
-    "bfp6": "bfp<6>",
-    "bfp8": "bfp<8>",
-    "bfp16": "bfp<16>",
-}
-"""Name → spelling; `spec/formats.toml` tells where each comes from."""
+_NAMES = {spelling: name for name, spelling in BUILTIN.items() if name not in ALIASES}
 
-ALIASES = {"mxint8"}
-"""Names of formats that have a more telling spelling, which their string therefore is."""
+NESTED = ("element", "scale", "second")
+"""Parameters that are formats."""
 
 _registered: dict[str, Format] = {}
 
@@ -53,10 +33,9 @@ def parse(text: str | Format) -> Format:
     name = text.strip()
     if name in _registered:
         return _registered[name]
-    if name in BUILTIN:
-        return _builtin(name)
-    if re.fullmatch(r"bfp\d+", name):
-        name = f"bfp<{name[3:]}>"
+    spelling = named(name)
+    if spelling is not None:
+        return _spelled(spelling)
     if "/" in name:
         format, _, rounding = name.partition("/")
         raise ValueError(f"{name!r} is a quantizer, FORMAT/ROUNDING, where a format is expected; give the rounding by "
@@ -81,9 +60,9 @@ def register(name: str, format: Format | str) -> Format:
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.\-]*", name):
         raise ValueError(f"a format name starts with a letter and goes on with letters, digits and _ . -, got {name!r}")
     parsed = parse(format)
-    if name in names() and parse(name) != parsed:
+    if _known(name) and parse(name) != parsed:
         raise ValueError(f"the name {name!r} already stands for {parse(name).spelling()}; choose another")
-    if name not in BUILTIN:
+    if named(name) is None:
         _registered[name] = parsed
         _spelled.cache_clear()
     return parsed
@@ -98,8 +77,8 @@ def unregister(name: str) -> None:
 def load_formats(path: str | PathLike[str]) -> dict[str, Format]:
     """Register every `[formats.NAME]` table of a TOML file; returns them by name.
 
-    A table holds `family` and that family's parameters, and may hold `description` and `source`. Nothing is
-    registered unless all of the file is right.
+    A table holds `family` and that family's parameters, and may hold `description` and `source`. Where a parameter is
+    a format, it is a string or a table. Nothing is registered unless all of the file is right.
     """
     import tomllib
 
@@ -112,7 +91,7 @@ def load_formats(path: str | PathLike[str]) -> dict[str, Format]:
         raise ValueError(f"{path}: expected tables named [formats.NAME]")
     formats = {name: _from_table(f"{path}: [formats.{name}]", table) for name, table in tables.items()}
     for name, format in formats.items():
-        if name in names() and parse(name) != format:
+        if _known(name) and parse(name) != format:
             raise ValueError(f"{path}: the name {name!r} already stands for {parse(name).spelling()}; choose another")
     for name, format in formats.items():
         register(name, format)
@@ -121,12 +100,13 @@ def load_formats(path: str | PathLike[str]) -> dict[str, Format]:
 
 def _from_table(where: str, table: dict[str, Any]) -> Format:
     parameters = {key: value for key, value in table.items() if key not in ("family", "description", "source")}
-    if isinstance(parameters.get("element"), str):
-        parameters["element"] = parse(parameters["element"])
     family = table.get("family")
     if family not in FAMILIES:
         raise ValueError(f"{where}: family must be one of {', '.join(FAMILIES)}, got {family!r}")
     try:
+        for key in set(NESTED) & set(parameters):
+            inner = parameters[key]
+            parameters[key] = _from_table(f"{where}: {key}", inner) if isinstance(inner, dict) else parse(inner)
         return FAMILIES[family](**parameters)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
@@ -134,22 +114,16 @@ def _from_table(where: str, table: dict[str, Any]) -> Format:
 
 def builtin_name(format: Format) -> str | None:
     """The built-in name of a format, if it has one."""
-    return _names_by_format().get(format)
+    return _NAMES.get(format.spelling())
 
 
-@cache
-def _builtin(name: str) -> Format:
-    return _spelled(BUILTIN[name])
+def _known(name: str) -> bool:
+    return name in _registered or named(name) is not None
 
 
 @lru_cache(maxsize=4096)
 def _spelled(text: str) -> Format:
     return _Parser(text).whole()
-
-
-@cache
-def _names_by_format() -> dict[Format, str]:
-    return {_builtin(name): name for name in BUILTIN if name not in ALIASES}
 
 
 def _suggestion(name: str) -> str:
@@ -200,7 +174,7 @@ class _Parser:
                 raise self.error(f"{word!r} is not a number") from None
         if word in ("true", "false"):
             return word == "true"
-        return parse(word) if word in names() or re.fullmatch(r"bfp\d+", word) else word
+        return parse(word) if _known(word) else word
 
     def items(self, opening: str, closing: str) -> Iterator[tuple[str, Any]]:
         self.next(opening)

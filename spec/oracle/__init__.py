@@ -8,15 +8,20 @@ and -0; in between it is a `Fraction`. No binade is computed to round: a grid is
 from .blocks import Bfp, Blocks, quantize_blocks
 from .elements import Candidates, Element, Grid
 from .exact import DETERMINISTIC, NAN, POLICIES, REACH, STOCHASTIC, binade, carrier, is_negative, power
-from .families import BINARY32, Codebook, Fixed, Float
+from .families import BINARY32, P3109, Fixed, Float
 from .formats import FAMILIES, POSITIONAL, Format, formats, spell, tables
+from .irrational import Bounds
 from .randombits import WORD, element_word, philox, stream_id, stream_key
 from .rounding import Rule, out_of_range, parse_rule, quantize, range_check, round_to_grid, takes_away
+from .scaled import Block, Exponent, Int, Scaled, quantize_scaled
+from .tables import Codebook, Table
+from .tapered import Logarithmic, Posit, Takum
 
 __all__ = [
     "DETERMINISTIC", "NAN", "POLICIES", "REACH", "STOCHASTIC", "binade", "carrier", "is_negative", "power",
-    "Candidates", "Element", "Grid", "BINARY32", "Codebook", "Fixed", "Float", "Rule", "out_of_range", "parse_rule",
-    "quantize", "range_check", "round_to_grid", "takes_away", "Bfp", "Blocks", "quantize_blocks", "WORD",
-    "element_word", "philox", "stream_id", "stream_key", "FAMILIES", "Format", "POSITIONAL", "formats", "spell",
-    "tables",
+    "Bounds", "Candidates", "Element", "Grid", "BINARY32", "Codebook", "Fixed", "Float", "Logarithmic", "P3109",
+    "Posit", "Table", "Takum", "Rule", "out_of_range", "parse_rule", "quantize", "range_check", "round_to_grid",
+    "takes_away", "Bfp", "Blocks", "quantize_blocks", "WORD", "element_word", "philox", "stream_id", "stream_key",
+    "FAMILIES", "Format", "POSITIONAL", "formats", "spell", "tables", "Block", "Exponent", "Int", "Scaled",
+    "quantize_scaled",
 ]

@@ -14,41 +14,63 @@ from .families import Fixed
 from .rounding import quantize
 
 
+class Geometry:
+    """BLK-2; without `axis` the geometry is `tensor`."""
+
+    axis: int | tuple[int, ...] | None
+    size: int | tuple[int, ...] | None
+
+    def axes(self, rank: int) -> dict[int, int | None]:
+        """The named axes of an array, counted from its start, and the size along each."""
+        named = () if self.axis is None else (self.axis,) if isinstance(self.axis, int) else self.axis
+        sizes = self.size if isinstance(self.size, tuple) else (self.size,) * len(named)
+        return {axis % rank: size for axis, size in zip(named, sizes, strict=True)}
+
+    def block(self, index: tuple[int, ...]) -> tuple[int, ...]:
+        """BLK-2, COD-4: where the scale of the element at `index` stands."""
+        rank, axes = len(index), self.axes(len(index))
+        if self.size is not None:
+            return tuple(i // (axes.get(axis) or 1) for axis, i in enumerate(index))
+        if len(axes) == rank:
+            return (0,) * rank
+        return tuple(i if axis in axes else 0 for axis, i in enumerate(index))
+
+
+def members(array: Sequence[float], homes: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list[float]]:
+    """The elements of each block."""
+    found: dict[tuple[int, ...], list[float]] = {}
+    for home, x in zip(homes, array, strict=True):
+        found.setdefault(home, []).append(x)
+    return found
+
+
+def greatest(elements: Sequence[float]) -> Fraction:
+    """BLK-3: amax."""
+    return max((abs(Fraction(x)) for x in elements if math.isfinite(x)), default=Fraction(0))
+
+
 @dataclass(frozen=True)
-class Bfp:
-    """BLK-1, BLK-5: `bfp<W>`; without `axis` the geometry is `tensor`."""
+class Bfp(Geometry):
+    """BLK-1, BLK-5: `bfp<W>`."""
 
     word: int
     axis: int | tuple[int, ...] | None = None
-    size: int | None = None
+    size: int | tuple[int, ...] | None = None
     range: str = "symmetric"
+    scale_bits: int = 8
 
     @property
     def element(self) -> Fixed:
         """BLK-5."""
         return Fixed(self.word, self.word - 2, symmetric=self.range == "symmetric")
 
-    def axes(self, rank: int) -> set[int]:
-        """The named axes of an array, counted from its start."""
-        named = () if self.axis is None else (self.axis,) if isinstance(self.axis, int) else self.axis
-        return {axis % rank for axis in named}
-
-    def block(self, index: tuple[int, ...]) -> tuple[int, ...]:
-        """BLK-2, COD-4: where the exponent of the element at `index` stands."""
-        rank, axes = len(index), self.axes(len(index))
-        if self.size is not None:
-            return tuple(i // self.size if axis in axes else i for axis, i in enumerate(index))
-        if len(axes) == rank:
-            return (0,) * rank
-        return tuple(i if axis in axes else 0 for axis, i in enumerate(index))
-
     def scale(self, elements: Sequence[float]) -> int:
         """BLK-3: S."""
-        least, greatest = -(2**7), 2**7 - 1
-        amax = max((abs(Fraction(x)) for x in elements if math.isfinite(x)), default=Fraction(0))
+        least, most = -(2 ** (self.scale_bits - 1)), 2 ** (self.scale_bits - 1) - 1
+        amax = greatest(elements)
         if amax == 0:
             return least
-        return min(max(binade(amax) - binade(self.element.high), least), greatest)
+        return min(max(binade(amax) - binade(self.element.high), least), most)
 
 
 class Blocks(NamedTuple):
@@ -69,10 +91,7 @@ def quantize_blocks(
 ) -> Blocks:
     """BLK-4, for an array in C order."""
     homes = [fmt.block(index) for index in product(*map(range, shape))]
-    members: dict[tuple[int, ...], list[float]] = {}
-    for home, x in zip(homes, array, strict=True):
-        members.setdefault(home, []).append(x)
-    scales = {home: fmt.scale(elements) for home, elements in members.items()}
+    scales = {home: fmt.scale(elements) for home, elements in members(array, homes).items()}
     rounded = [
         quantize(Fraction(x) / power(scales[home]) if math.isfinite(x) else x, fmt.element, mode, word)
         for home, x, word in zip(homes, array, words or [0] * len(array), strict=True)

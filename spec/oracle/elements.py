@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import NamedTuple
@@ -18,7 +19,7 @@ class Candidates(NamedTuple):
     odd: bool
 
 
-class Element:
+class Element(ABC):
     """FMT-1: a finite set of numbers, and what stands beside them."""
 
     signed: bool = True
@@ -45,36 +46,47 @@ class Element:
         return ()
 
     @property
+    @abstractmethod
     def bits(self) -> int:
         """The width of a code (COD-2)."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def low(self) -> Fraction:
         """FMT-2: min."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def high(self) -> Fraction:
         """FMT-2: max."""
-        raise NotImplementedError
 
+    @abstractmethod
     def candidates(self, x: Fraction) -> Candidates:
         """RND-2, RND-3."""
-        raise NotImplementedError
 
+    def side(self, x: Fraction, toward: Fraction, away: Fraction) -> int:
+        """RND-4, RND-12: -1, 0, 1 where x lies on the side of `toward`, on the boundary, on the side of `away`."""
+        nearer = abs(x - toward) - abs(away - x)
+        return (nearer > 0) - (nearer < 0)
+
+    def stays(self, mode: str, below: bool) -> bool:
+        """RND-7: whether a finite number beyond an end of the range goes to that end in this mode."""
+        return mode in ("toward_zero", "toward_positive" if below else "toward_negative")
+
+    @abstractmethod
     def code(self, value: Fraction) -> int:
         """The code of a value, or ValueError (COD-1)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, code: int) -> float:
         """What a code stands for, or ValueError where it stands for nothing."""
-        raise NotImplementedError
 
     @property
     def policies(self) -> tuple[str, ...]:
         """FMT-8: the overflow policies the format allows."""
-        legal = {"saturate": True, "infinity": self.has_infinity, "nan": bool(self.nan_codes)}
+        has_nan = bool(self.nan_codes)
+        propagate = self.has_infinity or has_nan
+        legal = {"saturate": True, "propagate": propagate, "infinity": self.has_infinity, "nan": has_nan}
         return tuple(policy for policy in POLICIES if legal[policy])
 
     @property
@@ -105,7 +117,7 @@ class Element:
     @property
     def canonical_nan(self) -> int:
         """COD-2: the code that NaN encodes to."""
-        raise NotImplementedError
+        return self.nan_codes[0]
 
 
 class Grid(Element):
@@ -115,21 +127,21 @@ class Grid(Element):
     """
 
     @property
+    @abstractmethod
     def least(self) -> Fraction:
         """The least positive value."""
-        raise NotImplementedError
 
+    @abstractmethod
     def point(self, place: int) -> Fraction:
         """The magnitude at a place."""
-        raise NotImplementedError
 
+    @abstractmethod
     def place(self, magnitude: Fraction) -> int:
         """The last place whose point is not above `magnitude`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def odd(self, place: int) -> bool:
         """RND-5: the parity of the integer n whose multiple of the quantum stands at a place."""
-        raise NotImplementedError
 
     def candidates(self, x: Fraction) -> Candidates:
         """RND-2."""

@@ -1,4 +1,4 @@
-"""Fixed point, floating point, codebooks (clauses FMT-3 to FMT-8)."""
+"""Fixed point and floating point (clauses FMT-3 to FMT-6, FMT-8, FMT-11)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache, cached_property, lru_cache
 
-from .elements import Candidates, Element, Grid
+from .elements import Grid
 from .exact import NAN, REACH, carrier, is_negative, power
-from .rounding import quantize
 
 
 @dataclass(frozen=True)
@@ -211,48 +210,81 @@ BINARY32 = Float(8, 23)
 
 
 @dataclass(frozen=True)
-class Codebook(Element):
-    """FMT-7: `codebook<v0,v1,...>`."""
+class P3109(Grid):
+    """FMT-11: `p3109<K,P>`. A place is a code without its sign."""
 
-    values_: tuple[float, ...]
-    dtype: str = "float32"
+    k: int
+    p: int
+    signed: bool = True
+    domain: str = "extended"
+    overflow: str | None = None
 
     @cached_property
-    def listed(self) -> tuple[Fraction, ...]:
-        """FMT-7: the values as held."""
-        return tuple(Fraction(v if self.dtype == "float64" else quantize(v, BINARY32)) for v in self.values_)
+    def points(self) -> Float:
+        """The same fields without special codes."""
+        exponent = self.k - self.p + (0 if self.signed else 1)
+        return Float(exponent, self.p - 1, 1 << (exponent - 1), self.signed, specials="finite")
 
     @property
     def bits(self) -> int:
-        return (len(self.values_) - 1).bit_length()
+        return self.k
 
     @property
-    def low(self) -> Fraction:
-        return min(self.listed)
+    def has_infinity(self) -> bool:
+        return self.domain == "extended"
+
+    @property
+    def nan_codes(self) -> Sequence[int]:
+        return [1 << (self.k - 1) if self.signed else (1 << self.k) - 1]
+
+    @property
+    def infinity(self) -> int:
+        """The code of +infinity, or the one above the greatest value."""
+        return (1 << self.k - 1) - self.has_infinity if self.signed else (1 << self.k) - 1 - self.has_infinity
 
     @property
     def high(self) -> Fraction:
-        return max(self.listed)
+        return self.points.point(self.infinity - 1)
 
     @property
-    def has_zero(self) -> bool:
-        return 0 in self.listed
+    def low(self) -> Fraction:
+        return -self.high if self.signed else Fraction(0)
 
-    def candidates(self, x: Fraction) -> Candidates:
-        """RND-3: a zero counts as positive; what is out of range stays for the range check."""
-        values = sorted(self.listed)
-        place = bisect.bisect_left(values, x)
-        if place == len(values) or place == 0 or values[place] == x:
-            return Candidates(x, x, False)
-        toward, away = (place, place - 1) if x < 0 else (place - 1, place)
-        return Candidates(values[toward], values[away], toward % 2 == 1)
+    @property
+    def least(self) -> Fraction:
+        return self.points.least
+
+    def point(self, place: int) -> Fraction:
+        return self.points.point(place)
+
+    def place(self, magnitude: Fraction) -> int:
+        return self.points.place(magnitude)
+
+    def odd(self, place: int) -> bool:
+        """RND-5: the parity of the code."""
+        return place % 2 == 1
+
+    def stays(self, mode: str, below: bool) -> bool:
+        """RND-7: to odd stays where the code of max is odd and infinity's even."""
+        return super().stays(mode, below) or (
+            mode == "to_odd" and not below and self.has_infinity and self.infinity % 2 == 0
+        )
 
     def code(self, value: Fraction) -> int:
-        if value not in self.listed:
+        place = self.place(abs(value))
+        if not self.low <= value <= self.high or self.point(place) != abs(value):
             raise ValueError(f"{value} is not in {self}")
-        return self.listed.index(value)
+        return place + (1 << self.k - 1 if value < 0 else 0)
+
+    def encode(self, number: float) -> int:
+        """COD-1, COD-2."""
+        if math.isinf(number) and self.has_infinity and (number > 0 or self.signed):
+            return self.infinity + (1 << self.k - 1 if number < 0 else 0)
+        return super().encode(number)
 
     def decode(self, code: int) -> float:
-        if code >= len(self.listed):
-            raise ValueError(f"code {code} stands for nothing in {self}")
-        return carrier(self.listed[code])
+        if code in self.nan_codes:
+            return NAN
+        negative, place = divmod(code, 1 << self.k - 1) if self.signed else (0, code)
+        size = math.inf if self.has_infinity and place == self.infinity else carrier(self.point(place))
+        return -size if negative else size

@@ -5,20 +5,31 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from .blocks import Bfp
-from .families import Codebook, Fixed, Float
+from .families import P3109, Fixed, Float
+from .scaled import Block, Exponent, Int
+from .tables import Codebook
+from .tapered import Logarithmic, Posit, Takum
 
-FAMILIES: dict[str, type[Float | Fixed | Codebook | Bfp]] = {
+Format = Float | Fixed | Codebook | Bfp | Int | Block | Exponent | P3109 | Posit | Takum | Logarithmic
+FAMILIES: dict[str, type[Format]] = {
     "float": Float,
     "fixed": Fixed,
     "codebook": Codebook,
     "bfp": Bfp,
+    "int": Int,
+    "block": Block,
+    "exponent": Exponent,
+    "p3109": P3109,
+    "posit": Posit,
+    "takum": Takum,
+    "logarithmic": Logarithmic,
 }
-POSITIONAL = ("exponent", "mantissa", "word", "fraction")
-Format = Float | Fixed | Codebook | Bfp
+POSITIONAL = ("exponent", "mantissa", "word", "fraction", "element", "exponent_bits", "es", "k", "p")
 
 
 def spell(fmt: Format) -> str:
@@ -32,13 +43,22 @@ def _arguments(fmt: Format) -> Iterator[str]:
     for field in fields(fmt):
         value = getattr(fmt, field.name)
         if field.name == "values_":
-            yield from (f"{number:g}" for number in value)
+            yield from (repr(number) if number % 1 else f"{number:g}" for number in value)
         elif field.name in POSITIONAL:
-            yield str(value)
+            yield _literal(value)
         elif value is True and not field.default:
             yield field.name
         elif value != field.default:
-            yield f"{field.name}={str(value).replace(' ', '').replace('False', 'false')}"
+            yield f"{field.name}={_literal(value)}"
+
+
+def _literal(value: object) -> str:
+    """STR-1: a parameter; a float that has a name by its name."""
+    if isinstance(value, Fixed | Exponent):
+        return spell(value)
+    if isinstance(value, Float):
+        return next((name for name, fmt in formats().items() if fmt == value), spell(value))
+    return str(value).replace(" ", "").replace("False", "false")
 
 
 def tables() -> dict[str, Any]:
@@ -46,17 +66,26 @@ def tables() -> dict[str, Any]:
     return tomllib.loads((Path(__file__).parents[1] / "formats.toml").read_text())
 
 
+@cache
 def formats() -> dict[str, Format]:
-    """The formats of formats.toml by name."""
-    return {name: _build(dict(table)) for name, table in tables()["formats"].items()}
+    """The formats of formats.toml by name. A format within another is named, or a table of its own."""
+    found: dict[str, Format] = {}
+    for name, table in tables()["formats"].items():
+        found[name] = _build(dict(table), found)
+    return found
 
 
-def _build(table: dict[str, Any]) -> Format:
+def _build(table: dict[str, Any], known: dict[str, Format]) -> Format:
     """One table of formats.toml as a format."""
     kind = FAMILIES[table.pop("family")]
     arguments = {key: value for key, value in table.items() if key not in ("description", "source")}
     if "values" in arguments:
         arguments["values_"] = tuple(arguments.pop("values"))
-    if isinstance(arguments.get("axis"), list):
-        arguments["axis"] = tuple(arguments["axis"])
+    for key in ("axis", "size"):
+        if isinstance(arguments.get(key), list):
+            arguments[key] = tuple(arguments[key])
+    for key in ("element", "scale", "second"):
+        if key in arguments:
+            inner = arguments[key]
+            arguments[key] = known[inner] if isinstance(inner, str) else _build(dict(inner), known)
     return kind(**arguments)

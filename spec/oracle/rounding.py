@@ -30,15 +30,14 @@ def parse_rule(text: str) -> Rule:
     return Rule("stochastic_a" if match[1] == "stochastic" else match[1], int(match[2] or 32))
 
 
-def takes_away(rule: Rule, nu: Fraction, odd: bool, positive: bool, word: int) -> bool:
-    """RND-4, for 0 < nu < 1."""
-    half = Fraction(1, 2)
+def takes_away(rule: Rule, nu: Fraction, odd: bool, positive: bool, word: int, side: int = 0) -> bool:
+    """RND-4. The stochastic modes ask for nu, 0 < nu < 1, the nearest ones for the side on which x lies (RND-12)."""
     scale, random = 1 << rule.bits, word >> (32 - rule.bits)
     match rule.name:
         case "nearest_even":
-            return nu > half or (nu == half and odd)
+            return side > 0 or (side == 0 and odd)
         case "nearest_away":
-            return nu >= half
+            return side >= 0
         case "toward_zero":
             return False
         case "toward_positive":
@@ -63,21 +62,22 @@ def round_to_grid(x: Fraction, fmt: Element, rule: Rule, word: int = 0) -> Fract
         return x
     if rule.name == "toward_zero" and toward * away < 0:  # RND-6
         return away
-    nu = (x - toward) / (away - toward)
-    return away if takes_away(rule, nu, odd, x >= 0, word) else toward
+    nu = (x - toward) / (away - toward) if rule.bits else Fraction(0)
+    side = fmt.side(x, toward, away) if rule.name.startswith("nearest") else 0
+    return away if takes_away(rule, nu, odd, x >= 0, word, side) else toward
 
 
 def out_of_range(fmt: Element, rule: Rule, policy: str, below: bool, finite: bool) -> float:
     """RND-7, RND-8: what stands for a result below min or above max."""
     end = carrier(fmt.low if below else fmt.high)
-    inward = ("toward_zero", "toward_positive" if below else "toward_negative")
-    if policy == "saturate":
+    one_sided = below and not fmt.signed
+    if policy == "saturate" or (policy == "propagate" and finite):
         return end
-    if below and not fmt.signed:
-        return NAN
-    if finite and rule.name in inward:
+    if policy == "propagate":
+        return NAN if not fmt.has_infinity else end if one_sided else -math.inf if below else math.inf
+    if finite and fmt.stays(rule.name, below) and (fmt.has_zero or not one_sided):  # FMT-9
         return end
-    return NAN if policy == "nan" else -math.inf if below else math.inf
+    return NAN if policy == "nan" or one_sided else -math.inf if below else math.inf
 
 
 def range_check(r: Fraction, fmt: Element, rule: Rule, policy: str) -> float:
@@ -99,7 +99,7 @@ def quantize(
     if isinstance(x, float) and math.isinf(x):  # RND-8
         return out_of_range(fmt, rule, policy, x < 0, finite=False)
     if x == 0 and isinstance(fmt, Grid) and not fmt.has_zero:  # FMT-9
-        return carrier(fmt.least) if policy == "saturate" else NAN
+        return carrier(fmt.least) if policy in ("saturate", "propagate") else NAN
     result = range_check(round_to_grid(Fraction(x), fmt, rule, word), fmt, rule, policy)
     negative = x < 0 or (isinstance(x, float) and is_negative(x))
     return -0.0 if result == 0 and negative and fmt.has_negative_zero else result  # RND-10

@@ -35,6 +35,7 @@ def oracle() -> Any:
 def generate() -> Any:
     """spec/generate.py."""
     oracle()
+    _load("generator")
     return _load("generate")
 
 
@@ -84,6 +85,23 @@ class BlockRow(NamedTuple):
     codes: tuple[int | None, ...]
     exponent_shape: tuple[int, ...]
     exponents: tuple[int, ...]
+
+
+class ScaledRow(NamedTuple):
+    """One array in C order, with the scales of its blocks; a code is None where NaN has none."""
+
+    format: str
+    dtype: str
+    rounding: str
+    shape: tuple[int, ...]
+    input: tuple[float, ...]
+    words: tuple[int, ...] | None
+    output: tuple[float, ...]
+    codes: tuple[int | None, ...]
+    scale_shape: tuple[int, ...]
+    scales: tuple[int, ...]
+    second: tuple[int, ...]
+    zero_points: tuple[int, ...]
 
 
 class CodeRow(NamedTuple):
@@ -220,6 +238,22 @@ def block_row(name: str, rounding: str, shape: str, x: str, words: str, out: str
 
 
 @cache
+def read_scaled() -> list[ScaledRow]:
+    """scaled.txt."""
+    return [scaled_row(*line.split()) for line in lines("scaled.txt")]
+
+
+def scaled_row(name: str, dtype: str, rounding: str, shape: str, x: str, words: str, out: str, codes: str,
+               *scales: str) -> ScaledRow:  # fmt: skip
+    """A row of scaled.txt; for a lone `-` among codes see `block_row`."""
+    plain = tuple(None if item == "-" else int(item) for item in codes.split(","))
+    drawn = integers(words, 16) or None
+    return ScaledRow(
+        name, dtype, rounding, integers(shape), numbers(x), drawn, numbers(out), plain, *map(integers, scales)
+    )
+
+
+@cache
 def read_codes() -> list[CodeRow]:
     """codes.txt."""
     columns = (line.split() for line in lines("codes.txt"))
@@ -265,6 +299,7 @@ READERS = {
     "policies.txt": read_policies,
     "stochastic.txt": read_stochastic,
     "blocks.txt": read_blocks,
+    "scaled.txt": read_scaled,
     "codes.txt": read_codes,
     "strings.txt": read_strings,
     "philox.txt": read_philox,

@@ -23,6 +23,7 @@ HEAVY = (
     "sklearn",
     "tqdm",
     "qemu_swalp_torch",
+    "qemu_swalp_keras",
 )
 
 
@@ -51,13 +52,15 @@ def test_the_test_above_can_fail() -> None:
 LAYERS = [
     "backends",
     "checks",
+    "carriers",
     "formats",
     "rounding",
     "randombits",
-    "carriers",
     "engine",
     "quantization",
     "codes",
+    "packing",
+    "views",
     "training",
     "experiments",
     "cli",

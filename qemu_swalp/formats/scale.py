@@ -1,0 +1,68 @@
+"""The scales that blocks share: their formats, and the rules that choose them (clauses BLK-3, BLK-7 to BLK-11)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..checks import check_int
+from .base import Format
+from .binade import BinadeFormat, binade
+from .floating import Float
+
+POWER_RULES = ("floor", "ceil", "rceil", "even")
+"""Rules of scales that are powers of two."""
+
+PUBLISHED_RULES = ("transformer_engine", "torchao")
+"""Rules that a library's float32 steps define."""
+
+RULES = (*POWER_RULES, "nearest", "minmax", *PUBLISHED_RULES)
+
+
+@dataclass(frozen=True)
+class Exponent(Format, family="exponent"):
+    """Powers of two 2^S, S a signed integer of `exponent_bits` bits (2..16): the scales of block floating point.
+
+    >>> Exponent(8).least_power, Exponent(8).greatest_power
+    (-128, 127)
+    """
+
+    exponent_bits: int
+
+    def __post_init__(self) -> None:
+        check_int("exponent_bits", self.exponent_bits, 2, 16)
+
+    @property
+    def bits(self) -> int:
+        return self.exponent_bits
+
+    @property
+    def idempotent(self) -> bool:
+        return True
+
+    @property
+    def has_nan(self) -> bool:
+        return False
+
+    @property
+    def least_power(self) -> int:
+        """Least S."""
+        return -(1 << (self.exponent_bits - 1))
+
+    @property
+    def greatest_power(self) -> int:
+        """Greatest S."""
+        return (1 << (self.exponent_bits - 1)) - 1
+
+
+ScaleFormat = Exponent | BinadeFormat
+
+
+def powers(scale: ScaleFormat) -> tuple[int, int] | None:
+    """(least, greatest) S where the scales are the powers of two 2^S and no zero: `Exponent`, or a `Float` such as
+    e8m0fnu. None for any other format.
+    """
+    if isinstance(scale, Exponent):
+        return scale.least_power, scale.greatest_power
+    if isinstance(scale, Float) and scale.mantissa == 0 and not scale.signed and not scale.zero:
+        return binade(scale.min_positive), binade(scale.max)
+    return None

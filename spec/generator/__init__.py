@@ -1,0 +1,11 @@
+"""What `generate.py` writes about formats."""
+
+from .blocks import blocks_file
+from .elements import codes_file, policies_file, round_files, stochastic_file, strings_file, variants_file
+from .scaled import scaled_file
+from .writing import table
+
+__all__ = [
+    "blocks_file", "codes_file", "policies_file", "round_files", "scaled_file", "stochastic_file", "strings_file",
+    "table", "variants_file",
+]

@@ -1,0 +1,90 @@
+"""What `generate.py` writes about blocks under scales of every format and rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
+import oracle
+from oracle import BINARY32, DETERMINISTIC, Block, Fixed, Float, Int
+
+from .blocks import MANTISSAS, block_words
+from .inputs import BFLOAT16, FLOAT16, FLOAT32_MAX, float32, float32_bits
+from .writing import listed, table
+
+SOURCES = {"float32": BINARY32, "float16": FLOAT16, "bfloat16": BFLOAT16, "float64": Float(11, 52)}
+
+
+def scaled_formats() -> Iterator[tuple[str, Block]]:
+    """The MX elements under every rule, in runs of five; the other named formats; every other kind of scale."""
+    named = oracle.formats()
+    for name in ("mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp4", "mxint8"):
+        for rule in ("", "ceil", "rceil", "even"):
+            fmt = replace(named[name], size=5, rule=rule)  # type: ignore[type-var]
+            yield oracle.spell(fmt), fmt
+    nvfp4, fp8 = named["nvfp4"], named["fp8_128x128"]
+    blocks = [nvfp4, named["nvfp4_torchao"], named["mxfp4"], fp8, named["bm8_e2m5"]]
+    blocks += [replace(fmt, size=4) for fmt in blocks[:2]]
+    blocks += [
+        replace(nvfp4, size=4, rule=""),
+        Block(nvfp4.element, -1, 4, nvfp4.scale),
+        Block(fp8.element, (0, -1), (1, 3), BINARY32),
+        Block(Fixed(6, 4, symmetric=True), 0, None, oracle.Exponent(4), "even"),
+    ]
+    yield from ((oracle.spell(fmt), fmt) for fmt in blocks)
+    integers = (Int(8), Int(4), Int(8, axis=0), Int(4, size=3, axis=-1, scale=FLOAT16))
+    points = (Int(8, True), Int(4, True, -1, 3), Int(8, True, 0, scale=BFLOAT16))
+    yield from ((oracle.spell(fmt), fmt.block_format) for fmt in (*integers, *points))
+
+
+def scaled_arrays() -> Iterator[tuple[str, tuple[int, ...], list[float]]]:
+    """Source dtype, shape and contents: zeros, NaN, infinities, subnormals, one element, ragged tails, both ends."""
+    tops = [448.0, 464.0, 480.0, 496.0, 6.0, 7.0, 7.5, 5.0, 2.0**-3 * 31, 1.9921875, 28.0, 30.0]
+    signs = [x if i % 3 else -x for i, x in enumerate(tops)]
+    yield "float32", (2, 6), [m * 2.0 ** (k % 5) for k, m in enumerate(MANTISSAS)]
+    yield "float32", (12,), [float32(float32_bits(x) - i % 2) for i, x in enumerate(tops)]
+    yield "float32", (3, 7), [0.0, -0.0, 0.0, 0.0, 0.0, 1.0, -3.6875, math.nan, 2.5, -0.296875, 0.703125, 1.1015625,
+                              math.inf, 0.0625,
+                              -math.inf, 0.0, 0.0, 0.0, -1.0, 0.375, math.nan]  # fmt: skip
+    yield "float32", (6,), [2.0**-149, 2.0**-148 * 3, -(2.0**-140), 2.0**-127, 0.0, -(2.0**-126)]
+    yield "float32", (2, 3), [FLOAT32_MAX, -FLOAT32_MAX, 2.0**127, 2.0**121 * 1.5, -1.0, 2.0**-149]
+    yield "float32", (5,), [2.0**-149, 0.0, -(2.0**-149), 2.0**-147, 2.0**-149 * 3]
+    yield "float32", (1,), [-1.9990234375]
+    yield "float32", (), [0.7001953125]
+    yield "bfloat16", (2, 6), signs
+    yield "float16", (2, 3), [65504.0, -1000.5, 2.0**-24, 3 * 2.0**-24, 0.0999755859375, -512.5]
+    yield "float64", (4,), [1 / 3, -(2.0**-200), 2.0**-30 + 2.0**-70, 1e100]
+
+
+def scaled_row(name: str, fmt: Block, source: str, mode: str, shape: tuple[int, ...], array: list[float],
+               words: list[int] | None) -> str:  # fmt: skip
+    """One array under one format and rounding."""
+    found = oracle.quantize_scaled(array, shape, fmt, mode, words, SOURCES[source])
+    second = None if found.second is None else [found.second]
+    columns = (shape, array, [f"{word:08x}" for word in words or ()], found.values, found.codes, found.scale_shape,
+               found.scales, second or (), found.zero_points or ())  # fmt: skip
+    return " ".join([name, source, mode, *map(listed, columns)])
+
+
+def scaled_file() -> str:
+    """The roundings take turns beside nearest-even."""
+    modes = [*DETERMINISTIC[1:], "stochastic_a", "stochastic_b<8>", "stochastic_c<3>"]
+    rows: list[str] = []
+    for (place, (name, fmt)), (turn, (source, shape, array)) in product(
+        enumerate(scaled_formats()), enumerate(scaled_arrays())
+    ):
+        axes = [] if fmt.axis is None else [fmt.axis] if isinstance(fmt.axis, int) else fmt.axis
+        rank = max(len(shape), 1)
+        if any(not -rank <= axis < rank for axis in axes) or len({axis % rank for axis in axes}) < len(axes):
+            continue
+        if (source == "float64" and fmt.second is not None) or (source == "float16" and fmt.element.bits > 8):
+            continue
+        for mode in ("nearest_even", modes[(place + turn) % len(modes)]):
+            words = block_words(len(array), len(rows)) if "stochastic" in mode else None
+            rows.append(scaled_row(name, fmt, source, mode, shape or (1,), array, words))
+    columns = ("format dtype rounding shape input words output codes scale_shape scales second zero_points; "
+               "lists in C order, scales, second and zero_points decimal codes")  # fmt: skip
+    clauses = "BLK-1 BLK-2 BLK-3 BLK-4 BLK-7 BLK-8 BLK-9 BLK-10 BLK-11 BLK-12 SRC-1 SRC-2 SRC-3 COD-4 COD-7 STR-1"
+    return table(clauses, columns, rows)

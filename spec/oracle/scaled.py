@@ -1,0 +1,247 @@
+"""Elements under scales of every format and rule (clauses BLK)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import product
+from typing import NamedTuple
+
+from .binary32 import effective, in_dtype, multiply, two_levels
+from .blocks import Geometry, greatest, members
+from .elements import Element
+from .exact import NAN, binade, carrier, is_negative, power
+from .families import BINARY32, Fixed, Float
+from .rounding import parse_rule, quantize, round_to_grid
+
+POWER_RULES = ("floor", "ceil", "rceil", "even")
+PUBLISHED = ("transformer_engine", "torchao")
+
+
+@dataclass(frozen=True)
+class Exponent:
+    """BLK-1: 2^S, S a signed integer of so many bits."""
+
+    exponent_bits: int
+
+
+@dataclass(frozen=True)
+class Block(Geometry):
+    """BLK-1: `block<element>`."""
+
+    element: Float | Fixed
+    axis: int | tuple[int, ...] | None = None
+    size: int | tuple[int, ...] | None = None
+    scale: Float | Exponent = Exponent(8)
+    rule: str = ""
+    second: Float | None = None
+
+    @property
+    def powers(self) -> tuple[int, int] | None:
+        """BLK-3: the least and the greatest S of scales that are powers of two."""
+        if isinstance(self.scale, Exponent):
+            return -(2 ** (self.scale.exponent_bits - 1)), 2 ** (self.scale.exponent_bits - 1) - 1
+        if self.scale.mantissa == 0 and not self.scale.signed and not self.scale.zero:
+            return binade(self.scale.low), binade(self.scale.high)
+        return None
+
+    @property
+    def chosen_rule(self) -> str:
+        """BLK-3, BLK-8: the rule of a format that names none."""
+        return self.rule or ("floor" if self.powers else "nearest")
+
+
+@dataclass(frozen=True)
+class Int(Geometry):
+    """BLK-12: `int<W>`."""
+
+    word: int
+    zero_point: bool = False
+    axis: int | tuple[int, ...] | None = None
+    size: int | tuple[int, ...] | None = None
+    scale: Float = BINARY32
+
+    @property
+    def block_format(self) -> Block:
+        """What the string abbreviates."""
+        element = Fixed(self.word, 0, signed=not self.zero_point, symmetric=not self.zero_point)
+        return Block(element, self.axis, self.size, self.scale, "minmax" if self.zero_point else "nearest")
+
+
+def has_nan(fmt: Float) -> bool:
+    """FMT-6, without a list of the codes."""
+    return fmt.specials in ("fn", "fnuz") or (fmt.specials == "ieee" and fmt.mantissa > 0)
+
+
+class Scale(NamedTuple):
+    """What a block shares."""
+
+    value: Fraction
+    code: int
+    zero_point: int | None = None
+    inverse: float | None = None
+    nan: bool = False
+
+
+class Scaled(NamedTuple):
+    """COD-4: an array quantized. A code is None where RND-9 leaves a NaN that has none."""
+
+    values: list[float]
+    codes: list[int | None]
+    scale_shape: tuple[int, ...]
+    scales: list[int]
+    second: int | None
+    zero_points: list[int] | None
+
+
+def ceiling(x: Fraction) -> int:
+    """⌈log2 x⌉."""
+    return binade(x) + (power(binade(x)) != x)
+
+
+def power_scale(fmt: Block, amax: Fraction, ends: tuple[int, int]) -> int:
+    """BLK-3, BLK-7: S."""
+    if amax == 0:
+        return ends[0]
+    top = binade(fmt.element.high)
+    match fmt.chosen_rule:
+        case "floor":
+            s = binade(amax) - top
+        case "ceil":
+            s = ceiling(amax) - top
+        case "rceil":
+            s = ceiling(amax / fmt.element.high)
+        case _:
+            grid = fmt.element
+            step = grid.point(grid.place(power(top)) + 1) - power(top)
+            unit = step * power(binade(amax) - top)
+            s = binade(round(amax / unit) * unit) - top  # `round` of a Fraction goes to even on ties
+    return min(max(s, ends[0]), ends[1])
+
+
+def in_scale(x: Fraction, scale: Float) -> Fraction:
+    """BLK-8: a positive number in the format of the scale."""
+    return max(Fraction(rounded(x, scale)), scale.least)
+
+
+def rounded(x: Fraction, scale: Float) -> float:
+    """BLK-8: to nearest even, the greatest value beyond the range."""
+    return in_dtype(x, scale) if scale.specials == "ieee" else quantize(x, scale, policy="saturate")
+
+
+def affine(elements: Sequence[float], fmt: Block, scale: Float) -> tuple[Fraction, int]:
+    """BLK-10: scale and zero point."""
+    finite = [Fraction(x) for x in elements if math.isfinite(x)]
+    high, low = max([*finite, Fraction(0)]), min([*finite, Fraction(0)])
+    width = Fraction(rounded(high - low, scale))
+    value = in_scale(width / fmt.element.high, scale)
+    return value, min(round(-low / value), int(fmt.element.high))
+
+
+Home = tuple[int, ...]
+
+
+def scales_of(blocks: dict[Home, list[float]], fmt: Block) -> tuple[dict[Home, Scale], int | None]:
+    """BLK-3, BLK-7 to BLK-11: the scale of each block, and the code of the array's."""
+    amax = {home: greatest(elements) for home, elements in blocks.items()}
+    found: dict[Home, Scale] = {}
+    second: int | None = None
+    if fmt.powers:
+        for home in blocks:
+            s = power_scale(fmt, amax[home], fmt.powers)
+            code = s if isinstance(fmt.scale, Exponent) else fmt.scale.code(power(s))
+            found[home] = Scale(power(s), code)
+    elif isinstance(fmt.scale, Float) and fmt.second is not None:
+        whole = max(amax.values())
+        for home in blocks:
+            own, inverse, top = two_levels(amax[home], whole, fmt.chosen_rule, fmt.element, fmt.scale)
+            value = Fraction(effective(fmt.chosen_rule, own, top))
+            second = BINARY32.code(Fraction(top))
+            found[home] = Scale(value, fmt.scale.code(Fraction(own)), None, inverse)
+    elif isinstance(fmt.scale, Float):
+        for home, elements in blocks.items():
+            value, zero_point = in_scale(amax[home] / fmt.element.high, fmt.scale), None
+            if fmt.chosen_rule == "minmax":
+                value, zero_point = affine(elements, fmt, fmt.scale)
+            found[home] = Scale(value, fmt.scale.code(value), zero_point)
+    if isinstance(fmt.scale, Float) and has_nan(fmt.scale) and not fmt.element.nan_codes:
+        for home, elements in blocks.items():
+            if any(map(math.isnan, elements)):
+                found[home] = found[home]._replace(nan=True, code=fmt.scale.canonical_nan)
+    return found, second
+
+
+def round_element(x: float, fmt: Block, scale: Scale, mode: str, word: int) -> float:
+    """BLK-4, BLK-8, BLK-10, BLK-11: the element, less the zero point."""
+    if math.isnan(x):
+        return NAN
+    if scale.zero_point is not None:
+        low, high = -scale.zero_point, int(fmt.element.high) - scale.zero_point
+        if math.isinf(x):
+            return float(low if x < 0 else high)
+        n = round_to_grid(Fraction(x) / scale.value, Fixed(fmt.element.bits, 0), parse_rule(mode), word)
+        return float(min(max(n, low), high))
+    if math.isinf(x):
+        return quantize(x, fmt.element, mode, word)
+    if scale.inverse is not None:
+        scaled = multiply(abs(x), scale.inverse)
+        return quantize(-scaled if is_negative(x) else scaled, fmt.element, mode, word)
+    quotient = Fraction(x) / scale.value
+    return quantize(-0.0 if quotient == 0 and is_negative(x) else quotient, fmt.element, mode, word)
+
+
+def result(r: float, fmt: Block, scale: Scale, source: Float) -> float:
+    """BLK-4, BLK-8, BLK-11, SRC-2, SRC-3: the element times the scale, in the source dtype."""
+    if math.isnan(r) or math.isinf(r):
+        return r
+    value = Fraction(r) * scale.value
+    if fmt.powers:
+        near = in_dtype(value, source, toward_zero=True)
+    else:
+        if fmt.chosen_rule in PUBLISHED:
+            value = Fraction(in_dtype(value, BINARY32))
+        near = in_dtype(value, source)
+    return -0.0 if near == 0 and is_negative(r) else near
+
+
+def quantize_scaled(
+    array: Sequence[float],
+    shape: tuple[int, ...],
+    fmt: Block,
+    mode: str = "nearest_even",
+    words: Sequence[int] | None = None,
+    source: Float = BINARY32,
+) -> Scaled:
+    """BLK: an array in C order, of numbers that the source dtype holds."""
+    homes = [fmt.block(index) for index in product(*map(range, shape))]
+    scales, second = scales_of(members(array, homes), fmt)
+    rounded = [
+        round_element(x, fmt, scales[home], mode, word)
+        for home, x, word in zip(homes, array, words or [0] * len(array), strict=True)
+    ]
+    lost = [scales[home].nan for home in homes]
+    values = [
+        NAN if gone else result(r, fmt, scales[home], source)
+        for home, r, gone in zip(homes, rounded, lost, strict=True)
+    ]
+    codes = [0 if gone else element_code(r, fmt.element, scales[home].zero_point)
+             for home, r, gone in zip(homes, rounded, lost, strict=True)]  # fmt: skip
+    ordered = [scales[home] for home in sorted(scales)]
+    points = [scale.zero_point for scale in ordered if scale.zero_point is not None]
+    return Scaled(
+        values,
+        codes,
+        tuple(1 + max(home[axis] for home in scales) for axis in range(len(shape))),
+        [scale.code for scale in ordered],
+        second,
+        points or None,
+    )
+
+
+def element_code(r: float, element: Element, zero_point: int | None) -> int | None:
+    """COD-1, COD-4: the code of an element, None where there is none."""
+    if math.isnan(r) and not element.nan_codes:
+        return None
+    return element.encode(r) if zero_point is None else element.encode(carrier(Fraction(r) + zero_point))

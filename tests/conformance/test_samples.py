@@ -1,0 +1,43 @@
+"""The named formats without vector files, compared with the oracle on a sample of every kind of input."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+import qemu_swalp as q
+from tests.backends import same_bits
+from tests.conformance import spec
+
+oracle = spec.oracle()
+NAMES = sorted(name for name, fmt in spec.formats().items()
+               if isinstance(fmt, oracle.Element) and name not in spec.round_names())  # fmt: skip
+
+
+def places(fmt: Any, count: int) -> list[int]:
+    """Places of adjacent pairs: the first and last ones, those about zero, and others at random."""
+    last = q.parse(oracle.spell(fmt)).value_count - 2
+    drawn = random.Random(repr(fmt))
+    return sorted({0, 1, last - 1, last, last // 2, last // 2 + 1, *(drawn.randint(0, last) for _ in range(count))})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sample(name: str) -> None:
+    """FMT-11 to FMT-14, RND-4, RND-7, RND-12: about values, midpoints and boundaries; codes and values of those."""
+    fmt, f = spec.formats()[name], q.parse(name)
+    values = np.array(f.values())
+    at = np.array(places(fmt, 60 if fmt.bits > 8 else 40))
+    low, high = values[at], values[at + 1]
+    geometric = np.sqrt(np.abs(low)) * np.sqrt(np.abs(high)) * np.sign(low + high)
+    ends = [f.max * 2, f.min * 2, 0.0, -0.0, np.inf, -np.inf]
+    marks = np.concatenate([low, high, low / 2 + high / 2, geometric, ends])
+    x = np.concatenate([marks, np.nextafter(marks, np.inf), np.nextafter(marks, -np.inf)])
+    for mode in oracle.DETERMINISTIC:
+        expected = np.array([oracle.quantize(v, fmt, mode) for v in x.tolist()])
+        assert same_bits(q.quantize(x, f, mode), expected).all(), mode
+    codes = q.encode(low, f)
+    assert [fmt.encode(v) for v in low.tolist()] == codes.tolist()
+    assert [fmt.decode(code) for code in codes.tolist()] == low.tolist()
