@@ -112,7 +112,7 @@ def check_entry(entry: Entry) -> None:
         try:
             check_held(quantizer.format, carrier_of(str(p.dtype).removeprefix("torch.")))
             if role in shaped and isinstance(quantizer.format, Block):
-                quantizer.format.axes_of(p.ndim)
+                quantizer.format.extents(p.ndim)
         except (TypeError, ValueError) as error:
             raise type(error)(f"{entry.label}, role {role}: {error}; or give it another recipe by an override"
                               ) from error

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 from torch import nn
+
+from qemu_swalp.training import selection
 
 Selection: TypeAlias = 'type[nn.Module] | str | Callable[[str, nn.Module], bool] | Sequence[Selection]'
 """A module type, a pattern of names, a predicate (name, module) -> bool, or several of these."""
@@ -26,15 +27,6 @@ dropout).
 """
 
 
-def chosen(name: str, module: nn.Module, selection: Selection) -> bool:
+def chosen(name: str, module: nn.Module, choice: Selection) -> bool:
     """Whether a module is among those selected. TypeError for a selection that is none."""
-    if isinstance(selection, str):
-        return fnmatchcase(name, selection)
-    if isinstance(selection, type) and issubclass(selection, nn.Module):
-        return isinstance(module, selection)
-    if isinstance(selection, Sequence):
-        return any(chosen(name, module, part) for part in selection)
-    if callable(selection) and not isinstance(selection, type):
-        return bool(selection(name, module))
-    raise TypeError("modules and exclude take module types, patterns of module names, predicates (name, module) -> "
-                    f"bool, or sequences of these, got {selection!r}")
+    return selection.chosen(name, module, choice, nn.Module, "module")

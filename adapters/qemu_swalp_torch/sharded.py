@@ -25,7 +25,7 @@ def round_shard_(x: Tensor, quantizer: Quantizer, random: RandomBits | None) -> 
         raise TypeError(f"x must be a DTensor, got {type(x).__qualname__}")
     with torch.no_grad():
         local, window = x.to_local(), _window(x)
-        if not _blocks_within(quantizer.format, x.ndim, _sharded(x)):
+        if not _blocks_within(quantizer.format, tuple(x.shape), _sharded(x)):
             local.copy_(quantizer(x.full_tensor(), random)[window])
         elif local.numel():
             local.copy_(quantizer(local, _local_random(random, x, window)))
@@ -49,12 +49,12 @@ def _window(x: DTensor) -> tuple[slice, ...]:
     return tuple(slice(start, start + length) for start, length in zip(offset, shape, strict=True))
 
 
-def _blocks_within(format: Format, ndim: int, sharded: set[int]) -> bool:
-    """Whether no block of the format crosses a shard."""
+def _blocks_within(format: Format, shape: tuple[int, ...], sharded: set[int]) -> bool:
+    """Whether no block of the format crosses a shard, and no scale is that of the whole array."""
     if not isinstance(format, Block):
         return True
-    axes = format.axes_of(ndim)
-    return sharded <= set(axes) if format.size is None else axes[0] not in sharded
+    extents = format.extents(len(shape))
+    return format.second is None and all(extents[a] == 1 for a in sharded)
 
 
 def _local_random(random: RandomBits | None, x: DTensor, window: tuple[slice, ...]) -> Any:

@@ -1,17 +1,18 @@
 """SWALP on scikit-learn's 8×8 digits, in a minute or two: weights alone on the core, then every number of a network.
 
 Part one: softmax regression with L2, weights in fixed point, a sweep over the fractional bits. Part two
-(`digits_network`): a network in block floating point on PyTorch; left out, with a sentence, where PyTorch is absent.
+(`digits_network`): a network in block floating point, on PyTorch or on Keras; left out, with a sentence, where PyTorch
+is absent and Keras not asked for.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 from .. import Fixed
+from . import digits_network, load_on
 from .data import Dataset, digits
 from .report import Outcome, Progress, Row, pivot, progress, summarize
 from .settings import Settings as Common
@@ -21,8 +22,7 @@ from .sweep import legend, sweep_panel, sweep_panels
 
 INTEGER_BITS = 4
 """Sign included: weights lie in [-8, 8)."""
-NO_TORCH = ("Part two, a network with every number in block floating point, is left out: PyTorch is not installed. "
-            "pip install 'qemu-swalp[torch]'")
+LEFT_OUT = "Part two, a network with every number in block floating point, is left out: {}; or choose --framework keras"
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class Settings(Common):
     learning_rate: float = option(0.5, "part one: constant learning rate", above=0)
     batch: int = option(32, "part one: samples in a mini-batch", above=0)
     decay: float = option(1e-3, "part one: λ of the L2 term λ/2 ‖W‖²", above=0)
+    framework: str = option("torch", "part two: where to run; Keras on the backend that KERAS_BACKEND names",
+                            choices=("torch", "keras"))
     words: tuple[int, ...] = option((8, 6, 4), "part two: bits of a block floating point number", quick=(4,), above=1,
                                     most=24)
     network_epochs: int = option(20, "part two: passes over the training images", quick=2, above=0)
@@ -54,32 +56,34 @@ class Settings(Common):
 
 
 def run(settings: Settings) -> Outcome:
-    """Part one, and part two where PyTorch is installed."""
+    """Part one, and part two unless PyTorch is absent and nothing else asked for. ImportError where Keras is absent."""
     data = digits()
     training = Training(settings.learning_rate, settings.batch, settings.epochs, settings.start, settings.decay,
                         settings.run_seeds)
     steps = 2 * (1 + len(settings.fractions)) * training.steps(len(data.train))
-    network = _network()
-    if network is not None:
-        steps += network.total_steps(settings, len(data.train))
+    network, reason = _network(settings.framework)
+    if network:
+        steps += digits_network.total_steps(settings, len(data.train))
     with progress(steps) as bar:
         rows = _regression(settings, training, data, bar)
-        network_rows = [] if network is None else network.rows(settings, data, bar)
+        network_rows = digits_network.rows(network.train, settings, data, bar) if network else []
     regression = summarize(rows, ("bits", "method"), METRICS)
     errors = summarize(network_rows, ("bits", "method"), ("test_error",))
-    text = [*_regression_text(settings, regression), *(_network_text(settings, errors) if errors else [NO_TORCH])]
+    text = _regression_text(settings, regression)
+    text += _network_text(settings, network.FRAMEWORK, errors) if network else [LEFT_OUT.format(reason)]
     return Outcome([{"part": 1} | row for row in rows] + [{"part": 2} | row for row in network_rows],
                    [{"part": 1} | row for row in regression] + [{"part": 2} | row for row in errors],
                    "\n\n".join(text), lambda figure: _draw(figure, regression, errors))
 
 
-def _network() -> ModuleType | None:
-    """The module of part two; None without PyTorch."""
+def _network(framework: str) -> tuple[ModuleType | None, str]:
+    """The module of part two, or what PyTorch lacks for it."""
     try:
-        import_module("torch")
-    except ImportError:
-        return None
-    return import_module(".digits_network", __package__)
+        return load_on(framework, "digits_network"), ""
+    except ImportError as error:
+        if framework != "torch":
+            raise
+        return None, str(error)
 
 
 def _regression(settings: Settings, training: Training, data: Dataset, bar: Progress) -> list[Row]:
@@ -102,9 +106,9 @@ def _regression_text(settings: Settings, summary: list[Row]) -> list[str]:
     ]
 
 
-def _network_text(settings: Settings, summary: list[Row]) -> list[str]:
+def _network_text(settings: Settings, framework: str, summary: list[Row]) -> list[str]:
     return [
-        f"Part two: a network on PyTorch, every number in block floating point, {settings.network_epochs} epochs, "
+        f"Part two: a network on {framework}, every number in block floating point, {settings.network_epochs} epochs, "
         f"average from epoch {settings.network_start}",
         "test error, %",
         pivot(summary, "bits", "test_error", 2, "bits of a number"),

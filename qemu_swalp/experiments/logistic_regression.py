@@ -1,12 +1,13 @@
 """MNIST softmax regression with L2, weights in fixed point, a sweep over fractional bits (Yang et al. 2019, section 4).
 
-Run on the core (NumPy), on the PyTorch adapter, or on both, whose tables must agree within the spread over seeds: their
+Run on the core (NumPy), on an adapter, or on several, whose tables must agree within the spread over seeds: their
 matrix products differ in the last bit, which stochastic rounding turns into another sample of the same noise.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from .. import Fixed
@@ -28,7 +29,8 @@ class Settings(Common):
     seeds: int = option(3, "number of runs, with seeds SEED, SEED + 1, …", quick=2, above=0)
     fractions: tuple[int, ...] = option((2, 4, 6, 8, 10, 12), "fractional bits of the weights; the word has four more",
                                         quick=(2, 6), above=0, most=20)
-    framework: str = option("core", "where to run", choices=("core", "torch", "both"))
+    framework: tuple[str, ...] = option(("core",), "where to run; Keras on the backend that KERAS_BACKEND names",
+                                        choices=("core", "torch", "keras"))
     epochs: int = option(10, "passes over the training images", quick=2, above=0)
     start: int = option(2, "epochs before averaging, which then takes every step", quick=1, above=-1)
     learning_rate: float = option(0.2, "constant learning rate", above=0)
@@ -41,26 +43,25 @@ def run(settings: Settings) -> Outcome:
     """Float and each number of fractional bits, on each framework asked for."""
     training = Training(settings.learning_rate, settings.batch, settings.epochs, settings.start, settings.decay,
                         settings.run_seeds)
-    frameworks = ("core", "torch") if settings.framework == "both" else (settings.framework,)
-    trainers = [(name, trainer(name)) for name in frameworks]
+    trainers = dict(map(trainer, settings.framework))
     problem = Softmax(mnist(settings.data_dir), settings.decay)
     formats = [None, *(Fixed(f + INTEGER_BITS, f) for f in settings.fractions)]
     rows: list[Row] = []
-    with progress(2 * len(frameworks) * len(formats) * training.steps(len(problem.train))) as bar:
-        for name, train in trainers:
+    with progress(2 * len(trainers) * len(formats) * training.steps(len(problem.train))) as bar:
+        for name, train in trainers.items():
             for format in formats:
                 stacks = train(problem, training, format, bar, f"{name} {format or 'float32'}")
                 rows += rows_of(problem, training, format, stacks, framework=name)
     summary = summarize(rows, ("framework", "bits", "method"), METRICS)
-    return Outcome(rows, summary, _text(settings, frameworks, summary),
-                   lambda figure: _draw(figure, frameworks, summary))
+    return Outcome(rows, summary, _text(settings, list(trainers), summary),
+                   lambda figure: _draw(figure, list(trainers), summary))
 
 
 def _of(summary: list[Row], framework: str) -> list[Row]:
     return [row for row in summary if row["framework"] == framework]
 
 
-def _text(settings: Settings, frameworks: tuple[str, ...], summary: list[Row]) -> str:
+def _text(settings: Settings, frameworks: list[str], summary: list[Row]) -> str:
     parts = [f"{settings.epochs} epochs, rate {settings.learning_rate:g} (constant; decayed: then down to 1%), batch "
              f"{settings.batch}, λ = {settings.decay:g}, average from epoch {settings.start}; mean ± standard "
              f"deviation over {settings.seeds} seeds"]
@@ -68,30 +69,29 @@ def _text(settings: Settings, frameworks: tuple[str, ...], summary: list[Row]) -
         own = _of(summary, framework)
         for metric, title, digits in zip(METRICS, TITLES, (4, 4, 2), strict=True):
             parts += [f"{title} on {framework}", pivot(own, "bits", metric, digits, "fractional bits")]
-    if len(frameworks) == 2:
-        parts.append(_agreement(summary))
+    parts += [_agreement(summary, *pair) for pair in combinations(frameworks, 2)]
     return "\n\n".join(parts)
 
 
-def _agreement(summary: list[Row]) -> str:
-    """How far the two frameworks' means lie apart, in standard deviations over seeds (of both, pooled)."""
+def _agreement(summary: list[Row], first: str, second: str) -> str:
+    """How far two frameworks' means lie apart, in standard deviations over seeds (of both, pooled)."""
     gaps = {}
-    for core, torch in zip(_of(summary, "core"), _of(summary, "torch"), strict=True):
+    for one, other in zip(_of(summary, first), _of(summary, second), strict=True):
         for metric in METRICS:
-            pooled = ((core[metric]["std"] ** 2 + torch[metric]["std"] ** 2) / 2) ** 0.5
-            gap = abs(core[metric]["mean"] - torch[metric]["mean"])
+            pooled = ((one[metric]["std"] ** 2 + other[metric]["std"] ** 2) / 2) ** 0.5
+            gap = abs(one[metric]["mean"] - other[metric]["mean"])
             if pooled:
-                gaps[f"{metric} of {core['method']} at {core['bits']}"] = gap / pooled
+                gaps[f"{metric} of {one['method']} at {one['bits']}"] = gap / pooled
     if not gaps:
-        return "core and torch: with one seed there is no spread to compare by"
+        return f"{first} and {second}: with one seed there is no spread to compare by"
     worst = max(gaps, key=gaps.__getitem__)
-    return (f"core and torch: the means lie {sum(gaps.values()) / len(gaps):.2f} standard deviations over seeds apart "
-            f"on average, {gaps[worst]:.2f} at most ({worst})")
+    return (f"{first} and {second}: the means lie {sum(gaps.values()) / len(gaps):.2f} standard deviations over seeds "
+            f"apart on average, {gaps[worst]:.2f} at most ({worst})")
 
 
-def _draw(figure: Any, frameworks: tuple[str, ...], summary: list[Row]) -> None:
+def _draw(figure: Any, frameworks: list[str], summary: list[Row]) -> None:
     figure.set_size_inches(14, 4.8)
     panels = figure.subplots(1, 3)
-    for framework, style in zip(frameworks, ("-", ":"), strict=False):
+    for framework, style in zip(frameworks, ("-", ":", "--"), strict=False):
         sweep_panels(panels, _of(summary, framework), style, f" ({framework})" if len(frameworks) > 1 else "")
     legend(figure, panels[0])

@@ -117,7 +117,7 @@ def pivot(summary: Sequence[Row], line: str, value: str, digits: int, header: st
 def versions() -> dict[str, str]:
     """Versions of everything that can change a figure."""
     found = {"python": platform.python_version()}
-    for package in ("qemu-swalp", "numpy", "scikit-learn", "torch"):
+    for package in ("qemu-swalp", "numpy", "scikit-learn", "torch", "keras", "tensorflow", "tensorflow-cpu", "jax"):
         try:
             found[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -11,7 +11,8 @@ def option(default: Any, help: str, *, quick: Any = None, above: float | None = 
            choices: tuple[str, ...] = (), recorded: bool = True) -> Any:
     """A field of `Settings`.
 
-    default : an int, float, string, or tuple of ints; its type is the option's. quick : another value for `--quick`.
+    default : an int, float, string, or tuple of ints or strings; its type is the option's. quick : another, for
+        `--quick`.
     above, most : numbers must exceed the one, not the other. choices : the strings allowed.
     recorded : whether results.json repeats it.
     """
@@ -57,10 +58,10 @@ def _check(item: Field[Any], value: Any) -> None:
     above, most, choices = (item.metadata[key] for key in ("above", "most", "choices"))
     if isinstance(value, tuple) and not value:
         raise ValueError(f"{flag(item)} needs at least one value")
-    for number in value if isinstance(value, tuple) else (value,):
-        if above is not None and not number > above:
-            raise ValueError(f"{flag(item)} must be above {above}, got {number}")
-        if most is not None and not number <= most:
-            raise ValueError(f"{flag(item)} must be at most {most}, got {number}")
-    if choices and value not in choices:
-        raise ValueError(f"{flag(item)} must be one of {', '.join(choices)}, got {value!r}")
+    for one in value if isinstance(value, tuple) else (value,):
+        if above is not None and not one > above:
+            raise ValueError(f"{flag(item)} must be above {above}, got {one}")
+        if most is not None and not one <= most:
+            raise ValueError(f"{flag(item)} must be at most {most}, got {one}")
+        if choices and one not in choices:
+            raise ValueError(f"{flag(item)} must be of {', '.join(choices)}, got {one!r}")

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from .. import Fixed
 from ..training import SGD, Averaging, Recipe, SWALPSchedule
+from . import load_on
 from .data import CLASSES, Dataset
 from .descent import Indices, Reals, Snapshot, descend, shuffles
-from .report import Progress, Row, require
+from .report import Progress, Row
 
 METRICS = ("gradient_norm", "train_loss", "test_error")
 METHODS = ("SGD", "SGD decayed", "SWA")
@@ -49,7 +50,7 @@ class Training:
         """Number of steps of a run."""
         return self.epochs * self.epoch(samples)
 
-    def decayed(self, samples: int) -> Callable[[int], float]:
+    def decayed(self, samples: int) -> SWALPSchedule:
         """The rate that SWALP's released recipe gives SGD: constant for half of the steps, then down to 1% of it."""
         return SWALPSchedule(self.rate, self.steps(samples))
 
@@ -111,14 +112,12 @@ def train_on_core(problem: Softmax, training: Training, format: Fixed | None, ba
     return constant.weight, descent(training.decayed(samples)).weight, constant.average
 
 
-def trainer(framework: str) -> Trainer:
-    """The function that trains on "core" or "torch"."""
+def trainer(framework: str) -> tuple[str, Trainer]:
+    """What to call the framework, and the function that trains on it: "core", "torch" or "keras"."""
     if framework == "core":
-        return train_on_core
-    require("torch", "torch")
-    from .softmax_torch import train_on_torch
-
-    return train_on_torch
+        return framework, train_on_core
+    twin = load_on(framework, "softmax")
+    return twin.FRAMEWORK, twin.train
 
 
 def weights_in(format: Fixed | None) -> Recipe:

@@ -14,6 +14,8 @@ from .descent import Reals, shuffles
 from .report import Progress
 from .softmax import Rate, Softmax, Stacks, Training, weights_in
 
+FRAMEWORK = "PyTorch"
+
 
 @contextmanager
 def one_thread() -> Iterator[None]:
@@ -26,7 +28,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def train_on_torch(problem: Softmax, training: Training, format: Fixed | None, bar: Progress, label: str) -> Stacks:
+def train(problem: Softmax, training: Training, format: Fixed | None, bar: Progress, label: str) -> Stacks:
     """As `softmax.train_on_core`, gradients by autograd."""
     with one_thread():
         last, average = _descend(problem, training, training.rate, format, bar, label)

@@ -19,12 +19,13 @@ class AverageState(NamedTuple):
     value: dict[str, Array] | None
 
 
-def due(step: int, start: int, cycle: int, include_start: bool = False) -> bool:
+def due(step: Any, start: int, cycle: int, include_start: bool = False) -> Any:
     """Whether the weights after `step` updates enter the average: step > start and (step - start) divisible by cycle.
 
-    Algorithm 2 leaves the weights at `start` out; algorithm 1 takes them in: `include_start`.
+    Algorithm 2 leaves the weights at `start` out; algorithm 1 takes them in: `include_start`. `step` is an int, or an
+    integer array, as the graph libraries need it; so is the answer a bool, or an array of such.
     """
-    return (step > start or (include_start and step == start)) and (step - start) % cycle == 0
+    return ((step > start) | (include_start & (step == start))) & ((step - start) % cycle == 0)
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,22 @@ class Averaging:
             return state
         count = state.n_averaged + 1
         return AverageState(count, {
-            name: self._include(weight, None if state.value is None else state.value[name], count, tensor)
+            name: self.include(weight, None if state.value is None else state.value[name], count,
+                               Draw(self.seed, tensor, count))
             for tensor, (name, weight) in enumerate(params.items())
         })
 
-    def _include(self, weight: Array, value: Array | None, count: int, tensor: int) -> Any:
+    def include(self, weight: Array, value: Array | None, count: Any, draw: Draw) -> Any:
+        """What is kept of one tensor's iterates, this weight, the `count`-th, included.
+
+        `count` is an int or a floating 0-d array; `value` is what was kept before: None, or zeros, for the first.
+        """
+        before = 0 if value is None else value
         if self.exact is not None:
-            units = _units(weight, self.exact)
-            return units if value is None else value + units
+            return before + _units(weight, self.exact)
         if self.quantizer is None:
-            return weight + 0 if value is None else value + weight
-        mean = weight if value is None else value + (weight - value) / count
-        return apply(self.quantizer, mean, Draw(self.seed, tensor, count), "average")
+            return before + weight
+        return apply(self.quantizer, before + (weight - before) / count, draw, "average")
 
     def average(self, state: AverageState, dtype: str = "float32") -> dict[str, Array]:
         """The averaged parameters. ValueError before the first average.

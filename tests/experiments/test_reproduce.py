@@ -33,7 +33,7 @@ def fixed_part(results: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_reproduce_writes_results_and_a_picture_and_the_same_again(
         name: str, tmp_path: Path, mnist_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ["--data-dir", str(mnist_folder), "--framework", "both"] if name == "logistic-regression" else []
+    more = ["--data-dir", str(mnist_folder), "--framework", "core", "torch"] if name == "logistic-regression" else []
     results = reproduce(name, tmp_path / "a", *more)
     captured = capsys.readouterr()
     assert "step" in captured.err
@@ -53,10 +53,14 @@ def test_reproduce_writes_results_and_a_picture_and_the_same_again(
 
 def test_without_pytorch_digits_leaves_out_part_two_with_a_sentence(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    report.require("sklearn.datasets")  # SciPy, while it is imported, takes any sys.modules["torch"] for PyTorch
+    for module in [name for name in sys.modules if name.partition(".")[0] == "qemu_swalp_torch"]:
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "torch", None)
     results = reproduce("digits", tmp_path)
     assert {row["part"] for row in results["rows"]} == {1}
-    assert "PyTorch is not installed. pip install 'qemu-swalp[torch]'" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "needs PyTorch; install it with: pip install 'qemu-swalp[torch]'; or choose --framework keras" in text
 
 
 def test_options_override_quick_values() -> None:
@@ -72,10 +76,12 @@ def test_options_override_quick_values() -> None:
     ({"fractions": ()}, "--fractions needs at least one value"),
     ({"fractions": (4, 0)}, "--fractions must be above 0, got 0"),
     ({"learning_rate": -0.1}, "--learning-rate must be above 0, got -0.1"),
+    ({"framework": ("torch", "mxnet")}, "--framework must be of core, torch, keras, got 'mxnet'"),
+    ({"framework": ()}, "--framework needs at least one value"),
 ])
 def test_settings_are_checked(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        choose(load("linear-regression").Settings, given, quick=False)
+        choose(load("logistic-regression").Settings, given, quick=False)
 
 
 def test_summaries_are_means_and_sample_deviations_in_order_of_appearance() -> None:

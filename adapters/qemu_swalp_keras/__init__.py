@@ -1,0 +1,44 @@
+"""qemu_swalp for Keras: quantized training and SWALP averaging through `model.compile` and `model.fit`.
+
+It imports no backend but the one that Keras runs on.
+
+>>> import keras
+>>> from qemu_swalp.training import swalp
+>>> from qemu_swalp_keras import QuantizedOptimizer, SwapAverage, quantize_activations
+>>> keras.utils.set_random_seed(0)
+>>> recipe = swalp(8)
+>>> model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)])
+>>> quantized = quantize_activations(model, recipe, exclude=model.layers[-1].name)
+>>> optimizer = QuantizedOptimizer(keras.optimizers.SGD(0.01, momentum=0.9), recipe, swa_start=128)
+>>> quantized.compile(optimizer, loss="mse")
+>>> x = keras.random.normal((256, 4), seed=1)
+>>> y = keras.ops.sum(x, axis=1, keepdims=True)
+>>> _ = quantized.fit(x, y, batch_size=8, epochs=6, callbacks=[SwapAverage()], verbose=0)
+>>> optimizer.n_averaged, bool(quantized.evaluate(x, y, verbose=0) < 0.1)
+(64, True)
+"""
+
+try:
+    import keras as _keras  # noqa: F401
+except (ImportError, ValueError) as _error:
+    raise ImportError(f"qemu_swalp_keras needs Keras 3 and its backend ({_error}); install both with: pip install "
+                      "'qemu-swalp[keras]' tensorflow; or set the environment variable KERAS_BACKEND to an installed "
+                      "one of tensorflow, jax and torch") from _error
+
+from .activations import disabled, quantize_activations, unquantize_activations
+from .batchnorm import update_bn
+from .callbacks import SwapAverage, swap_average
+from .functional import quantize
+from .layers import Quantize
+from .optimizer import QuantizedOptimizer
+from .runtime import backend as _backend
+from .schedule import SWALPSchedule
+from .selection import COMPUTING_LAYERS
+from .sgd import SGD
+
+_backend()
+
+__all__ = [
+    "COMPUTING_LAYERS", "SGD", "Quantize", "QuantizedOptimizer", "SWALPSchedule", "SwapAverage", "disabled", "quantize",
+    "quantize_activations", "swap_average", "unquantize_activations", "update_bn",
+]

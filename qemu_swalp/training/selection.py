@@ -1,0 +1,28 @@
+"""Choosing parts of a model, modules or layers, by type, name or predicate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+
+def chosen(name: str, part: Any, selection: Any, kind: type, noun: str) -> bool:
+    """Whether a part of that name is among those selected; all parts are of a kind, which the noun names.
+
+    A selection is a type, a pattern of names (shell style), a predicate (name, part) -> bool, or a sequence of such.
+    TypeError for anything else.
+
+    >>> chosen("fc1", 1.5, ["conv*", float], object, "layer"), chosen("fc1", 1.5, lambda n, p: p > 2, object, "layer")
+    (True, False)
+    """
+    if isinstance(selection, str):
+        return fnmatchcase(name, selection)
+    if isinstance(selection, type) and issubclass(selection, kind):
+        return isinstance(part, selection)
+    if isinstance(selection, Sequence):
+        return any(chosen(name, part, one, kind, noun) for one in selection)
+    if callable(selection) and not isinstance(selection, type):
+        return bool(selection(name, part))
+    raise TypeError(f"{noun}s and exclude take {noun} types, patterns of {noun} names, predicates (name, {noun}) -> "
+                    f"bool, or sequences of these, got {selection!r}")
