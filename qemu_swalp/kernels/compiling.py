@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shlex
@@ -22,6 +23,14 @@ VARIANTS: dict[str, list[str]] = {"baseline": []} | ({"avx2": ["-mavx2"], "avx51
 """Instruction set → compiler flags."""
 
 
+def digest() -> str:
+    """Of the sources: a library that was compiled from others is not taken."""
+    found = hashlib.sha256()
+    for path in sorted(SOURCES.iterdir()):
+        found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()[:16]
+
+
 def compiler() -> list[str] | None:
     """The C++ compiler's command: the environment variable CXX, else one that is found; None without one."""
     if os.environ.get("CXX"):
@@ -40,7 +49,7 @@ def compile_library() -> Path | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         # Of the standard library's functions that several units hold, the linker keeps the first one's: the baseline's.
-        units: list[tuple[str, list[str], Path]] = [("library.cpp", [], Path(folder) / "library.o")]
+        units: list[tuple[str, list[str], Path]] = [("library.cpp", [f'-DQS_SOURCES="{digest()}"'], Path(folder) / "library.o")]
         units += [("cpu.cpp", [*flags, f"-DQS_VARIANT={name}"], Path(folder) / f"{name}.o")
                   for name, flags in VARIANTS.items()]
 

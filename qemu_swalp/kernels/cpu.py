@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
 from ..formats import Format
 from ..randombits import RandomBits, round_keys, stream_key
 from . import structures, threads
-from .compiling import LIBRARY
+from .compiling import LIBRARY, digest
 from .layout import layout_of
 from .plan import Plan
 
@@ -28,19 +30,30 @@ def library() -> Any:
         return None
     try:
         found = ctypes.CDLL(str(LIBRARY))
-    except OSError:
+        found.qs_sources.restype = found.qs_instruction_set.restype = ctypes.c_char_p
+    except (OSError, AttributeError):
         return None
     found.qs_quantize.argtypes = [structures.PlanPointer, structures.LayoutPointer, structures.RandomPointer,
                                   ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
     found.qs_quantize.restype = None
-    found.qs_instruction_set.restype = ctypes.c_char_p
-    sizes = ctypes.sizeof(structures.Plan), ctypes.sizeof(structures.Layout)
-    return found if (found.qs_size_of_plan(), found.qs_size_of_layout()) == sizes else None
+    return found if found.qs_sources().decode() == digest() else None
 
 
 def instruction_set() -> str | None:
-    """The instruction set that the kernels take on this machine, as in "AVX2"; None without kernels."""
+    """The instruction set that the kernels take: avx512, avx2 or baseline; None without kernels."""
     return None if library() is None else str(library().qs_instruction_set().decode())
+
+
+@contextmanager
+def instructions(name: str) -> Iterator[None]:
+    """Within it the kernels take that instruction set. ValueError where this machine lacks it."""
+    before = instruction_set()
+    if before is None or not library().qs_choose(name.encode()):
+        raise ValueError(f"this machine's kernels do not take the instruction set {name!r}; they take {before}")
+    try:
+        yield
+    finally:
+        library().qs_choose(before.encode())
 
 
 def quantize(plan: Plan, format: Format, shape: tuple[int, ...], source: Memory, target: Memory,

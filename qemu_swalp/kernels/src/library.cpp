@@ -1,4 +1,6 @@
-// The library's functions: each chooses the widest instruction set of the machine that runs it.
+// The library's functions, by the widest instruction set of the machine that runs it, or by another that is asked for.
+#include <cstring>
+
 #include "plan.h"
 
 #define QS_EXPORT extern "C" __attribute__((visibility("default")))
@@ -18,33 +20,47 @@ namespace {
 struct Variant {
   const char* name;
   Quantize* quantize;
+  bool there;  // on this machine
 };
 
-Variant best() {
 #if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd")) {
-    return {"AVX-512", qs_quantize_avx512};
-  }
-  if (__builtin_cpu_supports("avx2")) return {"AVX2", qs_quantize_avx2};
-  return {"SSE2", qs_quantize_baseline};
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
+}
+const Variant variants[] = {
+    {"avx512", qs_quantize_avx512, has_avx512()},
+    {"avx2", qs_quantize_avx2, bool(__builtin_cpu_supports("avx2"))},
+    {"baseline", qs_quantize_baseline, true},
+};
 #else
-  return {"baseline", qs_quantize_baseline};
+const Variant variants[] = {{"baseline", qs_quantize_baseline, true}};
 #endif
+
+const Variant* choose(const char* name) {
+  for (const Variant& variant : variants) {
+    if (variant.there && (!name || !std::strcmp(name, variant.name))) return &variant;
+  }
+  return nullptr;
 }
 
-const Variant variant = best();
+const Variant* chosen = choose(nullptr);
 
 }  // namespace
 
 QS_EXPORT void qs_quantize(const qemu_swalp::Plan* plan, const qemu_swalp::Layout* layout,
                            const qemu_swalp::Random* random, const void* source, void* target, int threads) {
-  variant.quantize(plan, layout, random, source, target, threads);
+  chosen->quantize(plan, layout, random, source, target, threads);
 }
 
-QS_EXPORT const char* qs_instruction_set() { return variant.name; }
+QS_EXPORT const char* qs_instruction_set() { return chosen->name; }
 
-/// Sizes of the structures, so that a library of other sources is refused.
-QS_EXPORT int qs_size_of_plan() { return sizeof(qemu_swalp::Plan); }
-QS_EXPORT int qs_size_of_layout() { return sizeof(qemu_swalp::Layout); }
+/// Takes an instruction set from now on; 0 where this machine lacks it.
+QS_EXPORT int qs_choose(const char* name) {
+  const Variant* found = choose(name);
+  if (found) chosen = found;
+  return found != nullptr;
+}
+
+/// The digest of the sources that this was compiled from.
+QS_EXPORT const char* qs_sources() { return QS_SOURCES; }
