@@ -49,7 +49,7 @@ def compile_library() -> Path | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         # Of the standard library's functions that several units hold, the linker keeps the first one's: the baseline's.
-        units: list[tuple[str, list[str], Path]] = [("library.cpp", [f'-DQS_SOURCES="{digest()}"'], Path(folder) / "library.o")]
+        units = [("library.cpp", [f'-DQS_SOURCES="{digest()}"'], Path(folder) / "library.o")]
         units += [("cpu.cpp", [*flags, f"-DQS_VARIANT={name}"], Path(folder) / f"{name}.o")
                   for name, flags in VARIANTS.items()]
 

@@ -22,25 +22,26 @@ def by_program(*arguments: Any, **options: Any) -> np.ndarray:
         return q.quantize(*arguments, **options)
 
 
+def outcome(quantize: Any, *arguments: Any, **options: Any) -> np.ndarray | str:
+    """The result; or the words of the error, where the format does not go with dtype, rounding or policy."""
+    try:
+        return quantize(*arguments, **options)
+    except (TypeError, ValueError) as error:
+        return str(error)
+
+
+def same(a: np.ndarray | str, b: np.ndarray | str) -> bool:
+    return a == b if isinstance(a, str) or isinstance(b, str) else bool((bits(a) == bits(b)).all())
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("format", formats())
 def test_every_format_and_rounding(format: str, dtype: str) -> None:
     x = array(dtype)
-    try:
-        q.quantize(x, format)
-    except TypeError as error:
-        assert "cannot hold the values" in str(error) or "has more" in str(error)
-        return
     for rounding in ROUNDINGS:
         random = RANDOM if "stochastic" in rounding else None
-        try:
-            expected = by_program(x, format, rounding, random=random)
-        except ValueError as error:
-            assert "too far for exact stochastic rounding" in str(error)
-            with pytest.raises(ValueError, match="too far for exact stochastic rounding"):
-                q.quantize(x, format, rounding, random=random)
-            continue
-        assert (bits(q.quantize(x, format, rounding, random=random)) == bits(expected)).all(), rounding
+        expected = outcome(by_program, x, format, rounding, random=random)
+        assert same(outcome(q.quantize, x, format, rounding, random=random), expected), rounding
 
 
 @pytest.mark.parametrize("format", ["e5m2", "e4m3fn", "e8m0fnu", "float<4,3,unsigned>", "p3109_k6p3ue", "posit8",
@@ -51,19 +52,14 @@ def test_every_policy(format: str) -> None:
         x = array(dtype)
         for policy in POLICIES:
             for rounding in ROUNDINGS[:7]:
-                random = RANDOM if rounding == "stochastic" else None
-                try:
-                    expected = by_program(x, format, rounding, random=random, overflow=policy)
-                except ValueError as error:
-                    assert "needs a format with" in str(error)
-                    continue
-                got = q.quantize(x, format, rounding, random=random, overflow=policy)
-                assert (bits(got) == bits(expected)).all(), (dtype, policy, rounding)
+                options = {"random": RANDOM if rounding == "stochastic" else None, "overflow": policy}
+                expected = outcome(by_program, x, format, rounding, **options)
+                assert same(outcome(q.quantize, x, format, rounding, **options), expected), (dtype, policy, rounding)
 
 
 @pytest.mark.parametrize("instructions", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set(instructions: str) -> None:
-    sample = ("e4m3fn", "e5m2", "fixed<8,6>", "bfp<8,axis=0>", "bfp<8,axis=-1>", "mxfp4", "nvfp4", "int8", "nf4")
+    sample = ("e4m3fn", "e5m2", "fixed<8,6>", "bfp<8,axis=0>", "bfp<8,axis=-1>", "mxfp4", "nvfp4", "int8", "codebook<-3,0.5,0.75,40>")
 
     def all_of(quantize: Any) -> list[np.ndarray]:
         return [quantize(array(dtype), format, rounding, random=RANDOM)
@@ -90,12 +86,13 @@ def test_every_shape_of_blocks(data: st.DataObject) -> None:
     shape = tuple(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4)))
     axes = data.draw(st.lists(st.integers(0, len(shape) - 1), min_size=1, max_size=len(shape), unique=True))
     size = data.draw(st.one_of(st.none(), st.integers(1, 5), st.just(tuple(range(2, 2 + len(axes))))))
-    element, scale = data.draw(st.sampled_from([("fixed<4,2>", "exponent<8>"), ("e2m1fn", "e8m0fnu"), ("e4m3fn", "bf16")]))
+    pairs = [("fixed<4,2>", "exponent<8>"), ("e2m1fn", "e8m0fnu"), ("e4m3fn", "bf16")]
+    element, scale = data.draw(st.sampled_from(pairs))
     format = q.Block(q.parse(element), tuple(axes), size, q.parse(scale))
     words = np.random.default_rng(data.draw(st.integers(0, 99)))
     x = words.standard_normal(shape).astype(data.draw(st.sampled_from(["float16", "float32", "float64"])))
     order = data.draw(st.permutations(range(len(shape))))
-    x = np.ascontiguousarray(x.transpose(order)).transpose(np.argsort(order))  # the same array in another order of memory
+    x = np.ascontiguousarray(x.transpose(order)).transpose(np.argsort(order))  # in another order of memory
     offset = data.draw(st.integers(0, 9))
     random = q.RandomBits(1, 2, 3, offset)
     for rounding in ("nearest_even", "stochastic"):
