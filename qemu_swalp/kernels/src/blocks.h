@@ -5,7 +5,7 @@
 #pragma once
 #include <vector>
 
-#include "rows.h"
+#include "scaled_rows.h"
 
 QS_BEGIN
 
@@ -167,7 +167,7 @@ class Job {
   Job(const Plan& plan, const Layout& layout, const Random& random, const void* source, void* target)
       : plan_(plan), random_(random), blocks_(layout), source_(static_cast<const Stored*>(source)),
         target_(static_cast<Stored*>(target)), steps_(steps_of<C>(plan.element, 0)),
-        steps32_(steps_of<Single>(plan.element32, 0)), shape_(shape_of<C>(plan.element, 0)) {
+        steps32_(steps_of<Single>(plan.element32, 0)), steps64_(steps_of<Double>(plan.element64, 0)), shape_(shape_of<C>(plan.element, 0)) {
     const BlockRows& b = blocks_;
     const int64_t least_columns = plan.family == Family::block ? b.segment : 1;
     const int64_t all = b.most_rows * b.columns;
@@ -352,6 +352,7 @@ class Job {
   }
 
   void round_table(const Stored* from, Stored* to, int64_t n, const uint32_t* words) const {
+    if (!words && plan_.table.count <= short_table) return round_short_table<C>(from, to, n, plan_.table);
     for (int64_t i = 0; i < n; ++i) {
       const uint64_t word = words ? uint64_t(words[i]) << 32 : 0;
       to[i] = Stored(round_to_table<C>(plan_.mode, Lane(from[i]), word, plan_.table));
@@ -373,18 +374,29 @@ class Job {
         const auto& entry = scratch.by_power.get(plan_.element, scale.power);
         round(mode, from + i, to + i, n, own, entry.steps, scale.power, entry.shape);
       } else {
-        round_by(scale, from + i, to + i, n, own);
+        round_by(mode, scale, from + i, to + i, n, own);
       }
     });
   }
 
   /// A run of elements under a scale that is no power of two.
-  void round_by(const Scale<C>& scale, const Stored* from, Stored* to, int64_t n, const uint32_t* words) const {
-    for (int64_t i = 0; i < n; ++i) {
+  template <class M>
+  QS_INLINE void round_by(M mode, const Scale<C>& scale, const Stored* from, Stored* to, int64_t n,
+                          const uint32_t* words) const {
+    const Rule rule = plan_.scaling.rule;
+    auto slow = [&](int64_t i) {
       const Lane word = words ? lane_of_word<C>(words[i]) : 0;
-      to[i] = Stored(round_scaled<C>(plan_.mode, Lane(from[i]), word, scale, steps_, steps32_, plan_.element,
-                                     plan_.scaling.rule));
+      return Stored(round_scaled<C>(plan_.mode, Lane(from[i]), word, scale, steps_, steps32_, plan_.element, rule));
+    };
+    if constexpr (C::storage == 32) {
+      if (plan_.element.table_count == 0 && n >= Vectors<Double>::count) {
+        if (is_published(rule)) {
+          return round_published_run(mode, from, to, n, words, scale, steps32_, plan_.element32);
+        }
+        return round_quotient_run(mode, from, to, n, words, scale, steps64_, plan_.element64, rule == Rule::minmax, slow);
+      }
     }
+    for (int64_t i = 0; i < n; ++i) to[i] = slow(i);
   }
 
   /// Steps of each column; false where one of them needs Shape::any or is NaN throughout.
@@ -419,6 +431,7 @@ class Job {
   Stored* target_;
   Steps<C> steps_;
   Steps<Single> steps32_;
+  Steps<Double> steps64_;
   Shape shape_;
   bool fused_;
   int64_t group_ = 0, tasks_ = 0, row_step_ = 0, column_step_ = 0, row_parts_ = 1, column_parts_ = 1;

@@ -17,6 +17,7 @@ template <class Scratch, class Work>
 void in_parallel(int64_t tasks, int threads, Work work) {
   std::atomic<int64_t> next{0};
   auto loop = [&] {
+    const StandardFloats standard;
     Scratch scratch;
     for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) work(task, scratch);
   };

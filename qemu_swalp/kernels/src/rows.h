@@ -135,4 +135,36 @@ inline void widen_each(typename C::Lane* amax, typename C::Lane* most, const typ
   });
 }
 
+constexpr int short_table = 64;  // values up to which it is faster to compare with each step than to search
+
+/// A run of elements rounded to the values of a short table by a deterministic mode.
+template <class C>
+inline void round_short_table(const typename C::Stored* from, typename C::Stored* to, int64_t n, const Table& t) {
+  using V = Vectors<C>;
+  using Lane = typename C::Lane;
+  using Lanes = typename V::V;
+  const Lanes none{};
+  Lane steps[short_table], values[short_table];
+  for (int i = 0; i < t.count; ++i) {
+    values[i] = Lane(uint64_t(t.values[i])) & (C::sign | (C::sign - 1));
+    steps[i] = i + 1 < t.count ? Lane(uint64_t(t.steps[i])) : 0;
+  }
+  const int last = t.count - 1;
+  in_vectors<V::count>(n, [&](int64_t i, auto count) {
+    const Lanes raw = V::load(from + i, count), magnitude = raw & (C::sign - 1);
+    const Lanes key = select<Lanes>((raw & C::sign) != none, none - magnitude, magnitude);
+    Lanes bits = none + values[0];
+    for (int j = 0; j < last; ++j) {
+      bits = select<Lanes>(signed_of(key) >= signed_of(none + steps[j]), none + values[j + 1], bits);
+    }
+    const auto special = (signed_of(key) < signed_of(none + Lane(uint64_t(t.low)))) |
+                         (signed_of(key) > signed_of(none + Lane(uint64_t(t.high)))) | (bits == none);
+    V::store(to + i, bits, count);
+    if (greatest_lane(one_where<Lanes>(special)) == 0) return;
+    for (size_t j = 0; j < size_t(count); ++j) {
+      to[i + int64_t(j)] = typename C::Stored(checked_in_table<C>(raw[j], bits[j], t));
+    }
+  });
+}
+
 QS_END

@@ -65,6 +65,21 @@ QS_FUNCTION Fraction<uint64_t> fraction_in(uint64_t sig, int shift, uint64_t sta
   return {upper << 32 | lower, next << 63 | left};
 }
 
+/// The range check and the special values; `bits`: of the value that x saturates to.
+template <class C>
+QS_FUNCTION typename C::Lane checked_in_table(typename C::Lane raw, typename C::Lane bits, const Table& t) {
+  using Lane = typename C::Lane;
+  const Lane magnitude = raw & (C::sign - 1);
+  if (magnitude > C::infinity) return raw;
+  const bool minus = (raw & C::sign) != 0, infinite = magnitude == C::infinity;
+  const int64_t key = minus ? -int64_t(magnitude) : int64_t(magnitude);
+  if (t.has_negative_zero && minus && bits == 0) bits = C::sign;
+  if (!infinite && key >= t.low && key <= t.high) return bits;
+  const Goes where = infinite ? (minus ? t.negative_infinity : t.positive_infinity) : (key < t.low ? t.below : t.above);
+  const Lane size = bits & (C::sign - 1);
+  return (bits & C::sign) | goes<C>(where, size, size);
+}
+
 /// One element, as bits.
 template <class C>
 QS_FUNCTION typename C::Lane round_to_table(Mode mode, typename C::Lane raw, uint64_t word, const Table& t) {
@@ -92,12 +107,7 @@ QS_FUNCTION typename C::Lane round_to_table(Mode mode, typename C::Lane raw, uin
     bits = Lane(uint64_t(t.values[not_above(t.steps, t.count - 1, key)]));
   }
   bits &= C::sign | (C::sign - 1);
-  if (t.has_negative_zero && minus && bits == 0) bits = C::sign;
-  const bool infinite = magnitude == C::infinity;
-  if (!infinite && key >= t.low && key <= t.high) return bits;
-  const Goes where = infinite ? (minus ? t.negative_infinity : t.positive_infinity) : (key < t.low ? t.below : t.above);
-  const Lane size = bits & (C::sign - 1);
-  return (bits & C::sign) | goes<C>(where, size, size);
+  return checked_in_table<C>(raw, bits, t);
 }
 
 QS_END
