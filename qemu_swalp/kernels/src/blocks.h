@@ -10,6 +10,7 @@
 QS_BEGIN
 
 constexpr int64_t task_elements = 1 << 15;   // enough to hide the cost of a task, few enough to stay in the caches
+constexpr int64_t least_width = 64;
 constexpr int64_t fused_elements = 1 << 17;  // a block row of more is read twice: for its scales, then to be rounded
 
 struct Range {
@@ -87,10 +88,12 @@ struct ColumnSteps {
   static constexpr int fields = 11;
   std::vector<Lane> at;
   int64_t columns = 0;
+  bool symmetric = true;
   Steps<C> shared;
 
   void set(int64_t n) {
     columns = n;
+    symmetric = true;
     at.resize(size_t(n) * fields);
   }
   void put(int64_t column, const Steps<C>& s) {
@@ -169,7 +172,8 @@ class Job {
         target_(static_cast<Stored*>(target)), steps_(steps_of<C>(plan.element, 0)),
         steps32_(steps_of<Single>(plan.element32, 0)), steps64_(steps_of<Double>(plan.element64, 0)), shape_(shape_of<C>(plan.element, 0)) {
     const BlockRows& b = blocks_;
-    const int64_t least_columns = plan.family == Family::block ? b.segment : 1;
+    // A task reads whole segments, and enough columns of each row to make good use of the memory that comes with them.
+    const int64_t least_columns = ceiling(least_of<int64_t>(least_width, b.columns), b.segment) * b.segment;
     const int64_t all = b.most_rows * b.columns;
     const bool two_level = plan.family == Family::block && is_two_level(plan.scaling.rule);
     fused_ = !two_level && (plan.family != Family::block || b.most_rows * least_columns <= fused_elements);
@@ -200,8 +204,11 @@ class Job {
   void run(int64_t task, Scratch<C>& scratch) const {
     each(task, [&](int64_t b, Range rows, Range columns) {
       if (plan_.family != Family::block) return apply(b, rows, columns, scratch);
+      if (in_registers()) return run_segments(b, columns, scratch);
       find(b, rows, columns, scratch);
-      for (size_t i = 0; i < scratch.extremes.size(); ++i) scratch.scales[i] = scale(scratch.extremes[i], 0);
+      for (size_t i = 0; i < scratch.extremes.size(); ++i) {
+        scratch.scales[i] = scale_of<C>(scratch.extremes[i], Above{}, plan_.element, plan_.scaling);
+      }
       apply(b, rows, columns, scratch);
     });
   }
@@ -230,8 +237,15 @@ class Job {
   }
 
   int64_t blocks() const { return blocks_.count * blocks_.segments; }
-  Scale<C> scale(const Extremes<C>& block, Lane whole) const {
-    return scale_of<C>(block, whole, plan_.element, plan_.scaling);
+
+  /// Scales of all blocks, in two passes.
+  std::vector<Scale<C>> scales(const std::vector<Extremes<C>>& extremes) const {
+    Lane whole = 0;
+    for (const Extremes<C>& block : extremes) whole = greatest_of(whole, block.amax);
+    const Above above = above_blocks(to_binary32<C>(whole), plan_.scaling);
+    std::vector<Scale<C>> found(extremes.size());
+    for (size_t i = 0; i < found.size(); ++i) found[i] = scale_of<C>(extremes[i], above, plan_.element, plan_.scaling);
+    return found;
   }
 
  private:
@@ -258,6 +272,39 @@ class Job {
   /// Whether blocks are narrower than a vector, under scales that are powers of two.
   bool narrow() const {
     return plan_.family == Family::block && is_power(plan_.scaling.rule) && blocks_.segment < Vectors<C>::count;
+  }
+
+  /// Whether each block is a short run of its own under a power of two: then nothing need be kept of it.
+  bool in_registers() const {
+    return is_power(plan_.scaling.rule) && blocks_.most_rows == 1 && blocks_.segment >= Vectors<C>::count &&
+           blocks_.segment <= piece;
+  }
+
+  /// Scales and rounding of such blocks, one after the other.
+  void run_segments(int64_t b, Range columns, Scratch<C>& scratch) const {
+    const BlockRows::Row at = blocks_.row(b, 0);
+    const int64_t k = blocks_.segment, step = piece / k * k;
+    with_mode(plan_.mode, [&](auto mode) {
+      for (int64_t c = columns.first; c < columns.last; c += step) {
+        const Range part{c, least_of(c + step, columns.last)};
+        const uint32_t* words = nullptr;
+        if (is_stochastic(mode)) words = scratch.words.fill(random_, uint64_t(at.element + c), int(part.size()));
+        for (int64_t i = part.first; i < part.last; i += k) {
+          const int64_t n = least_of(k, part.last - i);
+          const Stored* from = source_ + at.source + i;
+          Stored* to = target_ + at.target + i;
+          Extremes<C> block{};
+          widen<C>(block, from, n, false);
+          if (block.nan && plan_.scaling.spreads_nan) {
+            for (int64_t j = 0; j < n; ++j) to[j] = Stored(C::nan);
+            continue;
+          }
+          const int power = power_of<C>(block.amax, plan_.element, plan_.scaling);
+          const auto& entry = scratch.by_power.get(plan_.element, power);
+          round(mode, from, to, n, words ? words + (i - c) : nullptr, entry.steps, power, entry.shape);
+        }
+      }
+    });
   }
 
   /// Extremes of the blocks of some rows and columns.
@@ -311,7 +358,7 @@ class Job {
 
   /// Rounds some rows and columns, whose scales are in `scratch`.
   void apply(int64_t b, Range rows, Range columns, Scratch<C>& scratch) const {
-    const bool by_columns = narrow() && prepare(columns, scratch);
+    const bool by_columns = narrow() && prepare(columns, scratch), symmetric = scratch.steps.symmetric;
     with_mode(plan_.mode, [&](auto mode) {
       for (int64_t r = rows.first; r < rows.last; ++r) {
         const BlockRows::Row at = blocks_.row(b, r);
@@ -326,7 +373,11 @@ class Job {
           } else if (plan_.family == Family::element) {
             round(mode, from, to, part.size(), words, steps_, 0, shape_);
           } else if (by_columns) {
-            round_columns(mode, from, to, part.size(), words, scratch.steps, c - columns.first);
+            if (symmetric) {
+              round_columns<Shape::symmetric>(mode, from, to, part.size(), words, scratch.steps, c - columns.first);
+            } else {
+              round_columns<Shape::regular>(mode, from, to, part.size(), words, scratch.steps, c - columns.first);
+            }
           } else {
             round_segments(mode, from, to, part, columns.first, words, scratch);
           }
@@ -408,19 +459,20 @@ class Job {
       if (scale.nan) return false;
       const auto& entry = scratch.by_power.get(plan_.element, scale.power);
       if (entry.shape == Shape::any) return false;
+      scratch.steps.symmetric &= entry.shape == Shape::symmetric;
       scratch.steps.put(c - columns.first, entry.steps);
     }
     return true;
   }
 
-  template <class M>
+  template <Shape shape, class M>
   QS_INLINE void round_columns(M mode, const Stored* from, Stored* to, int64_t n, const uint32_t* words,
                                const ColumnSteps<C>& steps, int64_t first) const {
     using V = Vectors<C>;
     in_vectors<V::count>(n, [&](int64_t i, auto count) {
       const typename V::V word = is_stochastic(mode) ? V::words(words + i, count) : typename V::V();
-      V::store(to + i, round_element<C, Shape::regular>(mode, V::load(from + i, count), word,
-                                                        steps.get(first + i, count), plan_.element, 0), count);
+      V::store(to + i, round_element<C, shape>(mode, V::load(from + i, count), word,
+                                              steps.get(first + i, count), plan_.element, 0), count);
     });
   }
 

@@ -45,10 +45,7 @@ void quantize(const Plan& plan, const Layout& layout, const Random& random, cons
   std::vector<Extremes<C>> extremes(size_t(job.blocks()), Extremes<C>{});
   in_parallel<Memory>(job.tasks(), threads,
                       [&](int64_t task, Memory& scratch) { job.reduce(task, scratch, extremes.data()); });
-  typename C::Lane whole = 0;
-  for (const Extremes<C>& block : extremes) whole = greatest_of(whole, block.amax);
-  std::vector<Scale<C>> scales(extremes.size());
-  for (size_t i = 0; i < extremes.size(); ++i) scales[i] = job.scale(extremes[i], whole);
+  const std::vector<Scale<C>> scales = job.scales(extremes);
   in_parallel<Memory>(job.tasks(), threads,
                       [&](int64_t task, Memory& scratch) { job.round(task, scratch, scales.data()); });
 }

@@ -150,6 +150,11 @@ inline void round_short_table(const typename C::Stored* from, typename C::Stored
     steps[i] = i + 1 < t.count ? Lane(uint64_t(t.steps[i])) : 0;
   }
   const int last = t.count - 1;
+  // Where both ends and both infinities saturate, NaN alone is left to look at.
+  const bool saturates = t.above == Goes::to_bound && t.below == Goes::to_bound &&
+                         t.positive_infinity == Goes::to_bound && t.negative_infinity == Goes::to_bound;
+  const Lane low = saturates ? Lane(0) - C::infinity : Lane(uint64_t(t.low));
+  const Lane high = saturates ? C::infinity : Lane(uint64_t(t.high)), signs = t.has_negative_zero ? 1 : 0;
   in_vectors<V::count>(n, [&](int64_t i, auto count) {
     const Lanes raw = V::load(from + i, count), magnitude = raw & (C::sign - 1);
     const Lanes key = select<Lanes>((raw & C::sign) != none, none - magnitude, magnitude);
@@ -157,8 +162,8 @@ inline void round_short_table(const typename C::Stored* from, typename C::Stored
     for (int j = 0; j < last; ++j) {
       bits = select<Lanes>(signed_of(key) >= signed_of(none + steps[j]), none + values[j + 1], bits);
     }
-    const auto special = (signed_of(key) < signed_of(none + Lane(uint64_t(t.low)))) |
-                         (signed_of(key) > signed_of(none + Lane(uint64_t(t.high)))) | (bits == none);
+    const auto beyond = (signed_of(key) < signed_of(none + low)) | (signed_of(key) > signed_of(none + high));
+    const auto special = beyond | ((bits == none) & (none + signs != none));
     V::store(to + i, bits, count);
     if (greatest_lane(one_where<Lanes>(special)) == 0) return;
     for (size_t j = 0; j < size_t(count); ++j) {

@@ -95,43 +95,60 @@ QS_FUNCTION Number<C> number_of_scale32(uint32_t bits) {
   return {x.exponent, typename C::Lane(x.significand) << (C::significand - Single::significand)};
 }
 
-/// Scale of a block under one of the whole array (BLK-9, BLK-11). amax, whole: float32 bits.
+/// What the blocks of an array under two levels of scales have in common: float32 bits.
+struct Above {
+  uint32_t second;   // the array's scale; transformer_engine: the amax of the array
+  uint32_t factor;   // transformer_engine: what amax is multiplied by
+  uint32_t inverse;  // 1 over the array's scale; transformer_engine: over e
+  uint32_t share;    // transformer_engine: 1/(M·max)
+};
+
+QS_FUNCTION Above above_blocks(uint32_t whole, const Scaling& scaling) {
+  if (scaling.rule == Rule::two_nearest) {
+    return {greatest_of(divide32(divide32(whole, scaling.element_max32), scaling.scale_max32), 1u), 0, 0, 0};
+  }
+  if (scaling.rule == Rule::transformer_engine) {
+    const uint32_t encode = whole == 0 ? one32 : least_of(divide32(scaling.full_range32, whole), largest32);
+    return {whole, multiply32(encode, divide32(one32, scaling.element_max32)), divide32(one32, encode),
+            divide32(one32, scaling.full_range32)};
+  }
+  const uint32_t second = divide32(whole, scaling.full_range32);
+  return {second, 0, divide32(one32, second), 0};
+}
+
+/// Scale of a block under one of the whole array (BLK-9, BLK-11). amax: float32 bits.
 template <class C>
-QS_FUNCTION Scale<C> two_level_scale(uint32_t amax, uint32_t whole, const Scaling& scaling) {
+QS_FUNCTION Scale<C> two_level_scale(uint32_t amax, const Above& above, const Scaling& scaling) {
   Scale<C> found = {};
   uint32_t effective;
   if (scaling.rule == Rule::two_nearest) {
-    const uint32_t second = greatest_of(divide32(divide32(whole, scaling.element_max32), scaling.scale_max32), 1u);
-    const uint32_t wanted = least_of(divide32(divide32(amax, scaling.element_max32), second), largest32);
+    const uint32_t wanted = least_of(divide32(divide32(amax, scaling.element_max32), above.second), largest32);
     const uint32_t block = greatest_of(in_format(wanted, scaling.scale), scaling.scale_least32);
-    effective = greatest_of(multiply32(block, second), 1u);
+    effective = greatest_of(multiply32(block, above.second), 1u);
   } else if (scaling.rule == Rule::transformer_engine) {
-    const uint32_t sixth = divide32(one32, scaling.element_max32);
-    const uint32_t encode = whole == 0 ? one32 : least_of(divide32(scaling.full_range32, whole), largest32);
-    const uint32_t block = in_format(least_of(multiply32(amax, multiply32(encode, sixth)), largest32), scaling.scale);
-    const uint32_t decode = multiply32(block, divide32(one32, encode));
-    found.inverse = least_of(divide32(one32, decode), largest32);
-    effective = multiply32(multiply32(block, whole), divide32(one32, scaling.full_range32));
+    const uint32_t block = in_format(least_of(multiply32(amax, above.factor), largest32), scaling.scale);
+    found.inverse = least_of(divide32(one32, multiply32(block, above.inverse)), largest32);
+    effective = multiply32(multiply32(block, above.second), above.share);
   } else {
-    const uint32_t second = divide32(whole, scaling.full_range32), least = 0x3C800000u;  // 2^-6
-    const uint32_t wanted = divide32(divide32(amax, scaling.element_max32), second);
+    const uint32_t least = 0x3C800000u;  // 2^-6
+    const uint32_t wanted = divide32(divide32(amax, scaling.element_max32), above.second);
     const uint32_t block = in_format(greatest_of(least, least_of(wanted, scaling.scale_max32)), scaling.scale);
-    found.inverse = divide32(divide32(one32, second), block);
-    effective = multiply32(block, second);
+    found.inverse = divide32(above.inverse, block);
+    effective = multiply32(block, above.second);
   }
   found.number = number_of_scale32<C>(least_of(effective, largest32));
   return found;
 }
 
-/// Scale of a block by any rule. whole: amax of the array, for two levels.
+/// Scale of a block by any rule.
 template <class C>
-QS_FUNCTION Scale<C> scale_of(Extremes<C> block, typename C::Lane whole, const Element& f, const Scaling& scaling) {
+QS_FUNCTION Scale<C> scale_of(Extremes<C> block, const Above& above, const Element& f, const Scaling& scaling) {
   using Lane = typename C::Lane;
   Scale<C> found = {};
   if (is_power(scaling.rule)) {
     found.power = power_of<C>(block.amax, f, scaling);
   } else if (is_two_level(scaling.rule)) {
-    found = two_level_scale<C>(to_binary32<C>(block.amax), to_binary32<C>(whole), scaling);
+    found = two_level_scale<C>(to_binary32<C>(block.amax), above, scaling);
   } else {
     const Number<C> top = {f.max_exponent, Lane(f.max_significand)};
     if (scaling.rule == Rule::nearest) {
