@@ -63,6 +63,8 @@ LAYERS = [
     "codes",
     "packing",
     "analysis",
+    "coded",
+    "files",
     "views",
     "training",
     "experiments",
