@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import runpy
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -44,7 +45,8 @@ def add_commands(commands: Any) -> None:
 def add_load(command: Any) -> None:
     """The option `--load`."""
     command.add_argument("--load", metavar="FILE", action="append", default=[],
-                         help="read formats from a TOML file first; may be repeated")
+                         help="first read formats from a TOML file, or run a Python file (.py) that defines some; may "
+                              "be repeated")
 
 
 def add_plot(command: Any, what: str) -> None:
@@ -80,9 +82,17 @@ def _formats(files: list[str]) -> int:
 
 
 def load(files: list[str]) -> None:
-    """Register the formats of TOML files."""
+    """Register the formats of TOML files; run Python files. ValueError where one fails."""
     for file in files:
-        load_formats(file)
+        if not file.endswith(".py"):
+            load_formats(file)
+            continue
+        try:
+            runpy.run_path(file, run_name=Path(file).stem)
+        except OSError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{file}: {type(error).__name__}: {error}") from error
 
 
 def _line(name: str, format: Format) -> tuple[object, ...]:
