@@ -66,3 +66,8 @@ OTHERS = [
     "block<e2m1fn,axis=-1,size=4,scale=e4m3fn,second=float<8,23>>",
     "block<e4m3fn,axis=(0,1),size=(2,3),scale=float<8,23>>",
 ]
+OWN_BLOCKS = [
+    "block<tapered_every_test<3>,axis=-1,size=4>",
+    "block<tapered_every_test<2>,axis=0,scale=bf16>",
+    "block<p3109_k5p2se,axis=-1,size=3,scale=e5m2,second=float<8,23>>",
+]

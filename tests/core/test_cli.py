@@ -227,6 +227,6 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 
 def test_the_command_line_imports_no_framework_until_it_is_asked_to() -> None:
-    heavy = ("torch", "tensorflow", "jax", "cupy", "matplotlib", "sklearn", "tqdm", "urllib.request")
+    heavy = ("torch", "tensorflow", "jax", "cupy", "matplotlib", "sklearn", "tqdm", "safetensors", "urllib.request")
     script = f"import sys, qemu_swalp.cli as c; c.main(['formats']); print([m for m in {heavy} if m in sys.modules])"
     assert run(sys.executable, "-c", script).stdout.splitlines()[-1] == "[]"

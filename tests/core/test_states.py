@@ -17,10 +17,10 @@ from safetensors.numpy import load_file, save_file
 import qemu_swalp as q
 from qemu_swalp.quantization import element_of
 from tests.backends import Backend, same_bits
-from tests.formats import FAR_APART, OTHERS, OWN, PARAMETRIZED, RULED
+from tests.formats import FAR_APART, OTHERS, OWN, OWN_BLOCKS, PARAMETRIZED, RULED
 
 State = dict[str, Any]
-ALL = [*q.names(), *PARAMETRIZED, *OWN, *RULED, *OTHERS]
+ALL = [*q.names(), *PARAMETRIZED, *OWN, *RULED, *OTHERS, *OWN_BLOCKS]
 
 
 def source(f: q.Format, shape: tuple[int, ...] = (5, 37)) -> np.ndarray:
