@@ -79,8 +79,11 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray],
                   metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all. OSError where that fails."""
+    """Write a safetensors file, whole or not at all. OSError where that fails, ValueError for texts and records."""
     safetensors = require("safetensors.numpy", EXTRA)
+    for name, x in tensors.items():
+        if x.dtype.kind not in "biufc" and x.dtype.name != "bfloat16":
+            raise ValueError(f"{name} is of dtype {x.dtype}, which safetensors files cannot hold; leave it out")
     contiguous = {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in tensors.items()}
     try:
         safetensors.save_file(contiguous, os.fspath(path), metadata)  # to a temporary file, which then takes the name

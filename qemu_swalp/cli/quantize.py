@@ -168,9 +168,10 @@ def _line(name: str, shape: str, dtype: str, found: Analysis, source_bytes: int)
 
 
 def figures(found: Analysis) -> tuple[str, ...]:
-    """SQNR, greatest error, and the shares saturated, flushed and unchanged."""
-    shares = (found.share_saturated, found.share_flushed, found.share_unchanged)
-    return f"{found.sqnr_db:.2f}", f"{found.max_abs_error:.3g}", *(f"{100 * share:.2f} %" for share in shares)
+    """SQNR, greatest error, and the shares saturated, flushed and unchanged; – where there is nothing to divide by."""
+    percent = [100 * share for share in (found.share_saturated, found.share_flushed, found.share_unchanged)]
+    texts = f"{found.sqnr_db:.2f}", f"{found.max_abs_error:.3g}", *(f"{share:.2f} %" for share in percent)
+    return tuple("–" if text.startswith("nan") else text for text in texts)
 
 
 def _dequantize(chosen: argparse.Namespace) -> int:

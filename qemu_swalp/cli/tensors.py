@@ -40,7 +40,7 @@ def open_file(path: Path) -> Iterator[Tensors]:
     except (zipfile.BadZipFile, EOFError, ValueError) as error:
         raise ValueError(f"{path}: not a file that numpy.save or numpy.savez wrote: {error}") from error
     if isinstance(loaded, np.ndarray):
-        yield Tensors([path.stem], lambda name: loaded)
+        yield Tensors([path.stem], lambda name: _native(loaded))
         return
     with loaded:
         yield Tensors(list(loaded.files), lambda name: _member(path, loaded, name))
@@ -95,7 +95,11 @@ def _suffix(path: Path) -> str:
 
 def _member(path: Path, loaded: Any, name: str) -> np.ndarray:
     try:
-        array: np.ndarray = loaded[name]
+        return _native(loaded[name])
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise ValueError(f"{path}: {name} cannot be read: {error}") from error
-    return array
+
+
+def _native(x: np.ndarray) -> np.ndarray:
+    """The array in this machine's byte order."""
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))

@@ -80,6 +80,12 @@ def test_quantize_reads_npy_and_npz(capsys: Capture, tmp_path: Path) -> None:
     assert "total" not in one
     text = output(capsys, "quantize", str(tmp_path / "two.npz"), "--format", "e4m3fn", "--only", "[xz]")
     assert rows(text)["x"] == one["one"]
+    np.savez(tmp_path / "odd.npz", big=WEIGHT.astype(">f4"), none=WEIGHT[:0], one=WEIGHT[0, 0], text=np.array(["a"]))
+    odd = output(capsys, "quantize", str(tmp_path / "odd.npz"), "--format", "e4m3fn")
+    assert rows(odd)["big"] == one["one"]
+    assert rows(odd)["none"][2:6] == ["–", "0", "–", "–"]
+    assert rows(odd)["one"][0] == "float32"
+    assert "passed over, of dtype <U1: text" in odd
     assert "passed over, not asked for: y" in text
     assert "passed over, of dtype int64: z" in text
 
@@ -225,6 +231,8 @@ def test_values_by_binade(name: str) -> None:
     (["quantize", "{folder}/text.safetensors", "--format", "e4m3fn"], "no safetensors file"),
     (["quantize", "{folder}/nan.npy", "--format", "fixed<8,6>", "--out", "{folder}/q.safetensors"],
      "nan: encode needs values of fixed<8,6>, and some elements are not (NaN counts"),
+    (["quantize", "{folder}/text_too.npz", "--format", "e4m3fn", "--out", "{folder}/q.safetensors"],
+     "text is of dtype <U1, which safetensors files cannot hold"),
     (["dequantize", "{folder}/plain.safetensors", "--out", "{folder}/y.npz"], "no state dict of qemu_swalp"),
     (["dequantize", "{folder}/plain.safetensors"], "the following arguments are required: --out"),
     (["dequantize", "{folder}/two.safetensors", "--out", "{folder}/y.npy"], "an .npy file holds one tensor"),
@@ -237,6 +245,7 @@ def test_errors_are_one_line_and_exit_code_2(capsys: Capture, tmp_path: Path, ar
     np.save(tmp_path / "nan.npy", np.float32([1, np.nan]))
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     np.savez(tmp_path / "whole.npz", a=WEIGHT)
+    np.savez(tmp_path / "text_too.npz", a=WEIGHT, text=np.array(["a"]))
     whole = (tmp_path / "whole.npz").read_bytes()
     (tmp_path / "cut.npz").write_bytes(whole[:100])
     (tmp_path / "flipped.npz").write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])

@@ -237,6 +237,7 @@ def test_what_cannot_be_written_changes_nothing(file: Path) -> None:
     for state, error, words in (
         (coded | {"w.codes": x}, ValueError, "two arrays would be stored as 'w.codes'"),
         ({"w": [1.0]}, TypeError, "expected an array of numpy"),
+        (coded | {"t": np.array(["a"])}, ValueError, "t is of dtype <U1, which safetensors files cannot hold"),
     ):
         with pytest.raises(error, match=words):
             q.save_state(file, state)
