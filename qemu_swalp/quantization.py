@@ -166,9 +166,8 @@ def _quantize(xp: Namespace, carrier: Carrier, format: Format, policy: str, roun
 
 def by_chunks(xp: Namespace, x: Array, rounding: Rounding, random: RandomBits | Counters | Array | None,
               scales: Scales | None, rounded: Callable[[Array, Array | None, Scales | None], Array]) -> Array:
-    """The elementwise `rounded(x, words, scales)`, where NumPy is faster so in pieces that stay in the cache.
-
-    The same bits, since random bits go by element number.
+    """The elementwise `rounded(x, words, scales)`, of any dtype; where NumPy is faster so, in pieces that stay in the
+    cache. The same bits, since random bits go by element number.
     """
     lengths = xp.lengths(x)
     if not rounding.stochastic or random is None:
@@ -181,7 +180,7 @@ def by_chunks(xp: Namespace, x: Array, rounding: Rounding, random: RandomBits | 
 
     if xp.chunk is None or math.prod(lengths) <= xp.chunk:
         return rounded(x, words(x, random), scales)
-    flat, out = x.reshape(-1), np.empty(x.size, x.dtype)
+    flat, out = x.reshape(-1), None
     bits = random if random is None or isinstance(random, RandomBits | Counters) else random.reshape(-1)
     flat_scales = None if scales is None else _each(scales, lambda part: xp.broadcast(part, lengths).reshape(-1))
     for start in range(0, x.size, xp.chunk):
@@ -189,8 +188,10 @@ def by_chunks(xp: Namespace, x: Array, rounding: Rounding, random: RandomBits | 
         own = replace(bits, offset=bits.offset + start) if isinstance(bits, RandomBits) else (
             None if bits is None else bits[part])
         shared = None if flat_scales is None else _each(flat_scales, lambda whole, part=part: whole[part])
-        out[part] = rounded(flat[part], words(flat[part], own), shared)
-    return out.reshape(lengths)
+        piece = rounded(flat[part], words(flat[part], own), shared)
+        out = np.empty(x.size, piece.dtype) if out is None else out
+        out[part] = piece
+    return xp.reshape(out, lengths)
 
 
 def _each(scales: Scales, change: Callable[..., Array]) -> Scales:

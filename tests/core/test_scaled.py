@@ -113,6 +113,24 @@ def test_codes_come_back(name: str, x: np.ndarray, mode: str, seed: int) -> None
         assert (back.view(np.int32) == values.view(np.int32))[numbers].all(), name
 
 
+@pytest.mark.parametrize("name", ["e4m3fn", "posit8", "bfp<8,axis=0>", "nvfp4", "int<8,zero_point,axis=0>", "mxfp4"])
+def test_codes_of_arrays_in_pieces(name: str) -> None:
+    """COD-7: NumPy works on 65,536 elements at a time, whatever the blocks and the random bits."""
+    x = np.random.default_rng(0).standard_normal((3, 70_001)).astype(np.float32)
+    words = np.random.default_rng(1).integers(0, 2**32, x.shape, dtype=np.uint32)
+    for bits in (q.RandomBits(4), words):
+        expected = q.quantize(x, name, "stochastic", random=bits)
+        codes = q.encode(x, name, "stochastic", random=bits)
+        assert (q.decode(codes, name) == expected).all()
+        if not isinstance(q.parse(name), q.Block) or block(name).powers:
+            assert (q.decode(q.encode(expected, name), name) == expected).all()
+    spoiled = expected.copy()
+    spoiled[2, -1] = 0.3
+    if name in ("e4m3fn", "posit8"):
+        with pytest.raises(ValueError, match="encode needs values of"):
+            q.encode(spoiled, name)
+
+
 @every
 def test_special_blocks(name: str) -> None:
     """BLK-3, BLK-4, BLK-8: zeros stay; an infinity leaves its neighbours as they were; NaN takes none, or its block."""
