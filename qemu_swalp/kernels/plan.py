@@ -53,7 +53,7 @@ class _Arrays(list[np.ndarray]):
 
 
 @lru_cache(maxsize=4096)
-def plan_of(carrier: Carrier, format: Format, policy: Overflow, rounding: Rounding) -> Plan | None:
+def plan_of(carrier: Carrier, format: Format, policy: str, rounding: Rounding) -> Plan | None:
     """The plan; None where the kernels do not round so: where ties go by another parity than n's (clause RND-5), and
     where a table's neighbours lie too far apart for its exact stochastic rounding.
     """
