@@ -21,8 +21,6 @@ def add_commands(commands: Any) -> None:
         one = experiments.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
         kind = load(name).Settings
         add_options(one, kind)
-        one.add_argument("--out", metavar="DIR", type=Path, default=Path("results") / name,
-                         help="where to write (default: %(default)s)")
         one.add_argument("--quick", action="store_true", help="tiny, only to see that it works")
         one.set_defaults(run=lambda chosen, name=name, kind=kind: _reproduce(chosen, name, kind))
 
@@ -31,6 +29,10 @@ def add_options(parser: argparse.ArgumentParser, kind: type[Settings]) -> None:
     """An option for each field of the settings, absent from the namespace unless given."""
     for item in dataclasses.fields(kind):
         default = item.default
+        if isinstance(default, bool):
+            parser.add_argument(flag(item), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
+                                help=f"{item.metadata['help']} (default: {'yes' if default else 'no'})")
+            continue
         several = isinstance(default, tuple)
         number: Any = type(default[0] if isinstance(default, tuple) else default)
         parser.add_argument(
@@ -47,14 +49,15 @@ def _written(default: object) -> str:
 
 def _reproduce(chosen: argparse.Namespace, name: str, kind: type[Settings]) -> int:
     given = {item.name: getattr(chosen, item.name) for item in dataclasses.fields(kind) if hasattr(chosen, item.name)}
-    settings = choose(kind, {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()},
-                      chosen.quick)
+    settings = choose(kind, {"out": str(Path("results") / name)} | {
+        key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}, chosen.quick)
     report.require("matplotlib")
-    chosen.out.mkdir(parents=True, exist_ok=True)
+    out = Path(settings.out)
+    out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     with report.one_thread():
         outcome = load(name).run(settings)
     seconds = time.perf_counter() - start
-    written = report.publish(name, settings.record(), outcome, seconds, chosen.out)
+    written = report.publish(name, settings.record(), outcome, seconds, out)
     print(f"{outcome.text}\n\n{seconds:.0f} s; written: {', '.join(map(str, written))}")
     return 0

@@ -67,12 +67,17 @@ class Progress:
             yield step
             self._bar.update()
 
+    def skip(self, count: int) -> None:
+        """So many steps need not be made here."""
+        self._bar.update(count)
+
 
 @contextmanager
-def progress(total: int) -> Iterator[Progress]:
+def progress(total: int, silent: bool = False) -> Iterator[Progress]:
     """A bar of so many steps."""
     interval = 0.3 if sys.stderr.isatty() else 15.0  # seconds; a log file wants few lines
-    with require("tqdm").tqdm(total=total, unit="step", mininterval=interval, dynamic_ncols=True) as bar:
+    with require("tqdm").tqdm(total=total, unit="step", mininterval=interval, dynamic_ncols=True,
+                              disable=silent) as bar:
         yield Progress(bar)
 
 
@@ -131,7 +136,7 @@ def publish(name: str, settings: Mapping[str, Any], outcome: Outcome, seconds: f
     results, picture = out / "results.json", out / f"{name}.png"
     content = {"experiment": name, "settings": settings, "versions": versions(), "seconds": round(seconds, 1),
                "summary": outcome.summary, "rows": outcome.rows, "curves": outcome.curves}
-    text = json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(plain(content), indent=1, ensure_ascii=False, allow_nan=False)
     results.write_text(text + "\n", encoding="utf-8")
     figure = require("matplotlib.figure").Figure(layout="constrained")  # without pyplot: Agg draws it, with no display
     outcome.draw(figure)
@@ -139,10 +144,10 @@ def publish(name: str, settings: Mapping[str, Any], outcome: Outcome, seconds: f
     return [results, picture]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Without NaN and infinity, of which JSON knows nothing: a run that diverged gives null."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

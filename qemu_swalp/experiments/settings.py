@@ -11,7 +11,7 @@ def option(default: Any, help: str, *, quick: Any = None, above: float | None = 
            choices: tuple[str, ...] = (), recorded: bool = True) -> Any:
     """A field of `Settings`.
 
-    default : an int, float, string, or tuple of ints or strings; its type is the option's. quick : another, for
+    default : an int, float, bool, string, or tuple of ints or strings; its type is the option's. quick : another, for
         `--quick`.
     above, most : numbers must exceed the one, not the other. choices : the strings allowed.
     recorded : whether results.json repeats it.
@@ -27,6 +27,7 @@ class Settings:
     seed: int = option(0, "first seed; of the data order, the initial weights and the rounding", above=-1,
                        most=2**32 - 1)
     seeds: int = option(5, "number of runs, with seeds SEED, SEED + 1, …", quick=2, above=0)
+    out: str = option("", "where to write, by default results/EXPERIMENT", recorded=False)
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -18,10 +18,10 @@ FRAMEWORK = "PyTorch"
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
+def one_thread(threads: int = 1) -> Iterator[None]:
     """PyTorch on one thread: small matrices gain nothing from more, and sums depend on no machine's number of cores."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     try:
         yield
     finally:
