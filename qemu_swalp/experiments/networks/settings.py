@@ -57,7 +57,7 @@ class Settings(Common):
 
     ema_decay: float = option(0.9, "ema: part of the average that a cycle keeps", above=-1, most=0.999999)
     lawa_size: int = option(5, "lawa: number of latest iterates", above=0)
-    validation: int = option(0, "training images held out for aswa's choices, from all methods", quick=64, above=-1)
+    validation: int = option(0, "training images held out for aswa's choices, from all methods", above=-1)
     sqwa_start: int = option(0, "sqwa: epochs before the cyclic rate, 0: START", above=-1)
     sqwa_period: int = option(1, "sqwa: epochs of a cycle", above=0)
     sqwa_captures: int = option(7, "sqwa: models to capture and average", quick=1, above=0)

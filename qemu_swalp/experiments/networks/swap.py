@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.multiprocessing.spawn as multiprocessing
 from torch import distributed
+from torch.multiprocessing.spawn import spawn
 
 from ...training import SWAP, AverageState
 from ..report import Progress, progress
@@ -77,7 +77,7 @@ def in_processes(job: Job, settings: Settings, source: Source, weights: dict[str
     with tempfile.TemporaryDirectory() as folder:
         torch.save(weights, Path(folder) / "weights.pt")
         given = (job, type(settings).experiment, dataclasses.asdict(settings), source, folder)
-        multiprocessing.spawn(_worker, given, settings.swap_workers)  # type: ignore[no-untyped-call]
+        spawn(_worker, given, settings.swap_workers)  # type: ignore[no-untyped-call]
         return AverageState(*torch.load(Path(folder) / "merged.pt", weights_only=True))
 
 
