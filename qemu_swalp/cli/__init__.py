@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import __version__
-from . import formats, info, reproduce
+from . import formats, info, report, reproduce
 
 EPILOG = "`qemu-swalp COMMAND --help` tells more about a command."
 
@@ -27,7 +27,7 @@ def parser() -> Parser:
                  epilog=EPILOG, allow_abbrev=False)
     top.add_argument("--version", action="version", version=f"qemu-swalp {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (formats, info, reproduce):
+    for module in (formats, info, reproduce, report):
         module.add_commands(commands)
     return top
 

@@ -58,6 +58,7 @@ def _reproduce(chosen: argparse.Namespace, name: str, kind: type[Settings]) -> i
     with report.one_thread():
         outcome = load(name).run(settings)
     seconds = time.perf_counter() - start
-    written = report.publish(name, settings.record(), outcome, seconds, out)
+    asked = {"command": settings.command(name), "settings": settings.record()}
+    written = report.publish(name, asked, outcome, seconds, out)
     print(f"{outcome.text}\n\n{seconds:.0f} s; written: {', '.join(map(str, written))}")
     return 0

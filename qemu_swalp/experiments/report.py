@@ -130,12 +130,25 @@ def versions() -> dict[str, str]:
     return found
 
 
-def publish(name: str, settings: Mapping[str, Any], outcome: Outcome, seconds: float, out: Path) -> list[Path]:
-    """Write results.json and NAME.png to the folder `out`; returns their paths."""
+def environment() -> dict[str, Any]:
+    """Where a run was made: processor, operating system, and the versions of everything that can change a figure."""
+    return {"processor": _processor(), "system": platform.platform(terse=True), "versions": versions()}
+
+
+def _processor() -> str:
+    """Its name where the system tells it, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def publish(name: str, asked: Mapping[str, Any], outcome: Outcome, seconds: float, out: Path) -> list[Path]:
+    """Write results.json and NAME.png to the folder `out`; returns their paths. `asked` : command and settings."""
     out.mkdir(parents=True, exist_ok=True)
     results, picture = out / "results.json", out / f"{name}.png"
-    content = {"experiment": name, "settings": settings, "versions": versions(), "seconds": round(seconds, 1),
-               "summary": outcome.summary, "rows": outcome.rows, "curves": outcome.curves}
+    content = {"experiment": name, **asked, "environment": environment(), "seconds": round(seconds, 1),
+               "text": outcome.text, "summary": outcome.summary, "rows": outcome.rows, "curves": outcome.curves}
     text = json.dumps(plain(content), indent=1, ensure_ascii=False, allow_nan=False)
     results.write_text(text + "\n", encoding="utf-8")
     figure = require("matplotlib.figure").Figure(layout="constrained")  # without pyplot: Agg draws it, with no display

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
@@ -38,6 +39,17 @@ class Settings:
         """The seed of each run."""
         return tuple(range(self.seed, self.seed + self.seeds))
 
+    def command(self, name: str) -> str:
+        """The command line that makes these settings for the experiment of that name."""
+        words = ["qemu-swalp", "reproduce", name]
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, bool):
+                words += [flag(item) if value else flag(item, "no-")] if value != item.default else []
+            elif value != item.default:
+                words += [flag(item), *map(str, value if isinstance(value, tuple) else (value,))]
+        return shlex.join(words)
+
     def record(self) -> dict[str, Any]:
         """The settings as plain values, for results.json."""
         values = asdict(self)
@@ -50,9 +62,9 @@ def choose(kind: type[Settings], given: Mapping[str, Any], quick: bool) -> Any:
     return kind(**((small if quick else {}) | dict(given)))
 
 
-def flag(item: Field[Any]) -> str:
-    """The command line option of a field."""
-    return "--" + item.name.replace("_", "-")
+def flag(item: Field[Any], no: str = "") -> str:
+    """The command line option of a field; with "no-", that which switches it off."""
+    return f"--{no}" + item.name.replace("_", "-")
 
 
 def _check(item: Field[Any], value: Any) -> None:

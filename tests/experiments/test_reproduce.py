@@ -16,7 +16,7 @@ from qemu_swalp.experiments import EXPERIMENTS, load, report
 from qemu_swalp.experiments.networks import PRESETS
 from qemu_swalp.experiments.settings import choose
 
-MOVING = ("seconds", "versions")
+MOVING = ("seconds", "environment", "command")
 """What may differ between equal runs."""
 
 
@@ -45,7 +45,7 @@ def test_reproduce_writes_results_and_a_picture_and_the_same_again(
     assert f"{name}.png" in captured.out
     assert (tmp_path / "a" / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert results["experiment"] == name
-    assert results["versions"]["numpy"] == np.__version__
+    assert results["environment"]["versions"]["numpy"] == np.__version__
     assert results["settings"]["seeds"] == 2
     assert "data_dir" not in results["settings"]
     assert {row["seed"] for row in results["rows"]} == {0, 1}
@@ -57,8 +57,9 @@ def test_reproduce_writes_results_and_a_picture_and_the_same_again(
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "mnist-lenet"])
 def test_every_network_trains_in_low_precision(name: str, tmp_path: Path, data_folder: Path) -> None:
-    results = reproduce(name, tmp_path, "--data-dir", str(data_folder), "--seeds", "1", "--precision", "low", "--epochs",
-                        "2", "--subset", "32", "--test-subset", "12", "--cycle", "0", "1", "--average-words", "0", "9")
+    results = reproduce(name, tmp_path, "--data-dir", str(data_folder), "--seeds", "1", "--precision", "low",
+                        "--epochs", "2", "--subset", "32", "--test-subset", "12", "--cycle", "0", "1",
+                        "--average-words", "0", "9")
     assert {row["method"] for row in results["rows"]} == {
         "SGD-LP", "SWALP", "SWALP 9 bits", "SWALP every 1", "SWALP every 1, 9 bits"}
     assert all(0 <= row["test_error"] <= 100 and math.isfinite(row["test_loss"]) for row in results["rows"])

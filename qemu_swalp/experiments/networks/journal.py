@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
-import shlex
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..report import Row, plain, versions
+from ..report import Row, environment, plain
 from .settings import Settings
 
 LINES = "runs.jsonl"
@@ -65,7 +62,8 @@ class Journal:
         line = plain({
             "key": self.key(job), "experiment": self.experiment, **job._asdict(), **result,
             "seconds": round(seconds, 1), "settings": self.settings.record(),
-            "command": shlex.join(["qemu-swalp", *sys.argv[1:]]), "environment": environment(self.settings.device),
+            "command": self.settings.command(self.experiment),
+            "environment": environment() | {"device": _name_of(self.settings.device)},
         })
         whole = not self.lines.is_file() or self.lines.read_bytes().endswith(b"\n")
         with self.lines.open("a", encoding="utf-8") as file:
@@ -73,6 +71,12 @@ class Journal:
         self.checkpoint(job).path.unlink(missing_ok=True)
         self.finished[line["key"]] = line
         return line  # type: ignore[no-any-return]
+
+
+def _name_of(device: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else device
 
 
 class Checkpoint:
@@ -98,13 +102,3 @@ class Checkpoint:
         part = self.path.with_suffix(".part")
         torch.save(state, part)
         part.replace(self.path)
-
-
-def environment(device: str) -> dict[str, Any]:
-    """Where a run was made: versions, processor, operating system."""
-    name = platform.processor() or platform.machine()
-    if device.startswith("cuda"):
-        import torch
-
-        name = torch.cuda.get_device_name(device)
-    return {"versions": versions(), "processor": name, "system": platform.platform(terse=True), "device": device}

@@ -43,7 +43,7 @@ def run(name: str, settings: Settings) -> Outcome:
             journal.finish(job, result, time.perf_counter() - start)
     lines = [journal.finished[journal.key(job)] for job in wanted]
     rows = [row for line in lines for row in tables.rows_of(line, settings)]
-    summary = tables.summary_of(rows)
+    summary = tables.summary_of(name, rows)
     curves: list[Row] = [{"kind": line["kind"], "numbers": tables.numbers_of(line), "seed": line["seed"],
                           "curve": line["curve"]} for line in lines]
     return Outcome(rows, summary, tables.text(name, settings, len(source), summary),

@@ -43,23 +43,24 @@ def rows_of(line: Row, settings: Settings) -> list[Row]:
     ]
 
 
-def summary_of(rows: Sequence[Row]) -> list[Row]:
-    """Mean and deviation over the seeds."""
-    return summarize(rows, ("numbers", "method", "key", "point", "epoch"), ("test_error", "test_loss"))
+def summary_of(name: str, rows: Sequence[Row]) -> list[Row]:
+    """Mean and deviation over the seeds, and the error that was published."""
+    known = PUBLISHED.get(name, {})
+    return [row | {"published": known.get((row["numbers"], row["key"], row["point"]), "")} for row in summarize(
+        rows, ("numbers", "method", "key", "point", "epoch"), ("test_error", "test_loss"))]
 
 
 def text(name: str, settings: Settings, images: int, summary: Sequence[Row]) -> str:
     """The table, the published figure beside ours, and what the lines mean."""
     cells = {(row["numbers"], row["method"], row["point"]): spread(row["test_error"], 2) for row in summary}
-    lines = {(row["numbers"], row["method"]): row["key"] for row in summary}
-    known = PUBLISHED.get(name, {})
+    lines = list(dict.fromkeys((row["numbers"], row["method"]) for row in summary))
     header = ["numbers", "method", f"epoch {settings.start}", f"epoch {settings.epochs}"]
     body = [[*line, cells.get((*line, "start"), ""), cells.get((*line, "end"), "")] for line in lines]
-    if known:
+    if name in PUBLISHED:
         header.append("published")
-        for row, ((numbers, _), key) in zip(body, lines.items(), strict=True):
-            row.append("; ".join(f"{figure} at the {point}" for point in ("start", "end")
-                                 if (figure := known.get((numbers, key, point)))))
+        for line in body:
+            line.append("; ".join(f"{row['published']} at epoch {row['epoch']}" for row in summary
+                                  if [row["numbers"], row["method"]] == line[:2] and row["published"]))
     sets = f"{images} training images" + (f", {settings.validation} more held out" if settings.validation else "")
     notes = [
         f"{name}: test error in %, {sets}, {settings.epochs} epochs, average from epoch {settings.start}; mean ± "
