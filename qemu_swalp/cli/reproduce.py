@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +21,45 @@ def add_commands(commands: Any) -> None:
     for name, what in EXPERIMENTS.items():
         one = experiments.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
         kind = load(name).Settings
-        add_options(one, kind)
+        add_options(one, kind, {"out": _out(name)})
         one.add_argument("--quick", action="store_true", help="tiny, only to see that it works")
         one.set_defaults(run=lambda chosen, name=name, kind=kind: _reproduce(chosen, name, kind))
 
 
-def add_options(parser: argparse.ArgumentParser, kind: type[Settings]) -> None:
-    """An option for each field of the settings, absent from the namespace unless given."""
+def add_options(parser: argparse.ArgumentParser, kind: type[Settings], defaults: Mapping[str, str]) -> None:
+    """An option for each field of the settings, absent from the namespace unless given.
+
+    `defaults` : what the help says instead of the field's own.
+    """
     for item in dataclasses.fields(kind):
         default = item.default
+        said = f"{item.metadata['help']} (default: {defaults.get(item.name) or _written(default)})".replace("%", "%%")
         if isinstance(default, bool):
-            parser.add_argument(flag(item), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS,
-                                help=f"{item.metadata['help']} (default: {'yes' if default else 'no'})")
+            parser.add_argument(flag(item), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=said)
             continue
         several = isinstance(default, tuple)
         number: Any = type(default[0] if isinstance(default, tuple) else default)
         parser.add_argument(
             flag(item), type=number, nargs="+" if several else None, default=argparse.SUPPRESS,
             choices=item.metadata["choices"] or None,
-            metavar=None if item.metadata["choices"] else {int: "N", float: "X", str: "DIR"}[number],
-            help=f"{item.metadata['help']} (default: {_written(default)})",
+            metavar=None if item.metadata["choices"] else {int: "N", float: "X", str: item.metadata["metavar"]}[number],
+            help=said,
         )
 
 
+def _out(name: str) -> str:
+    return str(Path("results") / name)
+
+
 def _written(default: object) -> str:
+    if isinstance(default, bool):
+        return "yes" if default else "no"
     return " ".join(map(str, default)) if isinstance(default, tuple) else str(default) or "none"
 
 
 def _reproduce(chosen: argparse.Namespace, name: str, kind: type[Settings]) -> int:
     given = {item.name: getattr(chosen, item.name) for item in dataclasses.fields(kind) if hasattr(chosen, item.name)}
-    settings = choose(kind, {"out": str(Path("results") / name)} | {
+    settings = choose(kind, {"out": _out(name)} | {
         key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}, chosen.quick)
     report.require("matplotlib")
     out = Path(settings.out)

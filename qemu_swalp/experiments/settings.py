@@ -9,16 +9,16 @@ from typing import Any
 
 
 def option(default: Any, help: str, *, quick: Any = None, above: float | None = None, most: float | None = None,
-           choices: tuple[str, ...] = (), recorded: bool = True) -> Any:
+           choices: tuple[str, ...] = (), recorded: bool = True, metavar: str = "DIR") -> Any:
     """A field of `Settings`.
 
     default : an int, float, bool, string, or tuple of ints or strings; its type is the option's. quick : another, for
         `--quick`.
     above, most : numbers must exceed the one, not the other. choices : the strings allowed.
-    recorded : whether results.json repeats it.
+    recorded : whether results.json repeats it. metavar : what the help calls a string.
     """
     return field(default=default, metadata={"help": help, "quick": quick, "above": above, "most": most,
-                                            "choices": choices, "recorded": recorded})
+                                            "choices": choices, "recorded": recorded, "metavar": metavar})
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Settings:
     seed: int = option(0, "first seed; of the data order, the initial weights and the rounding", above=-1,
                        most=2**32 - 1)
     seeds: int = option(5, "number of runs, with seeds SEED, SEED + 1, …", quick=2, above=0)
-    out: str = option("", "where to write, by default results/EXPERIMENT", recorded=False)
+    out: str = option("", "where to write", recorded=False)
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from qemu_swalp_torch import quantize_activations
@@ -159,14 +158,28 @@ def test_low_precision_weights_are_on_the_grid_and_sqwa_fine_tunes_from_its_aver
     assert state["averages"]["sqwa"][0] == 1
 
 
-def test_workers_in_processes_have_the_bits_of_workers_in_turn(data_folder: Path) -> None:
-    settings, job = tiny(), Job("swap", 8, 0)
+def test_workers_in_processes_have_the_bits_of_workers_in_turn(data_folder: Path, tmp_path: Path) -> None:
+    settings, job = tiny(swap_refine=2), Job("swap", 8, 0)
     source = source_of(settings, data_folder)
     weights = Session(settings, source, 8, 0).model.state_dict()
-    in_turn = SWAP().merge([swap.refine(job, settings, source, weights, rank, Interrupted(-1)) for rank in range(2)])
-    assert flat(tuple(swap.in_processes(job, settings, source, weights))) == flat(tuple(in_turn))
-    alone = swap.refine(job, settings, source, weights, 0, Interrupted(-1))
-    assert flat(alone.value) != flat(swap.refine(job, settings, source, weights, 1, Interrupted(-1)).value)
+    workers = [swap.refine(job, settings, source, weights, rank, Interrupted(-1)) for rank in range(2)]
+    merged = swap.in_processes(job, settings, source, weights)
+    assert merged.n_averaged == 2
+    assert flat(tuple(merged)) == flat(tuple(SWAP().merge(workers)))
+    assert flat(workers[0].value) != flat(workers[1].value)
+    for state in workers:
+        assert state.value is not None
+        assert all(torch.equal(quantize(weight, "bfp<8,axis=0>"), weight) for weight in state.value.values())
+
+
+def test_the_first_phase_of_swap_ends_at_the_accuracy(data_folder: Path, tmp_path: Path) -> None:
+    curves = {}
+    for accuracy in (0.5, 100.0):
+        settings = tiny(swap_accuracy=accuracy)
+        result = KINDS["swap"](Job("swap", None, 0), settings, source_of(settings, data_folder),
+                               Checkpoint(tmp_path / "x.pt", False), Interrupted(-1))
+        curves[accuracy] = [point["epoch"] for point in result["curve"]]
+    assert curves == {0.5: [1], 100.0: [1, 2]}
 
 
 def test_studies_of_precision_and_frequency_average_one_run(data_folder: Path) -> None:
@@ -188,7 +201,8 @@ def test_studies_of_precision_and_frequency_average_one_run(data_folder: Path) -
 
 def test_a_call_resumes_and_extends(data_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["reproduce", "mnist-lenet", "--quick", "--data-dir", str(data_folder), "--out", str(tmp_path),
-             "--method", "sgd", "swa", "decayed", "--precision", "low", "--test-subset", "20"]
+             "--method", "sgd", "decayed", "--precision", "low", "--subset", "64", "--validation", "0", "--epochs", "2",
+             "--test-subset", "20"]
     assert main([*given, "--seeds", "1"]) == 0
     first = (tmp_path / "runs.jsonl").read_text().splitlines()
     assert len(first) == 2
@@ -210,10 +224,10 @@ def test_a_call_resumes_and_extends(data_folder: Path, tmp_path: Path, capsys: p
 
 def test_a_changed_option_is_another_run(tmp_path: Path) -> None:
     keys = {Journal(tmp_path, "mnist-lenet", tiny(**more), ("sgd",)).key(Job("plain", 8, 0))
-            for more in ({}, {"momentum": 0.8}, {"block": "big"}, {"width": 3}, {"subset": 95})}
+            for more in ({}, {"ema_decay": 0.8}, {"block": "big"}, {"width": 3}, {"subset": 95})}
     assert len(keys) == 5
     same = {Journal(tmp_path, "mnist-lenet", tiny(**more), ("sgd",)).key(Job("plain", 8, 0))
-            for more in ({}, {"seeds": 9}, {"words": (4, 8)}, {"resume": True}, {"data_dir": "x"})}
+            for more in ({}, {"seeds": 9}, {"words": (4, 8)}, {"resume": True}, {"data_dir": "x"}, {"swap_rate": 1.0})}
     assert len(same) == 1
 
 
@@ -254,7 +268,13 @@ def test_depths_are_those_that_exist() -> None:
         models.build("preresnet164", 10, depth=18)
 
 
-def test_every_preset_is_an_experiment() -> None:
-    for name in PRESETS:
-        assert isinstance(load(name).Settings(), Settings)
-        assert np.isfinite(load(name).Settings().schedule(0))
+@pytest.mark.parametrize("name", PRESETS)
+def test_help_tells_every_option(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["reproduce", name, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert exit_.value.code == 0
+    assert f"(default: {load(name).Settings().epochs})" in text
+    for part in ("--method {sgd,decayed,swa,ema,lawa,aswa,sqwa,swap}", "--no-include-start", "--device NAME",
+                 "training accuracy, %, that ends phase 1 (default: 98.0)", f"(default: results/{name})"):
+        assert part in text

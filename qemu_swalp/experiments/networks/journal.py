@@ -50,7 +50,7 @@ class Journal:
 
     def key(self, job: Job) -> str:
         """A name for everything that the run's numbers depend on."""
-        identity = [self.settings.identity(), list(job), list(self.averages) if job.kind == "plain" else []]
+        identity = [self.settings.identity(job.kind), list(job), list(self.averages) if job.kind == "plain" else []]
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
     def checkpoint(self, job: Job) -> Checkpoint:

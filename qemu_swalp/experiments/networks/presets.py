@@ -21,7 +21,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     "mnist-lenet": {
         "dataset": "mnist", "model": "lenet", "method": METHODS, "epochs": 10, "start": 5, "subset": 2500,
         "validation": 500, "batch": 64, "swa_learning_rate": 0.02, "sqwa_captures": 3, "sqwa_high": 0.02,
-        "sqwa_low": 0.002, "swap_batch": 256, "swap_epochs": 4, "swap_refine": 2, "quick": {"validation": 64},
+        "sqwa_low": 0.002, "swap_batch": 128, "swap_rate": 0.05, "swap_epochs": 8, "swap_refine": 2,
+        "quick": {"validation": 64},
     },
     "cifar10-vgg16": {"dataset": "cifar10", **VGG16},
     "cifar100-vgg16": {"dataset": "cifar100", **VGG16},

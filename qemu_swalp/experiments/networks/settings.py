@@ -13,6 +13,8 @@ from ..settings import option
 METHODS = ("sgd", "decayed", "swa", "ema", "lawa", "aswa", "sqwa", "swap")
 ROLES = ("weight", "activation", "error", "gradient", "momentum")
 """Those of algorithm 2."""
+OWN = {"ema": "plain", "lawa": "plain", "sqwa": "sqwa", "swap": "swap"}
+"""First word of an option → the one kind of run that it concerns."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Settings(Common):
     sqwa_shape: str = option("linear", "sqwa: of a cycle", choices=("linear", "cosine", "triangular"))
     swap_workers: int = option(4, "swap: independent workers of phase 2", quick=2, above=0)
     swap_batch: int = option(1024, "swap: images in a mini-batch of phase 1", quick=128, above=0)
-    swap_rate: float = option(0.2, "swap: constant rate of phase 1", above=0)
+    swap_rate: float = option(0.1, "swap: constant rate of phase 1", above=0)
     swap_accuracy: float = option(98.0, "swap: training accuracy, %, that ends phase 1", above=0)
     swap_epochs: int = option(0, "swap: epochs that phase 1 may take, 0: START", quick=1, above=-1)
     swap_refine: int = option(0, "swap: epochs of phase 2, 0: EPOCHS - START", quick=1, above=-1)
@@ -81,7 +83,7 @@ class Settings(Common):
     test_subset: int = option(0, "use only so many test images, 0: all", quick=100, above=-1)
     evaluate_every: int = option(0, "epochs between points of the curves, 0: at START and at the end only", above=-1)
     data_dir: str = option("", "folder that holds the data set", recorded=False)
-    device: str = option("cpu", "cpu, cuda, cuda:1, …", recorded=False)
+    device: str = option("cpu", "where to train: cpu, cuda, cuda:1, …", recorded=False, metavar="NAME")
     threads: int = option(1, "threads of PyTorch on a CPU", above=0, recorded=False)
     resume: bool = option(False, "go on where an interrupted call left off, to the same bits; what is finished is "
                                  "taken as it is", recorded=False)
@@ -141,8 +143,9 @@ class Settings(Common):
         return SWALPSchedule(self.swap_refine_rate, self.swap_phases[1], None, self.decay_start, self.decay_end,
                              self.floor)
 
-    def identity(self) -> dict[str, Any]:
-        """What a single run's numbers depend on, beside its seed, its numbers and its kind."""
+    def identity(self, kind: str) -> dict[str, Any]:
+        """What the numbers of a run of that kind depend on, beside its seed and bits."""
         chosen = ("seed", "seeds", "method", "precision", "words")
         return {"dataset": self.dataset, "model": self.model} | {
-            key: value for key, value in self.record().items() if key not in chosen}
+            key: value for key, value in self.record().items()
+            if key not in chosen and OWN.get(key.partition("_")[0], kind) == kind}

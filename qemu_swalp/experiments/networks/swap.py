@@ -92,9 +92,9 @@ def _worker(rank: int, job: Job, experiment: str, values: dict[str, Any], source
     weights = torch.load(Path(folder) / "weights.pt", weights_only=True)
     with progress(_refinement(settings, source), silent=True) as bar:
         state = refine(job, settings, source, weights, rank, bar)
-    count = torch.tensor(state.n_averaged)
-    for kept in (count, *(state.value or {}).values()):
+    count, sums = torch.tensor(state.n_averaged), {name: kept.cpu() for name, kept in (state.value or {}).items()}
+    for kept in (count, *sums.values()):
         distributed.all_reduce(kept)
     if rank == 0:
-        torch.save((int(count), state.value), Path(folder) / "merged.pt")
+        torch.save((int(count), sums), Path(folder) / "merged.pt")
     distributed.destroy_process_group()
