@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from ..report import Outcome, Row, progress
-from ..softmax_torch import one_thread
+from ..softmax_torch import threads
 from . import tables
 from .images import load
 from .journal import Job, Journal
@@ -36,7 +36,7 @@ def run(name: str, settings: Settings) -> Outcome:
     wanted = jobs(settings)
     missing = [job for job in wanted if journal.key(job) not in journal.finished]
     total = sum(steps_of(settings, job.kind, len(source)) for job in missing)
-    with progress(total) as bar, one_thread(settings.threads):
+    with progress(total) as bar, threads(settings.threads):
         for job in missing:
             start = time.perf_counter()
             result = KINDS[job.kind](job, settings, source, journal.checkpoint(job), bar)

@@ -54,8 +54,8 @@ class Session:
         """One pass over the training images at rate(step), averaging after each step; its mean loss and error."""
         torch.manual_seed(self.seed * 1_000_003 + self.epoch)  # dropout depends on (seed, epoch)
         self.model.train()
-        loss_sum = wrong = count = 0.0
-        steps = -(-len(self.source) // batch)
+        sums = torch.zeros(2, dtype=torch.float64, device=self.settings.device)  # read once: a GPU need not wait
+        images, steps = len(self.source), -(-len(self.source) // batch)
         batches = self.source.train(self.seed, self.epoch, batch)
         for _, (x, y) in zip(bar.steps(steps, label), batches, strict=True):
             x, y = x.to(self.settings.device), y.to(self.settings.device)
@@ -67,12 +67,11 @@ class Session:
                 group["lr"] = rate(self.step)
             self.optimizer.step()
             self.step += 1
-            loss_sum += loss.item() * len(y)
-            wrong += (logits.argmax(1) != y).sum().item()
-            count += len(y)
+            sums += torch.stack((loss.detach().double() * len(y), (logits.argmax(1) != y).sum().double()))
             self._note()
         self.epoch += 1
-        return {"train_loss": loss_sum / count, "train_error": 100 * wrong / count}
+        loss_sum, wrong = sums.tolist()
+        return {"train_loss": loss_sum / images, "train_error": 100 * wrong / images}
 
     def _note(self) -> None:
         for name, policy in self.policies.items():

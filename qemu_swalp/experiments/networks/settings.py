@@ -85,8 +85,8 @@ class Settings(Common):
     data_dir: str = option("", "folder that holds the data set", recorded=False)
     device: str = option("cpu", "where to train: cpu, cuda, cuda:1, …", recorded=False, metavar="NAME")
     threads: int = option(1, "threads of PyTorch on a CPU", above=0, recorded=False)
-    resume: bool = option(False, "go on where an interrupted call left off, to the same bits; what is finished is "
-                                 "taken as it is", recorded=False)
+    resume: bool = option(False, "go on where an interrupted call left off, on a CPU to the same bits; what is "
+                                 "finished is taken as it is", recorded=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()
