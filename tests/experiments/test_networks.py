@@ -153,13 +153,13 @@ def test_sqwa_fine_tunes_from_its_average_quantized_again(data_folder: Path, tmp
     # At a rate of next to nothing, rounding to nearest, without momentum from before, fine-tuning moves no weight.
     settings = tiny(epochs=4, sqwa_captures=2, sqwa_fine_tuning=1e-12, rounding="nearest_even", batch=64)
     source = source_of(settings, data_folder)
-    KINDS["sqwa"](Job("sqwa", 4, 0), settings, source, Checkpoint(tmp_path / "sqwa.pt", False), Interrupted(-1))
+    KINDS["sqwa"](Job("sqwa", 8, 0), settings, source, Checkpoint(tmp_path / "sqwa.pt", False), Interrupted(-1))
     state = torch.load(tmp_path / "sqwa.pt")["session"]
     count, sums, _ = state["averages"]["sqwa"]
     assert count == 2
     for name, weight in state["model"].items():
-        assert torch.equal(quantize(sums[name] / 2, "bfp<4,axis=0>", "nearest_even"), weight), name
-    assert any(not torch.equal(quantize(s / 2, "bfp<4,axis=0>", "nearest_even"), s / 2) for s in sums.values())
+        assert torch.equal(quantize(sums[name] / 2, "bfp<8,axis=0>", "nearest_even"), weight), name
+    assert any(not torch.equal(quantize(s / 2, "bfp<8,axis=0>", "nearest_even"), s / 2) for s in sums.values())
 
 
 def test_workers_in_processes_have_the_bits_of_workers_in_turn(data_folder: Path, tmp_path: Path) -> None:
