@@ -151,7 +151,8 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(kind: str, word: int | N
 
 def test_sqwa_fine_tunes_from_its_average_quantized_again(data_folder: Path, tmp_path: Path) -> None:
     # At a rate of next to nothing, rounding to nearest, without momentum from before, fine-tuning moves no weight.
-    settings = tiny(epochs=4, sqwa_captures=2, sqwa_fine_tuning=1e-12, rounding="nearest_even", batch=64)
+    settings = tiny(epochs=4, sqwa_captures=2, sqwa_high=0.5, sqwa_low=0.5, sqwa_fine_tuning=1e-12,
+                    rounding="nearest_even")
     source = source_of(settings, data_folder)
     KINDS["sqwa"](Job("sqwa", 8, 0), settings, source, Checkpoint(tmp_path / "sqwa.pt", False), Interrupted(-1))
     state = torch.load(tmp_path / "sqwa.pt")["session"]
