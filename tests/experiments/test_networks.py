@@ -150,11 +150,17 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(kind: str, word: int | N
 
 
 def test_sqwa_fine_tunes_from_its_average_quantized_again(data_folder: Path, tmp_path: Path) -> None:
-    # At a rate of next to nothing, rounding to nearest, without momentum from before, fine-tuning moves no weight.
+    # At a rate of next to nothing, rounding to nearest, fine-tuning moves no weight.
     settings = tiny(epochs=4, sqwa_captures=2, sqwa_high=0.5, sqwa_low=0.5, sqwa_fine_tuning=1e-12,
                     rounding="nearest_even")
     source = source_of(settings, data_folder)
-    KINDS["sqwa"](Job("sqwa", 8, 0), settings, source, Checkpoint(tmp_path / "sqwa.pt", False), Interrupted(-1))
+    job, checkpoint = Job("sqwa", 8, 0), Checkpoint(tmp_path / "sqwa.pt", True)
+    with pytest.raises(KeyboardInterrupt):
+        KINDS["sqwa"](job, settings, source, checkpoint, Interrupted(settings.sqwa_end * 2))
+    state = torch.load(tmp_path / "sqwa.pt")["session"]
+    assert state["epoch"] == settings.sqwa_end
+    assert not any(kept["momentum_buffer"].any() for kept in state["optimizer"]["state"].values())
+    KINDS["sqwa"](job, settings, source, checkpoint, Interrupted(-1))
     state = torch.load(tmp_path / "sqwa.pt")["session"]
     count, sums, _ = state["averages"]["sqwa"]
     assert count == 2
