@@ -67,7 +67,11 @@ class Policy(ABC):
 
     def update(self, params: Parameters, state: AverageState, step: int) -> AverageState:
         """The state after `step` updates of the parameters; the same state where no average is due."""
-        return self.take(params, state) if due(step, self.start, self.cycle, self.include_start) else state
+        return self.take(params, state) if self.due(step) else state
+
+    def due(self, step: int) -> bool:
+        """Whether the weights after `step` updates enter the average."""
+        return bool(due(step, self.start, self.cycle, self.include_start))
 
     def average(self, state: AverageState, dtype: str = "float32") -> dict[str, Array]:
         """The averaged parameters. ValueError before the first average.
