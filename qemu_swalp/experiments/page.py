@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from .report import Row, spread
+from .report import RUNS, Row, read_lines, spread
 
 STYLE = """
 :root { color-scheme: light dark; --rule: #8888; --soft: #8882; --link: light-dark(#0b57d0, #8ab4f8); }
@@ -84,6 +84,7 @@ def _section(anchor: str, file: Path, content: Row) -> str:
         _details("As printed", f"<pre>{escape(content['text'])}</pre>"),
         _details("Settings", _table(f"Settings of {name}", ("setting", "value"), settings.items())),
         _details("Environment", _table(f"Environment of {name}", ("what", "which"), environment.items())),
+        _runs(name, read_lines(file.with_name(RUNS))),
         "</section>",
     ])
 
@@ -94,6 +95,16 @@ def _summary(name: str, rows: Sequence[Row]) -> str:
                if column != "key" and any(row.get(column) not in (None, "") for row in rows)]
     body = [[_cell(column, row.get(column)) for column in columns] for row in rows]
     return _table(f"Results of {name}: mean ± standard deviation over the seeds", columns, body)
+
+
+def _runs(name: str, lines: Sequence[Row]) -> str:
+    """Where and how each single run was made: it may have been another day, on another machine."""
+    if not lines:
+        return ""
+    columns = ("kind", "word", "seed", "seconds", "device", "processor", "command")
+    body = [[_written(line.get(column, line["environment"].get(column))) or "float32" for column in columns]
+            for line in lines]
+    return _details("Single runs", _table(f"Single runs of {name}", columns, body))
 
 
 def _cell(column: str, value: Any) -> str:

@@ -157,6 +157,21 @@ def publish(name: str, asked: Mapping[str, Any], outcome: Outcome, seconds: floa
     return [results, picture]
 
 
+RUNS = "runs.jsonl"
+"""Beside results.json: a line for each run, where an experiment's runs are long."""
+
+
+def read_lines(file: Path) -> list[Row]:
+    """The JSON lines of a file that are whole: the last may have been cut off. None where there is no file."""
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
 def plain(value: Any) -> Any:
     """Without NaN and infinity, of which JSON knows nothing: a run that diverged gives null."""
     if isinstance(value, Mapping):

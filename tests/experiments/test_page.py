@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -91,6 +93,18 @@ def test_the_page_needs_nothing_else_and_is_accessible(results: Path, tmp_path: 
     assert re.findall(r"<(h\d)", text) == ["h1", "h2", "h2"]
 
 
+def test_single_runs_are_told_where_there_are_lines_of_them(results: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "digits"
+    shutil.copytree(results / "digits", copy)
+    runs = [{"kind": "plain", "word": word, "seed": 3, "seconds": 1.5, "command": "qemu-swalp & co",
+             "environment": {"device": "cpu", "processor": "Z80"}} for word in (None, 8)]
+    (copy / "runs.jsonl").write_text("\n".join(map(json.dumps, runs)) + '\n{"kind": "cut o')
+    assert main(["report", str(copy), "--out", str(tmp_path / "r.html")]) == 0
+    rows = Reader((tmp_path / "r.html").read_text(encoding="utf-8")).rows
+    for word in ("float32", "8"):
+        assert ["plain", word, "3", "1.5", "cpu", "Z80", "qemu-swalp & co"] in rows
+
+
 def test_what_results_say_is_no_markup(tmp_path: Path) -> None:
     content = {"experiment": "<b>x", "command": "<i>", "settings": {"a": "<script>", "b": True, "c": [1, 2]},
                "environment": {"versions": {}}, "seconds": 1.0, "text": "</pre>",
@@ -127,3 +141,16 @@ def test_the_command_of_settings_makes_them_again() -> None:
         again = {key: tuple(value) if isinstance(value, list) else value for key, value in chosen.items()
                  if key in kind.__dataclass_fields__}
         assert kind(**again) == settings
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no Chromium is installed (Debian's package chromium)")
+def test_a_browser_reads_the_same_tables(results: Path, tmp_path: Path) -> None:
+    assert main(["report", str(results), "--out", str(tmp_path / "r.html")]) == 0
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}"]
+    done = subprocess.run(["chromium", *flags, "--dump-dom", (tmp_path / "r.html").as_uri()], capture_output=True,
+                          text=True, check=True, timeout=120)
+    ours, theirs = Reader((tmp_path / "r.html").read_text(encoding="utf-8")), Reader(done.stdout)
+    assert theirs.rows == ours.rows
+    assert len(ours.rows) > 20
+    assert theirs.attributes["img"] == ours.attributes["img"]

@@ -7,10 +7,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..report import Row, environment, plain
+from ..report import RUNS, Row, environment, plain, read_lines
 from .settings import Settings
-
-LINES = "runs.jsonl"
 
 
 class Job(NamedTuple):
@@ -33,20 +31,10 @@ class Journal:
     """
 
     def __init__(self, out: Path, experiment: str, settings: Settings, averages: tuple[str, ...]) -> None:
-        self.lines, self.checkpoints = out / LINES, out / "checkpoints"
+        self.lines, self.checkpoints = out / RUNS, out / "checkpoints"
         self.experiment, self.settings, self.averages = experiment, settings, averages
         out.mkdir(parents=True, exist_ok=True)
-        self.finished = {line["key"]: line for line in self._read()} if settings.resume else {}
-
-    def _read(self) -> list[Row]:
-        """The lines that are whole: the last may have been cut off."""
-        found = []
-        for line in self.lines.read_text(encoding="utf-8").splitlines() if self.lines.is_file() else ():
-            try:
-                found.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return found
+        self.finished = {line["key"]: line for line in read_lines(self.lines)} if settings.resume else {}
 
     def key(self, job: Job) -> str:
         """A name for everything that the run's numbers depend on."""
