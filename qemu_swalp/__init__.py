@@ -28,6 +28,7 @@ from .formats import (
     register,
     unregister,
 )
+from .kernels import get_num_threads, set_num_threads
 from .packing import pack, packed_bytes, unpack
 from .quantization import quantize
 from .randombits import RandomBits, stream_id
@@ -39,6 +40,6 @@ __version__ = "0.1.0"
 __all__ = [
     "BinadeFormat", "Block", "BlockCodes", "Codebook", "ElementFormat", "Exponent", "Fixed", "Float", "Format",
     "Logarithmic", "P3109", "Posit", "RandomBits", "Rounding", "TableFormat", "Takum", "bfp", "decode", "encode",
-    "from_ml_dtypes", "integer", "load_formats", "names", "pack", "packed_bytes", "parse", "quantize", "register",
-    "stream_id", "to_ml_dtypes", "unpack", "unregister",
+    "from_ml_dtypes", "get_num_threads", "integer", "load_formats", "names", "pack", "packed_bytes", "parse",
+    "quantize", "register", "set_num_threads", "stream_id", "to_ml_dtypes", "unpack", "unregister",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from . import kernels
 from .backends import Array, Namespace, namespace_of
 from .carriers import CARRIERS, Carrier, carrier_of
 from .engine.binade import round_binade
@@ -63,9 +64,17 @@ def quantize(x: Array, format: Format | str, rounding: Rounding | str = "nearest
     if out is not None:
         _check_out(xp, x, out, carrier)
     random = random if rounding.stochastic else None
+    lengths = xp.lengths(x)
+    if isinstance(random, RandomBits):
+        random.check_reach(lengths)
+    if is_empty(lengths):
+        return x if out is None else xp.write(out, x)
+    found = kernels.quantize(xp, x, carrier, format, policy, rounding, random, out)
+    if found is not None:
+        return found
     if xp.chunk is None and isinstance(random, RandomBits):
-        random = random.counters(xp, xp.lengths(x))
-    result = x if is_empty(xp.lengths(x)) else xp.run(_quantize, (carrier, format, policy, rounding), x, random)
+        random = random.counters(xp, lengths)
+    result = xp.run(_quantize, (carrier, format, policy, rounding), x, random)
     return result if out is None else xp.write(out, result)
 
 

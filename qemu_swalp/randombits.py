@@ -51,11 +51,15 @@ class RandomBits:
         """One random word for each element (clause RNG-3): int32 array of the same bits, of that shape."""
         return self.counters(xp, shape).words(xp, shape, like)
 
-    def counters(self, xp: Namespace, shape: tuple[int | Array, ...]) -> Counters:
-        """The counters of an array of that shape. ValueError where it ends beyond the sequence."""
+    def check_reach(self, shape: tuple[int | Array, ...]) -> None:
+        """ValueError where an array of that shape ends beyond the sequence."""
         count = math.prod(length for length in shape if isinstance(length, int))
         if self.offset + count > 2**34:
             raise ValueError(f"random bits reach 2^34 elements of an array, asked for {self.offset + count}")
+
+    def counters(self, xp: Namespace, shape: tuple[int | Array, ...]) -> Counters:
+        """The counters of an array of that shape. ValueError where it ends beyond the sequence."""
+        self.check_reach(shape)
         keys = round_keys(*stream_key(self.seed, self.stream))
         return Counters(*map(xp.lane, (self.offset // 4, self.offset % 4, self.step, keys)))
 

@@ -11,6 +11,7 @@ import ml_dtypes
 import numpy as np
 
 import qemu_swalp as q
+from qemu_swalp import kernels
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 
@@ -78,6 +79,16 @@ class Backend:
         return self._run(lambda c: q.decode(c, format, dtype), dtype, codes)
 
 
+class NumpyProgram(Backend):
+    """The array program on NumPy, without the compiled kernels."""
+
+    name = "numpy-program"
+
+    def call(self, function: Any, *arrays: Any) -> Any:
+        with kernels.disabled():
+            return function(*arrays)
+
+
 class Cupy(Backend):
     name = "cupy"
     dtypes = ("float16", "float32", "float64")
@@ -114,6 +125,16 @@ class Torch(Backend):
         if x.dtype == self.torch.bfloat16:
             return x.view(self.torch.int16).numpy().view(ml_dtypes.bfloat16)
         return x.numpy()
+
+
+class TorchProgram(Torch):
+    """The array program on PyTorch, without the compiled kernels."""
+
+    name = "torch-program"
+
+    def call(self, function: Any, *arrays: Any) -> Any:
+        with kernels.disabled():
+            return function(*arrays)
 
 
 class TorchCuda(Torch):
@@ -187,7 +208,8 @@ class JaxJit(Jax):
 
 
 BACKENDS = {b.name: b for b in
-            (Backend, Cupy, Torch, TorchCuda, Tensorflow, TensorflowFunction, TensorflowXla, Jax, JaxJit)}
+            (Backend, NumpyProgram, Cupy, Torch, TorchProgram, TorchCuda, Tensorflow, TensorflowFunction, TensorflowXla,
+             Jax, JaxJit)}
 NEED_GPU = {"cupy", "torch-cuda"}
 
 

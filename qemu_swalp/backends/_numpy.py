@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,11 @@ from .namespace import Array, Namespace, Table
 INTEGER = {16: "int16", 32: "int32", 64: "int64"}
 _HIGH = int(sys.byteorder == "little")
 """Place of the high word in the two halves of a uint64."""
+
+
+@cache
+def _dtype_name(dtype: Any) -> str:
+    return str(dtype)  # NumPy takes microseconds to find it
 
 
 class NumpyNamespace(Namespace):
@@ -28,7 +34,7 @@ class NumpyNamespace(Namespace):
         return isinstance(x, np.ndarray | np.generic)
 
     def dtype(self, x: Array) -> str:
-        return str(x.dtype)
+        return _dtype_name(x.dtype)
 
     def shape(self, x: Array) -> tuple[int, ...]:
         return tuple(x.shape)

@@ -57,6 +57,7 @@ LAYERS = [
     "rounding",
     "randombits",
     "engine",
+    "kernels",
     "quantization",
     "codes",
     "packing",

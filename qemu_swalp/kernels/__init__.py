@@ -1,0 +1,73 @@
+"""The fused kernels: what the array program computes, in one pass over memory, from one C++ source for CPU and GPU.
+
+`quantize` takes them where it can. They give the same bits. An array library, a device or a format that they do not
+take goes to the array program.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from ..backends import Array, Namespace
+from ..carriers import Carrier
+from ..formats import Format, Overflow
+from ..randombits import RandomBits
+from ..rounding import Rounding
+from .threads import get_num_threads, set_num_threads
+
+__all__ = ["disabled", "enabled", "get_num_threads", "quantize", "set_num_threads"]
+
+ROUTES = {"numpy": "numpy_arrays", "torch": "torch_tensors", "cupy": "cupy_arrays"}
+"""Array library → our module that hands its arrays to the kernels."""
+
+_enabled = os.environ.get("QEMU_SWALP_KERNELS", "on") != "off"
+
+
+def enabled() -> bool:
+    """Whether kernels are taken at all: not where the environment variable QEMU_SWALP_KERNELS is "off"."""
+    return _enabled
+
+
+@contextmanager
+def disabled() -> Iterator[None]:
+    """Within it everything goes by the array program, in all threads. For comparisons.
+
+    >>> import qemu_swalp as q
+    >>> with disabled():
+    ...     q.quantize([0.1, 1.3], "e4m3fn").tolist()
+    [0.1015625, 1.25]
+    """
+    global _enabled
+    before, _enabled = _enabled, False
+    try:
+        yield
+    finally:
+        _enabled = before
+
+
+@cache
+def _route(library: str) -> Any:
+    return import_module(f".{ROUTES[library]}", __name__) if library in ROUTES else None
+
+
+@cache
+def _plan_of() -> Any:
+    return import_module(".plan", __name__).plan_of  # late: it builds on the array program
+
+
+def quantize(xp: Namespace, x: Array, carrier: Carrier, format: Format, policy: Overflow, rounding: Rounding,
+             random: RandomBits | Array | None, out: Array | None) -> Array | None:
+    """The result of `qemu_swalp.quantize`, whose arguments are checked; None where the kernels do not take them.
+
+    x has elements. random : None unless the rounding is stochastic.
+    """
+    route = _route(xp.name) if _enabled else None
+    if route is None or not route.takes(x, out):
+        return None
+    plan = _plan_of()(carrier, format, policy, rounding)
+    return None if plan is None else route.quantize(x, plan, format, random, out)

@@ -1,0 +1,71 @@
+"""Compiling the CPU kernels, as the build of the package does and `python -m qemu_swalp.kernels.compiling`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+SOURCES = Path(__file__).parent / "src"
+LIBRARY = Path(__file__).parent / ("library.dylib" if sys.platform == "darwin" else "library.so")
+
+FLAGS = ["-std=c++17", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden", "-ffp-contract=off", "-fno-trapping-math"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd", "-mprefer-vector-width=512"]
+VARIANTS: dict[str, list[str]] = {"baseline": []} | ({"avx2": ["-mavx2"], "avx512": AVX512}
+                               if platform.machine().lower() in ("x86_64", "amd64") else {})
+"""Instruction set → compiler flags."""
+
+
+def digest() -> str:
+    """Of the sources: a library that was compiled from others is not taken."""
+    found = hashlib.sha256()
+    for path in sorted(SOURCES.iterdir()):
+        found.update(path.name.encode() + path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def compiler() -> list[str] | None:
+    """The C++ compiler's command: the environment variable CXX, else one that is found; None without one."""
+    if os.environ.get("CXX"):
+        return shlex.split(os.environ["CXX"])
+    found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    return None if found is None else [found]
+
+
+def compile_library() -> Path | None:
+    """Compile the kernels into the package. Their path; None without a compiler, or on Windows.
+
+    CalledProcessError where the compiler fails.
+    """
+    command = compiler()
+    if command is None or sys.platform == "win32":
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        # Of the standard library's functions that several units hold, the linker keeps the first one's: the baseline's.
+        units = [("library.cpp", [f'-DQS_SOURCES="{digest()}"'], Path(folder) / "library.o")]
+        units += [("cpu.cpp", [*flags, f"-DQS_VARIANT={name}"], Path(folder) / f"{name}.o")
+                  for name, flags in VARIANTS.items()]
+
+        def compile_unit(unit: tuple[str, list[str], Path]) -> Path:
+            source, flags, target = unit
+            subprocess.run([*command, *FLAGS, *flags, "-c", str(SOURCES / source), "-o", str(target)], check=True)
+            return target
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(compile_unit, units))
+        built = Path(folder) / LIBRARY.name
+        subprocess.run([*command, "-shared", "-pthread", *map(str, objects), "-o", str(built)], check=True)
+        shutil.copyfile(built, LIBRARY.with_suffix(".new"))
+        LIBRARY.with_suffix(".new").replace(LIBRARY)  # in one step: a running process keeps the one that it has loaded
+    return LIBRARY
+
+
+if __name__ == "__main__":
+    print(compile_library() or "no C++ compiler")

@@ -1,0 +1,83 @@
+"""The compiled kernels on arrays in the host's memory."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, NamedTuple
+
+from ..formats import Format
+from ..randombits import RandomBits, round_keys, stream_key
+from . import structures, threads
+from .compiling import LIBRARY, digest
+from .layout import layout_of
+from .plan import Plan
+
+
+class Memory(NamedTuple):
+    """An array in the host's memory: address, and strides in elements."""
+
+    address: int
+    strides: tuple[int, ...]
+
+
+@cache
+def library() -> Any:
+    """The compiled library; None where the package was built without, or from other sources than these."""
+    if not LIBRARY.exists():
+        return None
+    try:
+        found = ctypes.CDLL(str(LIBRARY))
+        found.qs_sources.restype = found.qs_instruction_set.restype = ctypes.c_char_p
+    except (OSError, AttributeError):
+        return None
+    found.qs_quantize.argtypes = [structures.PlanPointer, structures.LayoutPointer, structures.RandomPointer,
+                                  ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
+    found.qs_quantize.restype = None
+    return found if found.qs_sources().decode() == digest() else None
+
+
+def instruction_set() -> str | None:
+    """The instruction set that the kernels take: avx512, avx2 or baseline; None without kernels."""
+    return None if library() is None else str(library().qs_instruction_set().decode())
+
+
+@contextmanager
+def instructions(name: str) -> Iterator[None]:
+    """Within it the kernels take that instruction set. ValueError where this machine lacks it."""
+    before = instruction_set()
+    if before is None or not library().qs_choose(name.encode()):
+        raise ValueError(f"this machine's kernels do not take the instruction set {name!r}; they take {before}")
+    try:
+        yield
+    finally:
+        library().qs_choose(before.encode())
+
+
+def quantize(plan: Plan, format: Format, shape: tuple[int, ...], source: Memory, target: Memory,
+             random: RandomBits | int | None) -> bool:
+    """Round `source` into `target`, which may be the same memory, but not overlap it otherwise.
+
+    random : `RandomBits`, or the address of a 32-bit word for each element in C order. False, and nothing done, where
+    the layout needs a copy first.
+    """
+    layout = layout_of(shape, source.strides, target.strides, format)
+    if layout is None:
+        return False
+    library().qs_quantize(plan.structure, layout, random_of(random), source.address, target.address,
+                          threads.get_num_threads())
+    return True
+
+
+def random_of(random: RandomBits | int | None) -> structures.Random:
+    """As the kernels take it."""
+    found = structures.Random()
+    if isinstance(random, RandomBits):
+        found.offset, found.step = random.offset, int(random.step)
+        for i, keys in enumerate(round_keys(*stream_key(random.seed, random.stream))):
+            found.keys[i][:] = keys
+    elif random is not None:
+        found.words = random
+    return found

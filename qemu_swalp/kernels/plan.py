@@ -1,0 +1,177 @@
+"""A format, a rounding and a policy in a carrier, as the plain numbers that the kernels compute with.
+
+Nothing here asks which family a format is of: a binade format is sampled (its quantum in every binade), a table format
+lists its values. So a user's own format takes the kernels like any other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..backends import numpy_namespace
+from ..carriers import CARRIERS, Carrier
+from ..engine import table as tables
+from ..engine.binade import parts
+from ..engine.published import bits32
+from ..engine.quotient import BINARY32
+from ..engine.scales import fractional
+from ..formats import BinadeFormat, Block, ElementFormat, Format, Overflow, TableFormat
+from ..formats.binade import binade
+from ..rounding import DETERMINISTIC, STOCHASTIC, Rounding
+from . import structures
+
+DTYPES = list(CARRIERS)
+MODES = DETERMINISTIC + STOCHASTIC
+RULES = ("floor", "ceil", "rceil", "even", "nearest", "minmax", "two_nearest", "transformer_engine", "torchao")
+BOUND, INFINITY, NAN, LEAST, ZERO = range(5)
+NO_BINADE = 10**6
+"""Beyond every binade."""
+SPAN = 2200
+"""Binades from below float64's least to its greatest."""
+NEAREST = Rounding("nearest_even")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """`structure` for the kernels; `arrays` are those that it points into."""
+
+    structure: structures.Plan
+    arrays: tuple[np.ndarray, ...]
+    stochastic: bool
+
+
+class _Arrays(list[np.ndarray]):
+    """Keeps arrays alive to which structures point."""
+
+    def pointer(self, values: Any, dtype: str) -> int:
+        self.append(np.ascontiguousarray(values, dtype))
+        return int(self[-1].ctypes.data)
+
+
+@lru_cache(maxsize=4096)
+def plan_of(carrier: Carrier, format: Format, policy: Overflow, rounding: Rounding) -> Plan | None:
+    """The plan; None where the kernels do not round so: where ties go by another parity than n's (clause RND-5), and
+    where a table's neighbours lie too far apart for its exact stochastic rounding.
+    """
+    arrays = _Arrays()
+    plan = structures.Plan(DTYPES.index(carrier.name), 0, MODES.index(rounding.mode), rounding.random_bits)
+    element = format.element if isinstance(format, Block) else format
+    if isinstance(element, TableFormat):
+        plan.family = 1
+        if not _fill_table(plan.table, arrays, carrier, element, policy, rounding):
+            return None
+    elif isinstance(element, BinadeFormat) and _counts_by_n(element):
+        plan.element = _element(arrays, carrier, element, policy, rounding)
+        if isinstance(format, Block):
+            plan.family = 2
+            plan.element32 = _element(arrays, BINARY32, element, policy, rounding)
+            plan.element64 = _element(arrays, CARRIERS["float64"], element, policy, rounding)
+            plan.scaling = _scaling(arrays, carrier, format)
+    else:
+        return None
+    return Plan(plan, tuple(arrays), rounding.stochastic)
+
+
+def _sample(format: BinadeFormat) -> tuple[np.ndarray, np.ndarray]:
+    """(binades, quantum in each)."""
+    xp = numpy_namespace()
+    top = binade(max(format.max, -format.min))
+    binades = xp.integers(list(range(top - SPAN, top + 1)), 32)
+    return binades, np.array(xp.broadcast(format.quantum(binades, xp), binades.shape), np.int32)
+
+
+def _counts_by_n(format: BinadeFormat) -> bool:
+    """Whether ties go by the parity of n in every binade."""
+    if type(format).parity is BinadeFormat.parity:
+        return True
+    xp = numpy_namespace()
+    binades, _ = _sample(format)
+    return all((xp.broadcast(format.parity(binades * 0 + n, binades, xp), binades.shape) == n & 1).all()
+               for n in range(4))
+
+
+def _element(arrays: _Arrays, carrier: Carrier, format: BinadeFormat, policy: str,
+             rounding: Rounding) -> structures.Element:
+    binades, quanta = _sample(format)
+    kept = int(binades[-1] - quanta[-1])
+    below = int(np.flatnonzero(np.append(True, quanta != binades - kept))[-1])  # how many before the steady ones
+    found = structures.Element(knee=int(binades[0]) + below, floor=int(quanta[0]), fraction=kept)
+    if below == 0:
+        found.knee = -NO_BINADE
+    elif (quanta[:below] != quanta[0]).any():
+        found.table_first, found.table_count = int(binades[0]), len(quanta)
+        found.table = arrays.pointer(quanta, "int32")
+    hidden = 1 << carrier.significand
+    found.max_exponent, fraction = parts(carrier, format.max)
+    found.max_significand = fraction + hidden
+    found.min_exponent, found.min_significand = found.max_exponent, found.max_significand
+    if format.signed:
+        found.min_exponent, fraction = parts(carrier, -format.min)
+        found.min_significand = fraction + hidden
+    found.least_exponent = binade(format.min_positive)
+    found.is_signed, found.has_zero = format.signed, format.has_zero
+    found.has_negative_zero = format.has_negative_zero
+    found.above, found.below, found.positive_infinity, found.negative_infinity = _ways(format, policy, rounding)
+    found.zero = ZERO if format.has_zero else NAN if policy in ("infinity", "nan") else LEAST
+    if not format.has_zero and not format.signed and policy in ("infinity", "nan"):  # clause FMT-9
+        found.below = found.negative_infinity = NAN
+    found.random_bits = rounding.random_bits
+    return found
+
+
+def _ways(format: ElementFormat, policy: str, rounding: Rounding) -> tuple[int, int, int, int]:
+    """Where finite numbers above and below the range go, and the infinities (clauses RND-7 and RND-8)."""
+    one_sided = format.min >= 0
+    if policy == "saturate":
+        return BOUND, BOUND, BOUND, BOUND
+    if policy == "propagate":
+        if not format.has_infinity:
+            return BOUND, BOUND, NAN, NAN
+        return BOUND, BOUND, INFINITY, BOUND if one_sided else INFINITY
+    up = NAN if policy == "nan" else INFINITY
+    down = NAN if one_sided else up
+    stays = [format.stays_in_range(rounding.mode, above) for above in (True, False)]
+    return BOUND if stays[0] else up, BOUND if stays[1] else down, up, down
+
+
+def _scaling(arrays: _Arrays, carrier: Carrier, format: Block) -> structures.Scaling:
+    element = format.element
+    top = binade(element.max)
+    rule = "two_nearest" if format.rule == "nearest" and format.second is not None else format.rule
+    found = structures.Scaling(rule=RULES.index(rule), even_bits=top - element.quantum_at(top),
+                               spreads_nan=format.spreads_nan)
+    if format.powers:
+        found.least_power, found.greatest_power = format.powers
+        return found
+    scale = fractional(format)
+    found.scale = _element(arrays, carrier if format.second is None else BINARY32, scale, "saturate", NEAREST)
+    if format.second is not None:
+        found.element_max32, found.scale_max32 = bits32(element.max), bits32(scale.max)
+        found.scale_least32, found.full_range32 = bits32(scale.min_positive), bits32(element.max * scale.max)
+    return found
+
+
+def _fill_table(found: structures.Table, arrays: _Arrays, carrier: Carrier, format: TableFormat, policy: str,
+                rounding: Rounding) -> bool:
+    wide = carrier.wide()
+    values = tables.value_bits(format, wide)
+    found.values, found.count = arrays.pointer(values, "int64"), len(values)
+    if rounding.stochastic:
+        for name, sign in (("positive", 1), ("negative", -1)):
+            frame = tables._frame(format, wide, sign)
+            if frame.divisors.max() >= 1 << 62:
+                return False
+            setattr(found, name, structures.Frame(
+                *(arrays.pointer(getattr(frame, column), "int32" if column == "grains" else "int64")
+                  for column in ("keys", "bits", "grains", "starts", "divisors")),
+                len(frame.keys), frame.not_positive))
+    else:
+        found.steps = arrays.pointer(tables._steps(format, wide, rounding.mode), "int64")
+    found.random_bits, found.has_negative_zero = rounding.random_bits, format.has_negative_zero
+    found.low, found.high = map(int, tables.keys((format.min, format.max), wide))
+    found.above, found.below, found.positive_infinity, found.negative_infinity = _ways(format, policy, rounding)
+    return True

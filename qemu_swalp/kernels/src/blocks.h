@@ -1,0 +1,492 @@
+// Quantization of arrays on a CPU: which elements form a task, and what a task does.
+//
+// The last axis is a row. A block row is all that has the same block index along the other axes: some rows, whose columns
+// fall into segments, one for each block. A task is a run of block rows, or rows and columns of one.
+#pragma once
+#include <vector>
+
+#include "scaled_rows.h"
+
+QS_BEGIN
+
+constexpr int64_t task_elements = 1 << 15;   // enough to hide the cost of a task, few enough to stay in the caches
+constexpr int64_t least_width = 64;
+constexpr int64_t fused_elements = 1 << 17;  // a block row of more is read twice: for its scales, then to be rounded
+
+struct Range {
+  int64_t first, last;
+  int64_t size() const { return last - first; }
+};
+
+inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/// A layout's block rows.
+class BlockRows {
+ public:
+  explicit BlockRows(const Layout& layout) : layout_(layout), outer_(layout.axes - 1) {
+    columns = layout.lengths[outer_];
+    segment = layout.extents[outer_];
+    segments = ceiling(columns, segment);
+    count = 1;
+    most_rows = 1;
+    for (int a = 0; a < outer_; ++a) {
+      count *= ceiling(layout.lengths[a], layout.extents[a]);
+      most_rows *= least_of(layout.extents[a], layout.lengths[a]);
+    }
+  }
+
+  int64_t columns, segment, segments;  // of a row: elements, elements of a block, blocks
+  int64_t count, most_rows;            // block rows; rows in one of them
+
+  /// Where a row of a block row begins.
+  struct Row {
+    int64_t source, target, element;
+  };
+
+  /// Rows in a block row.
+  int64_t rows(int64_t block_row) const {
+    int64_t product = 1;
+    for (int a = outer_ - 1; a >= 0; --a) {
+      const int64_t blocks = ceiling(layout_.lengths[a], layout_.extents[a]);
+      product *= height(a, block_row % blocks);
+      block_row /= blocks;
+    }
+    return product;
+  }
+
+  Row row(int64_t block_row, int64_t index) const {
+    Row found{0, 0, 0};
+    int64_t stride = columns;
+    for (int a = outer_ - 1; a >= 0; --a) {
+      const int64_t blocks = ceiling(layout_.lengths[a], layout_.extents[a]);
+      const int64_t block = block_row % blocks, high = height(a, block);
+      const int64_t at = block * layout_.extents[a] + index % high;
+      block_row /= blocks;
+      index /= high;
+      found.source += at * layout_.source_strides[a];
+      found.target += at * layout_.target_strides[a];
+      found.element += at * stride;
+      stride *= layout_.lengths[a];
+    }
+    return found;
+  }
+
+ private:
+  int64_t height(int axis, int64_t block) const {
+    return least_of(layout_.extents[axis], layout_.lengths[axis] - block * layout_.extents[axis]);
+  }
+
+  const Layout& layout_;
+  int outer_;
+};
+
+/// Scales of consecutive columns under blocks narrower than a vector: one `Steps` field after the other, by column.
+template <class C>
+struct ColumnSteps {
+  using V = Vectors<C>;
+  using Lane = typename C::Lane;
+  static constexpr int fields = 11;
+  std::vector<Lane> at;
+  int64_t columns = 0;
+  bool symmetric = true;
+  Steps<C> shared;
+
+  void set(int64_t n) {
+    columns = n;
+    symmetric = true;
+    at.resize(size_t(n) * fields);
+  }
+  void put(int64_t column, const Steps<C>& s) {
+    const Lane all[fields] = {s.knee, s.floor, s.tiny, s.least, s.bound, s.negative_bound, s.above, s.below,
+                              s.positive_infinity, s.negative_infinity, s.zero};
+    for (int i = 0; i < fields; ++i) at[size_t(i * columns + column)] = all[i];
+    shared = s;
+  }
+  template <class N>
+  Steps<C, typename V::V> get(int64_t column, N n) const {
+    auto field = [&](int i) { return V::lanes(&at[size_t(i * columns + column)], n); };
+    return {field(0), field(1), field(2), field(3), field(4), field(5), field(6), field(7), field(8), field(9),
+            field(10), shared.normal, shared.sign, shared.negative_zero, shared.kept};
+  }
+};
+
+/// work(mode) with a mode that the compiler knows.
+template <class Work>
+inline void with_mode(Mode mode, Work work) {
+  switch (mode) {
+    case Mode::nearest_even: return work(Known<Mode::nearest_even>());
+    case Mode::nearest_away: return work(Known<Mode::nearest_away>());
+    case Mode::toward_zero: return work(Known<Mode::toward_zero>());
+    case Mode::toward_positive: return work(Known<Mode::toward_positive>());
+    case Mode::toward_negative: return work(Known<Mode::toward_negative>());
+    case Mode::to_odd: return work(Known<Mode::to_odd>());
+    case Mode::stochastic_a: return work(Known<Mode::stochastic_a>());
+    case Mode::stochastic_b: return work(Known<Mode::stochastic_b>());
+    case Mode::stochastic_c: return work(Known<Mode::stochastic_c>());
+  }
+}
+
+/// `Steps` by the power of the scale, each made when it is first met: blocks share few powers.
+template <class C>
+class StepsByPower {
+ public:
+  struct Entry {
+    int power;
+    Shape shape;
+    Steps<C> steps;
+  };
+
+  const Entry& get(const Element& f, int power) {
+    if (entries_.empty()) entries_.resize(count, Entry{none, Shape::any, {}});
+    Entry& entry = entries_[unsigned(power) % count];
+    if (entry.power != power) entry = {power, shape_of<C>(f, power), steps_of<C>(f, power)};
+    return entry;
+  }
+
+ private:
+  static constexpr unsigned count = 256;
+  static constexpr int none = 1 << 30;
+  std::vector<Entry> entries_;
+};
+
+/// Working memory of a thread.
+template <class C>
+struct Scratch {
+  WordBuffer words;
+  std::vector<Extremes<C>> extremes;
+  std::vector<typename C::Lane> amax, most;
+  std::vector<Scale<C>> scales;
+  StepsByPower<C> by_power;
+  ColumnSteps<C> steps;
+};
+
+/// A plan and its arrays, in one carrier.
+template <class C>
+class Job {
+ public:
+  using Lane = typename C::Lane;
+  using Stored = typename C::Stored;
+
+  Job(const Plan& plan, const Layout& layout, const Random& random, const void* source, void* target)
+      : plan_(plan), random_(random), blocks_(layout), source_(static_cast<const Stored*>(source)),
+        target_(static_cast<Stored*>(target)), steps_(steps_of<C>(plan.element, 0)),
+        steps32_(steps_of<Single>(plan.element32, 0)), steps64_(steps_of<Double>(plan.element64, 0)), shape_(shape_of<C>(plan.element, 0)) {
+    const BlockRows& b = blocks_;
+    // A task reads whole segments, and enough columns of each row to make good use of the memory that comes with them.
+    const int64_t least_columns = ceiling(least_of<int64_t>(least_width, b.columns), b.segment) * b.segment;
+    const int64_t all = b.most_rows * b.columns;
+    const bool two_level = plan.family == Family::block && is_two_level(plan.scaling.rule);
+    fused_ = !two_level && (plan.family != Family::block || b.most_rows * least_columns <= fused_elements);
+    if (all <= task_elements) {
+      group_ = greatest_of<int64_t>(1, task_elements / greatest_of<int64_t>(1, all));
+      tasks_ = ceiling(b.count, group_);
+      return;
+    }
+    group_ = 0;
+    if (fused_ && plan.family == Family::block) {
+      row_step_ = b.most_rows;
+      column_step_ = least_columns * greatest_of<int64_t>(1, task_elements / (b.most_rows * least_columns));
+    } else {
+      // Steps of each column are made anew in each task: more rows to a task.
+      const int64_t elements = narrow() ? 4 * task_elements : task_elements;
+      column_step_ = least_of(b.columns, task_elements);
+      row_step_ = greatest_of<int64_t>(1, elements / column_step_);
+    }
+    column_parts_ = ceiling(b.columns, column_step_);
+    row_parts_ = ceiling(b.most_rows, row_step_);
+    tasks_ = b.count * row_parts_ * column_parts_;
+  }
+
+  int64_t tasks() const { return tasks_; }
+  bool fused() const { return fused_; }
+
+  /// All of a task at once.
+  void run(int64_t task, Scratch<C>& scratch) const {
+    each(task, [&](int64_t b, Range rows, Range columns) {
+      if (plan_.family != Family::block) return apply(b, rows, columns, scratch);
+      if (in_registers()) return run_segments(b, columns, scratch);
+      find(b, rows, columns, scratch);
+      for (size_t i = 0; i < scratch.extremes.size(); ++i) {
+        scratch.scales[i] = scale_of<C>(scratch.extremes[i], Above{}, plan_.element, plan_.scaling);
+      }
+      apply(b, rows, columns, scratch);
+    });
+  }
+
+  /// First of two passes: what the scales need, into `extremes` of all blocks.
+  void reduce(int64_t task, Scratch<C>& scratch, Extremes<C>* extremes) const {
+    each(task, [&](int64_t b, Range rows, Range columns) {
+      find(b, rows, columns, scratch);
+      Extremes<C>* to = extremes + b * blocks_.segments + columns.first / blocks_.segment;
+      for (size_t i = 0; i < scratch.extremes.size(); ++i) {
+        raise(to[i].amax, scratch.extremes[i].amax);
+        raise(to[i].low, scratch.extremes[i].low);
+        raise(to[i].nan, scratch.extremes[i].nan);
+      }
+    });
+  }
+
+  /// Second of two passes.
+  void round(int64_t task, Scratch<C>& scratch, const Scale<C>* scales) const {
+    each(task, [&](int64_t b, Range rows, Range columns) {
+      const int64_t first = columns.first / blocks_.segment, last = ceiling(columns.last, blocks_.segment);
+      const Scale<C>* from = scales + b * blocks_.segments;
+      scratch.scales.assign(from + first, from + last);
+      apply(b, rows, columns, scratch);
+    });
+  }
+
+  int64_t blocks() const { return blocks_.count * blocks_.segments; }
+
+  /// Scales of all blocks, in two passes.
+  std::vector<Scale<C>> scales(const std::vector<Extremes<C>>& extremes) const {
+    Lane whole = 0;
+    for (const Extremes<C>& block : extremes) whole = greatest_of(whole, block.amax);
+    const Above above = above_blocks(to_binary32<C>(whole), plan_.scaling);
+    std::vector<Scale<C>> found(extremes.size());
+    for (size_t i = 0; i < found.size(); ++i) found[i] = scale_of<C>(extremes[i], above, plan_.element, plan_.scaling);
+    return found;
+  }
+
+ private:
+  template <class Work>
+  void each(int64_t task, Work work) const {
+    if (group_) {
+      const int64_t last = least_of(blocks_.count, (task + 1) * group_);
+      for (int64_t b = task * group_; b < last; ++b) work(b, Range{0, blocks_.rows(b)}, Range{0, blocks_.columns});
+      return;
+    }
+    const int64_t column = task % column_parts_ * column_step_, rest = task / column_parts_;
+    const int64_t row = rest % row_parts_ * row_step_, b = rest / row_parts_;
+    const Range rows{row, least_of(row + row_step_, blocks_.rows(b))};
+    if (rows.size() > 0) work(b, rows, Range{column, least_of(column + column_step_, blocks_.columns)});
+  }
+
+  static void raise(Lane& to, Lane value) {
+    Lane seen = __atomic_load_n(&to, __ATOMIC_RELAXED);
+    while (seen < value &&
+           !__atomic_compare_exchange_n(&to, &seen, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+  }
+
+  /// Whether blocks are narrower than a vector, under scales that are powers of two.
+  bool narrow() const {
+    return plan_.family == Family::block && is_power(plan_.scaling.rule) && blocks_.segment < Vectors<C>::count;
+  }
+
+  /// Whether each block is a short run of its own under a power of two: then nothing need be kept of it.
+  bool in_registers() const {
+    return is_power(plan_.scaling.rule) && blocks_.most_rows == 1 && blocks_.segment >= Vectors<C>::count &&
+           blocks_.segment <= piece;
+  }
+
+  /// Scales and rounding of such blocks, one after the other.
+  void run_segments(int64_t b, Range columns, Scratch<C>& scratch) const {
+    const BlockRows::Row at = blocks_.row(b, 0);
+    const int64_t k = blocks_.segment, step = piece / k * k;
+    with_mode(plan_.mode, [&](auto mode) {
+      for (int64_t c = columns.first; c < columns.last; c += step) {
+        const Range part{c, least_of(c + step, columns.last)};
+        const uint32_t* words = nullptr;
+        if (is_stochastic(mode)) words = scratch.words.fill(random_, uint64_t(at.element + c), int(part.size()));
+        for (int64_t i = part.first; i < part.last; i += k) {
+          const int64_t n = least_of(k, part.last - i);
+          const Stored* from = source_ + at.source + i;
+          Stored* to = target_ + at.target + i;
+          Extremes<C> block{};
+          widen<C>(block, from, n, false);
+          if (block.nan && plan_.scaling.spreads_nan) {
+            for (int64_t j = 0; j < n; ++j) to[j] = Stored(C::nan);
+            continue;
+          }
+          const int power = power_of<C>(block.amax, plan_.element, plan_.scaling);
+          const auto& entry = scratch.by_power.get(plan_.element, power);
+          round(mode, from, to, n, words ? words + (i - c) : nullptr, entry.steps, power, entry.shape);
+        }
+      }
+    });
+  }
+
+  /// Extremes of the blocks of some rows and columns.
+  void find(int64_t b, Range rows, Range columns, Scratch<C>& scratch) const {
+    const int64_t k = blocks_.segment, first = columns.first / k;
+    scratch.extremes.assign(size_t(ceiling(columns.last, k) - first), Extremes<C>{});
+    scratch.scales.resize(scratch.extremes.size());
+    const bool signs = plan_.scaling.rule == Rule::minmax;
+    if (k == 1 && !signs) {
+      find_each(b, rows, columns, scratch);
+    } else {
+      for (int64_t r = rows.first; r < rows.last; ++r) {
+        const Stored* row = source_ + blocks_.row(b, r).source;
+        if (k < Vectors<C>::count) {
+          for (int64_t c = columns.first; c < columns.last; ++c) {
+            widen<C>(scratch.extremes[size_t(c / k - first)], Lane(row[c]), signs);
+          }
+        } else {
+          in_segments(columns, [&](int64_t segment, Range part) {
+            widen<C>(scratch.extremes[size_t(segment - first)], row + part.first, part.size(), signs);
+          });
+        }
+      }
+    }
+    if (!plan_.scaling.spreads_nan) {
+      for (Extremes<C>& block : scratch.extremes) block.nan = 0;
+    }
+  }
+
+  void find_each(int64_t b, Range rows, Range columns, Scratch<C>& scratch) const {
+    const size_t n = size_t(columns.size());
+    scratch.amax.assign(n, 0);
+    scratch.most.assign(n, 0);
+    for (int64_t r = rows.first; r < rows.last; ++r) {
+      widen_each<C>(scratch.amax.data(), scratch.most.data(), source_ + blocks_.row(b, r).source + columns.first,
+                    columns.size());
+    }
+    for (size_t i = 0; i < n; ++i) scratch.extremes[i] = {scratch.amax[i], 0, scratch.most[i] > C::infinity};
+  }
+
+  /// work(segment, columns) for each part of a range of columns that lies in one segment.
+  template <class Work>
+  QS_INLINE void in_segments(Range columns, Work work) const {
+    const int64_t k = blocks_.segment;
+    for (int64_t segment = columns.first / k, c = columns.first; c < columns.last; ++segment) {
+      const int64_t end = least_of((segment + 1) * k, columns.last);
+      work(segment, Range{c, end});
+      c = end;
+    }
+  }
+
+  /// Rounds some rows and columns, whose scales are in `scratch`.
+  void apply(int64_t b, Range rows, Range columns, Scratch<C>& scratch) const {
+    const bool by_columns = narrow() && prepare(columns, scratch), symmetric = scratch.steps.symmetric;
+    with_mode(plan_.mode, [&](auto mode) {
+      for (int64_t r = rows.first; r < rows.last; ++r) {
+        const BlockRows::Row at = blocks_.row(b, r);
+        for (int64_t c = columns.first; c < columns.last; c += piece) {
+          const Range part{c, least_of(c + piece, columns.last)};
+          const uint32_t* words = nullptr;
+          if (is_stochastic(mode)) words = scratch.words.fill(random_, uint64_t(at.element + c), int(part.size()));
+          const Stored* from = source_ + at.source + c;
+          Stored* to = target_ + at.target + c;
+          if (plan_.family == Family::table) {
+            round_table(from, to, part.size(), words);
+          } else if (plan_.family == Family::element) {
+            round(mode, from, to, part.size(), words, steps_, 0, shape_);
+          } else if (by_columns) {
+            if (symmetric) {
+              round_columns<Shape::symmetric>(mode, from, to, part.size(), words, scratch.steps, c - columns.first);
+            } else {
+              round_columns<Shape::regular>(mode, from, to, part.size(), words, scratch.steps, c - columns.first);
+            }
+          } else {
+            round_segments(mode, from, to, part, columns.first, words, scratch);
+          }
+        }
+      }
+    });
+  }
+
+  template <class M>
+  QS_INLINE void round(M mode, const Stored* from, Stored* to, int64_t n, const uint32_t* words, const Steps<C>& s,
+                       int scale, Shape shape) const {
+    if (shape == Shape::symmetric) {
+      round_run<C, Shape::symmetric>(mode, from, to, n, words, s, plan_.element, scale);
+    } else if (shape == Shape::regular) {
+      round_run<C, Shape::regular>(mode, from, to, n, words, s, plan_.element, scale);
+    } else {
+      round_any(from, to, n, words, s, scale);
+    }
+  }
+
+  void round_any(const Stored* from, Stored* to, int64_t n, const uint32_t* words, const Steps<C>& s, int scale) const {
+    round_run<C, Shape::any>(plan_.mode, from, to, n, words, s, plan_.element, scale);
+  }
+
+  void round_table(const Stored* from, Stored* to, int64_t n, const uint32_t* words) const {
+    if (!words && plan_.table.count <= short_table) return round_short_table<C>(from, to, n, plan_.table);
+    for (int64_t i = 0; i < n; ++i) {
+      const uint64_t word = words ? uint64_t(words[i]) << 32 : 0;
+      to[i] = Stored(round_to_table<C>(plan_.mode, Lane(from[i]), word, plan_.table));
+    }
+  }
+
+  /// Elements of some columns; `origin`: the column of the first scale's segment.
+  template <class M>
+  QS_INLINE void round_segments(M mode, const Stored* from, Stored* to, Range columns, int64_t origin,
+                                const uint32_t* words, Scratch<C>& scratch) const {
+    const int64_t first = origin / blocks_.segment;
+    in_segments(columns, [&](int64_t segment, Range part) {
+      const Scale<C>& scale = scratch.scales[size_t(segment - first)];
+      const int64_t i = part.first - columns.first, n = part.size();
+      const uint32_t* own = words ? words + i : nullptr;
+      if (scale.nan) {
+        for (int64_t j = i; j < i + n; ++j) to[j] = Stored(C::nan);
+      } else if (is_power(plan_.scaling.rule)) {
+        const auto& entry = scratch.by_power.get(plan_.element, scale.power);
+        round(mode, from + i, to + i, n, own, entry.steps, scale.power, entry.shape);
+      } else {
+        round_by(mode, scale, from + i, to + i, n, own);
+      }
+    });
+  }
+
+  /// A run of elements under a scale that is no power of two.
+  template <class M>
+  QS_INLINE void round_by(M mode, const Scale<C>& scale, const Stored* from, Stored* to, int64_t n,
+                          const uint32_t* words) const {
+    const Rule rule = plan_.scaling.rule;
+    auto slow = [&](int64_t i) {
+      const Lane word = words ? lane_of_word<C>(words[i]) : 0;
+      return Stored(round_scaled<C>(plan_.mode, Lane(from[i]), word, scale, steps_, steps32_, plan_.element, rule));
+    };
+    if constexpr (C::storage == 32) {
+      if (plan_.element.table_count == 0 && n >= Vectors<Double>::count) {
+        if (is_published(rule)) {
+          return round_published_run(mode, from, to, n, words, scale, steps32_, plan_.element32);
+        }
+        return round_quotient_run(mode, from, to, n, words, scale, steps64_, plan_.element64, rule == Rule::minmax, slow);
+      }
+    }
+    for (int64_t i = 0; i < n; ++i) to[i] = slow(i);
+  }
+
+  /// Steps of each column; false where one of them needs Shape::any or is NaN throughout.
+  bool prepare(Range columns, Scratch<C>& scratch) const {
+    scratch.steps.set(columns.size());
+    const int64_t k = blocks_.segment, first = columns.first / k;
+    for (int64_t c = columns.first; c < columns.last; ++c) {
+      const Scale<C>& scale = scratch.scales[size_t(c / k - first)];
+      if (scale.nan) return false;
+      const auto& entry = scratch.by_power.get(plan_.element, scale.power);
+      if (entry.shape == Shape::any) return false;
+      scratch.steps.symmetric &= entry.shape == Shape::symmetric;
+      scratch.steps.put(c - columns.first, entry.steps);
+    }
+    return true;
+  }
+
+  template <Shape shape, class M>
+  QS_INLINE void round_columns(M mode, const Stored* from, Stored* to, int64_t n, const uint32_t* words,
+                               const ColumnSteps<C>& steps, int64_t first) const {
+    using V = Vectors<C>;
+    in_vectors<V::count>(n, [&](int64_t i, auto count) {
+      const typename V::V word = is_stochastic(mode) ? V::words(words + i, count) : typename V::V();
+      V::store(to + i, round_element<C, shape>(mode, V::load(from + i, count), word,
+                                              steps.get(first + i, count), plan_.element, 0), count);
+    });
+  }
+
+  const Plan& plan_;
+  const Random& random_;
+  BlockRows blocks_;
+  const Stored* source_;
+  Stored* target_;
+  Steps<C> steps_;
+  Steps<Single> steps32_;
+  Steps<Double> steps64_;
+  Shape shape_;
+  bool fused_;
+  int64_t group_ = 0, tasks_ = 0, row_step_ = 0, column_step_ = 0, row_parts_ = 1, column_parts_ = 1;
+};
+
+QS_END

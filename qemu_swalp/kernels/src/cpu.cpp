@@ -1,0 +1,66 @@
+// The kernels on a CPU, compiled once for each instruction set; `library.cpp` chooses among them.
+#include <atomic>
+#include <system_error>
+#include <thread>
+
+#include "blocks.h"
+
+#define QS_JOIN(a, b) a##b
+#define QS_NAME(variant) QS_JOIN(qs_quantize_, variant)
+
+QS_BEGIN
+namespace {
+
+/// work(task, scratch of the thread) for all tasks, on up to `threads` threads. None outlives the call, so a process may
+/// fork between calls.
+template <class Scratch, class Work>
+void in_parallel(int64_t tasks, int threads, Work work) {
+  std::atomic<int64_t> next{0};
+  auto loop = [&] {
+    const StandardFloats standard;
+    Scratch scratch;
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) work(task, scratch);
+  };
+  std::vector<std::thread> others;
+  for (int64_t i = 1; i < least_of<int64_t>(threads, tasks); ++i) {
+    try {
+      others.emplace_back(loop);
+    } catch (const std::system_error&) {  // no thread to be had: those that are there do the work
+      break;
+    }
+  }
+  loop();
+  for (std::thread& other : others) other.join();
+}
+
+template <class C>
+void quantize(const Plan& plan, const Layout& layout, const Random& random, const void* source, void* target,
+              int threads) {
+  const Job<C> job(plan, layout, random, source, target);
+  using Memory = Scratch<C>;
+  if (job.fused()) {
+    in_parallel<Memory>(job.tasks(), threads, [&](int64_t task, Memory& scratch) { job.run(task, scratch); });
+    return;
+  }
+  std::vector<Extremes<C>> extremes(size_t(job.blocks()), Extremes<C>{});
+  in_parallel<Memory>(job.tasks(), threads,
+                      [&](int64_t task, Memory& scratch) { job.reduce(task, scratch, extremes.data()); });
+  const std::vector<Scale<C>> scales = job.scales(extremes);
+  in_parallel<Memory>(job.tasks(), threads,
+                      [&](int64_t task, Memory& scratch) { job.round(task, scratch, scales.data()); });
+}
+
+}  // namespace
+QS_END
+
+extern "C" __attribute__((visibility("hidden"))) void QS_NAME(QS_VARIANT)(
+    const qemu_swalp::Plan* plan, const qemu_swalp::Layout* layout, const qemu_swalp::Random* random, const void* source,
+    void* target, int threads) {
+  using namespace qemu_swalp;
+  switch (plan->dtype) {
+    case Dtype::float16: return quantize<Half>(*plan, *layout, *random, source, target, threads);
+    case Dtype::bfloat16: return quantize<BFloat>(*plan, *layout, *random, source, target, threads);
+    case Dtype::float32: return quantize<Single>(*plan, *layout, *random, source, target, threads);
+    case Dtype::float64: return quantize<Double>(*plan, *layout, *random, source, target, threads);
+  }
+}

@@ -1,0 +1,60 @@
+// Vectors of lanes on a CPU, by the compiler's vector extension: as wide as the instruction set of this compilation.
+#pragma once
+#include "portable.h"
+
+QS_BEGIN
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64;
+#elif defined(__AVX2__)
+constexpr int vector_bytes = 32;
+#else
+constexpr int vector_bytes = 16;
+#endif
+
+typedef uint16_t Vector16 __attribute__((vector_size(vector_bytes / 2)));
+typedef uint32_t Vector32 __attribute__((vector_size(vector_bytes)));
+typedef int32_t SignedVector32 __attribute__((vector_size(vector_bytes)));
+typedef uint64_t Vector64 __attribute__((vector_size(vector_bytes)));
+typedef int64_t SignedVector64 __attribute__((vector_size(vector_bytes)));
+
+template <>
+struct Kind<Vector32> {
+  using Lane = uint32_t;
+  using Signed = SignedVector32;
+  using Mask = SignedVector32;
+};
+template <>
+struct Kind<Vector64> {
+  using Lane = uint64_t;
+  using Signed = SignedVector64;
+  using Mask = SignedVector64;
+};
+
+/// The vector of a lane.
+template <class Lane>
+struct VectorOf;
+template <>
+struct VectorOf<uint32_t> {
+  using Type = Vector32;
+};
+template <>
+struct VectorOf<uint64_t> {
+  using Type = Vector64;
+};
+
+/// The greatest lane, all of them below 2^(width - 1).
+template <class V>
+inline lane_of<V> greatest_lane(V x) {
+  using Index = typename Kind<V>::Signed;
+  constexpr int count = sizeof(V) / sizeof(lane_of<V>);
+  for (int step = count / 2; step > 0; step /= 2) {
+    Index turned;
+    for (int i = 0; i < count; ++i) turned[i] = (i + step) % count;
+    const V other = __builtin_shuffle(x, turned);
+    x = select<V>(signed_of(x) < signed_of(other), other, x);
+  }
+  return x[0];
+}
+
+QS_END

@@ -1,0 +1,82 @@
+"""The structures of `src/plan.h`, as ctypes lays them out."""
+
+from __future__ import annotations
+
+from ctypes import POINTER, Structure, c_int32, c_int64, c_uint32, c_uint64, c_void_p
+
+MOST_AXES = 8
+ROUNDS = 10
+
+
+class Element(Structure):
+    """A binade format in a carrier."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("knee", "floor", "fraction", "table_first", "table_count")),
+        ("table", c_void_p),
+        *((name, c_int32) for name in ("max_exponent", "min_exponent", "least_exponent",
+                                       "is_signed", "has_zero", "has_negative_zero")),
+        ("max_significand", c_uint64), ("min_significand", c_uint64),
+        *((name, c_int32) for name in ("above", "below", "positive_infinity", "negative_infinity", "zero",
+                                       "random_bits")),
+    ]
+
+
+class Scaling(Structure):
+    """The scales of a block format."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("rule", "least_power", "greatest_power", "even_bits", "spreads_nan")),
+        *((name, c_uint32) for name in ("element_max32", "scale_max32", "scale_least32", "full_range32")),
+        ("scale", Element),
+    ]
+
+
+class Frame(Structure):
+    """One sign's view of a table."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("keys", "bits", "grains", "starts", "divisors")),
+        ("key_count", c_int32), ("not_positive", c_int32),
+    ]
+
+
+class Table(Structure):
+    """A table format in a carrier."""
+
+    _fields_ = [
+        ("steps", c_void_p), ("values", c_void_p),
+        *((name, c_int32) for name in ("count", "random_bits", "has_negative_zero")),
+        ("low", c_int64), ("high", c_int64),
+        *((name, c_int32) for name in ("above", "below", "positive_infinity", "negative_infinity")),
+        ("positive", Frame), ("negative", Frame),
+    ]
+
+
+class Plan(Structure):
+    """A format, a rounding and a policy in a carrier."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("dtype", "family", "mode", "random_bits")),
+        ("element", Element), ("element32", Element), ("element64", Element), ("scaling", Scaling), ("table", Table),
+    ]
+
+
+class Layout(Structure):
+    """Two arrays of one shape, and the shape of their blocks."""
+
+    _fields_ = [
+        ("axes", c_int32),
+        *((name, c_int64 * MOST_AXES) for name in ("lengths", "extents", "source_strides", "target_strides")),
+    ]
+
+
+class Random(Structure):
+    """Which random words."""
+
+    _fields_ = [
+        ("words", c_void_p), ("offset", c_uint64), ("step", c_uint32), ("keys", c_uint32 * 2 * ROUNDS),
+    ]
+
+
+PlanPointer, LayoutPointer, RandomPointer = POINTER(Plan), POINTER(Layout), POINTER(Random)

@@ -1,0 +1,44 @@
+"""How many threads the CPU kernels take."""
+
+from __future__ import annotations
+
+import os
+
+from ..checks import check_int
+
+VARIABLES = ("QEMU_SWALP_NUM_THREADS", "OMP_NUM_THREADS")
+
+
+def _default() -> int:
+    for name in VARIABLES:
+        value = os.environ.get(name, "").split(",")[0].strip()
+        if value.isdigit() and int(value) > 0:
+            return int(value)
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+_threads = _default()
+
+
+def get_num_threads() -> int:
+    """Threads that quantizing a large NumPy array or CPU tensor may take. The bits do not depend on it.
+
+    At first the environment's QEMU_SWALP_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that the process may use.
+    """
+    return _threads
+
+
+def set_num_threads(threads: int) -> None:
+    """Set it. ValueError unless it is from 1 to 1024.
+
+    >>> import qemu_swalp as q
+    >>> before = q.get_num_threads()
+    >>> q.set_num_threads(1)
+    >>> q.get_num_threads()
+    1
+    >>> q.set_num_threads(before)
+    """
+    check_int("threads", threads, 1, 1024)
+    global _threads
+    _threads = threads

@@ -1,0 +1,109 @@
+"""The kernels give the bits of the array program: NaN's sign included, on every instruction set of the machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import qemu_swalp as q
+from qemu_swalp import kernels
+from qemu_swalp.kernels import cpu
+from tests.kernels.samples import DTYPES, POLICIES, ROUNDINGS, array, bits, formats
+
+RANDOM = q.RandomBits(2**40 + 3, q.stream_id("weight", 5), 2**31 + 7, offset=6)
+
+
+def by_program(*arguments: Any, **options: Any) -> np.ndarray:
+    with kernels.disabled():
+        return q.quantize(*arguments, **options)
+
+
+def outcome(quantize: Any, *arguments: Any, **options: Any) -> np.ndarray | str:
+    """The result; or the words of the error, where the format does not go with dtype, rounding or policy."""
+    try:
+        return quantize(*arguments, **options)
+    except (TypeError, ValueError) as error:
+        return str(error)
+
+
+def same(a: np.ndarray | str, b: np.ndarray | str) -> bool:
+    return a == b if isinstance(a, str) or isinstance(b, str) else bool((bits(a) == bits(b)).all())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("format", formats())
+def test_every_format_and_rounding(format: str, dtype: str) -> None:
+    x = array(dtype)
+    for rounding in ROUNDINGS:
+        random = RANDOM if "stochastic" in rounding else None
+        expected = outcome(by_program, x, format, rounding, random=random)
+        assert same(outcome(q.quantize, x, format, rounding, random=random), expected), rounding
+
+
+@pytest.mark.parametrize("format", ["e5m2", "e4m3fn", "e8m0fnu", "float<4,3,unsigned>", "p3109_k6p3ue", "posit8",
+                                    "block<e5m2,axis=0>", "block<p3109_k6p3ue,axis=0,scale=float<8,23>>",
+                                    "uneven_kernel_test<4>", "float<5,2,unsigned,zero=false,specials=fn>"])
+def test_every_policy(format: str) -> None:
+    for dtype in ("float32", "float64"):
+        x = array(dtype)
+        for policy in POLICIES:
+            for rounding in ROUNDINGS[:7]:
+                options = {"random": RANDOM if rounding == "stochastic" else None, "overflow": policy}
+                expected = outcome(by_program, x, format, rounding, **options)
+                assert same(outcome(q.quantize, x, format, rounding, **options), expected), (dtype, policy, rounding)
+
+
+@pytest.mark.parametrize("instructions", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set(instructions: str) -> None:
+    sample = ("e4m3fn", "e5m2", "fixed<8,6>", "bfp<8,axis=0>", "bfp<8,axis=-1>", "mxfp4", "nvfp4", "int8", "codebook<-3,0.5,0.75,40>")
+
+    def all_of(quantize: Any) -> list[np.ndarray]:
+        return [quantize(array(dtype), format, rounding, random=RANDOM)
+                for dtype in ("float16", "float32") for format in sample
+                for rounding in ("nearest_even", "stochastic", "stochastic_c<8>")]
+
+    try:
+        with cpu.instructions(instructions):
+            assert cpu.instruction_set() == instructions
+            got = all_of(q.quantize)
+    except ValueError as error:
+        pytest.skip(str(error))
+    assert all((bits(a) == bits(b)).all() for a, b in zip(got, all_of(by_program), strict=True))
+
+
+def test_an_instruction_set_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match="do not take the instruction set 'mmx'; they take"), cpu.instructions("mmx"):
+        pass
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_every_shape_of_blocks(data: st.DataObject) -> None:
+    shape = tuple(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4)))
+    axes = data.draw(st.lists(st.integers(0, len(shape) - 1), min_size=1, max_size=len(shape), unique=True))
+    size = data.draw(st.one_of(st.none(), st.integers(1, 5), st.just(tuple(range(2, 2 + len(axes))))))
+    pairs = [("fixed<4,2>", "exponent<8>"), ("e2m1fn", "e8m0fnu"), ("e4m3fn", "bf16")]
+    element, scale = data.draw(st.sampled_from(pairs))
+    format = q.Block(q.parse(element), tuple(axes), size, q.parse(scale))
+    words = np.random.default_rng(data.draw(st.integers(0, 99)))
+    x = words.standard_normal(shape).astype(data.draw(st.sampled_from(["float16", "float32", "float64"])))
+    order = data.draw(st.permutations(range(len(shape))))
+    x = np.ascontiguousarray(x.transpose(order)).transpose(np.argsort(order))  # in another order of memory
+    offset = data.draw(st.integers(0, 9))
+    random = q.RandomBits(1, 2, 3, offset)
+    for rounding in ("nearest_even", "stochastic"):
+        got, expected = (f(x, format, rounding, random=random) for f in (q.quantize, by_program))
+        assert (bits(got) == bits(expected)).all()
+
+
+def test_given_words() -> None:
+    x = array("float32")
+    words = np.random.default_rng(0).integers(0, 2**32, x.shape, dtype=np.uint32)
+    for format in ("e4m3fn", "bfp<8,axis=0>", "nvfp4", "nf4"):
+        for given_words in (words, words.view(np.int32), np.asfortranarray(words)):
+            got = q.quantize(x, format, "stochastic", random=given_words)
+            assert (bits(got) == bits(by_program(x, format, "stochastic", random=words))).all()
