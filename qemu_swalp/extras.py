@@ -5,6 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
+EXPERIMENTS = "experiments"
+"""The extra that installs what experiments and pictures need."""
+FILES = "files"
+"""The extra that installs what files of tensors need."""
+
 
 def require(module: str, extra: str) -> ModuleType:
     """Import a module that an extra of the package installs. ImportError that names the extra."""

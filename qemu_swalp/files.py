@@ -23,12 +23,11 @@ from .backends import host, namespace_of
 from .carriers import carrier_of
 from .coded import Coded
 from .codes import BlockCodes
-from .extras import require
+from .extras import FILES, require
 from .formats import Block, Exponent, Format, TableFormat, parse
 from .packing import pack, packed_parts, unpack
 from .quantization import check_held
 
-EXTRA = "files"
 KEY = "qemu_swalp"
 VERSION = 1
 
@@ -80,21 +79,21 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
 def write_tensors(path: str | os.PathLike[str], tensors: Mapping[str, np.ndarray],
                   metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file, whole or not at all. OSError where that fails, ValueError for texts and records."""
-    safetensors = require("safetensors.numpy", EXTRA)
+    safetensors = require("safetensors.numpy", FILES)
     for name, x in tensors.items():
         if x.dtype.kind not in "biufc" and x.dtype.name != "bfloat16":
             raise ValueError(f"{name} is of dtype {x.dtype}, which safetensors files cannot hold; leave it out")
     contiguous = {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in tensors.items()}
     try:
         safetensors.save_file(contiguous, os.fspath(path), metadata)  # to a temporary file, which then takes the name
-    except require("safetensors", EXTRA).SafetensorError as error:
+    except require("safetensors", FILES).SafetensorError as error:
         raise OSError(f"cannot write {os.fspath(path)}: {error}") from error
 
 
 @contextmanager
 def open_tensors(path: str | os.PathLike[str]) -> Iterator[Any]:
     """A safetensors file, opened for reading array by array. ValueError where it is none."""
-    safetensors = require("safetensors", EXTRA)
+    safetensors = require("safetensors", FILES)
     try:
         file = safetensors.safe_open(os.fspath(path), "numpy")
     except safetensors.SafetensorError as error:
@@ -107,7 +106,7 @@ def read_tensor(file: Any, name: str) -> np.ndarray:
     """An array of an open file. ValueError for a dtype that NumPy does not have."""
     dtype = file.get_slice(name).get_dtype()
     if dtype == "BF16":
-        require("ml_dtypes", EXTRA)
+        require("ml_dtypes", FILES)
     try:
         array: np.ndarray = file.get_tensor(name)
     except (AttributeError, TypeError) as error:
@@ -119,7 +118,7 @@ def stored_as_is(name: str, x: Any) -> np.ndarray:
     """An array of any library on the host, in its own dtype."""
     array = host(name, x)
     if namespace_of(x).dtype(x) == "bfloat16":
-        return array.astype(require("ml_dtypes", EXTRA).bfloat16)
+        return array.astype(require("ml_dtypes", FILES).bfloat16)
     return array
 
 

@@ -31,6 +31,7 @@ from .callbacks import SwapAverage, swap_average
 from .functional import quantize
 from .layers import Quantize
 from .optimizer import QuantizedOptimizer
+from .policy import PolicyAverage
 from .runtime import backend as _backend
 from .schedule import SWALPSchedule
 from .selection import COMPUTING_LAYERS
@@ -39,6 +40,6 @@ from .sgd import SGD
 _backend()
 
 __all__ = [
-    "COMPUTING_LAYERS", "SGD", "Quantize", "QuantizedOptimizer", "SWALPSchedule", "SwapAverage", "disabled", "quantize",
-    "quantize_activations", "swap_average", "unquantize_activations", "update_bn",
+    "COMPUTING_LAYERS", "SGD", "PolicyAverage", "Quantize", "QuantizedOptimizer", "SWALPSchedule", "SwapAverage",
+    "disabled", "quantize", "quantize_activations", "swap_average", "unquantize_activations", "update_bn",
 ]

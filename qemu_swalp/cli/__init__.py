@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import __version__
-from . import compare, formats, info, quantize, reproduce
+from . import compare, formats, info, quantize, report, reproduce
 
 EPILOG = "`qemu-swalp COMMAND --help` tells more about a command."
 
@@ -27,7 +27,7 @@ def parser() -> Parser:
                  description="Number formats, tensors in them, what is installed, low-precision training experiments.")
     top.add_argument("--version", action="version", version=f"qemu-swalp {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (formats, compare, quantize, info, reproduce):
+    for module in (formats, compare, quantize, info, reproduce, report):
         module.add_commands(commands)
     return top
 

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 
 from .. import BinadeFormat, Block, ElementFormat, Format, TableFormat, encode, load_formats, names, parse
-from ..experiments import EXTRA
 from ..experiments.picture import save_picture
 from ..experiments.text import table
-from ..extras import require
+from ..extras import EXPERIMENTS, require
 from .pictures import draw_format
 
 WIDEST = 80
@@ -60,7 +59,7 @@ def picture_path(given: str, formats: Sequence[str]) -> Path:
     path = Path(given or "-".join(re.sub(r"[^\w.-]+", "_", text).strip("_") for text in formats)[:100] + ".png")
     if path.suffix.lower() != ".png":
         raise ValueError(f"--plot writes a PNG file, got {given!r}; let its name end in .png")
-    require("matplotlib", EXTRA)
+    require("matplotlib", EXPERIMENTS)
     return path
 
 

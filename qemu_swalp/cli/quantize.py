@@ -25,8 +25,7 @@ from .. import (
     stream_id,
 )
 from ..experiments.text import table
-from ..extras import require
-from ..files import EXTRA
+from ..extras import FILES, require
 from ..formats.base import OVERFLOWS
 from ..quantization import policy_of
 from .formats import add_load, load, read_format
@@ -96,7 +95,7 @@ def _quantize(chosen: argparse.Namespace) -> int:
     settings = _settings(chosen)
     if chosen.out is not None:
         check_suffix(chosen.out, ".safetensors")
-        require("safetensors", EXTRA)
+        require("safetensors", FILES)
     report, state = _Report(), dict[str, Any]()
     with open_file(chosen.file) as tensors:
         for place, name in enumerate(_with_progress(tensors)):
@@ -124,7 +123,7 @@ def _settings(chosen: argparse.Namespace) -> _Settings:
 
 
 def _with_progress(tensors: Tensors) -> Iterator[str]:
-    bar = require("tqdm", EXTRA).tqdm(tensors.names, unit="tensor", leave=False, dynamic_ncols=True, disable=None)
+    bar = require("tqdm", FILES).tqdm(tensors.names, unit="tensor", leave=False, dynamic_ncols=True, disable=None)
     with bar:
         for name in bar:
             bar.set_postfix_str(name[-40:])

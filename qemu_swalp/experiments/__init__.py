@@ -5,19 +5,26 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
+from .networks import PRESETS, Experiment, experiment
+
 EXPERIMENTS = {
     "digits": "SWALP on 8×8 digits: softmax regression in fixed point, a network in block floating point",
     "linear-regression": "the theory on least squares: SWALP goes below the quantization floor",
     "logistic-regression": "MNIST softmax regression over a sweep of fractional bits, on the core, PyTorch and Keras",
+    "mnist-lenet": "MNIST with every number in 8 bits: SGD, SWALP and its neighbours EMA, LAWA, ASWA, SQWA, SWAP",
+    "cifar10-vgg16": "the paper's VGG16 on CIFAR-10, in float32 and with every number in 8 bits",
+    "cifar100-vgg16": "the paper's VGG16 on CIFAR-100",
+    "cifar10-preresnet164": "the paper's PreResNet-164 on CIFAR-10",
+    "cifar100-preresnet164": "the paper's PreResNet-164 on CIFAR-100",
+    "imagenet-resnet18": "ResNet-18 on ImageNet",
 }
 """Name of each experiment → what it shows, in one line."""
 
-EXTRA = "experiments"
-"""The extra of the package that installs what experiments and pictures need."""
 
-
-def load(name: str) -> ModuleType:
-    """The module of an experiment, imported now."""
+def load(name: str) -> ModuleType | Experiment:
+    """The module of an experiment, imported now, or what stands for one."""
+    if name in PRESETS:
+        return experiment(name)
     return import_module(f".{name.replace('-', '_')}", __name__)
 
 

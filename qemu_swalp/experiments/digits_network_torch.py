@@ -14,7 +14,7 @@ from .data import Dataset
 from .descent import shuffles
 from .digits_network import Layer, Logits, epoch, initial, recipe_of
 from .report import Progress
-from .softmax_torch import FRAMEWORK, one_thread
+from .softmax_torch import FRAMEWORK, threads
 
 if TYPE_CHECKING:
     from .digits import Settings
@@ -37,7 +37,7 @@ def network(first: Layer, second: Layer) -> nn.Sequential:
     return nn.Sequential(StackedLinear(first), nn.ReLU(), StackedLinear(second))
 
 
-@one_thread()
+@threads()
 def train(settings: Settings, data: Dataset, word: int | None, decayed: bool, bar: Progress,
           label: str) -> tuple[Logits, Logits]:
     """A `digits_network.Train`."""

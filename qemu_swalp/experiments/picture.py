@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..extras import require
-from . import EXTRA
+from ..extras import EXPERIMENTS, require
 
 
 def save_picture(draw: Callable[[Any], None], path: Path) -> None:
     """Draw on an empty matplotlib figure and write it as a PNG. ImportError without matplotlib."""
-    figure = require("matplotlib.figure", EXTRA).Figure(layout="constrained")  # without pyplot: Agg draws it
+    figure = require("matplotlib.figure", EXPERIMENTS).Figure(layout="constrained")  # without pyplot: Agg draws it
     draw(figure)
     figure.savefig(path, dpi=150)

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..extras import require
-from . import EXTRA
+from ..extras import EXPERIMENTS, require
 from .picture import save_picture
 from .text import table
 
@@ -42,7 +41,7 @@ class Outcome:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Matrix products of NumPy on one thread: these are small, and crawl where other programs keep the cores busy."""
-    with require("threadpoolctl", EXTRA).threadpool_limits(limits=1):
+    with require("threadpoolctl", EXPERIMENTS).threadpool_limits(limits=1):
         yield
 
 
@@ -59,12 +58,17 @@ class Progress:
             yield step
             self._bar.update()
 
+    def skip(self, count: int) -> None:
+        """So many steps need not be made here."""
+        self._bar.update(count)
+
 
 @contextmanager
-def progress(total: int) -> Iterator[Progress]:
+def progress(total: int, silent: bool = False) -> Iterator[Progress]:
     """A bar of so many steps."""
     interval = 0.3 if sys.stderr.isatty() else 15.0  # seconds; a log file wants few lines
-    with require("tqdm", EXTRA).tqdm(total=total, unit="step", mininterval=interval, dynamic_ncols=True) as bar:
+    with require("tqdm", EXPERIMENTS).tqdm(total=total, unit="step", mininterval=interval, dynamic_ncols=True,
+                                     disable=silent) as bar:
         yield Progress(bar)
 
 
@@ -117,22 +121,50 @@ def versions() -> dict[str, str]:
     return found
 
 
-def publish(name: str, settings: Mapping[str, Any], outcome: Outcome, seconds: float, out: Path) -> list[Path]:
-    """Write results.json and NAME.png to the folder `out`; returns their paths."""
+def environment() -> dict[str, Any]:
+    """Where a run was made: processor, operating system, and the versions of everything that can change a figure."""
+    return {"processor": _processor(), "system": platform.platform(terse=True), "versions": versions()}
+
+
+def _processor() -> str:
+    """Its name where the system tells it, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def publish(name: str, asked: Mapping[str, Any], outcome: Outcome, seconds: float, out: Path) -> list[Path]:
+    """Write results.json and NAME.png to the folder `out`; returns their paths. `asked` : command and settings."""
     out.mkdir(parents=True, exist_ok=True)
     results, picture = out / "results.json", out / f"{name}.png"
-    content = {"experiment": name, "settings": settings, "versions": versions(), "seconds": round(seconds, 1),
-               "summary": outcome.summary, "rows": outcome.rows, "curves": outcome.curves}
-    text = json.dumps(_plain(content), indent=1, ensure_ascii=False, allow_nan=False)
+    content = {"experiment": name, **asked, "environment": environment(), "seconds": round(seconds, 1),
+               "text": outcome.text, "summary": outcome.summary, "rows": outcome.rows, "curves": outcome.curves}
+    text = json.dumps(plain(content), indent=1, ensure_ascii=False, allow_nan=False)
     results.write_text(text + "\n", encoding="utf-8")
     save_picture(outcome.draw, picture)
     return [results, picture]
 
 
-def _plain(value: Any) -> Any:
+RUNS = "runs.jsonl"
+"""Beside results.json: a line for each run, where an experiment's runs are long."""
+
+
+def read_lines(file: Path) -> list[Row]:
+    """The JSON lines of a file that are whole: the last may have been cut off. None where there is no file."""
+    found = []
+    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
+def plain(value: Any) -> Any:
     """Without NaN and infinity, of which JSON knows nothing: a run that diverged gives null."""
     if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

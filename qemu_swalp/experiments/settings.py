@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from typing import Any
 
 
 def option(default: Any, help: str, *, quick: Any = None, above: float | None = None, most: float | None = None,
-           choices: tuple[str, ...] = (), recorded: bool = True) -> Any:
+           choices: tuple[str, ...] = (), recorded: bool = True, metavar: str = "DIR") -> Any:
     """A field of `Settings`.
 
-    default : an int, float, string, or tuple of ints or strings; its type is the option's. quick : another, for
+    default : an int, float, bool, string, or tuple of ints or strings; its type is the option's. quick : another, for
         `--quick`.
     above, most : numbers must exceed the one, not the other. choices : the strings allowed.
-    recorded : whether results.json repeats it.
+    recorded : whether results.json repeats it. metavar : what the help calls a string.
     """
     return field(default=default, metadata={"help": help, "quick": quick, "above": above, "most": most,
-                                            "choices": choices, "recorded": recorded})
+                                            "choices": choices, "recorded": recorded, "metavar": metavar})
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Settings:
     seed: int = option(0, "first seed; of the data order, the initial weights and the rounding", above=-1,
                        most=2**32 - 1)
     seeds: int = option(5, "number of runs, with seeds SEED, SEED + 1, …", quick=2, above=0)
+    out: str = option("", "where to write", recorded=False)
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -36,6 +38,17 @@ class Settings:
     def run_seeds(self) -> tuple[int, ...]:
         """The seed of each run."""
         return tuple(range(self.seed, self.seed + self.seeds))
+
+    def command(self, name: str) -> str:
+        """The command line that makes these settings for the experiment of that name."""
+        words = ["qemu-swalp", "reproduce", name]
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, bool):
+                words += [flag(item) if value else flag(item, "no-")] if value != item.default else []
+            elif value != item.default:
+                words += [flag(item), *map(str, value if isinstance(value, tuple) else (value,))]
+        return shlex.join(words)
 
     def record(self) -> dict[str, Any]:
         """The settings as plain values, for results.json."""
@@ -49,9 +62,9 @@ def choose(kind: type[Settings], given: Mapping[str, Any], quick: bool) -> Any:
     return kind(**((small if quick else {}) | dict(given)))
 
 
-def flag(item: Field[Any]) -> str:
-    """The command line option of a field."""
-    return "--" + item.name.replace("_", "-")
+def flag(item: Field[Any], no: str = "") -> str:
+    """The command line option of a field; with "no-", that which switches it off."""
+    return f"--{no}" + item.name.replace("_", "-")
 
 
 def _check(item: Field[Any], value: Any) -> None:

@@ -18,10 +18,10 @@ FRAMEWORK = "PyTorch"
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch on one thread: small matrices gain nothing from more, and sums depend on no machine's number of cores."""
+def threads(count: int = 1) -> Iterator[None]:
+    """PyTorch on so many threads: sums depend on no machine's number of cores, and small matrices need only one."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
@@ -30,7 +30,7 @@ def one_thread() -> Iterator[None]:
 
 def train(problem: Softmax, training: Training, format: Fixed | None, bar: Progress, label: str) -> Stacks:
     """As `softmax.train_on_core`, gradients by autograd."""
-    with one_thread():
+    with threads():
         last, average = _descend(problem, training, training.rate, format, bar, label)
         decayed, _ = _descend(problem, training, training.decayed(len(problem.train)), format, bar, label)
     return last, decayed, average

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..backends import Array, Namespace
 from ..carriers import Carrier
-from ..formats import Format, Overflow
+from ..formats import Format
 from ..randombits import RandomBits
 from ..rounding import Rounding
 from .threads import get_num_threads, set_num_threads

@@ -19,7 +19,7 @@ from ..engine.binade import parts
 from ..engine.published import bits32
 from ..engine.quotient import BINARY32
 from ..engine.scales import fractional
-from ..formats import BinadeFormat, Block, ElementFormat, Format, Overflow, TableFormat
+from ..formats import BinadeFormat, Block, ElementFormat, Format, TableFormat
 from ..formats.binade import binade
 from ..rounding import DETERMINISTIC, STOCHASTIC, Rounding
 from . import structures

@@ -1,4 +1,4 @@
-"""A small stand-in for MNIST."""
+"""Small data sets in the files of the real ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from tests.experiments.folders import write_cifar, write_imagenet, write_jpeg
 
 
 @pytest.fixture(scope="session")
@@ -20,4 +22,21 @@ def mnist_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         images = patterns[labels] * 0.25 + random.uniform(0, 191, (count, 28, 28))
         arrays |= {f"x_{part}": images.astype(np.uint8), f"y_{part}": labels}
     np.savez(folder / "mnist.npz", **arrays)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_folder(mnist_folder: Path) -> Path:
+    """A folder with MNIST, CIFAR-10 and CIFAR-100 (official files) and ImageNet, all tiny."""
+    for dataset in ("cifar10", "cifar100"):
+        write_cifar(mnist_folder, dataset)
+    write_imagenet(mnist_folder)
+    return mnist_folder
+
+
+@pytest.fixture(scope="session")
+def jpeg_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with CIFAR-10 as JPEG."""
+    folder = tmp_path_factory.mktemp("jpeg")
+    write_jpeg(folder)
     return folder

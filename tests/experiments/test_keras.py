@@ -74,7 +74,8 @@ def test_reproduce_gives_the_table_of_pytorch_on_the_backend(on_keras: tuple[str
     backend, out, text = on_keras
     results: dict[str, Any] = json.loads((out / name / "results.json").read_text(), parse_constant=pytest.fail)
     assert (out / name / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    assert results["versions"].keys() >= {"keras", {"tensorflow": "tensorflow-cpu"}.get(backend, backend)}
+    assert results["environment"]["versions"].keys() >= {
+        "keras", {"tensorflow": "tensorflow-cpu"}.get(backend, backend)}
     assert f"on Keras ({backend})" in text
     if name == "digits":
         rows = [row for row in results["rows"] if row["part"] == 2]

@@ -14,9 +14,10 @@ import pytest
 
 from qemu_swalp.cli import main
 from qemu_swalp.experiments import EXPERIMENTS, load, report
+from qemu_swalp.experiments.networks import PRESETS
 from qemu_swalp.experiments.settings import choose
 
-MOVING = ("seconds", "versions")
+MOVING = ("seconds", "environment", "command")
 """What may differ between equal runs."""
 
 
@@ -31,10 +32,13 @@ def fixed_part(results: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in results.items() if key not in MOVING}
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", ["mnist-lenet", *(name for name in EXPERIMENTS if name not in PRESETS)])
 def test_reproduce_writes_results_and_a_picture_and_the_same_again(
-        name: str, tmp_path: Path, mnist_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = ["--data-dir", str(mnist_folder), "--framework", "core", "torch"] if name == "logistic-regression" else []
+        name: str, tmp_path: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--data-dir", str(data_folder)] if hasattr(load(name).Settings(), "data_dir") else []
+    more += {"logistic-regression": ["--framework", "core", "torch"]}.get(name, [])
+    if name in PRESETS:
+        more += ["--method", "sgd", "swa", "--epochs", "2", "--subset", "96", "--test-subset", "24"]
     results = reproduce(name, tmp_path / "a", *more)
     captured = capsys.readouterr()
     assert "step" in captured.err
@@ -42,7 +46,7 @@ def test_reproduce_writes_results_and_a_picture_and_the_same_again(
     assert f"{name}.png" in captured.out
     assert (tmp_path / "a" / f"{name}.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert results["experiment"] == name
-    assert results["versions"]["numpy"] == np.__version__
+    assert results["environment"]["versions"]["numpy"] == np.__version__
     assert results["settings"]["seeds"] == 2
     assert "data_dir" not in results["settings"]
     assert {row["seed"] for row in results["rows"]} == {0, 1}
@@ -50,6 +54,16 @@ def test_reproduce_writes_results_and_a_picture_and_the_same_again(
 
     assert fixed_part(reproduce(name, tmp_path / "b", *more)) == fixed_part(results)
     assert fixed_part(reproduce(name, tmp_path / "c", *more, "--seed", "5"))["rows"] != results["rows"]
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "mnist-lenet"])
+def test_every_network_trains_in_low_precision(name: str, tmp_path: Path, data_folder: Path) -> None:
+    results = reproduce(name, tmp_path, "--data-dir", str(data_folder), "--seeds", "1", "--precision", "low",
+                        "--epochs", "2", "--subset", "32", "--test-subset", "12", "--cycle", "0", "1",
+                        "--average-words", "0", "9")
+    assert {row["method"] for row in results["rows"]} == {
+        "SGD-LP", "SWALP", "SWALP 9 bits", "SWALP every 1", "SWALP every 1, 9 bits"}
+    assert all(0 <= row["test_error"] <= 100 and math.isfinite(row["test_loss"]) for row in results["rows"])
 
 
 def test_without_pytorch_digits_leaves_out_part_two_with_a_sentence(

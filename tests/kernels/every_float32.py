@@ -1,7 +1,7 @@
 """Every one of the 2^32 float32 numbers, NaNs included: `python -m tests.kernels.every_float32`.
 
 The compiled kernels against ml_dtypes (nearest even, by its casts) and against the array program (any mode), bit for
-bit. All dtypes of ml_dtypes take about half an hour on a core, each format and mode against the array program about five
+bit. All dtypes of ml_dtypes take half an hour on a core, each format and mode against the array program about five
 minutes; the last lines say what was compared. `--part N/M` takes the N-th of M equal parts.
 """
 
