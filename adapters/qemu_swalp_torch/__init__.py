@@ -26,16 +26,18 @@ try:
 except ImportError as _error:
     raise ImportError("qemu_swalp_torch needs PyTorch; install it with: pip install 'qemu-swalp[torch]'") from _error
 
-from .activations import ActivationHandle, disabled, quantize_activations
+from .activations import quantize_activations
 from .averager import Averager
 from .batchnorm import update_bn
 from .functional import quantize
+from .gemms import quantize_gemms
+from .handle import SiteHandle, disabled
 from .optimizer import quantize_optimizer, unquantize_optimizer
 from .schedule import SWALPLR
-from .selection import COMPUTING_MODULES
+from .selection import COMPUTING_MODULES, GEMM_MODULES, Matmul
 from .sgd import SGD
 
 __all__ = [
-    "COMPUTING_MODULES", "SGD", "SWALPLR", "ActivationHandle", "Averager", "disabled", "quantize",
-    "quantize_activations", "quantize_optimizer", "unquantize_optimizer", "update_bn",
+    "COMPUTING_MODULES", "GEMM_MODULES", "SGD", "SWALPLR", "Averager", "Matmul", "SiteHandle", "disabled", "quantize",
+    "quantize_activations", "quantize_gemms", "quantize_optimizer", "unquantize_optimizer", "update_bn",
 ]

@@ -11,13 +11,12 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from qemu_swalp.checks import check_bool, check_int
-from qemu_swalp.training import FULL_PRECISION, Hyper, Recipe, Slots, sgd_step
+from qemu_swalp.training import FULL_PRECISION, Hyper, Recipe, Slots, as_recipe, sgd_step
 from qemu_swalp.training import SGD as CoreSGD
 
 from .checkpoint import LoadGuard
 from .configuration import ACCUMULATOR, advance, write
 from .hooks import check_dense
-from .optimizer import check_recipe
 from .plan import Entry, Plan, names_from
 from .tensors import array_of, is_dtensor, tensor_of
 
@@ -58,8 +57,8 @@ class SGD(Optimizer):
 
     def __init__(self, params: ParamsT, lr: float | Tensor = 1e-3, momentum: float = 0, dampening: float = 0,
                  weight_decay: float = 0, nesterov: bool = False, *, maximize: bool = False,
-                 recipe: Recipe = FULL_PRECISION, seed: int = 0, allow_recipe_change: bool = False) -> None:
-        check_recipe(recipe)
+                 recipe: Recipe | str = FULL_PRECISION, seed: int = 0, allow_recipe_change: bool = False) -> None:
+        recipe = as_recipe(recipe)
         check_int("seed", seed, 0, 2**64 - 1)
         super().__init__(params, {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
                                   "nesterov": nesterov, "maximize": maximize})

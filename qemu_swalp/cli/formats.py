@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import BinadeFormat, Block, ElementFormat, Format, TableFormat, encode, load_formats, names, parse
-from ..experiments.text import table
+from ..text import table
 
 WIDEST = 80
 """Characters of a format's string that a line of `formats` has room for; `show` gives all."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .text import table
+from ..text import table
 
 Row = dict[str, Any]
 """Plain values by column."""

@@ -3,6 +3,7 @@
 from .averaging import AverageState, Averaging, due
 from .recipe import (
     FULL_PRECISION,
+    OPERANDS,
     ROLES,
     Draw,
     Quantizer,
@@ -11,11 +12,13 @@ from .recipe import (
     fixed_point,
     swalp,
 )
+from .recipes import as_recipe, recipe, recipe_names, register_recipe
 from .schedules import SWALPSchedule
 from .sgd import SGD, Hyper, SGDState, Slots, sgd_step
 
 __all__ = [
     "FULL_PRECISION",
+    "OPERANDS",
     "ROLES",
     "SGD",
     "AverageState",
@@ -28,8 +31,12 @@ __all__ = [
     "SWALPSchedule",
     "Slots",
     "apply",
+    "as_recipe",
     "due",
     "fixed_point",
+    "recipe",
+    "recipe_names",
+    "register_recipe",
     "sgd_step",
     "swalp",
 ]
