@@ -96,7 +96,7 @@ def quantize_gemms(model: nn.Module, recipe: Recipe | str, *, modules: Selection
     ValueError : nothing to round; a chosen module whose forward is not PyTorch's own; operands rounded already.
     RuntimeError : at a recomputation whose random bits are ambiguous; see `SiteHandle.checkpoint_contexts`.
 
-    >>>     >>> from torch import nn
+    >>> import torch
     >>> model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     >>> handle = quantize_gemms(model, "mxfp8", exclude="2")
     >>> model(torch.ones(1, 64)).sum().backward()
