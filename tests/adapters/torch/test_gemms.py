@@ -19,7 +19,8 @@ FORMATS = ["bfp<4,axis=-1,size=4>", "bfp<5,axis=-1,size=3>", "e4m3fn", "bfp<6,ax
            "bfp<3,axis=(-2,-1),size=2>", "bfp<4,axis=-2>"]
 NEAREST = Recipe(operands=dict(zip(OPERANDS, [f"{f}/nearest_even" for f in FORMATS], strict=True)))
 STOCHASTIC = Recipe(operands=dict(zip(OPERANDS, FORMATS, strict=True)))
-RUNS = Recipe(operands=dict.fromkeys(("input", "weight", "error"), "bfp<4,axis=-1,size=3>/nearest_even"))
+RUNS_OF_3 = "bfp<4,axis=-1,size=3>/nearest_even"
+RUNS = Recipe(operands=dict.fromkeys(("input", "weight", "error"), RUNS_OF_3))
 
 
 def rounder(recipe, seed, place, call, part=""):
@@ -97,23 +98,25 @@ def test_blocks_lie_along_the_sums_of_convolutions(same, module, shape):
         same(module.bias.grad, e.sum([d for d in range(e.ndim) if d != 1]))
 
 
-def test_blocks_do_not_cross_the_groups_of_a_convolution(same):
+@pytest.mark.parametrize("kind", [nn.Conv1d, nn.ConvTranspose1d])
+@pytest.mark.parametrize("weight", ["bfp<4,axis=-1,size=3>", "bfp<4,axis=(-2,-1),size=2>"])
+def test_blocks_do_not_cross_the_groups_of_a_convolution(same, kind, weight):
     """Two groups are two convolutions."""
-    for kind in (nn.Conv1d, nn.ConvTranspose1d):
-        whole, halves = kind(8, 4, 3, groups=2, bias=False), [kind(4, 2, 3, bias=False) for _ in range(2)]
-        for half, weight in zip(halves, whole.weight.detach().chunk(2), strict=True):
-            half.weight = nn.Parameter(weight.clone())
-        for module in (whole, *halves):
-            quantize_gemms(module, RUNS)
-        x, parts = torch.randn(2, 8, 6, requires_grad=True), []
-        y = whole(x)
-        e = torch.randn(y.shape)
-        y.backward(e)
-        for half, part in zip(halves, x.detach().chunk(2, 1), strict=True):
-            parts.append(part.clone().requires_grad_())
-            half(parts[-1]).backward(e.chunk(2, 1)[len(parts) - 1])
-        same(x.grad, torch.cat([part.grad for part in parts], 1))
-        same(whole.weight.grad, torch.cat([half.weight.grad for half in halves]))
+    recipe = Recipe(operands={"input": RUNS_OF_3, "error": RUNS_OF_3, "weight": f"{weight}/nearest_even"})
+    whole, halves = kind(8, 4, 3, groups=2, bias=False), [kind(4, 2, 3, bias=False) for _ in range(2)]
+    for half, weight in zip(halves, whole.weight.detach().chunk(2), strict=True):
+        half.weight = nn.Parameter(weight.clone())
+    for module in (whole, *halves):
+        quantize_gemms(module, recipe)
+    x, parts = torch.randn(2, 8, 6, requires_grad=True), []
+    y = whole(x)
+    e = torch.randn(y.shape)
+    y.backward(e)
+    for half, part in zip(halves, x.detach().chunk(2, 1), strict=True):
+        parts.append(part.clone().requires_grad_())
+        half(parts[-1]).backward(e.chunk(2, 1)[len(parts) - 1])
+    same(x.grad, torch.cat([part.grad for part in parts], 1))
+    same(whole.weight.grad, torch.cat([half.weight.grad for half in halves]))
 
 
 @pytest.mark.parametrize("options", [{"padding": "same", "dilation": 2}, {"padding": "valid"},
@@ -285,7 +288,8 @@ def test_can_be_differentiated_twice():
     """Straight through the roundings: d²(wx)³ = 6·w²·(wx) with rounded factors."""
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 0.7)
-    quantize_gemms(model, Recipe(operands={"input": "fixed<8,1>/nearest_even", "weight": "fixed<8,2>/nearest_even"}))
+    quantize_gemms(model, Recipe(operands={"input": "fixed<8,1>/nearest_even", "weight": "fixed<8,2>/nearest_even",
+                                           "error": "bf16/nearest_even"}))
     x = torch.tensor([[0.9]], requires_grad=True)
     (g,) = torch.autograd.grad((model(x) ** 3).sum(), x, create_graph=True)
     g.sum().backward()
