@@ -99,10 +99,10 @@ def test_blocks_lie_along_the_sums_of_convolutions(same, module, shape):
 
 
 @pytest.mark.parametrize("kind", [nn.Conv1d, nn.ConvTranspose1d])
-@pytest.mark.parametrize("weight", ["bfp<4,axis=-1,size=3>", "bfp<4,axis=(-2,-1),size=2>"])
-def test_blocks_do_not_cross_the_groups_of_a_convolution(same, kind, weight):
+@pytest.mark.parametrize("blocks", ["bfp<4,axis=-1,size=3>", "bfp<4,axis=(-2,-1),size=2>"])
+def test_blocks_do_not_cross_the_groups_of_a_convolution(same, kind, blocks):
     """Two groups are two convolutions."""
-    recipe = Recipe(operands={"input": RUNS_OF_3, "error": RUNS_OF_3, "weight": f"{weight}/nearest_even"})
+    recipe = Recipe(operands={"input": RUNS_OF_3, "error": RUNS_OF_3, "weight": f"{blocks}/nearest_even"})
     whole, halves = kind(8, 4, 3, groups=2, bias=False), [kind(4, 2, 3, bias=False) for _ in range(2)]
     for half, weight in zip(halves, whole.weight.detach().chunk(2), strict=True):
         half.weight = nn.Parameter(weight.clone())
