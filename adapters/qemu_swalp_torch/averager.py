@@ -12,8 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from qemu_swalp.checks import check_int
-from qemu_swalp.training import Averaging, Quantizer
-from qemu_swalp.training.averaging import AverageState
+from qemu_swalp.training import AverageState, Averaging, Quantizer
 
 from .graph import untraced
 from .hooks import step_is_skipped

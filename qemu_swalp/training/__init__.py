@@ -1,6 +1,9 @@
-"""Layer 5: quantized SGD, averaging and learning-rate schedules as pure functions."""
+"""Layer 5: quantized SGD, averaging policies and learning-rate schedules as pure functions."""
 
-from .averaging import AverageState, Averaging, due
+from .aswa import ASWA
+from .averaging import Averaging
+from .ema import EMA
+from .policy import AverageState, Policy, due
 from .recipe import (
     FULL_PRECISION,
     OPERANDS,
@@ -15,21 +18,31 @@ from .recipe import (
 from .recipes import as_recipe, recipe, recipe_names, register_recipe
 from .schedules import SWALPSchedule
 from .sgd import SGD, Hyper, SGDState, Slots, sgd_step
+from .sqwa import SQWA, SQWASchedule
+from .swap import SWAP
+from .window import Window
 
 __all__ = [
+    "ASWA",
+    "EMA",
     "FULL_PRECISION",
     "OPERANDS",
     "ROLES",
     "SGD",
+    "SQWA",
+    "SWAP",
     "AverageState",
     "Averaging",
     "Draw",
     "Hyper",
+    "Policy",
     "Quantizer",
     "Recipe",
     "SGDState",
+    "SQWASchedule",
     "SWALPSchedule",
     "Slots",
+    "Window",
     "apply",
     "as_recipe",
     "due",
