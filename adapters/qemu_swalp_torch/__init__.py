@@ -27,7 +27,8 @@ except ImportError as _error:
     raise ImportError("qemu_swalp_torch needs PyTorch; install it with: pip install 'qemu-swalp[torch]'") from _error
 
 from .activations import quantize_activations
-from .averager import Averager
+from .all_reduce import LowPrecisionAllReduce, quantize_all_reduce
+from .averager import Averager, scored_by
 from .batchnorm import update_bn
 from .functional import quantize
 from .gemms import quantize_gemms
@@ -38,6 +39,7 @@ from .selection import COMPUTING_MODULES, GEMM_MODULES, Matmul
 from .sgd import SGD
 
 __all__ = [
-    "COMPUTING_MODULES", "GEMM_MODULES", "SGD", "SWALPLR", "Averager", "Matmul", "SiteHandle", "disabled", "quantize",
-    "quantize_activations", "quantize_gemms", "quantize_optimizer", "unquantize_optimizer", "update_bn",
+    "COMPUTING_MODULES", "GEMM_MODULES", "SGD", "SWALPLR", "Averager", "LowPrecisionAllReduce", "Matmul", "SiteHandle",
+    "disabled", "quantize", "quantize_activations", "quantize_all_reduce", "quantize_gemms", "quantize_optimizer",
+    "scored_by", "unquantize_optimizer", "update_bn",
 ]

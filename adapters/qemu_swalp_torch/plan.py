@@ -14,7 +14,7 @@ from qemu_swalp.quantization import check_held
 from qemu_swalp.training import Draw, Quantizer, Recipe
 
 from .configuration import NAMES, RECIPE, SEED, STEP, Groups, recipe_from, sync
-from .tensors import check_plain
+from .tensors import check_plain, on_tensors
 
 MOMENTA = ("momentum_buffer", "exp_avg")
 """Names under which optimizers keep what the role `momentum` stands for."""
@@ -79,7 +79,7 @@ def entries(groups: Groups) -> Iterator[Entry]:
                              "optimizer (or the added group) from (name, parameter) pairs")
         for i, p in enumerate(group["params"]):
             label = names[i] if names else f"param_groups[{g}]['params'][{i}]"
-            own = recipe.of(label) if recipe.overrides else recipe
+            own = on_tensors(recipe.of(label) if recipe.overrides else recipe)
             yield Entry(p, label, g, tensor, own, tuple(_states(own)))
             tensor += 1
 

@@ -18,7 +18,7 @@ from .checkpoint import LoadGuard
 from .configuration import ACCUMULATOR, advance, write
 from .hooks import check_dense
 from .plan import Entry, Plan, names_from
-from .tensors import array_of, is_dtensor, tensor_of
+from .tensors import array_of, tensor_of
 
 MOMENTUM = "momentum_buffer"
 
@@ -33,7 +33,7 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    params : tensors, (name, tensor) pairs, or param_groups; names are needed where the recipe has overrides.
+    params : tensors or DTensors, (name, tensor) pairs, or param_groups; names are needed for a recipe's overrides.
     lr, momentum, dampening, weight_decay, nesterov, maximize : as in `torch.optim.SGD`; per group.
     recipe : its roles weight, gradient, momentum and accumulator count here. seed : of the random bits.
     allow_recipe_change : let `load_state_dict` take checkpoints of another recipe, or of none.
@@ -78,17 +78,7 @@ class SGD(Optimizer):
     def _watch(self, allow_recipe_change: bool) -> None:
         self._plan = Plan()
         LoadGuard(allow_recipe_change).register(self)
-        self._entries()
-
-    def _entries(self) -> list[Entry]:
-        known = self._plan.entries
-        entries = self._plan.refresh(self)
-        if entries is not known:
-            for entry in entries:
-                if is_dtensor(entry.parameter):
-                    raise TypeError(f"{entry.label} is a DTensor, which this SGD does not take; use "
-                                    "quantize_optimizer(torch.optim.SGD(...), recipe)")
-        return entries
+        self._plan.refresh(self)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -97,7 +87,7 @@ class SGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        ready = [(entry, g) for entry in self._entries() if (g := entry.parameter.grad) is not None]
+        ready = [(entry, g) for entry in self._plan.refresh(self) if (g := entry.parameter.grad) is not None]
         for entry, g in ready:
             check_dense(g, entry.label)
         hypers = [Hyper(float(group["lr"]), group["momentum"], group["dampening"], group["weight_decay"],

@@ -15,8 +15,8 @@ from qemu_swalp.backends import Array, namespace_of
 from qemu_swalp.training import Quantizer
 
 
-def round_shard_(x: Tensor, quantizer: Quantizer, random: RandomBits | None) -> None:
-    """Round a DTensor in place. Collective where blocks of the format cross shards: then the tensor is gathered.
+def round_shard(x: Tensor, quantizer: Quantizer, random: RandomBits | None) -> Tensor:
+    """A new DTensor, x rounded. Collective where blocks of the format cross shards: then the tensor is gathered.
 
     Random bits are those of the elements' places in the global tensor (clause RNG-3), so they do not depend on the
     mesh. ValueError for placements other than Shard and Replicate.
@@ -26,10 +26,10 @@ def round_shard_(x: Tensor, quantizer: Quantizer, random: RandomBits | None) -> 
     with torch.no_grad():
         local, window = x.to_local(), _window(x)
         if not _blocks_within(quantizer.format, tuple(x.shape), _sharded(x)):
-            local.copy_(quantizer(x.full_tensor(), random)[window])
+            local = quantizer(x.full_tensor(), random)[window]
         elif local.numel():
-            local.copy_(quantizer(local, _local_random(random, x, window)))
-        torch.autograd.graph.increment_version(x)
+            local = quantizer(local, _local_random(random, x, window))
+        return DTensor.from_local(local, x.device_mesh, x.placements, run_check=False, shape=x.shape, stride=x.stride())
 
 
 def _sharded(x: DTensor) -> set[int]:

@@ -6,12 +6,15 @@ cost a third as much there. The bits are the same in both libraries (clauses RND
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from qemu_swalp import RandomBits
 from qemu_swalp.backends import Array
-from qemu_swalp.training import Draw, Quantizer
+from qemu_swalp.training import ROLES, Draw, Quantizer, Recipe
 
 HOST_ELEMENTS = 1 << 16
 """Above so many elements PyTorch's threads make up for its calls."""
@@ -32,6 +35,31 @@ def tensor_of(array: Array) -> Tensor:
     return array if isinstance(array, Tensor) else torch.as_tensor(array)
 
 
+class TensorQuantizer(Quantizer):
+    """A quantizer of what the core's step functions are handed here: the arrays of `array_of`, DTensors among them."""
+
+    @staticmethod
+    def of(quantizer: Quantizer) -> TensorQuantizer:
+        """The same quantizer."""
+        return TensorQuantizer(quantizer.format, quantizer.rounding)
+
+    def __call__(self, x: Array, random: RandomBits | None = None, out: Array | None = None) -> Any:
+        if not isinstance(x, Tensor) or not is_dtensor(x):
+            return super().__call__(x, random, out)
+        from .sharded import round_shard
+
+        return round_shard(x, self, random)
+
+
+def on_tensors(recipe: Recipe) -> Recipe:
+    """A recipe without overrides whose quantizers are `TensorQuantizer`s."""
+    def made(quantizer: Quantizer | None) -> Quantizer | None:
+        return None if quantizer is None else TensorQuantizer.of(quantizer)
+
+    roles: dict[str, Any] = {role: made(recipe.quantizer(role)) for role in ROLES}
+    return replace(recipe, **roles, state=tuple((name, made(quantizer)) for name, quantizer in recipe.state))
+
+
 def rounded(x: Tensor, quantizer: Quantizer, random: RandomBits | None = None) -> Tensor:
     """A new tensor, x rounded; without gradient."""
     return tensor_of(quantizer(array_of(x), random))
@@ -40,12 +68,8 @@ def rounded(x: Tensor, quantizer: Quantizer, random: RandomBits | None = None) -
 def round_(x: Tensor, quantizer: Quantizer, draw: Draw, role: str) -> None:
     """Round x in place, for its role; views and `nn.Parameter`s included. Its version counter moves on."""
     random = draw(role) if quantizer.rounding.stochastic else None
-    if is_dtensor(x):
-        from .sharded import round_shard_
-
-        round_shard_(x, quantizer, random)
-    else:
-        x.detach().copy_(rounded(x, quantizer, random))
+    with torch.no_grad():
+        x.copy_(rounded(x, quantizer, random))
 
 
 def is_dtensor(x: Tensor) -> bool:

@@ -84,19 +84,16 @@ def mesh():
 
 
 def test_what_is_refused(mesh):
-    from qemu_swalp_torch import SGD
-    from qemu_swalp_torch.sharded import round_shard_
+    from qemu_swalp_torch.sharded import round_shard
     from torch.distributed.tensor import DTensor, Partial, distribute_tensor
 
-    from qemu_swalp.training import Quantizer
+    from qemu_swalp.training import Averaging, Quantizer
 
     whole = distribute_tensor(start(), mesh)
-    with pytest.raises(TypeError, match="is a DTensor, which this SGD does not take; use quantize_optimizer"):
-        SGD([torch.nn.Parameter(whole)])
-    with pytest.raises(TypeError, match="p is a DTensor, whose average has no quantizer"):
-        Averager([("p", whole)], quantizer="bf16")
+    with pytest.raises(TypeError, match="p is a DTensor, and NumPy keeps exact averages; pass dtype=torch"):
+        Averager([("p", whole)], Averaging(exact="fixed<8,6>"))
     partial = DTensor.from_local(start(), mesh, [Partial()])
     with pytest.raises(ValueError, match="where its placements are Shard or Replicate, got"):
-        round_shard_(partial, Quantizer("bfp8", "nearest_even"), None)
+        round_shard(partial, Quantizer("bfp8", "nearest_even"), None)
     with pytest.raises(TypeError, match="x must be a DTensor, got Tensor"):
-        round_shard_(start(), Quantizer("bf16"), None)
+        round_shard(start(), Quantizer("bf16"), None)
