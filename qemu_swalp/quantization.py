@@ -62,11 +62,17 @@ def quantize(x: Array, format: Format | str, rounding: Rounding | str = "nearest
     check_random(xp, x, rounding, random)
     if out is not None:
         _check_out(xp, x, out, carrier)
+    result = round_array(xp, x, carrier, format, policy, rounding, random)
+    return result if out is None else xp.write(out, result)
+
+
+def round_array(xp: Namespace, x: Array, carrier: Carrier, format: Format, policy: str, rounding: Rounding,
+                random: RandomBits | Array | None) -> Array:
+    """`quantize` of arguments that have been checked; the policy may also be `engine.overflow.MARK`."""
     random = random if rounding.stochastic else None
     if xp.chunk is None and isinstance(random, RandomBits):
         random = random.counters(xp, xp.lengths(x))
-    result = x if is_empty(xp.lengths(x)) else xp.run(_quantize, (carrier, format, policy, rounding), x, random)
-    return result if out is None else xp.write(out, result)
+    return x if is_empty(xp.lengths(x)) else xp.run(_quantize, (carrier, format, policy, rounding), x, random)
 
 
 def as_array(x: Array) -> Array:
@@ -139,7 +145,7 @@ def _check_out(xp: Namespace, x: Array, out: Array, carrier: Carrier) -> None:
                          f"got {tuple(out.shape)} and {xp.dtype(out)}")
 
 
-def _quantize(xp: Namespace, carrier: Carrier, format: Format, policy: Overflow, rounding: Rounding, x: Array,
+def _quantize(xp: Namespace, carrier: Carrier, format: Format, policy: str, rounding: Rounding, x: Array,
               random: RandomBits | Counters | Array | None) -> Array:
     shape = xp.lengths(x)
     lifted = xp.reshape(x, shape or (1,))

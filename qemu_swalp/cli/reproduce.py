@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ..experiments import EXPERIMENTS, load, report
+from ..experiments import EXPERIMENTS, EXTRA, load, report
 from ..experiments.settings import Settings, choose, flag
+from ..extras import require
 
 
 def add_commands(commands: Any) -> None:
@@ -49,7 +50,7 @@ def _reproduce(chosen: argparse.Namespace, name: str, kind: type[Settings]) -> i
     given = {item.name: getattr(chosen, item.name) for item in dataclasses.fields(kind) if hasattr(chosen, item.name)}
     settings = choose(kind, {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()},
                       chosen.quick)
-    report.require("matplotlib")
+    require("matplotlib", EXTRA)
     chosen.out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     with report.one_thread():

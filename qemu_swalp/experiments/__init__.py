@@ -12,6 +12,9 @@ EXPERIMENTS = {
 }
 """Name of each experiment → what it shows, in one line."""
 
+EXTRA = "experiments"
+"""The extra of the package that installs what experiments and pictures need."""
+
 
 def load(name: str) -> ModuleType:
     """The module of an experiment, imported now."""

@@ -14,20 +14,8 @@ from qemu_swalp.backends import namespace_of
 from qemu_swalp.engine.quotient import divide32, multiply32
 from qemu_swalp.formats.registry import BUILTIN
 from qemu_swalp.rounding import DETERMINISTIC
+from tests.formats import OTHERS, RULED
 
-RULED = [
-    f"block<{element},axis=-1,size=4,scale=e8m0fnu,rule={rule}>"
-    for element in ("e4m3fn", "e2m1fn", "e2m3fn", "fixed<6,4,symmetric>")
-    for rule in ("floor", "ceil", "rceil", "even")
-]
-OTHERS = [
-    "int<8,zero_point,axis=0>",
-    "int<4,zero_point,axis=-1,size=3>",
-    "int<8,axis=0,scale=bf16>",
-    "block<e2m1fn,axis=-1,size=4,scale=e4m3fn>",
-    "block<e2m1fn,axis=-1,size=4,scale=e4m3fn,second=float<8,23>>",
-    "block<e4m3fn,axis=(0,1),size=(2,3),scale=float<8,23>>",
-]
 NAMED = [name for name in BUILTIN if isinstance(q.parse(name), q.Block)]
 ALL = [*NAMED, *RULED, *OTHERS]
 IDEMPOTENT = [name for name in ALL if q.parse(name).idempotent]
