@@ -33,13 +33,14 @@ from .batchnorm import update_bn
 from .functional import quantize
 from .gemms import quantize_gemms
 from .handle import SiteHandle, disabled
+from .monitor import Monitor
 from .optimizer import quantize_optimizer, unquantize_optimizer
 from .schedule import SWALPLR
 from .selection import COMPUTING_MODULES, GEMM_MODULES, Matmul
 from .sgd import SGD
 
 __all__ = [
-    "COMPUTING_MODULES", "GEMM_MODULES", "SGD", "SWALPLR", "Averager", "LowPrecisionAllReduce", "Matmul", "SiteHandle",
-    "disabled", "quantize", "quantize_activations", "quantize_all_reduce", "quantize_gemms", "quantize_optimizer",
-    "scored_by", "unquantize_optimizer", "update_bn",
+    "COMPUTING_MODULES", "GEMM_MODULES", "SGD", "SWALPLR", "Averager", "LowPrecisionAllReduce", "Matmul", "Monitor",
+    "SiteHandle", "disabled", "quantize", "quantize_activations", "quantize_all_reduce", "quantize_gemms",
+    "quantize_optimizer", "scored_by", "unquantize_optimizer", "update_bn",
 ]

@@ -40,32 +40,34 @@ class LowPrecisionAllReduce:
     def reduce(self, bucket: GradBucket) -> Future[Tensor]:
         """Send what this rank adds; on its arrival at all ranks, add in their order."""
         ranks, rank = distributed.get_world_size(self.group), distributed.get_rank(self.group)
-        step, buffer = self.step, bucket.buffer()
+        draws = [Draw(self.seed, self.places[id(p)], self.step) for p in bucket.parameters()]
         self.step += bucket.is_last()
-        places = [self.places[id(p)] for p in bucket.parameters()]
+        buffer, gradients = bucket.buffer(), bucket.gradients()
         buffer.div_(ranks)
-        for place, gradient in zip(places, bucket.gradients(), strict=True):
-            self._round_(gradient, self.sent, Draw(self.seed, place, step), f"all_reduce.sent.{rank}")
+        for gradient, draw in zip(gradients, draws, strict=True):
+            _round_(gradient, self.sent, draw, f"all_reduce.sent.{rank}")
         arrived = [torch.empty_like(buffer) for _ in range(ranks)]
         work = distributed.all_gather(arrived, buffer, group=self.group, async_op=True)
+        # The group's own thread may be the last to drop this function, so it must not hold the group.
+        partial = self.partial
 
         def added(_: Any) -> Tensor:
-            offsets = [g.storage_offset() - buffer.storage_offset() for g in bucket.gradients()]
             total = arrived[0]
             for hop, part in enumerate(arrived[1:], start=1):
                 total.add_(part)
-                if self.partial is None:
-                    continue
-                for place, gradient, start in zip(places, bucket.gradients(), offsets, strict=True):
-                    window = total[start:start + gradient.numel()].view(gradient.shape)
-                    self._round_(window, self.partial, Draw(self.seed, place, step), f"all_reduce.partial.{hop}")
+                if partial is not None:
+                    for gradient, draw in zip(gradients, draws, strict=True):
+                        start = gradient.storage_offset() - buffer.storage_offset()
+                        window = total[start:start + gradient.numel()].view(gradient.shape)
+                        _round_(window, partial, draw, f"all_reduce.partial.{hop}")
             return buffer.copy_(total)
 
         future: Future[Tensor] = work.get_future().then(added)
         return future
 
-    def _round_(self, x: Tensor, quantizer: Quantizer, draw: Draw, role: str) -> None:
-        x.copy_(tensor_of(apply(quantizer, array_of(x), draw, role)))
+
+def _round_(x: Tensor, quantizer: Quantizer, draw: Draw, role: str) -> None:
+    x.copy_(tensor_of(apply(quantizer, array_of(x), draw, role)))
 
 
 def quantize_all_reduce(model: DistributedDataParallel, sent: Quantizer | str, *,

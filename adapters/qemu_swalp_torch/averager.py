@@ -77,7 +77,9 @@ class Averager:
             raise ValueError(f"model must have floating-point parameters to average, got {sorted(named) or 'none'}")
         self.model = model if isinstance(model, nn.Module) else None
         rule = policy or made
-        self.rule = rule if rule.quantizer is None else replace(rule, quantizer=TensorQuantizer.of(rule.quantizer))
+        if rule.quantizer is not None:
+            rule = replace(rule, quantizer=TensorQuantizer.of(rule.quantizer, "all", "average"))
+        self.rule: Policy = rule
         self.exact = getattr(rule, "exact", None) is not None
         for name, p in self.parameters.items():
             check_plain(p, name)

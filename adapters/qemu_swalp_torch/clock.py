@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qemu_swalp import stream_id
 
-from .graph import Rule, constant, is_stochastic, tick
+from .graph import Rule, constant, tick
 
 
 class Site:
@@ -37,9 +37,9 @@ class Site:
 
     def rule(self, role: str, quantizer: str | None, step: int | Tensor) -> Rule | None:
         """The rule by which a tensor of this place is rounded in a role, at the step that `turn` gave."""
-        if quantizer is None or not is_stochastic(quantizer):
-            return None if quantizer is None else Rule(quantizer)
-        return Rule(quantizer, self.seed, stream(role, self.place), step)
+        if quantizer is None:
+            return None
+        return Rule(quantizer, self.seed, stream(role, self.place), step, place=self.name, role=role)
 
     def turn(self) -> int | Tensor:
         """Random step of this call. A recomputation within a backward repeats that of the forward."""

@@ -16,6 +16,8 @@ from qemu_swalp import RandomBits
 from qemu_swalp.backends import Array
 from qemu_swalp.training import ROLES, Draw, Quantizer, Recipe
 
+from .observation import Label, observe
+
 HOST_ELEMENTS = 1 << 16
 """Above so many elements PyTorch's threads make up for its calls."""
 
@@ -38,26 +40,31 @@ def tensor_of(array: Array) -> Tensor:
 class TensorQuantizer(Quantizer):
     """A quantizer of what the core's step functions are handed here: the arrays of `array_of`, DTensors among them."""
 
+    label: Label
+
     @staticmethod
-    def of(quantizer: Quantizer) -> TensorQuantizer:
-        """The same quantizer."""
-        return TensorQuantizer(quantizer.format, quantizer.rounding)
+    def of(quantizer: Quantizer, place: str, role: str) -> TensorQuantizer:
+        """The same quantizer, of a role of the parameter of that name."""
+        made = TensorQuantizer(quantizer.format, quantizer.rounding)
+        object.__setattr__(made, "label", Label(place, role))
+        return made
 
     def __call__(self, x: Array, random: RandomBits | None = None, out: Array | None = None) -> Any:
         if not isinstance(x, Tensor) or not is_dtensor(x):
+            observe(self.label, x, self, random)
             return super().__call__(x, random, out)
         from .sharded import round_shard
 
         return round_shard(x, self, random)
 
 
-def on_tensors(recipe: Recipe) -> Recipe:
-    """A recipe without overrides whose quantizers are `TensorQuantizer`s."""
-    def made(quantizer: Quantizer | None) -> Quantizer | None:
-        return None if quantizer is None else TensorQuantizer.of(quantizer)
+def on_tensors(recipe: Recipe, place: str) -> Recipe:
+    """A recipe without overrides whose quantizers are `TensorQuantizer`s of the parameter of that name."""
+    def made(role: str, quantizer: Quantizer | None) -> Quantizer | None:
+        return None if quantizer is None else TensorQuantizer.of(quantizer, place, role)
 
-    roles: dict[str, Any] = {role: made(recipe.quantizer(role)) for role in ROLES}
-    return replace(recipe, **roles, state=tuple((name, made(quantizer)) for name, quantizer in recipe.state))
+    roles: dict[str, Any] = {role: made(role, recipe.quantizer(role)) for role in ROLES}
+    return replace(recipe, **roles, state=tuple((name, made(name, quantizer)) for name, quantizer in recipe.state))
 
 
 def rounded(x: Tensor, quantizer: Quantizer, random: RandomBits | None = None) -> Tensor:
@@ -79,6 +86,11 @@ def is_dtensor(x: Tensor) -> bool:
     from torch.distributed.tensor import DTensor
 
     return isinstance(x, DTensor)
+
+
+def local_part(x: Tensor) -> Tensor:
+    """The shard that this rank has of a DTensor; any other tensor itself."""
+    return x.to_local() if is_dtensor(x) else x  # type: ignore[attr-defined]
 
 
 def check_plain(x: Tensor, label: str) -> None:

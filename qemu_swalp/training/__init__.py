@@ -2,6 +2,7 @@
 
 from .aswa import ASWA
 from .averaging import Averaging
+from .breaking import RoleStudy, find_breaking_role
 from .ema import EMA
 from .policy import AverageState, Policy, due
 from .recipe import (
@@ -38,6 +39,7 @@ __all__ = [
     "Policy",
     "Quantizer",
     "Recipe",
+    "RoleStudy",
     "SGDState",
     "SQWASchedule",
     "SWALPSchedule",
@@ -46,6 +48,7 @@ __all__ = [
     "apply",
     "as_recipe",
     "due",
+    "find_breaking_role",
     "fixed_point",
     "recipe",
     "recipe_names",
