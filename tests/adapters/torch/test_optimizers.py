@@ -267,6 +267,8 @@ def test_state_names_that_do_not_occur_are_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         opt.step()
+        plain = quantize_optimizer(torch.optim.SGD([p], 0.1), "bf16_sr")  # names what other optimizers keep
+        plain.step()
 
 
 def test_hooks_run_first_among_post_hooks(on_grid):
