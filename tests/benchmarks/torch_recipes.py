@@ -7,6 +7,7 @@ have it. The learning rate is constant; the average is SWALP's, over the second 
 
 Then what a step costs, role by role (`--overhead` for that alone), as a multiple of the same step in float32: the least
 of several rounds, in each of which every variant makes one step, so that what else the machine does bears on all alike.
+Where QPyTorch is installed (`pip install qtorch ninja`), it makes the swalp8 step too.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -104,13 +107,41 @@ def data(folder: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return train, torch.from_numpy(found.train_labels), test[:TESTED], torch.from_numpy(found.test_labels)[:TESTED]
 
 
-def quantized(model: nn.Module, recipe: Recipe, rate: float, seed: int = 0) -> torch.optim.Optimizer:
-    """The model under a recipe, and its optimizer."""
+ROUNDED = (nn.ReLU, nn.GELU, nn.LayerNorm, nn.MultiheadAttention)
+"""Modules whose outputs are activations."""
+
+
+def quantized(recipe: Recipe, model: nn.Module, rate: float, seed: int = 0) -> torch.optim.Optimizer:
+    """An optimizer of the model, both under a recipe."""
     if recipe.activation or recipe.error:
-        quantize_activations(model, recipe, modules=(nn.ReLU, nn.GELU, nn.LayerNorm, nn.MultiheadAttention), seed=seed)
+        quantize_activations(model, recipe, modules=ROUNDED, seed=seed)
     if recipe.operands:
         quantize_gemms(model, recipe, exclude=("first", "last"), seed=seed)
     return quantize_optimizer(torch.optim.SGD(model.parameters(), rate, momentum=0.9), recipe, seed=seed)
+
+
+def native(model: nn.Module, rate: float) -> torch.optim.Optimizer:
+    """swalp8 with the package's own SGD."""
+    quantize_activations(model, "swalp8", modules=ROUNDED)
+    return SGD(model.parameters(), rate, 0.9, recipe="swalp8")
+
+
+def qpytorch(model: nn.Module, rate: float) -> Any:
+    """swalp8 by QPyTorch."""
+    from qtorch import BlockFloatingPoint
+    from qtorch.optim import OptimLP
+    from qtorch.quant import Quantizer, quantizer
+
+    number = BlockFloatingPoint(8, dim=0)
+    both, whole = Quantizer(number, number, "stochastic", "stochastic"), quantizer(number)
+
+    def rounded(module: nn.Module, inputs: Any, output: Any) -> Any:
+        return (both(output[0]), *output[1:]) if isinstance(output, tuple) else both(output)
+
+    for module in model.modules():
+        if isinstance(module, ROUNDED):
+            module.register_forward_hook(rounded)
+    return OptimLP(torch.optim.SGD(model.parameters(), rate, momentum=0.9), whole, whole, whole)
 
 
 def batches(x: Tensor, y: Tensor, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -135,7 +166,7 @@ def train(name: str, recipe: Recipe, images: tuple[Tensor, ...], steps: int, see
     make, rate = MODELS[name]
     torch.manual_seed(seed)
     model = make()
-    optimizer = quantized(model, recipe, rate, seed)
+    optimizer = quantized(recipe, model, rate, seed)
     averager = Averager(model, start=steps // 2)
     averager.attach(optimizer)
     x, y, test, labels = images
@@ -185,14 +216,12 @@ def variants() -> dict[str, Recipe]:
     return found | {name: as_recipe(name) for name in RECIPES[1:]}
 
 
-def step_of(name: str, recipe: Recipe, images: tuple[Tensor, ...], native: bool = False) -> Callable[[], None]:
-    """A function that makes one training step."""
+def step_of(name: str, quantize: Callable[[nn.Module, float], Any], images: tuple[Tensor, ...]) -> Callable[[], None]:
+    """A function that makes one training step of the model, which `quantize(model, learning_rate)` gives an optimizer."""
     make, rate = MODELS[name]
     torch.manual_seed(0)
     model = make()
-    optimizer = quantized(model, recipe, rate)
-    if native:
-        optimizer = SGD(model.parameters(), rate, 0.9, recipe=recipe)
+    optimizer = quantize(model, rate)
     a, b = images[0][:BATCH], images[1][:BATCH]
 
     def step() -> None:
@@ -207,8 +236,12 @@ def overhead(names: list[str], images: tuple[Tensor, ...], rounds: int) -> None:
     """Print a table of all roles, a column for each model."""
     columns: list[dict[str, float]] = []
     for name in names:
-        steps = {key: step_of(name, recipe, images) for key, recipe in variants().items()}
-        steps["swalp8, native SGD"] = step_of(name, as_recipe("swalp8"), images, native=True)
+        made: dict[str, Callable[[nn.Module, float], Any]] = {
+            key: partial(quantized, recipe) for key, recipe in variants().items()}
+        made["swalp8, native SGD"] = native
+        if find_spec("qtorch"):
+            made["swalp8 by QPyTorch"] = qpytorch
+        steps = {key: step_of(name, quantize, images) for key, quantize in made.items()}
         times: dict[str, list[float]] = {key: [] for key in steps}
         for _ in range(rounds):
             for key, step in steps.items():
