@@ -16,6 +16,7 @@ from qemu_swalp.training import SGD as CoreSGD
 
 from .checkpoint import LoadGuard
 from .configuration import ACCUMULATOR, advance, write
+from .graph import untraced
 from .hooks import check_dense
 from .plan import Entry, Plan, names_from
 from .tensors import array_of, tensor_of
@@ -87,6 +88,11 @@ class SGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._step()
+        return loss
+
+    @untraced
+    def _step(self) -> None:
         ready = [(entry, g) for entry in self._plan.refresh(self) if (g := entry.parameter.grad) is not None]
         for entry, g in ready:
             check_dense(g, entry.label)
@@ -95,7 +101,6 @@ class SGD(Optimizer):
         for entry, g in ready:
             self._update(entry, g, hypers[entry.group])
         advance(self.param_groups)
-        return loss
 
     def _update(self, entry: Entry, gradient: Tensor, hyper: Hyper) -> None:
         state = self.state[entry.parameter]

@@ -217,7 +217,7 @@ def variants() -> dict[str, Recipe]:
 
 
 def step_of(name: str, quantize: Callable[[nn.Module, float], Any], images: tuple[Tensor, ...]) -> Callable[[], None]:
-    """A function that makes one training step of the model, which `quantize(model, learning_rate)` gives an optimizer."""
+    """A function that makes one training step of a model, whose optimizer `quantize(model, learning_rate)` makes."""
     make, rate = MODELS[name]
     torch.manual_seed(0)
     model = make()

@@ -101,6 +101,8 @@ class Run:
             found |= {f"{key} {i}": value for key, value in self.optimizer.state[p].items()}
         for i, averager in enumerate(self.averagers):
             found |= {f"average {i} {name.removeprefix('module.')}": v for name, v in averager.average().items()}
+        with self.averagers[0].swap():
+            found |= {f"swapped {i}": p.detach().clone() for i, p in enumerate(self.model.parameters())}
         return {name: v.full_tensor() if hasattr(v, "full_tensor") else v.clone() for name, v in found.items()}
 
 
