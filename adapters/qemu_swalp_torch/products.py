@@ -14,6 +14,7 @@ from torch.nn.functional import linear as product
 
 from .functional import straight_through
 from .graph import Rule, apply_rule
+from .tensors import unviewed
 
 
 class Operands(NamedTuple):
@@ -96,7 +97,7 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.operands = operands
         rows = x.reshape(-1, x.shape[-1])
-        y = product(_rounded(rows, operands.forward_input), _rounded(weight, operands.forward_weight), bias)
+        y = product(_rounded(rows, operands.forward_input), _rounded(unviewed(weight), operands.forward_weight), bias)
         return y.reshape(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
@@ -106,7 +107,7 @@ class _Linear(torch.autograd.Function):
         rows, error = x.reshape(-1, x.shape[-1]), errors[0].reshape(-1, weight.shape[0])
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
-            dx = product(_rounded(error, operands.dgrad_error), _rounded(weight.t(), operands.dgrad_weight))
+            dx = product(_rounded(error, operands.dgrad_error), _rounded(unviewed(weight).t(), operands.dgrad_weight))
             dx = dx.reshape(x.shape)
         if ctx.needs_input_grad[1]:
             dw = product(_rounded(error.t(), operands.wgrad_error), _rounded(rows.t(), operands.wgrad_input))
@@ -181,6 +182,7 @@ def _over_pixels(x: Tensor, rule: Rule | None) -> Tensor:
 def _kernel(weight: Tensor, rule: Rule | None, geometry: Geometry, forward: bool) -> Tensor:
     """weight of shape (A, I, *k) rounded as (k, A, I) where the sum runs over I, else as (k, G·I, A/G)."""
     a, i = weight.shape[:2]
+    weight = unviewed(weight)
     if forward != geometry.transposed:
         return _arranged(weight, rule, (a, i, -1), (2, 0, 1), (-1, a, i))
     groups = geometry.groups

@@ -32,6 +32,14 @@ def array_of(x: Tensor) -> Array:
     return x
 
 
+def unviewed(x: Tensor) -> Tensor:
+    """x, or a copy where `array_of` would have NumPy view it.
+
+    FSDP frees the storage of the weights that it has gathered, which PyTorch forbids once NumPy has viewed it.
+    """
+    return x.clone() if x.is_cpu and x.numel() <= HOST_ELEMENTS else x
+
+
 def tensor_of(array: Array) -> Tensor:
     """Inverse of `array_of`; NumPy's scalars, which 0-d arithmetic gives, are taken too."""
     return array if isinstance(array, Tensor) else torch.as_tensor(array)

@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.distributed as distributed
 import torch.multiprocessing as multiprocessing
-from qemu_swalp_torch import SGD, Averager, quantize_all_reduce, quantize_optimizer
+from qemu_swalp_torch import SGD, Averager, quantize_all_reduce, quantize_gemms, quantize_optimizer
 from torch import nn
 
 from qemu_swalp import quantize
@@ -29,10 +29,12 @@ RECIPES = {
     "blocks across shards": Recipe(weight=WEIGHT, gradient="mxfp4", momentum="bfp<8,axis=0,size=2>", average="nvfp4"),
     "accumulator": Recipe(weight="fixed<6,2>", gradient="e5m2", momentum="e4m3fn", accumulator="float<8,9>",
                           average="fixed<9,5>"),
+    "operands": Recipe(WEIGHT, operands={"input": "bfp<3,axis=-1,size=2>/nearest_even", "wgrad.input": None,
+                                         "weight": "bfp<4>/nearest_even", "dgrad.error": "e2m3fn/nearest_even"}),
 }
 KINDS = ("hooks", "native")
 RUNS = [("one scale a row", "hooks"), ("one scale a row", "native"), ("one scale a tensor", "native"),
-        ("blocks across shards", "hooks"), ("accumulator", "native")]
+        ("blocks across shards", "hooks"), ("accumulator", "native"), ("operands", "hooks")]
 STEPS, HALF = 3, 2
 
 
@@ -58,6 +60,8 @@ class Run:
     def __init__(self, model, recipe, kind, rank=0, ranks=1, scale=1):
         self.model, self.rank, self.ranks, self.scale = model, rank, ranks, scale
         options = {"lr": 0.125, "momentum": 0.5}
+        if recipe.operands:
+            quantize_gemms(model, recipe)
         if kind == "native":
             self.optimizer = SGD(model.parameters(), **options, recipe=recipe, seed=7)
         else:
@@ -71,7 +75,9 @@ class Run:
         for step in range(first, last):
             x, error = (part.chunk(self.ranks)[self.rank] for part in batch(step))
             self.optimizer.zero_grad()
-            (self.model(x) * error / self.scale).sum().backward()
+            (self.model(x) * error).sum().backward()
+            if self.scale != 1:
+                torch._foreach_div_([p.grad for p in self.model.parameters()], self.scale)
             self.optimizer.step()
         return self
 
