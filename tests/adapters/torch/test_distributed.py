@@ -30,7 +30,7 @@ RECIPES = {
     "accumulator": Recipe(weight="fixed<6,2>", gradient="e5m2", momentum="e4m3fn", accumulator="float<8,9>",
                           average="fixed<9,5>"),
     "operands": Recipe(WEIGHT, operands={"input": "bfp<3,axis=-1,size=2>/nearest_even", "wgrad.input": None,
-                                         "weight": "bfp<4>/nearest_even", "dgrad.error": "e2m3fn/nearest_even"}),
+                                         "weight": "bfp<4>/nearest_even"}),
 }
 KINDS = ("hooks", "native")
 RUNS = [("one scale a row", "hooks"), ("one scale a row", "native"), ("one scale a tensor", "native"),
