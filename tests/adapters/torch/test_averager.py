@@ -282,6 +282,20 @@ def test_resumes_bit_for_bit(same, quantizer):
     same(a.average(), b.average())
 
 
+@pytest.mark.parametrize("policy", [None, Window(size=2), EMA(decay=0.5)], ids=str)
+def test_a_checkpoint_from_before_the_first_average_holds_none(same, policy):
+    p = parameter(1.0, 2.0)
+    early, other = Averager([("p", p)], policy), Averager([("p", p)], policy)
+    state = early.state_dict()
+    assert all(not value.any() for value in state["values"].values())
+    other.update()
+    other.load_state_dict(state)
+    with pytest.raises(ValueError, match="nothing averaged yet"):
+        other.average()
+    other.update()
+    same(other.average()["p"], p)
+
+
 def test_mismatched_and_damaged_checkpoints_are_refused_whole(same):
     averager = Averager([("p", parameter(1.0, 2.0))])
     averager.update()

@@ -101,6 +101,18 @@ def test_updates_that_are_lost(kind):
     assert monitor.rows() == []
 
 
+def test_what_happens_unwatched_is_no_update():
+    w = nn.Parameter(torch.ones(2))
+    opt = SGD([("w", w)], 0.5, recipe=Recipe(weight="fixed<8,4>/nearest_even"))
+    monitor = Monitor(opt)
+    for weight in (1.0, 2.0):
+        nn.init.constant_(w, weight)
+        w.grad = torch.zeros(2)
+        with monitor:
+            opt.step()
+    assert math.isnan(monitor.rows()[0]["lost_updates"])
+
+
 def test_gradient_to_noise_is_mean_square_over_the_trace_of_the_covariance():
     _, _, monitor, gradients = trained("native", True)
     stacked = np.stack([g.double().numpy().reshape(-1) for g in gradients])
