@@ -31,7 +31,7 @@ from .all_reduce import LowPrecisionAllReduce, quantize_all_reduce
 from .averager import Averager, scored_by
 from .batchnorm import update_bn
 from .functional import quantize
-from .gemms import quantize_gemms
+from .gemms import quantize_gemms, register_gemms
 from .handle import SiteHandle, disabled
 from .monitor import Monitor
 from .optimizer import quantize_optimizer, unquantize_optimizer
@@ -42,5 +42,5 @@ from .sgd import SGD
 __all__ = [
     "COMPUTING_MODULES", "GEMM_MODULES", "SGD", "SWALPLR", "Averager", "LowPrecisionAllReduce", "Matmul", "Monitor",
     "SiteHandle", "disabled", "quantize", "quantize_activations", "quantize_all_reduce", "quantize_gemms",
-    "quantize_optimizer", "scored_by", "unquantize_optimizer", "update_bn",
+    "quantize_optimizer", "register_gemms", "scored_by", "unquantize_optimizer", "update_bn",
 ]

@@ -80,7 +80,7 @@ def quantize_gemms(model: nn.Module, recipe: Recipe | str, *, modules: Selection
         by the name `fc1.operands` in its overrides: the pattern "fc1.*" takes them in. `qemu_swalp_torch.products`
         tells in what shape each operand meets its quantizer.
     modules : which modules, in the terms of `quantize_activations`. Default: `GEMM_MODULES`, linear layers,
-        convolutions, transposed ones included, and attention.
+        convolutions, transposed ones included, and attention; and what `register_gemms` was told of.
     exclude : which of them not, as in exclude=("embed", "head").
     attention : whether products of two activations are rounded too, both operands as inputs: q·kᵀ and p·v in
         `nn.MultiheadAttention`, and modules `Matmul`. `F.scaled_dot_product_attention` is no module and stays as it is.
@@ -108,6 +108,8 @@ def quantize_gemms(model: nn.Module, recipe: Recipe | str, *, modules: Selection
     check_bool("attention", attention)
     check_int("seed", seed, 0, 2**64 - 1)
     clock = clock_of(model)
+    if modules is GEMM_MODULES:
+        modules = (*GEMM_MODULES, *_registered)
     sites: list[Gemm] = []
     for place, (name, module) in enumerate(model.named_modules()):
         own = recipe.of(f"{name}.operands")
@@ -140,7 +142,7 @@ def _check_forward(name: str, module: nn.Module) -> None:
                          "module")
     if type(module).forward not in FORWARDS or "forward" in module.__dict__:
         raise ValueError(f"{name!r} ({type(module).__qualname__}) has a forward of its own, whose products are not "
-                         "known; exclude it, or call qemu_swalp_torch.products in it")
+                         "known; exclude it, or tell of them by register_gemms")
     if isinstance(module, nn.MultiheadAttention) and (module.bias_k is not None or module.add_zero_attn):
         raise ValueError(f"{name!r} adds rows to keys and values (add_bias_kv, add_zero_attn), which is not emulated; "
                          "exclude it")
@@ -181,4 +183,41 @@ FORWARDS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward), _convolution),
     **dict.fromkeys((nn.ConvTranspose1d.forward, nn.ConvTranspose2d.forward, nn.ConvTranspose3d.forward), _transposed),
 }
-"""By PyTorch's own forward, ours, called as (module, rules, *inputs)."""
+"""By the forward of a kind of module, ours, called as (module, rules, *inputs)."""
+
+_registered: list[type[nn.Module]] = []
+
+
+def register_gemms(kind: type[nn.Module], forward: Callable[..., Any]) -> None:
+    """Tell `quantize_gemms` how to round the operands of a kind of module that it does not know.
+
+    Parameters
+    ----------
+    kind : a module type with a forward of its own; subclasses that keep that forward are known with it.
+    forward : called as forward(module, rules, *inputs, **options) in its place. It multiplies by `linear`, `matmul` or
+        `convolution` of `qemu_swalp_torch.products`, with `rules.of()` for an input and a weight,
+        `rules.of_activations()` for two activations; each product of several has a name: `rules.of(".gate")`.
+
+    Raises
+    ------
+    TypeError : no module type, no function. ValueError : the kind is known with another function.
+
+    >>> import torch
+    >>> class Conv1D(nn.Module):                               # GPT-2's linear layer in transformers
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.weight, self.bias = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.zeros(3))
+    ...     def forward(self, x):
+    ...         return x @ self.weight + self.bias
+    >>> register_gemms(Conv1D, lambda module, rules, x: linear(x, module.weight.t(), module.bias, rules.of()))
+    >>> model = Conv1D()
+    >>> handle = quantize_gemms(model, Recipe(operands={"input": "fixed<8,1>/nearest_even"}))
+    >>> model(torch.tensor([[0.6, 0.3]])).tolist()
+    [[1.0, 1.0, 1.0]]
+    """
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or not callable(forward):
+        raise TypeError(f"a type of torch.nn.Module and a function are registered, got {kind!r} and {forward!r}")
+    if FORWARDS.get(kind.forward, forward) is not forward:
+        raise ValueError(f"the products of {kind.__qualname__}.forward are known already")
+    FORWARDS[kind.forward] = forward
+    _registered.append(kind)

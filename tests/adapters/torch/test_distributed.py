@@ -39,9 +39,9 @@ STEPS, HALF = 3, 2
 
 
 def network():
-    """6 → 5 → 3: no dimension divides among 2 or 3 ranks alike."""
+    """6 → 5 → 2: shards are uneven, and among 3 ranks the last one's of the second layer are empty."""
     generator = torch.Generator().manual_seed(0)
-    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(torch.randint(-32, 33, p.shape, generator=generator) / 16)
@@ -51,7 +51,7 @@ def network():
 def batch(step):
     generator = torch.Generator().manual_seed(step)
     x = torch.randint(-2, 3, (6, 6), generator=generator).float()
-    return x, 6 * torch.randint(-2, 3, (6, 3), generator=generator) / 64
+    return x, 6 * torch.randint(-2, 3, (6, 2), generator=generator) / 64
 
 
 class Run:
@@ -151,7 +151,7 @@ REDUCTIONS = {"nearest": {"sent": "e4m3fn/nearest_even"}, "stochastic": {"sent":
 
 def contributions(rank, step):
     generator = torch.Generator().manual_seed(10 * rank + step)
-    return [torch.randn(shape, generator=generator) for shape in ((5, 6), (5,), (3, 5), (3,))]
+    return [torch.randn(shape, generator=generator) for shape in ((5, 6), (5,), (2, 5), (2,))]
 
 
 def reduced(options, rank, ranks):

@@ -7,7 +7,8 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from qemu_swalp_torch import Matmul, disabled, quantize_activations, quantize_gemms
+from qemu_swalp_torch import Matmul, disabled, quantize_activations, quantize_gemms, register_gemms
+from qemu_swalp_torch.products import linear
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -411,6 +412,39 @@ class OwnForward(nn.Linear):
 def test_errors(call, kind, words):
     with pytest.raises(kind, match=words):
         call()
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.gate = (nn.Parameter(torch.randn(3, 4)) for _ in range(2))
+
+    def forward(self, x):
+        return (x @ self.up.t()) * (x @ self.gate.t()).sigmoid()
+
+
+def gated(module, rules, x):
+    up, gate = (linear(x, getattr(module, part), None, rules.of(f".{part}")) for part in ("up", "gate"))
+    return up * gate.sigmoid()
+
+
+def test_products_of_ones_own_modules_are_registered(same):
+    model = nn.Sequential(Gated(), nn.Linear(3, 2))
+    assert quantize_gemms(copy.deepcopy(model), STOCHASTIC).names == ["1"]
+    with pytest.raises(ValueError, match=r"'0' \(Gated\) has a forward of its own, .*tell of them by register_gemms"):
+        quantize_gemms(model, STOCHASTIC, modules="?")
+    register_gemms(Gated, gated)
+    register_gemms(Gated, gated)
+    assert quantize_gemms(model, STOCHASTIC, seed=6).names == ["0", "1"]
+    x = torch.randn(5, 4)
+    up, gate = (rounder(STOCHASTIC, 6, 1, 0, f".{part}") for part in ("up", "gate"))
+    weights = model[0].up.detach(), model[0].gate.detach()
+    parts = [F.linear(q("forward.input", x), q("forward.weight", w)) for q, w in zip((up, gate), weights, strict=True)]
+    same(pickle.loads(pickle.dumps(model))[0](x), parts[0] * parts[1].sigmoid())
+    with pytest.raises(ValueError, match=r"the products of Gated\.forward are known already"):
+        register_gemms(Gated, lambda module, rules, x: x)
+    with pytest.raises(TypeError, match=r"a type of torch\.nn\.Module and a function are registered, got 3"):
+        register_gemms(3, gated)
 
 
 def test_rounding_twice_is_refused_and_changes_nothing():
