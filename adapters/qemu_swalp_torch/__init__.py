@@ -28,7 +28,7 @@ except ImportError as _error:
 
 from .activations import quantize_activations
 from .all_reduce import LowPrecisionAllReduce, quantize_all_reduce
-from .averager import Averager, scored_by
+from .averager import Averager
 from .batchnorm import update_bn
 from .functional import quantize
 from .gemms import quantize_gemms, register_gemms
@@ -36,6 +36,7 @@ from .handle import SiteHandle, disabled
 from .monitor import Monitor
 from .optimizer import quantize_optimizer, unquantize_optimizer
 from .schedule import SWALPLR
+from .scoring import scored_by
 from .selection import COMPUTING_MODULES, GEMM_MODULES, Matmul
 from .sgd import SGD
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -151,10 +151,10 @@ class Averager:
         kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         self.swapped = True
         try:
-            _copy(average, self.parameters)
+            copy_into(average, self.parameters)
             yield self
         finally:
-            _copy(kept, tensors)
+            copy_into(kept, tensors)
             self.swapped = False
 
     def apply_to(self, model: Weights) -> None:
@@ -171,7 +171,7 @@ class Averager:
             if value.shape != targets[name].shape:
                 raise ValueError(f"{name} has shape {tuple(targets[name].shape)} in model, "
                                  f"{tuple(value.shape)} in the average")
-        _copy(average, targets)
+        copy_into(average, targets)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and tensors, as `torch.load(weights_only=True)` reads them.
@@ -240,34 +240,6 @@ class _Weights(Mapping[str, Any]):
         return len(self.averager.parameters)
 
 
-def scored_by(model: nn.Module, evaluate: Callable[[nn.Module], float]) -> Callable[[Mapping[str, Any]], float]:
-    """The `score` of `qemu_swalp.training.ASWA` that a function of the model gives: more is better.
-
-    The model holds the weights in question while `evaluate(model)` runs, without gradient, and is then as before.
-
-    >>> import torch
-    >>> from qemu_swalp.training import ASWA
-    >>> model = torch.nn.Linear(1, 1)
-    >>> averager = Averager(model, ASWA(score=scored_by(model, lambda m: -abs(m.weight.item() - 3))))
-    >>> for weight in (2.0, 4.0, 9.0):
-    ...     _ = torch.nn.init.constant_(model.weight, weight)
-    ...     averager.update()
-    >>> averager.average()["weight"].item(), model.weight.item()
-    (3.0, 9.0)
-    """
-    @torch.no_grad()
-    def score(params: Mapping[str, Any]) -> float:
-        held = {name: p for name, p in model.named_parameters() if name in params}
-        kept = {name: p.detach().clone() for name, p in held.items()}
-        try:
-            _copy({name: tensor_of(params[name]) for name in held}, held)
-            return float(evaluate(model))
-        finally:
-            _copy(kept, held)
-
-    return score
-
-
 def _named(model: Weights) -> dict[str, Tensor]:
     if isinstance(model, nn.Module):
         return dict(model.named_parameters())
@@ -280,6 +252,7 @@ def _named(model: Weights) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _copy(sources: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+def copy_into(sources: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+    """Copy tensors, name by name, into the targets of the same names."""
     for name, source in sources.items():
         targets[name].copy_(source)
