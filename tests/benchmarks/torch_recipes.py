@@ -141,7 +141,8 @@ def qpytorch(model: nn.Module, rate: float) -> Any:
     for module in model.modules():
         if isinstance(module, ROUNDED):
             module.register_forward_hook(rounded)
-    return OptimLP(torch.optim.SGD(model.parameters(), rate, momentum=0.9), whole, whole, whole)
+    return OptimLP(torch.optim.SGD(model.parameters(), rate, momentum=0.9), weight_quant=whole, grad_quant=whole,
+                   momentum_quant=whole)
 
 
 def batches(x: Tensor, y: Tensor, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
