@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import Analysis, Format, RandomBits, Rounding, analyze
 from ..experiments.picture import save_picture
-from ..experiments.text import table
+from ..text import table
 from .formats import add_load, add_plot, element_and_unit, load, number, picture_path, read_format
 from .pictures import SCALES, draw_comparison, magnitude_range, values_by_binade
 from .quantize import figures

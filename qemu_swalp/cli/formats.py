@@ -15,8 +15,8 @@ import numpy as np
 
 from .. import BinadeFormat, Block, ElementFormat, Format, TableFormat, encode, load_formats, names, parse
 from ..experiments.picture import save_picture
-from ..experiments.text import table
 from ..extras import EXPERIMENTS, require
+from ..text import table
 from .pictures import draw_format
 
 WIDEST = 80

@@ -24,10 +24,10 @@ from .. import (
     save_state,
     stream_id,
 )
-from ..experiments.text import table
 from ..extras import FILES, require
 from ..formats.base import OVERFLOWS
 from ..quantization import policy_of
+from ..text import table
 from .formats import add_load, load, read_format
 from .tensors import SUFFIXES, Tensors, check_suffix, holding, is_floating, open_file, write_file
 

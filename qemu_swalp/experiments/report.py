@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from ..extras import EXPERIMENTS, require
+from ..text import table
 from .picture import save_picture
-from .text import table
 
 Row = dict[str, Any]
 """Plain values by column."""

@@ -54,6 +54,7 @@ LAYERS = [
     "backends",
     "checks",
     "extras",
+    "text",
     "carriers",
     "formats",
     "rounding",
