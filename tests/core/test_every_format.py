@@ -1,6 +1,6 @@
 """Properties that every element format has: one suite over all that are named, and over a user's own.
 
-A format that gets a name, or a family that comes to `OWN`, is tested with no further code.
+A format that gets a name, or a family that comes to `tests.formats.OWN`, is tested with no further code.
 """
 
 from __future__ import annotations
