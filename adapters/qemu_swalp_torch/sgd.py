@@ -19,7 +19,7 @@ from .configuration import ACCUMULATOR, advance, write
 from .graph import untraced
 from .hooks import check_dense
 from .plan import Entry, Plan, names_from
-from .tensors import array_of, tensor_of
+from .tensors import settle, tensor_of, viewed
 
 MOMENTUM = "momentum_buffer"
 
@@ -104,15 +104,15 @@ class SGD(Optimizer):
 
     def _update(self, entry: Entry, gradient: Tensor, hyper: Hyper) -> None:
         state = self.state[entry.parameter]
-        kept = (array_of(state[key]) if key in state else None for key in (MOMENTUM, ACCUMULATOR))
-        weight, slots = sgd_step(array_of(entry.parameter), array_of(gradient), Slots(*kept), hyper, entry.recipe,
-                                 entry.draw(self))
-        entry.parameter.copy_(tensor_of(weight))
-        for key, value in ((MOMENTUM, slots.velocity), (ACCUMULATOR, slots.accumulator)):
+        kept = Slots(*(viewed(state[key]) if key in state else None for key in (MOMENTUM, ACCUMULATOR)))
+        given = viewed(entry.parameter)
+        weight, slots = sgd_step(given, viewed(gradient), kept, hyper, entry.recipe, entry.draw(self), in_place=True)
+        settle(entry.parameter, given, weight)
+        for key, before, value in zip((MOMENTUM, ACCUMULATOR), kept, slots, strict=True):
             if value is None:
                 continue
             if key in state:
-                state[key].copy_(tensor_of(value))
+                settle(state[key], before, value)
             else:
                 state[key] = tensor_of(value).clone()  # an unrounded first velocity is the gradient itself
 
