@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sysconfig
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,12 @@ class KernelsHook(BuildHookInterface):  # type: ignore[misc]
         spec = importlib.util.spec_from_file_location("compiling", Path(self.root) / COMPILING)
         compiling = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(compiling)
-        library = compiling.compile_library()
+        try:
+            library = compiling.compile_library()
+        except subprocess.CalledProcessError as error:
+            self.app.display_warning(f"the C++ compiler failed ({error}), so no compiled kernels: arrays take the "
+                                     "slower array program")
+            return
         if library is None:
             self.app.display_warning("no C++ compiler, so no compiled kernels: arrays take the slower array program")
             return

@@ -16,8 +16,9 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
-from .. import __version__
+from .. import __version__, kernels
 from ..backends import FRAMEWORKS
+from ..kernels import cpu
 from ..text import table
 
 TIMEOUT = 120
@@ -112,11 +113,23 @@ def _ask(module: str, first: str, expression: str) -> tuple[Any, str]:
 
 def path(framework: str, generator: bool) -> str:
     """How arrays of a library are quantized. `generator`: whether its own makes the random words where it has one."""
-    how = {"torch": "eager; in torch.compile by qemu_swalp_torch.quantize",
-           "tensorflow": "eager or in tf.function", "jax": "compiled, also outside jit"}.get(framework)
+    if framework in ("numpy", "torch"):
+        return _host_path() + ("; on other devices the array program; in torch.compile by qemu_swalp_torch.quantize"
+                               if framework == "torch" else "")
+    how = {"tensorflow": "eager or in tf.function", "jax": "compiled, also outside jit"}.get(framework)
     words = "its own generator outside XLA" if generator else "the array program"
     parts = ("array program", how, framework in GENERATORS and f"random words by {words}")
     return ", ".join(part for part in parts if part)
+
+
+def _host_path() -> str:
+    """How arrays in the host's memory are quantized."""
+    instructions = cpu.instruction_set()
+    if not kernels.enabled():
+        return "array program, since QEMU_SWALP_KERNELS is off"
+    if instructions is None:
+        return "array program: no compiled kernels; install from source with a C++ compiler for the fast path"
+    return f"compiled kernels ({instructions}, up to {kernels.get_num_threads()} threads)"
 
 
 def _version(framework: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import qemu_swalp
+from qemu_swalp import kernels
 from qemu_swalp.cli import info, main
 from qemu_swalp.cli.formats import number
 
@@ -193,7 +194,7 @@ def test_info_reports_libraries_absent_and_broken_ones_too(capsys: Capture, monk
     import numpy
 
     assert lines["qemu_swalp"] == ["qemu_swalp", qemu_swalp.__version__]
-    assert lines["numpy"] == ["numpy", numpy.__version__, "yes", "cpu", "array", "program"]
+    assert lines["numpy"][:5] == ["numpy", numpy.__version__, "yes", "cpu", "compiled"]
     assert lines["brokenlib"][1:] == ["–", "no:", "RuntimeError:", "no", "driver", "–", "–"]
     assert lines["absentlib"][1:] == ["–", "no:", "not", "installed", "–", "–"]
 
@@ -204,7 +205,15 @@ def test_info_probes_pytorch(capsys: Capture) -> None:
     found = info.probe("torch")
     assert (found.version, found.importable) == (torch.__version__, "yes")
     assert "cpu" in found.devices
-    assert found.path.startswith("array program")
+    assert found.path.startswith("compiled kernels (")
+    assert "on other devices the array program" in found.path
+
+
+def test_info_says_why_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qemu_swalp.kernels.cpu.library", lambda: None)
+    assert info.path("numpy", True).startswith("array program: no compiled kernels; install from source with a C++")
+    with kernels.disabled():
+        assert info.path("numpy", True) == "array program, since QEMU_SWALP_KERNELS is off"
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

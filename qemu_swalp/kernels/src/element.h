@@ -111,13 +111,15 @@ QS_FUNCTION int quantum(const Element& f, int e) {
 template <class C, Shape shape, class V, class Fields>
 QS_INLINE V checked(V raw, V r, const Fields& s) {
   const V none = V(), magnitude = raw & (C::sign - 1);
-  const auto sr = signed_of(r), nan = signed_of(magnitude) > signed_of(none + C::infinity);
+  const auto sr = signed_of(r);
+  const auto nan = signed_of(magnitude) > signed_of(none + C::infinity);
   if (shape == Shape::symmetric) {
     const V out = select<V>(sr < signed_of(none + s.bound), r, none + s.bound);
     const V sign = raw & select<V>(out == none, none + s.negative_zero, none + C::sign);
     return select<V>(nan, raw, out | sign);
   }
-  const auto negative = (raw & C::sign) != none, infinite = magnitude == none + C::infinity;
+  const auto negative = (raw & C::sign) != none;
+  const auto infinite = magnitude == none + C::infinity;
   const auto zero = (r == none) & (magnitude != none + C::infinity);
   const V raised = select<V>(sr < signed_of(none + s.least), none + s.least, r);
   const V bound = select<V>(negative, none + s.negative_bound, none + s.bound);

@@ -46,12 +46,17 @@ struct VectorOf<uint64_t> {
 /// The greatest lane, all of them below 2^(width - 1).
 template <class V>
 inline lane_of<V> greatest_lane(V x) {
-  using Index = typename Kind<V>::Signed;
+  [[maybe_unused]] typedef typename Kind<V>::Signed Index;
   constexpr int count = sizeof(V) / sizeof(lane_of<V>);
   for (int step = count / 2; step > 0; step /= 2) {
+#if defined(__clang__)
+    V other;
+    for (int i = 0; i < count; ++i) other[i] = x[(i + step) % count];
+#else
     Index turned;
     for (int i = 0; i < count; ++i) turned[i] = (i + step) % count;
     const V other = __builtin_shuffle(x, turned);
+#endif
     x = select<V>(signed_of(x) < signed_of(other), other, x);
   }
   return x[0];
