@@ -253,7 +253,7 @@ def test_jobs_are_what_methods_numbers_and_seeds_ask_for() -> None:
 
 def test_the_table_has_the_published_figure_beside_ours() -> None:
     settings = load("cifar100-vgg16").Settings(seeds=1)
-    lines = [{"word": word, "seed": 0, "rows": [
+    lines = [{"kind": "plain", "word": word, "seed": 0, "rows": [
         {"method": method, "epoch": epoch, "error": error, "loss": 1.0}
         for method, epoch, error in (("sgd", 200, 30.0), ("sgd", 300, 31.0), ("swa", 300, 27.125))]}
         for word in (None, 8)]

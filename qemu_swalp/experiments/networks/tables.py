@@ -7,6 +7,7 @@ from typing import Any
 
 from ..report import Row, spread, summarize
 from ..text import table
+from .journal import Job
 from .published import PUBLISHED
 from .settings import Settings
 
@@ -16,11 +17,6 @@ NAMES = {"sgd": ("SGD", "SGD-LP"), "decayed": ("SGD decayed", "SGD-LP decayed"),
 """Method → its name in float32, and in low precision."""
 COLORS = {"sgd": "tab:red", "decayed": "tab:orange", "swa": "tab:blue", "ema": "tab:green", "lawa": "tab:purple",
           "aswa": "tab:brown", "sqwa": "tab:pink", "swap": "tab:cyan"}
-
-
-def numbers_of(line: Row) -> str:
-    """What the numbers of a run are called."""
-    return "float32" if line["word"] is None else f"{line['word']} bits"
 
 
 def name_of(method: str, word: int | None) -> str:
@@ -35,8 +31,9 @@ def name_of(method: str, word: int | None) -> str:
 
 def rows_of(line: Row, settings: Settings) -> list[Row]:
     """A run's rows of the methods asked for."""
+    numbers = Job.of(line).numbers
     return [
-        {"numbers": numbers_of(line), "method": name_of(row["method"], line["word"]),
+        {"numbers": numbers, "method": name_of(row["method"], line["word"]),
          "point": "end" if row["epoch"] == settings.epochs else "start", "epoch": row["epoch"], "seed": line["seed"],
          "key": row["method"], "test_error": row["error"], "test_loss": row["loss"]}
         for row in line["rows"] if row["method"].partition(" ")[0] in settings.method
