@@ -5,7 +5,10 @@
 [0.1015625, 1.25, 448.0]
 """
 
+from .analysis import Analysis, UpdateAnalysis, analyze, analyze_update
+from .coded import Coded, decode_state, encode_state
 from .codes import BlockCodes, decode, encode
+from .files import load_state, save_state
 from .formats import (
     P3109,
     BinadeFormat,
@@ -38,8 +41,10 @@ from .views import from_ml_dtypes, to_ml_dtypes
 __version__ = "0.1.0"
 
 __all__ = [
-    "BinadeFormat", "Block", "BlockCodes", "Codebook", "ElementFormat", "Exponent", "Fixed", "Float", "Format",
-    "Logarithmic", "P3109", "Posit", "RandomBits", "Rounding", "TableFormat", "Takum", "bfp", "decode", "encode",
-    "from_ml_dtypes", "get_num_threads", "integer", "load_formats", "names", "pack", "packed_bytes", "parse",
-    "quantize", "register", "set_num_threads", "stream_id", "to_ml_dtypes", "unpack", "unregister",
+    "Analysis", "BinadeFormat", "Block", "BlockCodes", "Codebook", "Coded", "ElementFormat", "Exponent", "Fixed",
+    "Float", "Format", "Logarithmic", "P3109", "Posit", "RandomBits", "Rounding", "TableFormat", "Takum",
+    "UpdateAnalysis", "analyze", "analyze_update", "bfp", "decode", "decode_state", "encode", "encode_state",
+    "from_ml_dtypes", "get_num_threads", "integer", "load_formats", "load_state", "names", "pack", "packed_bytes",
+    "parse", "quantize", "register", "save_state", "set_num_threads", "stream_id", "to_ml_dtypes", "unpack",
+    "unregister",
 ]

@@ -8,7 +8,7 @@ from .backends import Array, Namespace, namespace_of
 from .carriers import Carrier, carrier_of
 from .engine.binade import round_binade
 from .engine.blocks import blocks_shape, over_blocks
-from .engine.quotient import Number
+from .engine.quotient import NEAREST, Number
 from .engine.scaled import round_elements, times_scale, with_nan
 from .engine.scales import Scales, Shared, block_scales, scale_codes, scales_of_codes
 from .engine.table import round_table
@@ -73,7 +73,9 @@ def encode(x: Array, format: Format | str, rounding: Rounding | str | None = Non
     width = code_width(format.bits)
     if 0 in shape:
         return xp.unsigned(xp.cast(xp.bits(x), 32), width)
-    return xp.reshape(xp.unsigned(_codes(xp, xp.reshape(x, shape or (1,)), carrier, format), width), shape)
+    codes = by_chunks(xp, xp.reshape(x, shape or (1,)), NEAREST, None, None,
+                      lambda part, words, scales: xp.unsigned(_codes(xp, part, carrier, format), width))
+    return xp.reshape(codes, shape)
 
 
 def decode(codes: Array, format: Format | str, dtype: str = "float32") -> Any:
@@ -128,21 +130,26 @@ def _encode_blocks(xp: Namespace, x: Array, carrier: Carrier, format: Block, rou
     if rounding is None and 0 not in shape:
         shared = _shared_by_values(xp, lifted, carrier, format, shared)
     over = shared.scales.over_elements(xp, xp.shape(lifted), format)
-    if 0 in shape:
-        codes = xp.cast(xp.bits(lifted), 32)
-    elif rounding is None:
-        codes = _codes(xp, lifted, carrier, format, over)
-    else:
-        check_held(format.element, carrier)
-        elements = by_chunks(xp, lifted, mode, random, over, lambda part, words, scales: round_elements(
-            xp, part, carrier, format, policy, mode, words, scales or Scales()))
-        codes = _element_codes(xp, elements, carrier, format, over)
     width, blocks = code_width(format.bits), blocks_shape(shape, format)
+    if rounding is not None:
+        check_held(format.element, carrier)
+
+    def coded(part: Array, words: Array | None, scales: Scales | None) -> Array:
+        scales = scales or Scales()
+        if rounding is None:
+            return xp.unsigned(_codes(xp, part, carrier, format, scales), width)
+        elements = round_elements(xp, part, carrier, format, policy, mode, words, scales)
+        return xp.unsigned(_element_codes(xp, elements, carrier, format, scales), width)
+
+    if 0 in shape:
+        codes = xp.unsigned(xp.cast(xp.bits(lifted), 32), width)
+    else:
+        codes = by_chunks(xp, lifted, mode, random, over, coded)
     scale_width = code_width(format.scale.bits)
     scales, (_, _, _, zero_point, _) = scale_codes(xp, carrier, format, shared), shared.scales
     stored = xp.signed(scales, scale_width) if isinstance(format.scale, Exponent) else xp.unsigned(scales, scale_width)
     return BlockCodes(
-        xp.reshape(xp.unsigned(codes, width), shape),
+        xp.reshape(codes, shape),
         xp.reshape(stored, blocks),
         None if shared.second is None else xp.reshape(xp.unsigned(shared.second, 32), (1,) * len(shape)),
         None if zero_point is None else xp.reshape(xp.unsigned(zero_point, width), blocks),

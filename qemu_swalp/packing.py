@@ -7,16 +7,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .backends import Array
+from .backends import Array, host
 from .checks import check_int
 from .codes import code_width
+from .engine.blocks import blocks_shape
 from .formats import Block, Format, parse
 
 
 def pack(codes: Array, format: Format | str | int) -> np.ndarray:
     """Codes as one stream of bits, in a NumPy uint8 array of shape (⌈count·bits/8⌉,): its `nbytes` is the true size.
 
-    codes : integer array of NumPy, or of a library that gives NumPy a view of it (PyTorch on the CPU, TensorFlow, JAX).
+    codes : integer array of NumPy, CuPy, PyTorch, TensorFlow or JAX.
     format : the format of the codes, or the number of bits of each, 1..32. The codes of a block format are packed part
         by part: `pack(c.codes, format.element)`, `pack(c.scales, format.scale.bits)`.
 
@@ -40,7 +41,7 @@ def pack(codes: Array, format: Format | str | int) -> np.ndarray:
     for place, byte, shift in _overlaps(width):
         part = groups[:, place] << shift if shift >= 0 else groups[:, place] >> -shift
         stream[:, byte] |= (part & 0xFF).astype(np.uint8)
-    return stream.ravel()[: packed_bytes(flat.size, width)]
+    return stream.ravel()[: _bytes(flat.size, width)]
 
 
 def unpack(packed: Array, format: Format | str | int, shape: int | Sequence[int]) -> np.ndarray:
@@ -53,14 +54,12 @@ def unpack(packed: Array, format: Format | str | int, shape: int | Sequence[int]
     [1, 15, 5]
     """
     width = _width(format)
-    lengths = (shape,) if isinstance(shape, int) else tuple(shape)
-    for length in lengths:
-        check_int("each length of shape", length, 0, 2**63 - 1)
+    lengths = _lengths(shape)
     count = math.prod(lengths)
     array = _host(packed)
-    if array.dtype != np.uint8 or array.shape != (packed_bytes(count, width),):
+    if array.dtype != np.uint8 or array.shape != (_bytes(count, width),):
         raise ValueError(f"{count} codes of {width} bits are packed in a uint8 array of shape "
-                         f"({packed_bytes(count, width)},), got {array.dtype} of shape {array.shape}")
+                         f"({_bytes(count, width)},), got {array.dtype} of shape {array.shape}")
     stream = np.zeros((-(-count // 8), width), np.uint8)
     stream.ravel()[: array.size] = array
     groups = np.zeros((stream.shape[0], 8), np.int64)
@@ -71,14 +70,51 @@ def unpack(packed: Array, format: Format | str | int, shape: int | Sequence[int]
     return codes.astype(f"uint{code_width(width)}").reshape(lengths)
 
 
-def packed_bytes(count: int, format: Format | str | int) -> int:
-    """Bytes of so many packed codes.
+def packed_bytes(shape: int | Sequence[int], format: Format | str | int) -> int:
+    """Bytes of the packed codes of an array of that shape; an integer stands for an array of so many elements.
 
-    >>> packed_bytes(1000, "e2m1fn"), packed_bytes(1000, "posit<5,1>")
-    (500, 625)
+    Of a block format the sum over its parts: the codes of the elements, of the scales, of the array's scale and the
+    zero points, each packed by itself.
+
+    >>> packed_bytes(1000, "e2m1fn"), packed_bytes((10, 100), "posit<5,1>"), packed_bytes((10, 64), "mxfp4")
+    (500, 625, 340)
     """
-    check_int("count", count, 0, 2**63 - 1)
-    return -(-count * _width(format) // 8)
+    if isinstance(format, int):
+        return _bytes(_count(shape), _width(format))
+    return sum(_bytes(_count(part), bits) for bits, part in packed_parts(shape, format).values())
+
+
+def packed_parts(shape: int | Sequence[int], format: Format | str) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """The parts of the codes of an array of that shape, by their names in `BlockCodes`: (bits of each code, shape).
+
+    >>> packed_parts((10, 64), "mxfp4")
+    {'codes': (4, (10, 64)), 'scales': (8, (10, 2))}
+    """
+    parsed, lengths = parse(format), _lengths(shape)
+    parts = {"codes": (parsed.bits, lengths)}
+    if isinstance(parsed, Block):
+        blocks = blocks_shape(lengths, parsed)
+        parts["scales"] = (parsed.scale.bits, blocks)
+        if parsed.second is not None:
+            parts["second"] = (parsed.second.bits, (1,) * len(lengths))
+        if parsed.rule == "minmax":
+            parts["zero_points"] = (parsed.bits, blocks)
+    return parts
+
+
+def _lengths(shape: int | Sequence[int]) -> tuple[int, ...]:
+    lengths = tuple(shape) if isinstance(shape, Sequence) else (shape,)
+    for length in lengths:
+        check_int("each length of shape", length, 0, 2**63 - 1)
+    return lengths
+
+
+def _count(shape: int | Sequence[int]) -> int:
+    return math.prod(_lengths(shape))
+
+
+def _bytes(count: int, width: int) -> int:
+    return -(-count * width // 8)
 
 
 def _overlaps(width: int) -> list[tuple[int, int, int]]:
@@ -99,15 +135,11 @@ def _width(format: Format | str | int) -> int:
 
 
 def _host(codes: Array) -> np.ndarray:
-    """A NumPy view of an integer array."""
+    """An integer array on the host."""
     if isinstance(codes, tuple):
         raise TypeError("codes must be one integer array, got a tuple; pack the codes and the scales of a block "
                         "format each by itself")
-    try:
-        array = np.asarray(codes)
-    except Exception as error:
-        raise TypeError(f"codes must be on the host, as a NumPy array: {type(codes).__module__}."
-                        f"{type(codes).__qualname__} gives none ({error}); copy it to the host first") from error
+    array = host("codes", codes)
     if array.dtype.kind not in "iu":
         raise TypeError(f"codes must be an integer array, got dtype {array.dtype}")
     return array

@@ -15,6 +15,7 @@ from .backends import Array, Namespace, namespace_of
 from .carriers import CARRIERS, Carrier, carrier_of
 from .engine.binade import round_binade
 from .engine.blocks import is_empty
+from .engine.overflow import MARK
 from .engine.scaled import round_scaled
 from .engine.scales import Scales, block_scales
 from .engine.table import round_table
@@ -63,13 +64,19 @@ def quantize(x: Array, format: Format | str, rounding: Rounding | str = "nearest
     check_random(xp, x, rounding, random)
     if out is not None:
         _check_out(xp, x, out, carrier)
+    return round_array(xp, x, carrier, format, policy, rounding, random, out)
+
+
+def round_array(xp: Namespace, x: Array, carrier: Carrier, format: Format, policy: str, rounding: Rounding,
+                random: RandomBits | Array | None, out: Array | None = None) -> Array:
+    """`quantize` of arguments that have been checked; the policy may also be `engine.overflow.MARK`."""
     random = random if rounding.stochastic else None
     lengths = xp.lengths(x)
     if isinstance(random, RandomBits):
         random.check_reach(lengths)
     if is_empty(lengths):
         return x if out is None else xp.write(out, x)
-    found = kernels.quantize(xp, x, carrier, format, policy, rounding, random, out)
+    found = kernels.quantize(xp, x, carrier, format, policy, rounding, random, out) if policy != MARK else None
     if found is not None:
         return found
     if xp.chunk is None and isinstance(random, RandomBits):
@@ -148,7 +155,7 @@ def _check_out(xp: Namespace, x: Array, out: Array, carrier: Carrier) -> None:
                          f"got {tuple(out.shape)} and {xp.dtype(out)}")
 
 
-def _quantize(xp: Namespace, carrier: Carrier, format: Format, policy: Overflow, rounding: Rounding, x: Array,
+def _quantize(xp: Namespace, carrier: Carrier, format: Format, policy: str, rounding: Rounding, x: Array,
               random: RandomBits | Counters | Array | None) -> Array:
     shape = xp.lengths(x)
     lifted = xp.reshape(x, shape or (1,))
@@ -169,9 +176,8 @@ def _quantize(xp: Namespace, carrier: Carrier, format: Format, policy: Overflow,
 
 def by_chunks(xp: Namespace, x: Array, rounding: Rounding, random: RandomBits | Counters | Array | None,
               scales: Scales | None, rounded: Callable[[Array, Array | None, Scales | None], Array]) -> Array:
-    """The elementwise `rounded(x, words, scales)`, where NumPy is faster so in pieces that stay in the cache.
-
-    The same bits, since random bits go by element number.
+    """The elementwise `rounded(x, words, scales)`, of any dtype; where NumPy is faster so, in pieces that stay in the
+    cache. The same bits, since random bits go by element number.
     """
     lengths = xp.lengths(x)
     if not rounding.stochastic or random is None:
@@ -184,7 +190,7 @@ def by_chunks(xp: Namespace, x: Array, rounding: Rounding, random: RandomBits | 
 
     if xp.chunk is None or math.prod(lengths) <= xp.chunk:
         return rounded(x, words(x, random), scales)
-    flat, out = x.reshape(-1), np.empty(x.size, x.dtype)
+    flat, out = x.reshape(-1), None
     bits = random if random is None or isinstance(random, RandomBits | Counters) else random.reshape(-1)
     flat_scales = None if scales is None else _each(scales, lambda part: xp.broadcast(part, lengths).reshape(-1))
     for start in range(0, x.size, xp.chunk):
@@ -192,8 +198,10 @@ def by_chunks(xp: Namespace, x: Array, rounding: Rounding, random: RandomBits | 
         own = replace(bits, offset=bits.offset + start) if isinstance(bits, RandomBits) else (
             None if bits is None else bits[part])
         shared = None if flat_scales is None else _each(flat_scales, lambda whole, part=part: whole[part])
-        out[part] = rounded(flat[part], words(flat[part], own), shared)
-    return out.reshape(lengths)
+        piece = rounded(flat[part], words(flat[part], own), shared)
+        out = np.empty(x.size, piece.dtype) if out is None else out
+        out[part] = piece
+    return xp.reshape(out, lengths)
 
 
 def _each(scales: Scales, change: Callable[..., Array]) -> Scales:

@@ -48,6 +48,24 @@ def test_readme_python(example: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_designing_a_format(tmp_path: Path) -> None:
+    """The page's file, its commands and its `>>>` lines run, in this order, in a folder that sees `spec`."""
+    page = (ROOT / "spec" / "designing-a-format.md").read_text()
+    blocks = re.findall(r"```(\w+)\n(.*?)```", page, re.S)
+    (tmp_path / "spec").symlink_to(ROOT / "spec")
+    session = tmp_path / "session.txt"
+    session.write_text("".join(text for language, text in blocks if language == "python" and ">>>" in text))
+    for language, text in blocks:
+        if language == "python" and ">>>" not in text:
+            (tmp_path / text.partition("\n")[0].removeprefix("# ")).write_text(text)
+    commands = [line for language, text in blocks if language == "sh" for line in text.splitlines()]
+    commands = [line.replace("qemu-swalp ", f"{sys.executable} -m qemu_swalp ", 1) for line in commands]
+    for command in (*commands, f"{sys.executable} -m doctest -o NORMALIZE_WHITESPACE -o ELLIPSIS {session.name}"):
+        done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in tmp_path.glob("*.png")} == {"triangular.png", "comparison.png"}
+
+
 def test_readme_has_the_examples_that_it_promises() -> None:
     text = "\n".join(PYTHON)
     for needed in ("Codebook", "load_formats", "family=", "quantize_optimizer", "Averager", "qemu_swalp.training"):

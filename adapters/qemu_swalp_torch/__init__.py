@@ -26,16 +26,22 @@ try:
 except ImportError as _error:
     raise ImportError("qemu_swalp_torch needs PyTorch; install it with: pip install 'qemu-swalp[torch]'") from _error
 
-from .activations import ActivationHandle, disabled, quantize_activations
+from .activations import quantize_activations
+from .all_reduce import LowPrecisionAllReduce, quantize_all_reduce
 from .averager import Averager
 from .batchnorm import update_bn
 from .functional import quantize
+from .gemms import quantize_gemms, register_gemms
+from .handle import SiteHandle, disabled
+from .monitor import Monitor
 from .optimizer import quantize_optimizer, unquantize_optimizer
 from .schedule import SWALPLR
-from .selection import COMPUTING_MODULES
+from .scoring import scored_by
+from .selection import COMPUTING_MODULES, GEMM_MODULES, Matmul
 from .sgd import SGD
 
 __all__ = [
-    "COMPUTING_MODULES", "SGD", "SWALPLR", "ActivationHandle", "Averager", "disabled", "quantize",
-    "quantize_activations", "quantize_optimizer", "unquantize_optimizer", "update_bn",
+    "COMPUTING_MODULES", "GEMM_MODULES", "SGD", "SWALPLR", "Averager", "LowPrecisionAllReduce", "Matmul", "Monitor",
+    "SiteHandle", "disabled", "quantize", "quantize_activations", "quantize_all_reduce", "quantize_gemms",
+    "quantize_optimizer", "register_gemms", "scored_by", "unquantize_optimizer", "update_bn",
 ]

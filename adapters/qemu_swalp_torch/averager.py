@@ -1,9 +1,10 @@
-"""SWALP's average of a model's weights, kept beside the model."""
+"""An average of a model's weights, kept beside the model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,24 +13,24 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from qemu_swalp.checks import check_int
-from qemu_swalp.training import AverageState, Averaging, Quantizer
+from qemu_swalp.training import AverageState, Averaging, Policy, Quantizer, Window
 
 from .graph import untraced
 from .hooks import step_is_skipped
-from .tensors import array_of, check_plain, is_dtensor, tensor_of
+from .tensors import TensorQuantizer, array_of, check_plain, is_dtensor, tensor_of
 
 Weights = nn.Module | Iterable[tuple[str, Tensor]] | Mapping[str, Tensor]
 
 
 class Averager:
-    """The equal-weight mean of a model's iterates: algorithms 1 and 2 of Yang et al. 2019.
-
-    The rule is that of `qemu_swalp.training.Averaging`.
+    """An average of a model's iterates by any policy: SWALP's mean (Yang et al. 2019) unless another is given.
 
     Parameters
     ----------
     model : a module, or (name, tensor) pairs, or {name: tensor}. Floating tensors are averaged, others ignored; the
-        model is not copied.
+        model is not copied. DTensors are averaged shard by shard, to the bits of the whole.
+    policy : any `qemu_swalp.training.Policy`, as in EMA(decay=0.999) or Window(cycle=100, size=5). None: `Averaging`,
+        made of start, cycle, include_start, quantizer and seed; Averaging(exact="fixed<8,6>") keeps integers, on CPUs.
     start : number of updates before averaging begins (S). cycle : average every so many updates (c).
     include_start : whether the weights at `start` count (algorithm 1) or not (algorithm 2).
     quantizer : Quantizer or `FORMAT/ROUNDING` string of the average itself, as `recipe.average`; None keeps a sum.
@@ -39,7 +40,8 @@ class Averager:
 
     Raises
     ------
-    TypeError, ValueError : for arguments out of range, and for a model without floating parameters.
+    TypeError, ValueError : for arguments out of range, for a policy beside arguments that make one, and for a model
+        without floating parameters, or where an exact average is asked of others than plain tensors on the CPU.
 
     >>> import torch
     >>> model = torch.nn.Linear(1, 1)
@@ -56,9 +58,17 @@ class Averager:
     12.0
     """
 
-    def __init__(self, model: Weights, *, start: int = 0, cycle: int = 1, quantizer: Quantizer | str | None = None,
-                 include_start: bool = False, dtype: torch.dtype | None = None, seed: int = 0) -> None:
-        check_int("seed", seed, 0, 2**64 - 1)
+    def __init__(self, model: Weights, policy: Policy | None = None, *, start: int = 0, cycle: int = 1,
+                 quantizer: Quantizer | str | None = None, include_start: bool = False,
+                 dtype: torch.dtype | None = None, seed: int = 0) -> None:
+        parsed = None if quantizer is None else Quantizer.parse(quantizer)
+        made = Averaging(start, cycle, include_start, parsed, seed)
+        if policy is not None and not isinstance(policy, Policy):
+            raise TypeError("policy must be a qemu_swalp.training.Policy, such as EMA(decay=0.999), or None, "
+                            f"got {policy!r}")
+        if policy is not None and made != Averaging():
+            raise TypeError("policy and the arguments that make one exclude each other: give start, cycle, "
+                            f"include_start, quantizer and seed to {type(policy).__name__}")
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise TypeError(f"dtype must be a floating torch.dtype or None, got {dtype!r}")
         named = _named(model)
@@ -66,12 +76,17 @@ class Averager:
         if not self.parameters:
             raise ValueError(f"model must have floating-point parameters to average, got {sorted(named) or 'none'}")
         self.model = model if isinstance(model, nn.Module) else None
-        parsed = None if quantizer is None else Quantizer.parse(quantizer)
-        self.rule = Averaging(start, cycle, include_start, parsed, seed=seed)
+        rule = policy or made
+        if rule.quantizer is not None:
+            rule = replace(rule, quantizer=TensorQuantizer.of(rule.quantizer, "all", "average"))
+        self.rule: Policy = rule
+        self.exact = getattr(rule, "exact", None) is not None
         for name, p in self.parameters.items():
             check_plain(p, name)
-            if parsed is not None and is_dtensor(p):
-                raise TypeError(f"{name} is a DTensor, whose average has no quantizer; leave out quantizer=")
+            if self.exact and (is_dtensor(p) or not p.is_cpu):
+                where = "a DTensor" if is_dtensor(p) else f"on {p.device}"
+                raise TypeError(f"{name} is {where}, and NumPy keeps exact averages; pass dtype=torch.float64 instead "
+                                "of exact=, whose sums are as exact up to 2^53 quanta")
         self.dtype = dtype
         self.step = -1
         self.state: AverageState = self.rule.init()
@@ -116,8 +131,11 @@ class Averager:
 
     def average(self) -> dict[str, Tensor]:
         """The averages by name, new tensors in the averaging dtype. ValueError before the first."""
-        averages = {name: tensor_of(value) for name, value in self.rule.average(self.state).items()}
-        return averages if self.rule.quantizer is None else {name: value.clone() for name, value in averages.items()}
+        dtype = torch.float32
+        for name in self.parameters:
+            dtype = torch.promote_types(dtype, self.dtype_of(name))
+        averages = self.rule.average(self.state, str(dtype).removeprefix("torch."))
+        return {name: tensor_of(value).clone() for name, value in averages.items()}
 
     @contextmanager
     def swap(self) -> Iterator[Averager]:
@@ -133,10 +151,10 @@ class Averager:
         kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         self.swapped = True
         try:
-            _copy(average, self.parameters)
+            copy_into(average, self.parameters)
             yield self
         finally:
-            _copy(kept, tensors)
+            copy_into(kept, tensors)
             self.swapped = False
 
     def apply_to(self, model: Weights) -> None:
@@ -153,12 +171,18 @@ class Averager:
             if value.shape != targets[name].shape:
                 raise ValueError(f"{name} has shape {tuple(targets[name].shape)} in model, "
                                  f"{tuple(value.shape)} in the average")
-        _copy(average, targets)
+        copy_into(average, targets)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and tensors, as `torch.load(weights_only=True)` reads them."""
-        values = {name: tensor_of(value).clone() for name, value in (self.state.value or {}).items()}
-        return {**self._rule_dict(), "step": self.step, "n_averaged": self.n_averaged, "values": values}
+        """Plain numbers, strings and tensors, as `torch.load(weights_only=True)` reads them.
+
+        Zeros stand where nothing is kept yet, so that a distributed checkpoint finds the tensors that it loads.
+        """
+        kept = self.state.value or {}
+        values = {key: tensor_of(kept[key]).clone() if key in kept else self._zeros(name)
+                  for name in self.parameters for key in self._keys(name)}
+        return {"rule": self.rule.record(), "step": self.step, "n_averaged": self.n_averaged,
+                "score": self.state.score, "values": values}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`. ValueError, and no change, where it is damaged or of another model or rule."""
@@ -166,29 +190,33 @@ class Averager:
         if set(state) != set(expected):
             raise ValueError(f"the averager's state must have the keys {', '.join(expected)}, "
                              f"got {', '.join(map(str, state))}")
-        for key, ours in self._rule_dict().items():
-            if state[key] != ours:
-                raise ValueError(f"the checkpoint's average has {key}={state[key]!r}, this averager {key}={ours!r}; "
-                                 "make it with the checkpoint's arguments")
+        ours, theirs = expected["rule"], state["rule"]
+        for key in (*ours, *(key for key in theirs if key not in ours)):
+            if theirs.get(key) != ours.get(key):
+                raise ValueError(f"the checkpoint's average has {key}={theirs.get(key)!r}, this averager "
+                                 f"{key}={ours.get(key)!r}; make it with the checkpoint's arguments")
         check_int("step", state["step"], -1, 2**62)
         check_int("n_averaged", state["n_averaged"], 0, 2**62)
         values = state["values"]
-        names = set(self.parameters) if state["n_averaged"] else set()
-        if set(values) != names:
+        if set(values) != set(expected["values"]):
             raise ValueError("the checkpoint averages other parameters: "
-                             f"{', '.join(sorted(set(values) ^ names))} in one only")
-        for name, value in values.items():
-            if value.shape != self.parameters[name].shape:
-                raise ValueError(f"{name} has shape {tuple(self.parameters[name].shape)}, "
-                                 f"in the checkpoint {tuple(value.shape)}")
-        held = {name: array_of(value.to(self.parameters[name].device, self.dtype_of(name), copy=True))
-                for name, value in values.items()}
-        self.state, self.step = AverageState(state["n_averaged"], held or None), state["step"]
+                             f"{', '.join(sorted(set(values) ^ set(expected['values'])))} in one only")
+        held: dict[str, Any] = {}
+        for key, ours in expected["values"].items():
+            if values[key].shape != ours.shape:
+                raise ValueError(f"{key} has shape {tuple(ours.shape)}, in the checkpoint {tuple(values[key].shape)}")
+            copied = values[key].to(ours.device, ours.dtype, copy=True)
+            held[key] = copied.numpy() if self.exact else array_of(copied)
+        self.state = AverageState(state["n_averaged"], held if state["n_averaged"] else None, state["score"])
+        self.step = state["step"]
 
-    def _rule_dict(self) -> dict[str, Any]:
-        rule = self.rule
-        return {"start": rule.start, "cycle": rule.cycle, "include_start": rule.include_start,
-                "quantizer": None if rule.quantizer is None else str(rule.quantizer), "seed": rule.seed}
+    def _keys(self, name: str) -> list[str]:
+        """Under which names the policy keeps what it has of a parameter."""
+        return [f"{name}@{slot}" for slot in range(self.rule.size)] if isinstance(self.rule, Window) else [name]
+
+    def _zeros(self, name: str) -> Tensor:
+        dtype = torch.int64 if self.exact else self.dtype_of(name)
+        return torch.zeros_like(self.parameters[name], dtype=dtype, requires_grad=False)
 
     def dtype_of(self, name: str) -> torch.dtype:
         """The dtype that a parameter is averaged in."""
@@ -202,7 +230,8 @@ class _Weights(Mapping[str, Any]):
         self.averager = averager
 
     def __getitem__(self, name: str) -> Any:
-        return array_of(self.averager.parameters[name].detach().to(self.averager.dtype_of(name)))
+        weight = self.averager.parameters[name].detach().to(self.averager.dtype_of(name))
+        return weight.numpy() if self.averager.exact else array_of(weight)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.averager.parameters)
@@ -223,6 +252,7 @@ def _named(model: Weights) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _copy(sources: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+def copy_into(sources: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
+    """Copy tensors, name by name, into the targets of the same names."""
     for name, source in sources.items():
         targets[name].copy_(source)

@@ -13,6 +13,7 @@ from torch._compile import _disable_dynamo
 from qemu_swalp import Format, RandomBits, Rounding
 from qemu_swalp.training import Quantizer
 
+from .observation import Label, observe
 from .tensors import rounded
 
 SIGN = 1 << 63
@@ -34,13 +35,17 @@ def constant(function: Function) -> Function:
 
 
 class Rule(NamedTuple):
-    """A quantizer by its string, and where its random bits stand; the latter count for stochastic rounding alone."""
+    """A quantizer by its string, where its random bits stand, which count for stochastic rounding alone, and for
+    observers whose number it is.
+    """
 
     quantizer: str
     seed: int = 0
     stream: int = 0
     step: int | Tensor = 0
     offset: int = 0
+    place: str = ""
+    role: str = ""
 
 
 def rule_of(quantizer: str, random: RandomBits | None) -> Rule:
@@ -55,10 +60,13 @@ def apply_rule(x: Tensor, rule: Rule) -> Tensor:
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         # Operators take signed integers of 64 bits, so seed and stream are wrapped.
         step = rule.step if isinstance(rule.step, Tensor) else torch.full((), rule.step, dtype=torch.int64)
-        result: Tensor = _round(x, rule.quantizer, _signed(rule.seed), _signed(rule.stream), step, rule.offset)
+        result: Tensor = _round(x, rule.quantizer, _signed(rule.seed), _signed(rule.stream), step, rule.offset,
+                                rule.place, rule.role)
         return result
     quantizer = parsed(rule.quantizer)
-    return rounded(x, quantizer, RandomBits(*rule[1:]) if quantizer.rounding.stochastic else None)
+    random = RandomBits(rule.seed, rule.stream, rule.step, rule.offset) if quantizer.rounding.stochastic else None
+    observe(Label(rule.place, rule.role), x.detach(), quantizer, random)
+    return rounded(x, quantizer, random)
 
 
 @lru_cache(maxsize=1024)
@@ -95,13 +103,14 @@ def is_stochastic(quantizer: str) -> bool:
 
 
 @torch.library.custom_op("qemu_swalp::round", mutates_args=())
-def _round(x: Tensor, quantizer: str, seed: int, stream: int, step: Tensor, offset: int) -> Tensor:
-    rule = Rule(quantizer, seed % (2 * SIGN), stream % (2 * SIGN), int(step), offset)
+def _round(x: Tensor, quantizer: str, seed: int, stream: int, step: Tensor, offset: int, place: str,
+           role: str) -> Tensor:
+    rule = Rule(quantizer, seed % (2 * SIGN), stream % (2 * SIGN), int(step), offset, place, role)
     return apply_rule(x, rule).clone(memory_format=torch.contiguous_format)
 
 
 @_round.register_fake
-def _(x: Tensor, quantizer: str, seed: int, stream: int, step: Tensor, offset: int) -> Tensor:
+def _(x: Tensor, quantizer: str, seed: int, stream: int, step: Tensor, offset: int, place: str, role: str) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from .checkpoint import LoadGuard
 from .configuration import ACCUMULATOR, advance
 from .graph import untraced
-from .plan import Entry, Plan, state_tensors
+from .plan import MOMENTA, Entry, Plan, state_tensors
 from .tensors import round_
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -181,8 +181,16 @@ def _numbered(role: str, evaluation: int) -> str:
     return f"{role}.{evaluation}" if evaluation else role
 
 
+KEPT_BY_PYTORCH = frozenset((
+    "exp_avg_sq", "max_exp_avg_sq", "square_avg", "grad_avg", "acc_delta", "sum", "exp_inf", "ax", "eta", "mu", "prev",
+    "step_size", "old_dirs", "old_stps", "ro", "al", "d", "row_var", "col_var", "variance", *MOMENTA,
+))
+"""State of the optimizers in `torch.optim`: a recipe may name it for whichever it meets."""
+
+
 def _check_state_names(optimizer: Optimizer, rounded: list[Entry]) -> None:
     wanted = {name for entry in rounded for name, quantizer in entry.recipe.state if quantizer is not None}
+    wanted -= KEPT_BY_PYTORCH
     present = {name for state in optimizer.state.values() if isinstance(state, dict) for name in state}
     if wanted - present:
         warnings.warn(f"the recipe quantizes the optimizer state {', '.join(sorted(wanted - present))}, which "

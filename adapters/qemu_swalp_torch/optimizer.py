@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from qemu_swalp.checks import check_int
-from qemu_swalp.training import Draw, Recipe
+from qemu_swalp.training import Draw, Recipe, as_recipe
 
 from . import configuration
 from .checkpoint import check_same_recipe
@@ -28,7 +28,7 @@ HOOKS = "_qemu_hooks"
 """Attribute of a quantized optimizer; copies come without it, as they come without hooks."""
 
 
-def quantize_optimizer(opt: OptimizerT, recipe: Recipe, *, model: nn.Module | None = None,
+def quantize_optimizer(opt: OptimizerT, recipe: Recipe | str, *, model: nn.Module | None = None,
                        named_parameters: Iterable[tuple[str, Tensor]] | None = None, seed: int = 0,
                        allow_recipe_change: bool = False) -> OptimizerT:
     """Round weights, gradients and state of an optimizer at each step (algorithm 2 of Yang et al. 2019, step 3).
@@ -42,9 +42,9 @@ def quantize_optimizer(opt: OptimizerT, recipe: Recipe, *, model: nn.Module | No
     ----------
     opt : any `torch.optim.Optimizer`, fused and foreach ones included; parameters of any shape in float16, bfloat16,
         float32 or float64, plain or DTensor.
-    recipe : `qemu_swalp.training.Recipe`; its roles weight, gradient, momentum (`momentum_buffer`, `exp_avg`),
-        accumulator and the names in `state` count here. A second moment (`exp_avg_sq`) needs a wide format: in a narrow
-        one it vanishes.
+    recipe : `qemu_swalp.training.Recipe`, or the name of a ready one such as "swalp8"; its roles weight, gradient,
+        momentum (`momentum_buffer`, `exp_avg`), accumulator and the names in `state` count here. A second moment
+        (`exp_avg_sq`) needs a wide format: in a narrow one it vanishes. Without one it stays in full precision.
     model, named_parameters : where the names come from that the recipe's overrides match; not needed without overrides,
         or where the optimizer was made from (name, parameter) pairs.
     seed : of the random bits, which depend on (seed, role, place of the tensor in `opt.param_groups`, step) alone:
@@ -71,7 +71,7 @@ def quantize_optimizer(opt: OptimizerT, recipe: Recipe, *, model: nn.Module | No
     """
     if not isinstance(opt, Optimizer):
         raise TypeError(f"opt must be a torch.optim.Optimizer, got {type(opt).__module__}.{type(opt).__qualname__}")
-    check_recipe(recipe)
+    recipe = as_recipe(recipe)
     check_int("seed", seed, 0, 2**64 - 1)
     if model is not None and named_parameters is not None:
         raise TypeError("model and named_parameters exclude each other: both give the parameters' names")
@@ -124,13 +124,6 @@ def attach(opt: Optimizer, allow_recipe_change: bool = False) -> StepHooks:
 def is_native(opt: Optimizer) -> bool:
     """Whether the optimizer quantizes by itself, as our SGD does."""
     return bool(getattr(type(opt), "quantizes_itself", False))
-
-
-def check_recipe(recipe: object) -> None:
-    """TypeError unless it is a Recipe."""
-    if not isinstance(recipe, Recipe):
-        raise TypeError("recipe must be a qemu_swalp.training.Recipe, such as swalp(8) or Recipe(weight='bfp8'), "
-                        f"got {recipe!r}")
 
 
 class Defaults(dict[str, Any]):

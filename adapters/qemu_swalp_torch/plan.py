@@ -14,7 +14,7 @@ from qemu_swalp.quantization import check_held
 from qemu_swalp.training import Draw, Quantizer, Recipe
 
 from .configuration import NAMES, RECIPE, SEED, STEP, Groups, recipe_from, sync
-from .tensors import check_plain
+from .tensors import check_plain, on_tensors
 
 MOMENTA = ("momentum_buffer", "exp_avg")
 """Names under which optimizers keep what the role `momentum` stands for."""
@@ -71,17 +71,27 @@ def entries(groups: Groups) -> Iterator[Entry]:
     tensor = 0
     for g, group in enumerate(groups):
         recipe = recipe_from(group[RECIPE])
-        names = group.get(NAMES) or group.get("param_names")
+        names = _names(group)
         if recipe.overrides and (names is None or len(names) != len(group["params"])):
             patterns = ", ".join(pattern for pattern, _ in recipe.overrides)
             raise ValueError(f"the recipe has overrides by parameter name ({patterns}), but the parameters of "
                              f"param_groups[{g}] have no names; pass model= or named_parameters=, or make the "
                              "optimizer (or the added group) from (name, parameter) pairs")
-        for i, p in enumerate(group["params"]):
-            label = names[i] if names else f"param_groups[{g}]['params'][{i}]"
-            own = recipe.of(label) if recipe.overrides else recipe
+        for label, p in labels(g, group):
+            own = on_tensors(recipe.of(label) if recipe.overrides else recipe, label)
             yield Entry(p, label, g, tensor, own, tuple(_states(own)))
             tensor += 1
+
+
+def labels(g: int, group: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of group g, each with its name or its place."""
+    names = _names(group)
+    for i, p in enumerate(group["params"]):
+        yield names[i] if names else f"param_groups[{g}]['params'][{i}]", p
+
+
+def _names(group: dict[str, Any]) -> list[str] | None:
+    return group.get(NAMES) or group.get("param_names")
 
 
 def _states(recipe: Recipe) -> Iterator[tuple[str, str, Quantizer]]:

@@ -11,15 +11,15 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from qemu_swalp.checks import check_bool, check_int
-from qemu_swalp.training import FULL_PRECISION, Hyper, Recipe, Slots, sgd_step
+from qemu_swalp.training import FULL_PRECISION, Hyper, Recipe, Slots, as_recipe, sgd_step
 from qemu_swalp.training import SGD as CoreSGD
 
 from .checkpoint import LoadGuard
 from .configuration import ACCUMULATOR, advance, write
+from .graph import untraced
 from .hooks import check_dense
-from .optimizer import check_recipe
 from .plan import Entry, Plan, names_from
-from .tensors import array_of, is_dtensor, tensor_of
+from .tensors import array_of, tensor_of
 
 MOMENTUM = "momentum_buffer"
 
@@ -34,7 +34,7 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    params : tensors, (name, tensor) pairs, or param_groups; names are needed where the recipe has overrides.
+    params : tensors or DTensors, (name, tensor) pairs, or param_groups; names are needed for a recipe's overrides.
     lr, momentum, dampening, weight_decay, nesterov, maximize : as in `torch.optim.SGD`; per group.
     recipe : its roles weight, gradient, momentum and accumulator count here. seed : of the random bits.
     allow_recipe_change : let `load_state_dict` take checkpoints of another recipe, or of none.
@@ -58,8 +58,8 @@ class SGD(Optimizer):
 
     def __init__(self, params: ParamsT, lr: float | Tensor = 1e-3, momentum: float = 0, dampening: float = 0,
                  weight_decay: float = 0, nesterov: bool = False, *, maximize: bool = False,
-                 recipe: Recipe = FULL_PRECISION, seed: int = 0, allow_recipe_change: bool = False) -> None:
-        check_recipe(recipe)
+                 recipe: Recipe | str = FULL_PRECISION, seed: int = 0, allow_recipe_change: bool = False) -> None:
+        recipe = as_recipe(recipe)
         check_int("seed", seed, 0, 2**64 - 1)
         super().__init__(params, {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
                                   "nesterov": nesterov, "maximize": maximize})
@@ -79,17 +79,7 @@ class SGD(Optimizer):
     def _watch(self, allow_recipe_change: bool) -> None:
         self._plan = Plan()
         LoadGuard(allow_recipe_change).register(self)
-        self._entries()
-
-    def _entries(self) -> list[Entry]:
-        known = self._plan.entries
-        entries = self._plan.refresh(self)
-        if entries is not known:
-            for entry in entries:
-                if is_dtensor(entry.parameter):
-                    raise TypeError(f"{entry.label} is a DTensor, which this SGD does not take; use "
-                                    "quantize_optimizer(torch.optim.SGD(...), recipe)")
-        return entries
+        self._plan.refresh(self)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -98,7 +88,12 @@ class SGD(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        ready = [(entry, g) for entry in self._entries() if (g := entry.parameter.grad) is not None]
+        self._step()
+        return loss
+
+    @untraced
+    def _step(self) -> None:
+        ready = [(entry, g) for entry in self._plan.refresh(self) if (g := entry.parameter.grad) is not None]
         for entry, g in ready:
             check_dense(g, entry.label)
         hypers = [Hyper(float(group["lr"]), group["momentum"], group["dampening"], group["weight_decay"],
@@ -106,7 +101,6 @@ class SGD(Optimizer):
         for entry, g in ready:
             self._update(entry, g, hypers[entry.group])
         advance(self.param_groups)
-        return loss
 
     def _update(self, entry: Entry, gradient: Tensor, hyper: Hyper) -> None:
         state = self.state[entry.parameter]

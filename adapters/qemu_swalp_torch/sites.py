@@ -1,168 +1,76 @@
-"""The forward hook of one module, and the clock that gives recomputations the random bits of what they repeat."""
+"""Hooks of one module, which round its outputs or its inputs, and their gradients."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from qemu_swalp import stream_id
 from qemu_swalp.training import Recipe
 
+from .clock import Clock, Site
 from .functional import straight_through
-from .graph import Rule, constant, is_stochastic, tick
+from .graph import is_stochastic
 
 
-class Site:
-    """Rounds the output of the module that it is hooked to. The number of the call is the random step."""
+class ActivationSite(Site):
+    """Rounds tensors, at any depth of tuples, lists and dicts, each with a stream of its own."""
 
-    def __init__(self, clock: Clock, name: str, place: int, recipe: Recipe, seed: int) -> None:
-        self.clock, self.name, self.place, self.seed = clock, name, place, seed
+    end = suffix = ""
+    """Whether inputs or outputs are rounded; what is put after the names of places and roles for it."""
+
+    def __init__(self, clock: Clock, module: str, place: int, recipe: Recipe, seed: int) -> None:
+        super().__init__(clock, module + self.suffix, place, seed)
+        self.module = module
         self.activation = None if recipe.activation is None else str(recipe.activation)
         self.error = None if recipe.error is None else str(recipe.error)
         self.stochastic = any(is_stochastic(q) for q in (self.activation, self.error) if q is not None)
-        self.enabled = True
-        self.repeatable, self.times = 0, 0
-        """Step of the last call that a backward may recompute, and number of such calls in the last forward."""
-        with torch.inference_mode(False):  # a tensor, since compiled graphs take an int for a constant
-            self.count = torch.zeros((), dtype=torch.int64, device="cpu")
 
-    @property
-    def calls(self) -> int:
-        """How often the module was called."""
-        return int(self.count)
+    def register(self, module: nn.Module) -> RemovableHandle:
+        """Hook the site to its module."""
+        raise NotImplementedError
 
-    @calls.setter
-    def calls(self, value: int) -> None:
-        self.count.fill_(value)
+    def rounded(self, value: Any) -> Any:
+        """The value with its floating tensors rounded, or the value itself where the site is disabled."""
+        return self._rounded_in(value, self.turn(), self.suffix) if self.enabled else value
 
-    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        if not self.enabled:
-            return output
-        step = self._turn() if self.stochastic else 0
-        if isinstance(output, Tensor):
-            return self._rounded(output, step, "")
-        return self._rounded_in(output, step, "")
-
-    def _rounded_in(self, output: Any, step: int | Tensor, suffix: str) -> Any:
-        """Tensors in tuples, lists and dicts; each has its own stream."""
-        if isinstance(output, Tensor):
-            return self._rounded(output, step, suffix)
-        if isinstance(output, dict):
-            return type(output)((key, self._rounded_in(v, step, f"{suffix}.{key}")) for key, v in output.items())
-        if isinstance(output, tuple | list):
-            parts = [self._rounded_in(v, step, f"{suffix}.{i}") for i, v in enumerate(output)]
-            return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-        return output
+    def _rounded_in(self, value: Any, step: int | Tensor, suffix: str) -> Any:
+        if isinstance(value, Tensor):
+            return self._rounded(value, step, suffix)
+        if isinstance(value, dict):
+            return type(value)((key, self._rounded_in(v, step, f"{suffix}.{key}")) for key, v in value.items())
+        if isinstance(value, tuple | list):
+            parts = [self._rounded_in(v, step, f"{suffix}.{i}") for i, v in enumerate(value)]
+            return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        return value
 
     def _rounded(self, x: Tensor, step: int | Tensor, suffix: str) -> Tensor:
         if not x.is_floating_point():
             return x
-        return straight_through(x, self._rule("activation" + suffix, self.activation, step),
-                                self._rule("error" + suffix, self.error, step))
-
-    def _rule(self, role: str, quantizer: str | None, step: int | Tensor) -> Rule | None:
-        if quantizer is None or not is_stochastic(quantizer):
-            return None if quantizer is None else Rule(quantizer)
-        return Rule(quantizer, self.seed, stream(role, self.place), step)
-
-    def _turn(self) -> int | Tensor:
-        """Random step of this call. A recomputation within a backward repeats that of the forward."""
-        if torch.compiler.is_compiling():
-            traced: Tensor = tick(self.count)
-            return traced
-        if not self.clock.replaying and torch._C._current_graph_task_id() != -1:
-            self.clock.check_repeats(self)
-            return self.repeatable
-        step = self.calls
-        self.count.add_(1)
-        if self.clock.with_gradient or torch.is_grad_enabled():
-            self.repeatable = step
-            self.times += 1
-        return step
+        return straight_through(x, self.rule("activation" + suffix, self.activation, step),
+                                self.rule("error" + suffix, self.error, step))
 
 
-class Clock:
-    """Pre-hook of the whole model: notes where each forward begins, so that a recomputation knows what it repeats."""
+class OutputSite(ActivationSite):
+    """Forward hook: rounds what the module returns."""
 
-    def __init__(self) -> None:
-        self.sites: list[Site] = []
-        self.replaying = False
-        self.task = -1
-        self.with_gradient = True
-        """Whether the present forward has one: parts of it may run without, under reentrant checkpointing."""
-        self.forwards = 0
-        """Forwards with gradient since the last backward that recomputed."""
-        self.candidates = 0
-        """Forwards that the present backward may be recomputing."""
+    end = "output"
 
-    def __call__(self, module: nn.Module, inputs: Any) -> None:
-        if torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1:
-            return
-        self.with_gradient = torch.is_grad_enabled()
-        if self.with_gradient:
-            self.forwards += 1
-            for site in self.sites:
-                site.times = 0
+    def register(self, module: nn.Module) -> RemovableHandle:
+        return module.register_forward_hook(self)
 
-    def note_backward(self) -> None:
-        """At a recomputation: count the forwards made since the last backward, if this is another one."""
-        task = torch._C._current_graph_task_id()
-        if task != self.task:
-            self.task = task
-            if self.forwards:
-                self.candidates, self.forwards = self.forwards, 0
-
-    def check_repeats(self, site: Site) -> None:
-        """RuntimeError unless there is one call of the site that a recomputation can be repeating."""
-        self.note_backward()
-        if self.candidates > 1 or site.times != 1:
-            calls = max(self.candidates, site.times)
-            raise RuntimeError(f"activation checkpointing recomputes {site.name!r}, but which of {calls} calls is "
-                               "ambiguous, and so are its random bits; pass context_fn=handle.checkpoint_contexts to "
-                               "torch.utils.checkpoint.checkpoint (with use_reentrant=False), and run forwards that "
-                               "have no backward under torch.no_grad()")
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        return self.rounded(output)
 
 
-class Beginning:
-    """Context of a checkpointed forward: notes how often each site was called before."""
+class InputSite(ActivationSite):
+    """Forward pre-hook: rounds the positional inputs of the module."""
 
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.calls: list[int] = []
+    end, suffix = "input", ".input"
 
-    def __enter__(self) -> None:
-        self.calls = [site.calls for site in self.clock.sites]
+    def register(self, module: nn.Module) -> RemovableHandle:
+        return module.register_forward_pre_hook(self)
 
-    def __exit__(self, *exception: object) -> None:
-        pass
-
-
-class Replay:
-    """Context of its recomputations: counts calls from there, and at the end from where it was."""
-
-    def __init__(self, beginning: Beginning) -> None:
-        self.beginning = beginning
-        self.interrupted: list[tuple[list[int], bool]] = []
-
-    def __enter__(self) -> None:
-        clock = self.beginning.clock
-        clock.note_backward()
-        self.interrupted.append(([site.calls for site in clock.sites], clock.replaying))
-        self._go_to(self.beginning.calls, True)
-
-    def __exit__(self, *exception: object) -> None:
-        self._go_to(*self.interrupted.pop())
-
-    def _go_to(self, calls: list[int], replaying: bool) -> None:
-        clock = self.beginning.clock
-        clock.replaying = replaying
-        for site, count in zip(clock.sites, calls, strict=True):
-            site.calls = count
-
-
-@constant
-def stream(role: str, place: int) -> int:
-    """`stream_id` of an activation."""
-    return stream_id(role, place)
+    def __call__(self, module: nn.Module, inputs: Any) -> Any:
+        return self.rounded(inputs)

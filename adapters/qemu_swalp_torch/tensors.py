@@ -6,12 +6,17 @@ cost a third as much there. The bits are the same in both libraries (clauses RND
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from qemu_swalp import RandomBits
 from qemu_swalp.backends import Array
-from qemu_swalp.training import Draw, Quantizer
+from qemu_swalp.training import ROLES, Draw, Quantizer, Recipe
+
+from .observation import Label, observe
 
 HOST_ELEMENTS = 1 << 16
 """Above so many elements PyTorch's threads make up for its calls."""
@@ -27,9 +32,47 @@ def array_of(x: Tensor) -> Array:
     return x
 
 
+def unviewed(x: Tensor) -> Tensor:
+    """x, or a copy where `array_of` would have NumPy view it.
+
+    FSDP frees the storage of the weights that it has gathered, which PyTorch forbids once NumPy has viewed it.
+    """
+    return x.clone() if x.is_cpu and x.numel() <= HOST_ELEMENTS else x
+
+
 def tensor_of(array: Array) -> Tensor:
     """Inverse of `array_of`; NumPy's scalars, which 0-d arithmetic gives, are taken too."""
     return array if isinstance(array, Tensor) else torch.as_tensor(array)
+
+
+class TensorQuantizer(Quantizer):
+    """A quantizer of what the core's step functions are handed here: the arrays of `array_of`, DTensors among them."""
+
+    label: Label
+
+    @staticmethod
+    def of(quantizer: Quantizer, place: str, role: str) -> TensorQuantizer:
+        """The same quantizer, of a role of the parameter of that name."""
+        made = TensorQuantizer(quantizer.format, quantizer.rounding)
+        object.__setattr__(made, "label", Label(place, role))
+        return made
+
+    def __call__(self, x: Array, random: RandomBits | None = None, out: Array | None = None) -> Any:
+        if not isinstance(x, Tensor) or not is_dtensor(x):
+            observe(self.label, x, self, random)
+            return super().__call__(x, random, out)
+        from .sharded import round_shard
+
+        return round_shard(x, self, random)
+
+
+def on_tensors(recipe: Recipe, place: str) -> Recipe:
+    """A recipe without overrides whose quantizers are `TensorQuantizer`s of the parameter of that name."""
+    def made(role: str, quantizer: Quantizer | None) -> Quantizer | None:
+        return None if quantizer is None else TensorQuantizer.of(quantizer, place, role)
+
+    roles: dict[str, Any] = {role: made(role, recipe.quantizer(role)) for role in ROLES}
+    return replace(recipe, **roles, state=tuple((name, made(name, quantizer)) for name, quantizer in recipe.state))
 
 
 def rounded(x: Tensor, quantizer: Quantizer, random: RandomBits | None = None) -> Tensor:
@@ -40,12 +83,8 @@ def rounded(x: Tensor, quantizer: Quantizer, random: RandomBits | None = None) -
 def round_(x: Tensor, quantizer: Quantizer, draw: Draw, role: str) -> None:
     """Round x in place, for its role; views and `nn.Parameter`s included. Its version counter moves on."""
     random = draw(role) if quantizer.rounding.stochastic else None
-    if is_dtensor(x):
-        from .sharded import round_shard_
-
-        round_shard_(x, quantizer, random)
-    else:
-        x.detach().copy_(rounded(x, quantizer, random))
+    with torch.no_grad():
+        x.copy_(rounded(x, quantizer, random))
 
 
 def is_dtensor(x: Tensor) -> bool:
@@ -55,6 +94,11 @@ def is_dtensor(x: Tensor) -> bool:
     from torch.distributed.tensor import DTensor
 
     return isinstance(x, DTensor)
+
+
+def local_part(x: Tensor) -> Tensor:
+    """The shard that this rank has of a DTensor; any other tensor itself."""
+    return x.to_local() if is_dtensor(x) else x  # type: ignore[attr-defined]
 
 
 def check_plain(x: Tensor, label: str) -> None:

@@ -9,9 +9,11 @@ import sys
 from functools import cache
 from importlib import import_module
 
+import numpy as np
+
 from .namespace import DTYPES, Array, Namespace
 
-__all__ = ["DTYPES", "FRAMEWORKS", "Array", "Namespace", "namespace_of", "numpy_namespace"]
+__all__ = ["DTYPES", "FRAMEWORKS", "Array", "Namespace", "host", "namespace_of", "numpy_namespace"]
 
 FRAMEWORKS = {"numpy": "_numpy", "cupy": "_cupy", "torch": "_torch", "tensorflow": "_tensorflow", "jax": "_jax"}
 """Import name of each library → our module with its `Namespace`."""
@@ -35,3 +37,14 @@ def namespace_of(x: object) -> Namespace:
             return namespace
     raise TypeError(f"expected an array of {', '.join(FRAMEWORKS)}, got {type(x).__module__}.{type(x).__qualname__}; "
                     "convert it, as in numpy.asarray(x)")
+
+
+def host(name: str, x: Array) -> np.ndarray:
+    """`Namespace.host` of an argument of that name. TypeError for what is no array, or has no values now."""
+    xp = namespace_of(x)
+    try:
+        return xp.host(x)
+    except Exception as error:
+        raise TypeError(f"{name} must hold values that can be copied to the host, and this {type(x).__module__}."
+                        f"{type(x).__qualname__} has none ({error}); call it on an array outside of any traced graph"
+                        ) from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import cupy
+import numpy as np
 
 from ._numpy import NumpyNamespace
+from .namespace import Array
 
 
 class CupyNamespace(NumpyNamespace):
@@ -12,6 +14,9 @@ class CupyNamespace(NumpyNamespace):
 
     def owns(self, x: object) -> bool:
         return isinstance(x, cupy.ndarray)
+
+    def host(self, x: Array) -> np.ndarray:
+        return super().host(cupy.asnumpy(x))
 
 
 NAMESPACE = CupyNamespace(cupy)

@@ -129,6 +129,9 @@ class NumpyNamespace(Namespace):
         flat = self.xp.stack(list(lanes), axis=-1).reshape(-1).view("int32")
         return flat[int(skipped) : int(skipped) + count]
 
+    def host(self, x: Array) -> np.ndarray:
+        return np.asarray(x, np.float32 if self.dtype(x) == "bfloat16" else None)
+
     def write(self, out: Array, result: Array) -> Array:
         out[...] = result
         return out

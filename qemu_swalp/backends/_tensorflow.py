@@ -127,6 +127,10 @@ class TensorflowNamespace(Namespace):
     def any(self, mask: Array) -> bool:
         return bool(tf.reduce_any(mask))
 
+    def host(self, x: Array) -> np.ndarray:
+        here: np.ndarray = (tf.cast(x, tf.float32) if x.dtype == tf.bfloat16 else x).numpy()
+        return here
+
     def lane(self, word: Any) -> Any:
         return word if isinstance(word, int | tuple) else tf.cast(tf.cast(word, tf.int64) & MASK, tf.uint32)
 

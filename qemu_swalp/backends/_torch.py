@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from .namespace import Array, Namespace, Table
@@ -109,6 +110,10 @@ class TorchNamespace(Namespace):
 
     def words(self, lanes: Sequence[Array], skipped: Any, count: int | Array) -> Array:
         return torch.stack(list(lanes), dim=-1).reshape(-1)[skipped : skipped + count].to(torch.int32)
+
+    def host(self, x: Array) -> np.ndarray:
+        here: np.ndarray = x.detach().to("cpu", torch.float32 if x.dtype == torch.bfloat16 else x.dtype).numpy()
+        return here
 
     def write(self, out: Array, result: Array) -> Array:
         with torch.no_grad():

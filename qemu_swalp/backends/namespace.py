@@ -203,6 +203,10 @@ class Namespace(ABC):
         """program(self, *settings, *arrays), compiled where operations one by one are slow."""
         return program(self, *settings, *arrays)
 
+    @abstractmethod
+    def host(self, x: Array) -> np.ndarray:
+        """The same numbers in NumPy, as a view where the library gives one; bfloat16, which NumPy lacks, as float32."""
+
     def write(self, out: Array, result: Array) -> Array:
         """Copy the result into `out`. TypeError where arrays cannot be written."""
         raise TypeError(f"out= is not possible: {self.name} arrays cannot be written; use the returned array")

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import __version__
-from . import formats, info, report, reproduce
+from . import compare, formats, info, quantize, report, reproduce
 
 EPILOG = "`qemu-swalp COMMAND --help` tells more about a command."
 
@@ -23,11 +23,11 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The parser of the whole command line."""
-    top = Parser("qemu-swalp", description="Number formats, what is installed, and low-precision training experiments.",
-                 epilog=EPILOG, allow_abbrev=False)
+    top = Parser("qemu-swalp", epilog=EPILOG, allow_abbrev=False,
+                 description="Number formats, tensors in them, what is installed, low-precision training experiments.")
     top.add_argument("--version", action="version", version=f"qemu-swalp {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (formats, info, reproduce, report):
+    for module in (formats, compare, quantize, info, reproduce, report):
         module.add_commands(commands)
     return top
 

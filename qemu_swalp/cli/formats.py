@@ -1,17 +1,23 @@
-"""`qemu-swalp formats` and `qemu-swalp show FORMAT`."""
+"""`qemu-swalp formats` and `qemu-swalp show FORMAT`, and what other commands do with formats."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+import re
+import runpy
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import BinadeFormat, Block, ElementFormat, Format, TableFormat, encode, load_formats, names, parse
-from ..experiments.text import table
+from ..experiments.picture import save_picture
+from ..extras import EXPERIMENTS, require
+from ..text import table
+from .pictures import draw_format
 
 WIDEST = 80
 """Characters of a format's string that a line of `formats` has room for; `show` gives all."""
@@ -29,33 +35,74 @@ def add_commands(commands: Any) -> None:
     show = commands.add_parser("show", help="show one format: parameters, properties, and values if few",
                                description="Show one format: parameters, properties, and values if they are few.")
     show.add_argument("format", metavar="FORMAT", help="a name (e4m3fn) or parameters: fixed<8,6> or bfp<8,axis=0>")
-    show.set_defaults(run=lambda chosen: _show(chosen.format, chosen.load))
+    add_plot(show, "the values and the relative error of rounding")
+    show.set_defaults(run=lambda chosen: _show(chosen.format, chosen.load, chosen.plot))
     for command in (listing, show):
-        command.add_argument("--load", metavar="FILE", action="append", default=[],
-                             help="read formats from a TOML file first; may be repeated")
+        add_load(command)
+
+
+def add_load(command: Any) -> None:
+    """The option `--load`."""
+    command.add_argument("--load", metavar="FILE", action="append", default=[],
+                         help="first read formats from a TOML file, or run a Python file (.py) that defines some; may "
+                              "be repeated")
+
+
+def add_plot(command: Any, what: str) -> None:
+    """The option `--plot`: None, "" where no file is given, or the file."""
+    command.add_argument("--plot", metavar="FILE", nargs="?", const="",
+                         help=f"draw {what} (PNG; default: named after the formats, in this folder)")
+
+
+def picture_path(given: str, formats: Sequence[str]) -> Path:
+    """Where a picture of formats goes. ValueError unless it is a PNG file, ImportError where nothing can draw it."""
+    path = Path(given or "-".join(re.sub(r"[^\w.-]+", "_", text).strip("_") for text in formats)[:100] + ".png")
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"--plot writes a PNG file, got {given!r}; let its name end in .png")
+    require("matplotlib", EXPERIMENTS)
+    return path
+
+
+def read_format(text: str) -> Format:
+    """The format of an argument. ValueError for anything that arrays cannot be rounded to."""
+    try:
+        format = parse(text)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    element_and_unit(format)
+    return format
 
 
 def _formats(files: list[str]) -> int:
-    _load(files)
+    load(files)
     header = ("name", "format", "bits", "max", "least > 0", "epsilon", "values", "specials", "overflow")
     print(table(header, [_line(name, parse(name)) for name in names()], left=(0, 1, 7, 8)))
     return 0
 
 
-def _load(files: list[str]) -> None:
+def load(files: list[str]) -> None:
+    """Register the formats of TOML files; run Python files. ValueError where one fails."""
     for file in files:
-        load_formats(file)
+        if not file.endswith(".py"):
+            load_formats(file)
+            continue
+        try:
+            runpy.run_path(file, run_name=Path(file).stem)
+        except OSError:
+            raise
+        except Exception as error:
+            raise ValueError(f"{file}: {type(error).__name__}: {error}") from error
 
 
 def _line(name: str, format: Format) -> tuple[object, ...]:
-    element, suffix = _element(format)
+    element, suffix = element_and_unit(format)
     limits = [number(v) + suffix if v is not None else "–" for v in (element.max, _least(element), _epsilon(element))]
     spelling = format.spelling()
     short = spelling if len(spelling) <= WIDEST else f"{spelling[: WIDEST - 1]}…"
     return (name, short, format.bits, *limits, element.value_count, _specials(element), element.overflow)
 
 
-def _element(format: Format) -> tuple[ElementFormat, str]:
+def element_and_unit(format: Format) -> tuple[ElementFormat, str]:
     """The format of the elements, and what their values are multiplied by."""
     if isinstance(format, Block):
         return format.element, "·2^S" if format.powers else "·s"
@@ -93,21 +140,25 @@ def number(x: float) -> str:
     return f"{n}·{power}" if abs(n) > 1 else f"{'-' * (n < 0)}{power}"
 
 
-def _show(text: str, files: list[str]) -> int:
-    _load(files)
-    try:
-        format = parse(text)
-    except TypeError as error:
-        raise ValueError(str(error)) from error
+def _show(text: str, files: list[str], plot: str | None) -> int:
+    load(files)
+    format = read_format(text)
+    element, unit = element_and_unit(format)
+    path = None if plot is None else picture_path(plot, [text])
+    if path is not None:
+        title = (f"{text}: {element.value_count} values of {format.bits} bits, {number(element.min)}{unit} to "
+                 f"{number(element.max)}{unit}")
+        save_picture(lambda figure: draw_format(figure, title, element, unit), path)
     print(table(("", text), list(_properties(format)), left=(0, 1)))
-    element, suffix = _element(format)
     if element.value_count <= FEW:
-        print(f"\ncode: value{suffix}\n" + "\n".join(_columns(_values(element))))
+        print(f"\ncode: value{unit}\n" + "\n".join(_columns(_values(element))))
+    if path is not None:
+        print(f"\nwritten: {path}")
     return 0
 
 
 def _properties(format: Format) -> Iterator[tuple[str, object]]:
-    element, suffix = _element(format)
+    element, suffix = element_and_unit(format)
     named = [name for name in names() if parse(name) == format]
     if named:
         yield "names", ", ".join(named)

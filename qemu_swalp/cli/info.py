@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from .. import __version__
 from ..backends import FRAMEWORKS
-from ..experiments.text import table
+from ..text import table
 
 TIMEOUT = 120
 """Seconds until an import counts as failed."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import extras
 from ..experiments import EXPERIMENTS, load, report
 from ..experiments.settings import Settings, choose, flag
 
@@ -61,7 +62,7 @@ def _reproduce(chosen: argparse.Namespace, name: str, kind: type[Settings]) -> i
     given = {item.name: getattr(chosen, item.name) for item in dataclasses.fields(kind) if hasattr(chosen, item.name)}
     settings = choose(kind, {"out": _out(name)} | {
         key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}, chosen.quick)
-    report.require("matplotlib")
+    extras.require("matplotlib", extras.EXPERIMENTS)
     out = Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()

@@ -14,7 +14,7 @@ from ..carriers import Carrier
 from ..formats import BinadeFormat
 from ..formats.binade import binade
 from ..rounding import Rounding, goes_away
-from .overflow import escape
+from .overflow import MARK, escape
 
 Rounded = tuple[Array, Array, Array]
 """(binade, fraction, whether it is zero) of rounded magnitudes, before the range check."""
@@ -54,7 +54,7 @@ def round_binade(xp: Namespace, x: Array, carrier: Carrier, format: BinadeFormat
     if not format.has_zero:
         bits = xp.where(zero, least_bits, bits)
     bits = escape(xp, carrier, format, overflow, rounding, bits, below, over, infinite)
-    if not format.has_zero and overflow in ("infinity", "nan"):  # clause FMT-9
+    if not format.has_zero and overflow in ("infinity", "nan", MARK):  # clause FMT-9
         bits = xp.where(zero if format.signed else zero | negative, carrier.nan, bits)
     if format.signed:
         signed = negative if format.has_negative_zero else negative & ~zero

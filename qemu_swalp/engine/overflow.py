@@ -7,6 +7,9 @@ from ..carriers import Carrier
 from ..formats import ElementFormat
 from ..rounding import Rounding
 
+MARK = "mark"
+"""A policy for this package alone: what is out of range becomes NaN, in every format and mode, so as to be counted."""
+
 
 def escape(xp: Namespace, carrier: Carrier, format: ElementFormat, overflow: str, rounding: Rounding, bits: Array,
            below: Array, beyond: Array, infinite: Array) -> Array:
@@ -17,6 +20,8 @@ def escape(xp: Namespace, carrier: Carrier, format: ElementFormat, overflow: str
     """
     if overflow == "saturate":
         return bits
+    if overflow == MARK:
+        return xp.where(beyond, carrier.nan, bits)
     one_sided = format.min >= 0
     if overflow == "propagate":
         if not format.has_infinity:

@@ -8,6 +8,7 @@ from ..formats import Block
 from ..formats.scale import PUBLISHED_RULES
 from ..rounding import Rounding
 from .binade import Rounded, finish, round_binade, round_magnitude
+from .overflow import MARK
 from .published import to_binary32
 from .quotient import BINARY32, Number, multiply32, number, number32, pack, product, round_quotient
 from .scales import Scales, integers
@@ -47,18 +48,21 @@ def round_elements(xp: Namespace, x: Array, carrier: Carrier, format: Block, ove
         rounded = round_quotient(xp, carrier, element, rounding, sig, ulp, scales.number, negative, words)
     if scales.zero_point is None:
         return round_binade(xp, x, carrier, element, overflow, rounding, words, rounded=rounded)
-    return _round_affine(xp, x, carrier, int(element.max), scales.zero_point, magnitude, negative, rounded)
+    return _round_affine(xp, x, carrier, int(element.max), overflow, scales.zero_point, magnitude, negative, rounded)
 
 
-def _round_affine(xp: Namespace, x: Array, carrier: Carrier, most: int, zero_point: Array, magnitude: Array,
-                  negative: Array, rounded: Rounded) -> Array:
+def _round_affine(xp: Namespace, x: Array, carrier: Carrier, most: int, overflow: str, zero_point: Array,
+                  magnitude: Array, negative: Array, rounded: Rounded) -> Array:
     """Integers from -zero_point to most - zero_point (clause BLK-10)."""
     bound = xp.where(negative, zero_point, most - zero_point) + 0 * magnitude
-    n = xp.minimum(integers(xp, carrier, rounded), bound)
-    n = xp.where(magnitude == carrier.infinity, bound, n)
+    n = integers(xp, carrier, rounded)
+    beyond = (n > bound) | (magnitude == carrier.infinity)
+    n = xp.where(beyond, bound, n)
     exponent, fraction = carrier.normalize(xp, n)
     bits = xp.where(n == 0, 0, carrier.join(xp, exponent, fraction))
     bits = xp.where(negative & (n != 0), bits | -(1 << (carrier.storage - 1)), bits)
+    if overflow == MARK:
+        bits = xp.where(beyond, carrier.nan, bits)
     return finish(xp, x, carrier, magnitude, bits)
 
 

@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from .report import require
+from ..extras import EXPERIMENTS, require
 
 MNIST_URL = "https://storage.googleapis.com/tensorflow/tf-keras-datasets/mnist.npz"
 MNIST_KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -29,7 +29,7 @@ class Dataset(NamedTuple):
 
 def digits(test: int = 600) -> Dataset:
     """scikit-learn's 1,797 images of 8×8 pixels, in one fixed random order, the last `test` of them for testing."""
-    bunch = require("sklearn.datasets").load_digits()
+    bunch = require("sklearn.datasets", EXPERIMENTS).load_digits()
     order = np.random.default_rng(0).permutation(len(bunch.target))
     x, y = (bunch.data[order] / 16).astype(np.float32), bunch.target[order].astype(np.int64)
     return Dataset(x[:-test], y[:-test], x[-test:], y[-test:])

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from .. import Fixed, quantize
+from ..text import table
 from ..training import SGD, Averaging, Recipe, fixed_point
 from .descent import Reals, Snapshot, descend, draws, log_spaced
 from .report import Outcome, Progress, Row, pivot, progress, summarize
 from .settings import Settings as Common
 from .settings import option
-from .text import table
 
 INTEGER_BITS = 2
 """Sign included: weights lie in [-2, 2)."""

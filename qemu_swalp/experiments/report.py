@@ -9,27 +9,18 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from .text import table
+from ..extras import EXPERIMENTS, require
+from ..text import table
+from .picture import save_picture
 
 Row = dict[str, Any]
 """Plain values by column."""
-
-
-def require(module: str, extra: str = "experiments") -> ModuleType:
-    """Import a module that an extra of the package installs. ImportError that names the extra."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        package = module.partition(".")[0]
-        raise ImportError(f"this experiment needs {package}, which cannot be imported ({error}); "
-                          f"pip install 'qemu-swalp[{extra}]'") from error
 
 
 @dataclass(frozen=True)
@@ -50,7 +41,7 @@ class Outcome:
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Matrix products of NumPy on one thread: these are small, and crawl where other programs keep the cores busy."""
-    with require("threadpoolctl").threadpool_limits(limits=1):
+    with require("threadpoolctl", EXPERIMENTS).threadpool_limits(limits=1):
         yield
 
 
@@ -76,8 +67,8 @@ class Progress:
 def progress(total: int, silent: bool = False) -> Iterator[Progress]:
     """A bar of so many steps."""
     interval = 0.3 if sys.stderr.isatty() else 15.0  # seconds; a log file wants few lines
-    with require("tqdm").tqdm(total=total, unit="step", mininterval=interval, dynamic_ncols=True,
-                              disable=silent) as bar:
+    with require("tqdm", EXPERIMENTS).tqdm(total=total, unit="step", mininterval=interval, dynamic_ncols=True,
+                                     disable=silent) as bar:
         yield Progress(bar)
 
 
@@ -151,9 +142,7 @@ def publish(name: str, asked: Mapping[str, Any], outcome: Outcome, seconds: floa
                "text": outcome.text, "summary": outcome.summary, "rows": outcome.rows, "curves": outcome.curves}
     text = json.dumps(plain(content), indent=1, ensure_ascii=False, allow_nan=False)
     results.write_text(text + "\n", encoding="utf-8")
-    figure = require("matplotlib.figure").Figure(layout="constrained")  # without pyplot: Agg draws it, with no display
-    outcome.draw(figure)
-    figure.savefig(picture, dpi=150)
+    save_picture(outcome.draw, picture)
     return [results, picture]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..backends import Array, Namespace
 from ..carriers import Carrier
-from ..formats import Format, Overflow
+from ..formats import Format
 from ..randombits import RandomBits
 from ..rounding import Rounding
 from .threads import get_num_threads, set_num_threads
@@ -60,7 +60,7 @@ def _plan_of() -> Any:
     return import_module(".plan", __name__).plan_of  # late: it builds on the array program
 
 
-def quantize(xp: Namespace, x: Array, carrier: Carrier, format: Format, policy: Overflow, rounding: Rounding,
+def quantize(xp: Namespace, x: Array, carrier: Carrier, format: Format, policy: str, rounding: Rounding,
              random: RandomBits | Array | None, out: Array | None) -> Array | None:
     """The result of `qemu_swalp.quantize`, whose arguments are checked; None where the kernels do not take them.
 

@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ..formats import Format
-from ..randombits import RandomBits, round_keys, stream_key
+from ..randombits import RandomBits, stream_key
 from . import structures, threads
 from .compiling import LIBRARY, digest
 from .layout import layout_of
@@ -35,7 +35,8 @@ def library() -> Any:
         return None
     found.qs_quantize.argtypes = [structures.PlanPointer, structures.LayoutPointer, structures.RandomPointer,
                                   ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
-    found.qs_quantize.restype = None
+    found.qs_sgd.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
+    found.qs_quantize.restype = found.qs_sgd.restype = None
     return found if found.qs_sources().decode() == digest() else None
 
 
@@ -76,8 +77,7 @@ def random_of(random: RandomBits | int | None) -> structures.Random:
     found = structures.Random()
     if isinstance(random, RandomBits):
         found.offset, found.step = random.offset, int(random.step)
-        for i, keys in enumerate(round_keys(*stream_key(random.seed, random.stream))):
-            found.keys[i][:] = keys
+        found.key[0], found.key[1] = stream_key(random.seed, random.stream)
     elif random is not None:
         found.words = random
     return found

@@ -19,7 +19,7 @@ from ..engine.binade import parts
 from ..engine.published import bits32
 from ..engine.quotient import BINARY32
 from ..engine.scales import fractional
-from ..formats import BinadeFormat, Block, ElementFormat, Format, Overflow, TableFormat
+from ..formats import BinadeFormat, Block, ElementFormat, Format, TableFormat
 from ..formats.binade import binade
 from ..rounding import DETERMINISTIC, STOCHASTIC, Rounding
 from . import structures
@@ -53,7 +53,7 @@ class _Arrays(list[np.ndarray]):
 
 
 @lru_cache(maxsize=4096)
-def plan_of(carrier: Carrier, format: Format, policy: Overflow, rounding: Rounding) -> Plan | None:
+def plan_of(carrier: Carrier, format: Format, policy: str, rounding: Rounding) -> Plan | None:
     """The plan; None where the kernels do not round so: where ties go by another parity than n's (clause RND-5), and
     where a table's neighbours lie too far apart for its exact stochastic rounding.
     """

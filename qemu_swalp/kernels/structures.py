@@ -1,11 +1,10 @@
-"""The structures of `src/plan.h`, as ctypes lays them out."""
+"""The structures of `src/plan.h` and `src/sgd.h`, as ctypes lays them out."""
 
 from __future__ import annotations
 
-from ctypes import POINTER, Structure, c_int32, c_int64, c_uint32, c_uint64, c_void_p
+from ctypes import POINTER, Structure, c_double, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 
 MOST_AXES = 8
-ROUNDS = 10
 
 
 class Element(Structure):
@@ -75,7 +74,26 @@ class Random(Structure):
     """Which random words."""
 
     _fields_ = [
-        ("words", c_void_p), ("offset", c_uint64), ("step", c_uint32), ("keys", c_uint32 * 2 * ROUNDS),
+        ("words", c_void_p), ("offset", c_uint64), ("step", c_uint32), ("key", c_uint32 * 2),
+    ]
+
+
+class Role(Structure):
+    """How a role is rounded in chunks."""
+
+    _fields_ = [("plan", c_void_p), ("chunk", c_void_p), ("last", c_void_p), ("random", Random)]
+
+
+class Sgd(Structure):
+    """One tensor's step of SGD."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("dtype", "nesterov", "maximize", "has_momentum", "has_decay")),
+        ("elements", c_int64), ("chunk_elements", c_int64),
+        *((name, c_double) for name in ("learning_rate", "momentum", "gain", "weight_decay")),
+        *((name, c_void_p) for name in ("gradient", "weight", "velocity", "accumulator",
+                                        "new_weight", "new_velocity", "new_accumulator")),
+        *((name, Role) for name in ("gradient_role", "momentum_role", "accumulator_role", "weight_role")),
     ]
 
 

@@ -2,10 +2,12 @@
 
 from .aswa import ASWA
 from .averaging import Averaging
+from .breaking import RoleStudy, find_breaking_role
 from .ema import EMA
 from .policy import AverageState, Policy, due
 from .recipe import (
     FULL_PRECISION,
+    OPERANDS,
     ROLES,
     Draw,
     Quantizer,
@@ -14,6 +16,7 @@ from .recipe import (
     fixed_point,
     swalp,
 )
+from .recipes import as_recipe, recipe, recipe_names, register_recipe
 from .schedules import SWALPSchedule
 from .sgd import SGD, Hyper, SGDState, Slots, sgd_step
 from .sqwa import SQWA, SQWASchedule
@@ -24,6 +27,7 @@ __all__ = [
     "ASWA",
     "EMA",
     "FULL_PRECISION",
+    "OPERANDS",
     "ROLES",
     "SGD",
     "SQWA",
@@ -35,14 +39,20 @@ __all__ = [
     "Policy",
     "Quantizer",
     "Recipe",
+    "RoleStudy",
     "SGDState",
     "SQWASchedule",
     "SWALPSchedule",
     "Slots",
     "Window",
     "apply",
+    "as_recipe",
     "due",
+    "find_breaking_role",
     "fixed_point",
+    "recipe",
+    "recipe_names",
+    "register_recipe",
     "sgd_step",
     "swalp",
 ]

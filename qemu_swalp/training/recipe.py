@@ -8,12 +8,19 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from ..backends import Array
+from ..checks import check_choice
 from ..formats import Format, bfp, parse
 from ..quantization import quantize
 from ..randombits import RandomBits, stream_id
 from ..rounding import Rounding
+from ..text import table
 
 ROLES = ("weight", "activation", "error", "gradient", "momentum", "accumulator", "average")
+
+OPERANDS = ("forward.input", "forward.weight", "dgrad.error", "dgrad.weight", "wgrad.error", "wgrad.input")
+"""The matrices that a layer's three products multiply: its output is input · weight, the gradient of its input (dgrad)
+error · weight, the gradient of its weight (wgrad) error · input.
+"""
 
 
 @dataclass(frozen=True)
@@ -64,12 +71,23 @@ class Recipe:
         `error` is the gradient with respect to an activation; `accumulator` a copy of the weight that collects the
         updates in a format of its own.
     state : further optimizer state by name, as in {"exp_avg_sq": "bf16/nearest_even"}.
+    operands : {name: quantizer} of what matrix products multiply, each by itself: the names of `OPERANDS`, or "input",
+        "weight", "error" for both products that one is in. A quantizer sees the last axis as the one that is summed
+        over, the axis before it as the rows or columns of the product: blocks with axis=-1 lie along the sum, in each
+        of the three products, as hardware has them.
     overrides : {pattern: Recipe or None}; for a parameter whose name matches a pattern (shell style, the first that
         matches) that recipe holds instead, None meaning full precision.
 
     >>> recipe = Recipe(weight="bfp8", overrides={"*.bias": None})
     >>> recipe.of("fc.weight").weight, recipe.of("fc.bias").weight
     (Quantizer(format=..., rounding=...), None)
+    >>> print(Recipe(weight="bfp8", operands={"input": "mxfp4/nearest_even"}, overrides={"*.bias": None}))
+    role           format          rounding
+    ─────────────  ──────────────  ────────────
+    weight         bfp8            stochastic_a
+    forward.input  mxfp4           nearest_even
+    wgrad.input    mxfp4           nearest_even
+    *.bias         full precision
     """
 
     weight: Quantizer | None = None
@@ -80,16 +98,19 @@ class Recipe:
     accumulator: Quantizer | None = None
     average: Quantizer | None = None
     state: tuple[tuple[str, Quantizer | None], ...] = ()
+    operands: tuple[tuple[str, Quantizer], ...] = ()
     overrides: tuple[tuple[str, Recipe | None], ...] = ()
 
     def __init__(self, weight: Any = None, activation: Any = None, error: Any = None, gradient: Any = None,
                  momentum: Any = None, accumulator: Any = None, average: Any = None,
                  state: Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
+                 operands: Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
                  overrides: Mapping[str, Recipe | None] | tuple[tuple[str, Recipe | None], ...] = ()) -> None:
         given = (weight, activation, error, gradient, momentum, accumulator, average)
         for role, value in zip(ROLES, given, strict=True):
             object.__setattr__(self, role, _optional(value))
         object.__setattr__(self, "state", tuple((name, _optional(value)) for name, value in _pairs(state)))
+        object.__setattr__(self, "operands", tuple(_operands(dict(_pairs(operands)))))
         for pattern, recipe in _pairs(overrides):
             if recipe is not None and (not isinstance(recipe, Recipe) or recipe.overrides):
                 raise TypeError(f"overrides[{pattern!r}] must be None or a Recipe without overrides, got {recipe!r}")
@@ -103,14 +124,16 @@ class Recipe:
         return replace(self, overrides=())
 
     def quantizer(self, role: str) -> Quantizer | None:
-        """The quantizer of a role, or of a further optimizer state by name."""
-        return getattr(self, role) if role in ROLES else dict(self.state).get(role)
+        """The quantizer of a role, of an operand, or of a further optimizer state by name."""
+        return getattr(self, role) if role in ROLES else dict((*self.state, *self.operands)).get(role)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain strings, as for JSON or a checkpoint; `from_dict` reads them."""
         plain: dict[str, Any] = {role: str(q) for role in ROLES if (q := getattr(self, role)) is not None}
         if self.state:
             plain["state"] = {name: None if q is None else str(q) for name, q in self.state}
+        if self.operands:
+            plain["operands"] = {name: str(q) for name, q in self.operands}
         if self.overrides:
             plain["overrides"] = {pattern: None if r is None else r.to_dict() for pattern, r in self.overrides}
         return plain
@@ -127,6 +150,17 @@ class Recipe:
             parts["overrides"] = {pattern: None if r is None else Recipe.from_dict(r)
                                   for pattern, r in parts["overrides"].items()}
         return Recipe(**parts)
+
+    def __str__(self) -> str:
+        """A table of all that is rounded."""
+        return table(("role", "format", "rounding"), self._lines(), left=range(3))
+
+    def _lines(self, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+        rounded = [*((role, getattr(self, role)) for role in ROLES), *self.state, *self.operands]
+        lines = [(f"{prefix}{name}", str(q.format), str(q.rounding)) for name, q in rounded if q is not None]
+        yield from lines or [(prefix.removesuffix(": ") or "all", "full precision", "")]
+        for pattern, recipe in self.overrides:
+            yield from (recipe or FULL_PRECISION)._lines(f"{pattern}: ")
 
 
 def swalp(word: int = 8, block: Literal["small", "big"] = "small", average: Any = None) -> Recipe:
@@ -171,6 +205,17 @@ def _optional(value: Any) -> Quantizer | None:
     return None if value is None else Quantizer.parse(value)
 
 
+def _operands(given: dict[str, Any]) -> Iterator[tuple[str, Quantizer]]:
+    """The operands that are rounded; "dgrad.error" goes before "error". ValueError for other names."""
+    general = tuple(dict.fromkeys(name.partition(".")[2] for name in OPERANDS))
+    for name in given:
+        check_choice("the name of an operand", name, (*OPERANDS, *general))
+    for name in OPERANDS:
+        quantizer = given.get(name, given.get(name.partition(".")[2]))
+        if quantizer is not None:
+            yield name, Quantizer.parse(quantizer)
+
+
 def _pairs(items: Any) -> Iterator[tuple[str, Any]]:
     return iter(items.items()) if isinstance(items, Mapping) else iter(items)
 
@@ -179,4 +224,4 @@ FULL_PRECISION = Recipe()
 """Rounds nothing."""
 
 
-__all__ = ["ROLES", "Draw", "Quantizer", "Recipe", "apply", "fixed_point", "swalp"]
+__all__ = ["OPERANDS", "ROLES", "Draw", "Quantizer", "Recipe", "apply", "fixed_point", "swalp"]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..backends import Array
+from .fused import fused_step
 from .recipe import FULL_PRECISION, Draw, Recipe, apply
 
 Parameters = Mapping[str, Array]
@@ -45,9 +46,12 @@ class Hyper:
     maximize: bool = False
 
 
-def sgd_step(weight: Array, gradient: Array, slots: Slots, hyper: Hyper, recipe: Recipe,
-             draw: Draw) -> tuple[Array, Slots]:
+def sgd_step(weight: Array, gradient: Array, slots: Slots, hyper: Hyper, recipe: Recipe, draw: Draw,
+             in_place: bool = False) -> tuple[Array, Slots]:
     """One update of one tensor: the next (weight, slots). Arrays of any library, of equal shape and floating dtype.
+
+    NumPy arrays of float32 and float64 go by the fused kernels in one pass over memory, with the same bits, where their
+    blocks let them be parted into runs of rows. in_place : whether the given weight and slots may be written.
 
     g = Q_G(gradient) + λ·w;   v = ρ·v + (1 - τ)·g (v = g at first);   u = g + ρ·v if Nesterov else v (g if ρ = 0);
     w = Q_W(w - α·u), or with an accumulator a = Q_acc(a - α·u), w = Q_W(a);   v is kept as Q_M(v).
@@ -55,6 +59,9 @@ def sgd_step(weight: Array, gradient: Array, slots: Slots, hyper: Hyper, recipe:
     The step takes the unrounded v (algorithm 2, step 3: v_t = ρ·Q_M(v_{t-1}) + g_t), and weight decay is added after
     Q_G, as in the authors' code.
     """
+    fused = fused_step(weight, gradient, slots.velocity, slots.accumulator, hyper, recipe, draw, in_place)
+    if fused is not None:
+        return fused[0], Slots(*fused[1:])
     g = apply(recipe.gradient, gradient, draw, "gradient")
     if hyper.maximize:
         g = -g

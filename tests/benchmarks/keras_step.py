@@ -126,7 +126,7 @@ def report(models: Sequence[str], modes: Sequence[str], rounds: int) -> None:
     """Print the table of the backend that Keras runs on."""
     import keras
 
-    from qemu_swalp.experiments.text import table
+    from qemu_swalp.text import table
 
     backend = keras.backend.backend()
     columns = [(model, mode) for model in models for mode in MODES[backend] if mode in modes]

@@ -17,7 +17,7 @@ import numpy as np
 
 import qemu_swalp as q
 from qemu_swalp.backends import namespace_of
-from qemu_swalp.experiments.text import table
+from qemu_swalp.text import table
 
 PROGRAMS: dict[str, Callable[[Any, Any, str], Any]] = {
     "nearest": lambda x, step, format: q.quantize(x, format),

@@ -102,6 +102,26 @@ def test_show_takes_codebooks_and_formats_of_a_file(capsys: Capture, tmp_path: P
         qemu_swalp.unregister("mine_for_cli")
 
 
+def test_formats_of_a_python_file(capsys: Capture, tmp_path: Path) -> None:
+    """The class itself, which no TOML file can say."""
+    file = tmp_path / "fibonacci.py"
+    file.write_text("import dataclasses, qemu_swalp as q\n"
+                    "@dataclasses.dataclass(frozen=True)\n"
+                    "class Fibonacci(q.TableFormat, family='fibonacci_test'):\n"
+                    "    table = (0, 1, 2, 3, 5, 8, 13, 21)\n"
+                    "q.register('fib3', Fibonacci())\n")
+    try:
+        text = output(capsys, "show", "fib3", "--load", str(file))
+        assert properties(text)["written"] == "fibonacci_test<>"
+        assert "4: 5   5: 8   6: 13  7: 21" in text
+    finally:
+        qemu_swalp.unregister("fib3")
+        del qemu_swalp.formats.base.FAMILIES["fibonacci_test"]
+    file.write_text("1 / 0")
+    assert "fibonacci.py: ZeroDivisionError: division by zero" in complaint(capsys, "formats", "--load", str(file))
+    assert "No such file" in complaint(capsys, "formats", "--load", str(tmp_path / "absent.py"))
+
+
 @pytest.mark.parametrize(("x", "text"), [(448.0, "448"), (0.0, "0"), (2.0**-9, "2^-9"), (-(2.0**127), "-2^127"),
                                          (3 * 2.0**-20, "3·2^-20"), (65504.0, "65504"), (1.984375, "1.984375"),
                                          (3.3895313892515355e38, "3.389531e+38"), (5e-324, "2^-1074")])
@@ -207,6 +227,6 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 
 def test_the_command_line_imports_no_framework_until_it_is_asked_to() -> None:
-    heavy = ("torch", "tensorflow", "jax", "cupy", "matplotlib", "sklearn", "tqdm", "urllib.request")
+    heavy = ("torch", "tensorflow", "jax", "cupy", "matplotlib", "sklearn", "tqdm", "safetensors", "urllib.request")
     script = f"import sys, qemu_swalp.cli as c; c.main(['formats']); print([m for m in {heavy} if m in sys.modules])"
     assert run(sys.executable, "-c", script).stdout.splitlines()[-1] == "[]"

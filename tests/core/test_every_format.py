@@ -5,7 +5,6 @@ A format that gets a name, or a family that comes to `OWN`, is tested with no fu
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from functools import cache
 from itertools import pairwise
@@ -18,55 +17,11 @@ from hypothesis import strategies as st
 import qemu_swalp as q
 from qemu_swalp.formats.base import FAMILIES
 from qemu_swalp.rounding import DETERMINISTIC
+from tests.formats import FAR_APART, OWN, PARAMETRIZED
 
-
-@dataclasses.dataclass(frozen=True)
-class Square(q.TableFormat, family="square_test"):
-    """A user's own table: squares in two's complement order, NaN in the place that is left."""
-
-    word: int
-
-    @property
-    def table(self) -> list[float]:
-        positive = [k * k / 4 for k in range(2 ** (self.word - 1))]
-        return [*positive, math.nan, *(-v for v in reversed(positive[1:]))]
-
-
-@dataclasses.dataclass(frozen=True)
-class Signs(q.TableFormat, family="signs_test"):
-    """A user's own table with everything that a table can have: both zeros, infinities, several NaN, equal codes."""
-
-    table = (0.0, 0.5, 0.5, 3.0, math.inf, math.nan, -math.nan, 7.0, -0.0, -0.5, -3.0, -math.inf)
-    overflow = "infinity"
-
-
-@dataclasses.dataclass(frozen=True)
-class Tapered(q.BinadeFormat, family="tapered_every_test"):
-    """A user's own format by its quantum."""
-
-    fraction: int
-
-    @property
-    def max(self) -> float:
-        return 2.0 ** (2 * self.fraction)
-
-    def quantum(self, binade, xp):  # type: ignore[no-untyped-def]
-        return xp.maximum(binade - xp.maximum(self.fraction - xp.abs(binade) // 2, 0), -2 * self.fraction)
-
-
-OWN = ["square_test<5>", "signs_test<>", "tapered_every_test<3>"]
-PARAMETRIZED = [
-    "fixed<8,6,symmetric>", "fixed<6,2,unsigned>", "fixed<4,-3>", "float<4,3,subnormals=false>",
-    "float<3,2,signed=false>", "float<3,0,specials=finite>", "float<2,2,zero=false>", "codebook<-3,0.1,0.5,0.7,40>",
-    "codebook<2,-1.5,0.5>", "p3109_k3p1ue", "p3109_k5p2uf", "p3109_k6p1se", "p3109_k6p6ue", "p3109_k16p6se",
-    "posit<2,2>", "posit<3,0>", "posit<6,1>", "posit<8,2,overflow=saturate>", "takum2", "takum_linear5", "takum11",
-    "takum_linear13", "logarithmic<3,0>", "logarithmic<6,2,midpoint=arithmetic>",
-    "logarithmic<7,4,bias=100,dtype=float64>",
-]  # fmt: skip
 NAMES = [n for n in [*q.names(), *PARAMETRIZED, *OWN] if isinstance(q.parse(n), q.ElementFormat)]
 STOCHASTIC = ("stochastic", "stochastic_b<5>", "stochastic_c<32>")
 SEEDS = st.integers(0, 2**32)
-FAR_APART = ("takum8", "takum_linear5")
 every = pytest.mark.parametrize("name", NAMES)
 few = settings(max_examples=8)
 

@@ -22,6 +22,7 @@ HEAVY = (
     "matplotlib",
     "sklearn",
     "tqdm",
+    "safetensors",
     "qemu_swalp_torch",
     "qemu_swalp_keras",
 )
@@ -52,6 +53,8 @@ def test_the_test_above_can_fail() -> None:
 LAYERS = [
     "backends",
     "checks",
+    "extras",
+    "text",
     "carriers",
     "formats",
     "rounding",
@@ -61,6 +64,9 @@ LAYERS = [
     "quantization",
     "codes",
     "packing",
+    "analysis",
+    "coded",
+    "files",
     "views",
     "training",
     "experiments",

@@ -49,14 +49,25 @@ def test_the_parts_of_block_codes() -> None:
     assert (q.decode(q.BlockCodes(q.unpack(parts[0], 6, x.shape), exponents_back), f) == x).all()
 
 
-def test_other_libraries_by_their_numpy_view() -> None:
+def test_the_bytes_of_block_formats_are_those_of_their_parts() -> None:
+    x = np.random.default_rng(0).standard_normal((7, 40)).astype(np.float32)
+    for name in ("mxfp6_e3m2", "nvfp4", "int<4,zero_point,axis=-1,size=16>", "bfp<5,axis=0,scale_bits=10>", "bfp8"):
+        f, codes = q.parse(name), q.encode(x, name, "nearest_even")
+        widths = {"codes": f.bits, "scales": f.scale.bits, "second": 32, "zero_points": f.bits}
+        packed = {part: q.pack(array, widths[part]) for part, array in codes._asdict().items() if array is not None}
+        assert q.packed_bytes(x.shape, name) == sum(stream.nbytes for stream in packed.values())
+    assert q.packed_bytes((), "nvfp4") == 1 + 1 + 4
+    assert q.packed_bytes((0, 5), "mxfp4") == 0
+
+
+def test_arrays_of_other_libraries() -> None:
     import jax
     import tensorflow as tf
     import torch
 
     for array in (torch.tensor([1, 2, 3], dtype=torch.uint8), tf.constant([1, 2, 3]), jax.numpy.arange(1, 4)):
         assert q.pack(array, 4).tolist() == [0x21, 0x03]
-    with pytest.raises(TypeError, match=r"on the host, as a NumPy array: torch\.Tensor gives none"):
+    with pytest.raises(TypeError, match=r"codes must hold values that can be copied to the host, and this torch\.Tens"):
         q.pack(torch.ones(3, dtype=torch.uint8, device="meta"), 4)
 
 
@@ -73,7 +84,8 @@ def test_other_libraries_by_their_numpy_view() -> None:
         (lambda: q.unpack(np.uint8([1, 2]), 4, 5), ValueError, r"array of shape \(3,\), got uint8 of shape \(2,\)"),
         (lambda: q.unpack(np.uint16([1]), 4, 1), ValueError, "got uint16"),
         (lambda: q.unpack(np.uint8([1]), 4, -1), ValueError, "each length of shape must be from 0"),
-        (lambda: q.packed_bytes(1.5, 4), TypeError, "count must be an integer"),
+        (lambda: q.packed_bytes(1.5, 4), TypeError, "each length of shape must be an integer"),
+        (lambda: q.packed_bytes(8, "fp8_128x128"), ValueError, "names axis -2, which an array of 1 dimensions"),
         (lambda: q.to_ml_dtypes(np.uint8([1]), "posit8"), ValueError, "no dtype of ml_dtypes has the layout of posit8"),
         (lambda: q.to_ml_dtypes(np.uint8([1]), "tf32"), ValueError, "no dtype of ml_dtypes"),
         (lambda: q.to_ml_dtypes(np.int8([1]), "e5m2"), TypeError, "NumPy array of uint8, as encode gives, got int8"),

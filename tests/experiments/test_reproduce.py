@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_every_network_trains_in_low_precision(name: str, tmp_path: Path, data_f
 
 def test_without_pytorch_digits_leaves_out_part_two_with_a_sentence(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    report.require("sklearn.datasets")  # SciPy, while it is imported, takes any sys.modules["torch"] for PyTorch
+    import_module("sklearn.datasets")  # SciPy, while it is imported, takes any sys.modules["torch"] for PyTorch
     for module in [name for name in sys.modules if name.partition(".")[0] == "qemu_swalp_torch"]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "torch", None)

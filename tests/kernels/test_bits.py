@@ -59,7 +59,8 @@ def test_every_policy(format: str) -> None:
 
 @pytest.mark.parametrize("instructions", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set(instructions: str) -> None:
-    sample = ("e4m3fn", "e5m2", "fixed<8,6>", "bfp<8,axis=0>", "bfp<8,axis=-1>", "mxfp4", "nvfp4", "int8", "codebook<-3,0.5,0.75,40>")
+    sample = ("e4m3fn", "e5m2", "fixed<8,6>", "bfp<8,axis=0>", "bfp<8,axis=-1>", "mxfp4", "nvfp4", "int8",
+              "codebook<-3,0.5,0.75,40>")
 
     def all_of(quantize: Any) -> list[np.ndarray]:
         return [quantize(array(dtype), format, rounding, random=RANDOM)

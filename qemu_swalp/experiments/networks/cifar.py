@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from ..report import require
+from ...extras import EXPERIMENTS, require
 from .images import Pictures
 
 CLASSES = {"cifar10": 10, "cifar100": 100}
@@ -79,7 +79,7 @@ def _read_jpeg(path: Path, subset: int) -> tuple[Pictures, Pictures]:
 
 def _decode(stream: NDArray[np.uint8], offset: NDArray[np.int64], labels: NDArray[np.integer[Any]],
             count: int) -> Pictures:
-    image = require("PIL.Image")
+    image = require("PIL.Image", EXPERIMENTS)
     count = min(count or len(labels), len(labels))
     decoded = [np.asarray(image.open(io.BytesIO(stream[offset[i] : offset[i + 1]].tobytes())).convert("RGB"))
                for i in range(count)]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..report import require
+from ...extras import EXPERIMENTS, require
 from .images import Batch
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -77,7 +77,7 @@ def _batches(items: list[tuple[int, int]], load: Callable[[int], NDArray[np.floa
 
 def random_crop(path: Path, random: np.random.Generator) -> NDArray[np.float32]:
     """8 to 100% of the area, sides 3:4 to 4:3, in ten attempts (then the centre), mirrored every other time."""
-    with require("PIL.Image").open(path) as image:
+    with require("PIL.Image", EXPERIMENTS).open(path) as image:
         width, height = image.size
         side = min(width, height)
         box: Box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
@@ -95,7 +95,7 @@ def random_crop(path: Path, random: np.random.Generator) -> NDArray[np.float32]:
 
 def central_crop(path: Path) -> NDArray[np.float32]:
     """The central 224×224 of the image whose shorter side has 256 pixels."""
-    with require("PIL.Image").open(path) as image:
+    with require("PIL.Image", EXPERIMENTS).open(path) as image:
         width, height = image.size
         side = min(width, height) * SIDE / 256
         return _pixels(image, ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2))
@@ -103,7 +103,7 @@ def central_crop(path: Path) -> NDArray[np.float32]:
 
 def _pixels(image: object, box: Box) -> NDArray[np.float32]:
     """The box as (3, 224, 224), bilinear, normalized."""
-    bilinear = require("PIL.Image").Resampling.BILINEAR
+    bilinear = require("PIL.Image", EXPERIMENTS).Resampling.BILINEAR
     small = image.convert("RGB").resize((SIDE, SIDE), bilinear, box=box)  # type: ignore[attr-defined]
     x = np.asarray(small, np.float32).transpose(2, 0, 1) / 255
     mean, std = (np.array(channels, np.float32)[:, None, None] for channels in (MEAN, STD))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...text import table
 from ..report import Row, spread, summarize
-from ..text import table
 from .journal import Job
 from .published import PUBLISHED
 from .settings import Settings

@@ -76,7 +76,7 @@ class BlockRows {
     return least_of(layout_.extents[axis], layout_.lengths[axis] - block * layout_.extents[axis]);
   }
 
-  const Layout& layout_;
+  Layout layout_;
   int outer_;
 };
 
@@ -137,7 +137,10 @@ class StepsByPower {
   };
 
   const Entry& get(const Element& f, int power) {
-    if (entries_.empty()) entries_.resize(count, Entry{none, Shape::any, {}});
+    if (of_ != &f) {
+      of_ = &f;
+      entries_.assign(count, Entry{none, Shape::any, {}});
+    }
     Entry& entry = entries_[unsigned(power) % count];
     if (entry.power != power) entry = {power, shape_of<C>(f, power), steps_of<C>(f, power)};
     return entry;
@@ -146,6 +149,7 @@ class StepsByPower {
  private:
   static constexpr unsigned count = 256;
   static constexpr int none = 1 << 30;
+  const Element* of_ = nullptr;
   std::vector<Entry> entries_;
 };
 
@@ -477,7 +481,7 @@ class Job {
   }
 
   const Plan& plan_;
-  const Random& random_;
+  Random random_;
   BlockRows blocks_;
   const Stored* source_;
   Stored* target_;
@@ -488,5 +492,18 @@ class Job {
   bool fused_;
   int64_t group_ = 0, tasks_ = 0, row_step_ = 0, column_step_ = 0, row_parts_ = 1, column_parts_ = 1;
 };
+
+/// All tasks of a job in this thread.
+template <class C>
+void run_alone(const Job<C>& job, Scratch<C>& scratch) {
+  if (job.fused()) {
+    for (int64_t task = 0; task < job.tasks(); ++task) job.run(task, scratch);
+    return;
+  }
+  std::vector<Extremes<C>> extremes(size_t(job.blocks()), Extremes<C>{});
+  for (int64_t task = 0; task < job.tasks(); ++task) job.reduce(task, scratch, extremes.data());
+  const std::vector<Scale<C>> scales = job.scales(extremes);
+  for (int64_t task = 0; task < job.tasks(); ++task) job.round(task, scratch, scales.data());
+}
 
 QS_END

@@ -2,11 +2,13 @@
 #include <atomic>
 #include <system_error>
 #include <thread>
+#include <utility>
 
-#include "blocks.h"
+#include "sgd.h"
 
 #define QS_JOIN(a, b) a##b
-#define QS_NAME(variant) QS_JOIN(qs_quantize_, variant)
+#define QS_NAME(function, variant) QS_JOIN(function, variant)
+#define QS_HIDDEN extern "C" __attribute__((visibility("hidden")))
 
 QS_BEGIN
 namespace {
@@ -50,10 +52,18 @@ void quantize(const Plan& plan, const Layout& layout, const Random& random, cons
                       [&](int64_t task, Memory& scratch) { job.round(task, scratch, scales.data()); });
 }
 
+template <class C, class Float>
+void sgd(const Sgd* tensors, const std::vector<std::pair<int64_t, int64_t>>& tasks, int threads) {
+  using Memory = SgdScratch<C, Float>;
+  in_parallel<Memory>(int64_t(tasks.size()), threads, [&](int64_t task, Memory& memory) {
+    step_chunk<C, Float>(tensors[tasks[size_t(task)].first], tasks[size_t(task)].second, memory);
+  });
+}
+
 }  // namespace
 QS_END
 
-extern "C" __attribute__((visibility("hidden"))) void QS_NAME(QS_VARIANT)(
+QS_HIDDEN void QS_NAME(qs_quantize_, QS_VARIANT)(
     const qemu_swalp::Plan* plan, const qemu_swalp::Layout* layout, const qemu_swalp::Random* random, const void* source,
     void* target, int threads) {
   using namespace qemu_swalp;
@@ -63,4 +73,16 @@ extern "C" __attribute__((visibility("hidden"))) void QS_NAME(QS_VARIANT)(
     case Dtype::float32: return quantize<Single>(*plan, *layout, *random, source, target, threads);
     case Dtype::float64: return quantize<Double>(*plan, *layout, *random, source, target, threads);
   }
+}
+
+/// Steps of tensors of one dtype, float32 or float64.
+QS_HIDDEN void QS_NAME(qs_sgd_, QS_VARIANT)(const qemu_swalp::Sgd* tensors, int count, int threads) {
+  using namespace qemu_swalp;
+  std::vector<std::pair<int64_t, int64_t>> tasks;
+  for (int t = 0; t < count; ++t) {
+    for (int64_t chunk = 0; chunk * tensors[t].chunk_elements < tensors[t].elements; ++chunk) tasks.push_back({t, chunk});
+  }
+  if (count == 0) return;
+  if (tensors[0].dtype == Dtype::float32) return sgd<Single, float>(tensors, tasks, threads);
+  return sgd<Double, double>(tensors, tasks, threads);
 }

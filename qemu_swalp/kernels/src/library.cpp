@@ -3,15 +3,23 @@
 
 #include "plan.h"
 
+namespace qemu_swalp {
+struct Sgd;
+}
+
 #define QS_EXPORT extern "C" __attribute__((visibility("default")))
 
 using Quantize = void(const qemu_swalp::Plan*, const qemu_swalp::Layout*, const qemu_swalp::Random*, const void*, void*,
                       int);
 
+using SgdSteps = void(const qemu_swalp::Sgd*, int, int);
+
 extern "C" {
 Quantize qs_quantize_baseline;
+SgdSteps qs_sgd_baseline;
 #if defined(__x86_64__)
 Quantize qs_quantize_avx2, qs_quantize_avx512;
+SgdSteps qs_sgd_avx2, qs_sgd_avx512;
 #endif
 }
 
@@ -20,6 +28,7 @@ namespace {
 struct Variant {
   const char* name;
   Quantize* quantize;
+  SgdSteps* sgd;
   bool there;  // on this machine
 };
 
@@ -29,12 +38,12 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
 }
 const Variant variants[] = {
-    {"avx512", qs_quantize_avx512, has_avx512()},
-    {"avx2", qs_quantize_avx2, bool(__builtin_cpu_supports("avx2"))},
-    {"baseline", qs_quantize_baseline, true},
+    {"avx512", qs_quantize_avx512, qs_sgd_avx512, has_avx512()},
+    {"avx2", qs_quantize_avx2, qs_sgd_avx2, bool(__builtin_cpu_supports("avx2"))},
+    {"baseline", qs_quantize_baseline, qs_sgd_baseline, true},
 };
 #else
-const Variant variants[] = {{"baseline", qs_quantize_baseline, true}};
+const Variant variants[] = {{"baseline", qs_quantize_baseline, qs_sgd_baseline, true}};
 #endif
 
 const Variant* choose(const char* name) {
@@ -52,6 +61,8 @@ QS_EXPORT void qs_quantize(const qemu_swalp::Plan* plan, const qemu_swalp::Layou
                            const qemu_swalp::Random* random, const void* source, void* target, int threads) {
   chosen->quantize(plan, layout, random, source, target, threads);
 }
+
+QS_EXPORT void qs_sgd(const qemu_swalp::Sgd* tensors, int count, int threads) { chosen->sgd(tensors, count, threads); }
 
 QS_EXPORT const char* qs_instruction_set() { return chosen->name; }
 

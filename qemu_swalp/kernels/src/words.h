@@ -46,15 +46,15 @@ inline void fill_groups(uint32_t* out, uint32_t block, int count, const Random& 
     for (int g = 0; g < group; ++g) {
       c0[g] = (lane + block + uint64_t(g * (group_blocks / group))) & 0xFFFFFFFFu;
       c1[g] = Vector64() + random.step;
-      c2[g] = Vector64() + random.keys[0][0];
-      c3[g] = Vector64() + random.keys[0][1];
+      c2[g] = Vector64() + random.key[0];
+      c3[g] = Vector64() + random.key[1];
     }
     for (int r = 0; r < rounds; ++r) {
       for (int g = 0; g < group; ++g) {
         // Only the low halves count; what stands above them is dropped by the next product, and at the end.
         const Vector64 p0 = multiply_halves(c0[g], factor0), p1 = multiply_halves(c2[g], factor1);
-        c0[g] = (p1 >> 32) ^ c1[g] ^ uint64_t(random.keys[r][0]);
-        c2[g] = (p0 >> 32) ^ c3[g] ^ uint64_t(random.keys[r][1]);
+        c0[g] = (p1 >> 32) ^ c1[g] ^ uint64_t(key0(random, r));
+        c2[g] = (p0 >> 32) ^ c3[g] ^ uint64_t(key1(random, r));
         c1[g] = p1;
         c3[g] = p0;
       }

@@ -42,7 +42,7 @@ OPTIMIZERS: dict[str, tuple[Callable[[Any], Any], Recipe]] = {
 
 
 class Training:
-    """A model, its optimizer and its data; `step()` makes one step, in one of three ways."""
+    """A model, its optimizer and its data; `step()` makes one step, in one of several ways."""
 
     def __init__(self, kind: str, way: str = "plain", seed: int = 0) -> None:
         import qemu_swalp_torch as adapter
@@ -60,6 +60,7 @@ class Training:
         else:
             self.optimizer = adapter.quantize_optimizer(make(self.model.parameters()), self.recipe, seed=5)
         self.way = way
+        self.compiled = torch.compile(self.optimizer.step, backend="eager") if way == "compiled" else None
         self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=way == "scaler")
 
     def loss(self) -> Any:
@@ -72,7 +73,10 @@ class Training:
         return loss
 
     def step(self) -> None:
-        if self.way == "closure":
+        if self.way == "compiled":
+            self.closure()
+            self.compiled()
+        elif self.way == "closure":
             self.optimizer.step(self.closure)
         elif self.way == "keyword":
             self.optimizer.step(closure=self.closure)

@@ -161,7 +161,7 @@ def test_overrides_go_by_the_name_of_the_output():
     recipe = Recipe(activation="bf16", overrides={"head.*": None, "body.0.*": Recipe(activation="e5m2/nearest_even")})
     handle = quantize_activations(Nested(), recipe)
     assert handle.names == ["body.0", "body.1", "body.2"]
-    assert [site.activation for site in handle.clock.sites] == ["e5m2/nearest_even", *["bf16/stochastic_a"] * 2]
+    assert [site.activation for site in handle.sites] == ["e5m2/nearest_even", *["bf16/stochastic_a"] * 2]
 
 
 def test_outputs_in_tuples_and_dicts_are_rounded_each_with_its_own_bits(on_grid):
@@ -244,7 +244,8 @@ class TestFunctional:
 def test_errors():
     for call, kind, words in (
         (lambda: quantize_activations(3, NEAREST), TypeError, "model must be a torch.nn.Module, got builtins.int"),
-        (lambda: quantize_activations(mlp(), "bfp8"), TypeError, "recipe must be a qemu_swalp.training.Recipe"),
+        (lambda: quantize_activations(mlp(), "bfp8"), ValueError, "or the name of a ready one of swalp8, .*got 'bfp8'"),
+        (lambda: quantize_activations(mlp(), 8), TypeError, "recipe must be a qemu_swalp.training.Recipe"),
         (lambda: quantize_activations(mlp(), Recipe(weight="bfp8")), ValueError, "nothing to round: the recipe must"),
         (lambda: quantize_activations(mlp(), NEAREST, modules=nn.Tanh), ValueError, "modules=.*Tanh"),
         (lambda: quantize_activations(mlp(), NEAREST, modules=3), TypeError, "take module types, patterns of .*got 3"),
@@ -264,3 +265,37 @@ def test_the_default_covers_every_nonlinearity_of_pytorch():
     kinds = {getattr(nn, name) for name in nn.modules.activation.__all__} - {nn.MultiheadAttention}
     assert all(issubclass(kind, COMPUTING_MODULES) for kind in kinds)
     assert not issubclass(nn.MaxPool2d, COMPUTING_MODULES)
+
+
+class Block(nn.Module):
+    """The sum of a residual block, which no module gives, goes into `norm`."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.norm = nn.Linear(4, 4), nn.LayerNorm(4)
+
+    def forward(self, x):
+        return self.norm(x + self.fc(x))
+
+
+def test_residual_sums_are_rounded_as_inputs_of_what_follows(same, on_grid):
+    torch.manual_seed(0)
+    model = Block()
+    seen = []
+    handle = quantize_activations(model, STOCHASTIC, modules=(), inputs="norm", seed=3)
+    model.norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    x = torch.randn(3, 4)
+    model(x)
+    assert handle.names == ["norm.input"]
+    total = (x + model.fc(x)).detach()
+    same(seen[0], STOCHASTIC.activation(total, RandomBits(3, stream_id("activation.input.0", 2), 0)))
+    with pytest.raises(ValueError, match=r"the input of 'norm' is rounded already; remove\(\) its handle first"):
+        quantize_activations(model, STOCHASTIC, modules=(), inputs=nn.LayerNorm)
+    both = quantize_activations(model, NEAREST, inputs="fc")
+    assert both.names == ["fc.input", "fc", "norm"]
+
+
+def test_the_default_covers_attention_but_not_the_projection_within():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, activation=nn.GELU())
+    assert quantize_activations(layer, NEAREST).names == [
+        "self_attn", "linear1", "linear2", "norm1", "norm2", "activation"]

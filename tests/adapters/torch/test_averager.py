@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qemu_swalp_torch import SGD, Averager, quantize_optimizer, update_bn
+from qemu_swalp_torch import SGD, Averager, quantize_optimizer, scored_by, update_bn
 
-from qemu_swalp.training import Averaging, Recipe, due, swalp
+from qemu_swalp.training import ASWA, EMA, SQWA, Averaging, Recipe, Window, due, swalp
 
 
 def parameter(*values, dtype=torch.float32):
@@ -63,6 +63,88 @@ def test_sums_are_float32_whatever_the_model(weights, dtype, kept):
         averager.update()
     assert averager.average()["p"].dtype == kept
     assert averager.average()["p"].tolist() == [1.0, 3.0]
+
+
+POLICIES = [
+    EMA(start=1, decay=0.75), EMA(decay=0.9, quantizer="fixed<12,8>", seed=3, warmup=True), Window(size=3),
+    Window(cycle=2, size=2, quantizer="bfp<8>/stochastic", seed=1),
+    SQWA(captures=2, quantizer="fixed<8,4>/nearest_even"), Averaging(exact="fixed<8,6>"),
+    ASWA(score=lambda params: -abs(float(params["p"].reshape(-1)[0]))),
+]
+
+
+def grid_points(shape, seed):
+    return torch.randint(-128, 128, shape, generator=torch.Generator().manual_seed(seed)) / 64
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("shape", [(5,), (300, 300)], ids=str)
+class TestPolicies:
+    def test_equal_the_core_on_numpy_and_resume(self, same, policy, shape):
+        p, q = (torch.nn.Parameter(torch.zeros(shape)) for _ in range(2))
+        averager, resumed = Averager([("p", p)], policy), Averager([("p", q)], policy)
+        state = policy.init()
+        for step in range(1, 8):
+            with torch.no_grad():
+                p.copy_(grid_points(shape, step))
+                q.copy_(p)
+            if step == 5:
+                file = io.BytesIO()
+                torch.save(averager.state_dict(), file)
+                file.seek(0)
+                resumed.load_state_dict(torch.load(file, weights_only=True))
+            averager.update()
+            state = policy.update({"p": p.detach().numpy().copy()}, state, step)
+            if step >= 5:
+                resumed.update()
+        same(averager.average()["p"], policy.average(state)["p"])
+        same(resumed.average()["p"], policy.average(state)["p"])
+        assert averager.n_averaged == resumed.n_averaged == state.n_averaged
+        assert resumed.state.score == averager.state.score
+
+    def test_keep_none_of_the_models_memory(self, same, policy, shape):
+        p = torch.nn.Parameter(grid_points(shape, 0))
+        averager = Averager([("p", p)], policy)
+        averager.update(6)
+        before = averager.average()
+        with torch.no_grad():
+            p.zero_()
+        same(averager.average(), before)
+        averager.average()["p"].fill_(9)
+        same(averager.average(), before)
+
+
+def test_a_score_of_the_model_sees_the_average_in_it(same):
+    model = torch.nn.Linear(2, 1, bias=False)
+    seen = []
+
+    def evaluate(held):
+        seen.append(held.weight.tolist())
+        assert not torch.is_grad_enabled()
+        return -abs(held.weight.sum().item() - 3)
+
+    averager = Averager(model, ASWA(score=scored_by(model, evaluate)))
+    for weight in (1.0, 2.0):
+        torch.nn.init.constant_(model.weight, weight)
+        averager.update()
+    assert seen == [[[1.0, 1.0]], [[2.0, 2.0]], [[1.5, 1.5]]]
+    assert model.weight.tolist() == [[2.0, 2.0]]
+    assert averager.state.score == 0
+    same(averager.average()["weight"], torch.full((1, 2), 1.5))
+
+
+def test_exact_averages_of_float64_have_its_precision():
+    p = parameter(1 / 64, dtype=torch.float64)
+    averager = Averager([("p", p)], Averaging(exact="fixed<8,6>"))
+    for value in (1 / 64, 1 / 32, 1 / 64):
+        with torch.no_grad():
+            p.fill_(value)
+        averager.update()
+    assert averager.average()["p"].item() == 4 / 64 / 3
+    with torch.no_grad():
+        p.fill_(0.01)
+    with pytest.raises(ValueError, match="needs finite weights on the grid of fixed<8,6>"):
+        averager.update()
 
 
 class TestAttached:
@@ -200,6 +282,20 @@ def test_resumes_bit_for_bit(same, quantizer):
     same(a.average(), b.average())
 
 
+@pytest.mark.parametrize("policy", [None, Window(size=2), EMA(decay=0.5)], ids=str)
+def test_a_checkpoint_from_before_the_first_average_holds_none(same, policy):
+    p = parameter(1.0, 2.0)
+    early, other = Averager([("p", p)], policy), Averager([("p", p)], policy)
+    state = early.state_dict()
+    assert all(not value.any() for value in state["values"].values())
+    other.update()
+    other.load_state_dict(state)
+    with pytest.raises(ValueError, match="nothing averaged yet"):
+        other.average()
+    other.update()
+    same(other.average()["p"], p)
+
+
 def test_mismatched_and_damaged_checkpoints_are_refused_whole(same):
     averager = Averager([("p", parameter(1.0, 2.0))])
     averager.update()
@@ -211,7 +307,7 @@ def test_mismatched_and_damaged_checkpoints_are_refused_whole(same):
         other.update(3)
         with pytest.raises(ValueError, match=words):
             averager.load_state_dict(other.state_dict())
-    with pytest.raises(ValueError, match="must have the keys start, cycle"):
+    with pytest.raises(ValueError, match="must have the keys rule, step"):
         averager.load_state_dict({"step": 1})
     same(before, averager.average())
 
@@ -232,6 +328,12 @@ def test_errors():
         Averager({"p": 3})
     with pytest.raises(TypeError, match=r"optimizer must be a torch.optim.Optimizer, got int"):
         Averager([("p", p)]).attach(3)
+    with pytest.raises(TypeError, match=r"policy must be a .*Policy, such as EMA.*, or None, got 0.9"):
+        Averager([("p", p)], 0.9)
+    with pytest.raises(TypeError, match=r"exclude each other: give start, cycle, .* and seed to EMA"):
+        Averager([("p", p)], EMA(), start=3)
+    with pytest.raises(TypeError, match=r"p is on meta, and NumPy keeps exact averages; pass dtype=torch\.float64"):
+        Averager([("p", torch.zeros(2, device="meta"))], Averaging(exact="fixed<8,6>"))
     averager = Averager([("p", p)])
     averager.update(4)
     with pytest.raises(ValueError, match="step must be above the last one, 4, got 4"):

@@ -27,7 +27,8 @@ def odd_parameter():
 
 @pytest.mark.parametrize(("call", "kind", "words"), [
     (lambda: quantize_optimizer(3, swalp(8)), TypeError, "opt must be a torch.optim.Optimizer, got builtins.int"),
-    (lambda: quantize_optimizer(sgd(), "bfp8"), TypeError, r"recipe must be a .*Recipe, such as swalp\(8\)"),
+    (lambda: quantize_optimizer(sgd(), 8), TypeError, r"recipe must be a .*Recipe, such as swalp\(8\)"),
+    (lambda: quantize_optimizer(sgd(), "bfp8"), ValueError, "the name of a ready one of swalp8, .*, got 'bfp8'"),
     (lambda: quantize_optimizer(sgd(), swalp(8), seed=-1), ValueError, "seed must be from 0 to 184467440737"),
     (lambda: quantize_optimizer(sgd(), swalp(8), seed=1.0), TypeError, "seed must be an integer"),
     (lambda: quantize_optimizer(quantize_optimizer(sgd(), swalp(8)), swalp(8)), ValueError,

@@ -57,7 +57,7 @@ def test_a_model_checkpointed_as_a_whole(same):
     models, results = [Model(None), Model(None)], []
     x = torch.randn(4, 3)
     for model, run in zip(models, (lambda m: m(x), lambda m: checkpoint(m, x, use_reentrant=False)), strict=True):
-        quantize_activations(model, RECIPE)
+        quantize_activations(model, RECIPE, inputs=Model)
         for _ in range(2):
             run(model).sum().backward()
         results.append(gradients(model))
