@@ -54,9 +54,9 @@ def text(name: str, settings: Settings, images: int, summary: Sequence[Row]) -> 
     header = ["numbers", "method", f"epoch {settings.start}", f"epoch {settings.epochs}"]
     body = [[*line, cells.get((*line, "start"), ""), cells.get((*line, "end"), "")] for line in lines]
     if name in PUBLISHED:
-        header.append("published")
+        header.append("published, full recipe")
         for line in body:
-            line.append("; ".join(f"{row['published']} at epoch {row['epoch']}" for row in summary
+            line.append("; ".join(f"{row['published']} at the {row['point']}" for row in summary
                                   if [row["numbers"], row["method"]] == line[:2] and row["published"]))
     sets = f"{images} training images" + (f", {settings.validation} more held out" if settings.validation else "")
     notes = [
