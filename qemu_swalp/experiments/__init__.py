@@ -1,4 +1,7 @@
-"""Layer 6: the experiments of `qemu-swalp reproduce`. Each module holds a `Settings` dataclass and a function `run`."""
+"""Layer 6: the experiments of `qemu-swalp reproduce`.
+
+Each module holds a `Settings` dataclass and a function `run`; `networks` holds several experiments on one engine.
+"""
 
 from __future__ import annotations
 

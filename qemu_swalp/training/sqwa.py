@@ -66,7 +66,7 @@ class SQWASchedule:
     ----------
     learning_rate, high, low, fine_tuning : positive rates, low ≤ high. The paper's own were not read.
     start, period : steps before the first cycle, and of a cycle. captures : number of cycles.
-    shape : of a cycle: "linear", down as in SWA (Izmailov et al. 2018, section 3.2: its last step takes `low`);
+    shape : of a cycle: "linear", down as in SWA (Izmailov et al. 2018): its last step takes `low`;
         "cosine", half a wave down; "triangular", down and up again as in FGE (Garipov et al. 2018), which has `low` in
         the middle, where a model is captured then. Which of them the paper uses was not established.
 
@@ -105,7 +105,7 @@ class SQWASchedule:
             return self.learning_rate
         if t >= self.end:
             return self.fine_tuning
-        progress = ((t - self.start) % self.period + 1) / self.period  # SWA, section 3.2: 1/c, 2/c, …, 1
+        progress = ((t - self.start) % self.period + 1) / self.period  # as in SWA: 1/c, 2/c, …, 1
         down = {"linear": progress, "cosine": (1 - math.cos(math.pi * progress)) / 2,
                 "triangular": 1 - abs(2 * progress - 1)}[self.shape]
         return (1 - down) * self.high + down * self.low

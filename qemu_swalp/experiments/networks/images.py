@@ -25,6 +25,11 @@ class Pictures(NamedTuple):
     labels: NDArray[np.int64]
 
 
+def batches_in(images: int, batch: int) -> int:
+    """Mini-batches of an epoch; the last may be short."""
+    return -(-images // batch)
+
+
 class Source(Protocol):
     """Where a training run gets its batches from."""
 

@@ -23,6 +23,11 @@ class Job(NamedTuple):
         """What a table calls its numbers."""
         return "float32" if self.word is None else f"{self.word} bits"
 
+    @staticmethod
+    def of(line: Row) -> Job:
+        """The run that a line of runs.jsonl is of."""
+        return Job(line["kind"], line["word"], line["seed"])
+
 
 class Journal:
     """The folder `out`: `runs.jsonl`, a line for each finished run, and `checkpoints`, one for each that is not.

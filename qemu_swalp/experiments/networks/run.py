@@ -44,7 +44,7 @@ def run(name: str, settings: Settings) -> Outcome:
     lines = [journal.finished[journal.key(job)] for job in wanted]
     rows = [row for line in lines for row in tables.rows_of(line, settings)]
     summary = tables.summary_of(name, rows)
-    curves: list[Row] = [{"kind": line["kind"], "numbers": tables.numbers_of(line), "seed": line["seed"],
-                          "curve": line["curve"]} for line in lines]
+    curves: list[Row] = [{"kind": job.kind, "numbers": job.numbers, "seed": job.seed, "curve": line["curve"]}
+                         for job, line in zip(wanted, lines, strict=True)]
     return Outcome(rows, summary, tables.text(name, settings, len(source), summary),
                    lambda figure: tables.draw(figure, settings, curves), {"runs": curves})

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ...training import AverageState, Policy
 from ..report import Progress, Row
-from .images import Source
+from .images import Source, batches_in
 from .models import build
 from .settings import Settings
 
@@ -55,7 +55,7 @@ class Session:
         torch.manual_seed(self.seed * 1_000_003 + self.epoch)  # dropout depends on (seed, epoch)
         self.model.train()
         sums = torch.zeros(2, dtype=torch.float64, device=self.settings.device)  # read once: a GPU need not wait
-        images, steps = len(self.source), -(-len(self.source) // batch)
+        images, steps = len(self.source), batches_in(len(self.source), batch)
         batches = self.source.train(self.seed, self.epoch, batch)
         for _, (x, y) in zip(bar.steps(steps, label), batches, strict=True):
             x, y = x.to(self.settings.device), y.to(self.settings.device)

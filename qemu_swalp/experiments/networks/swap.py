@@ -13,7 +13,7 @@ from torch.multiprocessing.spawn import spawn
 
 from ...training import SWAP, AverageState
 from ..report import Progress, progress
-from .images import Source
+from .images import Source, batches_in
 from .journal import Checkpoint, Job
 from .session import Session
 from .settings import Settings
@@ -34,7 +34,7 @@ def swap(job: Job, settings: Settings, source: Source, checkpoint: Checkpoint, b
         reached = 100 - found["train_error"] >= settings.swap_accuracy
         left = settings.swap_phases[0] - session.epoch
         if reached:
-            bar.skip(left * -(-len(source) // settings.swap_batch))
+            bar.skip(left * batches_in(len(source), settings.swap_batch))
         state = {"session": session.state_dict(), "workers": [], "large": bool(left) and not reached,
                  "curve": [*state["curve"], {"epoch": session.epoch} | found]}
         checkpoint.save(state)
@@ -53,7 +53,7 @@ def swap(job: Job, settings: Settings, source: Source, checkpoint: Checkpoint, b
 
 def _refinement(settings: Settings, source: Source) -> int:
     """Steps of a worker in phase 2."""
-    return settings.swap_phases[1] * -(-len(source) // settings.batch)
+    return settings.swap_phases[1] * batches_in(len(source), settings.batch)
 
 
 def refine(job: Job, settings: Settings, source: Source, weights: dict[str, torch.Tensor], rank: int,
@@ -62,7 +62,7 @@ def refine(job: Job, settings: Settings, source: Source, weights: dict[str, torc
     session = Session(settings, source, job.word, job.seed + (rank + 1) * 2**32)
     session.model.load_state_dict(weights)
     session.follow({"swap": SWAP(_refinement(settings, source) - 1)})
-    epoch, schedule = -(-len(source) // settings.batch), settings.swap_schedule
+    epoch, schedule = batches_in(len(source), settings.batch), settings.swap_schedule
     for _ in range(settings.swap_phases[1]):
         session.train_epoch(lambda step: schedule(step // epoch), settings.batch, bar,
                             f"swap, {job.numbers}, seed {job.seed}, worker {rank}")

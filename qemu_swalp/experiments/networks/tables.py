@@ -7,6 +7,7 @@ from typing import Any
 
 from ...text import table
 from ..report import Row, spread, summarize
+from .journal import Job
 from .published import PUBLISHED
 from .settings import Settings
 
@@ -16,11 +17,6 @@ NAMES = {"sgd": ("SGD", "SGD-LP"), "decayed": ("SGD decayed", "SGD-LP decayed"),
 """Method → its name in float32, and in low precision."""
 COLORS = {"sgd": "tab:red", "decayed": "tab:orange", "swa": "tab:blue", "ema": "tab:green", "lawa": "tab:purple",
           "aswa": "tab:brown", "sqwa": "tab:pink", "swap": "tab:cyan"}
-
-
-def numbers_of(line: Row) -> str:
-    """What the numbers of a run are called."""
-    return "float32" if line["word"] is None else f"{line['word']} bits"
 
 
 def name_of(method: str, word: int | None) -> str:
@@ -35,8 +31,9 @@ def name_of(method: str, word: int | None) -> str:
 
 def rows_of(line: Row, settings: Settings) -> list[Row]:
     """A run's rows of the methods asked for."""
+    numbers = Job.of(line).numbers
     return [
-        {"numbers": numbers_of(line), "method": name_of(row["method"], line["word"]),
+        {"numbers": numbers, "method": name_of(row["method"], line["word"]),
          "point": "end" if row["epoch"] == settings.epochs else "start", "epoch": row["epoch"], "seed": line["seed"],
          "key": row["method"], "test_error": row["error"], "test_loss": row["loss"]}
         for row in line["rows"] if row["method"].partition(" ")[0] in settings.method
@@ -57,9 +54,9 @@ def text(name: str, settings: Settings, images: int, summary: Sequence[Row]) -> 
     header = ["numbers", "method", f"epoch {settings.start}", f"epoch {settings.epochs}"]
     body = [[*line, cells.get((*line, "start"), ""), cells.get((*line, "end"), "")] for line in lines]
     if name in PUBLISHED:
-        header.append("published")
+        header.append("published, full recipe")
         for line in body:
-            line.append("; ".join(f"{row['published']} at epoch {row['epoch']}" for row in summary
+            line.append("; ".join(f"{row['published']} at the {row['point']}" for row in summary
                                   if [row["numbers"], row["method"]] == line[:2] and row["published"]))
     sets = f"{images} training images" + (f", {settings.validation} more held out" if settings.validation else "")
     notes = [

@@ -10,7 +10,7 @@ from typing import Any
 
 from ...training import ASWA, EMA, Averaging, Policy, Window
 from ..report import Progress, Row
-from .images import Source
+from .images import Source, batches_in
 from .journal import Checkpoint, Job
 from .session import Session, Weights
 from .settings import Settings
@@ -20,10 +20,10 @@ Result = dict[str, Any]
 
 def steps_of(settings: Settings, kind: str, images: int) -> int:
     """Steps of a run, at most: SWAP's phase 1 may end before."""
-    epoch = -(-images // settings.batch)
+    epoch = batches_in(images, settings.batch)
     if kind == "swap":
         first, second = settings.swap_phases
-        return first * -(-images // settings.swap_batch) + settings.swap_workers * second * epoch
+        return first * batches_in(images, settings.swap_batch) + settings.swap_workers * second * epoch
     return settings.epochs * epoch
 
 
@@ -33,7 +33,7 @@ class Run:
     def __init__(self, job: Job, settings: Settings, source: Source, checkpoint: Checkpoint, bar: Progress) -> None:
         self.settings, self.checkpoint, self.bar = settings, checkpoint, bar
         self.session = Session(settings, source, job.word, job.seed)
-        self.epoch_steps = -(-len(source) // settings.batch)
+        self.epoch_steps = batches_in(len(source), settings.batch)
         self.label = f"{job.kind}, {job.numbers}, seed {job.seed}"
         self.rows: list[Row] = []
         self.curve: list[Row] = []
