@@ -33,11 +33,13 @@ def library() -> Any:
         found.qs_sources.restype = found.qs_instruction_set.restype = ctypes.c_char_p
     except (OSError, AttributeError):
         return None
+    if found.qs_sources().decode() != digest():
+        return None
     found.qs_quantize.argtypes = [structures.PlanPointer, structures.LayoutPointer, structures.RandomPointer,
                                   ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
     found.qs_sgd.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
     found.qs_quantize.restype = found.qs_sgd.restype = None
-    return found if found.qs_sources().decode() == digest() else None
+    return found
 
 
 def instruction_set() -> str | None:
