@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from ..formats import Format
@@ -73,11 +73,11 @@ def quantize(plan: Plan, format: Format, shape: tuple[int, ...], source: Memory,
 
 def random_of(random: RandomBits | int | None) -> structures.Random:
     """As the kernels take it."""
-    found = structures.Random()
     if isinstance(random, RandomBits):
-        found.offset, found.step = random.offset, int(random.step)
-        for i, keys in enumerate(round_keys(*stream_key(random.seed, random.stream))):
-            found.keys[i][:] = keys
-    elif random is not None:
-        found.words = random
-    return found
+        return structures.Random(None, random.offset, int(random.step), _keys(random.seed, random.stream))
+    return structures.Random(random)
+
+
+@lru_cache(maxsize=65536)
+def _keys(seed: int, stream: int) -> Any:
+    return structures.Keys(*round_keys(*stream_key(seed, stream)))  # type: ignore[misc]

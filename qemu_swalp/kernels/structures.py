@@ -7,6 +7,9 @@ from ctypes import POINTER, Structure, c_int32, c_int64, c_uint32, c_uint64, c_v
 MOST_AXES = 8
 ROUNDS = 10
 
+Keys = c_uint32 * 2 * ROUNDS
+"""Of Philox's rounds."""
+
 
 class Element(Structure):
     """A binade format in a carrier."""
@@ -75,7 +78,7 @@ class Random(Structure):
     """Which random words."""
 
     _fields_ = [
-        ("words", c_void_p), ("offset", c_uint64), ("step", c_uint32), ("keys", c_uint32 * 2 * ROUNDS),
+        ("words", c_void_p), ("offset", c_uint64), ("step", c_uint32), ("keys", Keys),
     ]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,18 +50,22 @@ def calls_table(found: Sequence[dict[str, Any]]) -> str:
 SCRIPT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
 
 
-def import_seconds(module: str) -> float:
-    """Seconds that a fresh interpreter takes to import it."""
-    done = subprocess.run([sys.executable, "-c", SCRIPT.format(module)], capture_output=True, text=True, check=True)
+def import_seconds(module: str, bytecode: str) -> float:
+    """Seconds that a fresh interpreter takes to import it, with bytecode in that folder, as after an installation."""
+    environment = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    done = subprocess.run([sys.executable, "-c", SCRIPT.format(module)], capture_output=True, text=True, check=True,
+                          env=environment)
     return float(done.stdout)
 
 
 def imports(repeats: int) -> dict[str, float]:
     """Seconds of `import numpy` and of `import qemu_swalp`, each the least of so many, taken in turn."""
     times: dict[str, list[float]] = {"numpy": [], "qemu_swalp": []}
-    for _ in range(repeats + 1):  # the first reads the files
-        for module, seconds in times.items():
-            seconds.append(import_seconds(module))
+    with tempfile.TemporaryDirectory() as bytecode:
+        for _ in range(repeats + 1):  # the first compiles and reads the files
+            for module, seconds in times.items():
+                seconds.append(import_seconds(module, bytecode))
     return {module: min(seconds[1:]) for module, seconds in times.items()}
 
 
