@@ -14,11 +14,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from . import machine, small
+from . import machine, ours, small
 from .cases import CASES, ROUNDINGS
 from .libraries import DEVICES, Numpy
+from .ours import COMPILED
 from .peers import PEERS
 from .ratios import Measured, Plan, measure, tables
+
+TABLES = ("ratios", "calls", "imports")
+COLUMNS = (*ours.COLUMNS, COMPILED, *PEERS)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,11 +32,11 @@ def parser() -> argparse.ArgumentParser:
                       help="2^N elements, N from 5 to 30 (default: 12 18 24)")
     made.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES), help="formats (default: all)")
     made.add_argument("--roundings", nargs="+", choices=ROUNDINGS, default=list(ROUNDINGS))
-    made.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS), help="(default: all installed)")
+    made.add_argument("--columns", nargs="+", choices=COLUMNS, metavar="COLUMN",
+                      help=f"of {', '.join(COLUMNS)} (default: all; {COMPILED} on cuda alone, a minute for each case)")
+    made.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES), help="(default: all)")
     made.add_argument("--device", choices=DEVICES, default="cpu")
     made.add_argument("--threads", type=int, help="of our kernels and PyTorch (default: qemu_swalp.get_num_threads())")
-    made.add_argument("--compile", action="store_true",
-                      help="torch.compile of the array program as well (on cuda it always is; a minute for each case)")
     made.add_argument("--seconds", type=float, default=0.15, help="of a measurement (default: %(default)s)")
     made.add_argument("--patience", type=float, default=1.0, help="seconds of one call (default: %(default)s)")
     made.add_argument("--json", type=Path, metavar="FILE", help="write all figures to it")
@@ -54,38 +58,42 @@ def available(device: str) -> tuple[list[Numpy], list[str]]:
 def main(arguments: list[str] | None = None) -> int:
     chosen = parser().parse_args(arguments)
     libraries, notes = available(chosen.device)
-    reasons = {name: PEERS[name].missing() for name in chosen.peers}
-    notes += [f"{name}: {reason}" for name, reason in reasons.items() if reason]
-    peers = [name for name, reason in reasons.items() if not reason]
+    columns = chosen.columns or [name for name in COLUMNS if name != COMPILED or chosen.device == "cuda"]
+    absent = {name: reason for name in columns if name in PEERS and (reason := PEERS[name].missing())}
+    notes += [f"{name}: {reason}" for name, reason in absent.items()]
+    columns = [name for name in columns if name not in absent]
     for note in notes:
         print(note, flush=True)
     if not libraries:
         return 0
     if chosen.threads is not None:
         machine.set_threads(chosen.threads, libraries)
-    about = machine.description(libraries, peers)
+    about = machine.description(libraries, [name for name in columns if name in PEERS])
     print("; ".join(f"{name} {value}" for name, value in about.items()), flush=True)
-    plan = Plan(libraries, chosen.sizes, chosen.cases, chosen.roundings, peers,
-                chosen.compile or chosen.device == "cuda", chosen.seconds, chosen.patience)
-    measured = _with_bar(plan)
-    calls = small.calls(libraries, chosen.cases, chosen.roundings, min(chosen.seconds, 0.02))
-    imports = small.imports(7)
-    print("\n" + tables(measured, {library.name: library.copy_name for library in libraries}))
-    print(f"\nmicroseconds of a call on {small.ELEMENTS} elements\n\n" + small.calls_table(calls))
-    print("\n" + small.imports_text(imports))
+    plan = Plan(libraries, chosen.sizes, chosen.cases, chosen.roundings, columns, chosen.seconds, chosen.patience)
+    found: dict[str, Any] = {"about": about, "notes": notes}
+    if "ratios" in chosen.tables:
+        measured = _with_bar(plan)
+        found["ratios"] = [cell.plain() for cell in measured]
+        print("\n" + tables(measured, {library.name: library.copy_name for library in libraries}), flush=True)
+    if "calls" in chosen.tables:
+        calls = found["calls"] = small.calls(libraries, chosen.cases, chosen.roundings, min(chosen.seconds, 0.02))
+        print(f"\nmicroseconds of a call on {small.ELEMENTS} elements\n\n" + small.calls_table(calls), flush=True)
+    if "imports" in chosen.tables:
+        imports = found["import_seconds"] = small.imports(7)
+        print("\n" + small.imports_text(imports))
     if chosen.json is not None:
-        found: dict[str, Any] = {"about": about, "notes": notes, "ratios": [cell.plain() for cell in measured],
-                                 "calls": calls, "import_seconds": imports}
         chosen.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
 
 def _with_bar(plan: Plan) -> list[Measured]:
-    measured = []
+    measured: list[Measured] = []
     with import_module("tqdm").tqdm(total=len(plan), unit="row", mininterval=0.3 if sys.stderr.isatty() else 15) as bar:
         for row in measure(plan):
             measured += row
-            bar.set_description(f"{row[0].library} 2^{row[0].exponent} {row[0].case}", refresh=False)
+            if row:
+                bar.set_description(f"{row[0].library} 2^{row[0].exponent} {row[0].case}", refresh=False)
             bar.update()
     return measured
 

@@ -9,7 +9,7 @@ from qemu_swalp.experiments.text import table
 
 from .cases import matrix
 from .libraries import Numpy
-from .ours import candidates, compiled
+from .ours import COMPILED, candidates, compiled
 from .peers import PEERS
 from .timing import Call, Figure, alternate
 
@@ -32,14 +32,13 @@ class Measured(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What to measure. peers : those that are here. seconds : of a measurement. patience : seconds of a call."""
+    """What to measure. columns : of those that can be. seconds : of a measurement. patience : seconds of a call."""
 
     libraries: Sequence[Numpy]
     exponents: Sequence[int]
     cases: Sequence[str]
     roundings: Sequence[str]
-    peers: Sequence[str]
-    compiles: bool
+    columns: Sequence[str]
     seconds: float
     patience: float
 
@@ -71,13 +70,15 @@ def measure(plan: Plan) -> Iterator[list[Measured]]:
 
 def _calls(plan: Plan, library: Numpy, case: str, rounding: str, x: Any) -> Iterator[tuple[str, Call]]:
     """What is measured beside the copy, by name."""
-    yield from candidates(library, case, rounding, x).items()
-    if plan.compiles and library.library == "torch":
-        yield "torch.compile", compiled(case, rounding, x)
-    for name in plan.peers:
-        call = PEERS[name].calls(case, rounding, x) if PEERS[name].library == library.library else None
-        if call is not None:
+    for name, call in candidates(library, case, rounding, x).items():
+        if name in plan.columns:
             yield name, call
+    if COMPILED in plan.columns and library.library == "torch":
+        yield COMPILED, compiled(case, rounding, x)
+    for name, peer in PEERS.items():
+        theirs = peer.calls(case, rounding, x) if name in plan.columns and peer.library == library.library else None
+        if theirs is not None:
+            yield name, theirs
 
 
 def tables(measured: Iterable[Measured], copy_names: dict[str, str]) -> str:

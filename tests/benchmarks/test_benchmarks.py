@@ -14,10 +14,10 @@ import qemu_swalp as q
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.cases import CASES, ROUNDINGS, bits_of, matrix
 from tests.benchmarks.libraries import DEVICES, Numpy, Torch
+from tests.benchmarks.ours import COLUMNS as OURS
 from tests.benchmarks.peers import PEERS, Peer
 from tests.benchmarks.timing import alternate
 
-OURS = ["out=", "new array", "array program"]
 EXACT = {
     "ml_dtypes": {"e4m3fn", "bf16"},
     "gfloat": {"e4m3fn", "bf16", "fixed"},
@@ -33,7 +33,7 @@ def test_it_prints_tables_and_writes_json(tmp_path: Path, capsys: pytest.Capture
     file = tmp_path / "found.json"
     cases, peers = ["e4m3fn", "bfp8 per row"], ["ml_dtypes", "gfloat", "torch's own"]
     options = ["--sizes", "8", "6", "--seconds", "0.001", "--json", str(file)]
-    assert main([*options, "--cases", *cases, "--peers", *peers]) == 0
+    assert main([*options, "--cases", *cases, "--columns", *OURS, *peers]) == 0
     found = json.loads(file.read_text())
     assert found["about"]["numpy"] == np.__version__
     assert found["about"]["threads"] == q.get_num_threads()
@@ -64,8 +64,8 @@ def test_it_prints_tables_and_writes_json(tmp_path: Path, capsys: pytest.Capture
 
 def test_what_takes_too_long_is_left_out_at_greater_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "found.json"
-    options = ["--sizes", "6", "9", "--patience", "0", "--seconds", "0.001", "--json", str(file)]
-    assert main([*options, "--cases", "bf16", "--peers", "ml_dtypes", "--roundings", "nearest"]) == 0
+    options = ["--sizes", "6", "9", "--tables", "ratios", "--patience", "0", "--seconds", "0.001", "--json", str(file)]
+    assert main([*options, "--cases", "bf16", "--columns", *OURS, "ml_dtypes", "--roundings", "nearest"]) == 0
     measured = {cell["elements"]: "ratio" in cell for cell in json.loads(file.read_text())["ratios"]}
     assert measured == {64: True, 512: False}
     assert re.search(r"bf16 +nearest( +slow){4}$", capsys.readouterr().out, re.MULTILINE)
@@ -74,13 +74,13 @@ def test_what_takes_too_long_is_left_out_at_greater_sizes(tmp_path: Path, capsys
 def test_absent_peers_are_named_with_the_remedy(capsys: pytest.CaptureFixture[str],
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PEERS, "gfloat", PEERS["gfloat"]._replace(modules=("no_such_module",)))
-    assert main(["--sizes", "6", "--cases", "bf16", "--seconds", "0.001", "--peers", "gfloat"]) == 0
+    assert main(["--tables", "imports", "--columns", "gfloat"]) == 0
     assert capsys.readouterr().out.startswith("gfloat: not measured: pip install gfloat\nmachine ")
 
 
 @pytest.mark.skipif(not all(kind.missing() for kind in DEVICES["cuda"]), reason="a GPU is here")
 def test_without_a_gpu_its_libraries_are_skipped_by_name(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--device", "cuda", "--peers"]) == 0
+    assert main(["--device", "cuda", "--columns", *OURS]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(": ")[:2] for line in lines] == [["cupy", "skipped"], ["torch-cuda", "skipped"]]
     assert all("needs a CUDA GPU" in line for line in lines)

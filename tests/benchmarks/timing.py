@@ -42,21 +42,19 @@ def host_clock(call: Call, count: int) -> float:
 
 
 def alternate(clock: Clock, copy: Call, candidate: Call, seconds: float) -> Figure:
-    """Measure both in turn, about so many seconds long. What takes longer in one call is measured once."""
+    """Measure both in turn, about so many seconds long, and three times at least unless one call takes longer."""
     turns = [(call, _count(clock, call)) for call in (copy, candidate)]
     found: list[tuple[float, ...]] = []
     end = time.perf_counter() + seconds
-    fewest = FEWEST
-    while len(found) < MOST and (len(found) < fewest or time.perf_counter() < end):
+    while not found or (len(found) < MOST and (time.perf_counter() < end or
+                                               (len(found) < FEWEST and found[-1][1] < seconds))):
         found.append(tuple(clock(call, count) for call, count in turns))
-        if found[-1][1] > seconds:
-            fewest = 1
     copies, candidates = zip(*found, strict=True)
     return Figure(min(candidates), statistics.median(candidates), min(copies), statistics.median(copies),
                   statistics.median(mine / base for base, mine in found), len(found))
 
 
 def _count(clock: Clock, call: Call) -> int:
-    """How many calls make a measurement; the first call may compile, plans and touches memory."""
-    again = min(clock(call, 1), clock(call, 1))
-    return max(1, round(SHORTEST / max(again, 1e-9)))
+    """How many calls make a measurement. The first plans and touches memory, so that a second one tells."""
+    first = clock(call, 1)
+    return 1 if first > 1 else max(1, round(SHORTEST / max(clock(call, 1), 1e-9)))
