@@ -24,7 +24,7 @@ EXACT = {
     "torch's own": {"e4m3fn", "bf16", "fixed"},
     "torchao": {"mxfp8_e4m3", "mxfp4"},
     "pychop": {"e4m3fn", "bf16", "fixed"},
-    "qtorch": {"bf16", "fixed"},
+    "qtorch": {"e4m3fn", "bf16", "fixed", "bfp8 per row", "bfp8 per column", "bfp8 per tensor"},
 }
 """Peers that round these cases to the numbers that we round to, on the arrays that are measured."""
 
