@@ -13,7 +13,7 @@ import pytest
 import qemu_swalp as q
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.cases import CASES, ROUNDINGS, bits_of, matrix
-from tests.benchmarks.libraries import DEVICES, Numpy, Torch
+from tests.benchmarks.libraries import DEVICES, PAGE, Numpy, Torch
 from tests.benchmarks.ours import COLUMNS as OURS
 from tests.benchmarks.peers import PEERS, Peer
 from tests.benchmarks.timing import alternate
@@ -102,7 +102,9 @@ def test_the_copy_copies(library: Any) -> None:
     copy = lib.copy(x)
     x[...] = 0
     copy()
-    assert not np.asarray(copy.args[0]).any()
+    target = np.asarray(copy.args[0])
+    assert not target.any()
+    assert (target.ctypes.data - np.asarray(x).ctypes.data) % PAGE == PAGE // 2
 
 
 @pytest.mark.parametrize("name", PEERS)
