@@ -11,7 +11,6 @@ from tests.backends import gpu_missing
 
 from .timing import Call, host_clock
 
-
 PAGE = 4096
 
 
