@@ -30,8 +30,8 @@ def candidates(library: Numpy, case: str, rounding: str, x: Any) -> dict[str, Ca
                               lambda: q.quantize(x, format, mode, random=bits), program), strict=True))
 
 
-def compiled(case: str, rounding: str, x: Any) -> Call:
-    """The array program of `quantize` as one graph of torch.compile."""
+def compiled(case: str, rounding: str, x: Any) -> Call | None:
+    """The array program of `quantize` as one graph of torch.compile; None where it cannot be traced so."""
     import torch
 
     xp = namespace_of(x)
@@ -39,7 +39,15 @@ def compiled(case: str, rounding: str, x: Any) -> Call:
     policy = quantization.policy_of(format, None)
     bits = bits_of(rounding)
     counters = None if bits is None else bits.counters(xp, xp.lengths(x))
-    fused = torch.compile(lambda x, random: quantization._quantize(xp, carrier, format, policy, mode, x, random),
-                          fullgraph=True, dynamic=False)
-    fused(x, counters)  # compiles, which no figure counts
+
+    def program(x: Any, random: Any) -> Any:
+        return quantization._quantize(xp, carrier, format, policy, mode, x, random)
+
+    program(x, counters)  # what a format derives once is there then, and need not be traced
+    torch.compiler.reset()  # which otherwise refuses a function that it has compiled eight times
+    fused = torch.compile(program, fullgraph=True, dynamic=False)
+    try:
+        fused(x, counters)
+    except torch._dynamo.exc.Unsupported:
+        return None
     return lambda: fused(x, counters)

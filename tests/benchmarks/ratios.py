@@ -73,12 +73,11 @@ def _calls(plan: Plan, library: Numpy, case: str, rounding: str, x: Any) -> Iter
     for name, call in candidates(library, case, rounding, x).items():
         if name in plan.columns:
             yield name, call
-    if COMPILED in plan.columns and library.library == "torch":
-        yield COMPILED, compiled(case, rounding, x)
-    for name, peer in PEERS.items():
-        theirs = peer.calls(case, rounding, x) if name in plan.columns and peer.library == library.library else None
-        if theirs is not None:
-            yield name, theirs
+    others = {COMPILED: ("torch", compiled)} | {name: (peer.library, peer.calls) for name, peer in PEERS.items()}
+    for name, (wants, calls) in others.items():
+        found = calls(case, rounding, x) if name in plan.columns and wants == library.library else None
+        if found is not None:
+            yield name, found
 
 
 def tables(measured: Iterable[Measured], copy_names: dict[str, str]) -> str:

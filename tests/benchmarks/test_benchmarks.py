@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import qemu_swalp as q
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.cases import CASES, ROUNDINGS, bits_of, matrix
 from tests.benchmarks.libraries import DEVICES, PAGE, Numpy, Torch
 from tests.benchmarks.ours import COLUMNS as OURS
+from tests.benchmarks.ours import compiled
 from tests.benchmarks.peers import PEERS, Peer
 from tests.benchmarks.timing import alternate
 
@@ -93,6 +96,16 @@ def test_copy_and_candidate_take_turns() -> None:
                        lambda: turns.append("candidate") or "candidate", 0)
     assert turns == ["copy"] * 2 + ["candidate"] * 2 + ["copy", "candidate"] * (len(turns) // 2 - 2)
     assert (figure.ratio, figure.median_ratio, figure.least) == (4, 4, 0.004)
+
+
+def test_the_array_program_is_one_graph_with_our_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # traced, and not compiled
+    x = matrix(11)
+    for rounding, mode in ROUNDINGS.items():
+        call = compiled("bfp8 per row", rounding, torch.from_numpy(x))
+        assert call is not None
+        ours = q.quantize(x, CASES["bfp8 per row"], mode, random=bits_of(rounding))
+        np.testing.assert_array_equal(call().numpy(), ours)
 
 
 @pytest.mark.parametrize("library", [Numpy, Torch], ids=lambda kind: kind.name)
