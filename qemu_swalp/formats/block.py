@@ -180,7 +180,7 @@ def check_scale(name: str, format: object, kinds: tuple[type, ...]) -> None:
                          f"{format.precision} and {format.bits}")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Bfp:
     """The parameters of `bfp`."""
 
@@ -227,7 +227,7 @@ def bfp(word: int, range: Literal["symmetric", "twos"] = "symmetric", axis: int 
     return Block(element, axis, size, Exponent(scale_bits))  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Int:
     """The parameters of `integer`."""
 
