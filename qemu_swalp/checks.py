@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Iterable
 
 
 def check_int(name: str, value: object, low: int, high: int) -> None:
@@ -22,6 +22,12 @@ def check_bool(name: str, value: object) -> None:
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raise unless `value` is one of `choices`; suggest the nearest."""
     if not isinstance(value, str) or value not in choices:
-        near = difflib.get_close_matches(str(value), choices, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{suggestion(str(value), choices)}")
+
+
+def suggestion(text: str, choices: Iterable[str], cutoff: float = 0.6) -> str:
+    """"; did you mean …?" with the choice nearest to the text; "" where none is near (`difflib.get_close_matches`)."""
+    from difflib import get_close_matches  # late: no call that succeeds needs it
+
+    near = get_close_matches(text, list(choices), 1, cutoff)
+    return f"; did you mean {near[0]!r}?" if near else ""

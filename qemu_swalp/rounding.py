@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from .backends import Array, Namespace
-from .checks import check_choice, check_int
+from .checks import check_choice, check_int, suggestion
 
 DETERMINISTIC = ("nearest_even", "nearest_away", "toward_zero", "toward_positive", "toward_negative", "to_odd")
 STOCHASTIC = ("stochastic_a", "stochastic_b", "stochastic_c")
@@ -44,15 +44,18 @@ class Rounding:
             return text
         if not isinstance(text, str):
             raise TypeError(f"rounding must be a string or a Rounding, got {text!r}")
-        found = re.fullmatch(r"\s*(\w+)\s*(?:<\s*(\d+)\s*>)?\s*", text)
-        known = ("stochastic", *DETERMINISTIC, *STOCHASTIC)
-        if found is None or found[1] not in known:
-            near = difflib.get_close_matches(text, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"rounding must be one of {', '.join(known)}, the stochastic ones with <bits> if not 32; "
-                             f"got {text!r}{hint}")
-        mode = "stochastic_a" if found[1] == "stochastic" else found[1]
-        return Rounding(mode, int(found[2]) if found[2] else -1)
+        return _parsed(text)
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> Rounding:
+    found = re.fullmatch(r"\s*(\w+)\s*(?:<\s*(\d+)\s*>)?\s*", text)
+    known = ("stochastic", *DETERMINISTIC, *STOCHASTIC)
+    if found is None or found[1] not in known:
+        raise ValueError(f"rounding must be one of {', '.join(known)}, the stochastic ones with <bits> if not 32; "
+                         f"got {text!r}{suggestion(text, known)}")
+    mode = "stochastic_a" if found[1] == "stochastic" else found[1]
+    return Rounding(mode, int(found[2]) if found[2] else -1)
 
 
 def goes_away(xp: Namespace, rounding: Rounding, high: Array, low: Array, odd: Array, negative: Array,

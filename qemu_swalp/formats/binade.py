@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from fractions import Fraction
 from functools import cached_property
+
+import numpy as np
 
 from ..backends import Array, Namespace, numpy_namespace
 from .base import ElementFormat
+
+SPAN = 2200
+"""Binades from below float64's least, 2^-1074, to its greatest, 2^1023."""
 
 
 class BinadeFormat(ElementFormat):
@@ -67,7 +71,7 @@ class BinadeFormat(ElementFormat):
         self.check_overflow(self.overflow)
         _ = self._grid
         for end in (self.max, -self.min):
-            if end > 0 and not _is_multiple(end, self.quantum_at(binade(end))):
+            if end > 0 and _divided(end, self.quantum_at(binade(end)))[1]:
                 raise ValueError(f"{who}{end!r} ends the range and is not a multiple of "
                                  f"2^{self.quantum_at(binade(end))}, the spacing in its binade")
 
@@ -80,26 +84,31 @@ class BinadeFormat(ElementFormat):
     def _grid(self) -> list[tuple[int, int]]:
         """(binade, quantum) of every binade that holds positive values, ascending; checked against FMT-2."""
         who = f"{type(self).__name__}: "
-        top = binade(max(self.max, -self.min))
-        span = 2200  # float64 spans 2^-1074 .. 2^1023
-        xp = numpy_namespace()
-        binades = xp.integers(list(range(top - span, top + 1)), 32)
-        quanta = [int(v) for v in xp.broadcast(self.quantum(binades, xp), (span + 1,))]
-        rows = list(zip(range(top - span, top + 1), quanta, strict=True))
-        if not self.has_zero:
-            return [row for row in rows if row[0] >= binade(self.min_positive)]
-        full = next((i for i in range(span, -1, -1) if rows[i][1] > rows[i][0]), None)
-        if full is None:
-            raise ValueError(f"{who}quantum(e) never exceeds e, so the values near zero never end; bound it below, "
-                             "as in xp.maximum(quantum, -20)")
-        if full == span:
-            raise ValueError(f"{who}quantum({top}) = {rows[span][1]} exceeds {top}, the binade of max")
-        least = rows[full + 1][0]
-        wrong = next((row for row in rows[: full + 1] if row[1] != least), None)
-        if wrong is not None:
-            raise ValueError(f"{who}below its least positive value 2^{least} a format must have quantum(e) = {least}, "
-                             f"got quantum({wrong[0]}) = {wrong[1]}")
-        return rows[full + 1 :]
+        binades, quanta = self.sample()
+        if self.has_zero:
+            empty = np.flatnonzero(quanta > binades)
+            if not empty.size:
+                raise ValueError(f"{who}quantum(e) never exceeds e, so the values near zero never end; bound it below, "
+                                 "as in xp.maximum(quantum, -20)")
+            first = int(empty[-1]) + 1
+            if first == SPAN + 1:
+                raise ValueError(f"{who}quantum({binades[-1]}) = {quanta[-1]} exceeds {binades[-1]}, the binade of max")
+            least = binades[first]
+            wrong = np.flatnonzero(quanta[:first] != least)
+            if wrong.size:
+                raise ValueError(f"{who}below its least positive value 2^{least} a format must have quantum(e) = "
+                                 f"{least}, got quantum({binades[wrong[0]]}) = {quanta[wrong[0]]}")
+        else:
+            first = binade(self.min_positive) - int(binades[0])
+        return list(zip(binades[first:].tolist(), quanta[first:].tolist(), strict=True))
+
+    def sample(self) -> tuple[np.ndarray, np.ndarray]:
+        """(binades, quantum in each), ascending to the binade of the greatest magnitude, through all that float64 has:
+        int32 and int64 arrays.
+        """
+        top, xp = binade(max(self.max, -self.min)), numpy_namespace()
+        binades = np.arange(top - SPAN, top + 1, dtype=np.int32)
+        return binades, xp.broadcast(self.quantum(binades, xp), binades.shape).astype(np.int64)
 
     @cached_property
     def min_positive(self) -> float:
@@ -134,7 +143,7 @@ class BinadeFormat(ElementFormat):
         e = binade(x)
         least = self._grid[0][0]
         q = self._grid[e - least][1]
-        n = int(Fraction(x) / Fraction(2) ** q)
+        n, _ = _divided(x, q)
         return self.first_places[e - least] + n - (1 << (e - q))
 
     def values(self) -> list[float]:
@@ -191,8 +200,10 @@ class BinadeFormat(ElementFormat):
         return None, None
 
 
-def _is_multiple(x: float, q: int) -> bool:
-    return (Fraction(x) / Fraction(2) ** q).denominator == 1
+def _divided(x: float, q: int) -> tuple[int, int]:
+    """⌊x/2^q⌋, and the rest, in units of its own."""
+    numerator, denominator = x.as_integer_ratio()
+    return divmod(numerator << max(-q, 0), denominator << max(q, 0))
 
 
 def binade(x: float) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 from typing import Literal, cast
 
@@ -16,8 +17,6 @@ from .scale import POWER_RULES, PUBLISHED_RULES, RULES, Exponent, ScaleFormat, p
 
 EXPONENT8 = Exponent(8)
 FLOAT32 = Float(8, 23)
-NVFP4 = Float(2, 1, specials="finite"), Float(4, 3, specials="fn"), FLOAT32
-"""Element, scale and second scale of the published rules."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ class Block(Format, family="block"):
         if rule == "minmax" and self.element != Fixed(self.element.bits, 0, signed=False):
             raise ValueError(f"rule='minmax' needs unsigned integers, as in element=Fixed({self.element.bits}, 0, "
                              f"signed=False), got {self.element}")
-        if rule in PUBLISHED_RULES and (self.element, self.scale, self.second) != NVFP4:
+        if rule in PUBLISHED_RULES and (self.element, self.scale, self.second) != _nvfp4():
             raise ValueError(f"rule={rule!r} is NVFP4: element=e2m1fn, scale=e4m3fn, second=float<8,23>; got "
                              f"{self.element}, {self.scale}, {self.second}; use rule='nearest' for other formats")
 
@@ -181,7 +180,7 @@ def check_scale(name: str, format: object, kinds: tuple[type, ...]) -> None:
                          f"{format.precision} and {format.bits}")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Bfp:
     """The parameters of `bfp`."""
 
@@ -228,7 +227,7 @@ def bfp(word: int, range: Literal["symmetric", "twos"] = "symmetric", axis: int 
     return Block(element, axis, size, Exponent(scale_bits))  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Int:
     """The parameters of `integer`."""
 
@@ -267,6 +266,12 @@ def integer(word: int, zero_point: bool = False, axis: int | Iterable[int] | Non
     check_int("word", word, 2, 16)
     check_bool("zero_point", zero_point)
     return Block(_integers(word, zero_point), axis, size, scale, "minmax" if zero_point else "nearest")  # type: ignore[arg-type]
+
+
+@cache
+def _nvfp4() -> tuple[BinadeFormat, BinadeFormat, BinadeFormat]:
+    """Element, scale and second scale of the published rules."""
+    return Float(2, 1, specials="finite"), Float(4, 3, specials="fn"), FLOAT32
 
 
 def _integers(word: int, zero_point: bool) -> Fixed:

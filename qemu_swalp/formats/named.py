@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 BUILTIN = {
     "fp16": "float<5,10>",
@@ -79,6 +80,7 @@ _PATTERNS = {
 }
 
 
+@lru_cache(maxsize=4096)
 def named(name: str) -> str | None:
     """The spelling that a built-in name, or a name by pattern (`bfp12`, `p3109_k5p2ue`), stands for; None: no name."""
     if name in BUILTIN:

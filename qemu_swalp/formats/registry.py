@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator
 from functools import lru_cache
 from os import PathLike
 from typing import Any
 
+from ..checks import suggestion
 from .base import FAMILIES, Format
 from .named import ALIASES, BUILTIN, named
 
@@ -41,7 +41,8 @@ def parse(text: str | Format) -> Format:
         raise ValueError(f"{name!r} is a quantizer, FORMAT/ROUNDING, where a format is expected; give the rounding by "
                          f"itself, as in quantize(x, {format!r}, {rounding!r})")
     if "<" not in name:
-        raise ValueError(f"unknown format {name!r}{_suggestion(name)}; qemu_swalp.names() lists the names, and "
+        near = suggestion(name.lower(), names(), 0.5)
+        raise ValueError(f"unknown format {name!r}{near}; qemu_swalp.names() lists the names, and "
                          f"{', '.join(f'{family}<…>' for family in FAMILIES)} are parametrized")
     return _spelled(name)
 
@@ -126,11 +127,6 @@ def _spelled(text: str) -> Format:
     return _Parser(text).whole()
 
 
-def _suggestion(name: str) -> str:
-    near = difflib.get_close_matches(name.lower(), names(), 1, 0.5)
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
 class _Parser:
     """`head<item,…>` where an item is [key=]literal and a literal a number, word, tuple or format."""
 
@@ -191,9 +187,8 @@ class _Parser:
     def format(self, family: str) -> Format:
         constructor = FAMILIES.get(family)
         if constructor is None:
-            near = difflib.get_close_matches(family, FAMILIES, 1)
             raise self.error(f"unknown family {family!r}, known are {', '.join(FAMILIES)}"
-                             + (f"; did you mean {near[0]!r}?" if near else ""))
+                             + suggestion(family, FAMILIES))
         positional: list[Any] = []
         named: dict[str, Any] = {}
         for key, value in self.items("<", ">"):

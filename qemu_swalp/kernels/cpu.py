@@ -76,10 +76,6 @@ def quantize(plan: Plan, format: Format, shape: tuple[int, ...], source: Memory,
 
 def random_of(random: RandomBits | int | None) -> structures.Random:
     """As the kernels take it."""
-    found = structures.Random()
     if isinstance(random, RandomBits):
-        found.offset, found.step = random.offset, int(random.step)
-        found.key[0], found.key[1] = stream_key(random.seed, random.stream)
-    elif random is not None:
-        found.words = random
-    return found
+        return structures.Random(None, random.offset, int(random.step), stream_key(random.seed, random.stream))
+    return structures.Random(random)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctypes import addressof, c_char
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,9 @@ def _memory(x: np.ndarray) -> cpu.Memory:
 
 
 def _address(x: np.ndarray) -> int:
-    return x.__array_interface__["data"][0]  # type: ignore[no-any-return]  # half the time of x.ctypes.data
+    if x.dtype.isbuiltin == 1 and x.flags.c_contiguous and x.flags.writeable:
+        return addressof(c_char.from_buffer(x))  # type: ignore[arg-type]  # a tenth of the time
+    return x.__array_interface__["data"][0]  # type: ignore[no-any-return]
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:

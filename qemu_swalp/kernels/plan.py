@@ -30,8 +30,6 @@ RULES = ("floor", "ceil", "rceil", "even", "nearest", "minmax", "two_nearest", "
 BOUND, INFINITY, NAN, LEAST, ZERO = range(5)
 NO_BINADE = 10**6
 """Beyond every binade."""
-SPAN = 2200
-"""Binades from below float64's least to its greatest."""
 NEAREST = Rounding("nearest_even")
 
 
@@ -76,27 +74,19 @@ def plan_of(carrier: Carrier, format: Format, policy: str, rounding: Rounding) -
     return Plan(plan, tuple(arrays), rounding.stochastic)
 
 
-def _sample(format: BinadeFormat) -> tuple[np.ndarray, np.ndarray]:
-    """(binades, quantum in each)."""
-    xp = numpy_namespace()
-    top = binade(max(format.max, -format.min))
-    binades = xp.integers(list(range(top - SPAN, top + 1)), 32)
-    return binades, np.array(xp.broadcast(format.quantum(binades, xp), binades.shape), np.int32)
-
-
 def _counts_by_n(format: BinadeFormat) -> bool:
     """Whether ties go by the parity of n in every binade."""
     if type(format).parity is BinadeFormat.parity:
         return True
     xp = numpy_namespace()
-    binades, _ = _sample(format)
+    binades, _ = format.sample()
     return all((xp.broadcast(format.parity(binades * 0 + n, binades, xp), binades.shape) == n & 1).all()
                for n in range(4))
 
 
 def _element(arrays: _Arrays, carrier: Carrier, format: BinadeFormat, policy: str,
              rounding: Rounding) -> structures.Element:
-    binades, quanta = _sample(format)
+    binades, quanta = format.sample()
     kept = int(binades[-1] - quanta[-1])
     below = int(np.flatnonzero(np.append(True, quanta != binades - kept))[-1])  # how many before the steady ones
     found = structures.Element(knee=int(binades[0]) + below, floor=int(quanta[0]), fraction=kept)
