@@ -18,6 +18,7 @@ from .checkpoint import LoadGuard
 from .configuration import ACCUMULATOR, advance, write
 from .graph import untraced
 from .hooks import check_dense
+from .observation import OBSERVERS
 from .plan import Entry, Plan, names_from
 from .tensors import array_of, tensor_of
 
@@ -104,8 +105,9 @@ class SGD(Optimizer):
 
     def _update(self, entry: Entry, gradient: Tensor, hyper: Hyper) -> None:
         state = self.state[entry.parameter]
-        kept = (array_of(state[key]) if key in state else None for key in (MOMENTUM, ACCUMULATOR))
-        weight, slots = sgd_step(array_of(entry.parameter), array_of(gradient), Slots(*kept), hyper, entry.recipe,
+        view = Tensor.detach if OBSERVERS else array_of  # NumPy arrays may be rounded all in one, which none could see
+        kept = (view(state[key]) if key in state else None for key in (MOMENTUM, ACCUMULATOR))
+        weight, slots = sgd_step(view(entry.parameter), view(gradient), Slots(*kept), hyper, entry.recipe,
                                  entry.draw(self))
         entry.parameter.copy_(tensor_of(weight))
         for key, value in ((MOMENTUM, slots.velocity), (ACCUMULATOR, slots.accumulator)):
