@@ -24,6 +24,11 @@ OBSERVERS: list[Observer] = []
 """Those who watch at present."""
 
 
+def watched() -> bool:
+    """Whether anybody watches."""
+    return bool(OBSERVERS)
+
+
 def observe(label: Label, x: Array, quantizer: Quantizer, random: RandomBits | None) -> None:
     """Tell those who watch of a rounding."""
     for observer in OBSERVERS:

@@ -18,9 +18,8 @@ from .checkpoint import LoadGuard
 from .configuration import ACCUMULATOR, advance, write
 from .graph import untraced
 from .hooks import check_dense
-from .observation import OBSERVERS
 from .plan import Entry, Plan, names_from
-from .tensors import array_of, tensor_of
+from .tensors import settle, tensor_of, viewed
 
 MOMENTUM = "momentum_buffer"
 
@@ -105,16 +104,15 @@ class SGD(Optimizer):
 
     def _update(self, entry: Entry, gradient: Tensor, hyper: Hyper) -> None:
         state = self.state[entry.parameter]
-        view = Tensor.detach if OBSERVERS else array_of  # NumPy arrays may be rounded all in one, which none could see
-        kept = (view(state[key]) if key in state else None for key in (MOMENTUM, ACCUMULATOR))
-        weight, slots = sgd_step(view(entry.parameter), view(gradient), Slots(*kept), hyper, entry.recipe,
-                                 entry.draw(self))
-        entry.parameter.copy_(tensor_of(weight))
-        for key, value in ((MOMENTUM, slots.velocity), (ACCUMULATOR, slots.accumulator)):
+        kept = Slots(*(viewed(state[key]) if key in state else None for key in (MOMENTUM, ACCUMULATOR)))
+        given = viewed(entry.parameter)
+        weight, slots = sgd_step(given, viewed(gradient), kept, hyper, entry.recipe, entry.draw(self), in_place=True)
+        settle(entry.parameter, given, weight)
+        for key, before, value in zip((MOMENTUM, ACCUMULATOR), kept, slots, strict=True):
             if value is None:
                 continue
             if key in state:
-                state[key].copy_(tensor_of(value))
+                settle(state[key], before, value)
             else:
                 state[key] = tensor_of(value).clone()  # an unrounded first velocity is the gradient itself
 

@@ -16,7 +16,7 @@ from qemu_swalp import RandomBits
 from qemu_swalp.backends import Array
 from qemu_swalp.training import ROLES, Draw, Quantizer, Recipe
 
-from .observation import Label, observe
+from .observation import Label, observe, watched
 
 HOST_ELEMENTS = 1 << 16
 """Above so many elements PyTorch's threads make up for its calls."""
@@ -30,6 +30,20 @@ def array_of(x: Tensor) -> Array:
     if type(x) is Tensor and x.is_cpu and x.dtype in HOST_DTYPES and x.numel() <= HOST_ELEMENTS:
         return x.numpy()
     return x
+
+
+def viewed(x: Tensor) -> Array:
+    """`array_of`, but the NumPy view of CPU tensors of any size, as the fused kernels take them."""
+    x = x.detach()
+    return x.numpy() if type(x) is Tensor and x.is_cpu and x.dtype in HOST_DTYPES else array_of(x)
+
+
+def settle(x: Tensor, given: Array, found: Array) -> None:
+    """x becomes `found`, unless that is `given`, the view of x that was written."""
+    if found is given:
+        torch.autograd.graph.increment_version(x)
+    else:
+        x.copy_(tensor_of(found))
 
 
 def unviewed(x: Tensor) -> Tensor:
@@ -56,6 +70,10 @@ class TensorQuantizer(Quantizer):
         made = TensorQuantizer(quantizer.format, quantizer.rounding)
         object.__setattr__(made, "label", Label(place, role))
         return made
+
+    @property
+    def plain(self) -> bool:
+        return not watched()
 
     def __call__(self, x: Array, random: RandomBits | None = None, out: Array | None = None) -> Any:
         if not isinstance(x, Tensor) or not is_dtensor(x):

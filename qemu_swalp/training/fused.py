@@ -35,6 +35,8 @@ def fused_step(weight: Any, gradient: Any, velocity: Any, accumulator: Any, hype
     if not sgd.takes(gradient, old, new):
         return None
     used = (recipe.gradient, recipe.momentum if hyper.momentum else None, recipe.accumulator, recipe.weight)
+    if not all(quantizer is None or quantizer.plain for quantizer in used):
+        return None
     chunks = sgd.chunks_of(weight.shape, str(weight.dtype), _rules(str(weight.dtype), used))
     if chunks is None:
         return None

@@ -47,6 +47,11 @@ class Quantizer:
         """`quantize(x, format, rounding)`; `random` counts for stochastic rounding only."""
         return quantize(x, self.format, self.rounding, random=random, out=out)
 
+    @property
+    def plain(self) -> bool:
+        """Whether a call does no more than `quantize`, so that a fused step may do it instead."""
+        return True
+
     def __str__(self) -> str:
         return f"{self.format}/{self.rounding}"
 
