@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from qemu_swalp.experiments.text import table
+from qemu_swalp.text import table
 
 from .cases import matrix
 from .libraries import Numpy

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from qemu_swalp.experiments.text import table
+
+from qemu_swalp.text import table
 
 from .libraries import Numpy
 from .ours import candidates
