@@ -34,7 +34,7 @@ def round_table(xp: Namespace, x: Array, carrier: Carrier, format: TableFormat, 
     if rounding.stochastic:
         bits = _stochastic(xp, x, carrier, format, rounding, words)
     else:
-        index = xp.searchsorted(_steps(format, carrier, rounding.mode), key)
+        index = xp.searchsorted(steps_of(format, carrier, rounding.mode), key)
         bits = xp.take(value_bits(format, carrier), index)
     if format.has_negative_zero:
         bits = xp.where(carrier.negative(xp, x) & (bits == 0), -(1 << (carrier.storage - 1)), bits)
@@ -65,7 +65,7 @@ def value_bits(format: TableFormat, carrier: Carrier) -> np.ndarray:
 
 
 @lru_cache(maxsize=1024)
-def _steps(format: TableFormat, carrier: Carrier, mode: str) -> np.ndarray:
+def steps_of(format: TableFormat, carrier: Carrier, mode: str) -> np.ndarray:
     """For each pair of adjacent values, the least key that becomes the upper one."""
     boundaries: Sequence[Fraction | None] = format.boundaries or [None] * (format.value_count - 1)
     pairs = zip(pairwise(map(Fraction, format.finite)), boundaries, strict=True)
@@ -125,7 +125,7 @@ def _stochastic(xp: Namespace, x: Array, carrier: Carrier, format: TableFormat, 
     carrier = _computing(carrier, format)
     magnitude, sig, ulp = carrier.split(xp, x)
     negative = carrier.negative(xp, x) & (magnitude != 0)
-    positive_frame, negative_frame = _frame(format, carrier, 1), _frame(format, carrier, -1)
+    positive_frame, negative_frame = frame_of(format, carrier, 1), frame_of(format, carrier, -1)
 
     def look_up(column: Callable[[Frame], np.ndarray], index: Array) -> Array:
         return xp.where(negative, xp.take(column(negative_frame), index), xp.take(column(positive_frame), index))
@@ -166,7 +166,8 @@ class Frame:
 
 
 @lru_cache(maxsize=256)
-def _frame(format: TableFormat, carrier: Carrier, sign: int) -> Frame:
+def frame_of(format: TableFormat, carrier: Carrier, sign: int) -> Frame:
+    """The table as x of that sign sees it, in integers of the carrier's width."""
     values = sorted(sign * v for v in format.finite)
     pairs = list(pairwise(values))
     grains = [min(_grain(v) for v in pair if v) for pair in pairs]
@@ -200,7 +201,7 @@ def _computing(carrier: Carrier, format: TableFormat) -> Carrier:
     """The carrier, in 64-bit integers where a divisor needs more than the 30 bits that long division has in 32."""
     for width in (carrier.width, 64):
         candidate = carrier if width == carrier.width else carrier.wide()
-        if _frame(format, candidate, 1).divisors.max() < 1 << (width - 2):
+        if frame_of(format, candidate, 1).divisors.max() < 1 << (width - 2):
             return candidate
     raise ValueError(f"{format} has neighbours more than 2^62 units of their last place apart, too far for exact "
                      "stochastic rounding; give its values fewer significant bits")

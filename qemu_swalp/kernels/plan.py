@@ -39,7 +39,6 @@ class Plan:
 
     structure: structures.Plan
     arrays: tuple[np.ndarray, ...]
-    stochastic: bool
 
 
 class _Arrays(list[np.ndarray]):
@@ -71,7 +70,7 @@ def plan_of(carrier: Carrier, format: Format, policy: str, rounding: Rounding) -
             plan.scaling = _scaling(arrays, carrier, format)
     else:
         return None
-    return Plan(plan, tuple(arrays), rounding.stochastic)
+    return Plan(plan, tuple(arrays))
 
 
 def _counts_by_n(format: BinadeFormat) -> bool:
@@ -152,7 +151,7 @@ def _fill_table(found: structures.Table, arrays: _Arrays, carrier: Carrier, form
     found.values, found.count = arrays.pointer(values, "int64"), len(values)
     if rounding.stochastic:
         for name, sign in (("positive", 1), ("negative", -1)):
-            frame = tables._frame(format, wide, sign)
+            frame = tables.frame_of(format, wide, sign)
             if frame.divisors.max() >= 1 << 62:
                 return False
             setattr(found, name, structures.Frame(
@@ -160,7 +159,7 @@ def _fill_table(found: structures.Table, arrays: _Arrays, carrier: Carrier, form
                   for column in ("keys", "bits", "grains", "starts", "divisors")),
                 len(frame.keys), frame.not_positive))
     else:
-        found.steps = arrays.pointer(tables._steps(format, wide, rounding.mode), "int64")
+        found.steps = arrays.pointer(tables.steps_of(format, wide, rounding.mode), "int64")
     found.random_bits, found.has_negative_zero = rounding.random_bits, format.has_negative_zero
     found.low, found.high = map(int, tables.keys((format.min, format.max), wide))
     found.above, found.below, found.positive_infinity, found.negative_infinity = _ways(format, policy, rounding)

@@ -12,7 +12,6 @@ constexpr int vector_bytes = 32;
 constexpr int vector_bytes = 16;
 #endif
 
-typedef uint16_t Vector16 __attribute__((vector_size(vector_bytes / 2)));
 typedef uint32_t Vector32 __attribute__((vector_size(vector_bytes)));
 typedef int32_t SignedVector32 __attribute__((vector_size(vector_bytes)));
 typedef uint64_t Vector64 __attribute__((vector_size(vector_bytes)));
