@@ -1,4 +1,5 @@
-"""Compiling the CPU kernels, as the build of the package does and `python -m qemu_swalp.kernels.compiling`."""
+"""Compiling the kernels: those for a CPU as the build of the package does and `python -m qemu_swalp.kernels.compiling`;
+those for a GPU at their first use, by NVIDIA's run-time compiler (NVRTC)."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "src"
+CUDA_SOURCE = SOURCES / "gpu.cu"
 LIBRARY = Path(__file__).parent / "library.bin"
 """Not a .so, which Python would take for a module of its own."""
 
@@ -66,6 +68,15 @@ def compile_library() -> Path | None:
         shutil.copyfile(built, LIBRARY.with_suffix(".new"))
         LIBRARY.with_suffix(".new").replace(LIBRARY)  # in one step: a running process keeps the one that it has loaded
     return LIBRARY
+
+
+def cuda_options(carrier: str, mode: str) -> tuple[str, ...]:
+    """NVRTC's options for CUDA_SOURCE. The digest is for caches, which see no header.
+
+    carrier : of `src/carrier.h`. mode : of `src/rounding.h`.
+    """
+    return ("-std=c++17", "--device-int128", f"-I{SOURCES}", f"-DQS_CARRIER={carrier}", f"-DQS_MODE={mode}",
+            f"-DQS_SOURCES={digest()}")
 
 
 if __name__ == "__main__":
