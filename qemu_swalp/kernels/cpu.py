@@ -74,6 +74,11 @@ def quantize(plan: Plan, format: Format, shape: tuple[int, ...], source: Memory,
     return True
 
 
+def sgd(steps: Any) -> None:
+    """Make the steps of SGD of a ctypes array of `structures.Sgd`, of one dtype."""
+    library().qs_sgd(steps, len(steps), threads.get_num_threads())
+
+
 def random_of(random: RandomBits | int | None) -> structures.Random:
     """As the kernels take it."""
     if isinstance(random, RandomBits):
