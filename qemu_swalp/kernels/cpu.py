@@ -74,6 +74,11 @@ def quantize(plan: Plan, format: Format, shape: tuple[int, ...], source: Memory,
     return True
 
 
+def sgd(steps: Any) -> None:
+    """Make the steps of SGD of a ctypes array of `structures.Sgd`, of one dtype."""
+    library().qs_sgd(steps, len(steps), threads.get_num_threads())
+
+
 def random_of(random: RandomBits | int | None, step_at: int | None = None) -> structures.Random:
     """As the kernels take it. step_at : where in a GPU's memory the step stands, instead of in `random`."""
     if isinstance(random, RandomBits):

@@ -12,6 +12,8 @@ from ..randombits import RandomBits
 from . import cpu
 from .plan import Plan
 
+KINDS = {np.dtype(name): (name, "cpu") for name in ("float32", "float64")}
+
 
 def takes(x: Any, out: Any) -> bool:
     """Whether the kernels take such arrays. `out` that cannot be written is left to the array program's error."""
@@ -25,7 +27,7 @@ def quantize(x: np.ndarray, plan: Plan, format: Format, random: RandomBits | np.
     direct = out is not None and _in_rows(out) and (_same(out, source) or not np.may_share_memory(out, source))
     target = out if out is not None and direct else np.empty(x.shape, x.dtype)
     words = np.ascontiguousarray(random) if isinstance(random, np.ndarray) else None
-    bits: Any = random if words is None else _address(words)
+    bits: Any = random if words is None else address(words)
     if not cpu.quantize(plan, format, x.shape, _memory(source), _memory(target), bits):
         source, target = _copy(source), np.empty(x.shape, x.dtype)
         cpu.quantize(plan, format, x.shape, _memory(source), _memory(target), bits)
@@ -33,6 +35,27 @@ def quantize(x: np.ndarray, plan: Plan, format: Format, random: RandomBits | np.
         return target
     out[...] = target
     return out
+
+
+def kind(x: Any) -> tuple[str, str] | None:
+    """Dtype and device of arrays that fused steps of SGD take (`kernels.sgd`); None for others."""
+    if type(x) is not np.ndarray or x.size == 0 or cpu.library() is None:
+        return None
+    flags = x.flags
+    return KINDS.get(x.dtype) if flags.c_contiguous and flags.aligned else None
+
+
+def writable(x: np.ndarray) -> bool:
+    """Whether x may be written in place."""
+    return x.flags.writeable
+
+
+empty_like = np.empty_like
+
+
+def sgd(steps: Any) -> None:
+    """As `kernels.sgd.run` has it made."""
+    cpu.sgd(steps)
 
 
 def _copy(x: np.ndarray) -> np.ndarray:
@@ -50,14 +73,15 @@ def _in_rows(x: np.ndarray) -> bool:
 
 def _memory(x: np.ndarray) -> cpu.Memory:
     size = x.itemsize
-    return cpu.Memory(_address(x), tuple([stride // size for stride in x.strides]))
+    return cpu.Memory(address(x), tuple([stride // size for stride in x.strides]))
 
 
-def _address(x: np.ndarray) -> int:
+def address(x: np.ndarray) -> int:
+    """Of the first element."""
     if x.dtype.isbuiltin == 1 and x.flags.c_contiguous and x.flags.writeable:
         return addressof(c_char.from_buffer(x))  # type: ignore[arg-type]  # a tenth of the time
     return x.__array_interface__["data"][0]  # type: ignore[no-any-return]
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    return _address(a) == _address(b) and a.strides == b.strides
+    return address(a) == address(b) and a.strides == b.strides
