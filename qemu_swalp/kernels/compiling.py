@@ -13,9 +13,9 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 SOURCES = Path(__file__).parent / "src"
-CUDA_SOURCE = SOURCES / "gpu.cu"
 LIBRARY = Path(__file__).parent / "library.bin"
 """Not a .so, which Python would take for a module of its own."""
 
@@ -70,13 +70,20 @@ def compile_library() -> Path | None:
     return LIBRARY
 
 
-def cuda_options(carrier: str, mode: str) -> tuple[str, ...]:
-    """NVRTC's options for CUDA_SOURCE. The digest is for caches, which see no header.
+class CudaProgram(NamedTuple):
+    """A file of SOURCES, and what its capital words stand for: what it is compiled for."""
 
-    carrier : of `src/carrier.h`. mode : of `src/rounding.h`.
-    """
-    return ("-std=c++17", "--device-int128", f"-I{SOURCES}", f"-DQS_CARRIER={carrier}", f"-DQS_MODE={mode}",
-            f"-DQS_SOURCES={digest()}")
+    source: str
+    defined: tuple[tuple[str, str], ...]
+
+    def text(self) -> str:
+        """The source."""
+        return (SOURCES / self.source).read_text()
+
+    def options(self) -> tuple[str, ...]:
+        """Of the compiler. The digest is for caches, which see no header."""
+        defined = (*self.defined, ("QS_SOURCES", digest()))
+        return "-std=c++17", "--device-int128", f"-I{SOURCES}", *(f"-D{name}={value}" for name, value in defined)
 
 
 if __name__ == "__main__":

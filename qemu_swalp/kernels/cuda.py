@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -10,9 +11,11 @@ import numpy as np
 
 from ..formats import Block, Format
 from . import structures
+from .compiling import CudaProgram
 from .cpu import Memory
 from .layout import layout_of
 from .plan import DTYPES, MODES, Plan
+from .sgd import ROLES, Chunks, Limits
 
 THREADS = 256
 """Of a thread block."""
@@ -24,6 +27,8 @@ LEAST_COLUMNS = 64
 """Of such a window, to use all of the memory that comes with an access."""
 RESIDENT = 8
 """Thread blocks that a processor of the GPU holds at a time: no more are launched, and they share the windows."""
+SGD_LIMITS = Limits(chunk=4096, most=1 << 16, blocks=128)
+"""Of a chunk of a step: the blocks of a role are `most_blocks` of `src/gpu_sgd.cu`."""
 CARRIERS = ("Half", "BFloat", "Single", "Double")
 """Of `src/carrier.h`, in the order of `DTYPES`."""
 PACKS = (8, 8, 4, 4)
@@ -40,11 +45,14 @@ class Device(Protocol):
     def processors(self) -> int:
         """How many the GPU has."""
 
-    def launch(self, kernel: str, carrier: str, mode: str, blocks: int, call: ctypes.Structure) -> None:
-        """Start a kernel of `src/gpu.cu`, compiled for a carrier and a rounding mode, on so many thread blocks."""
+    def launch(self, program: CudaProgram, kernel: str, blocks: int, call: ctypes.Structure) -> None:
+        """Start a kernel on so many thread blocks."""
 
     def zeros(self, size: int) -> tuple[int, Any]:
         """(address of so many zero bytes, what keeps them)."""
+
+    def upload(self, data: bytes) -> tuple[int, Any]:
+        """(address of a copy, what keeps it)."""
 
     def keep(self, values: np.ndarray) -> int:
         """Address of a copy that lives as long as the process."""
@@ -90,8 +98,13 @@ def _launch(device: Device, kernel: str, call: structures.Call, packs: int, whol
     windows = windows_of(counts.columns, counts.segment, counts.count, counts.most_rows, PACKS[dtype], packs, whole)
     for name, value in windows._asdict().items():
         setattr(call, name, value)
-    device.launch(kernel, CARRIERS[dtype], MODES[call.plan.mode], min(windows.windows, RESIDENT * device.processors),
-                  call)
+    device.launch(program_of(CARRIERS[dtype], MODES[call.plan.mode]), kernel,
+                  min(windows.windows, RESIDENT * device.processors), call)
+
+
+def program_of(carrier: str, mode: str) -> CudaProgram:
+    """Of what quantizes arrays."""
+    return CudaProgram("gpu.cu", (("QS_CARRIER", carrier), ("QS_MODE", mode)))
 
 
 class Windows(NamedTuple):
@@ -157,3 +170,33 @@ def _point(structure: ctypes.Structure, moved: dict[int, int]) -> None:
             _point(value, moved)
         elif kind is ctypes.c_void_p and value:
             setattr(structure, name, moved[value])
+
+
+def sgd_program_of(carrier: str, modes: Sequence[str], accumulates: bool) -> CudaProgram:
+    """Of what steps tensors. modes : of the roles, as `sgd.ROLES`."""
+    names = ("QS_GRADIENT", "QS_MOMENTUM", "QS_ACCUMULATOR", "QS_WEIGHT")
+    return CudaProgram("gpu_sgd.cu", (("QS_CARRIER", carrier), *zip(names, modes, strict=True),
+                                      ("QS_ACCUMULATES", str(int(accumulates)))))
+
+
+def sgd(device: Device, modes: Sequence[str], accumulates: bool, steps: Any) -> None:
+    """Make the steps of SGD of a ctypes array of `structures.Sgd`, of one dtype, which point to the device's memory."""
+    found = np.frombuffer(steps, np.dtype(structures.Sgd))
+    tasks = np.zeros(len(found) + 1, np.uint32)
+    np.cumsum(-(-found["elements"] // found["chunk_elements"]), out=tasks[1:])
+    kept = device.upload(bytes(steps)), device.upload(tasks.tobytes())
+    program = sgd_program_of(CARRIERS[found["dtype"][0]], modes, accumulates)
+    device.launch(program, "qs_sgd", min(int(tasks[-1]), RESIDENT * device.processors),
+                  structures.SgdCall(kept[0][0], kept[1][0], len(found)))
+
+
+@lru_cache(maxsize=4096)
+def sgd_on_device(chunks: Chunks, device: Device) -> bytes:
+    """`Chunks.structure`, pointing to copies on the device of what it points to."""
+    moved = structures.Sgd.from_buffer_copy(chunks.structure)
+    for name, role in zip(ROLES, chunks.roles, strict=True):
+        if role is not None:
+            plan, *layouts = role
+            copies = [device.keep(np.frombuffer(bytes(s), np.uint8)) for s in (on_device(plan, device), *layouts)]
+            setattr(moved, f"{name}_role", structures.Role(*copies))
+    return bytes(moved)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import cupy
+import numpy as np
 
 from ..formats import Format
 from ..randombits import RandomBits
@@ -34,6 +35,39 @@ def quantize(x: Any, plan: Plan, format: Format, random: RandomBits | Any | None
             return target
         out[...] = target
         return out
+
+
+SGD_LIMITS = cuda.SGD_LIMITS
+
+
+def kind(x: Any) -> tuple[str, int] | None:
+    """Dtype and device of arrays that fused steps of SGD take (`kernels.sgd`); None for others."""
+    if not isinstance(x, cupy.ndarray) or x.size == 0 or not x.flags.c_contiguous:
+        return None
+    return (str(x.dtype), int(x.device.id)) if x.dtype in (np.float32, np.float64) else None
+
+
+def address(x: Any) -> int:
+    """Of the first element."""
+    return int(x.data.ptr)
+
+
+def writable(x: Any) -> bool:
+    """Whether x may be written in place."""
+    return True
+
+
+empty_like = cupy.empty_like
+
+
+def structure(chunks: Any, kind: tuple[str, int]) -> bytes:
+    """As `kernels.sgd` says."""
+    return cuda.sgd_on_device(chunks, device(kind[1]))
+
+
+def sgd(steps: Any, kind: tuple[str, int], modes: tuple[str, ...], accumulates: bool) -> None:
+    """As `kernels.sgd` says."""
+    cuda.sgd(device(kind[1]), modes, accumulates, steps)
 
 
 def _bits(random: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import cupy
 import numpy as np
 
-from .compiling import CUDA_SOURCE, cuda_options
+from .compiling import CudaProgram
 from .cuda import THREADS
 
 
@@ -25,15 +25,20 @@ class CupyDevice:
         """Within it CuPy works on this GPU and on the caller's stream."""
         return cupy.cuda.Device(self.index)  # type: ignore[no-any-return]
 
-    def launch(self, kernel: str, carrier: str, mode: str, blocks: int, call: ctypes.Structure) -> None:
+    def launch(self, program: CudaProgram, kernel: str, blocks: int, call: ctypes.Structure) -> None:
         argument = np.frombuffer(bytes(call), f"V{ctypes.sizeof(call)}")  # CuPy hands it over by value
         with self.stream():
-            _module(carrier, mode).get_function(kernel)((blocks,), (THREADS,), (argument,))
+            _module(program).get_function(kernel)((blocks,), (THREADS,), (argument,))
 
     def zeros(self, size: int) -> tuple[int, Any]:
         with self.stream():
             memory = cupy.zeros(size, np.uint8)
-        return memory.data.ptr, memory
+        return int(memory.data.ptr), memory
+
+    def upload(self, data: bytes) -> tuple[int, Any]:
+        with self.stream():
+            memory = cupy.asarray(np.frombuffer(data, np.uint8))
+        return int(memory.data.ptr), memory
 
     def keep(self, values: np.ndarray) -> int:
         with self.stream():
@@ -53,8 +58,8 @@ def device(index: int) -> CupyDevice:
 
 
 @cache
-def _module(carrier: str, mode: str) -> Any:
-    return cupy.RawModule(code=CUDA_SOURCE.read_text(), options=cuda_options(carrier, mode))
+def _module(program: CudaProgram) -> Any:
+    return cupy.RawModule(code=program.text(), options=program.options())
 
 
 class TorchDevice(CupyDevice):

@@ -11,7 +11,10 @@ from ..formats import Format
 from ..randombits import RandomBits
 from . import cpu
 from .plan import Plan
+from .sgd import Limits
 
+SGD_LIMITS = Limits(chunk=8192, most=1 << 17)
+"""Gradient, momentum and weight of a chunk stay in the cache."""
 KINDS = {np.dtype(name): (name, "cpu") for name in ("float32", "float64")}
 
 
@@ -53,8 +56,13 @@ def writable(x: np.ndarray) -> bool:
 empty_like = np.empty_like
 
 
-def sgd(steps: Any) -> None:
-    """As `kernels.sgd.run` has it made."""
+def structure(chunks: Any, kind: Any) -> bytes:
+    """As it is: it points to the host's memory."""
+    return chunks.structure  # type: ignore[no-any-return]
+
+
+def sgd(steps: Any, kind: Any, modes: Any, accumulates: bool) -> None:
+    """As `kernels.sgd` says; one library has all modes."""
     cpu.sgd(steps)
 
 

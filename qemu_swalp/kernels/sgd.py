@@ -3,7 +3,10 @@
 Routes that take them (`kernels.route_of`, the module of an array library) have, beside `takes` and `quantize`:
 kind(x) : what tensors of one call have in common, the name of their dtype first; None for memory that is not taken.
 address(x), writable(x), empty_like(x) : of arrays that `kind` takes.
-sgd(steps) : make these steps, a ctypes array of `structures.Sgd` of one kind.
+SGD_LIMITS : `Limits` of a chunk.
+structure(chunks, kind) : `Chunks.structure`, its pointers good where the arrays are.
+sgd(steps, kind, modes, accumulates) : make these steps, a ctypes array of `structures.Sgd` of one kind, and of one
+    tuple of the roles' rounding modes.
 """
 
 from __future__ import annotations
@@ -22,17 +25,23 @@ from ..formats import Block, Format, Overflow
 from ..rounding import Rounding
 from . import structures
 from .layout import layout_of
-from .plan import Plan, plan_of
+from .plan import NEAREST, Plan, plan_of
 
-CHUNK = 8192
-"""Elements to work on at a time: with gradient, momentum and weight they stay in the cache."""
-MOST = 1 << 17
-"""Rows that cannot be parted into chunks of less are not taken: the cache would not hold them."""
 ROLES = ("gradient", "momentum", "accumulator", "weight")
 COLUMNS = np.dtype(structures.Sgd)
 
 Rule = tuple[Format, Overflow, Rounding] | None
 """How a role is rounded; the dtype holds the format."""
+
+
+class Limits(NamedTuple):
+    """Of chunks. chunk : elements to work on at a time. most : elements of rows that cannot be parted, beyond which a
+    tensor is not taken. blocks : most blocks of a role; 0: any number.
+    """
+
+    chunk: int
+    most: int
+    blocks: int = 0
 
 
 class Memory(NamedTuple):
@@ -73,16 +82,17 @@ class Words(NamedTuple):
 class Chunks:
     """How a tensor is parted. structure : bytes of the `structures.Sgd` that holds no more than this.
     roles : for each role its plan and the layouts of a chunk and of the last one, into which `structure` points.
-    stochastic : whether any role draws random words.
+    modes : of the roles' roundings. stochastic : whether any role draws random words.
     """
 
     structure: bytes
+    modes: tuple[str, ...]
     stochastic: bool
     roles: tuple[tuple[Plan, structures.Layout, structures.Layout] | None, ...]
 
 
 @lru_cache(maxsize=4096)
-def chunks_of(shape: tuple[int, ...], dtype: str, rules: tuple[Rule, ...]) -> Chunks | None:
+def chunks_of(shape: tuple[int, ...], dtype: str, rules: tuple[Rule, ...], limits: Limits) -> Chunks | None:
     """The chunks of a tensor; None where the roles' blocks do not let it be parted into small ones."""
     carrier = CARRIERS[dtype]
     formats = [rule[0] for rule in rules if rule is not None]
@@ -97,8 +107,12 @@ def chunks_of(shape: tuple[int, ...], dtype: str, rules: tuple[Rule, ...]) -> Ch
             together = rows
             break
         together = math.lcm(together, extent)
-    step = min(rows, together * max(1, CHUNK // (together * inner)))
-    if step * inner > MOST:
+    most = together * max(1, limits.chunk // (together * inner))
+    if limits.blocks:
+        fewest = max((_count((min(together, rows), *shape[1:]), block) for block in blocks if shape), default=1)
+        most = min(most, together * (limits.blocks // fewest))
+    step = min(rows, most)
+    if not 0 < step * inner <= limits.most:
         return None
     found: list[tuple[Plan, structures.Layout, structures.Layout] | None] = []
     for rule in rules:
@@ -116,8 +130,15 @@ def chunks_of(shape: tuple[int, ...], dtype: str, rules: tuple[Rule, ...]) -> Ch
     for name, role in zip(ROLES, found, strict=True):
         if role is not None:
             setattr(parted, f"{name}_role", structures.Role(*map(addressof, (role[0].structure, *role[1:]))))
-    stochastic = any(rule is not None and rule[2].stochastic for rule in rules)
-    return Chunks(bytes(parted), stochastic, tuple(found))
+    roundings = [NEAREST if rule is None else rule[2] for rule in rules]
+    return Chunks(bytes(parted), tuple(rounding.mode for rounding in roundings),
+                  any(rounding.stochastic for rounding in roundings), tuple(found))
+
+
+def _count(shape: tuple[int, ...], block: Block) -> int:
+    """How many blocks there are."""
+    return math.prod(-(-length // (extent or length))
+                     for length, extent in zip(shape, block.extents(len(shape)), strict=True))
 
 
 def _contiguous(shape: tuple[int, ...], format: Format) -> structures.Layout | None:
@@ -137,19 +158,20 @@ class Step(NamedTuple):
 
 
 def run(steps: Sequence[Step]) -> None:
-    """Make the steps: one call for each route and kind. One after the other where what they write overlaps."""
+    """Make the steps: one call for each route, kind and modes. One after the other where what they write overlaps."""
     groups: dict[Any, list[Step]] = {}
     for step in steps:
-        groups.setdefault((step.route, step.kind), []).append(step)
-    for (route, _), group in groups.items():
+        accumulates = step.chunks.roles[ROLES.index("accumulator")] is not None
+        groups.setdefault((step.route, step.kind, step.chunks.modes, accumulates), []).append(step)
+    for (route, *common), group in groups.items():
         found = _structures(group)
         for calls in [found] if _apart(found) else np.split(found, len(found)):
-            route.sgd((structures.Sgd * len(calls)).from_buffer(calls.data))
+            route.sgd((structures.Sgd * len(calls)).from_buffer(calls.data), *common)
 
 
 def _structures(steps: list[Step]) -> np.ndarray:
     """The `structures.Sgd` of each, filled in column by column, which takes a tenth of the time."""
-    found = np.frombuffer(bytearray().join(step.chunks.structure for step in steps), COLUMNS)
+    found = np.frombuffer(bytearray().join(step.route.structure(step.chunks, step.kind) for step in steps), COLUMNS)
     for rows in ([step.memory for step in steps], [step.numbers for step in steps]):
         for name, column in zip(rows[0]._fields, zip(*rows, strict=True), strict=True):
             found[name] = column

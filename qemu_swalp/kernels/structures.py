@@ -114,4 +114,10 @@ class Sgd(Structure):
     ]
 
 
+class SgdCall(Structure):
+    """What the kernel of many steps on a GPU is called with."""
+
+    _fields_ = [("tensors", c_void_p), ("first_task", c_void_p), ("count", c_int32)]
+
+
 PlanPointer, LayoutPointer, RandomPointer = POINTER(Plan), POINTER(Layout), POINTER(Random)

@@ -59,6 +59,40 @@ def quantize(x: torch.Tensor, plan: Plan, format: Format, random: RandomBits | t
     return out
 
 
+SGD_LIMITS = cuda.SGD_LIMITS
+KINDS = {torch.float32: "float32", torch.float64: "float64"}
+
+
+def kind(x: Any) -> tuple[str, int] | None:
+    """Dtype and device of CUDA tensors that fused steps of SGD take (`kernels.sgd`); None for others."""
+    if not takes(x, None) or not x.is_cuda or not x.is_contiguous() or x.numel() == 0 or x.dtype not in KINDS:
+        return None
+    return KINDS[x.dtype], x.device.index
+
+
+def address(x: torch.Tensor) -> int:
+    """Of the first element."""
+    return x.data_ptr()
+
+
+def writable(x: torch.Tensor) -> bool:
+    """Whether x may be written in place."""
+    return True
+
+
+empty_like = torch.empty_like
+
+
+def structure(chunks: Any, kind: tuple[str, int]) -> bytes:
+    """As `kernels.sgd` says."""
+    return cuda.sgd_on_device(chunks, gpus().torch_device(kind[1]))
+
+
+def sgd(steps: Any, kind: tuple[str, int], modes: tuple[str, ...], accumulates: bool) -> None:
+    """As `kernels.sgd` says."""
+    cuda.sgd(gpus().torch_device(kind[1]), modes, accumulates, steps)
+
+
 def _run(plan: Plan, format: Format, source: torch.Tensor, target: torch.Tensor,
          random: RandomBits | torch.Tensor | None) -> bool:
     """Whether the layout was taken."""

@@ -52,7 +52,7 @@ def _prepared(step: Any, numbers: Any, in_place: bool) -> tuple[Any, Found] | No
     for quantizer in used:
         if quantizer is not None and not quantizer.plain:
             return None
-    chunks = _chunks(tuple(weight.shape), kind[0], used)
+    chunks = _chunks(tuple(weight.shape), kind[0], used, route.SGD_LIMITS)
     if chunks is None:
         return None
     from ..kernels.sgd import Memory, Step, Words
@@ -99,17 +99,17 @@ _known: dict[tuple[Any, ...], tuple[Quantizers, Any]] = {}
 """By the quantizers' identity, since hashing them takes longer than all else. Kept, they keep their ids."""
 
 
-def _chunks(shape: tuple[int, ...], dtype: str, quantizers: Quantizers) -> Any:
+def _chunks(shape: tuple[int, ...], dtype: str, quantizers: Quantizers, limits: Any) -> Any:
     """`kernels.sgd.Chunks`, or None. TypeError where the dtype does not hold a format."""
-    key = (shape, dtype, *map(id, quantizers))
+    key = (shape, dtype, limits, *map(id, quantizers))
     if key not in _known:
         if len(_known) >= 65536:
             _known.clear()
-        _known[key] = quantizers, _chunks_of(shape, dtype, quantizers)
+        _known[key] = quantizers, _chunks_of(shape, dtype, quantizers, limits)
     return _known[key][1]
 
 
-def _chunks_of(shape: tuple[int, ...], dtype: str, quantizers: Quantizers) -> Any:
+def _chunks_of(shape: tuple[int, ...], dtype: str, quantizers: Quantizers, limits: Any) -> Any:
     from ..kernels import sgd
 
     for quantizer in quantizers:
@@ -118,4 +118,4 @@ def _chunks_of(shape: tuple[int, ...], dtype: str, quantizers: Quantizers) -> An
             if quantizer.rounding.stochastic:
                 RandomBits().check_reach(shape)
     return sgd.chunks_of(shape, dtype, tuple(None if q is None else (q.format, policy_of(q.format, None), q.rounding)
-                                             for q in quantizers))
+                                             for q in quantizers), limits)

@@ -13,7 +13,7 @@ import numpy as np
 
 import qemu_swalp as q
 from qemu_swalp.carriers import CARRIERS
-from qemu_swalp.kernels import compiling, cpu, cuda
+from qemu_swalp.kernels import compiling, cpu, cuda, numpy_arrays
 from qemu_swalp.kernels.plan import plan_of
 from qemu_swalp.quantization import policy_of
 
@@ -21,11 +21,12 @@ HERE = Path(__file__).parent
 
 
 @cache
-def library(carrier: str, mode: str) -> ctypes.CDLL:
-    """The kernels of a carrier and a mode, compiled for the CPU."""
-    target = Path(_folder().name) / f"{carrier}-{mode}.so"
+def library(program: compiling.CudaProgram) -> ctypes.CDLL:
+    """The kernels of a program, compiled for the CPU."""
+    words = [f"-D{name}={value}" for name, value in program.defined]
+    target = Path(_folder().name) / ("".join(words) + ".so")
     flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Werror"]
-    subprocess.run([*(compiling.compiler() or ["c++"]), *flags, f"-DQS_CARRIER={carrier}", f"-DQS_MODE={mode}",
+    subprocess.run([*(compiling.compiler() or ["c++"]), *flags, *words, f'-DPROGRAM="{program.source}"',
                     "-I", compiling.SOURCES, "-I", HERE, HERE / "emulated_cuda.cpp", "-o", target], check=True)
     return ctypes.CDLL(str(target))
 
@@ -44,12 +45,16 @@ class EmulatedDevice:
         self.kept: list[np.ndarray] = []
         self.launched: list[str] = []
 
-    def launch(self, kernel: str, carrier: str, mode: str, blocks: int, call: ctypes.Structure) -> None:
+    def launch(self, program: compiling.CudaProgram, kernel: str, blocks: int, call: ctypes.Structure) -> None:
         self.launched.append(kernel)
-        getattr(library(carrier, mode), f"emulated_{kernel}")(blocks, ctypes.byref(call))
+        getattr(library(program), f"emulated_{kernel}")(blocks, ctypes.byref(call))
 
     def zeros(self, size: int) -> tuple[int, Any]:
         memory = np.zeros(size, np.uint8)
+        return memory.ctypes.data, memory
+
+    def upload(self, data: bytes) -> tuple[int, Any]:
+        memory = np.frombuffer(data, np.uint8)
         return memory.ctypes.data, memory
 
     def keep(self, values: np.ndarray) -> int:
@@ -73,3 +78,20 @@ def quantize(x: np.ndarray, format: Any, rounding: Any = "nearest_even", random:
     if not cuda.quantize(DEVICE, plan, format, x.shape, *memories, bits):
         out[...] = quantize(np.ascontiguousarray(x), format, rounding, random, overflow, None, step_at)
     return out
+
+
+class SgdRoute:
+    """The part of a route (`kernels.sgd`) that steps NumPy arrays on the device."""
+
+    SGD_LIMITS = cuda.SGD_LIMITS
+    kind, address, writable, empty_like = map(staticmethod, (
+        numpy_arrays.kind, numpy_arrays.address, numpy_arrays.writable, np.empty_like))
+
+    def structure(self, chunks: Any, kind: Any) -> bytes:
+        return cuda.sgd_on_device(chunks, DEVICE)
+
+    def sgd(self, steps: Any, kind: Any, modes: tuple[str, ...], accumulates: bool) -> None:
+        cuda.sgd(DEVICE, modes, accumulates, steps)
+
+
+SGD_ROUTE = SgdRoute()

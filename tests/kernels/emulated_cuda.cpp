@@ -1,13 +1,17 @@
-// The kernels of src/gpu.cu for one carrier and rounding mode, run on a CPU.
+// The kernels of a program for GPUs, run on a CPU.
 #include "emulated_cuda.h"
 
-#include "gpu.cu"
+#include PROGRAM
 
-#define EMULATED(name)                                                                  \
-  extern "C" void emulated_##name(int blocks, const qemu_swalp::Call* call) {           \
-    emulated::run_grid(blocks, qemu_swalp::threads, [call] { name(*call); });           \
+#define EMULATED(name, Call)                                                  \
+  extern "C" void emulated_##name(int blocks, const qemu_swalp::Call* call) { \
+    emulated::run_grid(blocks, qemu_swalp::threads, [call] { name(*call); }); \
   }
 
-EMULATED(qs_round)
-EMULATED(qs_reduce)
-EMULATED(qs_blocks)
+#ifdef QS_MODE
+EMULATED(qs_round, Call)
+EMULATED(qs_reduce, Call)
+EMULATED(qs_blocks, Call)
+#else
+EMULATED(qs_sgd, SgdCall)
+#endif

@@ -15,6 +15,7 @@
 #define __device__
 #define __host__
 #define __forceinline__ inline
+#define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(threads)
 #define __grid_constant__
 #define __shared__ static
@@ -106,7 +107,8 @@ inline void run_block(int threads, const std::function<void()>& work) {
   }
   for (int left = threads; left > 0;) {
     left = 0;
-    for (int t = 0; t < threads; ++t) {
+    for (int i = 0; i < threads; ++i) {
+      const int t = block_index.x % 2 ? threads - 1 - i : i;  // in either order: none may count on another's being first
       if (block.threads[size_t(t)].done) continue;
       block.current = t;
       thread_index.x = unsigned(t);
@@ -132,14 +134,36 @@ inline void run_grid(int blocks, int threads, const std::function<void()>& work)
 
 inline void __syncthreads() { emulated::wait(emulated::block.all); }
 
+namespace emulated {
+
+/// What look(slots of the lanes, own lane) finds in the values of a warp.
+template <class T, class Look>
+auto across(T value, Look look) {
+  const int self = block.current, first = self / warp * warp;
+  Barrier& lanes = block.warps[size_t(self / warp)];
+  block.slots[size_t(self)] = uint64_t(value);
+  wait(lanes);
+  const auto found = look(&block.slots[size_t(first)], self - first);
+  wait(lanes);
+  return found;
+}
+
+}  // namespace emulated
+
 template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
-  emulated::Barrier& warp = emulated::block.warps[size_t(emulated::block.current / emulated::warp)];
-  emulated::block.slots[size_t(emulated::block.current)] = uint64_t(value);
-  emulated::wait(warp);
-  const T found = T(emulated::block.slots[size_t(emulated::block.current ^ mask)]);
-  emulated::wait(warp);
-  return found;
+  return emulated::across(value, [&](const uint64_t* slots, int lane) { return T(slots[lane ^ mask]); });
+}
+
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return emulated::across(value, [&](const uint64_t* slots, int) { return T(slots[lane]); });
+}
+
+inline bool __all_sync(unsigned, bool value) {
+  return emulated::across(value, [](const uint64_t* slots, int) {
+    return std::all_of(slots, slots + emulated::warp, [](uint64_t slot) { return slot != 0; });
+  });
 }
 
 template <class T>

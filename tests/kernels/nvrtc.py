@@ -7,7 +7,7 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from qemu_swalp.kernels.compiling import CUDA_SOURCE, cuda_options
+from qemu_swalp.kernels.compiling import CudaProgram
 
 NAME = "libnvrtc.so.13"
 
@@ -22,17 +22,17 @@ def library() -> ctypes.CDLL:
     return ctypes.CDLL(str(folder / "lib" / NAME))
 
 
-def compile_kernels(carrier: str, mode: str, arch: str = "compute_90") -> str:
-    """PTX of the kernels. RuntimeError with the compiler's log where it fails."""
-    nvrtc, program = library(), ctypes.c_void_p()
-    nvrtc.nvrtcCreateProgram(ctypes.byref(program), CUDA_SOURCE.read_bytes(), b"gpu.cu", 0, None, None)
+def ptx(program: CudaProgram, arch: str = "compute_90") -> str:
+    """The program, compiled. RuntimeError with the compiler's log where it fails."""
+    nvrtc, made = library(), ctypes.c_void_p()
+    nvrtc.nvrtcCreateProgram(ctypes.byref(made), program.text().encode(), program.source.encode(), 0, None, None)
     # CuPy adds these two of its own accord.
-    options = [*cuda_options(carrier, mode), "-ftz=true", "--device-as-default-execution-space", f"-arch={arch}"]
-    status = nvrtc.nvrtcCompileProgram(program, len(options),
+    options = [*program.options(), "-ftz=true", "--device-as-default-execution-space", f"-arch={arch}"]
+    status = nvrtc.nvrtcCompileProgram(made, len(options),
                                        (ctypes.c_char_p * len(options))(*(option.encode() for option in options)))
     if status:
-        raise RuntimeError(_text(program, "ProgramLog"))
-    return _text(program, "PTX")
+        raise RuntimeError(_text(made, "ProgramLog"))
+    return _text(made, "PTX")
 
 
 def _text(program: ctypes.c_void_p, what: str) -> str:

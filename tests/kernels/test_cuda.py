@@ -13,14 +13,19 @@ from hypothesis import strategies as st
 import qemu_swalp as q
 from qemu_swalp import kernels
 from qemu_swalp.kernels import compiling, cuda
+from qemu_swalp.training import SGD
 from tests.kernels import emulated, nvrtc
 from tests.kernels.samples import POLICIES, array, bits, formats
+from tests.kernels.test_sgd import RECIPES
 
 RANDOM = q.RandomBits(2**40 + 3, q.stream_id("weight", 5), 2**31 + 7, offset=6)
 PAIRS = [*itertools.product(["Single"], ["nearest_even", "nearest_away", "toward_zero", "toward_positive", "to_odd",
                                          "toward_negative", "stochastic_a", "stochastic_b", "stochastic_c"]),
          *itertools.product(["Half", "BFloat", "Double"], ["nearest_even", "stochastic_a"]), ("Double", "stochastic_c")]
 """Carriers and modes that are compiled here."""
+PROGRAMS = [*itertools.starmap(cuda.program_of, PAIRS),
+            cuda.sgd_program_of("Single", ["stochastic_a"] * 4, False),
+            cuda.sgd_program_of("Double", ["nearest_even", "stochastic_a", "toward_zero", "stochastic_c"], True)]
 FORMATS = ("e4m3fn", "e5m2", "nf4", "bfp8", "bfp<8,axis=0>", "bfp<8,axis=-1>", "mxfp4", "int8", "nvfp4",
            "block<e4m3fn,axis=(0,1),size=13>", "int<4,zero_point,axis=-1,size=17>",
            "block<e2m1fn,axis=0,size=32,scale=e8m0fnu>")
@@ -124,6 +129,35 @@ def test_a_step_in_memory() -> None:
         assert (bits(got) == bits(expected)).all()
 
 
+@pytest.mark.parametrize("recipe", list(RECIPES))
+def test_steps_of_sgd(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every recipe on tensors of many shapes in one launch, hyper-parameters as they come; dtypes in turn."""
+    shapes = [(100, 57), (33, 3, 3, 3), (1,), (700,), (20001,), (40, 5000), (1, 5), (7, 300, 2)]
+    if recipe == "rows of 32":
+        shapes = [shape for shape in shapes if len(shape) > 1]
+    rng = np.random.default_rng(0)
+    for dtype, options in (("float32", {}), ("float32", {"momentum": 0.9, "dampening": 0.1, "weight_decay": 1e-3}),
+                           ("float64", {"momentum": 0.7, "nesterov": True, "maximize": True})):
+        optimizer = SGD(0.05, **options, recipe=RECIPES[recipe], seed=3)
+        params = {str(shape): (rng.standard_normal(shape) / 4).astype(dtype) for shape in shapes}
+        gradients = [{name: rng.standard_normal(w.shape).astype(dtype) for name, w in params.items()} for _ in range(2)]
+
+        def run(optimizer: SGD = optimizer, params: Any = params, gradients: Any = gradients) -> list[np.ndarray]:
+            state = optimizer.init(params)
+            for gradient in gradients:
+                params, state = optimizer.update(params, gradient, state)
+            return [a for name in params for a in (params[name], *state.slots[name]) if a is not None]
+
+        with kernels.disabled():
+            expected = run()
+        with monkeypatch.context() as patched:
+            patched.setattr(kernels, "route_of", lambda x: emulated.SGD_ROUTE)
+            emulated.DEVICE.launched.clear()
+            got = run()
+            assert emulated.DEVICE.launched == ["qs_sgd", "qs_sgd"]
+        assert all((bits(a) == bits(b)).all() for a, b in zip(got, expected, strict=True)), (dtype, options)
+
+
 @given(st.integers(1, 10**9), st.integers(1, 10**6), st.integers(1, 10**6), st.integers(1, 10**5), st.booleans())
 def test_windows_hold_everything(columns: int, segment: int, count: int, most_rows: int, whole: bool) -> None:
     segment = min(segment, columns)
@@ -139,15 +173,16 @@ def test_windows_hold_everything(columns: int, segment: int, count: int, most_ro
     assert w.width <= cuda.THREADS
 
 
-@pytest.mark.parametrize(("carrier", "mode"), PAIRS)
-def test_they_compile_for_gpus(carrier: str, mode: str) -> None:
-    ptx = nvrtc.compile_kernels(carrier, mode)
-    assert all(f".entry {name}" in ptx for name in ("qs_round", "qs_reduce", "qs_blocks"))
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: "-".join(value for _, value in program.defined))
+def test_they_compile_for_gpus(program: compiling.CudaProgram) -> None:
+    ptx = nvrtc.ptx(program)
+    kernels_of = {"gpu.cu": ("qs_round", "qs_reduce", "qs_blocks"), "gpu_sgd.cu": ("qs_sgd",)}
+    assert all(f".entry {name}" in ptx for name in kernels_of[program.source])
 
 
-def test_errors_in_the_source_are_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    broken = tmp_path / "gpu.cu"
-    broken.write_text(compiling.CUDA_SOURCE.read_text().replace("__syncthreads()", "__syncthreads(", 1))
-    monkeypatch.setattr(nvrtc, "CUDA_SOURCE", broken)
+def test_errors_in_the_source_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = PROGRAMS[0].text()
+    broken = text.replace("__syncthreads()", "__syncthreads(", 1)
+    monkeypatch.setattr(compiling.CudaProgram, "text", lambda self: broken)
     with pytest.raises(RuntimeError, match="error"):
-        nvrtc.compile_kernels("Single", "nearest_even")
+        nvrtc.ptx(PROGRAMS[0])

@@ -2,12 +2,10 @@
 // of its threads takes packs, neighbours in a row that one access reads.
 #pragma once
 #include "block_rows.h"
-
-#define QS_DEVICE __device__ __forceinline__
+#include "packs.h"
 
 QS_BEGIN
 
-constexpr int threads = 256;      // of a thread block
 constexpr int most_segments = 256;  // of a window
 
 /// What a kernel is called with; Python fills it in.
@@ -37,15 +35,6 @@ QS_DEVICE void each_window(const Call& call, const BlockRows& blocks, Work work)
   }
 }
 
-/// Elements of a pack.
-template <class C>
-constexpr int pack_size = C::storage == 16 ? 8 : 4;
-
-template <class C>
-struct alignas(pack_size<C> * sizeof(typename C::Stored)) Pack {
-  typename C::Stored at[pack_size<C>];
-};
-
 /// work(first column, how many) for the packs of some columns that are this thread's.
 template <class C, class Work>
 QS_DEVICE void each_pack(const Call& call, Range columns, Work work) {
@@ -61,65 +50,6 @@ template <class Work>
 QS_DEVICE void each_row(const Call& call, const BlockRows& blocks, int64_t block_row, Range rows, Work work) {
   for (int64_t r = rows.first + threadIdx.x / call.width; r < rows.last; r += threads / call.width) {
     work(blocks.row(block_row, r));
-  }
-}
-
-template <class C>
-QS_DEVICE Pack<C> load(const typename C::Stored* from, int count) {
-  if (count == pack_size<C> && uint64_t(from) % sizeof(Pack<C>) == 0) return *reinterpret_cast<const Pack<C>*>(from);
-  Pack<C> pack{};
-  for (int i = 0; i < pack_size<C>; ++i) {
-    if (i < count) pack.at[i] = from[i];
-  }
-  return pack;
-}
-
-template <class C>
-QS_DEVICE void store(typename C::Stored* to, const Pack<C>& pack, int count) {
-  if (count == pack_size<C> && uint64_t(to) % sizeof(Pack<C>) == 0) {
-    *reinterpret_cast<Pack<C>*>(to) = pack;
-    return;
-  }
-  for (int i = 0; i < pack_size<C>; ++i) {
-    if (i < count) to[i] = pack.at[i];
-  }
-}
-
-/// Random words of a pack.
-template <int size>
-struct PackWords {
-  uint32_t at[size];
-};
-
-/// Those of elements from `first` on, of which `skipped` words of the first block belong to others.
-template <int size, int skipped>
-QS_DEVICE PackWords<size> words_from(uint64_t first, const Random& random) {
-  PackWords<size> found;
-  for (int block = 0; block * 4 < size + skipped; ++block) {
-    const Words words = philox(uint32_t(first / 4) + uint32_t(block), random);
-    for (int j = 0; j < 4; ++j) {
-      const int i = block * 4 + j - skipped;
-      if (i >= 0 && i < size) found.at[i] = words.at[j];
-    }
-  }
-  return found;
-}
-
-template <int size>
-QS_DEVICE PackWords<size> pack_words(const Random& random, uint64_t element, int count) {
-  if (random.words) {
-    PackWords<size> found{};
-    for (int i = 0; i < size; ++i) {
-      if (i < count) found.at[i] = random.words[element + i];
-    }
-    return found;
-  }
-  const uint64_t first = element + random.offset;
-  switch (first % 4) {
-    case 0: return words_from<size, 0>(first, random);
-    case 1: return words_from<size, 1>(first, random);
-    case 2: return words_from<size, 2>(first, random);
-    default: return words_from<size, 3>(first, random);
   }
 }
 
