@@ -17,6 +17,10 @@ FLOAT = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.
 MASK = 0xFFFFFFFF
 
 
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+
+
 @lru_cache(maxsize=1024)
 def _kept_table(data: bytes, kind: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """A table on a device. A copy from the host for each call would wait for the device, and CUDA graphs take none."""
@@ -75,7 +79,7 @@ class TorchNamespace(Namespace):
 
     def table(self, values: Table, width: int, like: Array) -> Array:
         device = None if like is None else like.device
-        if type(like) is torch.Tensor and not like.is_cpu and not torch._C._len_torch_dispatch_stack():
+        if type(like) is torch.Tensor and not like.is_cpu and not _is_traced():
             array = np.asarray(values)
             return _kept_table(array.tobytes(), str(array.dtype), INTEGER[width], device)
         return torch.as_tensor(values, dtype=INTEGER[width], device=device)
