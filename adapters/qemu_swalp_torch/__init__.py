@@ -28,6 +28,7 @@ except ImportError as _error:
 
 from .activations import quantize_activations
 from .all_reduce import LowPrecisionAllReduce, quantize_all_reduce
+from .attention_calls import attention_within
 from .averager import Averager
 from .batchnorm import update_bn
 from .functional import quantize
@@ -42,6 +43,6 @@ from .sgd import SGD
 
 __all__ = [
     "COMPUTING_MODULES", "GEMM_MODULES", "SGD", "SWALPLR", "Averager", "LowPrecisionAllReduce", "Matmul", "Monitor",
-    "SiteHandle", "disabled", "quantize", "quantize_activations", "quantize_all_reduce", "quantize_gemms",
-    "quantize_optimizer", "register_gemms", "scored_by", "unquantize_optimizer", "update_bn",
+    "SiteHandle", "attention_within", "disabled", "quantize", "quantize_activations", "quantize_all_reduce",
+    "quantize_gemms", "quantize_optimizer", "register_gemms", "scored_by", "unquantize_optimizer", "update_bn",
 ]

@@ -1,10 +1,11 @@
-"""`nn.MultiheadAttention` with the operands of its six products rounded."""
+"""Attention with the operands of its products rounded: two of activations, in `nn.MultiheadAttention` six."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,9 +19,7 @@ def attend(module: nn.MultiheadAttention, rules: Any, query: Tensor, key: Tensor
 
     Arguments, shapes and results are the module's; TypeError for nested tensors.
     """
-    if query.is_nested:
-        raise TypeError("attention whose operands are rounded takes no nested tensors; make nn.TransformerEncoder with "
-                        "enable_nested_tensor=False")
+    check_not_nested(query)
     batched = query.ndim == 3
     if not batched:
         query, key, value = query[None], key[None], value[None]
@@ -29,10 +28,9 @@ def attend(module: nn.MultiheadAttention, rules: Any, query: Tensor, key: Tensor
         query, key, value = (x.transpose(0, 1) for x in (query, key, value))
     q, k, v = (_heads(module, linear(x, weight, bias, rules.of(f".{part}")))
                for part, x, weight, bias in zip("qkv", (query, key, value), *_projections(module), strict=True))
-    scores = matmul(q * math.sqrt(1.0 / q.shape[-1]), k.mT, rules.of_activations(".scores"))
     mask = _mask(module, query, key, key_padding_mask, attn_mask, is_causal)
-    p = F.dropout((scores if mask is None else scores + mask).softmax(-1), module.dropout, module.training)
-    joined = matmul(p, v, rules.of_activations(".values")).transpose(1, 2).flatten(2)
+    values, p = weighted(q, k, v, mask, module.dropout if module.training else 0.0, None, rules)
+    joined = values.transpose(1, 2).flatten(2)
     output = linear(joined, module.out_proj.weight, module.out_proj.bias, rules.of(".out"))
     weights = None
     if need_weights:
@@ -40,6 +38,27 @@ def attend(module: nn.MultiheadAttention, rules: Any, query: Tensor, key: Tensor
     if not batched:
         return output[0], None if weights is None else weights[0]
     return output if module.batch_first else output.transpose(0, 1), weights
+
+
+def weighted(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scale: float | None, rules: Any,
+             part: str = "") -> tuple[Tensor, Tensor]:
+    """p·v and p = softmax(scale·q·kᵀ + mask), by products "scores" and "values" of those rules.
+
+    q of shape (…, L, E), k (…, S, E), v (…, S, D), mask as broadcasts to (…, L, S); scale 1/√E by default. Rows that
+    the mask hides whole give zeros, as in `F.scaled_dot_product_attention`.
+    """
+    q = q * (math.sqrt(1.0 / q.shape[-1]) if scale is None else scale)
+    scores = matmul(q, k.mT, rules.of_activations(".scores" + part))
+    p = torch.ops.aten._safe_softmax(scores if mask is None else scores + mask, -1)
+    p = F.dropout(p, dropout) if dropout else p
+    return matmul(p, v, rules.of_activations(".values" + part)), p
+
+
+def check_not_nested(query: Tensor) -> None:
+    """TypeError for a nested tensor."""
+    if query.is_nested:
+        raise TypeError("attention whose operands are rounded takes no nested tensors; make nn.TransformerEncoder with "
+                        "enable_nested_tensor=False")
 
 
 def _projections(module: nn.MultiheadAttention) -> tuple[Any, Any]:

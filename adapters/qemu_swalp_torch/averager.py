@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from qemu_swalp.checks import check_int
 from qemu_swalp.training import AverageState, Averaging, Policy, Quantizer, Window
 
-from .graph import untraced
+from .graph import refuse_capture, untraced
 from .hooks import step_is_skipped
 from .tensors import TensorQuantizer, array_of, check_plain, is_dtensor, tensor_of
 
@@ -126,6 +126,7 @@ class Averager:
 
     @untraced
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        refuse_capture("an average", "call update() after each replay")
         if not step_is_skipped(optimizer):
             self.update()
 

@@ -48,9 +48,16 @@ class LoadGuard:
         (state_dict, configurations), self.loading = self.loading, None
         for group, ours, saved in zip(optimizer.param_groups, configurations, state_dict["param_groups"], strict=True):
             group.pop(NAMES, None)
-            group.update(ours | {key: saved[key] for key in (SEED, STEP) if key in saved})
+            group.update(ours | {key: saved[key] for key in (SEED,) if key in saved})
+            if STEP in saved:
+                group[STEP] = _counted(saved[STEP], ours[STEP])
             if saved.get(DTYPES) == dtypes(group):
                 _restore_dtypes(optimizer, group["params"], saved["params"], state_dict["state"])
+
+
+def _counted(saved: int | Tensor, ours: int | Tensor) -> int | Tensor:
+    """The saved step as our optimizer counts: in our own tensor, which CUDA graphs know, or as an int."""
+    return ours.fill_(int(saved)) if isinstance(ours, Tensor) else int(saved)
 
 
 def check_same_recipe(saved: str, ours: str) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from qemu_swalp import stream_id
 
-from .graph import Rule, constant, tick
+from .graph import Rule, constant, refuse_capture, tick
 
 
 class Site:
@@ -20,8 +20,9 @@ class Site:
 
     def __init__(self, clock: Clock, name: str, place: int, seed: int) -> None:
         self.clock, self.name, self.place, self.seed = clock, name, place, seed
-        self.enabled = True
-        self.repeatable, self.times = 0, 0
+        self.enabled, self.unread = True, False
+        self.repeatable: int | Tensor = 0
+        self.times = 0
         """Step of the last call that a backward may recompute, and number of such calls in the last forward."""
         with torch.inference_mode(False):  # a tensor, since compiled graphs take an int for a constant
             self.count = torch.zeros((), dtype=torch.int64, device="cpu")
@@ -51,12 +52,20 @@ class Site:
         if not self.clock.replaying and torch._C._current_graph_task_id() != -1:
             self.clock.check_repeats(self)
             return self.repeatable
-        step = self.calls
+        step = self._step()
         self.count.add_(1)
         if self.clock.with_gradient or torch.is_grad_enabled():
             self.repeatable = step
             self.times += 1
         return step
+
+
+    def _step(self) -> int | Tensor:
+        """The present count; a tensor where the host is not to read it."""
+        if self.unread:
+            return self.count.clone()
+        refuse_capture(f"stochastic rounding of {self.name!r}", "call the handle's count_on(device) before")
+        return self.calls
 
 
 class Clock:
@@ -106,10 +115,10 @@ class Beginning:
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
-        self.calls: list[int] = []
+        self.counts: list[Tensor] = []
 
     def __enter__(self) -> None:
-        self.calls = [site.calls for site in self.clock.sites]
+        self.counts = [site.count.clone() for site in self.clock.sites]
 
     def __exit__(self, *exception: object) -> None:
         pass
@@ -120,22 +129,22 @@ class Replay:
 
     def __init__(self, beginning: Beginning) -> None:
         self.beginning = beginning
-        self.interrupted: list[tuple[list[int], bool]] = []
+        self.interrupted: list[tuple[list[Tensor], bool]] = []
 
     def __enter__(self) -> None:
         clock = self.beginning.clock
         clock.note_backward()
-        self.interrupted.append(([site.calls for site in clock.sites], clock.replaying))
-        self._go_to(self.beginning.calls, True)
+        self.interrupted.append(([site.count.clone() for site in clock.sites], clock.replaying))
+        self._go_to(self.beginning.counts, True)
 
     def __exit__(self, *exception: object) -> None:
         self._go_to(*self.interrupted.pop())
 
-    def _go_to(self, calls: list[int], replaying: bool) -> None:
+    def _go_to(self, counts: list[Tensor], replaying: bool) -> None:
         clock = self.beginning.clock
         clock.replaying = replaying
-        for site, count in zip(clock.sites, calls, strict=True):
-            site.calls = count
+        for site, count in zip(clock.sites, counts, strict=True):
+            site.count.copy_(count)
 
 
 def clock_of(model: nn.Module) -> Clock:

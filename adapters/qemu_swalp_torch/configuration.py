@@ -10,11 +10,15 @@ import json
 from functools import lru_cache
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from qemu_swalp.training import Recipe
 
 RECIPE, SEED, STEP, NAMES, DTYPES = "qemu_recipe", "qemu_seed", "qemu_step", "qemu_names", "qemu_dtypes"
-"""Keys of a param_group: recipe as JSON; seed and number of steps made, ints; names of the parameters, where the recipe
-asks for them; dtypes of the parameters, by which loading knows whether state may keep its own."""
+"""Keys of a param_group: recipe as JSON; seed, and number of steps made, an int or a counter of `count_on_device`;
+names of the parameters, where the recipe asks for them; dtypes of the parameters, by which loading knows whether state
+may keep its own."""
 
 KEYS = (RECIPE, SEED, STEP, NAMES, DTYPES)
 
@@ -24,7 +28,7 @@ ACCUMULATOR = "qemu_accumulator"
 Groups = list[dict[str, Any]]
 
 
-def write(groups: Groups, recipe: Recipe, seed: int, step: int, names: list[list[str]] | None) -> None:
+def write(groups: Groups, recipe: Recipe, seed: int, step: int | Tensor, names: list[list[str]] | None) -> None:
     """Put the configuration into every group."""
     text = json.dumps(recipe.to_dict())
     for i, group in enumerate(groups):
@@ -37,15 +41,37 @@ def write(groups: Groups, recipe: Recipe, seed: int, step: int, names: list[list
 def sync(groups: Groups) -> None:
     """Give groups added since the first group's configuration, and record the parameters' dtypes."""
     for group in groups:
-        for key in (RECIPE, SEED, STEP):
+        for key in (RECIPE, SEED):
             group.setdefault(key, groups[0][key])
+        if STEP not in group:
+            step = groups[0][STEP]
+            group[STEP] = step.to(_device(group), copy=True) if isinstance(step, Tensor) else step
         group[DTYPES] = dtypes(group)
 
 
-def advance(groups: Groups) -> None:
-    """Count a step."""
+def count_on_device(groups: Groups) -> None:
+    """From now on each group counts steps in a tensor beside its parameters, so that replays of CUDA graphs count."""
     for group in groups:
-        group[STEP] += 1
+        group[STEP] = torch.tensor(int(group[STEP]), dtype=torch.int64, device=_device(group))
+
+
+def counts_on_device(groups: Groups) -> bool:
+    """Whether nothing of a step may be read by the host."""
+    return isinstance(groups[0][STEP], Tensor)
+
+
+def _device(group: dict[str, Any]) -> torch.device:
+    found: torch.device = group["params"][0].device
+    return found
+
+
+def advance(groups: Groups, skipped: bool | Tensor = False) -> None:
+    """Count a step, in place on a device; not where it was skipped."""
+    for group in groups:
+        if isinstance(group[STEP], Tensor):
+            group[STEP].add_(~skipped if isinstance(skipped, Tensor) else not skipped)
+        elif not skipped:
+            group[STEP] += 1
 
 
 def erase(groups: Groups) -> None:
@@ -71,8 +97,14 @@ def is_configured(groups: Groups) -> bool:
     held = [key in group for group in groups for key in (RECIPE, SEED, STEP)]
     if not any(held):
         return False
-    kinds = ((RECIPE, str), (SEED, int), (STEP, int))
-    if not all(held) or not all(type(group[key]) is kind for group in groups for key, kind in kinds):
+    if not all(held) or not all(_is_sound(group) for group in groups):
+        keys = (RECIPE, SEED, STEP)
         raise ValueError(f"the checkpoint is damaged: every param_group must hold {RECIPE}, a string, {SEED} and "
-                         f"{STEP}, integers; got {[{key: group.get(key) for key, _ in kinds} for group in groups]}")
+                         f"{STEP}, integers; got {[{key: group.get(key) for key in keys} for group in groups]}")
     return True
+
+
+def _is_sound(group: dict[str, Any]) -> bool:
+    step = group[STEP]
+    counter = isinstance(step, Tensor) and step.ndim == 0 and step.dtype == torch.int64
+    return type(group[RECIPE]) is str and type(group[SEED]) is int and (type(step) is int or counter)

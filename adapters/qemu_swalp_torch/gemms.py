@@ -12,6 +12,7 @@ from qemu_swalp.training import OPERANDS, Recipe, as_recipe
 
 from .activations import check_module, warn_if_compiled
 from .attention import attend
+from .attention_calls import attention_within, calls_attention
 from .clock import Clock, Site, clock_of, join
 from .graph import is_stochastic
 from .handle import SiteHandle
@@ -34,7 +35,8 @@ class Gemm(Site):
         kind = type(self.module).forward
         if not self.enabled:
             return kind(self.module, *inputs, **options)
-        return FORWARDS[kind](self.module, Rules(self, self.turn()), *inputs, **options)
+        forward: Callable[..., Any] = FORWARDS.get(kind, attention_within)
+        return forward(self.module, Rules(self, self.turn()), *inputs, **options)
 
     def remove(self) -> None:
         """Give the module its own forward back."""
@@ -83,7 +85,9 @@ def quantize_gemms(model: nn.Module, recipe: Recipe | str, *, modules: Selection
         convolutions, transposed ones included, and attention; and what `register_gemms` was told of.
     exclude : which of them not, as in exclude=("embed", "head").
     attention : whether products of two activations are rounded too, both operands as inputs: q·kᵀ and p·v in
-        `nn.MultiheadAttention`, and modules `Matmul`. `F.scaled_dot_product_attention` is no module and stays as it is.
+        `nn.MultiheadAttention` and in each call of `F.scaled_dot_product_attention`, and modules `Matmul`. By default
+        the modules that call the function are found by the code of their forward, those of `transformers` (with
+        attn_implementation="sdpa") included; where it does so through others, `register_gemms(kind, attention_within)`.
     seed : of the random bits, which depend on (seed, operand, place of the module in the model, number of its calls).
 
     Returns
@@ -94,7 +98,8 @@ def quantize_gemms(model: nn.Module, recipe: Recipe | str, *, modules: Selection
     ------
     TypeError : no module, no recipe.
     ValueError : nothing to round; a chosen module whose forward is not PyTorch's own; operands rounded already.
-    RuntimeError : at a recomputation whose random bits are ambiguous; see `SiteHandle.checkpoint_contexts`.
+    RuntimeError : at a recomputation whose random bits are ambiguous; see `SiteHandle.checkpoint_contexts`. In a
+        forward without the call of `F.scaled_dot_product_attention` that was to be rounded.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
@@ -109,13 +114,13 @@ def quantize_gemms(model: nn.Module, recipe: Recipe | str, *, modules: Selection
     check_int("seed", seed, 0, 2**64 - 1)
     clock = clock_of(model)
     if modules is GEMM_MODULES:
-        modules = (*GEMM_MODULES, *_registered)
+        modules = (*GEMM_MODULES, *_registered, _calls_attention)
     sites: list[Gemm] = []
     for place, (name, module) in enumerate(model.named_modules()):
         own = recipe.of(f"{name}.operands")
         if not own.operands or is_inner(module) or not chosen(name, module, modules) or chosen(name, module, exclude):
             continue
-        if isinstance(module, Matmul) and not attention:
+        if not attention and _forward_of(module) in (_matmul, attention_within):
             continue
         _check_forward(name, module)
         sites.append(Gemm(clock, name, place, own, seed, module, attention))
@@ -136,11 +141,21 @@ def _called(module: nn.Module, inputs: Any) -> None:
     pass
 
 
+def _calls_attention(name: str, module: nn.Module) -> bool:
+    return calls_attention(type(module))
+
+
+def _forward_of(module: nn.Module) -> Callable[..., Any] | None:
+    """Ours for the module; None where its products are not known."""
+    kind = type(module)
+    return FORWARDS.get(kind.forward, attention_within if calls_attention(kind) else None)
+
+
 def _check_forward(name: str, module: nn.Module) -> None:
     if isinstance(module.__dict__.get("forward"), Gemm):
         raise ValueError(f"the operands of {name!r} are rounded already; remove() its handle first, or exclude the "
                          "module")
-    if type(module).forward not in FORWARDS or "forward" in module.__dict__:
+    if _forward_of(module) is None or "forward" in module.__dict__:
         raise ValueError(f"{name!r} ({type(module).__qualname__}) has a forward of its own, whose products are not "
                          "known; exclude it, or tell of them by register_gemms")
     if isinstance(module, nn.MultiheadAttention) and (module.bias_k is not None or module.add_zero_attn):

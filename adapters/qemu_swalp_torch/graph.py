@@ -34,6 +34,13 @@ def constant(function: Function) -> Function:
     return function
 
 
+def refuse_capture(what: str, remedy: str) -> None:
+    """RuntimeError while a CUDA graph is captured."""
+    if torch.cuda._initialized and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(f"{what} cannot be captured in a CUDA graph, whose replays run no Python and would repeat "
+                           f"what was counted; {remedy}")
+
+
 class Rule(NamedTuple):
     """A quantizer by its string, where its random bits stand, which count for stochastic rounding alone, and for
     observers whose number it is.
@@ -105,7 +112,8 @@ def is_stochastic(quantizer: str) -> bool:
 @torch.library.custom_op("qemu_swalp::round", mutates_args=())
 def _round(x: Tensor, quantizer: str, seed: int, stream: int, step: Tensor, offset: int, place: str,
            role: str) -> Tensor:
-    rule = Rule(quantizer, seed % (2 * SIGN), stream % (2 * SIGN), int(step), offset, place, role)
+    known = int(step) if step.is_cpu else step
+    rule = Rule(quantizer, seed % (2 * SIGN), stream % (2 * SIGN), known, offset, place, role)
     return apply_rule(x, rule).clone(memory_format=torch.contiguous_format)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
+import torch
 from torch import nn
 
 from qemu_swalp.checks import check_int
@@ -49,6 +50,15 @@ class SiteHandle:
             check_int(f"state[{name!r}]", calls, 0, 2**32 - 1)
         for site in self.sites:
             site.calls = state[site.name]
+
+    def count_on(self, device: torch.device | str) -> None:
+        """Count calls on that device from now on, and read nothing from it.
+
+        A CUDA graph of forward and backward that is captured after that, or made by `torch.compile`, draws fresh random
+        bits at each replay. One kernel more for each place and forward.
+        """
+        for site in self.sites:
+            site.count, site.unread = site.count.to(device, copy=True), True
 
     def checkpoint_contexts(self) -> tuple[Beginning, Replay]:
         """For `torch.utils.checkpoint.checkpoint(..., use_reentrant=False, context_fn=handle.checkpoint_contexts)`.

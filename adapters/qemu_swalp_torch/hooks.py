@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from qemu_swalp.training import Draw, Quantizer
+
 from .checkpoint import LoadGuard
-from .configuration import ACCUMULATOR, advance
-from .graph import untraced
+from .configuration import ACCUMULATOR, advance, counts_on_device
+from .graph import refuse_capture, untraced
 from .plan import MOMENTA, Entry, Plan, state_tensors
-from .tensors import round_
+from .tensors import rounded_for
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -31,7 +33,9 @@ class StepHooks:
         self.handles: list[RemovableHandle] = []
         self.plan = Plan()
         self.entries: list[Entry] = []
-        self.armed = self.skipped = self.names_checked = False
+        self.armed = self.names_checked = False
+        self.skipped: bool | Tensor = False
+        """Whether the present step does nothing; on the device, unread, where the optimizer is capturable."""
 
     def register(self, optimizer: Optimizer) -> None:
         after = optimizer.register_step_post_hook(self.after_step)
@@ -50,7 +54,8 @@ class StepHooks:
     @untraced
     def before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
         self.refresh(optimizer)
-        _check_not_captured(self.entries)
+        if not counts_on_device(optimizer.param_groups):
+            refuse_capture("a quantized step", "quantize the optimizer with capturable=True")
         self.armed, self.skipped = True, False
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if isinstance(closure, Closure):  # a subclass's step calls super().step
@@ -61,24 +66,28 @@ class StepHooks:
         closure = Closure(self, optimizer, closure)
         return ((args[0], closure, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": closure})
 
-    @torch.no_grad()
     def before_update(self, optimizer: Optimizer, evaluation: int) -> None:
         """Round the gradients of the closure's call of that number; put accumulators in place of weights."""
-        self.skipped = step_is_skipped(optimizer)
-        if self.skipped:
+        self.skipped = skips(optimizer)
+        if self.skipped is True:
             return
         ready = [(entry, g) for entry in self.entries if (g := entry.parameter.grad) is not None]
         for entry, g in ready:
             check_dense(g, entry.label)
-        if any(entry.recipe.gradient is not None for entry, _ in ready):
-            _unscale(optimizer)
-        for entry, g in ready:
-            if entry.recipe.gradient is not None:
-                round_(g, entry.recipe.gradient, entry.draw(optimizer), _numbered("gradient", evaluation))
-            if entry.recipe.accumulator is not None:
-                accumulator = optimizer.state.get(entry.parameter, {}).get(ACCUMULATOR)
-                if accumulator is not None:
-                    entry.parameter.copy_(accumulator)
+        with torch.no_grad():
+            if any(entry.recipe.gradient is not None for entry, _ in ready):
+                _unscale(optimizer)
+        with grad_mode(optimizer):
+            for entry, g in ready:
+                if entry.recipe.gradient is not None:
+                    role = _numbered("gradient", evaluation)
+                    found = self.settled(g, rounded_for(g, entry.recipe.gradient, entry.draw(optimizer), role))
+                    if found is not g:
+                        entry.parameter.grad = found
+                if entry.recipe.accumulator is not None:
+                    accumulator = optimizer.state.get(entry.parameter, {}).get(ACCUMULATOR)
+                    if accumulator is not None:
+                        self.write(entry.parameter, accumulator)
 
     @torch.no_grad()
     def before_evaluation(self, optimizer: Optimizer, evaluation: int) -> None:
@@ -87,22 +96,23 @@ class StepHooks:
             if entry.parameter.grad is None:
                 continue
             if entry.recipe.accumulator is not None:
-                _keep(optimizer, entry.parameter)
+                self._keep(optimizer, entry.parameter)
             if entry.recipe.weight is not None:
-                round_(entry.parameter, entry.recipe.weight, entry.draw(optimizer), _numbered("weight", evaluation))
+                draw = entry.draw(optimizer)
+                self._round(entry.parameter, entry.recipe.weight, draw, _numbered("weight", evaluation))
 
     @untraced
-    @torch.no_grad()
     def after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.skipped:
+        if self.skipped is True:
             return
         # Not armed: the outer of two nested steps (a subclass's step calls super().step). What the inner one rounded is
         # exact now and stays; what the subclass changed since is rounded. Accumulators are as the inner one left them.
-        for entry in self.entries:
-            if entry.parameter.grad is not None and (self.armed or entry.recipe.accumulator is None):
-                self._round_updated(optimizer, entry)
+        with grad_mode(optimizer):
+            for entry in self.entries:
+                if entry.parameter.grad is not None and (self.armed or entry.recipe.accumulator is None):
+                    self._round_updated(optimizer, entry)
         self.armed = False
-        advance(optimizer.param_groups)
+        advance(optimizer.param_groups, self.skipped)
         if not self.names_checked:
             self.names_checked = True
             _check_state_names(optimizer, self.entries)
@@ -112,12 +122,36 @@ class StepHooks:
         state = optimizer.state.get(p, {})
         for key, role, quantizer in entry.states:
             for suffix, tensor in state_tensors(state.get(key)):
-                round_(tensor, quantizer, draw, role + suffix)
+                found = self.settled(tensor, rounded_for(tensor, quantizer, draw, role + suffix))
+                if found is not tensor:
+                    state[key] = found
         if recipe.accumulator is not None:
-            round_(p, recipe.accumulator, draw, "accumulator")
-            _keep(optimizer, p)
+            self._round(p, recipe.accumulator, draw, "accumulator")
+            self._keep(optimizer, p)
         if recipe.weight is not None:
-            round_(p, recipe.weight, draw, "weight")
+            self._round(p, recipe.weight, draw, "weight")
+
+    def _round(self, p: Tensor, quantizer: Quantizer, draw: Draw, role: str) -> None:
+        self.write(p, rounded_for(p, quantizer, draw, role))
+
+    def write(self, x: Tensor, value: Tensor) -> None:
+        """x becomes the value in place, unless the step is skipped."""
+        x.copy_(torch.where(self.skipped, x, value) if isinstance(self.skipped, Tensor) else value)
+
+    def settled(self, x: Tensor, value: Tensor) -> Tensor:
+        """x, in which the value is written; in a differentiable step the value, since the graph may need x."""
+        if torch.is_grad_enabled():
+            return value
+        self.write(x, value)
+        return x
+
+    def _keep(self, optimizer: Optimizer, p: Tensor) -> None:
+        """Store p's present value as its accumulator."""
+        state = optimizer.state[p]
+        if torch.is_grad_enabled() or ACCUMULATOR not in state:
+            state[ACCUMULATOR] = p.clone()
+        else:
+            self.write(state[ACCUMULATOR], p)
 
 
 class Closure:
@@ -143,6 +177,19 @@ def step_is_skipped(optimizer: Optimizer) -> bool:
     return found is not None and float(found) > 0
 
 
+def skips(optimizer: Optimizer) -> bool | Tensor:
+    """`step_is_skipped`, on the device where its steps are counted there."""
+    if not counts_on_device(optimizer.param_groups):
+        return step_is_skipped(optimizer)
+    found: Tensor | None = getattr(optimizer, "found_inf", None)
+    return False if found is None else found.reshape(()) > 0
+
+
+def grad_mode(optimizer: Optimizer) -> torch.set_grad_enabled:
+    """Context in which an optimizer's step runs: with gradients where it is differentiable."""
+    return torch.set_grad_enabled(bool(optimizer.defaults.get("differentiable")))
+
+
 def _unscale(optimizer: Optimizer) -> None:
     """Divide all gradients by the scale that GradScaler leaves to a fused step, which then has nothing to unscale."""
     scale = getattr(optimizer, "grad_scale", None)
@@ -160,21 +207,6 @@ def check_dense(gradient: Tensor, label: str) -> None:
     if gradient.layout is not torch.strided:
         raise RuntimeError(f"the gradient of {label} is sparse ({gradient.layout}); quantization takes dense ones: "
                            "make the embedding with sparse=False, or leave the parameter out by an override")
-
-
-def _check_not_captured(rounded: list[Entry]) -> None:
-    if any(entry.parameter.is_cuda for entry in rounded) and torch.cuda.is_current_stream_capturing():
-        raise RuntimeError("a quantized step cannot be captured in a CUDA graph, which would repeat its random bits; "
-                           "capture forward and backward, and call optimizer.step() outside")
-
-
-def _keep(optimizer: Optimizer, p: Tensor) -> None:
-    """Store p's present value as its accumulator."""
-    state = optimizer.state[p]
-    if ACCUMULATOR in state:
-        state[ACCUMULATOR].copy_(p)
-    else:
-        state[ACCUMULATOR] = p.detach().clone()
 
 
 def _numbered(role: str, evaluation: int) -> str:

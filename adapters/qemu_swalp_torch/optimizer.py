@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from qemu_swalp.checks import check_int
+from qemu_swalp.checks import check_bool, check_int
 from qemu_swalp.training import Draw, Recipe, as_recipe
 
 from . import configuration
@@ -20,7 +20,7 @@ from .configuration import ACCUMULATOR, RECIPE, SEED, STEP
 from .graph import untraced
 from .hooks import StepHooks
 from .plan import check_entry, entries, names_from
-from .tensors import round_
+from .tensors import rounded_for
 
 OptimizerT = TypeVar("OptimizerT", bound=Optimizer)
 
@@ -30,7 +30,7 @@ HOOKS = "_qemu_hooks"
 
 def quantize_optimizer(opt: OptimizerT, recipe: Recipe | str, *, model: nn.Module | None = None,
                        named_parameters: Iterable[tuple[str, Tensor]] | None = None, seed: int = 0,
-                       allow_recipe_change: bool = False) -> OptimizerT:
+                       allow_recipe_change: bool = False, capturable: bool | None = None) -> OptimizerT:
     """Round weights, gradients and state of an optimizer at each step (algorithm 2 of Yang et al. 2019, step 3).
 
     The optimizer stays the object that it is: schedulers, GradScaler, checkpoints, closures and `torch.compile` go on
@@ -51,6 +51,11 @@ def quantize_optimizer(opt: OptimizerT, recipe: Recipe | str, *, model: nn.Modul
         equal on all ranks, as they must be.
     allow_recipe_change : let `load_state_dict` take checkpoints of another recipe, or of none; otherwise they are
         refused.
+    capturable : count steps on the device and read nothing from it, so that a CUDA graph of the step draws fresh random
+        bits at each replay. None: as the optimizer's own option of that name says.
+
+    With the optimizer's `differentiable=True` the roundings are part of the graph, with straight-through gradients:
+    rounded gradients and state are new tensors, weights are written in place as PyTorch does it.
 
     Returns
     -------
@@ -59,7 +64,7 @@ def quantize_optimizer(opt: OptimizerT, recipe: Recipe | str, *, model: nn.Modul
     Raises
     ------
     TypeError : no optimizer, no recipe; a tensor subclass other than DTensor; a dtype that cannot hold a format.
-    ValueError : already quantized; overrides without names; a block axis that a parameter lacks; `differentiable=True`.
+    ValueError : already quantized; overrides without names; a block axis that a parameter lacks.
     RuntimeError : at a step, for sparse gradients.
 
     >>> import torch
@@ -77,18 +82,20 @@ def quantize_optimizer(opt: OptimizerT, recipe: Recipe | str, *, model: nn.Modul
         raise TypeError("model and named_parameters exclude each other: both give the parameters' names")
     if hasattr(opt, HOOKS) or is_native(opt):
         raise ValueError(f"this {type(opt).__name__} is already quantized; call unquantize_optimizer on it first")
-    if any(group.get("differentiable") for group in opt.param_groups):
-        raise ValueError("differentiable=True asks for gradients through the step, which rounding in place cannot "
-                         "give; make the optimizer with differentiable=False")
+    if capturable is None:
+        capturable = any(group.get("capturable") for group in opt.param_groups)
+    check_bool("capturable", capturable)
     named = model.named_parameters() if model is not None else named_parameters
     names = names_from(opt.param_groups, named) if recipe.overrides else None
     _configure(opt, recipe, seed, names, allow_recipe_change)
+    if capturable:
+        configuration.count_on_device(opt.param_groups)
     hooks = attach(opt, allow_recipe_change)
     with torch.no_grad():
         for entry in hooks.entries:
             if entry.recipe.weight is not None:
                 draw = Draw(opt.param_groups[0][SEED], entry.tensor, 0)
-                round_(entry.parameter, entry.recipe.weight, draw, "initial")
+                entry.parameter.copy_(rounded_for(entry.parameter, entry.recipe.weight, draw, "initial"))
     return opt
 
 

@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 
     def draw(self, optimizer: Optimizer) -> Draw:
         """Random bits of the present step."""
-        group = optimizer.param_groups[0]
+        group = optimizer.param_groups[self.group]
         return Draw(group[SEED], self.tensor, group[STEP])
 
 

@@ -12,13 +12,13 @@ from torch.optim.optimizer import ParamsT
 
 from qemu_swalp.backends import Array
 from qemu_swalp.checks import check_bool, check_int
-from qemu_swalp.training import FULL_PRECISION, Hyper, Recipe, Slots, Step, as_recipe, sgd_steps
+from qemu_swalp.training import FULL_PRECISION, Hyper, Recipe, Slots, Step, as_recipe, sgd_step, sgd_steps
 from qemu_swalp.training import SGD as CoreSGD
 
 from .checkpoint import LoadGuard
-from .configuration import ACCUMULATOR, advance, write
-from .graph import untraced
-from .hooks import check_dense
+from .configuration import ACCUMULATOR, advance, count_on_device, counts_on_device, write
+from .graph import refuse_capture, untraced
+from .hooks import check_dense, grad_mode
 from .plan import Entry, Plan, names_from
 from .tensors import settle, tensor_of, viewed
 
@@ -37,6 +37,10 @@ class SGD(Optimizer):
     ----------
     params : tensors or DTensors, (name, tensor) pairs, or param_groups; names are needed for a recipe's overrides.
     lr, momentum, dampening, weight_decay, nesterov, maximize : as in `torch.optim.SGD`; per group.
+    differentiable : make the step part of the graph, as in `torch.optim.SGD`, with straight-through gradients of the
+        roundings; lr may be a tensor that requires one. The first velocity has its gradient too.
+    capturable : count steps on the device and read nothing from it, so that a CUDA graph of the step draws fresh random
+        bits at each replay.
     recipe : its roles weight, gradient, momentum and accumulator count here. seed : of the random bits.
     allow_recipe_change : let `load_state_dict` take checkpoints of another recipe, or of none.
 
@@ -59,12 +63,17 @@ class SGD(Optimizer):
 
     def __init__(self, params: ParamsT, lr: float | Tensor = 1e-3, momentum: float = 0, dampening: float = 0,
                  weight_decay: float = 0, nesterov: bool = False, *, maximize: bool = False,
-                 recipe: Recipe | str = FULL_PRECISION, seed: int = 0, allow_recipe_change: bool = False) -> None:
+                 differentiable: bool = False, capturable: bool = False, recipe: Recipe | str = FULL_PRECISION,
+                 seed: int = 0, allow_recipe_change: bool = False) -> None:
         recipe = as_recipe(recipe)
         check_int("seed", seed, 0, 2**64 - 1)
+        check_bool("differentiable", differentiable)
+        check_bool("capturable", capturable)
         super().__init__(params, {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,
-                                  "nesterov": nesterov, "maximize": maximize})
+                                  "nesterov": nesterov, "maximize": maximize, "differentiable": differentiable})
         write(self.param_groups, recipe, seed, 0, names_from(self.param_groups, None) if recipe.overrides else None)
+        if capturable:
+            count_on_device(self.param_groups)
         self._watch(allow_recipe_change)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -82,14 +91,14 @@ class SGD(Optimizer):
         LoadGuard(allow_recipe_change).register(self)
         self._plan.refresh(self)
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient. Returns the closure's loss, None without closure."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        self._step()
+        with grad_mode(self):
+            self._step()
         return loss
 
     @untraced
@@ -97,11 +106,20 @@ class SGD(Optimizer):
         ready = [(entry, g) for entry in self._plan.refresh(self) if (g := entry.parameter.grad) is not None]
         for entry, g in ready:
             check_dense(g, entry.label)
-        hypers = [Hyper(float(group["lr"]), group["momentum"], group["dampening"], group["weight_decay"],
-                        group["nesterov"], group["maximize"]) for group in self.param_groups]
-        steps = [self._given(entry, g, hypers[entry.group]) for entry, g in ready]
-        for (entry, _), step, found in zip(ready, steps, sgd_steps(steps, in_place=True), strict=True):
-            self._settle(entry, step, *found)
+        unread = torch.is_grad_enabled() or counts_on_device(self.param_groups)
+        if not counts_on_device(self.param_groups):
+            refuse_capture("a quantized step", "make the optimizer with capturable=True")
+        rates = [lr.reshape(()) if isinstance(lr := group["lr"], Tensor) and unread else float(lr)
+                 for group in self.param_groups]
+        hypers = [Hyper(rate, group["momentum"], group["dampening"], group["weight_decay"], group["nesterov"],
+                        group["maximize"]) for rate, group in zip(rates, self.param_groups, strict=True)]
+        if torch.is_grad_enabled():
+            for entry, g in ready:
+                self._update_in_graph(entry, g, hypers[entry.group])
+        else:
+            steps = [self._given(entry, g, hypers[entry.group]) for entry, g in ready]
+            for (entry, _), step, found in zip(ready, steps, sgd_steps(steps, in_place=True), strict=True):
+                self._settle(entry, step, *found)
         advance(self.param_groups)
 
     def _given(self, entry: Entry, gradient: Tensor, hyper: Hyper) -> Step:
@@ -120,6 +138,15 @@ class SGD(Optimizer):
             else:
                 state[key] = tensor_of(value).clone()  # an unrounded first velocity is the gradient itself
 
+    def _update_in_graph(self, entry: Entry, gradient: Tensor, hyper: Hyper) -> None:
+        """The same for gradients through it: state is replaced, the parameter alone is written in place."""
+        p, state = entry.parameter, self.state[entry.parameter]
+        kept = Slots(state.get(MOMENTUM), state.get(ACCUMULATOR))
+        weight, slots = sgd_step(p, gradient, kept, hyper, entry.recipe, entry.draw(self))
+        p.copy_(weight)
+        state.update({key: value for key, value in zip((MOMENTUM, ACCUMULATOR), slots, strict=True)
+                      if value is not None})
+
 
 def _check_hyper(group: dict[str, Any]) -> None:
     """TypeError or ValueError where hyper-parameters are out of the core's range."""
@@ -127,5 +154,5 @@ def _check_hyper(group: dict[str, Any]) -> None:
         raise ValueError(f"lr must be a number or a tensor of one element, got shape {tuple(group['lr'].shape)}")
     check_bool("nesterov", group["nesterov"])
     check_bool("maximize", group["maximize"])
-    lr = float(group["lr"]) if isinstance(group["lr"], Tensor) else group["lr"]
+    lr = float(group["lr"].detach()) if isinstance(group["lr"], Tensor) else group["lr"]
     CoreSGD(lr, group["momentum"], group["dampening"], group["weight_decay"], group["nesterov"])

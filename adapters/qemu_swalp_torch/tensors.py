@@ -76,6 +76,8 @@ class TensorQuantizer(Quantizer):
         return not watched()
 
     def __call__(self, x: Array, random: RandomBits | None = None, out: Array | None = None) -> Any:
+        if isinstance(x, Tensor) and has_gradient(x):
+            return rounded(x, self, random)
         if not isinstance(x, Tensor) or not is_dtensor(x):
             observe(self.label, x, self, random)
             return super().__call__(x, random, out)
@@ -94,15 +96,31 @@ def on_tensors(recipe: Recipe, place: str) -> Recipe:
 
 
 def rounded(x: Tensor, quantizer: Quantizer, random: RandomBits | None = None) -> Tensor:
-    """A new tensor, x rounded; without gradient."""
+    """A new tensor, x rounded. In grad mode its gradient is x's, straight through."""
+    if has_gradient(x):
+        result: Tensor = _Rounded.apply(x, quantizer, random)  # type: ignore[no-untyped-call]
+        return result
     return tensor_of(quantizer(array_of(x), random))
 
 
-def round_(x: Tensor, quantizer: Quantizer, draw: Draw, role: str) -> None:
-    """Round x in place, for its role; views and `nn.Parameter`s included. Its version counter moves on."""
-    random = draw(role) if quantizer.rounding.stochastic else None
-    with torch.no_grad():
-        x.copy_(rounded(x, quantizer, random))
+def rounded_for(x: Tensor, quantizer: Quantizer, draw: Draw, role: str) -> Tensor:
+    """x `rounded`, with the random bits of a role."""
+    return rounded(x, quantizer, draw(role) if quantizer.rounding.stochastic else None)
+
+
+def has_gradient(x: Tensor) -> bool:
+    """Whether what is computed from x now is to have a gradient."""
+    return x.requires_grad and torch.is_grad_enabled()
+
+
+class _Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, quantizer: Quantizer, random: RandomBits | None) -> Tensor:
+        return rounded(x, quantizer, random)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0], None, None
 
 
 def is_dtensor(x: Tensor) -> bool:

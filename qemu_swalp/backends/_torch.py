@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,16 @@ INTEGER = {16: torch.int16, 32: torch.int32, 64: torch.int64}
 UNSIGNED = {8: torch.uint8, 16: torch.uint16, 32: torch.uint32}
 FLOAT = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
 MASK = 0xFFFFFFFF
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+
+
+@lru_cache(maxsize=1024)
+def _kept_table(data: bytes, kind: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A table on a device. A copy from the host for each call would wait for the device, and CUDA graphs take none."""
+    return torch.as_tensor(np.frombuffer(data, kind).copy(), dtype=dtype, device=device)
 
 
 class TorchNamespace(Namespace):
@@ -67,7 +78,11 @@ class TorchNamespace(Namespace):
         return torch.abs(x)
 
     def table(self, values: Table, width: int, like: Array) -> Array:
-        return torch.as_tensor(values, dtype=INTEGER[width], device=None if like is None else like.device)
+        device = None if like is None else like.device
+        if type(like) is torch.Tensor and not like.is_cpu and not _is_traced():
+            array = np.asarray(values)
+            return _kept_table(array.tobytes(), str(array.dtype), INTEGER[width], device)
+        return torch.as_tensor(values, dtype=INTEGER[width], device=device)
 
     def gather(self, table: Array, index: Array) -> Array:
         return table[index.to(torch.int64)]

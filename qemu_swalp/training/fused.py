@@ -59,6 +59,8 @@ def _prepared(step: Any, numbers: Any, in_place: bool) -> tuple[Any, Found] | No
 
     words = Words(0, NO_KEYS)
     if chunks.stochastic:
+        if not isinstance(draw.step, int):  # it may stand on a device, where only the array functions leave it
+            return None
         words = Words(int(RandomBits(step=draw.step).step), _keys(draw.seed, draw.tensor))
 
     def target(given: Any) -> Any:

@@ -38,7 +38,8 @@ class SGDState(NamedTuple):
 class Hyper:
     """Hyper-parameters of one step, with the meaning that they have in `torch.optim.SGD`."""
 
-    learning_rate: float
+    learning_rate: float | Array
+    """A number, or a 0-d array of the weights' library."""
     momentum: float = 0.0
     dampening: float = 0.0
     weight_decay: float = 0.0

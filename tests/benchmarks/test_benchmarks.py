@@ -115,7 +115,8 @@ def test_steps_of_sgd(capsys: pytest.CaptureFixture[str]) -> None:
     assert sum(map(math.prod, sgd_step.shapes(64))) == 25557032  # a ResNet-50
     sgd_step.main(["--models", "ResNet-50, 1/8 of the channels", "--threads", str(threads), "--rounds", "1"])
     printed = capsys.readouterr().out
-    for line in (rf"{threads} threads, cpu", r"torch.optim.SGD, fused, ms +[\d.]+", r"PyTorch, bfp8, stochastic +[\d.]+",
+    for line in (rf"{threads} threads, cpu", r"torch.optim.SGD, fused, ms +[\d.]+",
+                 r"PyTorch, bfp8, stochastic +[\d.]+",
                  r"NumPy, float32 +[\d.]+"):
         assert re.search(f"^{line}$", printed, re.MULTILINE), line
 

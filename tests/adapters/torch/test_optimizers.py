@@ -10,9 +10,10 @@ import warnings
 
 import pytest
 import torch
+from qemu_swalp_torch import quantize_optimizer
 
 from qemu_swalp import quantize
-from qemu_swalp.training import Draw, Quantizer, Recipe
+from qemu_swalp.training import Recipe
 
 KINDS = ["SGD", "SGD-nesterov", "SGD-plain", "SGD-foreach", "SGD-fused", "SGD-accumulator", "SGD-native", "Adam",
          "Adam-foreach", "Adam-fused", "AdamW",
@@ -128,13 +129,11 @@ def test_weights_are_rounded_on_attaching_as_the_seed_says(training, same, on_gr
 
 
 def test_rounding_is_in_place_and_moves_the_version_counter():
-    from qemu_swalp_torch.tensors import round_
-
     base = torch.randn(4, 3)
     for x in (torch.nn.Parameter(base.clone()), base.clone().t(), base[1:, 1], torch.tensor(0.3)):
         version, pointer = x._version, x.data_ptr()
         expected = quantize(x.detach().contiguous(), "fixed<8,2>")
-        round_(x, Quantizer("fixed<8,2>", "nearest_even"), Draw(0, 0, 0), "weight")
+        quantize_optimizer(torch.optim.SGD([x]), Recipe(weight="fixed<8,2>/nearest_even"))
         assert (x.data_ptr(), x._version > version) == (pointer, True)
         assert torch.equal(x, expected)
 
