@@ -107,7 +107,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tensors each call of the kernels had."""
     found: list[int] = []
     sgd = numpy_arrays.sgd
-    monkeypatch.setattr(numpy_arrays, "sgd", lambda steps: (found.append(len(steps)), sgd(steps)))
+    monkeypatch.setattr(numpy_arrays, "sgd", lambda steps, *rest: (found.append(len(steps)), sgd(steps, *rest)))
     return found
 
 

@@ -119,7 +119,7 @@ def test_all_parameters_go_in_one_call(same, monkeypatch):
     """Of all groups, each with its own numbers."""
     found = []
     sgd = numpy_arrays.sgd
-    monkeypatch.setattr(numpy_arrays, "sgd", lambda steps: (found.append(len(steps)), sgd(steps)))
+    monkeypatch.setattr(numpy_arrays, "sgd", lambda steps, *rest: (found.append(len(steps)), sgd(steps, *rest)))
     start = [torch.randn(9, 3), torch.randn(3), torch.randn(2, 2, 5)]
     together, alone = ([torch.nn.Parameter(x.clone()) for x in start] for _ in range(2))
     rates = (0.1, 0.3, 0.3)
