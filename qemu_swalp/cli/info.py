@@ -113,9 +113,13 @@ def _ask(module: str, first: str, expression: str) -> tuple[Any, str]:
 
 def path(framework: str, generator: bool) -> str:
     """How arrays of a library are quantized. `generator`: whether its own makes the random words where it has one."""
-    if framework in ("numpy", "torch"):
-        return _host_path() + ("; on other devices the array program; in torch.compile by qemu_swalp_torch.quantize"
-                               if framework == "torch" else "")
+    if framework == "numpy":
+        return _host_path()
+    if framework == "torch":
+        cuda = _cuda_path("the array program, since kernels need CuPy")
+        return f"{_host_path()}; on CUDA {cuda}; in torch.compile by qemu_swalp_torch.quantize"
+    if framework == "cupy":
+        return _cuda_path("the array program")
     how = {"tensorflow": "eager or in tf.function", "jax": "compiled, also outside jit"}.get(framework)
     words = "its own generator outside XLA" if generator else "the array program"
     parts = ("array program", how, framework in GENERATORS and f"random words by {words}")
@@ -130,6 +134,13 @@ def _host_path() -> str:
     if instructions is None:
         return "array program: no compiled kernels; install from source with a C++ compiler for the fast path"
     return f"compiled kernels ({instructions}, up to {kernels.get_num_threads()} threads)"
+
+
+def _cuda_path(without: str) -> str:
+    """How arrays in a GPU's memory are quantized."""
+    if not kernels.enabled():
+        return "the array program, since QEMU_SWALP_KERNELS is off"
+    return "kernels that CuPy compiles at their first use" if find_spec("cupy") else without
 
 
 def _version(framework: str) -> str:

@@ -172,22 +172,27 @@ def _point(structure: ctypes.Structure, moved: dict[int, int]) -> None:
             setattr(structure, name, moved[value])
 
 
-def sgd_program_of(carrier: str, modes: Sequence[str], accumulates: bool) -> CudaProgram:
-    """Of what steps tensors. modes : of the roles, as `sgd.ROLES`."""
+def sgd_program_of(carrier: str, modes: Sequence[str]) -> CudaProgram:
+    """Of what steps tensors. modes : as `sgd.Chunks.modes`."""
     names = ("QS_GRADIENT", "QS_MOMENTUM", "QS_ACCUMULATOR", "QS_WEIGHT")
-    return CudaProgram("gpu_sgd.cu", (("QS_CARRIER", carrier), *zip(names, modes, strict=True),
-                                      ("QS_ACCUMULATES", str(int(accumulates)))))
+    defined = {name: mode or "nearest_even" for name, mode in zip(names, modes, strict=True)}
+    accumulates = str(int(modes[ROLES.index("accumulator")] != ""))
+    return CudaProgram("gpu_sgd.cu", (("QS_CARRIER", carrier), *defined.items(), ("QS_ACCUMULATES", accumulates)))
 
 
-def sgd(device: Device, modes: Sequence[str], accumulates: bool, steps: Any) -> None:
-    """Make the steps of SGD of a ctypes array of `structures.Sgd`, of one dtype, which point to the device's memory."""
-    found = np.frombuffer(steps, np.dtype(structures.Sgd))
-    tasks = np.zeros(len(found) + 1, np.uint32)
-    np.cumsum(-(-found["elements"] // found["chunk_elements"]), out=tasks[1:])
-    kept = device.upload(bytes(steps)), device.upload(tasks.tobytes())
-    program = sgd_program_of(CARRIERS[found["dtype"][0]], modes, accumulates)
-    device.launch(program, "qs_sgd", min(int(tasks[-1]), RESIDENT * device.processors),
-                  structures.SgdCall(kept[0][0], kept[1][0], len(found)))
+def sgd(device: Device, steps: Any, chunks: Sequence[Chunks]) -> None:
+    """Make the steps of SGD of a ctypes array of `structures.Sgd` of one dtype, which point to the device's memory: one
+    launch for each tuple of the roles' rounding modes.
+    """
+    found, modes = np.frombuffer(steps, np.dtype(structures.Sgd)), [of_one.modes for of_one in chunks]
+    for own in dict.fromkeys(modes):
+        part = found[[mode == own for mode in modes]]
+        tasks = np.zeros(len(part) + 1, np.uint32)
+        np.cumsum(-(-part["elements"] // part["chunk_elements"]), out=tasks[1:])
+        kept = device.upload(part.tobytes()), device.upload(tasks.tobytes())
+        device.launch(sgd_program_of(CARRIERS[part["dtype"][0]], own), "qs_sgd",
+                      min(int(tasks[-1]), RESIDENT * device.processors),
+                      structures.SgdCall(kept[0][0], kept[1][0], len(part)))
 
 
 @lru_cache(maxsize=4096)

@@ -65,9 +65,9 @@ def structure(chunks: Any, kind: tuple[str, int]) -> bytes:
     return cuda.sgd_on_device(chunks, device(kind[1]))
 
 
-def sgd(steps: Any, kind: tuple[str, int], modes: tuple[str, ...], accumulates: bool) -> None:
+def sgd(steps: Any, kind: tuple[str, int], chunks: Any) -> None:
     """As `kernels.sgd` says."""
-    cuda.sgd(device(kind[1]), modes, accumulates, steps)
+    cuda.sgd(device(kind[1]), steps, chunks)
 
 
 def _bits(random: Any) -> Any:

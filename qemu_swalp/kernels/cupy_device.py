@@ -26,9 +26,9 @@ class CupyDevice:
         return cupy.cuda.Device(self.index)  # type: ignore[no-any-return]
 
     def launch(self, program: CudaProgram, kernel: str, blocks: int, call: ctypes.Structure) -> None:
-        argument = np.frombuffer(bytes(call), f"V{ctypes.sizeof(call)}")  # CuPy hands it over by value
+        argument = np.frombuffer(bytearray(call), f"V{ctypes.sizeof(call)}")  # CuPy hands it over by value
         with self.stream():
-            _module(program).get_function(kernel)((blocks,), (THREADS,), (argument,))
+            _kernel(program, kernel)((blocks,), (THREADS,), (argument,))
 
     def zeros(self, size: int) -> tuple[int, Any]:
         with self.stream():
@@ -55,6 +55,11 @@ _kept: list[Any] = []
 def device(index: int) -> CupyDevice:
     """The GPU of that number."""
     return CupyDevice(index)
+
+
+@cache
+def _kernel(program: CudaProgram, name: str) -> Any:
+    return _module(program).get_function(name)
 
 
 @cache

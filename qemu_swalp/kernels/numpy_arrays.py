@@ -61,8 +61,8 @@ def structure(chunks: Any, kind: Any) -> bytes:
     return chunks.structure  # type: ignore[no-any-return]
 
 
-def sgd(steps: Any, kind: Any, modes: Any, accumulates: bool) -> None:
-    """As `kernels.sgd` says; one library has all modes."""
+def sgd(steps: Any, kind: Any, chunks: Any) -> None:
+    """As `kernels.sgd` says."""
     cpu.sgd(steps)
 
 

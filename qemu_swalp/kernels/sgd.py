@@ -5,8 +5,7 @@ kind(x) : what tensors of one call have in common, the name of their dtype first
 address(x), writable(x), empty_like(x) : of arrays that `kind` takes.
 SGD_LIMITS : `Limits` of a chunk.
 structure(chunks, kind) : `Chunks.structure`, its pointers good where the arrays are.
-sgd(steps, kind, modes, accumulates) : make these steps, a ctypes array of `structures.Sgd` of one kind, and of one
-    tuple of the roles' rounding modes.
+sgd(steps, kind, chunks) : make these steps, a ctypes array of `structures.Sgd` of one kind; chunks: those of each.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from ..formats import Block, Format, Overflow
 from ..rounding import Rounding
 from . import structures
 from .layout import layout_of
-from .plan import NEAREST, Plan, plan_of
+from .plan import Plan, plan_of
 
 ROLES = ("gradient", "momentum", "accumulator", "weight")
 COLUMNS = np.dtype(structures.Sgd)
@@ -82,7 +81,7 @@ class Words(NamedTuple):
 class Chunks:
     """How a tensor is parted. structure : bytes of the `structures.Sgd` that holds no more than this.
     roles : for each role its plan and the layouts of a chunk and of the last one, into which `structure` points.
-    modes : of the roles' roundings. stochastic : whether any role draws random words.
+    modes : of the roles' roundings, "" for one that is not rounded. stochastic : whether any role draws random words.
     """
 
     structure: bytes
@@ -130,9 +129,9 @@ def chunks_of(shape: tuple[int, ...], dtype: str, rules: tuple[Rule, ...], limit
     for name, role in zip(ROLES, found, strict=True):
         if role is not None:
             setattr(parted, f"{name}_role", structures.Role(*map(addressof, (role[0].structure, *role[1:]))))
-    roundings = [NEAREST if rule is None else rule[2] for rule in rules]
-    return Chunks(bytes(parted), tuple(rounding.mode for rounding in roundings),
-                  any(rounding.stochastic for rounding in roundings), tuple(found))
+    stochastic = any(rule is not None and rule[2].stochastic for rule in rules)
+    modes = tuple("" if rule is None else rule[2].mode for rule in rules)
+    return Chunks(bytes(parted), modes, stochastic, tuple(found))
 
 
 def _count(shape: tuple[int, ...], block: Block) -> int:
@@ -158,15 +157,17 @@ class Step(NamedTuple):
 
 
 def run(steps: Sequence[Step]) -> None:
-    """Make the steps: one call for each route, kind and modes. One after the other where what they write overlaps."""
+    """Make the steps: one call for each route and kind. One after the other where what they write overlaps."""
     groups: dict[Any, list[Step]] = {}
     for step in steps:
-        accumulates = step.chunks.roles[ROLES.index("accumulator")] is not None
-        groups.setdefault((step.route, step.kind, step.chunks.modes, accumulates), []).append(step)
-    for (route, *common), group in groups.items():
+        groups.setdefault((step.route, step.kind), []).append(step)
+    for group in groups.values():
         found = _structures(group)
-        for calls in [found] if _apart(found) else np.split(found, len(found)):
-            route.sgd((structures.Sgd * len(calls)).from_buffer(calls.data), *common)
+        together = len(found) if _apart(found) else 1
+        for first in range(0, len(found), together):
+            calls, made = found[first : first + together], group[first : first + together]
+            made[0].route.sgd((structures.Sgd * len(calls)).from_buffer(calls.data), made[0].kind,
+                              [step.chunks for step in made])
 
 
 def _structures(steps: list[Step]) -> np.ndarray:

@@ -88,9 +88,9 @@ def structure(chunks: Any, kind: tuple[str, int]) -> bytes:
     return cuda.sgd_on_device(chunks, gpus().torch_device(kind[1]))
 
 
-def sgd(steps: Any, kind: tuple[str, int], modes: tuple[str, ...], accumulates: bool) -> None:
+def sgd(steps: Any, kind: tuple[str, int], chunks: Any) -> None:
     """As `kernels.sgd` says."""
-    cuda.sgd(gpus().torch_device(kind[1]), modes, accumulates, steps)
+    cuda.sgd(gpus().torch_device(kind[1]), steps, chunks)
 
 
 def _run(plan: Plan, format: Format, source: torch.Tensor, target: torch.Tensor,

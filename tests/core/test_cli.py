@@ -206,7 +206,7 @@ def test_info_probes_pytorch(capsys: Capture) -> None:
     assert (found.version, found.importable) == (torch.__version__, "yes")
     assert "cpu" in found.devices
     assert found.path.startswith("compiled kernels (")
-    assert "on other devices the array program" in found.path
+    assert "on CUDA the array program, since kernels need CuPy" in found.path
 
 
 def test_info_says_why_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

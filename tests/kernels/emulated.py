@@ -90,8 +90,8 @@ class SgdRoute:
     def structure(self, chunks: Any, kind: Any) -> bytes:
         return cuda.sgd_on_device(chunks, DEVICE)
 
-    def sgd(self, steps: Any, kind: Any, modes: tuple[str, ...], accumulates: bool) -> None:
-        cuda.sgd(DEVICE, modes, accumulates, steps)
+    def sgd(self, steps: Any, kind: Any, chunks: Any) -> None:
+        cuda.sgd(DEVICE, steps, chunks)
 
 
 SGD_ROUTE = SgdRoute()

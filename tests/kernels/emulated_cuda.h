@@ -20,6 +20,10 @@
 #define __grid_constant__
 #define __shared__ static
 
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
+
 namespace emulated {
 
 struct Index {

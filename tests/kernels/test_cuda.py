@@ -24,8 +24,8 @@ PAIRS = [*itertools.product(["Single"], ["nearest_even", "nearest_away", "toward
          *itertools.product(["Half", "BFloat", "Double"], ["nearest_even", "stochastic_a"]), ("Double", "stochastic_c")]
 """Carriers and modes that are compiled here."""
 PROGRAMS = [*itertools.starmap(cuda.program_of, PAIRS),
-            cuda.sgd_program_of("Single", ["stochastic_a"] * 4, False),
-            cuda.sgd_program_of("Double", ["nearest_even", "stochastic_a", "toward_zero", "stochastic_c"], True)]
+            cuda.sgd_program_of("Single", ["stochastic_a", "stochastic_a", "", "stochastic_a"]),
+            cuda.sgd_program_of("Double", ["nearest_even", "stochastic_a", "toward_zero", "stochastic_c"])]
 FORMATS = ("e4m3fn", "e5m2", "nf4", "bfp8", "bfp<8,axis=0>", "bfp<8,axis=-1>", "mxfp4", "int8", "nvfp4",
            "block<e4m3fn,axis=(0,1),size=13>", "int<4,zero_point,axis=-1,size=17>",
            "block<e2m1fn,axis=0,size=32,scale=e8m0fnu>")

@@ -24,10 +24,36 @@ struct Shared {
 QS_DEVICE const Stored* source_of(const Call& call) { return static_cast<const Stored*>(call.source); }
 QS_DEVICE Stored* target_of(const Call& call) { return static_cast<Stored*>(call.target); }
 
+/// Elements that follow one another in memory, some packs of a thread at a time: their loads wait for none.
+template <class Round>
+QS_DEVICE void round_run(const Call& call, const Random& random, Round round) {
+  constexpr int together = 4;
+  const int64_t columns = call.counts.columns, apart = int64_t(threads) * size;
+  int64_t at = (int64_t(blockIdx.x) * together * threads + threadIdx.x) * size;
+  const int64_t step = int64_t(gridDim.x) * together * apart;
+  if (is_aligned<C>(source_of(call)) && is_aligned<C>(target_of(call))) {
+    for (; at + (together - 1) * apart + size <= columns; at += step) {
+      Pack<C> packs[together];
+      for (int i = 0; i < together; ++i) packs[i] = load_whole<C>(source_of(call) + at + i * apart);
+      for (int i = 0; i < together; ++i) round_pack<C, stochastic>(packs[i], random, at + i * apart, size, round);
+      for (int i = 0; i < together; ++i) store_whole<C>(target_of(call) + at + i * apart, packs[i]);
+    }
+  }
+  for (; at < columns; at += step) {
+    for (int64_t c = at; c < columns && c < at + together * apart; c += apart) {
+      const int count = int(least_of<int64_t>(size, columns - c));
+      Pack<C> pack = load<C>(source_of(call) + c, count);
+      round_pack<C, stochastic>(pack, random, c, count, round);
+      store<C>(target_of(call) + c, pack, count);
+    }
+  }
+}
+
 template <class Round>
 QS_DEVICE void round_windows(const Call& call, Round round) {
-  const BlockRows blocks(call.layout, call.counts);
   const Random random = stochastic ? now(call.random) : Random{};
+  if (call.layout.axes == 1) return round_run(call, random, round);
+  const BlockRows blocks(call.layout, call.counts);
   each_window(call, blocks, [&](int64_t b, Range rows, Range columns) {
     each_pack<C>(call, columns, [&](int64_t c, int count) {
       each_row(call, blocks, b, rows, [&](BlockRows::Row row) {
@@ -86,14 +112,17 @@ QS_DEVICE void apply(const Call& call, const BlockRows& blocks, const Random& ra
   each_pack<C>(call, columns, [&](int64_t c, int count) {
     const uint32_t at = one ? 0 : uint32_t(offset + c - columns.first), segment = one ? 0 : at / uint32_t(k);
     const bool within = one || at + uint32_t(count) <= (segment + 1) * uint32_t(k);
-    auto entry = [&](int i) -> const Entry<C>& {
-      return scales[within || i >= count ? segment : (at + uint32_t(i)) / uint32_t(k)];
-    };
     each_row(call, blocks, b, rows, [&](BlockRows::Row row) {
       Pack<C> pack = load<C>(source_of(call) + row.source + c, count);
-      round_pack<C, stochastic>(pack, random, row.element + c, count, [&](Lane raw, Lane word, int i) {
-        return round_under(Mode_(), raw, word, entry(i), common, call.plan);
-      });
+      const int64_t element = row.element + c;
+      if (within) {
+        round_pack_under<C, Mode_>(pack, random, element, count, scales[segment], common, call.plan);
+      } else {
+        round_pack<C, stochastic>(pack, random, element, count, [&](Lane raw, Lane word, int i) {
+          const uint32_t own = i < count ? (at + uint32_t(i)) / uint32_t(k) : segment;
+          return round_under<C>(Mode_(), raw, word, scales[own], common, call.plan);
+        });
+      }
       store<C>(target_of(call) + row.target + c, pack, count);
     });
   });

@@ -124,18 +124,26 @@ struct ChunkRole {
     }
   }
 
-  QS_DEVICE void round(Pack<C>& pack, uint32_t at, int count, const Common<C>& common) const {
-    if (!plan) return;
+  /// A pack rounded. Called, not inlined: else registers do not suffice.
+  __device__ __noinline__ Pack<C> rounded(Pack<C> pack, uint32_t at, int count, const Common<C>& common) const {
+    if (waits() && layout->axes == 1 && count) {
+      const uint32_t block = block_of(*layout, at);
+      if (block_of(*layout, at + uint32_t(count) - 1) == block) {
+        round_pack_under<C, Known<mode>>(pack, random, at, count, scales->entries[block], common, *plan);
+        return pack;
+      }
+    }
     round_pack<C, is_stochastic(mode)>(pack, random, at, count, [&](Lane raw, Lane word, int i) {
-      if (plan->family == Family::table) {
-        return round_by_table<C>(Known<mode>(), raw, word, plan->table);
-      }
-      if (plan->family == Family::element) {
-        return round_by<C>(Known<mode>(), raw, word, *single, plan->element);
-      }
+      if (plan->family == Family::table) return round_by_table<C>(Known<mode>(), raw, word, plan->table);
+      if (plan->family == Family::element) return round_by<C>(Known<mode>(), raw, word, *single, plan->element);
       const uint32_t block = i < count ? block_of(*layout, at + uint32_t(i)) : 0;
-      return round_under(Known<mode>(), raw, word, scales->entries[block], common, *plan);
+      return round_under<C>(Known<mode>(), raw, word, scales->entries[block], common, *plan);
     });
+    return pack;
+  }
+
+  QS_DEVICE void round(Pack<C>& pack, uint32_t at, int count, const Common<C>& common) const {
+    if (plan) pack = rounded(pack, at, count, common);
   }
 
   QS_DEVICE Common<C> common() const { return waits() ? common_of<C>(*plan) : Common<C>{}; }

@@ -18,9 +18,20 @@ struct alignas(pack_size<C> * sizeof(typename C::Stored)) Pack {
   typename C::Stored at[pack_size<C>];
 };
 
+/// Whether packs are accessed there as a whole.
+template <class C>
+QS_DEVICE bool is_aligned(const typename C::Stored* at) {
+  return uint64_t(at) % sizeof(Pack<C>) == 0;
+}
+
+template <class C>
+QS_DEVICE Pack<C> load_whole(const typename C::Stored* from) {
+  return *reinterpret_cast<const Pack<C>*>(from);
+}
+
 template <class C>
 QS_DEVICE Pack<C> load(const typename C::Stored* from, int count) {
-  if (count == pack_size<C> && uint64_t(from) % sizeof(Pack<C>) == 0) return *reinterpret_cast<const Pack<C>*>(from);
+  if (count == pack_size<C> && is_aligned<C>(from)) return load_whole<C>(from);
   Pack<C> pack{};
   for (int i = 0; i < pack_size<C>; ++i) {
     if (i < count) pack.at[i] = from[i];
@@ -28,12 +39,17 @@ QS_DEVICE Pack<C> load(const typename C::Stored* from, int count) {
   return pack;
 }
 
+/// By accesses of 16 bytes, which a compiler is told only by a type of its own.
+template <class C>
+QS_DEVICE void store_whole(typename C::Stored* to, const Pack<C>& pack) {
+  uint4 parts[sizeof(Pack<C>) / sizeof(uint4)];
+  memcpy(parts, &pack, sizeof pack);
+  for (unsigned i = 0; i < sizeof pack / sizeof(uint4); ++i) reinterpret_cast<uint4*>(to)[i] = parts[i];
+}
+
 template <class C>
 QS_DEVICE void store(typename C::Stored* to, const Pack<C>& pack, int count) {
-  if (count == pack_size<C> && uint64_t(to) % sizeof(Pack<C>) == 0) {
-    *reinterpret_cast<Pack<C>*>(to) = pack;
-    return;
-  }
+  if (count == pack_size<C> && is_aligned<C>(to)) return store_whole<C>(to, pack);
   for (int i = 0; i < pack_size<C>; ++i) {
     if (i < count) to[i] = pack.at[i];
   }

@@ -148,4 +148,22 @@ QS_DEVICE typename C::Lane round_under(M mode, typename C::Lane raw, typename C:
   return round_by_quotient<C>(mode, raw, word, entry.other, common, plan);
 }
 
+/// A pack under one scale.
+template <class C, class M>
+QS_DEVICE void round_pack_under(Pack<C>& pack, const Random& random, int64_t element, int count, const Entry<C>& entry,
+                                const Common<C>& common, const Plan& plan) {
+  using Lane = typename C::Lane;
+  constexpr bool stochastic = is_stochastic(M());
+  if (is_power(plan.scaling.rule) && !entry.power.nan && entry.power.shape == Shape::symmetric) {
+    const Steps<C> steps = entry.power.steps;
+    round_pack<C, stochastic>(pack, random, element, count, [&](Lane raw, Lane word, int) {
+      return round_element<C, Shape::symmetric>(M(), raw, word, steps, plan.element, 0);
+    });
+  } else {
+    round_pack<C, stochastic>(pack, random, element, count, [&](Lane raw, Lane word, int) {
+      return round_under<C>(M(), raw, word, entry, common, plan);
+    });
+  }
+}
+
 QS_END
