@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
+from qemu_swalp.backends import Array
 from qemu_swalp.checks import check_bool, check_int
-from qemu_swalp.training import FULL_PRECISION, Hyper, Recipe, Slots, as_recipe, sgd_step
+from qemu_swalp.training import FULL_PRECISION, Hyper, Recipe, Slots, Step, as_recipe, sgd_step, sgd_steps
 from qemu_swalp.training import SGD as CoreSGD
 
 from .checkpoint import LoadGuard
@@ -25,7 +26,7 @@ MOMENTUM = "momentum_buffer"
 
 
 class SGD(Optimizer):
-    """`torch.optim.SGD`'s signature on `qemu_swalp.training.sgd_step`: the same gradients give the core's bits.
+    """`torch.optim.SGD`'s signature on `qemu_swalp.training.sgd_steps`: the same gradients give the core's bits.
 
     In float32 and float64, weights, momenta and accumulators equal those of `qemu_swalp.training.SGD` on NumPy bit for
     bit. As there, weights are first rounded by the first step. `quantize_optimizer(torch.optim.SGD(...))` makes the
@@ -112,18 +113,24 @@ class SGD(Optimizer):
                  for group in self.param_groups]
         hypers = [Hyper(rate, group["momentum"], group["dampening"], group["weight_decay"], group["nesterov"],
                         group["maximize"]) for rate, group in zip(rates, self.param_groups, strict=True)]
-        update = self._update_in_graph if torch.is_grad_enabled() else self._update
-        for entry, g in ready:
-            update(entry, g, hypers[entry.group])
+        if torch.is_grad_enabled():
+            for entry, g in ready:
+                self._update_in_graph(entry, g, hypers[entry.group])
+        else:
+            steps = [self._given(entry, g, hypers[entry.group]) for entry, g in ready]
+            for (entry, _), step, found in zip(ready, steps, sgd_steps(steps, in_place=True), strict=True):
+                self._settle(entry, step, *found)
         advance(self.param_groups)
 
-    def _update(self, entry: Entry, gradient: Tensor, hyper: Hyper) -> None:
+    def _given(self, entry: Entry, gradient: Tensor, hyper: Hyper) -> Step:
         state = self.state[entry.parameter]
         kept = Slots(*(viewed(state[key]) if key in state else None for key in (MOMENTUM, ACCUMULATOR)))
-        given = viewed(entry.parameter)
-        weight, slots = sgd_step(given, viewed(gradient), kept, hyper, entry.recipe, entry.draw(self), in_place=True)
-        settle(entry.parameter, given, weight)
-        for key, before, value in zip((MOMENTUM, ACCUMULATOR), kept, slots, strict=True):
+        return Step(viewed(entry.parameter), viewed(gradient), kept, hyper, entry.recipe, entry.draw(self))
+
+    def _settle(self, entry: Entry, given: Step, weight: Array, slots: Slots) -> None:
+        state = self.state[entry.parameter]
+        settle(entry.parameter, given.weight, weight)
+        for key, before, value in zip((MOMENTUM, ACCUMULATOR), given.slots, slots, strict=True):
             if value is None:
                 continue
             if key in state:
@@ -132,7 +139,7 @@ class SGD(Optimizer):
                 state[key] = tensor_of(value).clone()  # an unrounded first velocity is the gradient itself
 
     def _update_in_graph(self, entry: Entry, gradient: Tensor, hyper: Hyper) -> None:
-        """`_update` for gradients through it: state is replaced, the parameter alone is written in place."""
+        """The same for gradients through it: state is replaced, the parameter alone is written in place."""
         p, state = entry.parameter, self.state[entry.parameter]
         kept = Slots(state.get(MOMENTUM), state.get(ACCUMULATOR))
         weight, slots = sgd_step(p, gradient, kept, hyper, entry.recipe, entry.draw(self))

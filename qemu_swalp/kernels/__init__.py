@@ -13,14 +13,14 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from ..backends import Array, Namespace
+from ..backends import Array, Namespace, namespace_of
 from ..carriers import Carrier
 from ..formats import Format
 from ..randombits import RandomBits
 from ..rounding import Rounding
 from .threads import get_num_threads, set_num_threads
 
-__all__ = ["disabled", "enabled", "get_num_threads", "quantize", "set_num_threads"]
+__all__ = ["disabled", "enabled", "get_num_threads", "quantize", "route_of", "set_num_threads"]
 
 ROUTES = {"numpy": "numpy_arrays", "torch": "torch_tensors", "cupy": "cupy_arrays"}
 """Array library → our module that hands its arrays to the kernels."""
@@ -53,6 +53,11 @@ def disabled() -> Iterator[None]:
 @cache
 def _route(library: str) -> Any:
     return import_module(f".{ROUTES[library]}", __name__) if library in ROUTES else None
+
+
+def route_of(x: Array) -> Any:
+    """Our module that hands arrays of x's library to the kernels; None without one."""
+    return _route(namespace_of(x).name) if _enabled else None
 
 
 @cache

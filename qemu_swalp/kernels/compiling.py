@@ -1,4 +1,5 @@
-"""Compiling the CPU kernels, as the build of the package does and `python -m qemu_swalp.kernels.compiling`."""
+"""Compiling the kernels: those for a CPU as the build of the package does and `python -m qemu_swalp.kernels.compiling`;
+those for a GPU at their first use, by NVIDIA's run-time compiler (NVRTC)."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 SOURCES = Path(__file__).parent / "src"
 LIBRARY = Path(__file__).parent / "library.bin"
@@ -66,6 +68,22 @@ def compile_library() -> Path | None:
         shutil.copyfile(built, LIBRARY.with_suffix(".new"))
         LIBRARY.with_suffix(".new").replace(LIBRARY)  # in one step: a running process keeps the one that it has loaded
     return LIBRARY
+
+
+class CudaProgram(NamedTuple):
+    """A file of SOURCES, and what its capital words stand for: what it is compiled for."""
+
+    source: str
+    defined: tuple[tuple[str, str], ...]
+
+    def text(self) -> str:
+        """The source."""
+        return (SOURCES / self.source).read_text()
+
+    def options(self) -> tuple[str, ...]:
+        """Of the compiler. The digest is for caches, which see no header."""
+        defined = (*self.defined, ("QS_SOURCES", digest()))
+        return "-std=c++17", "--device-int128", f"-I{SOURCES}", *(f"-D{name}={value}" for name, value in defined)
 
 
 if __name__ == "__main__":

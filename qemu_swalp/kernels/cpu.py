@@ -74,8 +74,14 @@ def quantize(plan: Plan, format: Format, shape: tuple[int, ...], source: Memory,
     return True
 
 
-def random_of(random: RandomBits | int | None) -> structures.Random:
-    """As the kernels take it."""
+def sgd(steps: Any) -> None:
+    """Make the steps of SGD of a ctypes array of `structures.Sgd`, of one dtype."""
+    library().qs_sgd(steps, len(steps), threads.get_num_threads())
+
+
+def random_of(random: RandomBits | int | None, step_at: int | None = None) -> structures.Random:
+    """As the kernels take it. step_at : where in a GPU's memory the step stands, instead of in `random`."""
     if isinstance(random, RandomBits):
-        return structures.Random(None, random.offset, int(random.step), stream_key(random.seed, random.stream))
+        step = int(random.step) if step_at is None else 0
+        return structures.Random(None, step_at, random.offset, step, stream_key(random.seed, random.stream))
     return structures.Random(random)

@@ -11,6 +11,11 @@ from ..formats import Format
 from ..randombits import RandomBits
 from . import cpu
 from .plan import Plan
+from .sgd import Limits
+
+SGD_LIMITS = Limits(chunk=8192, most=1 << 17)
+"""Gradient, momentum and weight of a chunk stay in the cache."""
+KINDS = {np.dtype(name): (name, "cpu") for name in ("float32", "float64")}
 
 
 def takes(x: Any, out: Any) -> bool:
@@ -25,7 +30,7 @@ def quantize(x: np.ndarray, plan: Plan, format: Format, random: RandomBits | np.
     direct = out is not None and _in_rows(out) and (_same(out, source) or not np.may_share_memory(out, source))
     target = out if out is not None and direct else np.empty(x.shape, x.dtype)
     words = np.ascontiguousarray(random) if isinstance(random, np.ndarray) else None
-    bits: Any = random if words is None else _address(words)
+    bits: Any = random if words is None else address(words)
     if not cpu.quantize(plan, format, x.shape, _memory(source), _memory(target), bits):
         source, target = _copy(source), np.empty(x.shape, x.dtype)
         cpu.quantize(plan, format, x.shape, _memory(source), _memory(target), bits)
@@ -33,6 +38,32 @@ def quantize(x: np.ndarray, plan: Plan, format: Format, random: RandomBits | np.
         return target
     out[...] = target
     return out
+
+
+def kind(x: Any) -> tuple[str, str] | None:
+    """Dtype and device of arrays that fused steps of SGD take (`kernels.sgd`); None for others."""
+    if type(x) is not np.ndarray or x.size == 0 or cpu.library() is None:
+        return None
+    flags = x.flags
+    return KINDS.get(x.dtype) if flags.c_contiguous and flags.aligned else None
+
+
+def writable(x: np.ndarray) -> bool:
+    """Whether x may be written in place."""
+    return x.flags.writeable
+
+
+empty_like = np.empty_like
+
+
+def structure(chunks: Any, kind: Any) -> bytes:
+    """As it is: it points to the host's memory."""
+    return chunks.structure  # type: ignore[no-any-return]
+
+
+def sgd(steps: Any, kind: Any, modes: Any, accumulates: bool) -> None:
+    """As `kernels.sgd` says; one library has all modes."""
+    cpu.sgd(steps)
 
 
 def _copy(x: np.ndarray) -> np.ndarray:
@@ -50,14 +81,15 @@ def _in_rows(x: np.ndarray) -> bool:
 
 def _memory(x: np.ndarray) -> cpu.Memory:
     size = x.itemsize
-    return cpu.Memory(_address(x), tuple([stride // size for stride in x.strides]))
+    return cpu.Memory(address(x), tuple([stride // size for stride in x.strides]))
 
 
-def _address(x: np.ndarray) -> int:
+def address(x: np.ndarray) -> int:
+    """Of the first element."""
     if x.dtype.isbuiltin == 1 and x.flags.c_contiguous and x.flags.writeable:
         return addressof(c_char.from_buffer(x))  # type: ignore[arg-type]  # a tenth of the time
     return x.__array_interface__["data"][0]  # type: ignore[no-any-return]
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    return _address(a) == _address(b) and a.strides == b.strides
+    return address(a) == address(b) and a.strides == b.strides

@@ -1,9 +1,19 @@
-"""One step of quantized SGD in one pass over memory, for NumPy arrays (`training.sgd.sgd_step` is what it equals)."""
+"""Steps of quantized SGD in one pass over memory, all tensors in one call: `training.sgd.sgd_step` for each.
+
+Routes that take them (`kernels.route_of`, the module of an array library) have, beside `takes` and `quantize`:
+kind(x) : what tensors of one call have in common, the name of their dtype first; None for memory that is not taken.
+address(x), writable(x), empty_like(x) : of arrays that `kind` takes.
+SGD_LIMITS : `Limits` of a chunk.
+structure(chunks, kind) : `Chunks.structure`, its pointers good where the arrays are.
+sgd(steps, kind, modes, accumulates) : make these steps, a ctypes array of `structures.Sgd` of one kind, and of one
+    tuple of the roles' rounding modes.
+"""
 
 from __future__ import annotations
 
-import ctypes
 import math
+from collections.abc import Sequence
+from ctypes import addressof
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -12,52 +22,77 @@ import numpy as np
 
 from ..carriers import CARRIERS
 from ..formats import Block, Format, Overflow
-from ..randombits import RandomBits
 from ..rounding import Rounding
-from . import cpu, structures, threads
+from . import structures
 from .layout import layout_of
-from .plan import Plan, plan_of
+from .plan import NEAREST, Plan, plan_of
 
-CHUNK = 8192
-"""Elements to work on at a time: with gradient, momentum and weight they stay in the cache."""
-MOST = 1 << 17
-"""Rows that cannot be parted into chunks of less are not taken: the cache would not hold them."""
 ROLES = ("gradient", "momentum", "accumulator", "weight")
+COLUMNS = np.dtype(structures.Sgd)
 
 Rule = tuple[Format, Overflow, Rounding] | None
 """How a role is rounded; the dtype holds the format."""
 
 
-class Buffers(NamedTuple):
-    """What a step reads or writes of one tensor: C-contiguous arrays of one shape and dtype."""
+class Limits(NamedTuple):
+    """Of chunks. chunk : elements to work on at a time. most : elements of rows that cannot be parted, beyond which a
+    tensor is not taken. blocks : most blocks of a role; 0: any number.
+    """
 
-    weight: np.ndarray
-    velocity: np.ndarray | None
-    accumulator: np.ndarray | None
+    chunk: int
+    most: int
+    blocks: int = 0
 
 
-@dataclass(frozen=True)
-class Numbers:
-    """Hyper-parameters, Python numbers."""
+class Memory(NamedTuple):
+    """Addresses of what a step reads and writes of one tensor, 0 for what is not there: C-contiguous arrays of one
+    shape and dtype. What is written may be what is read.
+    """
+
+    gradient: int
+    weight: int
+    velocity: int
+    accumulator: int
+    new_weight: int
+    new_velocity: int
+    new_accumulator: int
+
+
+class Numbers(NamedTuple):
+    """Hyper-parameters, Python numbers. gain : 1 - dampening."""
 
     learning_rate: float
     momentum: float
-    dampening: float
+    gain: float
     weight_decay: float
     nesterov: bool
     maximize: bool
+    has_momentum: bool
+    has_decay: bool
+
+
+class Words(NamedTuple):
+    """Which random words, by the step and for each role by the key of its stream."""
+
+    step: int
+    keys: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Chunks:
-    """How a tensor is parted. `roles`: for each role its plan and the layouts of a chunk and of the last one."""
+    """How a tensor is parted. structure : bytes of the `structures.Sgd` that holds no more than this.
+    roles : for each role its plan and the layouts of a chunk and of the last one, into which `structure` points.
+    modes : of the roles' roundings. stochastic : whether any role draws random words.
+    """
 
-    elements: int
+    structure: bytes
+    modes: tuple[str, ...]
+    stochastic: bool
     roles: tuple[tuple[Plan, structures.Layout, structures.Layout] | None, ...]
 
 
 @lru_cache(maxsize=4096)
-def chunks_of(shape: tuple[int, ...], dtype: str, rules: tuple[Rule, ...]) -> Chunks | None:
+def chunks_of(shape: tuple[int, ...], dtype: str, rules: tuple[Rule, ...], limits: Limits) -> Chunks | None:
     """The chunks of a tensor; None where the roles' blocks do not let it be parted into small ones."""
     carrier = CARRIERS[dtype]
     formats = [rule[0] for rule in rules if rule is not None]
@@ -72,8 +107,12 @@ def chunks_of(shape: tuple[int, ...], dtype: str, rules: tuple[Rule, ...]) -> Ch
             together = rows
             break
         together = math.lcm(together, extent)
-    step = min(rows, together * max(1, CHUNK // (together * inner)))
-    if step * inner > MOST:
+    most = together * max(1, limits.chunk // (together * inner))
+    if limits.blocks:
+        fewest = max((_count((min(together, rows), *shape[1:]), block) for block in blocks if shape), default=1)
+        most = min(most, together * (limits.blocks // fewest))
+    step = min(rows, most)
+    if not 0 < step * inner <= limits.most:
         return None
     found: list[tuple[Plan, structures.Layout, structures.Layout] | None] = []
     for rule in rules:
@@ -87,7 +126,19 @@ def chunks_of(shape: tuple[int, ...], dtype: str, rules: tuple[Rule, ...]) -> Ch
         if plan is None or layouts[0] is None or layouts[1] is None:
             return None
         found.append((plan, layouts[0], layouts[1]))
-    return Chunks(step * inner, tuple(found))
+    parted = structures.Sgd(list(CARRIERS).index(dtype), elements=math.prod(shape), chunk_elements=step * inner)
+    for name, role in zip(ROLES, found, strict=True):
+        if role is not None:
+            setattr(parted, f"{name}_role", structures.Role(*map(addressof, (role[0].structure, *role[1:]))))
+    roundings = [NEAREST if rule is None else rule[2] for rule in rules]
+    return Chunks(bytes(parted), tuple(rounding.mode for rounding in roundings),
+                  any(rounding.stochastic for rounding in roundings), tuple(found))
+
+
+def _count(shape: tuple[int, ...], block: Block) -> int:
+    """How many blocks there are."""
+    return math.prod(-(-length // (extent or length))
+                     for length, extent in zip(shape, block.extents(len(shape)), strict=True))
 
 
 def _contiguous(shape: tuple[int, ...], format: Format) -> structures.Layout | None:
@@ -95,33 +146,47 @@ def _contiguous(shape: tuple[int, ...], format: Format) -> structures.Layout | N
     return layout_of(shape, strides, strides, format)
 
 
-def takes(gradient: Any, old: Buffers, new: Buffers) -> bool:
-    """Whether the kernels take these arrays."""
-    arrays = [a for a in (gradient, *old, *new) if a is not None]
-    first = arrays[0]
-    return cpu.library() is not None and all(
-        type(a) is np.ndarray and a.dtype == first.dtype and a.shape == first.shape and a.flags.c_contiguous
-        and a.flags.aligned for a in arrays) and first.dtype in (np.float32, np.float64) and first.size > 0
+class Step(NamedTuple):
+    """One tensor's step. kind : as its route tells."""
+
+    route: Any
+    kind: Any
+    chunks: Chunks
+    memory: Memory
+    numbers: Numbers
+    words: Words
 
 
-def step(gradient: np.ndarray, old: Buffers, new: Buffers, numbers: Numbers, chunks: Chunks,
-         random: tuple[RandomBits | None, ...]) -> None:
-    """Read `gradient` and `old`, write `new`, which may be the same arrays. random: for each role."""
-    call = structures.Sgd(
-        dtype=list(CARRIERS).index(str(gradient.dtype)), elements=gradient.size, chunk_elements=chunks.elements,
-        learning_rate=numbers.learning_rate, momentum=numbers.momentum, gain=1 - numbers.dampening,
-        weight_decay=numbers.weight_decay, nesterov=numbers.nesterov, maximize=numbers.maximize,
-        has_momentum=bool(numbers.momentum), has_decay=bool(numbers.weight_decay), gradient=_address(gradient),
-        weight=_address(old.weight), velocity=_address(old.velocity), accumulator=_address(old.accumulator),
-        new_weight=_address(new.weight), new_velocity=_address(new.velocity),
-        new_accumulator=_address(new.accumulator))
-    for name, role, bits in zip(ROLES, chunks.roles, random, strict=True):
-        if role is not None:
-            plan, chunk, last = role
-            setattr(call, f"{name}_role", structures.Role(ctypes.addressof(plan.structure), ctypes.addressof(chunk),
-                                                          ctypes.addressof(last), cpu.random_of(bits)))
-    cpu.library().qs_sgd(ctypes.byref(call), 1, threads.get_num_threads())
+def run(steps: Sequence[Step]) -> None:
+    """Make the steps: one call for each route, kind and modes. One after the other where what they write overlaps."""
+    groups: dict[Any, list[Step]] = {}
+    for step in steps:
+        accumulates = step.chunks.roles[ROLES.index("accumulator")] is not None
+        groups.setdefault((step.route, step.kind, step.chunks.modes, accumulates), []).append(step)
+    for (route, *common), group in groups.items():
+        found = _structures(group)
+        for calls in [found] if _apart(found) else np.split(found, len(found)):
+            route.sgd((structures.Sgd * len(calls)).from_buffer(calls.data), *common)
 
 
-def _address(x: np.ndarray | None) -> int | None:
-    return None if x is None else x.__array_interface__["data"][0]
+def _structures(steps: list[Step]) -> np.ndarray:
+    """The `structures.Sgd` of each, filled in column by column, which takes a tenth of the time."""
+    found = np.frombuffer(bytearray().join(step.route.structure(step.chunks, step.kind) for step in steps), COLUMNS)
+    for rows in ([step.memory for step in steps], [step.numbers for step in steps]):
+        for name, column in zip(rows[0]._fields, zip(*rows, strict=True), strict=True):
+            found[name] = column
+    for name, keys in zip(ROLES, zip(*(step.words.keys for step in steps), strict=True), strict=True):
+        random = found[f"{name}_role"]["random"]
+        random["step"] = [step.words.step for step in steps]
+        random["key"] = keys
+    return found
+
+
+def _apart(calls: np.ndarray) -> bool:
+    """Whether no two of the arrays that are written share memory, as weights that are tied may."""
+    sizes = calls["elements"] * np.array([CARRIERS[name].storage // 8 for name in CARRIERS])[calls["dtype"]]
+    starts = np.concatenate([calls[name] for name in Memory._fields if name.startswith("new_")]).astype(np.int64)
+    ends = starts + np.tile(sizes, 3)
+    order = np.argsort(starts)
+    order = order[starts[order] > 0]
+    return bool((ends[order[:-1]] <= starts[order[1:]]).all())

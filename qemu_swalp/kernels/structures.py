@@ -1,4 +1,4 @@
-"""The structures of `src/plan.h` and `src/sgd.h`, as ctypes lays them out."""
+"""The structures of `src/*.h` that Python fills in, as ctypes lays them out."""
 
 from __future__ import annotations
 
@@ -74,7 +74,24 @@ class Random(Structure):
     """Which random words."""
 
     _fields_ = [
-        ("words", c_void_p), ("offset", c_uint64), ("step", c_uint32), ("key", c_uint32 * 2),
+        ("words", c_void_p), ("step_at", c_void_p), ("offset", c_uint64), ("step", c_uint32), ("key", c_uint32 * 2),
+    ]
+
+
+class Counts(Structure):
+    """How many block rows there are, of what size."""
+
+    _fields_ = [(name, c_int64) for name in ("columns", "segment", "segments", "count", "most_rows")]
+
+
+class Call(Structure):
+    """What a kernel on a GPU is called with."""
+
+    _fields_ = [
+        ("plan", Plan), ("layout", Layout), ("counts", Counts), ("random", Random),
+        *((name, c_void_p) for name in ("source", "target", "extremes", "whole")),
+        ("row_step", c_int64), ("column_step", c_int64),
+        *((name, c_uint32) for name in ("row_parts", "column_parts", "windows")), ("width", c_int32),
     ]
 
 
@@ -95,6 +112,12 @@ class Sgd(Structure):
                                         "new_weight", "new_velocity", "new_accumulator")),
         *((name, Role) for name in ("gradient_role", "momentum_role", "accumulator_role", "weight_role")),
     ]
+
+
+class SgdCall(Structure):
+    """What the kernel of many steps on a GPU is called with."""
+
+    _fields_ = [("tensors", c_void_p), ("first_task", c_void_p), ("count", c_int32)]
 
 
 PlanPointer, LayoutPointer, RandomPointer = POINTER(Plan), POINTER(Layout), POINTER(Random)

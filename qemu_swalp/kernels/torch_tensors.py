@@ -1,25 +1,41 @@
-"""PyTorch tensors in the host's memory, without a copy. Their gradient is not ours to give: see `qemu_swalp_torch`."""
+"""PyTorch tensors of the host and of CUDA, without a copy. Their gradient is not ours to give: see `qemu_swalp_torch`.
+
+Those of CUDA need CuPy, which compiles and launches the kernels.
+"""
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
 
 from ..formats import Format
 from ..randombits import RandomBits
-from . import cpu
+from . import cpu, cuda, structures
 from .plan import Plan
 
 
 def takes(x: Any, out: Any) -> bool:
     """Whether the kernels take such tensors: plain ones with memory, outside any tracing."""
-    return _plain(x) and (out is None or _plain(out)) and cpu.library() is not None
+    if not _plain(x) or (out is not None and not (_plain(out) and out.device == x.device)):
+        return False
+    return cpu.library() is not None if x.is_cpu else x.is_cuda and gpus() is not None
 
 
 def _plain(x: Any) -> bool:
-    return (type(x) in (torch.Tensor, torch.nn.Parameter) and x.device.type == "cpu" and x.layout == torch.strided
+    return (type(x) in (torch.Tensor, torch.nn.Parameter) and x.layout == torch.strided
             and not torch._C._functorch.is_functorch_wrapped_tensor(x) and not torch.compiler.is_compiling())
+
+
+@cache
+def gpus() -> Any:
+    """`cupy_device`; None without a CuPy that works."""
+    try:
+        return import_module(".cupy_device", __package__)
+    except ImportError:
+        return None
 
 
 def quantize(x: torch.Tensor, plan: Plan, format: Format, random: RandomBits | torch.Tensor | None,
@@ -27,15 +43,13 @@ def quantize(x: torch.Tensor, plan: Plan, format: Format, random: RandomBits | t
     """As `kernels.quantize`."""
     x = x.detach()
     source = x if _in_rows(x) else x.contiguous()
-    target = torch.empty(x.shape, dtype=x.dtype)
+    target = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if out is not None and _in_rows(out) and (_same(out, source) or not _overlap(out, source)):
         target = out.detach()
-    words = random.contiguous() if isinstance(random, torch.Tensor) else None
-    bits: Any = random if words is None else words.data_ptr()
-    shape = tuple(x.shape)
-    if not cpu.quantize(plan, format, shape, _memory(source), _memory(target), bits):
-        source, target = source.contiguous(), torch.empty(x.shape, dtype=x.dtype)
-        cpu.quantize(plan, format, shape, _memory(source), _memory(target), bits)
+    words = random.to(x.device).contiguous() if isinstance(random, torch.Tensor) else None
+    if not _run(plan, format, source, target, random if words is None else words):
+        source, target = source.contiguous(), torch.empty_like(target, memory_format=torch.contiguous_format)
+        _run(plan, format, source, target, random if words is None else words)
     if out is None:
         return target
     with torch.no_grad():
@@ -43,6 +57,59 @@ def quantize(x: torch.Tensor, plan: Plan, format: Format, random: RandomBits | t
             return out.copy_(target)
         torch.autograd.graph.increment_version(out)
     return out
+
+
+SGD_LIMITS = cuda.SGD_LIMITS
+KINDS = {torch.float32: "float32", torch.float64: "float64"}
+
+
+def kind(x: Any) -> tuple[str, int] | None:
+    """Dtype and device of CUDA tensors that fused steps of SGD take (`kernels.sgd`); None for others."""
+    if not takes(x, None) or not x.is_cuda or not x.is_contiguous() or x.numel() == 0 or x.dtype not in KINDS:
+        return None
+    return KINDS[x.dtype], x.device.index
+
+
+def address(x: torch.Tensor) -> int:
+    """Of the first element."""
+    return x.data_ptr()
+
+
+def writable(x: torch.Tensor) -> bool:
+    """Whether x may be written in place."""
+    return True
+
+
+empty_like = torch.empty_like
+
+
+def structure(chunks: Any, kind: tuple[str, int]) -> bytes:
+    """As `kernels.sgd` says."""
+    return cuda.sgd_on_device(chunks, gpus().torch_device(kind[1]))
+
+
+def sgd(steps: Any, kind: tuple[str, int], modes: tuple[str, ...], accumulates: bool) -> None:
+    """As `kernels.sgd` says."""
+    cuda.sgd(gpus().torch_device(kind[1]), modes, accumulates, steps)
+
+
+def _run(plan: Plan, format: Format, source: torch.Tensor, target: torch.Tensor,
+         random: RandomBits | torch.Tensor | None) -> bool:
+    """Whether the layout was taken."""
+    memories = (tuple(source.shape), _memory(source), _memory(target))
+    if source.is_cpu:
+        bits = random.data_ptr() if isinstance(random, torch.Tensor) else random
+        return cpu.quantize(plan, format, *memories, bits)
+    return cuda.quantize(gpus().torch_device(source.device.index), plan, format, *memories, _bits(random))
+
+
+def _bits(random: RandomBits | torch.Tensor | None) -> structures.Random:
+    """A step on the GPU is read there, so that the host need not wait for it."""
+    if isinstance(random, torch.Tensor):
+        return cpu.random_of(random.data_ptr())
+    step: Any = getattr(random, "step", None)
+    there = isinstance(step, torch.Tensor) and step.is_cuda and step.dtype in (torch.int32, torch.int64)
+    return cpu.random_of(random, step.data_ptr() if there else None)
 
 
 def _in_rows(x: torch.Tensor) -> bool:

@@ -18,7 +18,7 @@ from .recipe import (
 )
 from .recipes import as_recipe, recipe, recipe_names, register_recipe
 from .schedules import SWALPSchedule
-from .sgd import SGD, Hyper, SGDState, Slots, sgd_step
+from .sgd import SGD, Hyper, SGDState, Slots, Step, sgd_step, sgd_steps
 from .sqwa import SQWA, SQWASchedule
 from .swap import SWAP
 from .window import Window
@@ -44,6 +44,7 @@ __all__ = [
     "SQWASchedule",
     "SWALPSchedule",
     "Slots",
+    "Step",
     "Window",
     "apply",
     "as_recipe",
@@ -54,5 +55,6 @@ __all__ = [
     "recipe_names",
     "register_recipe",
     "sgd_step",
+    "sgd_steps",
     "swalp",
 ]

@@ -1,54 +1,85 @@
-"""A step of quantized SGD by the fused kernels, where they take it."""
+"""Steps of quantized SGD by the fused kernels, where they take them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
-
-import numpy as np
 
 from .. import kernels
 from ..carriers import CARRIERS
 from ..quantization import check_held, policy_of
-from .recipe import Draw, Quantizer, Recipe
+from ..randombits import RandomBits, stream_key
+from .recipe import Draw, Quantizer
 
 ROLES = ("gradient", "momentum", "accumulator", "weight")
 
+Found = tuple[Any, Any, Any]
+"""The next (weight, velocity, accumulator) of a tensor."""
 
-def fused_step(weight: Any, gradient: Any, velocity: Any, accumulator: Any, hyper: Any, recipe: Recipe, draw: Draw,
-               in_place: bool) -> tuple[Any, Any, Any] | None:
-    """The next (weight, velocity, accumulator) of `sgd_step`; None where the kernels do not take it.
 
-    in_place : whether the given arrays are written.
+def fused_steps(steps: Sequence[Any], in_place: bool) -> list[Found | None]:
+    """What `sgd_step` gives for each `training.sgd.Step`; None where the kernels do not take it.
+
+    All that are taken are made in one call, once every one of them is known to be sound. in_place : whether the given
+    arrays are written.
     """
-    if not kernels.enabled() or not isinstance(weight, np.ndarray) or not _plain(hyper):
-        return None
-    from ..kernels import sgd
+    if not kernels.enabled():
+        return [None] * len(steps)
+    hypers = {id(step.hyper): step.hyper for step in steps}
+    numbers = {key: _numbers(hyper) if _plain(hyper) else None for key, hyper in hypers.items()}
+    found = [_prepared(step, numbers[id(step.hyper)], in_place) for step in steps]
+    taken = [prepared[0] for prepared in found if prepared is not None]
+    if taken:
+        from ..kernels import sgd
 
-    old = sgd.Buffers(weight, velocity if hyper.momentum else None, accumulator)
+        sgd.run(taken)
+    return [None if prepared is None else prepared[1] for prepared in found]
 
-    def target(given: Any) -> np.ndarray:
-        return given if in_place and given is not None else np.empty_like(weight)
 
-    new = sgd.Buffers(target(weight), target(velocity) if hyper.momentum else None,
-                      target(accumulator) if recipe.accumulator is not None else None)
-    if not sgd.takes(gradient, old, new):
+def _prepared(step: Any, numbers: Any, in_place: bool) -> tuple[Any, Found] | None:
+    """The `kernels.sgd.Step` and what it will write."""
+    weight, gradient, (velocity, accumulator), hyper, recipe, draw = step
+    route = kernels.route_of(weight)
+    kind = route.kind(weight) if hasattr(route, "kind") else None
+    if kind is None or numbers is None:
         return None
-    used = (recipe.gradient, recipe.momentum if hyper.momentum else None, recipe.accumulator, recipe.weight)
-    if not all(quantizer is None or quantizer.plain for quantizer in used):
-        return None
-    chunks = sgd.chunks_of(weight.shape, str(weight.dtype), _rules(str(weight.dtype), used))
+    before, momentum = (velocity, recipe.momentum) if hyper.momentum else (None, None)
+    for array in (gradient, before, accumulator):
+        if array is not None and (route.kind(array) != kind or array.shape != weight.shape):
+            return None
+    used = recipe.gradient, momentum, recipe.accumulator, recipe.weight
+    for quantizer in used:
+        if quantizer is not None and not quantizer.plain:
+            return None
+    chunks = _chunks(tuple(weight.shape), kind[0], used, route.SGD_LIMITS)
     if chunks is None:
         return None
-    random = tuple(draw(role) if quantizer is not None and quantizer.rounding.stochastic else None
-                   for role, quantizer in zip(ROLES, used, strict=True))
-    for bits in random:
-        if bits is not None:
-            bits.check_reach(weight.shape)
-    numbers = sgd.Numbers(hyper.learning_rate, hyper.momentum, hyper.dampening, hyper.weight_decay, hyper.nesterov,
-                          hyper.maximize)
-    sgd.step(gradient, old, new, numbers, chunks, random)
-    return new.weight, velocity if new.velocity is None else new.velocity, new.accumulator
+    from ..kernels.sgd import Memory, Step, Words
+
+    words = Words(0, NO_KEYS)
+    if chunks.stochastic:
+        if not isinstance(draw.step, int):  # it may stand on a device, where only the array functions leave it
+            return None
+        words = Words(int(RandomBits(step=draw.step).step), _keys(draw.seed, draw.tensor))
+
+    def target(given: Any) -> Any:
+        return given if in_place and given is not None and route.writable(given) else route.empty_like(weight)
+
+    new = (target(weight), target(before) if hyper.momentum else None,
+           target(accumulator) if recipe.accumulator is not None else None)
+    memory = Memory(*[0 if a is None else route.address(a) for a in (gradient, weight, before, accumulator, *new)])
+    found = new[0], new[1] if hyper.momentum else velocity, new[2]
+    return Step(route, kind, chunks, memory, numbers, words), found
+
+
+NO_KEYS = ((0, 0),) * len(ROLES)
+
+
+@lru_cache(maxsize=65536)
+def _keys(seed: int, tensor: int) -> tuple[tuple[int, int], ...]:
+    """Keys of a tensor's streams, role by role."""
+    return tuple(stream_key(bits.seed, bits.stream) for bits in map(Draw(seed, tensor, 0), ROLES))
 
 
 def _plain(hyper: Any) -> bool:
@@ -56,10 +87,37 @@ def _plain(hyper: Any) -> bool:
     return all(type(number) in (int, float, bool) for number in vars(hyper).values())
 
 
-@lru_cache(maxsize=1024)
-def _rules(dtype: str, quantizers: tuple[Quantizer | None, ...]) -> tuple[Any, ...]:
-    """As `kernels.sgd` takes them. TypeError where the dtype does not hold a format."""
+@lru_cache(maxsize=256)
+def _numbers(hyper: Any) -> Any:
+    """As `kernels.sgd` takes them."""
+    from ..kernels import sgd
+
+    return sgd.Numbers(hyper.learning_rate, hyper.momentum, 1 - hyper.dampening, hyper.weight_decay, hyper.nesterov,
+                       hyper.maximize, bool(hyper.momentum), bool(hyper.weight_decay))
+
+
+Quantizers = tuple[Quantizer | None, ...]
+_known: dict[tuple[Any, ...], tuple[Quantizers, Any]] = {}
+"""By the quantizers' identity, since hashing them takes longer than all else. Kept, they keep their ids."""
+
+
+def _chunks(shape: tuple[int, ...], dtype: str, quantizers: Quantizers, limits: Any) -> Any:
+    """`kernels.sgd.Chunks`, or None. TypeError where the dtype does not hold a format."""
+    key = (shape, dtype, limits, *map(id, quantizers))
+    if key not in _known:
+        if len(_known) >= 65536:
+            _known.clear()
+        _known[key] = quantizers, _chunks_of(shape, dtype, quantizers, limits)
+    return _known[key][1]
+
+
+def _chunks_of(shape: tuple[int, ...], dtype: str, quantizers: Quantizers, limits: Any) -> Any:
+    from ..kernels import sgd
+
     for quantizer in quantizers:
         if quantizer is not None:
             check_held(quantizer.format, CARRIERS[dtype])
-    return tuple(None if q is None else (q.format, policy_of(q.format, None), q.rounding) for q in quantizers)
+            if quantizer.rounding.stochastic:
+                RandomBits().check_reach(shape)
+    return sgd.chunks_of(shape, dtype, tuple(None if q is None else (q.format, policy_of(q.format, None), q.rounding)
+                                             for q in quantizers), limits)

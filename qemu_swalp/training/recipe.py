@@ -126,7 +126,7 @@ class Recipe:
         for pattern, recipe in self.overrides:
             if fnmatchcase(name, pattern):
                 return recipe or FULL_PRECISION
-        return replace(self, overrides=())
+        return replace(self, overrides=()) if self.overrides else self
 
     def quantizer(self, role: str) -> Quantizer | None:
         """The quantizer of a role, of an operand, or of a further optimizer state by name."""

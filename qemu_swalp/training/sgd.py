@@ -6,12 +6,12 @@ give the same bits on NumPy, CuPy and eager PyTorch, TensorFlow and JAX.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..backends import Array
-from .fused import fused_step
+from .fused import fused_steps
 from .recipe import FULL_PRECISION, Draw, Recipe, apply
 
 Parameters = Mapping[str, Array]
@@ -47,6 +47,17 @@ class Hyper:
     maximize: bool = False
 
 
+class Step(NamedTuple):
+    """The arguments of one `sgd_step`."""
+
+    weight: Array
+    gradient: Array
+    slots: Slots
+    hyper: Hyper
+    recipe: Recipe
+    draw: Draw
+
+
 def sgd_step(weight: Array, gradient: Array, slots: Slots, hyper: Hyper, recipe: Recipe, draw: Draw,
              in_place: bool = False) -> tuple[Array, Slots]:
     """One update of one tensor: the next (weight, slots). Arrays of any library, of equal shape and floating dtype.
@@ -60,9 +71,22 @@ def sgd_step(weight: Array, gradient: Array, slots: Slots, hyper: Hyper, recipe:
     The step takes the unrounded v (algorithm 2, step 3: v_t = ρ·Q_M(v_{t-1}) + g_t), and weight decay is added after
     Q_G, as in the authors' code.
     """
-    fused = fused_step(weight, gradient, slots.velocity, slots.accumulator, hyper, recipe, draw, in_place)
-    if fused is not None:
-        return fused[0], Slots(*fused[1:])
+    return next(sgd_steps([Step(weight, gradient, slots, hyper, recipe, draw)], in_place))
+
+
+def sgd_steps(steps: Sequence[Step], in_place: bool = False) -> Iterator[tuple[Array, Slots]]:
+    """`sgd_step` of many tensors: their next (weight, slots), in the order of `steps`.
+
+    What the fused kernels take they make in one call, with the first result; each other step is made when its result
+    is asked for, so that no more than one is held.
+    """
+    for step, found in zip(steps, fused_steps(steps, in_place), strict=True):
+        yield _pure_step(*step) if found is None else (found[0], Slots(*found[1:]))
+
+
+def _pure_step(weight: Array, gradient: Array, slots: Slots, hyper: Hyper, recipe: Recipe,
+               draw: Draw) -> tuple[Array, Slots]:
+    """`sgd_step` by array operations."""
     g = apply(recipe.gradient, gradient, draw, "gradient")
     if hyper.maximize:
         g = -g
@@ -134,10 +158,8 @@ class SGD:
                              f"{sorted(gradients)} and {sorted(state.slots)}")
         rate = self.learning_rate(state.step) if callable(self.learning_rate) else self.learning_rate
         hyper = Hyper(rate, self.momentum, self.dampening, self.weight_decay, self.nesterov, self.maximize)
-        stepped = {
-            name: sgd_step(weight, gradients[name], state.slots[name], hyper, self.recipe.of(name),
-                           Draw(self.seed, tensor, state.step))
-            for tensor, (name, weight) in enumerate(params.items())
-        }
+        steps = [Step(weight, gradients[name], state.slots[name], hyper, self.recipe.of(name),
+                      Draw(self.seed, tensor, state.step)) for tensor, (name, weight) in enumerate(params.items())]
+        stepped = dict(zip(params, sgd_steps(steps), strict=True))
         return ({name: weight for name, (weight, _) in stepped.items()},
                 SGDState(state.step + 1, {name: slots for name, (_, slots) in stepped.items()}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import qemu_swalp as q
+from tests.benchmarks import sgd_step
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.cases import CASES, ROUNDINGS, bits_of, matrix
 from tests.benchmarks.libraries import DEVICES, PAGE, Numpy, Torch
@@ -106,6 +108,17 @@ def test_the_array_program_is_one_graph_with_our_numbers(monkeypatch: pytest.Mon
         assert call is not None
         ours = q.quantize(x, CASES["bfp8 per row"], mode, random=bits_of(rounding))
         np.testing.assert_array_equal(call().numpy(), ours)
+
+
+def test_steps_of_sgd(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = q.get_num_threads()
+    assert sum(map(math.prod, sgd_step.shapes(64))) == 25557032  # a ResNet-50
+    sgd_step.main(["--models", "ResNet-50, 1/8 of the channels", "--threads", str(threads), "--rounds", "1"])
+    printed = capsys.readouterr().out
+    for line in (rf"{threads} threads, cpu", r"torch.optim.SGD, fused, ms +[\d.]+",
+                 r"PyTorch, bfp8, stochastic +[\d.]+",
+                 r"NumPy, float32 +[\d.]+"):
+        assert re.search(f"^{line}$", printed, re.MULTILINE), line
 
 
 @pytest.mark.parametrize("library", [Numpy, Torch], ids=lambda kind: kind.name)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 import qemu_swalp as q
 from qemu_swalp import kernels
+from qemu_swalp.kernels import numpy_arrays
 from qemu_swalp.training import SGD, Draw, Recipe, fixed_point, fused, swalp
-from qemu_swalp.training.sgd import Hyper, Slots, sgd_step
+from qemu_swalp.training.sgd import Hyper, Slots, Step, sgd_step, sgd_steps
 from tests.kernels.samples import bits
 
 RECIPES = {
@@ -82,9 +83,14 @@ def test_given_arrays_are_written_only_in_place() -> None:
 def test_which_steps_are_fused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small chunks of one dtype; all else by the pure functions: other dtypes and strides, blocks of whole tensors."""
     found: list[bool] = []
-    step = fused.fused_step
-    monkeypatch.setattr("qemu_swalp.training.sgd.fused_step",
-                        lambda *arguments: found.append((result := step(*arguments)) is not None) or result)
+    steps = fused.fused_steps
+
+    def watched(*arguments: Any) -> Any:
+        results = steps(*arguments)
+        found.extend(result is not None for result in results)
+        return results
+
+    monkeypatch.setattr("qemu_swalp.training.sgd.fused_steps", watched)
     w = np.ones((64, 5000), np.float32)
     assert one_step(w, w)[0].dtype == np.float32
     assert one_step(w.astype(np.float64), w.astype(np.float64))[0].dtype == np.float64
@@ -94,6 +100,89 @@ def test_which_steps_are_fused(monkeypatch: pytest.MonkeyPatch) -> None:
     one_step(w, w, swalp(8, "big"))
     one_step(w[:4], w[:4], swalp(8, "big"))
     assert found == [True, True, False, False, False, False, True]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many tensors each call of the kernels had."""
+    found: list[int] = []
+    sgd = numpy_arrays.sgd
+    monkeypatch.setattr(numpy_arrays, "sgd", lambda steps, *rest: (found.append(len(steps)), sgd(steps, *rest)))
+    return found
+
+
+def test_all_tensors_go_in_one_call_for_each_dtype(calls: list[int]) -> None:
+    """Beside them those that are not fused: other dtypes, strides, blocks of whole tensors."""
+    recipe = Recipe("bfp<8,axis=0>", gradient="bfp8", momentum="e5m2", accumulator="fixed<16,12>", overrides={
+        "plain*": None, "half": Recipe("e4m3fn"), "table": Recipe("nf4/nearest_even", gradient="posit8/stochastic")})
+    rng = np.random.default_rng(1)
+
+    def draw() -> dict[str, Any]:
+        shapes: dict[str, tuple[int, ...]] = {"a": (33, 70), "b": (5,), "c": (2, 3, 1000), "table": (7, 9),
+                                              "none": (0, 3), "plain": (300, 101), "big": (40, 5000)}
+        made: dict[str, Any] = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+        made |= {f"{name} 64": made[name].astype(np.float64) for name in ("a", "plain", "c")}
+        made |= {"half": made["a"].astype(np.float16), "strided": made["a"][:, ::2]}
+        return made
+
+    optimizer = SGD(0.05, 0.9, weight_decay=1e-3, recipe=recipe, seed=3)
+    params, gradients = draw(), [draw() for _ in range(3)]
+
+    def run() -> list[np.ndarray]:
+        now, state = params, optimizer.init(params)
+        for turn in gradients:
+            now, state = optimizer.update(now, turn, state)
+        return [*now.values(), *(x for slots in state.slots.values() for x in slots if x is not None)]
+
+    got = run()
+    assert calls == [5, 3] * 3
+    with kernels.disabled():
+        expected = run()
+    assert all((bits(np.asarray(a)) == bits(np.asarray(b))).all() for a, b in zip(got, expected, strict=True))
+
+
+@pytest.mark.parametrize("shift", [0, 3])
+def test_tensors_that_share_memory_are_updated_in_their_order(calls: list[int], shift: int) -> None:
+    rng = np.random.default_rng(1)
+    memory, gradients = rng.standard_normal(1003).astype(np.float32), rng.standard_normal((2, 1000)).astype(np.float32)
+
+    def run() -> np.ndarray:
+        held = memory.copy()
+        weights = held[:1000], held[shift : shift + 1000]
+        steps = [Step(weight, gradient, Slots(), Hyper(0.1), RECIPES["fixed"], Draw(0, tensor, 0))
+                 for tensor, (weight, gradient) in enumerate(zip(weights, gradients, strict=True))]
+        for step, (weight, _) in zip(steps, sgd_steps(steps, in_place=True), strict=True):
+            step.weight[...] = weight
+        return held
+
+    got = run()
+    assert calls == [1, 1]
+    with kernels.disabled():
+        assert (bits(run()) == bits(got)).all()
+
+
+def test_a_failing_step_changes_nothing() -> None:
+    good, bad = np.ones((4, 5), np.float32), np.ones((4, 5), np.float32)
+    steps = [Step(weight, weight, Slots(), Hyper(0.1), Recipe(format), Draw(0, 0, 0))
+             for weight, format in ((good, "fixed<8,4>"), (bad, "fixed<30,4>"))]
+    with pytest.raises(TypeError, match="cannot hold the values of fixed<30,4>"):
+        list(sgd_steps(steps, in_place=True))
+    assert (good == 1).all()
+
+
+@pytest.mark.parametrize("step", [-1, 2**32])
+def test_steps_beyond_the_random_sequence(step: int) -> None:
+    w = np.ones(4, np.float32)
+    with pytest.raises(ValueError, match="step must be"):
+        sgd_step(w, w, Slots(), Hyper(0.1), RECIPES["fixed"], Draw(0, 0, step))
+
+
+def test_read_only_weights_are_not_written() -> None:
+    w = np.ones(4, np.float32)
+    w.flags.writeable = False
+    new, _ = one_step(w, w, in_place=True)
+    assert new is not w
+    assert (w == 1).all()
 
 
 def test_what_a_dtype_does_not_hold() -> None:

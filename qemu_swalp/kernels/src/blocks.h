@@ -1,10 +1,10 @@
 // Quantization of arrays on a CPU: which elements form a task, and what a task does.
 //
-// The last axis is a row. A block row is all that has the same block index along the other axes: some rows, whose columns
-// fall into segments, one for each block. A task is a run of block rows, or rows and columns of one.
+// A task is a run of block rows (`block_rows.h`), or rows and columns of one.
 #pragma once
 #include <vector>
 
+#include "block_rows.h"
 #include "scaled_rows.h"
 
 QS_BEGIN
@@ -12,73 +12,6 @@ QS_BEGIN
 constexpr int64_t task_elements = 1 << 15;   // enough to hide the cost of a task, few enough to stay in the caches
 constexpr int64_t least_width = 64;
 constexpr int64_t fused_elements = 1 << 17;  // a block row of more is read twice: for its scales, then to be rounded
-
-struct Range {
-  int64_t first, last;
-  int64_t size() const { return last - first; }
-};
-
-inline int64_t ceiling(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-/// A layout's block rows.
-class BlockRows {
- public:
-  explicit BlockRows(const Layout& layout) : layout_(layout), outer_(layout.axes - 1) {
-    columns = layout.lengths[outer_];
-    segment = layout.extents[outer_];
-    segments = ceiling(columns, segment);
-    count = 1;
-    most_rows = 1;
-    for (int a = 0; a < outer_; ++a) {
-      count *= ceiling(layout.lengths[a], layout.extents[a]);
-      most_rows *= least_of(layout.extents[a], layout.lengths[a]);
-    }
-  }
-
-  int64_t columns, segment, segments;  // of a row: elements, elements of a block, blocks
-  int64_t count, most_rows;            // block rows; rows in one of them
-
-  /// Where a row of a block row begins.
-  struct Row {
-    int64_t source, target, element;
-  };
-
-  /// Rows in a block row.
-  int64_t rows(int64_t block_row) const {
-    int64_t product = 1;
-    for (int a = outer_ - 1; a >= 0; --a) {
-      const int64_t blocks = ceiling(layout_.lengths[a], layout_.extents[a]);
-      product *= height(a, block_row % blocks);
-      block_row /= blocks;
-    }
-    return product;
-  }
-
-  Row row(int64_t block_row, int64_t index) const {
-    Row found{0, 0, 0};
-    int64_t stride = columns;
-    for (int a = outer_ - 1; a >= 0; --a) {
-      const int64_t blocks = ceiling(layout_.lengths[a], layout_.extents[a]);
-      const int64_t block = block_row % blocks, high = height(a, block);
-      const int64_t at = block * layout_.extents[a] + index % high;
-      block_row /= blocks;
-      index /= high;
-      found.source += at * layout_.source_strides[a];
-      found.target += at * layout_.target_strides[a];
-      found.element += at * stride;
-      stride *= layout_.lengths[a];
-    }
-    return found;
-  }
-
- private:
-  int64_t height(int axis, int64_t block) const {
-    return least_of(layout_.extents[axis], layout_.lengths[axis] - block * layout_.extents[axis]);
-  }
-
-  Layout layout_;
-  int outer_;
-};
 
 /// Scales of consecutive columns under blocks narrower than a vector: one `Steps` field after the other, by column.
 template <class C>
@@ -172,7 +105,7 @@ class Job {
   using Stored = typename C::Stored;
 
   Job(const Plan& plan, const Layout& layout, const Random& random, const void* source, void* target)
-      : plan_(plan), random_(random), blocks_(layout), source_(static_cast<const Stored*>(source)),
+      : plan_(plan), random_(random), blocks_(layout, counts_of(layout)), source_(static_cast<const Stored*>(source)),
         target_(static_cast<Stored*>(target)), steps_(steps_of<C>(plan.element, 0)),
         steps32_(steps_of<Single>(plan.element32, 0)), steps64_(steps_of<Double>(plan.element64, 0)), shape_(shape_of<C>(plan.element, 0)) {
     const BlockRows& b = blocks_;

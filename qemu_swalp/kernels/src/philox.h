@@ -7,9 +7,11 @@ QS_BEGIN
 constexpr int rounds = 10;
 constexpr uint32_t factor0 = 0xD2511F53u, factor1 = 0xCD9E8D57u;
 
-/// Which words: those of a stream at a step, of elements from `offset` on; or, where `words` is given, these.
+/// Which words: those of a stream at a step, of elements from `offset` on; or, where `words` is given, these. On a GPU the
+/// step may stand in its memory, at `step_at`, so that a graph of launches counts on.
 struct Random {
   const uint32_t* words;
+  const uint32_t* step_at;
   uint64_t offset;
   uint32_t step, key[2];
 };

@@ -1,27 +1,9 @@
-// One step of quantized SGD in one pass over memory (Yang et al. 2019, algorithms 1 and 2); `training/sgd.py` is what it
-// equals. Each product, sum and difference is rounded by itself: compile without contraction.
+// Steps of quantized SGD on a CPU, in one pass over memory.
 #pragma once
 #include "blocks.h"
+#include "step.h"
 
 QS_BEGIN
-
-/// How a role is rounded, in chunks of rows; `plan` null: not at all.
-struct Role {
-  const Plan* plan;
-  const Layout *chunk, *last;  // of a chunk, and of the last one, which may be shorter
-  Random random;
-};
-
-/// One tensor's step. Arrays are contiguous; what is written may be what is read.
-struct Sgd {
-  Dtype dtype;
-  int32_t nesterov, maximize, has_momentum, has_decay;
-  int64_t elements, chunk_elements;
-  double learning_rate, momentum, gain, weight_decay;  // gain: 1 - dampening
-  const void *gradient, *weight, *velocity, *accumulator;  // velocity, accumulator: null before they are there
-  void *new_weight, *new_velocity, *new_accumulator;
-  Role gradient_role, momentum_role, accumulator_role, weight_role;
-};
 
 /// Working memory of a thread.
 template <class C, class Float>
@@ -57,28 +39,27 @@ void step_chunk(const Sgd& t, int64_t chunk, SgdScratch<C, Float>& memory) {
   if (t.maximize) {
     for (int64_t i = 0; i < n; ++i) g[i] = -g[i];
   }
+  const Numbers<Float> numbers(t);
   if (t.has_decay) {
-    const Float decay = Float(t.weight_decay);
-    for (int64_t i = 0; i < n; ++i) g[i] = g[i] + decay * weight[i];
+    for (int64_t i = 0; i < n; ++i) g[i] = numbers.decayed(g[i], weight[i]);
   }
-  const Float rate = Float(t.learning_rate), momentum = Float(t.momentum), gain = Float(t.gain);
   const Float* start = t.accumulator ? at(t.accumulator) : weight;
   if (t.has_momentum) {
     Float* v = to(t.new_velocity);
     if (t.velocity) {
       const Float* before = at(t.velocity);
-      for (int64_t i = 0; i < n; ++i) v[i] = momentum * before[i] + gain * g[i];
+      for (int64_t i = 0; i < n; ++i) v[i] = numbers.velocity(before[i], g[i]);
     } else {
       for (int64_t i = 0; i < n; ++i) v[i] = g[i];
     }
     if (t.nesterov) {
-      for (int64_t i = 0; i < n; ++i) moved[i] = start[i] - rate * (g[i] + momentum * v[i]);
+      for (int64_t i = 0; i < n; ++i) moved[i] = numbers.moved(start[i], numbers.ahead(g[i], v[i]));
     } else {
-      for (int64_t i = 0; i < n; ++i) moved[i] = start[i] - rate * v[i];
+      for (int64_t i = 0; i < n; ++i) moved[i] = numbers.moved(start[i], v[i]);
     }
     if (t.momentum_role.plan) round_chunk<C>(t.momentum_role, is_last, first, v, v, memory.scratch);
   } else {
-    for (int64_t i = 0; i < n; ++i) moved[i] = start[i] - rate * g[i];
+    for (int64_t i = 0; i < n; ++i) moved[i] = numbers.moved(start[i], g[i]);
   }
   const Float* rounded = moved;
   if (t.accumulator_role.plan) {

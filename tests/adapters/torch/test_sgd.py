@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qemu_swalp_torch import SGD, quantize_optimizer, tensors
 
+from qemu_swalp.kernels import numpy_arrays
 from qemu_swalp.training import SGD as CoreSGD
 from qemu_swalp.training import Recipe, swalp
 
@@ -112,6 +113,32 @@ def test_checkpoints_pass_between_ours_and_torchs(same):
     a.step()
     b.step()
     same(p, copy)
+
+
+def test_all_parameters_go_in_one_call(same, monkeypatch):
+    """Of all groups, each with its own numbers."""
+    found = []
+    sgd = numpy_arrays.sgd
+    monkeypatch.setattr(numpy_arrays, "sgd", lambda steps, *rest: (found.append(len(steps)), sgd(steps, *rest)))
+    start = [torch.randn(9, 3), torch.randn(3), torch.randn(2, 2, 5)]
+    together, alone = ([torch.nn.Parameter(x.clone()) for x in start] for _ in range(2))
+    rates = (0.1, 0.3, 0.3)
+    options = {"momentum": 0.9, "recipe": swalp(8), "seed": 4}
+    one = SGD([{"params": together[:1], "lr": 0.1}, {"params": together[1:], "lr": 0.3}], **options)
+    many = [SGD([*alone[:i], p], rate, **options) for i, (p, rate) in enumerate(zip(alone, rates, strict=True))]
+    for _ in range(3):
+        for p, q in zip(together, alone, strict=True):
+            p.grad = torch.randn_like(p)
+            q.grad = None
+        found.clear()
+        one.step()
+        assert found == [3]
+        for p, q, optimizer in zip(together, alone, many, strict=True):  # the index of a parameter numbers its stream
+            q.grad = p.grad
+            optimizer.step()
+            q.grad = None
+    for p, q in zip(together, alone, strict=True):
+        same(p, q)
 
 
 def test_learning_rates_may_be_tensors_and_change(same):

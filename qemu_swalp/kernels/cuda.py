@@ -1,0 +1,202 @@
+"""The kernels on arrays in a GPU's memory: which are launched, and how they share an array (`src/windows.h`)."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ..formats import Block, Format
+from . import structures
+from .compiling import CudaProgram
+from .cpu import Memory
+from .layout import layout_of
+from .plan import DTYPES, MODES, Plan
+from .sgd import ROLES, Chunks, Limits
+
+THREADS = 256
+"""Of a thread block."""
+MOST_SEGMENTS = 256
+"""Blocks of the format side by side in a window."""
+ONE_PASS = 1 << 16
+"""Elements of a window up to which a thread block finds its scales and rounds in one launch."""
+LEAST_COLUMNS = 64
+"""Of such a window, to use all of the memory that comes with an access."""
+RESIDENT = 8
+"""Thread blocks that a processor of the GPU holds at a time: no more are launched, and they share the windows."""
+SGD_LIMITS = Limits(chunk=4096, most=1 << 16, blocks=128)
+"""Of a chunk of a step: the blocks of a role are `most_blocks` of `src/gpu_sgd.cu`."""
+CARRIERS = ("Half", "BFloat", "Single", "Double")
+"""Of `src/carrier.h`, in the order of `DTYPES`."""
+PACKS = (8, 8, 4, 4)
+"""Elements of a pack (`src/windows.h`), in the same order."""
+
+
+class Device(Protocol):
+    """A GPU, which is used on the caller's current stream."""
+
+    def __hash__(self) -> int:
+        """One object for a GPU."""
+
+    @property
+    def processors(self) -> int:
+        """How many the GPU has."""
+
+    def launch(self, program: CudaProgram, kernel: str, blocks: int, call: ctypes.Structure) -> None:
+        """Start a kernel on so many thread blocks."""
+
+    def zeros(self, size: int) -> tuple[int, Any]:
+        """(address of so many zero bytes, what keeps them)."""
+
+    def upload(self, data: bytes) -> tuple[int, Any]:
+        """(address of a copy, what keeps it)."""
+
+    def keep(self, values: np.ndarray) -> int:
+        """Address of a copy that lives as long as the process."""
+
+
+def quantize(device: Device, plan: Plan, format: Format, shape: tuple[int, ...], source: Memory, target: Memory,
+             random: structures.Random) -> bool:
+    """As `cpu.quantize`, of arrays in the memory of the device."""
+    layout = layout_of(shape, source.strides, target.strides, format)
+    whole = layout_of(shape, source.strides, target.strides, format.element) if isinstance(format, Block) else layout
+    if layout is None or whole is None:
+        return False
+    call = structures.Call(on_device(plan, device), layout, counts_of(layout), random,
+                           source.address, target.address)
+    if not isinstance(format, Block):
+        _launch(device, "qs_round", call, 8)
+        return True
+    kept = []  # until all is launched: then the stream keeps it
+    if format.second is not None:
+        kept.append(_reduce(device, call, whole))
+        call.whole = kept[-1][0]
+    fits = call.counts.most_rows * least_columns(call.counts.columns, call.counts.segment) <= ONE_PASS
+    if not fits:
+        kept.append(_reduce(device, call, layout))
+        call.extremes = kept[-1][0]
+    _launch(device, "qs_blocks", call, 2 if fits else 8, fits)
+    return True
+
+
+def _reduce(device: Device, call: structures.Call, layout: structures.Layout) -> tuple[int, Any]:
+    """Memory with the extremes of the blocks of a layout."""
+    counts = counts_of(layout)
+    lane = 8 if call.plan.dtype == DTYPES.index("float64") else 4
+    extremes = device.zeros(counts.count * counts.segments * 3 * lane)
+    reduction = structures.Call(call.plan, layout, counts, call.random, call.source, None, extremes[0])
+    _launch(device, "qs_reduce", reduction, 8)
+    return extremes
+
+
+def _launch(device: Device, kernel: str, call: structures.Call, packs: int, whole: bool = False) -> None:
+    """packs : for each thread, of a window. whole : whether windows hold whole blocks."""
+    dtype, counts = call.plan.dtype, call.counts
+    windows = windows_of(counts.columns, counts.segment, counts.count, counts.most_rows, PACKS[dtype], packs, whole)
+    for name, value in windows._asdict().items():
+        setattr(call, name, value)
+    device.launch(program_of(CARRIERS[dtype], MODES[call.plan.mode]), kernel,
+                  min(windows.windows, RESIDENT * device.processors), call)
+
+
+def program_of(carrier: str, mode: str) -> CudaProgram:
+    """Of what quantizes arrays."""
+    return CudaProgram("gpu.cu", (("QS_CARRIER", carrier), ("QS_MODE", mode)))
+
+
+class Windows(NamedTuple):
+    """How the block rows of an array are parted: fields of `structures.Call`."""
+
+    row_step: int
+    column_step: int
+    row_parts: int
+    column_parts: int
+    windows: int
+    width: int
+
+
+@lru_cache(maxsize=4096)
+def windows_of(columns: int, segment: int, count: int, most_rows: int, pack: int, packs: int, whole: bool) -> Windows:
+    """Windows of some `packs` for each thread; of whole blocks, or of parts of them."""
+    elements = THREADS * pack * packs
+    most_columns = min(columns, MOST_SEGMENTS * segment)
+    if whole:
+        rows, least = most_rows, least_columns(columns, segment)
+        across = min(most_columns, least * max(1, elements // (rows * least)))
+    else:
+        across = min(most_columns, elements if most_rows == 1 else THREADS * pack)
+        rows = min(most_rows, max(1, elements // across))
+    while True:
+        parts = -(-most_rows // rows), -(-columns // across)
+        if count * parts[0] * parts[1] < 1 << 31:
+            break
+        rows, across = min(most_rows, 2 * rows), min(most_columns, 2 * across)
+    width = min(THREADS, 1 << (-(-across // pack) - 1).bit_length())
+    return Windows(rows, across, *parts, count * parts[0] * parts[1], width)
+
+
+def least_columns(columns: int, segment: int) -> int:
+    """Of a window of whole blocks."""
+    return min(-(-min(LEAST_COLUMNS, columns) // segment), MOST_SEGMENTS) * segment
+
+
+def counts_of(layout: structures.Layout) -> structures.Counts:
+    """As `src/block_rows.h`."""
+    outer = layout.axes - 1
+    columns, segment = layout.lengths[outer], layout.extents[outer]
+    counts = structures.Counts(columns, segment, -(-columns // segment), 1, 1)
+    for length, extent in zip(layout.lengths[:outer], layout.extents[:outer], strict=True):
+        counts.count *= -(-length // extent)
+        counts.most_rows *= min(length, extent)
+    return counts
+
+
+@lru_cache(maxsize=4096)
+def on_device(plan: Plan, device: Device) -> structures.Plan:
+    """The plan's structure, pointing to copies of its arrays on the device."""
+    moved = {int(a.ctypes.data): device.keep(a) for a in plan.arrays}
+    copy = structures.Plan.from_buffer_copy(plan.structure)
+    _point(copy, moved)
+    return copy
+
+
+def _point(structure: ctypes.Structure, moved: dict[int, int]) -> None:
+    for name, kind, *_ in structure._fields_:
+        value = getattr(structure, name)
+        if isinstance(value, ctypes.Structure):
+            _point(value, moved)
+        elif kind is ctypes.c_void_p and value:
+            setattr(structure, name, moved[value])
+
+
+def sgd_program_of(carrier: str, modes: Sequence[str], accumulates: bool) -> CudaProgram:
+    """Of what steps tensors. modes : of the roles, as `sgd.ROLES`."""
+    names = ("QS_GRADIENT", "QS_MOMENTUM", "QS_ACCUMULATOR", "QS_WEIGHT")
+    return CudaProgram("gpu_sgd.cu", (("QS_CARRIER", carrier), *zip(names, modes, strict=True),
+                                      ("QS_ACCUMULATES", str(int(accumulates)))))
+
+
+def sgd(device: Device, modes: Sequence[str], accumulates: bool, steps: Any) -> None:
+    """Make the steps of SGD of a ctypes array of `structures.Sgd`, of one dtype, which point to the device's memory."""
+    found = np.frombuffer(steps, np.dtype(structures.Sgd))
+    tasks = np.zeros(len(found) + 1, np.uint32)
+    np.cumsum(-(-found["elements"] // found["chunk_elements"]), out=tasks[1:])
+    kept = device.upload(bytes(steps)), device.upload(tasks.tobytes())
+    program = sgd_program_of(CARRIERS[found["dtype"][0]], modes, accumulates)
+    device.launch(program, "qs_sgd", min(int(tasks[-1]), RESIDENT * device.processors),
+                  structures.SgdCall(kept[0][0], kept[1][0], len(found)))
+
+
+@lru_cache(maxsize=4096)
+def sgd_on_device(chunks: Chunks, device: Device) -> bytes:
+    """`Chunks.structure`, pointing to copies on the device of what it points to."""
+    moved = structures.Sgd.from_buffer_copy(chunks.structure)
+    for name, role in zip(ROLES, chunks.roles, strict=True):
+        if role is not None:
+            plan, *layouts = role
+            copies = [device.keep(np.frombuffer(bytes(s), np.uint8)) for s in (on_device(plan, device), *layouts)]
+            setattr(moved, f"{name}_role", structures.Role(*copies))
+    return bytes(moved)
