@@ -148,10 +148,10 @@ class StepHooks:
     def _keep(self, optimizer: Optimizer, p: Tensor) -> None:
         """Store p's present value as its accumulator."""
         state = optimizer.state[p]
-        if torch.is_grad_enabled() or ACCUMULATOR not in state:
-            state[ACCUMULATOR] = p.clone()
-        else:
+        if ACCUMULATOR in state:
             self.write(state[ACCUMULATOR], p)
+        else:
+            state[ACCUMULATOR] = p.clone()
 
 
 class Closure:
