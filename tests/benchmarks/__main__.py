@@ -1,8 +1,9 @@
 """What quantizing costs beside copying the same array, ours and other libraries': `python -m tests.benchmarks`.
 
 A figure is the least time of a candidate over the least time of a copy, both measured in turn in one process, and in
-brackets the median of the ratios of each turn. "out=" writes to an array that is there, as the copy does; "new array"
-allocates its result, as the peers do; "slow" is what would take longer than the patience in one call.
+brackets the median of the ratios of each turn; what takes more than a second is called once. "out=" writes to an array
+that is there, as the copy does; "new array" allocates its result, as the peers do; "slow" is what would take longer
+than the patience in one call. Lines are printed as they are measured, beside a progress bar.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from .cases import CASES, ROUNDINGS
 from .libraries import DEVICES, Numpy
 from .ours import COMPILED
 from .peers import PEERS
-from .ratios import Measured, Plan, measure, tables
+from .ratios import Measured, Plan, Table, measure
 
 TABLES = ("ratios", "calls", "imports")
 COLUMNS = (*ours.COLUMNS, COMPILED, *PEERS)
@@ -38,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device", choices=DEVICES, default="cpu")
     made.add_argument("--threads", type=int, help="of our kernels and PyTorch (default: qemu_swalp.get_num_threads())")
     made.add_argument("--seconds", type=float, default=0.15, help="of a measurement (default: %(default)s)")
-    made.add_argument("--patience", type=float, default=1.0, help="seconds of one call (default: %(default)s)")
+    made.add_argument("--patience", type=float, default=10.0, help="seconds of one call (default: %(default)s)")
     made.add_argument("--json", type=Path, metavar="FILE", help="write all figures to it")
     return made
 
@@ -73,9 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     plan = Plan(libraries, chosen.sizes, chosen.cases, chosen.roundings, columns, chosen.seconds, chosen.patience)
     found: dict[str, Any] = {"about": about, "notes": notes}
     if "ratios" in chosen.tables:
-        measured = _with_bar(plan)
-        found["ratios"] = [cell.plain() for cell in measured]
-        print("\n" + tables(measured, {library.name: library.copy_name for library in libraries}), flush=True)
+        found["ratios"] = [cell.plain() for cell in _shown(plan)]
     if "calls" in chosen.tables:
         calls = found["calls"] = small.calls(libraries, chosen.cases, chosen.roundings, min(chosen.seconds, 0.02))
         print(f"\nmicroseconds of a call on {small.ELEMENTS} elements\n\n" + small.calls_table(calls), flush=True)
@@ -87,14 +87,19 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _with_bar(plan: Plan) -> list[Measured]:
+def _shown(plan: Plan) -> list[Measured]:
+    """All cells; their tables are printed line by line."""
     measured: list[Measured] = []
-    with import_module("tqdm").tqdm(total=len(plan), unit="row", mininterval=0.3 if sys.stderr.isatty() else 15) as bar:
-        for row in measure(plan):
+    tqdm = import_module("tqdm").tqdm
+    tables = {library.name: Table(plan, library) for library in plan.libraries}
+    total = len(plan.exponents) * sum(table.count for table in tables.values())
+    with tqdm(total=total, unit="cell", mininterval=0.3 if sys.stderr.isatty() else 15) as bar:
+        for row in measure(plan, partial(bar.set_description, refresh=sys.stderr.isatty())):
+            bar.update(len(row))
+            for text in tables[row[0].library].lines(row):
+                bar.write(text, file=sys.stdout)
+                sys.stdout.flush()
             measured += row
-            if row:
-                bar.set_description(f"{row[0].library} 2^{row[0].exponent} {row[0].case}", refresh=False)
-            bar.update()
     return measured
 
 

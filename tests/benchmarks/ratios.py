@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
-
-from qemu_swalp.text import table
 
 from .cases import matrix
 from .libraries import Numpy
 from .ours import COMPILED, candidates, compiled
 from .peers import PEERS
-from .timing import Call, Figure, alternate
+from .timing import Figure, alternate
+
+LONG = 1.0
+"""Seconds of a call above which it is made once."""
+
+FEW = 10
+"""Exponent of a size that costs nothing."""
+
+WIDTH = len("12.34 (12.34)")
 
 
 class Measured(NamedTuple):
@@ -42,62 +49,84 @@ class Plan(NamedTuple):
     seconds: float
     patience: float
 
-    def __len__(self) -> int:
-        """How many (library, size, case, rounding) there are."""
-        return len(self.libraries) * len(self.exponents) * len(self.cases) * len(self.roundings)
+    def cells(self, library: Numpy) -> dict[tuple[str, str], list[str]]:
+        """By case and rounding, the names of what is measured beside the copy."""
+        few = library.array(matrix(FEW))
+        return {(case, rounding): [name for name in self.columns if _is_there(name, library, case, rounding, few)]
+                for case in self.cases for rounding in self.roundings}
 
 
-def measure(plan: Plan) -> Iterator[list[Measured]]:
-    """The cells of each (library, size, case, rounding), by ascending size."""
+def measure(plan: Plan, start: Callable[[str], Any]) -> Iterator[list[Measured]]:
+    """The cells of each (library, size, case, rounding), by ascending size. start : told which cell begins."""
     pace: dict[tuple[str, ...], float] = {}  # seconds per element at the size before
     for exponent in sorted(plan.exponents):
         host = matrix(exponent)
         for library in plan.libraries:
-            x = library.array(host)
+            x, few = library.array(host), library.array(matrix(FEW))
             copy = library.copy(x)
-            for case in plan.cases:
-                for rounding in plan.roundings:
-                    row = []
-                    for name, call in _calls(plan, library, case, rounding, x):
-                        key = library.name, case, rounding, name
-                        figure = None
-                        if pace.get(key, 0) * host.size <= plan.patience:
-                            figure = alternate(library.clock, copy, call, plan.seconds)
-                            pace[key] = figure.least / host.size
+            for (case, rounding), names in plan.cells(library).items():
+                row = []
+                for name in names:
+                    start(f"{library.name} 2^{exponent} {case} {rounding} {name}")
+                    key = library.name, case, rounding, name
+                    slow = pace.get(key, 0) * host.size > plan.patience
+                    call = None if slow else _call(name, library, case, rounding, x)
+                    figure = None
+                    if call is not None:
+                        if name != COMPILED:  # what plans or imports at its first call does so here
+                            _call(name, library, case, rounding, few)()
+                        figure = alternate(library.clock, copy, call, plan.seconds, math.inf if library.gpu() else LONG)
+                        pace[key] = figure.least / host.size
+                    if slow or figure is not None:
                         row.append(Measured(library.name, exponent, case, rounding, name, figure))
+                if row:
                     yield row
 
 
-def _calls(plan: Plan, library: Numpy, case: str, rounding: str, x: Any) -> Iterator[tuple[str, Call]]:
-    """What is measured beside the copy, by name."""
-    for name, call in candidates(library, case, rounding, x).items():
-        if name in plan.columns:
-            yield name, call
-    others = {COMPILED: ("torch", compiled)} | {name: (peer.library, peer.calls) for name, peer in PEERS.items()}
-    for name, (wants, calls) in others.items():
-        found = calls(case, rounding, x) if name in plan.columns and wants == library.library else None
-        if found is not None:
-            yield name, found
+def _is_there(name: str, library: Numpy, case: str, rounding: str, x: Any) -> bool:
+    if name in PEERS:
+        return PEERS[name].library == library.library and PEERS[name].calls(case, rounding, x) is not None
+    return name != COMPILED or library.library == "torch"
 
 
-def tables(measured: Iterable[Measured], copy_names: dict[str, str]) -> str:
-    """One table for each library and size: least over least copy, in brackets the median of the ratios in turn."""
-    texts = []
-    groups: dict[tuple[str, int], list[Measured]] = {}
-    for cell in measured:
-        groups.setdefault((cell.library, cell.exponent), []).append(cell)
-    for (library, exponent), cells in groups.items():
-        names = list(dict.fromkeys(cell.candidate for cell in cells))
-        lines: dict[tuple[str, str], dict[str, str]] = {}
-        for cell in cells:
-            lines.setdefault((cell.case, cell.rounding), {})[cell.candidate] = _text(cell.figure)
-        copies = [cell.figure.copy_least for cell in cells if cell.figure is not None]
-        speed = f" ({_speed(exponent, min(copies))})" if copies else ""
-        texts.append(f"{library}, 2^{exponent} float32, × {copy_names[library]}{speed}\n\n"
-                     + table(("format", "rounding", *names),
-                             [(*key, *(line.get(name, "") for name in names)) for key, line in lines.items()],
-                             left=(0, 1)))
-    return "\n\n".join(texts)
+def _call(name: str, library: Numpy, case: str, rounding: str, x: Any) -> Any:
+    """What is measured; None where torch.compile cannot trace the case."""
+    if name in PEERS:
+        return PEERS[name].calls(case, rounding, x)
+    return compiled(case, rounding, x) if name == COMPILED else candidates(library, case, rounding, x)[name]
+
+
+class Table:
+    """The lines of a library's tables, as they are ready: least over least copy, in brackets the median of the ratios
+    in turn. The title of each size tells what the first copies took.
+    """
+
+    def __init__(self, plan: Plan, library: Numpy) -> None:
+        cells = plan.cells(library)
+        self.count = sum(map(len, cells.values()))
+        self.copy_name = library.copy_name
+        self.names = [name for name in plan.columns if any(name in names for names in cells.values())]
+        lengths = [max(map(len, texts)) for texts in zip(("format", "rounding"), *cells, strict=True)]
+        self.widths = [*lengths, *(max(len(name), WIDTH) for name in self.names)]
+        self.exponent = 0
+
+    def lines(self, row: Sequence[Measured]) -> Iterator[str]:
+        """Those of one case and rounding; before the first one of a size its title."""
+        first = row[0]
+        if first.exponent != self.exponent:
+            self.exponent = first.exponent
+            copies = [cell.figure.copy_least for cell in row if cell.figure is not None]
+            speed = f" ({_speed(first.exponent, min(copies))})" if copies else ""
+            yield f"\n{first.library}, 2^{first.exponent} float32, × {self.copy_name}{speed}\n"
+            yield self._line("format", "rounding", *self.names)
+            yield "  ".join("─" * width for width in self.widths)
+        texts = {cell.candidate: _text(cell.figure) for cell in row}
+        yield self._line(first.case, first.rounding, *(texts.get(name, "") for name in self.names))
+
+    def _line(self, *texts: str) -> str:
+        aligned = (text.ljust(width) if i < 2 else text.rjust(width)
+                   for i, (text, width) in enumerate(zip(texts, self.widths, strict=True)))
+        return "  ".join(aligned).rstrip()
 
 
 def _text(figure: Figure | None) -> str:

@@ -58,9 +58,12 @@ def test_it_prints_tables_and_writes_json(tmp_path: Path, capsys: pytest.Capture
     assert len(found["calls"]) == 2 * len(cases) * len(ROUNDINGS) * len(OURS)
     assert set(found["import_seconds"]) == {"numpy", "qemu_swalp"}
 
-    printed = capsys.readouterr().out
+    printed, bar = capsys.readouterr()
+    assert bar.rstrip().endswith("cell/s]")
+    assert f"| {len(asked)}/{len(asked)} [" in bar
     assert printed.startswith(f"machine {found['about']['machine']}; threads ")
-    for line in (r"numpy, 2\^6 float32, × numpy\.copyto", r"torch, 2\^8 float32, × numpy\.copyto",
+    for line in (r"numpy, 2\^6 float32, × numpy\.copyto \([\d.]+ µs, [\d.]+ GB/s read and written\)",
+                 r"torch, 2\^8 float32, × numpy\.copyto",
                  r"format +rounding +out= +new array +array program +ml_dtypes +gfloat",
                  r"bfp8 per row +stochastic( +[\d.]+ \([\d.]+\)){3}", "microseconds of a call on 16 elements",
                  r"import numpy [\d.]+ ms, import qemu_swalp [\d.]+ ms, NumPy included: [\d.]+ × NumPy"):
@@ -98,6 +101,15 @@ def test_copy_and_candidate_take_turns() -> None:
                        lambda: turns.append("candidate") or "candidate", 0)
     assert turns == ["copy"] * 2 + ["candidate"] * 2 + ["copy", "candidate"] * (len(turns) // 2 - 2)
     assert (figure.ratio, figure.median_ratio, figure.least) == (4, 4, 0.004)
+
+
+def test_a_long_call_is_made_once_between_copies() -> None:
+    calls: list[str] = []
+    clock = {"copy": 0.001, "candidate": 4.0}
+    figure = alternate(lambda call, count: clock[call()], lambda: calls.append("copy") or "copy",
+                       lambda: calls.append("candidate") or "candidate", 0.1, long=1)
+    assert calls == ["copy"] * 2 + ["candidate"] + ["copy"] * 3
+    assert (figure.ratio, figure.median_ratio, figure.repeats) == (4000, 4000, 1)
 
 
 def test_the_array_program_is_one_graph_with_our_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

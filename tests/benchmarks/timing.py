@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -41,9 +42,18 @@ def host_clock(call: Call, count: int) -> float:
     return (time.perf_counter() - start) / count
 
 
-def alternate(clock: Clock, copy: Call, candidate: Call, seconds: float) -> Figure:
-    """Measure both in turn, about so many seconds long, and three times at least unless one call takes longer."""
-    turns = [(call, _count(clock, call)) for call in (copy, candidate)]
+def alternate(clock: Clock, copy: Call, candidate: Call, seconds: float, long: float = math.inf) -> Figure:
+    """Measure both in turn, about so many seconds long, and three times at least unless one call takes longer.
+
+    long : seconds; a candidate whose first call takes more is called once, between copies.
+    """
+    turns = [(copy, _count(clock, copy, clock(copy, 1)))]
+    first = clock(candidate, 1)
+    if first > long:
+        copies = [clock(*turns[0]) for _ in range(FEWEST)]
+        middle = statistics.median(copies)
+        return Figure(first, first, min(copies), middle, first / middle, 1)
+    turns.append((candidate, _count(clock, candidate, first)))
     found: list[tuple[float, ...]] = []
     end = time.perf_counter() + seconds
     while not found or (len(found) < MOST and (time.perf_counter() < end or
@@ -54,7 +64,6 @@ def alternate(clock: Clock, copy: Call, candidate: Call, seconds: float) -> Figu
                   statistics.median(mine / base for base, mine in found), len(found))
 
 
-def _count(clock: Clock, call: Call) -> int:
-    """How many calls make a measurement. The first plans and touches memory, so that a second one tells."""
-    first = clock(call, 1)
+def _count(clock: Clock, call: Call, first: float) -> int:
+    """How many calls make a measurement. A first one took so many seconds and touched memory; a second one tells."""
     return 1 if first > 1 else max(1, round(SHORTEST / max(clock(call, 1), 1e-9)))
