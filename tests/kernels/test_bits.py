@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import qemu_swalp as q
 from qemu_swalp import kernels
 from qemu_swalp.kernels import cpu
-from tests.kernels.samples import DTYPES, POLICIES, ROUNDINGS, array, bits, formats
+from tests.kernels.samples import BLOCKS, DTYPES, POLICIES, ROUNDINGS, array, bits, formats
 
 RANDOM = q.RandomBits(2**40 + 3, q.stream_id("weight", 5), 2**31 + 7, offset=6)
 
@@ -108,3 +108,34 @@ def test_given_words() -> None:
         for given_words in (words, words.view(np.int32), np.asfortranarray(words)):
             got = q.quantize(x, format, "stochastic", random=given_words)
             assert (bits(got) == bits(by_program(x, format, "stochastic", random=words))).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("format", [*BLOCKS, "fixed<8,6,symmetric>", "e4m3fn", "p3109_k6p3ue", "uneven_kernel_test<4>",
+                                    "nvfp4", "int8", "nf4", "posit8", "codebook<-3,0.1,0.5,0.7,40>"])
+def test_extreme_words(format: str, dtype: str) -> None:
+    """Words at which sums just carry or just do not, where ν is 0 or a quotient is next to a bound."""
+    x = array(dtype)
+    for word in (0, 1, 2**31 - 1, 2**31, 2**32 - 1):
+        words = np.full(x.shape, word, np.uint32)
+        for rounding in ROUNDINGS[6:]:
+            expected = outcome(by_program, x, format, rounding, random=words)
+            assert same(outcome(q.quantize, x, format, rounding, random=words), expected), (rounding, word)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_words_beside_the_fraction(dtype: str) -> None:
+    """Words whose sum with the bits of ν is all ones or just carries, of any ν down to the smallest."""
+    rng = np.random.default_rng(3)
+    significands = rng.integers(1, 2**24, 6400)
+    significands[::7] = 2**23
+    exponents = rng.integers(6, 78, 6400)
+    x = np.ldexp(significands.astype(dtype), -exponents)  # in quanta of 2^-6
+    bits32 = np.array([((int(n) << 64) >> (int(e) - 6) & (2**64 - 1)) >> 32
+                       for n, e in zip(significands, exponents, strict=True)])
+    for distance in (-2, -1, 0, 1):
+        words = ((2**32 - bits32 + distance) % 2**32).astype(np.uint32)
+        for rounding in ("stochastic_a", "stochastic_b", "stochastic_c", "stochastic_c<31>", "stochastic_b<9>"):
+            for format in ("fixed<24,6>", "bfp<20,axis=0>") if dtype == "float64" else ("fixed<24,6>",):
+                got, expected = (f(x, format, rounding, random=words) for f in (q.quantize, by_program))
+                assert (bits(got) == bits(expected)).all(), (distance, rounding, format)
