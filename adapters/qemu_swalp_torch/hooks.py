@@ -14,13 +14,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from qemu_swalp import RandomBits
 from qemu_swalp.training import Draw, Quantizer
 
 from .checkpoint import LoadGuard
 from .configuration import ACCUMULATOR, advance, counts_on_device
 from .graph import refuse_capture, untraced
 from .plan import MOMENTA, Entry, Plan, state_tensors
-from .tensors import rounded_for
+from .tensors import random_for, round_all, rounded_for
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -36,6 +37,8 @@ class StepHooks:
         self.armed = self.names_checked = False
         self.skipped: bool | Tensor = False
         """Whether the present step does nothing; on the device, unread, where the optimizer is capturable."""
+        self.waiting: list[tuple[Tensor, Quantizer, RandomBits | None]] = []
+        """What is yet to be rounded in place, all in one call."""
 
     def register(self, optimizer: Optimizer) -> None:
         after = optimizer.register_step_post_hook(self.after_step)
@@ -56,7 +59,7 @@ class StepHooks:
         self.refresh(optimizer)
         if not counts_on_device(optimizer.param_groups):
             refuse_capture("a quantized step", "quantize the optimizer with capturable=True")
-        self.armed, self.skipped = True, False
+        self.armed, self.skipped, self.waiting = True, False, []
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if isinstance(closure, Closure):  # a subclass's step calls super().step
             return None
@@ -81,13 +84,14 @@ class StepHooks:
             for entry, g in ready:
                 if entry.recipe.gradient is not None:
                     role = _numbered("gradient", evaluation)
-                    found = self.settled(g, rounded_for(g, entry.recipe.gradient, entry.draw(optimizer), role))
+                    found = self.rounded(g, entry.recipe.gradient, entry.draw(optimizer), role)
                     if found is not g:
                         entry.parameter.grad = found
                 if entry.recipe.accumulator is not None:
                     accumulator = optimizer.state.get(entry.parameter, {}).get(ACCUMULATOR)
                     if accumulator is not None:
                         self.write(entry.parameter, accumulator)
+        self.round_waiting()
 
     @torch.no_grad()
     def before_evaluation(self, optimizer: Optimizer, evaluation: int) -> None:
@@ -111,6 +115,7 @@ class StepHooks:
             for entry in self.entries:
                 if entry.parameter.grad is not None and (self.armed or entry.recipe.accumulator is None):
                     self._round_updated(optimizer, entry)
+        self.round_waiting()
         self.armed = False
         advance(optimizer.param_groups, self.skipped)
         if not self.names_checked:
@@ -122,27 +127,39 @@ class StepHooks:
         state = optimizer.state.get(p, {})
         for key, role, quantizer in entry.states:
             for suffix, tensor in state_tensors(state.get(key)):
-                found = self.settled(tensor, rounded_for(tensor, quantizer, draw, role + suffix))
+                found = self.rounded(tensor, quantizer, draw, role + suffix)
                 if found is not tensor:
                     state[key] = found
         if recipe.accumulator is not None:
             self._round(p, recipe.accumulator, draw, "accumulator")
             self._keep(optimizer, p)
         if recipe.weight is not None:
-            self._round(p, recipe.weight, draw, "weight")
+            self._round(p, recipe.weight, draw, "weight", waits=True)
 
-    def _round(self, p: Tensor, quantizer: Quantizer, draw: Draw, role: str) -> None:
-        self.write(p, rounded_for(p, quantizer, draw, role))
+    def _round(self, p: Tensor, quantizer: Quantizer, draw: Draw, role: str, waits: bool = False) -> None:
+        """Round p in place; waits : at `round_waiting`, where it can wait."""
+        if waits and self._waits():
+            self.waiting.append((p, quantizer, random_for(quantizer, draw, role)))
+        else:
+            self.write(p, rounded_for(p, quantizer, draw, role))
+
+    def _waits(self) -> bool:
+        return not torch.is_grad_enabled() and not isinstance(self.skipped, Tensor)
+
+    def round_waiting(self) -> None:
+        """Round what waits."""
+        waiting, self.waiting = self.waiting, []
+        round_all(waiting)
 
     def write(self, x: Tensor, value: Tensor) -> None:
         """x becomes the value in place, unless the step is skipped."""
         x.copy_(torch.where(self.skipped, x, value) if isinstance(self.skipped, Tensor) else value)
 
-    def settled(self, x: Tensor, value: Tensor) -> Tensor:
-        """x, in which the value is written; in a differentiable step the value, since the graph may need x."""
+    def rounded(self, x: Tensor, quantizer: Quantizer, draw: Draw, role: str) -> Tensor:
+        """x, which will be rounded in place; in a differentiable step the rounded value, since the graph may need x."""
         if torch.is_grad_enabled():
-            return value
-        self.write(x, value)
+            return rounded_for(x, quantizer, draw, role)
+        self._round(x, quantizer, draw, role, waits=True)
         return x
 
     def _keep(self, optimizer: Optimizer, p: Tensor) -> None:

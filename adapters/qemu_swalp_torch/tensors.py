@@ -6,6 +6,7 @@ cost a third as much there. The bits are the same in both libraries (clauses RND
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from qemu_swalp import RandomBits
 from qemu_swalp.backends import Array
 from qemu_swalp.training import ROLES, Draw, Quantizer, Recipe
+from qemu_swalp.training.fused import round_in_place
 
 from .observation import Label, observe, watched
 
@@ -105,7 +107,26 @@ def rounded(x: Tensor, quantizer: Quantizer, random: RandomBits | None = None) -
 
 def rounded_for(x: Tensor, quantizer: Quantizer, draw: Draw, role: str) -> Tensor:
     """x `rounded`, with the random bits of a role."""
-    return rounded(x, quantizer, draw(role) if quantizer.rounding.stochastic else None)
+    return rounded(x, quantizer, random_for(quantizer, draw, role))
+
+
+def random_for(quantizer: Quantizer, draw: Draw, role: str) -> RandomBits | None:
+    """The random bits that a quantizer takes for a role."""
+    return draw(role) if quantizer.rounding.stochastic else None
+
+
+def round_all(tensors: Sequence[tuple[Tensor, Quantizer, RandomBits | None]]) -> None:
+    """Round tensors in place, in one call of the kernels as many as they take."""
+    if not tensors:
+        return
+    xs, quantizers, random = zip(*tensors, strict=True)
+    with torch.no_grad():
+        for x, quantizer, bits, done in zip(xs, quantizers, random,
+                                            round_in_place([viewed(x) for x in xs], quantizers, random), strict=True):
+            if done:
+                torch.autograd.graph.increment_version(x)
+            else:
+                x.copy_(rounded(x, quantizer, bits))
 
 
 def has_gradient(x: Tensor) -> bool:

@@ -45,7 +45,7 @@ class Limits(NamedTuple):
 
 class Memory(NamedTuple):
     """Addresses of what a step reads and writes of one tensor, 0 for what is not there: C-contiguous arrays of one
-    shape and dtype. What is written may be what is read.
+    shape and dtype. What is written may be what is read. Without a gradient the weight is only rounded.
     """
 
     gradient: int

@@ -1,4 +1,4 @@
-"""Steps of quantized SGD by the fused kernels, where they take them."""
+"""Many tensors in one call of the fused kernels, where they take them: steps of quantized SGD, or rounding alone."""
 
 from __future__ import annotations
 
@@ -71,6 +71,41 @@ def _prepared(step: Any, numbers: Any, in_place: bool) -> tuple[Any, Found] | No
     memory = Memory(*[0 if a is None else route.address(a) for a in (gradient, weight, before, accumulator, *new)])
     found = new[0], new[1] if hyper.momentum else velocity, new[2]
     return Step(route, kind, chunks, memory, numbers, words), found
+
+
+def round_in_place(arrays: Sequence[Any], quantizers: Sequence[Quantizer],
+                   random: Sequence[RandomBits | None]) -> list[bool]:
+    """Round arrays where they are, all that the kernels take in one call; False for each that is left as it was."""
+    if not kernels.enabled():
+        return [False] * len(arrays)
+    found = [_rounding(*given) for given in zip(arrays, quantizers, random, strict=True)]
+    taken = [step for step in found if step is not None]
+    if taken:
+        from ..kernels import sgd
+
+        sgd.run(taken)
+    return [step is not None for step in found]
+
+
+def _rounding(array: Any, quantizer: Quantizer, random: RandomBits | None) -> Any:
+    """The `kernels.sgd.Step` that only rounds an array."""
+    route = kernels.route_of(array)
+    kind = route.kind(array) if hasattr(route, "kind") else None
+    if kind is None or not route.writable(array) or not quantizer.plain:
+        return None
+    chunks = _chunks(tuple(array.shape), kind[0], (None, None, None, quantizer), route.SGD_LIMITS)
+    if chunks is None:
+        return None
+    from ..kernels.sgd import Memory, Numbers, Step, Words
+
+    words = Words(0, NO_KEYS)
+    if chunks.stochastic:
+        if random is None or random.offset or not isinstance(random.step, int):
+            return None
+        words = Words(random.step, (*NO_KEYS[1:], stream_key(random.seed, random.stream)))
+    address = route.address(array)
+    nothing = Numbers(0, 0, 0, 0, False, False, False, False)
+    return Step(route, kind, chunks, Memory(0, address, 0, 0, address, 0, 0), nothing, words)
 
 
 NO_KEYS = ((0, 0),) * len(ROLES)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import qemu_swalp as q
 from qemu_swalp import kernels
 from qemu_swalp.kernels import compiling, cuda
-from qemu_swalp.training import SGD
+from qemu_swalp.training import SGD, Quantizer, fused
 from tests.kernels import emulated, nvrtc
 from tests.kernels.samples import POLICIES, array, bits, formats
 from tests.kernels.test_sgd import RECIPES
@@ -156,6 +156,21 @@ def test_steps_of_sgd(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
             got = run()
             assert emulated.DEVICE.launched == ["qs_sgd", "qs_sgd"]
         assert all((bits(a) == bits(b)).all() for a, b in zip(got, expected, strict=True)), (dtype, options)
+
+
+def test_rounding_many_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [("bfp<8,axis=0>", (30, 500)), ("bfp8", (77,)), ("e4m3fn/stochastic", (3, 5, 7)), ("nf4/stochastic", (9,)),
+             ("mxfp4", (64, 320)), ("bfp<8,axis=0>", (300,)), ("block<e4m3fn,axis=(0,1),size=13>", (40, 50))]
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape).astype(np.float32) for _, shape in given]
+    quantizers, random = [Quantizer(text) for text, _ in given], [q.RandomBits(3, i, 5) for i in range(len(given))]
+    with kernels.disabled():
+        expected = [quantizer(x, r) for quantizer, x, r in zip(quantizers, arrays, random, strict=True)]
+    monkeypatch.setattr(kernels, "route_of", lambda x: emulated.SGD_ROUTE)
+    emulated.DEVICE.launched.clear()
+    assert all(fused.round_in_place(arrays, quantizers, random))
+    assert emulated.DEVICE.launched == ["qs_sgd"]
+    assert all((bits(a) == bits(b)).all() for a, b in zip(arrays, expected, strict=True))
 
 
 @given(st.integers(1, 10**9), st.integers(1, 10**6), st.integers(1, 10**6), st.integers(1, 10**5), st.booleans())

@@ -276,6 +276,12 @@ extern "C" __global__ void __launch_bounds__(threads) qs_sgd(const __grid_consta
     const int64_t first = int64_t(task - call.first_task[below]) * t.chunk_elements;
     const int64_t n = least_of(t.chunk_elements, t.elements - first);
     const bool is_last = first + n == t.elements;
+    if (!t.gradient) {
+      const ChunkRole<Mode::QS_WEIGHT> weight(t.weight_role, is_last, first, &scales[0], &singles[0]);
+      round_chunk(weight, t.weight, t.new_weight, first, n);
+      __syncthreads();
+      continue;
+    }
     const ChunkRole<Mode::QS_GRADIENT> gradient(t.gradient_role, is_last, first, &scales[0], &singles[0]);
     const ChunkRole<Mode::QS_MOMENTUM> momentum(t.momentum_role, is_last, first, &scales[1], &singles[1]);
 #if QS_ACCUMULATES

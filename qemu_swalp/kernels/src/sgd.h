@@ -26,6 +26,7 @@ void step_chunk(const Sgd& t, int64_t chunk, SgdScratch<C, Float>& memory) {
   const bool is_last = first + n == t.elements;
   auto at = [first](const void* array) { return static_cast<const Float*>(array) + first; };
   auto to = [first](void* array) { return static_cast<Float*>(array) + first; };
+  if (!t.gradient) return round_chunk<C>(t.weight_role, is_last, first, at(t.weight), to(t.new_weight), memory.scratch);
   memory.gradient.resize(size_t(n));
   memory.moved.resize(size_t(n));
   Float* g = memory.gradient.data();

@@ -12,7 +12,8 @@ struct Role {
   Random random;
 };
 
-/// One tensor's step. Arrays are contiguous; what is written may be what is read.
+/// One tensor's step. Arrays are contiguous; what is written may be what is read. Without a gradient the weight is only
+/// rounded.
 struct Sgd {
   Dtype dtype;
   int32_t nesterov, maximize, has_momentum, has_decay;
