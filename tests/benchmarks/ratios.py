@@ -15,8 +15,8 @@ from .timing import Figure, alternate
 LONG = 1.0
 """Seconds of a call above which it is made once."""
 
-FEW = 10
-"""Exponent of a size that costs nothing."""
+FEW = 14
+"""Exponent of the size at which a candidate is called first: there it plans, and tells how long greater sizes take."""
 
 WIDTH = len("12.34 (12.34)")
 
@@ -58,7 +58,7 @@ class Plan(NamedTuple):
 
 def measure(plan: Plan, start: Callable[[str], Any]) -> Iterator[list[Measured]]:
     """The cells of each (library, size, case, rounding), by ascending size. start : told which cell begins."""
-    pace: dict[tuple[str, ...], float] = {}  # seconds per element at the size before
+    pace: dict[tuple[str, ...], float] = {}  # seconds per element at the size before, or of few
     for exponent in sorted(plan.exponents):
         host = matrix(exponent)
         for library in plan.libraries:
@@ -69,18 +69,25 @@ def measure(plan: Plan, start: Callable[[str], Any]) -> Iterator[list[Measured]]
                 for name in names:
                     start(f"{library.name} 2^{exponent} {case} {rounding} {name}")
                     key = library.name, case, rounding, name
+                    if exponent > FEW and key not in pace and name != COMPILED:
+                        pace[key] = _pace(library, _call(name, library, case, rounding, few))
                     slow = pace.get(key, 0) * host.size > plan.patience
                     call = None if slow else _call(name, library, case, rounding, x)
                     figure = None
                     if call is not None:
-                        if name != COMPILED:  # what plans or imports at its first call does so here
-                            _call(name, library, case, rounding, few)()
-                        figure = alternate(library.clock, copy, call, plan.seconds, math.inf if library.gpu() else LONG)
+                        long = LONG if exponent > FEW and not library.gpu() else math.inf  # else it may be planning
+                        figure = alternate(library.clock, copy, call, plan.seconds, long)
                         pace[key] = figure.least / host.size
                     if slow or figure is not None:
                         row.append(Measured(library.name, exponent, case, rounding, name, figure))
                 if row:
                     yield row
+
+
+def _pace(library: Numpy, call: Any) -> float:
+    """Seconds per element, of the second call on few."""
+    library.clock(call, 1)
+    return library.clock(call, 1) / (1 << FEW)
 
 
 def _is_there(name: str, library: Numpy, case: str, rounding: str, x: Any) -> bool:

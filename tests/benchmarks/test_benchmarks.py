@@ -79,6 +79,12 @@ def test_what_takes_too_long_is_left_out_at_greater_sizes(tmp_path: Path, capsys
     assert re.search(r"bf16 +nearest( +slow){4}$", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_what_takes_too_long_is_told_by_few_elements(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--sizes", "15", "--tables", "ratios", "--patience", "0", "--cases", "bf16", "--columns", "ml_dtypes"]
+    assert main([*options, "--roundings", "nearest"]) == 0
+    assert re.search(r"bf16 +nearest +slow$", capsys.readouterr().out, re.MULTILINE)
+
+
 def test_absent_peers_are_named_with_the_remedy(capsys: pytest.CaptureFixture[str],
                                                 monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PEERS, "gfloat", PEERS["gfloat"]._replace(modules=("no_such_module",)))
