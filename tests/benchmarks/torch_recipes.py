@@ -1,4 +1,4 @@
-"""Ready recipes on real data: `python -m tests.benchmarks.torch_recipes [--data-dir FOLDER] [--steps N] [--seeds N]`.
+"""Ready recipes on real data: `python -m tests.benchmarks.torch_recipes [--data-dir FOLDER] [--device cuda]`.
 
 A residual network and a transformer of some ten thousand parameters read MNIST at 14×14 pixels, the transformer row by
 row, under each recipe and in float32: what a recipe rounds of weights, gradients and state, of activations and errors,
@@ -150,7 +150,7 @@ def batches(x: Tensor, y: Tensor, steps: int, seed: int) -> Iterator[tuple[Tenso
     generator = torch.Generator().manual_seed(seed)
     for _ in range(steps):
         chosen = torch.randint(len(x), (BATCH,), generator=generator)
-        yield x[chosen], y[chosen]
+        yield x[chosen.to(x.device)], y[chosen.to(x.device)]
 
 
 @torch.no_grad()
@@ -166,7 +166,7 @@ def train(name: str, recipe: Recipe, images: tuple[Tensor, ...], steps: int, see
     """Mean training loss of the last tenth of the steps; test errors of the last weights and of the average."""
     make, rate = MODELS[name]
     torch.manual_seed(seed)
-    model = make()
+    model = make().to(images[0].device)
     optimizer = quantized(recipe, model, rate, seed)
     averager = Averager(model, start=steps // 2)
     averager.attach(optimizer)
@@ -221,7 +221,7 @@ def step_of(name: str, quantize: Callable[[nn.Module, float], Any], images: tupl
     """A function that makes one training step of a model, whose optimizer `quantize(model, learning_rate)` makes."""
     make, rate = MODELS[name]
     torch.manual_seed(0)
-    model = make()
+    model = make().to(images[0].device)
     optimizer = quantize(model, rate)
     a, b = images[0][:BATCH], images[1][:BATCH]
 
@@ -229,6 +229,8 @@ def step_of(name: str, quantize: Callable[[nn.Module, float], Any], images: tupl
         optimizer.zero_grad()
         F.cross_entropy(model(a), b).backward()
         optimizer.step()
+        if a.is_cuda:
+            torch.cuda.synchronize()
 
     return step
 
@@ -253,8 +255,9 @@ def overhead(names: list[str], images: tuple[Tensor, ...], rounds: int) -> None:
     lines: list[list[Any]] = [[key, *(f"{column[key] / column['float32']:.1f}" for column in columns)]
                               for key in columns[0] if key != "float32"]
     lines.insert(0, ["float32, ms", *(f"{1e3 * column['float32']:.1f}" for column in columns)])
-    print(f"\nPyTorch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} CPUs, "
-          f"least of {rounds}, batches of {BATCH}\n")
+    where = torch.cuda.get_device_name() if images[0].is_cuda else (
+        f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} CPUs")
+    print(f"\nPyTorch {torch.__version__}, {where}, least of {rounds}, batches of {BATCH}\n")
     print(table(("a training step", *names), lines), flush=True)
 
 
@@ -268,8 +271,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--overhead", action="store_true", help="the cost of a step alone")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     chosen = parser.parse_args()
-    images = data(chosen.data_dir)
+    images = tuple(part.to(chosen.device) for part in data(chosen.data_dir))
     if not chosen.overhead:
         accuracy(chosen.models, chosen.recipes, images, chosen.steps, chosen.seeds)
     overhead(chosen.models, images, chosen.rounds)
