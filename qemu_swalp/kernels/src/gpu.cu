@@ -88,13 +88,13 @@ QS_DEVICE void find(const Call& call, const BlockRows& blocks, int64_t b, Range 
       all = wider(all, found.all());
       return;
     }
-    const uint32_t at = uint32_t(offset + c - columns.first), segment = at / uint32_t(k);
-    if (at + uint32_t(count) <= (segment + 1) * uint32_t(k)) {
+    const uint64_t at = uint64_t(offset + c - columns.first), segment = at / uint64_t(k);
+    if (at + uint64_t(count) <= (segment + 1) * uint64_t(k)) {
       raise(&extremes[segment], found.all());
       return;
     }
     for (int i = 0; i < size; ++i) {
-      if (i < count) raise(&extremes[(at + uint32_t(i)) / uint32_t(k)], found.at(i));
+      if (i < count) raise(&extremes[(at + uint64_t(i)) / uint64_t(k)], found.at(i));
     }
   });
   if (one) raise_by_warp(extremes, all);
@@ -110,8 +110,8 @@ QS_DEVICE void apply(const Call& call, const BlockRows& blocks, const Random& ra
   const int64_t k = blocks.segment, offset = columns.first % k;
   const bool one = offset + columns.size() <= k;
   each_pack<C>(call, columns, [&](int64_t c, int count) {
-    const uint32_t at = one ? 0 : uint32_t(offset + c - columns.first), segment = one ? 0 : at / uint32_t(k);
-    const bool within = one || at + uint32_t(count) <= (segment + 1) * uint32_t(k);
+    const uint64_t at = one ? 0 : uint64_t(offset + c - columns.first), segment = one ? 0 : at / uint64_t(k);
+    const bool within = one || at + uint64_t(count) <= (segment + 1) * uint64_t(k);
     each_row(call, blocks, b, rows, [&](BlockRows::Row row) {
       Pack<C> pack = load<C>(source_of(call) + row.source + c, count);
       const int64_t element = row.element + c;
@@ -119,7 +119,7 @@ QS_DEVICE void apply(const Call& call, const BlockRows& blocks, const Random& ra
         round_pack_under<C, Mode_>(pack, random, element, count, scales[segment], common, call.plan);
       } else {
         round_pack<C, stochastic>(pack, random, element, count, [&](Lane raw, Lane word, int i) {
-          const uint32_t own = i < count ? (at + uint32_t(i)) / uint32_t(k) : segment;
+          const uint64_t own = i < count ? (at + uint64_t(i)) / uint64_t(k) : segment;
           return round_under<C>(Mode_(), raw, word, scales[own], common, call.plan);
         });
       }
