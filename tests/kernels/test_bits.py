@@ -139,3 +139,28 @@ def test_words_beside_the_fraction(dtype: str) -> None:
             for format in ("fixed<24,6>", "bfp<20,axis=0>") if dtype == "float64" else ("fixed<24,6>",):
                 got, expected = (f(x, format, rounding, random=words) for f in (q.quantize, by_program))
                 assert (bits(got) == bits(expected)).all(), (distance, rounding, format)
+
+
+TWO_LEVELS = ("nvfp4", "nvfp4_torchao", "block<e4m3fn,axis=-1,size=16,scale=e4m3fn,second=float<8,23>>")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("format", TWO_LEVELS)
+def test_scales_at_the_ends_of_float32(format: str, dtype: str) -> None:
+    """Arrays of zeros, of subnormals, of the largest numbers: scales of scales vanish, overflow and are cut."""
+    kind = array(dtype).dtype
+    unsigned = np.dtype(f"u{kind.itemsize}")
+    rng = np.random.default_rng(2)
+    mantissa = {"float16": 10, "bfloat16": 7, "float32": 23}[dtype]
+    top = int(np.array(np.inf, kind).view(unsigned)) - 1
+    ranges = [(0, 1), (0, 2), (0, 40), (0, 3000), (0, 1 << mantissa), (0, 1 << (mantissa + 4)), (top - 9, top + 1)]
+    for low, high in [*ranges, (0, top + 1)]:
+        magnitudes = rng.integers(low, min(high, top + 1), (12, 48)).astype(unsigned)
+        magnitudes[::3, :16] >>= np.array(mantissa // 2, unsigned)  # some blocks far below the others
+        magnitudes[1::5] = 0
+        signs = rng.integers(0, 2, magnitudes.shape).astype(unsigned) << np.array(8 * kind.itemsize - 1, unsigned)
+        x = (magnitudes | signs).view(kind)
+        for rounding in ("nearest_even", "stochastic"):
+            random = RANDOM if rounding == "stochastic" else None
+            got, expected = (f(x, format, rounding, random=random) for f in (q.quantize, by_program))
+            assert (bits(got) == bits(expected)).all(), (low, high, rounding)
