@@ -129,11 +129,7 @@ def windows_of(columns: int, segment: int, count: int, most_rows: int, pack: int
     else:
         across = min(most_columns, elements if most_rows == 1 else THREADS * pack)
         rows = min(most_rows, max(1, elements // across))
-    while True:
-        parts = -(-most_rows // rows), -(-columns // across)
-        if count * parts[0] * parts[1] < 1 << 31:
-            break
-        rows, across = min(most_rows, 2 * rows), min(most_columns, 2 * across)
+    parts = -(-most_rows // rows), -(-columns // across)
     width = min(THREADS, 1 << (-(-across // pack) - 1).bit_length())
     return Windows(rows, across, *parts, count * parts[0] * parts[1], width)
 

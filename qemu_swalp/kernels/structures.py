@@ -91,7 +91,7 @@ class Call(Structure):
         ("plan", Plan), ("layout", Layout), ("counts", Counts), ("random", Random),
         *((name, c_void_p) for name in ("source", "target", "extremes", "whole")),
         ("row_step", c_int64), ("column_step", c_int64),
-        *((name, c_uint32) for name in ("row_parts", "column_parts", "windows")), ("width", c_int32),
+        *((name, c_uint64) for name in ("row_parts", "column_parts", "windows")), ("width", c_int32),
     ]
 
 

@@ -19,15 +19,15 @@ struct Call {
   void* extremes;     // in two passes: of all blocks
   const void* whole;  // under two levels of scales: the extremes of the array
   int64_t row_step, column_step;  // of a window
-  uint32_t row_parts, column_parts, windows;
+  uint64_t row_parts, column_parts, windows;
   int32_t width;  // threads side by side, a power of two
 };
 
 /// work(block row, rows, columns) for the windows of this thread block.
 template <class Work>
 QS_DEVICE void each_window(const Call& call, const BlockRows& blocks, Work work) {
-  for (uint32_t w = blockIdx.x; w < call.windows; w += gridDim.x) {
-    const uint32_t over = w / call.column_parts, b = over / call.row_parts;
+  for (uint64_t w = blockIdx.x; w < call.windows; w += gridDim.x) {
+    const uint64_t over = w / call.column_parts, b = over / call.row_parts;
     const int64_t column = int64_t(w % call.column_parts) * call.column_step;
     const int64_t row = int64_t(over % call.row_parts) * call.row_step, rows = blocks.rows(b);
     const Range columns{column, least_of(column + call.column_step, blocks.columns)};
