@@ -17,6 +17,7 @@ from .attention import check_not_nested, weighted
 CALLERS = frozenset(("scaled_dot_product_attention", "ALL_ATTENTION_FUNCTIONS"))
 """Names by which code calls the function: its own, and the table by which the models of `transformers` do."""
 
+
 def calls_attention(kind: type[nn.Module]) -> bool:
     """Whether the code of the forward of a kind of module, not that of what it calls, names the function."""
     code = getattr(inspect.unwrap(kind.forward), "__code__", None)

@@ -39,6 +39,8 @@ class SGD(Optimizer):
     lr, momentum, dampening, weight_decay, nesterov, maximize : as in `torch.optim.SGD`; per group.
     differentiable : make the step part of the graph, as in `torch.optim.SGD`, with straight-through gradients of the
         roundings; lr may be a tensor that requires one. The first velocity has its gradient too.
+    foreach, fused : without effect, for calls that are written for `torch.optim.SGD`: the kernels take all parameters
+        in one call in any case.
     capturable : count steps on the device and read nothing from it, so that a CUDA graph of the step draws fresh random
         bits at each replay.
     recipe : its roles weight, gradient, momentum and accumulator count here. seed : of the random bits.
@@ -63,10 +65,14 @@ class SGD(Optimizer):
 
     def __init__(self, params: ParamsT, lr: float | Tensor = 1e-3, momentum: float = 0, dampening: float = 0,
                  weight_decay: float = 0, nesterov: bool = False, *, maximize: bool = False,
-                 differentiable: bool = False, capturable: bool = False, recipe: Recipe | str = FULL_PRECISION,
-                 seed: int = 0, allow_recipe_change: bool = False) -> None:
+                 foreach: bool | None = None, differentiable: bool = False, fused: bool | None = None,
+                 capturable: bool = False, recipe: Recipe | str = FULL_PRECISION, seed: int = 0,
+                 allow_recipe_change: bool = False) -> None:
         recipe = as_recipe(recipe)
         check_int("seed", seed, 0, 2**64 - 1)
+        for name, value in (("foreach", foreach), ("fused", fused)):
+            if value is not None:
+                check_bool(name, value)
         check_bool("differentiable", differentiable)
         check_bool("capturable", capturable)
         super().__init__(params, {"lr": lr, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay,

@@ -62,8 +62,8 @@ def sgd_step(weight: Array, gradient: Array, slots: Slots, hyper: Hyper, recipe:
              in_place: bool = False) -> tuple[Array, Slots]:
     """One update of one tensor: the next (weight, slots). Arrays of any library, of equal shape and floating dtype.
 
-    NumPy arrays of float32 and float64 go by the fused kernels in one pass over memory, with the same bits, where their
-    blocks let them be parted into runs of rows. in_place : whether the given weight and slots may be written.
+    Arrays of float32 and float64 that kernels take go by one pass over memory, with the same bits, where their blocks
+    let them be parted into runs of rows. in_place : whether the given weight and slots may be written.
 
     g = Q_G(gradient) + λ·w;   v = ρ·v + (1 - τ)·g (v = g at first);   u = g + ρ·v if Nesterov else v (g if ρ = 0);
     w = Q_W(w - α·u), or with an accumulator a = Q_acc(a - α·u), w = Q_W(a);   v is kept as Q_M(v).

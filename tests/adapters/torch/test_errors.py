@@ -36,6 +36,8 @@ def odd_parameter():
     (lambda: quantize_optimizer(SGD([torch.zeros(1)]), swalp(8)), ValueError, "this SGD is already quantized"),
     (lambda: quantize_optimizer(sgd(), swalp(8), capturable=1), TypeError, "capturable must be True or False, got 1"),
     (lambda: SGD([torch.zeros(1)], differentiable=1), TypeError, "differentiable must be True or False, got 1"),
+    (lambda: SGD([torch.zeros(1)], foreach=1), TypeError, "foreach must be True or False, got 1"),
+    (lambda: SGD([torch.zeros(1)], fused="yes"), TypeError, "fused must be True or False, got 'yes'"),
     (lambda: quantize_optimizer(sgd(), Recipe(overrides={"*.bias": None})), ValueError,
      r"the recipe has overrides by parameter name \(\*\.bias\), but .* have no names; pass model= or named"),
     (lambda: quantize_optimizer(sgd(), Recipe(overrides={"x": None}), model=torch.nn.Linear(1, 1)), ValueError,

@@ -58,6 +58,16 @@ def test_equals_the_core_on_numpy_bit_for_bit(same, monkeypatch, elements, hyper
                 same(ours.state[p][key], value)
 
 
+def test_takes_the_arguments_of_torch_optim_sgd():
+    import inspect
+
+    theirs, ours = (inspect.signature(kind).parameters for kind in (torch.optim.SGD, SGD))
+    assert set(theirs) <= set(ours)
+    assert all(ours[name].kind == p.kind and ours[name].default == p.default for name, p in theirs.items())
+    SGD([torch.zeros(1)], fused=True)
+    SGD([torch.zeros(1)], foreach=False)
+
+
 def test_overrides_by_name_equal_the_core(same):
     recipe = Recipe(weight="fixed<8,6>", overrides={"b": None})
     arrays = {"a": np.float32([0.3, 0.7]), "b": np.float32([0.3])}
