@@ -29,8 +29,8 @@ VARIANTS: dict[str, list[str]] = {"baseline": []} | ({"avx2": ["-mavx2"], "avx51
 def digest() -> str:
     """Of the sources: a library that was compiled from others is not taken."""
     found = hashlib.sha256()
-    for path in sorted(SOURCES.iterdir()):
-        found.update(path.name.encode() + path.read_bytes())
+    for path in sorted(path for path in SOURCES.rglob("*") if path.is_file()):
+        found.update(path.relative_to(SOURCES).as_posix().encode() + path.read_bytes())
     return found.hexdigest()[:16]
 
 
@@ -52,13 +52,14 @@ def compile_library() -> Path | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         # Of the standard library's functions that several units hold, the linker keeps the first one's: the baseline's.
-        units = [("library.cpp", [f'-DQS_SOURCES="{digest()}"'], Path(folder) / "library.o")]
-        units += [("cpu.cpp", [*flags, f"-DQS_VARIANT={name}"], Path(folder) / f"{name}.o")
+        units = [("cpu/library.cpp", [f'-DQS_SOURCES="{digest()}"'], Path(folder) / "library.o")]
+        units += [("cpu/kernels.cpp", [*flags, f"-DQS_VARIANT={name}"], Path(folder) / f"{name}.o")
                   for name, flags in VARIANTS.items()]
 
         def compile_unit(unit: tuple[str, list[str], Path]) -> Path:
             source, flags, target = unit
-            subprocess.run([*command, *FLAGS, *flags, "-c", str(SOURCES / source), "-o", str(target)], check=True)
+            subprocess.run([*command, *FLAGS, *flags, f"-I{SOURCES}", "-c", str(SOURCES / source), "-o", str(target)],
+                           check=True)
             return target
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:

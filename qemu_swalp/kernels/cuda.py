@@ -1,4 +1,4 @@
-"""The kernels on arrays in a GPU's memory: which are launched, and how they share an array (`src/windows.h`)."""
+"""The kernels on arrays in a GPU's memory: which are launched, and how they share an array (`src/gpu/windows.h`)."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ LEAST_COLUMNS = 64
 RESIDENT = 8
 """Thread blocks that a processor of the GPU holds at a time: no more are launched, and they share the windows."""
 SGD_LIMITS = Limits(chunk=4096, most=1 << 16, blocks=128)
-"""Of a chunk of a step: the blocks of a role are `most_blocks` of `src/gpu_sgd.cu`."""
+"""Of a chunk of a step: the blocks of a role are `most_blocks` of `src/gpu/sgd.cu`."""
 CARRIERS = ("Half", "BFloat", "Single", "Double")
 """Of `src/carrier.h`, in the order of `DTYPES`."""
 PACKS = (8, 8, 4, 4)
-"""Elements of a pack (`src/windows.h`), in the same order."""
+"""Elements of a pack (`src/gpu/packs.h`), in the same order."""
 
 
 class Device(Protocol):
@@ -104,7 +104,7 @@ def _launch(device: Device, kernel: str, call: structures.Call, packs: int, whol
 
 def program_of(carrier: str, mode: str) -> CudaProgram:
     """Of what quantizes arrays."""
-    return CudaProgram("gpu.cu", (("QS_CARRIER", carrier), ("QS_MODE", mode)))
+    return CudaProgram("gpu/quantize.cu", (("QS_CARRIER", carrier), ("QS_MODE", mode)))
 
 
 class Windows(NamedTuple):
@@ -173,7 +173,7 @@ def sgd_program_of(carrier: str, modes: Sequence[str]) -> CudaProgram:
     names = ("QS_GRADIENT", "QS_MOMENTUM", "QS_ACCUMULATOR", "QS_WEIGHT")
     defined = {name: mode or "nearest_even" for name, mode in zip(names, modes, strict=True)}
     accumulates = str(int(modes[ROLES.index("accumulator")] != ""))
-    return CudaProgram("gpu_sgd.cu", (("QS_CARRIER", carrier), *defined.items(), ("QS_ACCUMULATES", accumulates)))
+    return CudaProgram("gpu/sgd.cu", (("QS_CARRIER", carrier), *defined.items(), ("QS_ACCUMULATES", accumulates)))
 
 
 def sgd(device: Device, steps: Any, chunks: Sequence[Chunks]) -> None:

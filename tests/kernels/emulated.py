@@ -1,4 +1,4 @@
-"""A GPU that is none: the kernels of `src/gpu.cu` on the CPU, arrays in NumPy's memory (`emulated_cuda.h`)."""
+"""A GPU that is none: the kernels of `src/gpu` on the CPU, arrays in NumPy's memory (`emulated_cuda.h`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// CUDA's words for a CPU, so that the very kernels of src/gpu.cu run where there is no GPU: a thread block at a time, each
+// CUDA's words for a CPU, so that the very kernels of src/gpu run where there is no GPU: a thread block at a time, each
 // of its threads a coroutine that goes on until it waits for others.
 #pragma once
 #include <setjmp.h>

@@ -196,7 +196,7 @@ def test_windows_hold_everything(columns: int, segment: int, count: int, most_ro
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: "-".join(value for _, value in program.defined))
 def test_they_compile_for_gpus(program: compiling.CudaProgram) -> None:
     ptx = nvrtc.ptx(program)
-    kernels_of = {"gpu.cu": ("qs_round", "qs_reduce", "qs_blocks"), "gpu_sgd.cu": ("qs_sgd",)}
+    kernels_of = {"gpu/quantize.cu": ("qs_round", "qs_reduce", "qs_blocks"), "gpu/sgd.cu": ("qs_sgd",)}
     assert all(f".entry {name}" in ptx for name in kernels_of[program.source])
 
 

@@ -1,6 +1,6 @@
 // Blocks of a format that a thread block of a GPU works on at a time: their extremes and scales in shared memory.
 #pragma once
-#include "packs.h"
+#include "gpu/packs.h"
 #include "plan.h"
 
 QS_BEGIN

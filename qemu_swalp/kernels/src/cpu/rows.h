@@ -3,8 +3,8 @@
 #include <cstddef>
 
 #include "plan.h"
-#include "vector.h"
-#include "words.h"
+#include "cpu/vector.h"
+#include "cpu/words.h"
 
 QS_BEGIN
 

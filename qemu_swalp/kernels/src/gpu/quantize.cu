@@ -3,8 +3,8 @@
 // Elements: `qs_round`. Blocks of which a window holds some whole ones: `qs_blocks`. Larger ones in two passes: the
 // extremes of all of them by `qs_reduce`, into memory that is zero, then `qs_blocks`. Under two levels of scales the
 // extremes of the array come first, as those of one block.
-#include "segments.h"
-#include "windows.h"
+#include "gpu/segments.h"
+#include "gpu/windows.h"
 
 QS_BEGIN
 

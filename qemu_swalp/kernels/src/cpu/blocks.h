@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "block_rows.h"
-#include "scaled_rows.h"
+#include "cpu/scaled_rows.h"
 
 QS_BEGIN
 

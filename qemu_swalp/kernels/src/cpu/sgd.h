@@ -1,6 +1,6 @@
 // Steps of quantized SGD on a CPU, in one pass over memory.
 #pragma once
-#include "blocks.h"
+#include "cpu/blocks.h"
 #include "step.h"
 
 QS_BEGIN

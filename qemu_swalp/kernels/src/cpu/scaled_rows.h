@@ -7,7 +7,7 @@
 // there both neighbours of the quotient are rounded. Rounding with a given word is monotone, so if they agree, that is the
 // result; else the element goes by `round_scaled`.
 #pragma once
-#include "rows.h"
+#include "cpu/rows.h"
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif

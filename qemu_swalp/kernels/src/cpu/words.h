@@ -1,7 +1,7 @@
 // Random words of runs of elements on a CPU.
 #pragma once
 #include "philox.h"
-#include "vector.h"
+#include "cpu/vector.h"
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif

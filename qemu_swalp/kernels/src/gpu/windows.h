@@ -2,7 +2,7 @@
 // of its threads takes packs, neighbours in a row that one access reads.
 #pragma once
 #include "block_rows.h"
-#include "packs.h"
+#include "gpu/packs.h"
 
 QS_BEGIN
 

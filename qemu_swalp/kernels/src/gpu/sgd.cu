@@ -4,7 +4,7 @@
 // A thread block takes a chunk of a tensor at a time, whole blocks of every role, and each of its threads takes packs. What
 // a role is yet to round, where blocks share a scale, waits in the array that the result goes to.
 #include "block_rows.h"
-#include "segments.h"
+#include "gpu/segments.h"
 #include "step.h"
 
 QS_BEGIN

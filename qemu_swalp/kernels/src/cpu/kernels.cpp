@@ -4,7 +4,7 @@
 #include <thread>
 #include <utility>
 
-#include "sgd.h"
+#include "cpu/sgd.h"
 
 #define QS_JOIN(a, b) a##b
 #define QS_NAME(function, variant) QS_JOIN(function, variant)
