@@ -26,9 +26,9 @@ class CupyDevice:
         return cupy.cuda.Device(self.index)  # type: ignore[no-any-return]
 
     def launch(self, program: CudaProgram, kernel: str, blocks: int, call: ctypes.Structure) -> None:
-        argument = np.frombuffer(bytearray(call), f"V{ctypes.sizeof(call)}")  # CuPy hands it over by value
+        by_value = np.frombuffer(bytearray(call), [("bytes", np.uint8, ctypes.sizeof(call))])
         with self.stream():
-            _kernel(program, kernel)((blocks,), (THREADS,), (argument,))
+            _kernel(program, kernel)((blocks,), (THREADS,), (by_value,))
 
     def zeros(self, size: int) -> tuple[int, Any]:
         with self.stream():
