@@ -18,13 +18,13 @@ import qemu_swalp
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-NEEDS_GPU = {"qemu_swalp.backends._cupy"}
+NEEDS_CUPY = {"qemu_swalp.backends._cupy", "qemu_swalp.kernels.cupy_arrays", "qemu_swalp.kernels.cupy_device"}
 
 
 def modules() -> list[str]:
     packages = (qemu_swalp, qemu_swalp_torch)
     found = [m.name for p in packages for m in pkgutil.walk_packages(p.__path__, p.__name__ + ".")]
-    return sorted({p.__name__ for p in packages} | set(found) - NEEDS_GPU - {"qemu_swalp.__main__"})
+    return sorted({p.__name__ for p in packages} | set(found) - NEEDS_CUPY - {"qemu_swalp.__main__"})
 
 
 @pytest.mark.parametrize("name", modules())
