@@ -28,7 +28,7 @@ LEAST_COLUMNS = 64
 RESIDENT = 8
 """Thread blocks that a processor of the GPU holds at a time: no more are launched, and they share the windows."""
 SGD_LIMITS = Limits(chunk=4096, most=1 << 16, blocks=128)
-"""Of a chunk of a step: the blocks of a role are `most_blocks` of `src/gpu/sgd.cu`."""
+"""Of a chunk of a step."""
 CARRIERS = ("Half", "BFloat", "Single", "Double")
 """Of `src/carrier.h`, in the order of `DTYPES`."""
 PACKS = (8, 8, 4, 4)
@@ -104,7 +104,8 @@ def _launch(device: Device, kernel: str, call: structures.Call, packs: int, whol
 
 def program_of(carrier: str, mode: str) -> CudaProgram:
     """Of what quantizes arrays."""
-    return CudaProgram("gpu/quantize.cu", (("QS_CARRIER", carrier), ("QS_MODE", mode)))
+    return CudaProgram("gpu/quantize.cu", (("QS_CARRIER", carrier), ("QS_MODE", mode), ("QS_THREADS", str(THREADS)),
+                                           ("QS_MOST_SEGMENTS", str(MOST_SEGMENTS))))
 
 
 class Windows(NamedTuple):
@@ -173,7 +174,8 @@ def sgd_program_of(carrier: str, modes: Sequence[str]) -> CudaProgram:
     names = ("QS_GRADIENT", "QS_MOMENTUM", "QS_ACCUMULATOR", "QS_WEIGHT")
     defined = {name: mode or "nearest_even" for name, mode in zip(names, modes, strict=True)}
     accumulates = str(int(modes[ROLES.index("accumulator")] != ""))
-    return CudaProgram("gpu/sgd.cu", (("QS_CARRIER", carrier), *defined.items(), ("QS_ACCUMULATES", accumulates)))
+    return CudaProgram("gpu/sgd.cu", (("QS_CARRIER", carrier), *defined.items(), ("QS_ACCUMULATES", accumulates),
+                                      ("QS_THREADS", str(THREADS)), ("QS_MOST_BLOCKS", str(SGD_LIMITS.blocks))))
 
 
 def sgd(device: Device, steps: Any, chunks: Sequence[Chunks]) -> None:

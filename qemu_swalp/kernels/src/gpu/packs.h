@@ -7,7 +7,7 @@
 
 QS_BEGIN
 
-constexpr int threads = 256;  // of a thread block
+constexpr int threads = QS_THREADS;  // of a thread block
 
 /// Elements of a pack.
 template <class C>

@@ -14,7 +14,7 @@ using Lane = C::Lane;
 using Stored = C::Stored;
 
 constexpr int size = pack_size<C>;
-constexpr int most_blocks = 128;  // of a role in a chunk
+constexpr int most_blocks = QS_MOST_BLOCKS;  // of a role in a chunk
 
 template <class Stored>
 struct FloatOf;

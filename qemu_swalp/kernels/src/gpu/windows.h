@@ -6,7 +6,7 @@
 
 QS_BEGIN
 
-constexpr int most_segments = 256;  // of a window
+constexpr int most_segments = QS_MOST_SEGMENTS;  // of a window
 
 /// What a kernel is called with; Python fills it in.
 struct Call {
