@@ -7,6 +7,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from hypothesis import strategies as st
 
 import qemu_swalp as q
 from qemu_swalp.rounding import DETERMINISTIC
@@ -44,6 +45,16 @@ BLOCKS = ("bfp<8,axis=0>", "bfp<8,axis=-1>", "bfp<4,axis=1,size=7>", "bfp<6,rang
 
 def formats() -> list[str]:
     return [*q.names(), *ELEMENTS, *BLOCKS]
+
+
+@st.composite
+def blocks_of(draw: st.DrawFn, rank: int) -> q.Block:
+    """Block formats of arrays with so many axes."""
+    axes = draw(st.lists(st.integers(0, rank - 1), min_size=1, max_size=rank, unique=True))
+    size = draw(st.one_of(st.none(), st.integers(1, 5), st.just(tuple(range(2, 2 + len(axes))))))
+    pairs = [("fixed<4,2>", "exponent<8>"), ("e2m1fn", "e8m0fnu"), ("e4m3fn", "bf16")]
+    element, scale = draw(st.sampled_from(pairs))
+    return q.Block(q.parse(element), tuple(axes), size, q.parse(scale))
 
 
 def array(dtype: str, shape: tuple[int, int] = (48, 77)) -> np.ndarray:

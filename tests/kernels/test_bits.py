@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import qemu_swalp as q
 from qemu_swalp import kernels
 from qemu_swalp.kernels import cpu
-from tests.kernels.samples import BLOCKS, DTYPES, POLICIES, ROUNDINGS, array, bits, formats
+from tests.kernels.samples import BLOCKS, DTYPES, POLICIES, ROUNDINGS, array, bits, blocks_of, formats
 
 RANDOM = q.RandomBits(2**40 + 3, q.stream_id("weight", 5), 2**31 + 7, offset=6)
 
@@ -85,11 +85,7 @@ def test_an_instruction_set_that_is_not_there() -> None:
 @given(st.data())
 def test_every_shape_of_blocks(data: st.DataObject) -> None:
     shape = tuple(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4)))
-    axes = data.draw(st.lists(st.integers(0, len(shape) - 1), min_size=1, max_size=len(shape), unique=True))
-    size = data.draw(st.one_of(st.none(), st.integers(1, 5), st.just(tuple(range(2, 2 + len(axes))))))
-    pairs = [("fixed<4,2>", "exponent<8>"), ("e2m1fn", "e8m0fnu"), ("e4m3fn", "bf16")]
-    element, scale = data.draw(st.sampled_from(pairs))
-    format = q.Block(q.parse(element), tuple(axes), size, q.parse(scale))
+    format = data.draw(blocks_of(len(shape)))
     words = np.random.default_rng(data.draw(st.integers(0, 99)))
     x = words.standard_normal(shape).astype(data.draw(st.sampled_from(["float16", "float32", "float64"])))
     order = data.draw(st.permutations(range(len(shape))))

@@ -16,7 +16,7 @@ from qemu_swalp import kernels
 from qemu_swalp.kernels import compiling, cuda
 from qemu_swalp.training import SGD, Quantizer, fused
 from tests.kernels import emulated, nvrtc
-from tests.kernels.samples import POLICIES, array, bits, formats
+from tests.kernels.samples import POLICIES, array, bits, blocks_of, formats
 from tests.kernels.test_sgd import RECIPES
 
 RANDOM = q.RandomBits(2**40 + 3, q.stream_id("weight", 5), 2**31 + 7, offset=6)
@@ -75,11 +75,7 @@ def test_every_rounding_and_policy(format: str) -> None:
 @given(st.data())
 def test_every_shape_of_blocks(data: st.DataObject) -> None:
     shape = tuple(data.draw(st.lists(st.integers(1, 40), min_size=1, max_size=4)))
-    axes = data.draw(st.lists(st.integers(0, len(shape) - 1), min_size=1, max_size=len(shape), unique=True))
-    size = data.draw(st.one_of(st.none(), st.integers(1, 5), st.just(tuple(range(2, 2 + len(axes))))))
-    pairs = [("fixed<4,2>", "exponent<8>"), ("e2m1fn", "e8m0fnu"), ("e4m3fn", "bf16")]
-    element, scale = data.draw(st.sampled_from(pairs))
-    format = str(q.Block(q.parse(element), tuple(axes), size, q.parse(scale)))
+    format = str(data.draw(blocks_of(len(shape))))
     x = np.random.default_rng(data.draw(st.integers(0, 99))).standard_normal(shape).astype("float32")
     whole = np.zeros((*shape[:-1], shape[-1] + data.draw(st.integers(0, 3))), np.float32)  # rows need not touch
     out = whole[..., whole.shape[-1] - shape[-1] :]
