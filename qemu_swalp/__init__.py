@@ -5,6 +5,7 @@
 [0.1015625, 1.25, 448.0]
 """
 
+from .accumulation import Accumulation
 from .analysis import Analysis, UpdateAnalysis, analyze, analyze_update
 from .coded import Coded, decode_state, encode_state
 from .codes import BlockCodes, decode, encode
@@ -33,7 +34,9 @@ from .formats import (
 )
 from .kernels import get_num_threads, set_num_threads
 from .packing import pack, packed_bytes, unpack
+from .products import matmul
 from .quantization import quantize
+from .quantizer import Quantizer
 from .randombits import RandomBits, stream_id
 from .rounding import Rounding
 from .views import from_ml_dtypes, to_ml_dtypes
@@ -41,10 +44,10 @@ from .views import from_ml_dtypes, to_ml_dtypes
 __version__ = "0.1.0"
 
 __all__ = [
-    "Analysis", "BinadeFormat", "Block", "BlockCodes", "Codebook", "Coded", "ElementFormat", "Exponent", "Fixed",
-    "Float", "Format", "Logarithmic", "P3109", "Posit", "RandomBits", "Rounding", "TableFormat", "Takum",
-    "UpdateAnalysis", "analyze", "analyze_update", "bfp", "decode", "decode_state", "encode", "encode_state",
-    "from_ml_dtypes", "get_num_threads", "integer", "load_formats", "load_state", "names", "pack", "packed_bytes",
-    "parse", "quantize", "register", "save_state", "set_num_threads", "stream_id", "to_ml_dtypes", "unpack",
-    "unregister",
+    "Accumulation", "Analysis", "BinadeFormat", "Block", "BlockCodes", "Codebook", "Coded", "ElementFormat",
+    "Exponent", "Fixed", "Float", "Format", "Logarithmic", "P3109", "Posit", "Quantizer", "RandomBits", "Rounding",
+    "TableFormat", "Takum", "UpdateAnalysis", "analyze", "analyze_update", "bfp", "decode", "decode_state", "encode",
+    "encode_state", "from_ml_dtypes", "get_num_threads", "integer", "load_formats", "load_state", "matmul", "names",
+    "pack", "packed_bytes", "parse", "quantize", "register", "save_state", "set_num_threads", "stream_id",
+    "to_ml_dtypes", "unpack", "unregister",
 ]

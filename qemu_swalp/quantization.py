@@ -112,7 +112,7 @@ def check_held(format: Format, carrier: Carrier) -> None:
 
 
 def _lacking(format: Format, carrier: Carrier) -> str:
-    """What the carrier lacks to hold the values of the format; "" if nothing."""
+    """What the carrier lacks to hold the values of the format (clause SRC-1); "" if nothing."""
     element = element_of(format)
     if element.precision > carrier.precision:
         return f"precision ({element.precision} bits, it has {carrier.precision})"

@@ -9,13 +9,17 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
-from .backends import Array, Namespace
+import numpy as np
+
+from .backends import Array, Namespace, numpy_namespace
 from .checks import check_int
 
 MASK = 0xFFFFFFFF
 ROUNDS = 10
 FACTORS = (0xD2511F53, 0xCD9E8D57)
 KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+PRODUCT, SUM, TOTAL = 1, 2, 3
+"""Kinds of roundings that a product of matrices makes (clause SUM-5)."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class RandomBits:
     stream : 0..2^64-1; who draws: see `stream_id`. Two tensors that must not share their noise need two streams.
     step : 0..2^32-1; when: the index of the step. May be a 0-d integer array of a graph library.
     offset : index in the global array, in C order, of the first element (for chunks and shards), 0..2^34-1.
+    part : which of the roundings that one call makes, as (number, kind); each has a key of its own (clause SUM-5).
 
     >>> import numpy as np
     >>> from qemu_swalp import quantize
@@ -39,6 +44,7 @@ class RandomBits:
     stream: int = 0
     step: int | Array = 0
     offset: int = 0
+    part: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
         check_int("seed", self.seed, 0, 2**64 - 1)
@@ -46,6 +52,11 @@ class RandomBits:
         check_int("offset", self.offset, 0, 2**34 - 1)
         if isinstance(self.step, bool | int | float | str):
             check_int("step", self.step, 0, MASK)
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Philox key of the stream, or of its part."""
+        return stream_key(self.seed, self.stream, self.part)
 
     def words(self, xp: Namespace, shape: tuple[int | Array, ...], like: Array) -> Array:
         """One random word for each element (clause RNG-3): int32 array of the same bits, of that shape."""
@@ -60,7 +71,7 @@ class RandomBits:
     def counters(self, xp: Namespace, shape: tuple[int | Array, ...]) -> Counters:
         """The counters of an array of that shape. ValueError where it ends beyond the sequence."""
         self.check_reach(shape)
-        keys = round_keys(*stream_key(self.seed, self.stream))
+        keys = round_keys(*self.key)
         return Counters(*map(xp.lane, (self.offset // 4, self.offset % 4, self.step, keys)))
 
 
@@ -98,10 +109,18 @@ def stream_id(role: str, tensor: int = 0) -> int:
 
 
 @lru_cache(maxsize=65536)
-def stream_key(seed: int, stream: int) -> tuple[int, int]:
-    """Philox key of a stream (clause RNG-2)."""
-    k0, k1, _, _ = philox_words((stream & MASK, stream >> 32, 0, 0), (seed & MASK, seed >> 32))
+def stream_key(seed: int, stream: int, part: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+    """Philox key of a stream (clause RNG-2), or of a part of it (clause SUM-5)."""
+    k0, k1, _, _ = philox_words((stream & MASK, stream >> 32, *part), (seed & MASK, seed >> 32))
     return k0, k1
+
+
+def part_keys(seed: int, stream: int, kind: int, count: int) -> np.ndarray:
+    """Keys of the parts (0, kind) to (count - 1, kind) of a stream: uint32 array of shape (count, 2)."""
+    number = np.arange(count, dtype=np.uint32)
+    low, high, of_kind = (np.full_like(number, word) for word in (stream & MASK, stream >> 32, kind))
+    keys = np.array(round_keys(seed & MASK, seed >> 32), np.uint32)
+    return np.stack(philox(numpy_namespace(), (low, high, number, of_kind), keys)[:2], axis=-1)
 
 
 @lru_cache(maxsize=65536)
@@ -124,7 +143,8 @@ def philox_words(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tu
 
 
 def philox(xp: Namespace, counter: tuple[Array, ...], keys: Array) -> list[Array]:
-    """Philox4x32-10 on lanes: word 0 of the counter is an array of lanes, the others and the `round_keys` are 0-d."""
+    """Philox4x32-10 on lanes: word 0 of the counter is an array of lanes, the others are such or 0-d, as are the
+    `round_keys`."""
     c0, *rest = counter
     c1, c2, c3 = (c0 * 0 + word for word in rest)
     for k0, k1 in keys:

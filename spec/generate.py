@@ -20,6 +20,7 @@ from generator import (
     scaled_file,
     stochastic_file,
     strings_file,
+    sums_file,
     table,
     variants_file,
 )
@@ -73,6 +74,7 @@ FILES: dict[str, Callable[[], str]] = {
     "stochastic.txt": stochastic_file,
     "blocks.txt": blocks_file,
     "scaled.txt": scaled_file,
+    "sums.txt": sums_file,
     "codes.txt": codes_file,
     "strings.txt": strings_file,
     "philox.txt": lambda: table("RNG-1", "counter key words; all hexadecimal", KNOWN_ANSWERS),

@@ -61,6 +61,9 @@ class Backend:
                              x, words.astype(np.uint32))
         return self._run(lambda a: q.quantize(a, format, rounding, random=random, overflow=overflow), dtype_name(x), x)
 
+    def matmul(self, a: np.ndarray, b: np.ndarray, accumulation: Any, random: q.RandomBits | None = None) -> np.ndarray:
+        return self._run(lambda a, b: q.matmul(a, b, accumulation, random=random), "float64", a, b)
+
     def encode(self, x: np.ndarray, format: Any, rounding: Any = None, words: np.ndarray | None = None) -> Any:
         if words is not None:
             return self._run(lambda a, w: q.encode(a, format, rounding, random=w), dtype_name(x), x,

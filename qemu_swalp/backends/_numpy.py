@@ -97,6 +97,9 @@ class NumpyNamespace(Namespace):
     def width(self, x: Array) -> int:
         return int(x.dtype.itemsize) * 8
 
+    def zeros(self, shape: Sequence[int], like: Array) -> Array:
+        return self.xp.zeros(tuple(shape), like.dtype)
+
     def reshape(self, x: Array, shape: Sequence[int]) -> Array:
         return x.reshape(tuple(shape))
 

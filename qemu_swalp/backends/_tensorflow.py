@@ -109,6 +109,9 @@ class TensorflowNamespace(Namespace):
     def width(self, x: Array) -> int:
         return int(x.dtype.size) * 8
 
+    def zeros(self, shape: Sequence[int], like: Array) -> Array:
+        return tf.zeros(tuple(shape), like.dtype)
+
     def reshape(self, x: Array, shape: Sequence[int | Array]) -> Array:
         return tf.reshape(x, list(shape))
 

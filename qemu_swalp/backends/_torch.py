@@ -94,6 +94,9 @@ class TorchNamespace(Namespace):
     def width(self, x: Array) -> int:
         return int(x.element_size()) * 8
 
+    def zeros(self, shape: Sequence[int], like: Array) -> Array:
+        return torch.zeros(tuple(shape), dtype=like.dtype, device=like.device)
+
     def reshape(self, x: Array, shape: Sequence[int]) -> Array:
         return x.reshape(tuple(shape))
 

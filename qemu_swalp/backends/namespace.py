@@ -140,6 +140,10 @@ class Namespace(ABC):
     # Shapes
 
     @abstractmethod
+    def zeros(self, shape: Sequence[int], like: Array) -> Array:
+        """Zeros in the dtype and on the device of `like`."""
+
+    @abstractmethod
     def reshape(self, x: Array, shape: Sequence[int | Array]) -> Array: ...
 
     @abstractmethod

@@ -65,6 +65,14 @@ def _plan_of() -> Any:
     return import_module(".plan", __name__).plan_of  # late: it builds on the array program
 
 
+def matmul(xp: Namespace, a: Array, b: Array, rules: Any, random: RandomBits | None) -> Array | None:
+    """The result of `qemu_swalp.matmul`, whose arguments are checked; None where the kernels do not take them."""
+    route = _route(xp.name) if _enabled else None
+    if route is None or not (route.takes(a, None) and route.takes(b, None)):
+        return None
+    return route.matmul(a, b, rules, random)
+
+
 def quantize(xp: Namespace, x: Array, carrier: Carrier, format: Format, policy: str, rounding: Rounding,
              random: RandomBits | Array | None, out: Array | None) -> Array | None:
     """The result of `qemu_swalp.quantize`, whose arguments are checked; None where the kernels do not take them.

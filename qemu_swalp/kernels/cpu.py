@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from ..formats import Format
-from ..randombits import RandomBits, stream_key
+from ..randombits import RandomBits
 from . import structures, threads
 from .compiling import LIBRARY, digest
 from .layout import layout_of
@@ -38,7 +38,8 @@ def library() -> Any:
     found.qs_quantize.argtypes = [structures.PlanPointer, structures.LayoutPointer, structures.RandomPointer,
                                   ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int]
     found.qs_sgd.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
-    found.qs_quantize.restype = found.qs_sgd.restype = None
+    found.qs_multiply.argtypes = [ctypes.c_void_p, ctypes.c_int]
+    found.qs_quantize.restype = found.qs_sgd.restype = found.qs_multiply.restype = None
     return found
 
 
@@ -79,9 +80,14 @@ def sgd(steps: Any) -> None:
     library().qs_sgd(steps, len(steps), threads.get_num_threads())
 
 
+def multiply(products: structures.Products) -> None:
+    """Write a product of matrices in the host's memory."""
+    library().qs_multiply(ctypes.addressof(products), threads.get_num_threads())
+
+
 def random_of(random: RandomBits | int | None, step_at: int | None = None) -> structures.Random:
     """As the kernels take it. step_at : where in a GPU's memory the step stands, instead of in `random`."""
     if isinstance(random, RandomBits):
         step = int(random.step) if step_at is None else 0
-        return structures.Random(None, step_at, random.offset, step, stream_key(random.seed, random.stream))
+        return structures.Random(None, step_at, random.offset, step, random.key)
     return structures.Random(random)

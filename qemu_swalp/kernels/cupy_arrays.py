@@ -37,6 +37,11 @@ def quantize(x: Any, plan: Plan, format: Format, random: RandomBits | Any | None
         return out
 
 
+def matmul(a: Any, b: Any, rules: Any, random: RandomBits | None) -> Any:
+    """As `kernels.matmul`."""
+    return None
+
+
 SGD_LIMITS = cuda.SGD_LIMITS
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..formats import Format
 from ..randombits import RandomBits
-from . import cpu
+from . import cpu, products
 from .plan import Plan
 from .sgd import Limits
 
@@ -38,6 +38,13 @@ def quantize(x: np.ndarray, plan: Plan, format: Format, random: RandomBits | np.
         return target
     out[...] = target
     return out
+
+
+def matmul(a: np.ndarray, b: np.ndarray, rules: products.Rules, random: RandomBits | None) -> Any:
+    """As `kernels.matmul`."""
+    wide_a, wide_b = (x.astype(np.float32) if x.itemsize == 2 else x for x in (a, b))
+    found = products.matmul(wide_a, wide_b, rules, random)
+    return None if found is None else found.astype(a.dtype, copy=False)
 
 
 def kind(x: Any) -> tuple[str, str] | None:

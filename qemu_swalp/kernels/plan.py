@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,14 @@ BOUND, INFINITY, NAN, LEAST, ZERO = range(5)
 NO_BINADE = 10**6
 """Beyond every binade."""
 NEAREST = Rounding("nearest_even")
+
+
+class Rule(NamedTuple):
+    """How a role is rounded; the dtype holds the format."""
+
+    format: Format
+    policy: str
+    rounding: Rounding
 
 
 @dataclass(frozen=True, eq=False)

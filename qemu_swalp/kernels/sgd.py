@@ -20,18 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..carriers import CARRIERS
-from ..formats import Block, Format, Overflow
-from ..rounding import Rounding
+from ..formats import Block, Format
 from . import structures
 from .layout import layout_of
-from .plan import Plan, plan_of
+from .plan import Plan, Rule, plan_of
 
 ROLES = ("gradient", "momentum", "accumulator", "weight")
 COLUMNS = np.dtype(structures.Sgd)
-
-Rule = tuple[Format, Overflow, Rounding] | None
-"""How a role is rounded; the dtype holds the format."""
-
 
 class Limits(NamedTuple):
     """Of chunks. chunk : elements to work on at a time. most : elements of rows that cannot be parted, beyond which a
@@ -91,7 +86,7 @@ class Chunks:
 
 
 @lru_cache(maxsize=4096)
-def chunks_of(shape: tuple[int, ...], dtype: str, rules: tuple[Rule, ...], limits: Limits) -> Chunks | None:
+def chunks_of(shape: tuple[int, ...], dtype: str, rules: tuple[Rule | None, ...], limits: Limits) -> Chunks | None:
     """The chunks of a tensor; None where the roles' blocks do not let it be parted into small ones."""
     carrier = CARRIERS[dtype]
     formats = [rule[0] for rule in rules if rule is not None]

@@ -114,6 +114,24 @@ class Sgd(Structure):
     ]
 
 
+class Roundings(Structure):
+    """Roundings of one kind in a product of matrices."""
+
+    _fields_ = [("plan", c_void_p), ("keys", c_void_p)]
+
+
+class Products(Structure):
+    """A product of matrices."""
+
+    _fields_ = [
+        *((name, c_int32) for name in ("dtype", "group", "chunk")),
+        *((name, c_int64) for name in ("batches", "rows", "columns", "terms")),
+        *((name, c_void_p) for name in ("first_a", "first_b", "a", "b", "out")),
+        ("offset", c_uint64), ("step", c_uint32),
+        *((name, Roundings) for name in ("product", "sum", "total")),
+    ]
+
+
 class SgdCall(Structure):
     """What the kernel of many steps on a GPU is called with."""
 

@@ -13,7 +13,7 @@ import torch
 
 from ..formats import Format
 from ..randombits import RandomBits
-from . import cpu, cuda, structures
+from . import cpu, cuda, products, structures
 from .plan import Plan
 
 
@@ -57,6 +57,15 @@ def quantize(x: torch.Tensor, plan: Plan, format: Format, random: RandomBits | t
             return out.copy_(target)
         torch.autograd.graph.increment_version(out)
     return out
+
+
+def matmul(a: torch.Tensor, b: torch.Tensor, rules: products.Rules, random: RandomBits | None) -> Any:
+    """As `kernels.matmul`."""
+    if not a.is_cpu or not b.is_cpu:
+        return None
+    wide_a, wide_b = ((x.detach().float() if x.itemsize == 2 else x.detach()).numpy() for x in (a, b))
+    found = products.matmul(wide_a, wide_b, rules, random)
+    return None if found is None else torch.from_numpy(found).to(a.dtype)
 
 
 SGD_LIMITS = cuda.SGD_LIMITS

@@ -8,8 +8,8 @@ from typing import Any
 
 from .. import kernels
 from ..carriers import CARRIERS
-from ..quantization import check_held, policy_of
-from ..randombits import RandomBits, stream_key
+from ..quantization import check_held
+from ..randombits import RandomBits
 from .recipe import Draw, Quantizer
 
 ROLES = ("gradient", "momentum", "accumulator", "weight")
@@ -102,7 +102,7 @@ def _rounding(array: Any, quantizer: Quantizer, random: RandomBits | None) -> An
     if chunks.stochastic:
         if random is None or random.offset or not isinstance(random.step, int):
             return None
-        words = Words(random.step, (*NO_KEYS[1:], stream_key(random.seed, random.stream)))
+        words = Words(random.step, (*NO_KEYS[1:], random.key))
     address = route.address(array)
     nothing = Numbers(0, 0, 0, 0, False, False, False, False)
     return Step(route, kind, chunks, Memory(0, address, 0, 0, address, 0, 0), nothing, words)
@@ -114,7 +114,7 @@ NO_KEYS = ((0, 0),) * len(ROLES)
 @lru_cache(maxsize=65536)
 def _keys(seed: int, tensor: int) -> tuple[tuple[int, int], ...]:
     """Keys of a tensor's streams, role by role."""
-    return tuple(stream_key(bits.seed, bits.stream) for bits in map(Draw(seed, tensor, 0), ROLES))
+    return tuple(bits.key for bits in map(Draw(seed, tensor, 0), ROLES))
 
 
 def _plain(hyper: Any) -> bool:
@@ -154,5 +154,4 @@ def _chunks_of(shape: tuple[int, ...], dtype: str, quantizers: Quantizers, limit
             check_held(quantizer.format, CARRIERS[dtype])
             if quantizer.rounding.stochastic:
                 RandomBits().check_reach(shape)
-    return sgd.chunks_of(shape, dtype, tuple(None if q is None else (q.format, policy_of(q.format, None), q.rounding)
-                                             for q in quantizers), limits)
+    return sgd.chunks_of(shape, dtype, tuple(None if q is None else q.rule for q in quantizers), limits)

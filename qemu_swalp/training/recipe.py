@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 from ..backends import Array
 from ..checks import check_choice
-from ..formats import Format, bfp, parse
-from ..quantization import quantize
+from ..formats import bfp
+from ..quantizer import Quantizer
 from ..randombits import RandomBits, stream_id
-from ..rounding import Rounding
 from ..text import table
 
 ROLES = ("weight", "activation", "error", "gradient", "momentum", "accumulator", "average")
@@ -21,49 +20,6 @@ OPERANDS = ("forward.input", "forward.weight", "dgrad.error", "dgrad.weight", "w
 """The matrices that a layer's three products multiply: its output is input · weight, the gradient of its input (dgrad)
 error · weight, the gradient of its weight (wgrad) error · input.
 """
-
-
-@dataclass(frozen=True)
-class Quantizer:
-    """A format and a rounding mode, written `FORMAT/ROUNDING` (clause STR-2); called on arrays, it rounds them.
-
-    A format alone is rounded stochastically.
-
-    >>> str(Quantizer("bfp8")), Quantizer("e4m3fn/nearest_even")([0.1]).tolist()
-    ('bfp8/stochastic_a', [0.1015625])
-    """
-
-    format: Format
-    rounding: Rounding
-
-    def __init__(self, format: Format | str, rounding: Rounding | str | None = None) -> None:
-        if isinstance(format, str) and rounding is None:
-            format, slash, after = format.partition("/")
-            rounding = after if slash else None
-        object.__setattr__(self, "format", parse(format))
-        object.__setattr__(self, "rounding", Rounding.parse("stochastic" if rounding is None else rounding))
-
-    def __call__(self, x: Array, random: RandomBits | None = None, out: Array | None = None) -> Any:
-        """`quantize(x, format, rounding)`; `random` counts for stochastic rounding only."""
-        return quantize(x, self.format, self.rounding, random=random, out=out)
-
-    @property
-    def plain(self) -> bool:
-        """Whether a call does no more than `quantize`, so that a fused step may do it instead."""
-        return True
-
-    def __str__(self) -> str:
-        return f"{self.format}/{self.rounding}"
-
-    @staticmethod
-    def parse(given: Quantizer | Format | str) -> Quantizer:
-        """A quantizer from a quantizer, a format or a string."""
-        if isinstance(given, Quantizer):
-            return given
-        if not isinstance(given, Format | str):
-            raise TypeError("a quantizer must be a Quantizer, a Format or a string such as 'bfp8/stochastic', "
-                            f"got {given!r}")
-        return Quantizer(given)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,10 @@
 from .blocks import blocks_file
 from .elements import codes_file, policies_file, round_files, stochastic_file, strings_file, variants_file
 from .scaled import scaled_file
+from .sums import sums_file
 from .writing import table
 
 __all__ = [
     "blocks_file", "codes_file", "policies_file", "round_files", "scaled_file", "stochastic_file", "strings_file",
-    "table", "variants_file",
+    "sums_file", "table", "variants_file",
 ]

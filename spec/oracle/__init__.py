@@ -14,6 +14,7 @@ from .irrational import Bounds
 from .randombits import WORD, element_word, philox, stream_id, stream_key
 from .rounding import Rule, out_of_range, parse_rule, quantize, range_check, round_to_grid, takes_away
 from .scaled import Block, Exponent, Int, Scaled, quantize_scaled
+from .sums import Accumulation, part_key, sum_of_products
 from .tables import Codebook, Table
 from .tapered import Logarithmic, Posit, Takum
 
@@ -23,5 +24,5 @@ __all__ = [
     "Posit", "Table", "Takum", "Rule", "out_of_range", "parse_rule", "quantize", "range_check", "round_to_grid",
     "takes_away", "Bfp", "Blocks", "quantize_blocks", "WORD", "element_word", "philox", "stream_id", "stream_key",
     "FAMILIES", "Format", "POSITIONAL", "formats", "spell", "tables", "Block", "Exponent", "Int", "Scaled",
-    "quantize_scaled",
+    "quantize_scaled", "Accumulation", "part_key", "sum_of_products",
 ]

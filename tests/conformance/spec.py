@@ -104,6 +104,17 @@ class ScaledRow(NamedTuple):
     zero_points: tuple[int, ...]
 
 
+class SumRow(NamedTuple):
+    """One element of a product."""
+
+    dtype: str
+    seed: int
+    a: tuple[float, ...]
+    b: tuple[float, ...]
+    output: float
+    accumulation: str
+
+
 class CodeRow(NamedTuple):
     """A code, what it stands for, and what that encodes to."""
 
@@ -254,6 +265,14 @@ def scaled_row(name: str, dtype: str, rounding: str, shape: str, x: str, words: 
 
 
 @cache
+def read_sums() -> list[SumRow]:
+    """sums.txt."""
+    columns = (line.split(" ", 5) for line in lines("sums.txt"))
+    return [SumRow(dtype, int(seed), numbers(a), numbers(b), float.fromhex(out), accumulation)
+            for dtype, seed, a, b, out, accumulation in columns]
+
+
+@cache
 def read_codes() -> list[CodeRow]:
     """codes.txt."""
     columns = (line.split() for line in lines("codes.txt"))
@@ -300,6 +319,7 @@ READERS = {
     "stochastic.txt": read_stochastic,
     "blocks.txt": read_blocks,
     "scaled.txt": read_scaled,
+    "sums.txt": read_sums,
     "codes.txt": read_codes,
     "strings.txt": read_strings,
     "philox.txt": read_philox,

@@ -3,7 +3,8 @@
 Eager backends run every row on every dtype that holds the format and the row's input (SRC-1). Compiled ones compile the
 array program anew for each format, rounding and dtype; they run every row of the deterministic modes once, in float32
 or, where that does not hold the input, in float64. Of the stochastic roundings each format meets five of the 24 there,
-and of the blocks every n-th row runs (`BLOCK_STRIDE`: primes, so that every format and geometry is met).
+and of blocks and sums every n-th row runs (`BLOCK_STRIDE`, `SUM_STRIDE`: primes, so that every format and geometry is
+met; of sums on TensorFlow too).
 `python -m pytest tests/conformance --every-vector` runs all of them (19 minutes on 2 cores).
 """
 
@@ -36,6 +37,7 @@ DTYPES: dict[str, Any] = {
 }
 COMPILED = ("tensorflow-function", "tensorflow-xla", "jax-jit")
 BLOCK_STRIDE = {"jax": 5, "tensorflow": 5, "tensorflow-function": 23, "tensorflow-xla": 23, "jax-jit": 23}
+SUM_STRIDE = {"jax": 37, "jax-jit": 149, "tensorflow": 11, "tensorflow-function": 53, "tensorflow-xla": 149}
 MODES = spec.oracle().DETERMINISTIC
 STRINGS = {row.name: row.string for row in spec.read_strings()}
 TESTS = Path(__file__).resolve().parents[1]
@@ -439,6 +441,18 @@ def test_rounding_strings() -> None:
     assert q.Rounding.parse("stochastic") == q.Rounding.parse("stochastic_a<32>") == q.Rounding.parse("stochastic_a")
     for text in {*MODES, *(row.rounding for row in spec.read_stochastic())}:
         assert q.Rounding.parse(str(q.Rounding.parse(text))) == q.Rounding.parse(text)
+
+
+# ---------------------------------------------------------------------------------------------------- sums of products
+
+
+def test_sums(backend: Backend) -> None:
+    """SUM-1 to SUM-5, STR-3."""
+    for row in spec.read_sums()[:: 1 if backend.every_vector else SUM_STRIDE.get(backend.name, 1)]:
+        a, b = (np.array([x], row.dtype) for x in (row.a, row.b))
+        got = backend.matmul(a, b.T, row.accumulation, q.RandomBits(row.seed, 5, 2))
+        assert same_bits(got, np.array([[row.output]], row.dtype)).all(), (row, got.item().hex())
+        assert str(q.Accumulation.parse(row.accumulation)) == row.accumulation
 
 
 # --------------------------------------------------------------------------------------------------------- random bits

@@ -134,6 +134,9 @@ class Job {
     tasks_ = b.count * row_parts_ * column_parts_;
   }
 
+  /// Takes these random words from now on.
+  void draw(const Random& random) { random_ = random; }
+
   int64_t tasks() const { return tasks_; }
   bool fused() const { return fused_; }
 

@@ -4,6 +4,7 @@
 #include <thread>
 #include <utility>
 
+#include "cpu/products.h"
 #include "cpu/sgd.h"
 
 #define QS_JOIN(a, b) a##b
@@ -60,6 +61,13 @@ void sgd(const Sgd* tensors, const std::vector<std::pair<int64_t, int64_t>>& tas
   });
 }
 
+template <class C>
+void multiply(const Products& products, int threads) {
+  const ProductJob<C> job(products);
+  using Memory = ProductScratch<C>;
+  in_parallel<Memory>(job.tasks(), threads, [&](int64_t task, Memory& memory) { job.run(task, memory); });
+}
+
 }  // namespace
 QS_END
 
@@ -85,4 +93,11 @@ QS_HIDDEN void QS_NAME(qs_sgd_, QS_VARIANT)(const qemu_swalp::Sgd* tensors, int 
   if (count == 0) return;
   if (tensors[0].dtype == Dtype::float32) return sgd<Single, float>(tensors, tasks, threads);
   return sgd<Double, double>(tensors, tasks, threads);
+}
+
+/// A product of matrices of float32 or float64.
+QS_HIDDEN void QS_NAME(qs_multiply_, QS_VARIANT)(const qemu_swalp::Products* products, int threads) {
+  using namespace qemu_swalp;
+  if (products->dtype == Dtype::float32) return multiply<Single>(*products, threads);
+  return multiply<Double>(*products, threads);
 }

@@ -4,6 +4,7 @@
 #include "plan.h"
 
 namespace qemu_swalp {
+struct Products;
 struct Sgd;
 }
 
@@ -14,12 +15,16 @@ using Quantize = void(const qemu_swalp::Plan*, const qemu_swalp::Layout*, const 
 
 using SgdSteps = void(const qemu_swalp::Sgd*, int, int);
 
+using Multiply = void(const qemu_swalp::Products*, int);
+
 extern "C" {
 Quantize qs_quantize_baseline;
 SgdSteps qs_sgd_baseline;
+Multiply qs_multiply_baseline;
 #if defined(__x86_64__)
 Quantize qs_quantize_avx2, qs_quantize_avx512;
 SgdSteps qs_sgd_avx2, qs_sgd_avx512;
+Multiply qs_multiply_avx2, qs_multiply_avx512;
 #endif
 }
 
@@ -29,6 +34,7 @@ struct Variant {
   const char* name;
   Quantize* quantize;
   SgdSteps* sgd;
+  Multiply* multiply;
   bool there;  // on this machine
 };
 
@@ -38,12 +44,12 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
 }
 const Variant variants[] = {
-    {"avx512", qs_quantize_avx512, qs_sgd_avx512, has_avx512()},
-    {"avx2", qs_quantize_avx2, qs_sgd_avx2, bool(__builtin_cpu_supports("avx2"))},
-    {"baseline", qs_quantize_baseline, qs_sgd_baseline, true},
+    {"avx512", qs_quantize_avx512, qs_sgd_avx512, qs_multiply_avx512, has_avx512()},
+    {"avx2", qs_quantize_avx2, qs_sgd_avx2, qs_multiply_avx2, bool(__builtin_cpu_supports("avx2"))},
+    {"baseline", qs_quantize_baseline, qs_sgd_baseline, qs_multiply_baseline, true},
 };
 #else
-const Variant variants[] = {{"baseline", qs_quantize_baseline, qs_sgd_baseline, true}};
+const Variant variants[] = {{"baseline", qs_quantize_baseline, qs_sgd_baseline, qs_multiply_baseline, true}};
 #endif
 
 const Variant* choose(const char* name) {
@@ -63,6 +69,8 @@ QS_EXPORT void qs_quantize(const qemu_swalp::Plan* plan, const qemu_swalp::Layou
 }
 
 QS_EXPORT void qs_sgd(const qemu_swalp::Sgd* tensors, int count, int threads) { chosen->sgd(tensors, count, threads); }
+
+QS_EXPORT void qs_multiply(const qemu_swalp::Products* products, int threads) { chosen->multiply(products, threads); }
 
 QS_EXPORT const char* qs_instruction_set() { return chosen->name; }
 
