@@ -75,6 +75,13 @@ class Accumulation:
         """Whether a product takes random bits."""
         return any(q.rounding.stochastic for q in (self.sum, self.product, self.total) if q is not None)
 
+    def parts(self) -> list[tuple[str, Quantizer]]:
+        """Its quantizers, each after what is to be added to the name of the sum in a table."""
+        counts = ", ".join(f"{name}={count}" for name, count in (("group", self.group), ("chunk", self.chunk))
+                           if count not in (1, None))
+        named = (("", self.sum), (" of products", self.product), (" of chunks", self.of_chunks))
+        return [(f"{name} ({counts})" if counts and not name else name, q) for name, q in named if q is not None]
+
     @property
     def rules(self) -> Any:
         """As the kernels take it."""

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from qemu_swalp.checks import check_bool, check_int
-from qemu_swalp.training import OPERANDS, Recipe, as_recipe
+from qemu_swalp.training import OPERANDS, SUMS, Recipe, as_recipe
 
 from .activations import check_module, warn_if_compiled
 from .attention import attend
@@ -16,8 +16,9 @@ from .attention_calls import attention_within, calls_attention
 from .clock import Clock, Site, clock_of, join
 from .graph import is_stochastic
 from .handle import SiteHandle
-from .products import Geometry, Operands, convolution, linear, matmul
+from .products import Operands, convolution, linear, matmul
 from .selection import GEMM_MODULES, Matmul, Selection, chosen, is_inner
+from .sums import Geometry
 
 
 class Gemm(Site):
@@ -29,6 +30,7 @@ class Gemm(Site):
         self.module, self.attention = module, attention
         self.quantizers = {operand: None if (q := recipe.quantizer(operand)) is None else str(q)
                            for operand in OPERANDS}
+        self.quantizers |= {name: None if (a := recipe.accumulation(name)) is None else str(a) for name in SUMS}
         self.stochastic = any(is_stochastic(q) for q in self.quantizers.values() if q is not None)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
@@ -53,14 +55,14 @@ class Rules:
     def of(self, part: str = "") -> Operands:
         """For the product of inputs and weights, or of that part of them, which has random streams of its own."""
         return Operands(*(self.site.rule(operand + part, self.site.quantizers[operand], self.step)
-                          for operand in OPERANDS))
+                          for operand in (*OPERANDS, *SUMS)))
 
     def of_activations(self, part: str = "") -> Operands:
         """For a product of two activations, both rounded as inputs; none, where attention is left out."""
         if not self.site.attention:
             return Operands()
         return Operands(*(self.site.rule(operand + part, self.site.quantizers[AS_INPUT.get(operand, operand)],
-                                         self.step) for operand in OPERANDS))
+                                         self.step) for operand in (*OPERANDS, *SUMS)))
 
 
 AS_INPUT = {"forward.weight": "forward.input", "dgrad.weight": "wgrad.input"}
@@ -72,15 +74,16 @@ def quantize_gemms(model: nn.Module, recipe: Recipe | str, *, modules: Selection
 
     A layer makes three products: its output from input and weight; the gradient of its input (dgrad) from the error,
     which is the gradient of its output, and the weight; the gradient of its weight (wgrad) from error and input.
-    Sums are made in the tensors' own dtype, and gradients pass straight through the roundings. Weights themselves stay
-    as they are: rounding those is the optimizer's part.
+    Where the recipe has `sums`, each is summed up as its accumulation says, and biases are added to that as they are;
+    else in the tensors' own dtype. Gradients pass straight through the roundings. Weights themselves stay as they are:
+    rounding those is the optimizer's part.
 
     Parameters
     ----------
     model : any module; parameters, buffers and state_dict stay untouched. Its chosen modules get a `forward` of ours.
-    recipe : its `operands` count here, or the name of a ready recipe such as "mxfp8". The operands of module `fc1` go
-        by the name `fc1.operands` in its overrides: the pattern "fc1.*" takes them in. `qemu_swalp_torch.products`
-        tells in what shape each operand meets its quantizer.
+    recipe : its `operands` and `sums` count here, or the name of a ready recipe such as "mxfp8". Those of module `fc1`
+        go by the name `fc1.operands` in its overrides: the pattern "fc1.*" takes them in. `qemu_swalp_torch.products`
+        tells in what shape each operand meets its quantizer, `qemu_swalp_torch.sums` in what order convolutions sum up.
     modules : which modules, in the terms of `quantize_activations`. Default: `GEMM_MODULES`, linear layers,
         convolutions, transposed ones included, and attention; and what `register_gemms` was told of.
     exclude : which of them not, as in exclude=("embed", "head").
@@ -118,15 +121,17 @@ def quantize_gemms(model: nn.Module, recipe: Recipe | str, *, modules: Selection
     sites: list[Gemm] = []
     for place, (name, module) in enumerate(model.named_modules()):
         own = recipe.of(f"{name}.operands")
-        if not own.operands or is_inner(module) or not chosen(name, module, modules) or chosen(name, module, exclude):
+        if not (own.operands or own.sums) or is_inner(module):
+            continue
+        if not chosen(name, module, modules) or chosen(name, module, exclude):
             continue
         if not attention and _forward_of(module) in (_matmul, attention_within):
             continue
         _check_forward(name, module)
         sites.append(Gemm(clock, name, place, own, seed, module, attention))
     if not sites:
-        raise ValueError("nothing to round: the recipe must have operands, and modules= less exclude= must choose a "
-                         f"module of the model that multiplies matrices; got recipe {recipe.to_dict()}, "
+        raise ValueError("nothing to round: the recipe must have operands or sums, and modules= less exclude= must "
+                         f"choose a module of the model that multiplies matrices; got recipe {recipe.to_dict()}, "
                          f"modules={modules!r}")
     warn_if_compiled(model, "quantize_gemms")
     for site in sites:

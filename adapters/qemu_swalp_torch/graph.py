@@ -64,11 +64,9 @@ def rule_of(quantizer: str, random: RandomBits | None) -> Rule:
 
 def apply_rule(x: Tensor, rule: Rule) -> Tensor:
     """A new tensor, x rounded; without gradient."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
-        # Operators take signed integers of 64 bits, so seed and stream are wrapped.
-        step = rule.step if isinstance(rule.step, Tensor) else torch.full((), rule.step, dtype=torch.int64)
-        result: Tensor = _round(x, rule.quantizer, _signed(rule.seed), _signed(rule.stream), step, rule.offset,
-                                rule.place, rule.role)
+    if is_traced():
+        result: Tensor = _round(x, rule.quantizer, signed(rule.seed), signed(rule.stream), step_tensor(rule),
+                                rule.offset, rule.place, rule.role)
         return result
     quantizer = parsed(rule.quantizer)
     random = RandomBits(rule.seed, rule.stream, rule.step, rule.offset) if quantizer.rounding.stochastic else None
@@ -112,8 +110,7 @@ def is_stochastic(quantizer: str) -> bool:
 @torch.library.custom_op("qemu_swalp::round", mutates_args=())
 def _round(x: Tensor, quantizer: str, seed: int, stream: int, step: Tensor, offset: int, place: str,
            role: str) -> Tensor:
-    known = int(step) if step.is_cpu else step
-    rule = Rule(quantizer, seed % (2 * SIGN), stream % (2 * SIGN), known, offset, place, role)
+    rule = Rule(quantizer, unsigned(seed), unsigned(stream), known_step(step), offset, place, role)
     return apply_rule(x, rule).clone(memory_format=torch.contiguous_format)
 
 
@@ -135,5 +132,26 @@ def _(count: Tensor) -> Tensor:
     return torch.empty_like(count)
 
 
-def _signed(n: int) -> int:
+def is_traced() -> bool:
+    """Whether operations are being recorded, so that one of ours must be an operator."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def signed(n: int) -> int:
+    """A seed or stream as operators take it: they have signed integers of 64 bits."""
     return n - 2 * SIGN if n >= SIGN else n
+
+
+def unsigned(n: int) -> int:
+    """Inverse of `signed`."""
+    return n % (2 * SIGN)
+
+
+def step_tensor(rule: Rule) -> Tensor:
+    """The step as operators take it."""
+    return rule.step if isinstance(rule.step, Tensor) else torch.full((), rule.step, dtype=torch.int64)
+
+
+def known_step(step: Tensor) -> int | Tensor:
+    """Inverse of `step_tensor`; the host does not wait for one on a device."""
+    return int(step) if step.is_cpu else step

@@ -1,4 +1,4 @@
-"""Matrix products whose operands are rounded, each by itself, in the forward product and the two of the backward.
+"""Matrix products with operands and sums rounded, each by itself: the forward product and the two of the backward.
 
 Every operand is handed to its quantizer with the axis that is summed over last, so that blocks with axis=-1 lie along
 the sum: the same input in blocks along its channels forward, along the batch in the gradient of the weight.
@@ -14,11 +14,14 @@ from torch.nn.functional import linear as product
 
 from .functional import straight_through
 from .graph import Rule, apply_rule
+from .sums import Geometry, convolve, gradient_of_input, gradient_of_weight, times
 from .tensors import unviewed
 
 
 class Operands(NamedTuple):
-    """Rules of `qemu_swalp.training.OPERANDS`, in their order; None leaves an operand as it is."""
+    """Rules of `qemu_swalp.training.OPERANDS` and `SUMS`, in their order; None leaves an operand as it is, and a sum to
+    PyTorch.
+    """
 
     forward_input: Rule | None = None
     forward_weight: Rule | None = None
@@ -26,17 +29,9 @@ class Operands(NamedTuple):
     dgrad_weight: Rule | None = None
     wgrad_error: Rule | None = None
     wgrad_input: Rule | None = None
-
-
-class Geometry(NamedTuple):
-    """Arguments of `torch.convolution`."""
-
-    stride: Any
-    padding: Any
-    dilation: Any
-    transposed: bool
-    output_padding: Any
-    groups: int
+    forward_sum: Rule | None = None
+    dgrad_sum: Rule | None = None
+    wgrad_sum: Rule | None = None
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands) -> Tensor:
@@ -91,13 +86,26 @@ def _rounded(x: Tensor, rule: Rule | None) -> Tensor:
     return apply_rule(x, rule)
 
 
+def _product(x: Tensor, w: Tensor, rule: Rule | None, bias: Tensor | None = None) -> Tensor:
+    """x·wᵀ + bias, which is added to the sums as they are."""
+    if rule is None:
+        return product(x, w, bias)
+    y = times(x, w.mT, rule)
+    return y if bias is None else y + bias
+
+
+def _matmul(a: Tensor, b: Tensor, rule: Rule | None) -> Tensor:
+    return torch.matmul(a, b) if rule is None else times(a, b, rule)
+
+
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.operands = operands
         rows = x.reshape(-1, x.shape[-1])
-        y = product(_rounded(rows, operands.forward_input), _rounded(unviewed(weight), operands.forward_weight), bias)
+        w = _rounded(unviewed(weight), operands.forward_weight)
+        y = _product(_rounded(rows, operands.forward_input), w, operands.forward_sum, bias)
         return y.reshape(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
@@ -107,10 +115,11 @@ class _Linear(torch.autograd.Function):
         rows, error = x.reshape(-1, x.shape[-1]), errors[0].reshape(-1, weight.shape[0])
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
-            dx = product(_rounded(error, operands.dgrad_error), _rounded(unviewed(weight).t(), operands.dgrad_weight))
-            dx = dx.reshape(x.shape)
+            w = _rounded(unviewed(weight).t(), operands.dgrad_weight)
+            dx = _product(_rounded(error, operands.dgrad_error), w, operands.dgrad_sum).reshape(x.shape)
         if ctx.needs_input_grad[1]:
-            dw = product(_rounded(error.t(), operands.wgrad_error), _rounded(rows.t(), operands.wgrad_input))
+            a = _rounded(rows.t(), operands.wgrad_input)
+            dw = _product(_rounded(error.t(), operands.wgrad_error), a, operands.wgrad_sum)
         if ctx.needs_input_grad[2]:
             db = error.sum(0)
         return dx, dw, db, None
@@ -121,7 +130,8 @@ class _Matmul(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, operands: Operands) -> Tensor:
         ctx.save_for_backward(a, b)
         ctx.operands = operands
-        return torch.matmul(_rounded(a, operands.forward_input), _rounded(b.mT, operands.forward_weight).mT)
+        return _matmul(_rounded(a, operands.forward_input), _rounded(b.mT, operands.forward_weight).mT,
+                       operands.forward_sum)
 
     @staticmethod
     def backward(ctx: Any, *errors: Any) -> Any:
@@ -130,10 +140,12 @@ class _Matmul(torch.autograd.Function):
         (error,) = errors
         da = db = None
         if ctx.needs_input_grad[0]:
-            da = torch.matmul(_rounded(error, operands.dgrad_error), _rounded(b, operands.dgrad_weight).mT)
+            da = _matmul(_rounded(error, operands.dgrad_error), _rounded(b, operands.dgrad_weight).mT,
+                         operands.dgrad_sum)
             da = da.sum_to_size(a.shape)
         if ctx.needs_input_grad[1]:
-            db = torch.matmul(_rounded(a.mT, operands.wgrad_input), _rounded(error.mT, operands.wgrad_error).mT)
+            db = _matmul(_rounded(a.mT, operands.wgrad_input), _rounded(error.mT, operands.wgrad_error).mT,
+                         operands.wgrad_sum)
             db = db.sum_to_size(b.shape)
         return da, db, None
 
@@ -144,8 +156,15 @@ class _Convolution(torch.autograd.Function):
                 operands: Operands) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.geometry, ctx.operands = geometry, operands
-        x = _over_channels(x, operands.forward_input, geometry.groups)
-        return torch.convolution(x, _kernel(weight, operands.forward_weight, geometry, forward=True), bias, *geometry)
+        a = _over_channels(x, operands.forward_input, geometry.groups)
+        w = _kernel(weight, operands.forward_weight, geometry, forward=True)
+        if operands.forward_sum is None:
+            return torch.convolution(a, w, bias, *geometry)
+        if geometry.transposed:
+            y = gradient_of_input(a, w, _size(x, weight, geometry), geometry, operands.forward_sum)
+        else:
+            y = convolve(a, w, geometry, operands.forward_sum)
+        return y if bias is None else y + bias.reshape(-1, *(1,) * (x.ndim - 2))
 
     @staticmethod
     def backward(ctx: Any, *errors: Any) -> Any:
@@ -158,13 +177,28 @@ class _Convolution(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             e = _over_channels(error, operands.dgrad_error, geometry.groups)
             w = _kernel(weight, operands.dgrad_weight, geometry, forward=False)
-            dx = gradients(e, x, w, None, *geometry, [True, False, False])[0]
+            if operands.dgrad_sum is None:
+                dx = gradients(e, x, w, None, *geometry, [True, False, False])[0]
+            elif geometry.transposed:
+                dx = convolve(e, w, geometry, operands.dgrad_sum, x.shape[2:])
+            else:
+                dx = gradient_of_input(e, w, x.shape[2:], geometry, operands.dgrad_sum)
         if ctx.needs_input_grad[1]:
             e, a = _over_pixels(error, operands.wgrad_error), _over_pixels(x, operands.wgrad_input)
-            dw = gradients(e, a, weight, None, *geometry, [False, True, False])[1]
+            if operands.wgrad_sum is None:
+                dw = gradients(e, a, weight, None, *geometry, [False, True, False])[1]
+            else:
+                pair = (a, e) if geometry.transposed else (e, a)
+                dw = gradient_of_weight(*pair, weight.shape[2:], geometry, operands.wgrad_sum)
         if ctx.needs_input_grad[2]:
             db = error.sum([d for d in range(error.ndim) if d != 1])
         return dx, dw, db, None, None
+
+
+def _size(x: Tensor, weight: Tensor, g: Geometry) -> torch.Size:
+    """The spatial size of a transposed convolution's output."""
+    lengths = zip(x.shape[2:], weight.shape[2:], g.stride, g.padding, g.dilation, g.output_padding, strict=True)
+    return torch.Size([(n - 1) * s - 2 * p + d * (k - 1) + 1 + more for n, k, s, p, d, more in lengths])
 
 
 def _over_channels(x: Tensor, rule: Rule | None, groups: int) -> Tensor:

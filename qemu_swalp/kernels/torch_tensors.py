@@ -5,10 +5,12 @@ Those of CUDA need CuPy, which compiles and launches the kernels.
 
 from __future__ import annotations
 
+from ctypes import c_char
 from functools import cache
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import torch
 
 from ..formats import Format
@@ -63,9 +65,16 @@ def matmul(a: torch.Tensor, b: torch.Tensor, rules: products.Rules, random: Rand
     """As `kernels.matmul`."""
     if not a.is_cpu or not b.is_cpu:
         return None
-    wide_a, wide_b = ((x.detach().float() if x.itemsize == 2 else x.detach()).numpy() for x in (a, b))
-    found = products.matmul(wide_a, wide_b, rules, random)
+    wide_a, wide_b = ((x.detach().float() if x.itemsize == 2 else x.detach()).contiguous() for x in (a, b))
+    found = products.matmul(_viewed(wide_a), _viewed(wide_b), rules, random)
     return None if found is None else torch.from_numpy(found).to(a.dtype)
+
+
+def _viewed(x: torch.Tensor) -> np.ndarray:
+    """A contiguous tensor as NumPy sees it. PyTorch's own views would keep FSDP from freeing the memory of weights."""
+    memory = memoryview((c_char * x.nbytes).from_address(x.data_ptr()))
+    found: np.ndarray = np.frombuffer(memory, str(x.dtype).removeprefix("torch.")).reshape(x.shape)
+    return found
 
 
 SGD_LIMITS = cuda.SGD_LIMITS

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from ..accumulation import Accumulation
 from ..backends import Array
 from ..checks import check_choice
 from ..formats import bfp
@@ -20,6 +21,9 @@ OPERANDS = ("forward.input", "forward.weight", "dgrad.error", "dgrad.weight", "w
 """The matrices that a layer's three products multiply: its output is input · weight, the gradient of its input (dgrad)
 error · weight, the gradient of its weight (wgrad) error · input.
 """
+
+SUMS = ("forward.sum", "dgrad.sum", "wgrad.sum")
+"""How the three products are summed up."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +40,23 @@ class Recipe:
         "weight", "error" for both products that one is in. A quantizer sees the last axis as the one that is summed
         over, the axis before it as the rows or columns of the product: blocks with axis=-1 lie along the sum, in each
         of the three products, as hardware has them.
+    sums : how these products are summed up: an `Accumulation` or its string, for all of them, or {name: accumulation}
+        by the names of `SUMS`. Products that are not named are summed up in the arrays' own dtype.
     overrides : {pattern: Recipe or None}; for a parameter whose name matches a pattern (shell style, the first that
         matches) that recipe holds instead, None meaning full precision.
 
     >>> recipe = Recipe(weight="bfp8", overrides={"*.bias": None})
     >>> recipe.of("fc.weight").weight, recipe.of("fc.bias").weight
     (Quantizer(format=..., rounding=...), None)
-    >>> print(Recipe(weight="bfp8", operands={"input": "mxfp4/nearest_even"}, overrides={"*.bias": None}))
-    role           format          rounding
-    ─────────────  ──────────────  ────────────
-    weight         bfp8            stochastic_a
-    forward.input  mxfp4           nearest_even
-    wgrad.input    mxfp4           nearest_even
-    *.bias         full precision
+    >>> sums = {"wgrad.sum": "fp16/to_odd; group=4"}
+    >>> print(Recipe("bfp8", operands={"input": "mxfp4/nearest_even"}, sums=sums, overrides={"*.bias": None}))
+    role                 format          rounding
+    ───────────────────  ──────────────  ────────────
+    weight               bfp8            stochastic_a
+    forward.input        mxfp4           nearest_even
+    wgrad.input          mxfp4           nearest_even
+    wgrad.sum (group=4)  fp16            to_odd
+    *.bias               full precision
     """
 
     weight: Quantizer | None = None
@@ -60,18 +68,22 @@ class Recipe:
     average: Quantizer | None = None
     state: tuple[tuple[str, Quantizer | None], ...] = ()
     operands: tuple[tuple[str, Quantizer], ...] = ()
+    sums: tuple[tuple[str, Accumulation], ...] = ()
     overrides: tuple[tuple[str, Recipe | None], ...] = ()
 
     def __init__(self, weight: Any = None, activation: Any = None, error: Any = None, gradient: Any = None,
                  momentum: Any = None, accumulator: Any = None, average: Any = None,
                  state: Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
                  operands: Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
+                 sums: Accumulation | Quantizer | str | Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
                  overrides: Mapping[str, Recipe | None] | tuple[tuple[str, Recipe | None], ...] = ()) -> None:
         given = (weight, activation, error, gradient, momentum, accumulator, average)
         for role, value in zip(ROLES, given, strict=True):
             object.__setattr__(self, role, _optional(value))
         object.__setattr__(self, "state", tuple((name, _optional(value)) for name, value in _pairs(state)))
         object.__setattr__(self, "operands", tuple(_operands(dict(_pairs(operands)))))
+        together = isinstance(sums, Accumulation | Quantizer | str)
+        object.__setattr__(self, "sums", tuple(_sums(dict.fromkeys(SUMS, sums) if together else dict(_pairs(sums)))))
         for pattern, recipe in _pairs(overrides):
             if recipe is not None and (not isinstance(recipe, Recipe) or recipe.overrides):
                 raise TypeError(f"overrides[{pattern!r}] must be None or a Recipe without overrides, got {recipe!r}")
@@ -88,6 +100,10 @@ class Recipe:
         """The quantizer of a role, of an operand, or of a further optimizer state by name."""
         return getattr(self, role) if role in ROLES else dict((*self.state, *self.operands)).get(role)
 
+    def accumulation(self, name: str) -> Accumulation | None:
+        """How one of the products of `SUMS` is summed up; None: in the arrays' own dtype."""
+        return dict(self.sums).get(name)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain strings, as for JSON or a checkpoint; `from_dict` reads them."""
         plain: dict[str, Any] = {role: str(q) for role in ROLES if (q := getattr(self, role)) is not None}
@@ -95,6 +111,8 @@ class Recipe:
             plain["state"] = {name: None if q is None else str(q) for name, q in self.state}
         if self.operands:
             plain["operands"] = {name: str(q) for name, q in self.operands}
+        if self.sums:
+            plain["sums"] = {name: str(accumulation) for name, accumulation in self.sums}
         if self.overrides:
             plain["overrides"] = {pattern: None if r is None else r.to_dict() for pattern, r in self.overrides}
         return plain
@@ -119,6 +137,8 @@ class Recipe:
     def _lines(self, prefix: str = "") -> Iterator[tuple[str, str, str]]:
         rounded = [*((role, getattr(self, role)) for role in ROLES), *self.state, *self.operands]
         lines = [(f"{prefix}{name}", str(q.format), str(q.rounding)) for name, q in rounded if q is not None]
+        for name, accumulation in self.sums:
+            lines += [(f"{prefix}{name}{part}", str(q.format), str(q.rounding)) for part, q in accumulation.parts()]
         yield from lines or [(prefix.removesuffix(": ") or "all", "full precision", "")]
         for pattern, recipe in self.overrides:
             yield from (recipe or FULL_PRECISION)._lines(f"{pattern}: ")
@@ -177,6 +197,15 @@ def _operands(given: dict[str, Any]) -> Iterator[tuple[str, Quantizer]]:
             yield name, Quantizer.parse(quantizer)
 
 
+def _sums(given: dict[str, Any]) -> Iterator[tuple[str, Accumulation]]:
+    """Those that are not None. ValueError for other names."""
+    for name in given:
+        check_choice("the name of a sum", name, SUMS)
+    for name in SUMS:
+        if given.get(name) is not None:
+            yield name, Accumulation.parse(given[name])
+
+
 def _pairs(items: Any) -> Iterator[tuple[str, Any]]:
     return iter(items.items()) if isinstance(items, Mapping) else iter(items)
 
@@ -185,4 +214,4 @@ FULL_PRECISION = Recipe()
 """Rounds nothing."""
 
 
-__all__ = ["OPERANDS", "ROLES", "Draw", "Quantizer", "Recipe", "apply", "fixed_point", "swalp"]
+__all__ = ["OPERANDS", "ROLES", "SUMS", "Draw", "Quantizer", "Recipe", "apply", "fixed_point", "swalp"]

@@ -102,11 +102,25 @@ def fp8_hybrid() -> Recipe:
 
 
 @_ready
+def fp8_ibm() -> Recipe:
+    """FP8 products summed up in 16 bits (Wang et al. 2018, arXiv 1812.08011).
+
+    Operands in float<5,2>, saturating here; sums in float<6,9>, to nearest, by chunks of 64; weights and momentum in
+    float<6,9>, stochastic. The paper scales the loss by 1,000, and keeps the operands of the last layer and the images
+    in 16 bits: leave the last layer out by exclude=.
+    """
+    operand, sixteen = "float<5,2,overflow=saturate>/nearest_even", "float<6,9>/stochastic"
+    return Recipe(weight=sixteen, momentum=sixteen, operands=dict.fromkeys(KINDS, operand),
+                  sums="float<6,9>/nearest_even; chunk=64")
+
+
+@_ready
 def fp8_deepseek() -> Recipe:
     """DeepSeek-V3's FP8 products (DeepSeek-AI 2024, arXiv 2412.19437, section 3.3).
 
     e4m3 everywhere; inputs and errors in 1×128 runs along the sum (so that wgrad rounds them anew, along the batch),
-    weights in 128×128 tiles, which serve forward and backward alike; float32 scales from present numbers.
+    weights in 128×128 tiles, which serve forward and backward alike; float32 scales from present numbers. Sums are
+    float32, as the paper's promotion every 128 products aims at.
     """
     run = "fp8_1x128/nearest_even"
     return Recipe(operands={"input": run, "error": run, "weight": "fp8_128x128/nearest_even"})

@@ -37,15 +37,16 @@ def test_two_that_break_together_are_not_one() -> None:
 
 
 def test_operands_state_and_overrides_are_roles_too() -> None:
-    recipe = Recipe(operands={"error": "e5m2"}, state={"exp_avg_sq": "bf16"},
+    recipe = Recipe(operands={"error": "e5m2"}, state={"exp_avg_sq": "bf16"}, sums={"wgrad.sum": "fp16"},
                     overrides={"head.*": Recipe(weight="bf16"), "*.bias": None})
     asked: list[Recipe] = []
     study = find_breaking_role(lambda r: asked.append(r) or 1.0, recipe)  # type: ignore[func-returns-value]
-    assert list(study.without) == ["dgrad.error", "wgrad.error", "exp_avg_sq", "weight"]
+    assert list(study.without) == ["dgrad.error", "wgrad.error", "exp_avg_sq", "wgrad.sum", "weight"]
     assert asked[:2] == [recipe, Recipe()]
     assert dict(asked[2].operands).keys() == {"wgrad.error"}
     assert asked[4].state == ()
-    assert asked[5].of("head.weight").weight is None
+    assert asked[5].sums == ()
+    assert asked[6].of("head.weight").weight is None
     assert without(recipe, "activation") == recipe
 
 

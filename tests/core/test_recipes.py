@@ -8,9 +8,20 @@ import json
 import numpy as np
 import pytest
 
-from qemu_swalp.training import OPERANDS, Recipe, as_recipe, recipe, recipe_names, recipes, register_recipe, swalp
+from qemu_swalp import Accumulation
+from qemu_swalp.training import (
+    OPERANDS,
+    SUMS,
+    Recipe,
+    as_recipe,
+    recipe,
+    recipe_names,
+    recipes,
+    register_recipe,
+    swalp,
+)
 
-READY = ("swalp8", "bf16_sr", "fp8_hybrid", "fp8_deepseek", "mxfp8", "mxfp4", "nvfp4", "hbfp8", "wage")
+READY = ("swalp8", "bf16_sr", "fp8_hybrid", "fp8_ibm", "fp8_deepseek", "mxfp8", "mxfp4", "nvfp4", "hbfp8", "wage")
 
 
 def test_the_ready_ones_have_their_names_and_cite_their_sources() -> None:
@@ -56,6 +67,18 @@ def test_operands_by_name_and_by_kind() -> None:
     assert hash(made) == hash(Recipe.from_dict(made.to_dict()))
 
 
+def test_sums_by_name_and_all_alike() -> None:
+    some = Recipe(sums={"wgrad.sum": "fp16/to_odd; chunk=8", "dgrad.sum": None})
+    assert some.to_dict() == {"sums": {"wgrad.sum": "fp16/to_odd; chunk=8"}}
+    assert some.accumulation("forward.sum") is None
+    assert str(some.accumulation("wgrad.sum")) == "fp16/to_odd; chunk=8"
+    all_alike = Recipe(sums=Accumulation("fp16/to_odd", product="bf16/to_odd"))
+    assert [name for name, _ in all_alike.sums] == list(SUMS)
+    assert Recipe.from_dict(json.loads(json.dumps(all_alike.to_dict()))) == all_alike
+    assert str(some).splitlines()[2:] == ["wgrad.sum (chunk=8)  fp16    to_odd", "wgrad.sum of chunks  fp16    to_odd"]
+    assert str(all_alike).splitlines()[3] == "forward.sum of products  bf16    to_odd"
+
+
 def test_recipes_print_as_tables() -> None:
     made = Recipe(weight="bfp8", state={"exp_avg_sq": "bf16", "step": None},
                   overrides={"*.bias": None, "head.*": Recipe(weight="e4m3fn/to_odd")})
@@ -87,6 +110,8 @@ def test_errors() -> None:
         (lambda: register_recipe("mine", "bfp8"), TypeError, "a string and a Recipe are registered, got 'mine'"),
         (lambda: Recipe(operands={"grad": "bf16"}), ValueError, "the name of an operand must be one of forward.input"),
         (lambda: Recipe(operands={"input": 3}), TypeError, "a quantizer must be"),
+        (lambda: Recipe(sums={"forward": "fp16"}), ValueError, "the name of a sum must be one of forward.sum"),
+        (lambda: Recipe(sums="bfp8"), ValueError, "sum must be of an element format"),
     ):
         with pytest.raises(kind, match=words):
             call()
