@@ -196,7 +196,7 @@ def test_the_memory_of_weights_can_still_be_freed():
     """As FSDP does with those that it has gathered."""
     layer = nn.Linear(300, 300, bias=False)
     quantize_gemms(layer, NEAREST)
-    layer(torch.ones(1, 300)).sum().backward()
+    layer(torch.ones(1, 300, requires_grad=True)).sum().backward()
     layer.weight.untyped_storage().resize_(0)
 
 
