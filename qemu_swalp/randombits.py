@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from .backends import Array, Namespace, numpy_namespace
+from .backends import Array, Namespace
 from .checks import check_int
 
 MASK = 0xFFFFFFFF
@@ -115,14 +113,6 @@ def stream_key(seed: int, stream: int, part: tuple[int, int] = (0, 0)) -> tuple[
     return k0, k1
 
 
-def part_keys(seed: int, stream: int, kind: int, count: int) -> np.ndarray:
-    """Keys of the parts (0, kind) to (count - 1, kind) of a stream: uint32 array of shape (count, 2)."""
-    number = np.arange(count, dtype=np.uint32)
-    low, high, of_kind = (np.full_like(number, word) for word in (stream & MASK, stream >> 32, kind))
-    keys = np.array(round_keys(seed & MASK, seed >> 32), np.uint32)
-    return np.stack(philox(numpy_namespace(), (low, high, number, of_kind), keys)[:2], axis=-1)
-
-
 @lru_cache(maxsize=65536)
 def round_keys(k0: int, k1: int) -> tuple[tuple[int, int], ...]:
     """The keys of Philox's rounds; the first is the key itself."""
@@ -143,8 +133,7 @@ def philox_words(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tu
 
 
 def philox(xp: Namespace, counter: tuple[Array, ...], keys: Array) -> list[Array]:
-    """Philox4x32-10 on lanes: word 0 of the counter is an array of lanes, the others are such or 0-d, as are the
-    `round_keys`."""
+    """Philox4x32-10 on lanes: word 0 of the counter is an array of lanes, the others and the `round_keys` are 0-d."""
     c0, *rest = counter
     c1, c2, c3 = (c0 * 0 + word for word in rest)
     for k0, k1 in keys:

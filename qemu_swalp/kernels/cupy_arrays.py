@@ -9,9 +9,11 @@ import numpy as np
 
 from ..formats import Format
 from ..randombits import RandomBits
-from . import cpu, cuda
+from . import cpu, cuda, cuda_products
+from .cuda_products import Matrix
 from .cupy_device import device
 from .plan import Plan
+from .products import result_shape
 
 
 def takes(x: Any, out: Any) -> bool:
@@ -39,7 +41,13 @@ def quantize(x: Any, plan: Plan, format: Format, random: RandomBits | Any | None
 
 def matmul(a: Any, b: Any, rules: Any, random: RandomBits | None) -> Any:
     """As `kernels.matmul`."""
-    return None
+    gpu = device(a.device.id)
+    with gpu.stream():
+        wide_a, wide_b = (cupy.ascontiguousarray(x, np.float32 if x.itemsize == 2 else None) for x in (a, b))
+        out = cupy.empty(result_shape(a.shape, b.shape), wide_a.dtype)
+        taken = cuda_products.matmul(gpu, str(out.dtype), Matrix(address(wide_a), a.shape),
+                                     Matrix(address(wide_b), b.shape), address(out), rules, _bits(random), random)
+        return out.astype(a.dtype, copy=False) if taken else None
 
 
 SGD_LIMITS = cuda.SGD_LIMITS

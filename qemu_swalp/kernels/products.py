@@ -1,4 +1,4 @@
-"""Matrix products with every partial sum rounded, of NumPy arrays: `qemu_swalp.matmul`.
+"""Matrix products with every partial sum rounded, of NumPy arrays and of a GPU's: `qemu_swalp.matmul`.
 
 The kernels compute in float64, as the array program does, or in float32 where that gives the same bits (`single`).
 """
@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import math
 from ctypes import addressof
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
-from ..carriers import CARRIERS, Carrier
-from ..randombits import PRODUCT, SUM, TOTAL, RandomBits, part_keys
+from ..carriers import CARRIERS
+from ..randombits import RandomBits
 from . import cpu, single, structures
 from .plan import DTYPES, Plan, Rule, plan_of
+
+Shape = tuple[int, ...]
+MASK = 0xFFFFFFFF
 
 
 class Rules(NamedTuple):
@@ -26,16 +30,9 @@ class Rules(NamedTuple):
     group: int
     chunk: int | None
 
-
-class _Rounding(NamedTuple):
-    """One kind of rounding. keys : of each, where they are stochastic."""
-
-    plan: Plan
-    keys: np.ndarray | None
-
-    def structure(self) -> structures.Roundings:
-        return structures.Roundings(addressof(self.plan.structure),
-                                    None if self.keys is None else self.keys.ctypes.data)
+    @property
+    def kinds(self) -> tuple[Rule | None, Rule, Rule | None]:
+        return self.product, self.sum, self.total
 
 
 def matmul(a: np.ndarray, b: np.ndarray, rules: Rules, random: RandomBits | None) -> np.ndarray | None:
@@ -43,46 +40,54 @@ def matmul(a: np.ndarray, b: np.ndarray, rules: Rules, random: RandomBits | None
     where the kernels do not round so.
     """
     a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
-    sums = [rule for rule in (rules.sum, rules.total) if rule is not None]
-    in_single = rules.group == 1 and single.suffices(a, b, rules.product, sums)
-    carrier = CARRIERS["float32" if in_single else "float64"]
-    roundings = _roundings(carrier, rules, a.shape[-1], random)
-    if roundings is None:
+    limit = limit_of(rules, a.shape[-1]) if a.dtype == np.float32 else None
+    dtype = "float32" if limit is not None and single.suffices(a, b, limit) else "float64"
+    plans = plans_of(rules, dtype)
+    if plans is None:
         return None
-    a, b = a.astype(carrier.name, copy=False), b.astype(carrier.name, copy=False)
-    leading = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    out = np.empty((*leading, a.shape[-2], b.shape[-1]), carrier.name)
-    arrays = (_firsts(a, leading), _firsts(b, leading), a, b, out)
-    drawn = (0, 0) if random is None else (random.offset, int(random.step))
-    cpu.multiply(structures.Products(
-        DTYPES.index(carrier.name), rules.group, rules.chunk or 0, math.prod(leading), *out.shape[-2:], a.shape[-1],
-        *(x.ctypes.data for x in arrays), *drawn,
-        *(structures.Roundings() if rounding is None else rounding.structure() for rounding in roundings)))
+    a, b = a.astype(dtype, copy=False), b.astype(dtype, copy=False)
+    out = np.empty(result_shape(a.shape, b.shape), dtype)
+    call = structure_of(dtype, a.shape, b.shape, rules, cpu.random_of(random), random)
+    call.first_a, call.first_b = (firsts(x.shape, out.shape[:-2]).ctypes.data for x in (a, b))
+    call.a, call.b, call.out = (x.ctypes.data for x in (a, b, out))
+    call.plans = structures.Plans(*(None if plan is None else addressof(plan.structure) for plan in plans))
+    cpu.multiply(call)
     return out
 
 
-def _roundings(carrier: Carrier, rules: Rules, terms: int, random: RandomBits | None) -> list[_Rounding | None] | None:
+@lru_cache(maxsize=4096)
+def limit_of(rules: Rules, terms: int) -> int | None:
+    """`single.limit_of`; None where not every sum is rounded at once."""
+    sums = [rule for rule in (rules.sum, rules.total) if rule is not None]
+    return single.limit_of(rules.product, sums, terms) if rules.group == 1 else None
+
+
+@lru_cache(maxsize=4096)
+def plans_of(rules: Rules, dtype: str) -> tuple[Plan | None, ...] | None:
     """Of products, sums and totals; None where the kernels do not round so."""
-    chunk, group = rules.chunk or terms, rules.group
-    full, rest = divmod(terms, chunk)
-    counts = {PRODUCT: terms, SUM: full * -(-chunk // group) + -(-rest // group), TOTAL: full + (rest > 0)}
-    found: list[_Rounding | None] = []
-    for kind, rule in ((PRODUCT, rules.product), (SUM, rules.sum), (TOTAL, rules.total)):
-        if rule is None:
-            found.append(None)
-            continue
-        plan = plan_of(carrier, *rule)
-        if plan is None:
-            return None
-        keys = None
-        if rule.rounding.stochastic and random is not None:
-            keys = part_keys(random.seed, random.stream, kind, counts[kind])
-        found.append(_Rounding(plan, keys))
+    found = tuple(None if rule is None else plan_of(CARRIERS[dtype], *rule) for rule in rules.kinds)
+    there = [plan is not None or rule is None for plan, rule in zip(found, rules.kinds, strict=True)]
+    return found if all(there) else None
+
+
+def structure_of(dtype: str, a: Shape, b: Shape, rules: Rules, drawn: structures.Random,
+                 random: RandomBits | None) -> structures.Products:
+    """The call for arrays of these shapes, all but where things stand. drawn : `random` as the kernels take it."""
+    batches = math.prod(result_shape(a, b)[:-2])
+    seed, stream = (0, 0) if random is None else (random.seed, random.stream)
+    found = structures.Products(DTYPES.index(dtype), rules.group, rules.chunk or 0, batches, a[-2], b[-1], a[-1])
+    found.random = drawn
+    found.seed[:], found.stream[:] = (seed & MASK, seed >> 32), (stream & MASK, stream >> 32)
     return found
 
 
-def _firsts(x: np.ndarray, leading: tuple[int, ...]) -> np.ndarray:
-    """The element at which the matrix of each batch begins in a contiguous array."""
-    count, size = math.prod(x.shape[:-2]), math.prod(x.shape[-2:])
-    return np.ascontiguousarray(np.broadcast_to(np.arange(count).reshape(x.shape[:-2]) * size, leading), np.int64)
+def result_shape(a: Shape, b: Shape) -> Shape:
+    """Of a·b."""
+    return (*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])
 
+
+@lru_cache(maxsize=4096)
+def firsts(shape: Shape, leading: Shape) -> np.ndarray:
+    """The element at which the matrix of each batch begins in a contiguous array of that shape."""
+    places = np.arange(math.prod(shape[:-2])).reshape(shape[:-2]) * math.prod(shape[-2:])
+    return np.ascontiguousarray(np.broadcast_to(places, leading), np.int64)

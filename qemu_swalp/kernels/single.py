@@ -22,17 +22,18 @@ MOST = 126
 """Two numbers below 2^126 add up to one below 2^127."""
 
 
-def suffices(a: np.ndarray, b: np.ndarray, products: Rule | None, sums: list[Rule]) -> bool:
-    """Whether float32 will do for a·b, contiguous arrays with elements, each partial sum being rounded."""
+def limit_of(products: Rule | None, sums: list[Rule], terms: int) -> int | None:
+    """The greatest binade of products with which float32 may do, each partial sum being rounded; None: with none."""
     rounded = sums if products is None else [products, *sums]
-    if a.dtype != np.float32 or not all(map(_held, rounded)) or not all(map(_shows, sums)):
-        return False
-    of_a, of_b = _span(a), _span(b)
-    if of_a is None or of_b is None:
-        return False
-    bits, least, most = (one + other for one, other in zip(of_a, of_b, strict=True))
-    return (bits <= SINGLE.precision and least >= SINGLE.least_exponent and most + 2 <= MOST
-            and (all(map(_is_small, rounded)) or _stays_small(rounded, a.shape[-1], most + 2)))
+    if not all(map(_held, rounded)) or not all(map(_shows, sums)):
+        return None
+    return MOST - 2 if all(map(_is_small, rounded)) else min(MOST - 2, _small_products(rounded, terms))
+
+
+def suffices(a: np.ndarray, b: np.ndarray, limit: int) -> bool:
+    """Whether float32 does for a·b, contiguous float32 arrays with elements, by what `limit_of` says."""
+    bits, least, most = (one + other for one, other in zip(_span(a), _span(b), strict=True))
+    return bits <= SINGLE.precision and least >= SINGLE.least_exponent and most <= limit
 
 
 def _held(rule: Rule) -> bool:
@@ -51,31 +52,31 @@ def _is_small(rule: Rule) -> bool:
     return bool(max(f.max, -f.min) < 2.0**MOST)
 
 
-def _stays_small(rules: list[Rule], terms: int, exponent: int) -> bool:
-    """Whether finite sums of so many products below 2^exponent stay below 2^126.
+def _small_products(rules: list[Rule], terms: int) -> int:
+    """The greatest binade of so many finite products with which all sums stay below 2^126.
 
     A rounding to p bits makes a number at most 1 + u times as large, u = 2^(1 - p), or the least positive one. Each
-    product meets at most 2·terms roundings of sums, and e^(2·terms·u) bounds what these make of it; its own doubles it.
+    product, below 2^(binade + 2), meets at most 2·terms roundings of sums, and e^(2·terms·u) bounds what these make of
+    it; its own doubles it.
     """
     formats: list[Any] = [rule.format for rule in rules]
-    u = max(2.0 ** (1 - f.precision) for f in formats)
-    least = max(f.min_positive for f in formats)
-    largest = max(exponent + 1, math.log2(least)) + 1
-    bound: float = largest + math.log2(2 * terms) + 2 * terms * u * math.log2(math.e)
-    return bound < MOST
+    growth = math.log2(4 * terms) + 2 * terms * max(2.0 ** (1 - f.precision) for f in formats) * math.log2(math.e)
+    if growth + max(math.log2(f.min_positive) for f in formats) >= MOST:
+        return -2 * MOST
+    binade: int = math.floor(max(-2.0 * MOST, MOST - growth - 3))
+    return binade
 
 
-def _span(x: np.ndarray) -> tuple[int, int, int] | None:
-    """(bits, binade of the last of them, greatest binade) that hold all numbers; None where one is subnormal or not
-    finite.
+def _span(x: np.ndarray) -> tuple[int, int, int]:
+    """(bits, binade of the last of them, greatest binade) that hold all numbers, or more.
+
+    Subnormal numbers count as of the binade below, with a leading bit; infinities and NaN as of the binade above.
     """
     magnitudes = x.reshape(-1).view(np.uint32) & 0x7FFFFFFF
     numbers = magnitudes[magnitudes != 0]
     if not numbers.size:
         return 0, 0, 0
-    least, most = (int(end) >> SINGLE.mantissa for end in (numbers.min(), numbers.max()))
-    if least == 0 or most == 0xFF:
-        return None
+    least, most = ((int(end) >> SINGLE.mantissa) - SINGLE.bias for end in (numbers.min(), numbers.max()))
     used = int(np.bitwise_or.reduce(numbers)) & 0x7FFFFF | 1 << SINGLE.mantissa
     bits = SINGLE.precision - ((used & -used).bit_length() - 1)
-    return bits, least - SINGLE.bias - (bits - 1), most - SINGLE.bias
+    return bits, least - (bits - 1), most

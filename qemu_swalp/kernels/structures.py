@@ -114,10 +114,10 @@ class Sgd(Structure):
     ]
 
 
-class Roundings(Structure):
-    """Roundings of one kind in a product of matrices."""
+class Plans(Structure):
+    """How the roundings of a product of matrices go."""
 
-    _fields_ = [("plan", c_void_p), ("keys", c_void_p)]
+    _fields_ = [(name, c_void_p) for name in ("product", "sum", "total")]
 
 
 class Products(Structure):
@@ -127,9 +127,20 @@ class Products(Structure):
         *((name, c_int32) for name in ("dtype", "group", "chunk")),
         *((name, c_int64) for name in ("batches", "rows", "columns", "terms")),
         *((name, c_void_p) for name in ("first_a", "first_b", "a", "b", "out")),
-        ("offset", c_uint64), ("step", c_uint32),
-        *((name, Roundings) for name in ("product", "sum", "total")),
+        ("plans", Plans), ("random", Random), ("seed", c_uint32 * 2), ("stream", c_uint32 * 2),
     ]
+
+
+class SpanCall(Structure):
+    """What the kernel that looks at two arrays before their product is called with."""
+
+    _fields_ = [("arrays", c_void_p * 2), ("counts", c_int64 * 2), ("spans", c_void_p)]
+
+
+class ProductsCall(Structure):
+    """What the kernel of products on a GPU is called with."""
+
+    _fields_ = [("products", Products), ("single", Plans), ("spans", c_void_p), ("limit", c_int32)]
 
 
 class SgdCall(Structure):

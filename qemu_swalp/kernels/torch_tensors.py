@@ -15,7 +15,8 @@ import torch
 
 from ..formats import Format
 from ..randombits import RandomBits
-from . import cpu, cuda, products, structures
+from . import cpu, cuda, cuda_products, products, structures
+from .cuda_products import Matrix
 from .plan import Plan
 
 
@@ -63,11 +64,18 @@ def quantize(x: torch.Tensor, plan: Plan, format: Format, random: RandomBits | t
 
 def matmul(a: torch.Tensor, b: torch.Tensor, rules: products.Rules, random: RandomBits | None) -> Any:
     """As `kernels.matmul`."""
-    if not a.is_cpu or not b.is_cpu:
+    if a.device != b.device:
         return None
     wide_a, wide_b = ((x.detach().float() if x.itemsize == 2 else x.detach()).contiguous() for x in (a, b))
-    found = products.matmul(_viewed(wide_a), _viewed(wide_b), rules, random)
-    return None if found is None else torch.from_numpy(found).to(a.dtype)
+    if a.is_cpu:
+        found = products.matmul(_viewed(wide_a), _viewed(wide_b), rules, random)
+        return None if found is None else torch.from_numpy(found).to(a.dtype)
+    shapes = tuple(a.shape), tuple(b.shape)
+    out = torch.empty(products.result_shape(*shapes), dtype=wide_a.dtype, device=a.device)
+    taken = cuda_products.matmul(gpus().torch_device(a.device.index), KINDS[out.dtype],
+                                 Matrix(wide_a.data_ptr(), shapes[0]), Matrix(wide_b.data_ptr(), shapes[1]),
+                                 out.data_ptr(), rules, _bits(random), random)
+    return out.to(a.dtype) if taken else None
 
 
 def _viewed(x: torch.Tensor) -> np.ndarray:

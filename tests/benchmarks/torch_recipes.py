@@ -95,7 +95,7 @@ class Transformer(nn.Module):
 MODELS: dict[str, tuple[Callable[[], nn.Module], float]] = {"ResNet": (ResNet, 0.05), "transformer": (Transformer, 0.1)}
 """Each with its learning rate, for momentum 0.9."""
 
-RECIPES = ("float32", "swalp8", "bf16_sr", "fp8_hybrid", "mxfp8", "mxfp4", "nvfp4")
+RECIPES = ("float32", "swalp8", "bf16_sr", "fp8_hybrid", "fp8_ibm", "mxfp8", "mxfp4", "nvfp4")
 
 
 def data(folder: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -115,7 +115,7 @@ def quantized(recipe: Recipe, model: nn.Module, rate: float, seed: int = 0) -> t
     """An optimizer of the model, both under a recipe."""
     if recipe.activation or recipe.error:
         quantize_activations(model, recipe, modules=ROUNDED, seed=seed)
-    if recipe.operands:
+    if recipe.operands or recipe.sums:
         quantize_gemms(model, recipe, exclude=("first", "last"), seed=seed)
     return quantize_optimizer(torch.optim.SGD(model.parameters(), rate, momentum=0.9), recipe, seed=seed)
 

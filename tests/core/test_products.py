@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qemu_swalp as q
-from qemu_swalp.randombits import part_keys, stream_key
+from qemu_swalp.randombits import stream_key
 from tests.backends import Backend, same_bits
 from tests.conformance import spec
 
@@ -113,9 +113,8 @@ def test_the_published_loss_of_long_sums() -> None:
 def test_keys_of_parts() -> None:
     """SUM-5."""
     for seed, stream in ((2**63 + 5, 2**40 + 7), (0, 0)):
-        keys = part_keys(seed, stream, 2, 9).tolist()
-        assert keys == [list(stream_key(seed, stream, (n, 2))) for n in range(9)]
-        assert keys == [list(oracle.part_key(seed, stream, n, 2)) for n in range(9)]
+        for n in (0, 1, 2**32 - 1):
+            assert stream_key(seed, stream, (n, 2)) == oracle.part_key(seed, stream, n, 2)
     assert q.RandomBits(1, 2).key == stream_key(1, 2) == oracle.stream_key(1, 2)
 
 

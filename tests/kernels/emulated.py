@@ -13,8 +13,9 @@ import numpy as np
 
 import qemu_swalp as q
 from qemu_swalp.carriers import CARRIERS
-from qemu_swalp.kernels import compiling, cpu, cuda, numpy_arrays
+from qemu_swalp.kernels import compiling, cpu, cuda, cuda_products, numpy_arrays
 from qemu_swalp.kernels.plan import plan_of
+from qemu_swalp.kernels.products import result_shape
 from qemu_swalp.quantization import policy_of
 
 HERE = Path(__file__).parent
@@ -77,6 +78,17 @@ def quantize(x: np.ndarray, format: Any, rounding: Any = "nearest_even", random:
     memories = [cpu.Memory(a.ctypes.data, tuple(s // a.itemsize for s in a.strides)) for a in (x, out)]
     if not cuda.quantize(DEVICE, plan, format, x.shape, *memories, bits):
         out[...] = quantize(np.ascontiguousarray(x), format, rounding, random, overflow, None, step_at)
+    return out
+
+
+def matmul(a: np.ndarray, b: np.ndarray, accumulation: Any, random: q.RandomBits, step_at: int | None = None) -> Any:
+    """As `qemu_swalp.matmul` of float32 or float64 arrays."""
+    a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+    out = np.full(result_shape(a.shape, b.shape), np.nan, a.dtype)
+    matrices = (cuda_products.Matrix(x.ctypes.data, x.shape) for x in (a, b))
+    rules = q.Accumulation.parse(accumulation).rules
+    assert cuda_products.matmul(DEVICE, str(a.dtype), *matrices, out.ctypes.data, rules,
+                                cpu.random_of(random, step_at), random)
     return out
 
 

@@ -12,6 +12,9 @@
 EMULATED(qs_round, Call)
 EMULATED(qs_reduce, Call)
 EMULATED(qs_blocks, Call)
+#elif defined(QS_SUM)
+EMULATED(qs_span, SpanCall)
+EMULATED(qs_multiply, ProductsCall)
 #else
 EMULATED(qs_sgd, SgdCall)
 #endif

@@ -13,7 +13,8 @@ from qemu_swalp import kernels
 from qemu_swalp.training import SGD, swalp
 from tests.backends import Backend, backend, gpu_missing
 from tests.kernels.samples import array, bits
-from tests.kernels.test_cuda import FORMATS
+from tests.kernels.test_cuda import FORMATS, SUMS
+from tests.kernels.test_products import coarse
 
 RANDOM = q.RandomBits(3, 5, 7, offset=2)
 
@@ -80,6 +81,18 @@ def test_steps_of_sgd(gpu: Backend, launched: list[str]) -> None:
     got = run(gpu.array)
     assert launched == ["qs_sgd"] * 3
     assert all((bits(gpu.numpy(a)) == bits(b)).all() for a, b in zip(got, run(np.array), strict=True))
+
+
+@pytest.mark.parametrize("accumulation", SUMS)
+def test_products(accumulation: str, gpu: Backend, launched: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    for dtype in ("float32", "float64"):
+        for spread in (3, 60):  # in float32, and not
+            a, b = coarse(rng, (2, 1, 190, 70), spread).astype(dtype), coarse(rng, (3, 70, 40), spread).astype(dtype)
+            launched.clear()
+            got = gpu.matmul(a, b, accumulation, RANDOM)
+            assert launched[-1:] == ["qs_multiply"]
+            assert (bits(got) == bits(q.matmul(a, b, accumulation, random=RANDOM))).all(), (dtype, spread)
 
 
 def test_streams_and_graphs() -> None:

@@ -8,6 +8,7 @@ using int64_t = long long;
 using uint64_t = unsigned long long;
 #else
 #include <cstdint>
+#include <cstring>
 #endif
 
 // Instruction sets are compiled apart: the same names, but each in a namespace of its own, or the linker would take one

@@ -5,24 +5,33 @@
 
 QS_BEGIN
 
-/// Roundings of one kind; `plan` null: none. keys: two words for each in turn, where they are stochastic.
-struct Roundings {
-  const Plan* plan;
-  const uint32_t* keys;
+/// How products, sums and totals are rounded; `product` and `total` null: not, or there are none.
+struct Plans {
+  const Plan *product, *sum, *total;
 };
 
 /// a·b of contiguous matrices of float32 or float64: the result has `batches` of (rows, columns), each a sum of `terms`.
 struct Products {
   Dtype dtype;
-  int32_t group, chunk;                   // chunk 0: there are no totals
+  int32_t group, chunk;              // chunk 0: there are no totals
   int64_t batches, rows, columns, terms;
-  const int64_t *first_a, *first_b;       // of each batch: the element where its matrix begins
+  const int64_t *first_a, *first_b;  // of each batch: the element where its matrix begins
   const void *a, *b;
   void* out;
-  uint64_t offset;                        // of the result in the random sequence
-  uint32_t step;
-  Roundings product, sum, total;
+  Plans plans;
+  Random random;                     // its key: of no rounding
+  uint32_t seed[2], stream[2];
 };
+
+enum class Part : uint32_t { product = 1, sum = 2, total = 3 };
+
+/// Sets the key of rounding n of a kind (clause SUM-5).
+QS_FUNCTION void turn_to(Random& random, const Products& p, Part part, uint32_t n) {
+  const uint32_t counter[4] = {p.stream[0], p.stream[1], n, uint32_t(part)};
+  const Words words = philox(counter, p.seed);
+  random.key[0] = words.at[0];
+  random.key[1] = words.at[1];
+}
 
 /// The sum rounded to odd, as bits (clause SUM-3): Knuth's TwoSum tells what nearest even leaves of it. F: a float, or a
 /// vector of them; V: its bits.
@@ -31,8 +40,8 @@ QS_INLINE V odd_sum(F a, F b) {
   const F total = add(a, b), of_b = subtract(total, a);
   const F left = add(subtract(a, subtract(total, of_b)), subtract(b, of_b));
   V bits, rest;
-  __builtin_memcpy(&bits, &total, sizeof bits);
-  __builtin_memcpy(&rest, &left, sizeof rest);
+  memcpy(&bits, &total, sizeof bits);
+  memcpy(&rest, &left, sizeof rest);
   const V none = V();
   const auto inexact = (rest << 1) != none;
   const auto finite = signed_of(bits & (C::sign - 1)) < signed_of(none + C::infinity);

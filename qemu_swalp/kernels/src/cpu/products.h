@@ -35,28 +35,29 @@ struct ProductScratch {
 template <class C>
 class TileRounder {
  public:
-  TileRounder(const Products& p, const Roundings& roundings, int64_t first, std::vector<typename C::Stored>& tile)
-      : roundings_(roundings), random_{nullptr, nullptr, p.offset + uint64_t(first), p.step, {0, 0}},
-        layout_{1, {int64_t(tile.size())}, {1}, {1}, {1}},
-        job_(*roundings.plan, layout_, random_, tile.data(), tile.data()) {}
+  TileRounder(const Products& p, const Plan* plan, Part part, int64_t first, std::vector<typename C::Stored>& tile)
+      : p_(p), plan_(*plan), part_(part), random_(p.random), layout_{1, {int64_t(tile.size())}, {1}, {1}, {1}},
+        job_(plan_, layout_, random_, tile.data(), tile.data()) {
+    random_.offset += uint64_t(first);
+  }
   TileRounder(const TileRounder&) = delete;
 
   void operator()(Scratch<C>& scratch) {
-    if (is_stochastic(roundings_.plan->mode)) {
-      random_.key[0] = roundings_.keys[2 * count_];
-      random_.key[1] = roundings_.keys[2 * count_ + 1];
+    if (is_stochastic(plan_.mode)) {
+      turn_to(random_, p_, part_, count_++);
       job_.draw(random_);
-      ++count_;
     }
     run_alone(job_, scratch);
   }
 
  private:
-  const Roundings& roundings_;
+  const Products& p_;
+  const Plan& plan_;
+  Part part_;
   Random random_;
   Layout layout_;
   Job<C> job_;
-  int64_t count_ = 0;
+  uint32_t count_ = 0;
 };
 
 /// Tiles of the result, and the work on one.
@@ -88,9 +89,9 @@ class ProductJob {
     memory.total.assign(p_.chunk ? size_t(n) : 0, 0);
     Stored* const sum = memory.sum.data();
     std::optional<TileRounder<C>> round_product, round_sum, round_total;
-    if (p_.product.plan) round_product.emplace(p_, p_.product, first, memory.product);
-    round_sum.emplace(p_, p_.sum, first, memory.sum);
-    if (p_.chunk) round_total.emplace(p_, p_.total, first, memory.total);
+    if (p_.plans.product) round_product.emplace(p_, p_.plans.product, Part::product, first, memory.product);
+    round_sum.emplace(p_, p_.plans.sum, Part::sum, first, memory.sum);
+    if (p_.chunk) round_total.emplace(p_, p_.plans.total, Part::total, first, memory.total);
     const int64_t chunk = p_.chunk ? p_.chunk : p_.terms;
     for (int64_t k = 0, in_chunk = 0; k < p_.terms; ++k) {
       if (round_product) {

@@ -53,8 +53,8 @@ inline void fill_groups(uint32_t* out, uint32_t block, int count, const Random& 
       for (int g = 0; g < group; ++g) {
         // Only the low halves count; what stands above them is dropped by the next product, and at the end.
         const Vector64 p0 = multiply_halves(c0[g], factor0), p1 = multiply_halves(c2[g], factor1);
-        c0[g] = (p1 >> 32) ^ c1[g] ^ uint64_t(key0(random, r));
-        c2[g] = (p0 >> 32) ^ c3[g] ^ uint64_t(key1(random, r));
+        c0[g] = (p1 >> 32) ^ c1[g] ^ uint64_t(key0(random.key, r));
+        c2[g] = (p0 >> 32) ^ c3[g] ^ uint64_t(key1(random.key, r));
         c1[g] = p1;
         c3[g] = p0;
       }
