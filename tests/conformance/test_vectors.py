@@ -146,7 +146,7 @@ STOCHASTIC = sorted({row.format for row in spec.read_stochastic()})
 @pytest.mark.parametrize("name", spec.round_names())
 def test_rounding(backend: Backend, name: str) -> None:
     """FMT-1 to FMT-9, RND-1 to RND-10: every deterministic mode, to every named format, under its own policy."""
-    check(backend, round_cases(spec.read_round(name)))
+    check(backend, backend.share(list(round_cases(spec.read_round(name))), spec.round_names().index(name)))
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -104,16 +104,9 @@ WORDS = np.random.default_rng(8).integers(0, 2**32, (40, 50), dtype=np.uint64).a
 WORDS[0, :4] = [0, 0xFFFFFFFF, 0x80000000, 0x7FFFFFFF]
 
 
-def dtypes_of(backend: Backend, format: str) -> tuple[str, ...]:
-    """All. XLA compiles each for seconds, so TensorFlow and JAX take every other one, and between them all."""
-    if backend.name not in ("tensorflow-xla", "jax-jit") or backend.every_vector:
-        return backend.dtypes
-    return backend.dtypes[(FORMATS.index(format) + (backend.name == "jax-jit")) % 2 :: 2]
-
-
 @pytest.mark.parametrize("format", FORMATS)
 def test_same_bits(backend: Backend, format: str) -> None:
-    for dtype in dtypes_of(backend, format):
+    for dtype in backend.share(backend.dtypes, FORMATS.index(format)):
         x = sample(dtype)
         try:
             expected = [q.quantize(x, format, rounding, random=WORDS) for rounding in ROUNDINGS]
