@@ -153,25 +153,28 @@ def test_rounding(backend: Backend, name: str) -> None:
 def test_rounding_to_formats_without_a_name(backend: Backend, name: str) -> None:
     """FMT-3 to FMT-9 (FMT-5 above all), RND-3, RND-6, STR-1: the parameters that no named format uses."""
     cases = list(round_cases(row for row in spec.read_policies("round_variants.txt") if row.format == name))
-    check(backend, cases[VARIANTS.index(name) % 5 :: 5] if sampled(backend) else cases)
+    turn = VARIANTS.index(name)
+    check(backend, backend.share(cases[turn % 5 :: 5] if sampled(backend) else cases, turn))
 
 
 def test_policies(backend: Backend) -> None:
     """FMT-8, FMT-9, RND-7, RND-8: the ends of the range under every other policy."""
     cases = list(round_cases(spec.read_policies("policies.txt")))
-    check(backend, cases[::13] if sampled(backend) else cases)  # 13 and the number of modes have no common divisor
+    # 13 and the number of modes have no common divisor
+    check(backend, backend.share(cases[::13] if sampled(backend) else cases, 0))
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_stochastic_rounding(backend: Backend, name: str) -> None:
     """RND-2, RND-3, RND-4, STR-2: variants a, b, c with 1 to 32 bits, on both sides of every threshold."""
     cases = stochastic_cases(name)
-    check(backend, cases[STOCHASTIC.index(name) % 5 :: 5] if sampled(backend) else cases)
+    turn = STOCHASTIC.index(name)
+    check(backend, backend.share(cases[turn % 5 :: 5] if sampled(backend) else cases, turn))
 
 
 def test_idempotence(backend: Backend) -> None:
     """RND-11: results quantize to themselves."""
-    for turn, name in enumerate(spec.round_names()):
+    for turn, name in backend.share(list(enumerate(spec.round_names())), 0):
         rows = spec.read_round(name)
         x = np.array([result for row in rows for result in row.results])
         words = np.arange(x.size, dtype=np.uint32) * np.uint32(0x9E3779B9)
@@ -200,7 +203,7 @@ def test_dtypes_that_hold_a_format(name: str) -> None:
 def block_rows(backend: Backend) -> list[tuple[int, spec.BlockRow]]:
     """The rows that a backend runs, numbered."""
     stride = 1 if backend.every_vector else BLOCK_STRIDE.get(backend.name, 1)
-    return list(enumerate(spec.read_blocks()))[::stride]
+    return list(backend.share(list(enumerate(spec.read_blocks()))[::stride], 0))
 
 
 def block_dtypes(backend: Backend, turn: int, row: spec.BlockRow, needed: list[float]) -> list[str]:
@@ -266,7 +269,7 @@ SCALED_STRIDE = {"tensorflow": 7, "jax": 89, "tensorflow-function": 61, "tensorf
 def scaled_rows(backend: Backend) -> list[spec.ScaledRow]:
     """The rows of scaled.txt that a backend runs."""
     stride = 1 if backend.every_vector else SCALED_STRIDE.get(backend.name, 1)
-    return [row for row in spec.read_scaled()[::stride] if row.dtype in backend.dtypes]
+    return [row for row in backend.share(spec.read_scaled()[::stride], 0) if row.dtype in backend.dtypes]
 
 
 def scaled_arrays(row: spec.ScaledRow) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
