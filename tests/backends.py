@@ -27,6 +27,8 @@ class Backend:
     dtypes = DTYPES
     every_vector = False
     """Whether compiled backends run every conformance vector, not a sample of some files."""
+    half: int | None = None
+    """Of what XLA compiles for seconds, TensorFlow and JAX do one half each."""
 
     def array(self, x: np.ndarray) -> Any:
         return x
@@ -39,6 +41,10 @@ class Backend:
 
     def context(self, dtype: str) -> contextlib.AbstractContextManager[Any]:
         return contextlib.nullcontext()
+
+    def share(self, items: Sequence[Any], turn: int) -> Sequence[Any]:
+        """All, or every other one; which ones it begins with changes from turn to turn."""
+        return items if self.half is None or self.every_vector else items[(turn + self.half) % 2 :: 2]
 
     def _run(self, function: Any, dtype: str, *arrays: np.ndarray) -> Any:
         with self.context(dtype):
@@ -175,6 +181,7 @@ class TensorflowFunction(Tensorflow):
 class TensorflowXla(TensorflowFunction):
     name = "tensorflow-xla"
     jit = True
+    half = 0
 
 
 class Jax(Backend):
@@ -202,6 +209,7 @@ class Jax(Backend):
 class JaxJit(Jax):
     name = "jax-jit"
     op_by_op = False
+    half = 1
 
     def call(self, function: Any, *arrays: Any) -> Any:
         compiled = self.jax.jit(function)

@@ -148,36 +148,40 @@ STOCHASTIC = sorted({row.format for row in spec.read_stochastic()})
 @pytest.mark.parametrize("name", spec.round_names())
 def test_rounding(backend: Backend, name: str) -> None:
     """FMT-1 to FMT-9, RND-1 to RND-10: every deterministic mode, to every named format, under its own policy."""
-    check(backend, round_cases(spec.read_round(name)))
+    check(backend, backend.share(list(round_cases(spec.read_round(name))), spec.round_names().index(name)))
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_rounding_to_formats_without_a_name(backend: Backend, name: str) -> None:
     """FMT-3 to FMT-9 (FMT-5 above all), RND-3, RND-6, STR-1: the parameters that no named format uses."""
     cases = list(round_cases(row for row in spec.read_policies("round_variants.txt") if row.format == name))
-    check(backend, cases[VARIANTS.index(name) % 5 :: 5] if sampled(backend) else cases)
+    turn = VARIANTS.index(name)
+    check(backend, backend.share(cases[turn % 5 :: 5] if sampled(backend) else cases, turn))
 
 
 def test_policies(backend: Backend) -> None:
     """FMT-8, FMT-9, RND-7, RND-8: the ends of the range under every other policy."""
     cases = list(round_cases(spec.read_policies("policies.txt")))
-    check(backend, cases[::13] if sampled(backend) else cases)  # 13 and the number of modes have no common divisor
+    # 13 and the number of modes have no common divisor
+    check(backend, backend.share(cases[::13] if sampled(backend) else cases, 0))
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_stochastic_rounding(backend: Backend, name: str) -> None:
     """RND-2, RND-3, RND-4, STR-2: variants a, b, c with 1 to 32 bits, on both sides of every threshold."""
     cases = stochastic_cases(name)
-    check(backend, cases[STOCHASTIC.index(name) % 5 :: 5] if sampled(backend) else cases)
+    turn = STOCHASTIC.index(name)
+    check(backend, backend.share(cases[turn % 5 :: 5] if sampled(backend) else cases, turn))
 
 
 def test_idempotence(backend: Backend) -> None:
     """RND-11: results quantize to themselves."""
-    for turn, name in enumerate(spec.round_names()):
+    for turn, name in backend.share(list(enumerate(spec.round_names())), 0):
         rows = spec.read_round(name)
         x = np.array([result for row in rows for result in row.results])
         words = np.arange(x.size, dtype=np.uint32) * np.uint32(0x9E3779B9)
-        modes = [*MODES, "stochastic_b<8>"] if backend.name not in COMPILED else [MODES[turn % len(MODES)]]
+        modes = [*MODES, "stochastic_b<8>"]
+        modes = [modes[turn % len(modes)]] if backend.name in (*COMPILED, "jax") else modes
         cases = (Case(name, mode, None, x, words if "stochastic" in mode else None, x) for mode in modes)
         check(backend, cases)
 
@@ -202,7 +206,7 @@ def test_dtypes_that_hold_a_format(name: str) -> None:
 def block_rows(backend: Backend) -> list[tuple[int, spec.BlockRow]]:
     """The rows that a backend runs, numbered."""
     stride = 1 if backend.every_vector else BLOCK_STRIDE.get(backend.name, 1)
-    return list(enumerate(spec.read_blocks()))[::stride]
+    return list(backend.share(list(enumerate(spec.read_blocks()))[::stride], 0))
 
 
 def block_dtypes(backend: Backend, turn: int, row: spec.BlockRow, needed: list[float]) -> list[str]:
@@ -268,7 +272,7 @@ SCALED_STRIDE = {"tensorflow": 7, "jax": 89, "tensorflow-function": 61, "tensorf
 def scaled_rows(backend: Backend) -> list[spec.ScaledRow]:
     """The rows of scaled.txt that a backend runs."""
     stride = 1 if backend.every_vector else SCALED_STRIDE.get(backend.name, 1)
-    return [row for row in spec.read_scaled()[::stride] if row.dtype in backend.dtypes]
+    return [row for row in backend.share(spec.read_scaled()[::stride], 0) if row.dtype in backend.dtypes]
 
 
 def scaled_arrays(row: spec.ScaledRow) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
@@ -340,9 +344,8 @@ def test_codes(backend: Backend, name: str) -> None:
     rows = code_groups()[name]
     codes, canonical = (np.array([getattr(row, key) for row in rows], np.uint8) for key in ("code", "canonical"))
     case = Case(name, "codes", None, codes, None, np.array([row.value for row in rows]))
-    for dtype in holders(case):
-        if dtype not in backend.dtypes:
-            continue
+    possible = [dtype for dtype in holders(case) if dtype in backend.dtypes]
+    for dtype in backend.share(possible, list(code_groups()).index(name)):
         values = as_dtype(case.output, dtype)
         assert_bits(case, dtype, codes, backend.decode(codes, string(name), dtype), values)
         got = backend.encode(values, string(name))

@@ -15,6 +15,7 @@ import qemu_swalp as q
 from qemu_swalp import kernels
 from qemu_swalp.kernels import compiling, cuda, cuda_products
 from qemu_swalp.training import SGD, Quantizer, fused
+from tests import quotients
 from tests.kernels import emulated, nvrtc
 from tests.kernels.samples import POLICIES, array, bits, blocks_of, formats
 from tests.kernels.test_products import TOO_MUCH, coarse
@@ -118,6 +119,17 @@ def test_given_words() -> None:
     words = np.random.default_rng(0).integers(0, 2**32, x.shape, dtype=np.uint32)
     for format in FORMATS:
         check(x, format, "stochastic", words)
+
+
+def test_quotients_beside_bounds() -> None:
+    for dtype, roundings in (("float32", quotients.ROUNDINGS), ("float64", ("stochastic_c",))):
+        x, words = quotients.beside_ties(dtype)
+        for rounding in roundings:
+            check(x, "int<3,axis=0>", rounding, words)
+            check(np.abs(x), "int<2,zero_point,axis=0>", rounding, words)
+    for name in ("nvfp4", "nvfp4_torchao"):
+        for amax in quotients.amaxes(name):
+            check(quotients.under_second_scale(amax), name, "nearest_even")
 
 
 def test_a_step_in_memory() -> None:

@@ -258,8 +258,8 @@ np.save(sys.argv[3], np.stack([model.predict(x, verbose=0) for _ in range(2)]))
 """
 
 
-@pytest.mark.parametrize("other", sorted({"tensorflow", "jax", "torch"} - {BACKEND}))
-def test_a_saved_model_goes_on_on_another_backend(tmp_path, other):
+def test_a_saved_model_goes_on_on_another_backend(tmp_path):
+    other = {"tensorflow": "torch", "jax": "tensorflow", "torch": "jax"}[BACKEND]  # the other way round in test_saving
     model = keras.Sequential([layers.Input((5,)), Quantize("bfp<4,axis=0>", seed=SEED, place=3),
                               layers.Reshape((5, 1)), Quantize("e4m3fn/stochastic_c<8>", seed=SEED, place=4)])
     x = normal((4, 5))
