@@ -1,8 +1,7 @@
 """Everything that must hold before a change lands: `python -m tests [pytest arguments]`.
 
 Lint, types, then all tests, among them the conformance vectors on every array library and the examples of the README.
-Keras runs on one backend in a process, so the tests of its adapter run once on each. There XLA leaves out LLVM's
-optimization, a third of its time: the bits of what it optimizes are tested in `core` and `conformance`.
+Keras runs on one backend in a process, so the tests of its adapter run once on each.
 """
 
 from __future__ import annotations
@@ -18,8 +17,7 @@ CHECKS: list[tuple[list[str], dict[str, str]]] = [
     (["mypy"], {}),
     (["spec/generate.py", "--check"], {}),
     ([*PYTEST, "--ignore", KERAS], {}),
-    *(([*PYTEST, KERAS], {"KERAS_BACKEND": backend, "XLA_FLAGS": "--xla_backend_optimization_level=0"})
-      for backend in ("tensorflow", "jax", "torch")),
+    *(([*PYTEST, KERAS], {"KERAS_BACKEND": backend}) for backend in ("tensorflow", "jax", "torch")),
 ]
 
 
