@@ -107,7 +107,7 @@ class Job {
   Job(const Plan& plan, const Layout& layout, const Random& random, const void* source, void* target)
       : plan_(plan), random_(random), blocks_(layout, counts_of(layout)), source_(static_cast<const Stored*>(source)),
         target_(static_cast<Stored*>(target)), steps_(steps_of<C>(plan.element, 0)),
-        steps32_(steps_of<Single>(plan.element32, 0)), steps64_(steps_of<Double>(plan.element64, 0)), shape_(shape_of<C>(plan.element, 0)) {
+        steps32_(steps_of<Single>(plan.element32, 0)), shape_(shape_of<C>(plan.element, 0)) {
     const BlockRows& b = blocks_;
     // A task reads whole segments, and enough columns of each row to make good use of the memory that comes with them.
     const int64_t least_columns = ceiling(least_of<int64_t>(least_width, b.columns), b.segment) * b.segment;
@@ -377,11 +377,10 @@ class Job {
       return Stored(round_scaled<C>(plan_.mode, Lane(from[i]), word, scale, steps_, steps32_, plan_.element, rule));
     };
     if constexpr (C::storage == 32) {
-      if (plan_.element.table_count == 0 && n >= Vectors<Double>::count) {
-        if (is_published(rule)) {
-          return round_published_run(mode, from, to, n, words, scale, steps32_, plan_.element32);
-        }
-        return round_quotient_run(mode, from, to, n, words, scale, steps64_, plan_.element64, rule == Rule::minmax, slow);
+      if (is_published(rule)) {
+        if (shape_ != Shape::any) return round_published_run(mode, from, to, n, words, scale, steps_, plan_.element);
+      } else if (takes_quotients(plan_.element) && takes_scale(scale.number)) {
+        return round_quotient_run(mode, from, to, n, words, scale, steps_, plan_.element, rule == Rule::minmax, slow);
       }
     }
     for (int64_t i = 0; i < n; ++i) to[i] = slow(i);
@@ -420,7 +419,6 @@ class Job {
   Stored* target_;
   Steps<C> steps_;
   Steps<Single> steps32_;
-  Steps<Double> steps64_;
   Shape shape_;
   bool fused_;
   int64_t group_ = 0, tasks_ = 0, row_step_ = 0, column_step_ = 0, row_parts_ = 1, column_parts_ = 1;

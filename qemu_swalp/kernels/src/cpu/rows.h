@@ -165,7 +165,7 @@ inline void round_short_table(const typename C::Stored* from, typename C::Stored
     const auto beyond = (signed_of(key) < signed_of(none + low)) | (signed_of(key) > signed_of(none + high));
     const auto special = beyond | ((bits == none) & (none + signs != none));
     V::store(to + i, bits, count);
-    if (greatest_lane(one_where<Lanes>(special)) == 0) return;
+    if (!any<Lanes>(special)) return;
     for (size_t j = 0; j < size_t(count); ++j) {
       to[i + int64_t(j)] = typename C::Stored(checked_in_table<C>(raw[j], bits[j], t));
     }

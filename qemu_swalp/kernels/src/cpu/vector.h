@@ -61,4 +61,13 @@ inline lane_of<V> greatest_lane(V x) {
   return x[0];
 }
 
+/// Whether the mask holds in any lane.
+template <class V>
+inline bool any(mask_of<V> mask) {
+  const Vector64 bits = Vector64(mask);
+  uint64_t all = 0;
+  for (int i = 0; i < vector_bytes / 8; ++i) all |= bits[i];
+  return all != 0;
+}
+
 QS_END

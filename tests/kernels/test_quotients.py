@@ -1,0 +1,111 @@
+"""Blocks under scales that are no powers of two: quotients next to the bounds between results, where float32 cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import qemu_swalp as q
+from qemu_swalp import kernels
+from qemu_swalp.kernels import cpu
+from tests.kernels.samples import bits
+
+FORMATS = {"int<8,axis=0>": 127, "int<4,zero_point,axis=0>": 15, "block<e4m3fn,axis=0,scale=float<8,23>>": 448}
+"""Format → what its scale is amax over."""
+SIZES = (-2.0**-140, 2.0**-126, 2.0**-110, 2.0**-70, 1.0, 2.0**50, 2.0**100)
+
+
+@pytest.fixture(params=["baseline", "avx2", "avx512"])
+def instructions(request: pytest.FixtureRequest) -> Iterator[None]:
+    try:
+        with cpu.instructions(request.param):
+            yield
+    except ValueError as error:
+        pytest.skip(str(error))
+
+
+def same(x: np.ndarray, format: str, rounding: str, words: np.ndarray | None = None) -> bool:
+    with kernels.disabled():
+        expected = q.quantize(x, format, rounding, random=words)
+    return bool((bits(q.quantize(x, format, rounding, random=words)) == bits(expected)).all())
+
+
+def beside(bound: int, divisor: int, rng: np.random.Generator) -> Iterator[list[float]]:
+    """[amax, x, -x] with x/s as near to bound/2 as two float32 come, below and above it; s = amax/divisor."""
+    odd = bound // (bound & -bound)
+    for sign in (-1, 1):
+        found = 0
+        while found < 2:
+            b = int(rng.integers(2**23, 2**24))
+            down = (odd * b).bit_length() - 24
+            b += (sign * -pow(odd, -1, 2**down) - b) % 2**down  # odd·b + sign is a multiple of 2^down
+            a = (odd * b + sign) >> down
+            amax = np.float32(b) * np.float32(divisor)
+            if max(a, b) >> 24 or amax / np.float32(divisor) != b:
+                continue
+            x = float(a * 2**down * (bound // odd) / 2)
+            assert Fraction(x) / b - Fraction(bound, 2) == Fraction(sign * (bound // odd), 2 * b)
+            found += 1
+            yield [float(amax), x, -x]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_quotients_beside_a_bound(format: str, instructions: None) -> None:
+    rng = np.random.default_rng(1)
+    divisor = FORMATS[format]
+    rows = [row for bound in range(1, 2 * min(divisor, 32) + 1) for row in beside(bound, divisor, rng)
+            if abs(row[1]) <= row[0]]
+    x = np.float32(rows) * np.float32(2**-24)
+    x = np.hstack([x, x[:, 1:] / 2, x[:, 1:] / 4])  # more than a vector of them, in floating point formats bounds again
+    for size in SIZES:
+        for rounding in ("nearest_even", "nearest_away", "toward_zero", "toward_positive", "toward_negative", "to_odd"):
+            assert same(x * np.float32(size), format, rounding), (size, rounding)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_words_beside_the_quotient(format: str, instructions: None) -> None:
+    """Words whose sum with the bits of ν is all ones, or just carries."""
+    rng = np.random.default_rng(2)
+    x = np.abs(rng.standard_normal((64, 40))).astype(np.float32) * np.float32(2.0) ** rng.integers(-40, 1, (64, 40))
+    x[:, 0] = 4
+    x[:, 1] = np.float32(4) / np.float32(FORMATS[format])  # ν is 0, or next to it
+    divisors = x.max(axis=1) / np.float32(FORMATS[format])
+    quanta = [[_quantum(format, Fraction(float(v)) / Fraction(float(s))) for v in row]
+              for row, s in zip(x, divisors, strict=True)]
+    fractions = np.array([[int(Fraction(float(v)) / Fraction(float(s)) / quantum % 1 * 2**32)
+                           for v, quantum in zip(row, row_quanta, strict=True)]
+                          for row, row_quanta, s in zip(x, quanta, divisors, strict=True)])
+    for size in SIZES:
+        for distance in (-2, -1, 0, 1, 2):
+            words = ((2**32 - fractions + distance) % 2**32).astype(np.uint32)
+            for rounding in ("stochastic_a", "stochastic_b", "stochastic_c", "stochastic_b<9>"):
+                assert same(x * np.float32(size), format, rounding, words), (size, distance, rounding)
+
+
+def _quantum(format: str, x: Fraction) -> Fraction:
+    element = q.parse(format).element
+    e = x.numerator.bit_length() - x.denominator.bit_length() if x else -60
+    e -= x < Fraction(2) ** e
+    return Fraction(2) ** element.quantum_at(e)
+
+
+@pytest.mark.parametrize("format", [
+    "block<e4m3fn,axis=0,scale=float<11,12>>", "block<float<5,20>,axis=0,scale=bf16>",
+    "block<float<8,3>,axis=0,scale=float<8,23>>", "block<fixed<22,0>,axis=0,scale=float<8,23>>",
+    "block<fixed<23,0>,axis=0,scale=float<8,23>>", "block<e5m2,axis=0,scale=float<3,2,bias=140>>",
+    "block<float<3,2,bias=-110>,axis=0,scale=bf16>", "block<fixed<8,40>,axis=0,scale=float<8,23>>",
+    "block<float<5,2,unsigned,zero=false,specials=fn>,axis=0,scale=bf16>"])
+def test_formats_at_the_limits(format: str, instructions: None) -> None:
+    """Scales that float32 lacks, elements of too many bits or too small, ranges that quotients overflow."""
+    rng = np.random.default_rng(4)
+    x = (rng.integers(0, 2**32, (64, 33), dtype=np.uint64).astype(np.uint32) & ~np.uint32(2**30)).view(np.float32)
+    x[:32] *= np.float32(2.0) ** rng.integers(-90, 126, (32, 1))
+    x[1], x[2] = 0, x[2] * np.float32(2**-120)
+    x[40, :3] = np.inf, -np.inf, np.nan
+    words = rng.integers(0, 2**32, x.shape, dtype=np.uint64).astype(np.uint32)
+    for rounding in ("nearest_even", "toward_zero", "toward_positive", "to_odd"):
+        assert same(x, format, rounding), rounding
+    assert same(x, format, "stochastic", words)
