@@ -94,8 +94,8 @@ def _quantum(format: str, x: Fraction) -> Fraction:
 
 @pytest.mark.parametrize("format", [
     "block<e4m3fn,axis=0,scale=float<11,12>>", "block<float<5,20>,axis=0,scale=bf16>",
-    "block<float<8,3>,axis=0,scale=float<8,23>>", "block<fixed<22,0>,axis=0,scale=float<8,23>>",
-    "block<fixed<23,0>,axis=0,scale=float<8,23>>", "block<e5m2,axis=0,scale=float<3,2,bias=140>>",
+    "block<float<8,3>,axis=0,scale=float<8,23>>", "block<fixed<23,0>,axis=0,scale=float<8,23>>",
+    "block<fixed<24,0>,axis=0,scale=float<8,23>>", "block<e5m2,axis=0,scale=float<3,2,bias=140>>",
     "block<float<3,2,bias=-110>,axis=0,scale=bf16>", "block<fixed<8,40>,axis=0,scale=float<8,23>>",
     "block<float<5,2,unsigned,zero=false,specials=fn>,axis=0,scale=bf16>"])
 def test_formats_at_the_limits(format: str, instructions: None) -> None:

@@ -64,9 +64,8 @@ inline Vector32 quotient_to_odd(Floats x, Floats s) {
 /// s·r for rounded r, bits with the sign; at most the greatest finite number.
 inline Vector32 multiplied(Vector32 element, Floats s) {
   const Vector32 none{}, size = element & (Single::sign - 1), product = Vector32(Floats(size) * s);
-  const Vector32 cut = select<Vector32>(signed_of(product) < signed_of(none + largest32), product, none + largest32);
   const auto finite = signed_of(size) < signed_of(none + Single::infinity);
-  return select<Vector32>(finite, cut | (element & Single::sign), element);
+  return select<Vector32>(finite, lesser<Vector32>(product, none + largest32) | (element & Single::sign), element);
 }
 
 /// The published rules: |x|⊗i rounded, then times s.
@@ -84,8 +83,8 @@ inline void round_published_run(M mode, const uint32_t* from, uint32_t* to, int6
     const Lanes scaled = select<Lanes>(finite == none, none, Lanes(Floats(finite) * inverse));
     const Lanes word = is_stochastic(mode) ? V::words(words + i, count) : Lanes();
     const Lanes r = rounded<Single, Shape::regular>(mode, scaled | (raw & Single::sign), word, s, f, 0);
-    const Lanes kept = select<Lanes>(signed_of(r) < signed_of(none + largest32), r, none + largest32);
-    V::store(to + i, multiplied(checked<Single, Shape::regular>(raw, kept, s), factor), count);
+    const Lanes finite_r = lesser<Lanes>(r, none + largest32);
+    V::store(to + i, multiplied(checked<Single, Shape::regular>(raw, finite_r, s), factor), count);
   });
 }
 
@@ -142,8 +141,7 @@ inline void round_quotient_run(M mode, const uint32_t* from, uint32_t* to, int64
     Lanes element;
     if (affine) {
       const Lanes bound = select<Lanes>(sign != none, below, above);
-      const Lanes least = select<Lanes>(signed_of(r) < signed_of(bound), r, bound);
-      const Lanes cut = select<Lanes>(magnitude == none + Single::infinity, bound, least);
+      const Lanes cut = select<Lanes>(magnitude == none + Single::infinity, bound, lesser<Lanes>(r, bound));
       const auto nan = signed_of(magnitude) > signed_of(none + Single::infinity);
       element = select<Lanes>(nan, raw, select<Lanes>(cut == none, none, cut | sign));
     } else {
