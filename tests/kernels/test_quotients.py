@@ -10,11 +10,13 @@ import pytest
 
 import qemu_swalp as q
 from qemu_swalp import kernels
+from qemu_swalp.formats.binade import binade
 from qemu_swalp.kernels import cpu
 from tests.kernels.samples import bits
 
-FORMATS = {"int<8,axis=0>": 127, "int<4,zero_point,axis=0>": 15, "block<e4m3fn,axis=0,scale=float<8,23>>": 448}
-"""Format → what its scale is amax over."""
+FORMATS = ("int<8,axis=0>", "int<4,zero_point,axis=0>", "block<e4m3fn,axis=0,scale=float<8,23>>",
+           "block<float<7,3,bias=110>,axis=0,scale=float<8,23>>")
+"""Their scale is amax over the element's max."""
 SIZES = (-2.0**-140, 2.0**-126, 2.0**-110, 2.0**-70, 1.0, 2.0**50, 2.0**100)
 
 
@@ -33,8 +35,8 @@ def same(x: np.ndarray, format: str, rounding: str, words: np.ndarray | None = N
     return bool((bits(q.quantize(x, format, rounding, random=words)) == bits(expected)).all())
 
 
-def beside(bound: int, divisor: int, rng: np.random.Generator) -> Iterator[list[float]]:
-    """[amax, x, -x] with x/s as near to bound/2 as two float32 come, below and above it; s = amax/divisor."""
+def beside(bound: int, unit: float, most: float, rng: np.random.Generator) -> Iterator[list[float]]:
+    """[amax, x, -x] with x/s as near to bound·unit/2 as two float32 come, below and above it; s = amax/most."""
     odd = bound // (bound & -bound)
     for sign in (-1, 1):
         found = 0
@@ -43,11 +45,11 @@ def beside(bound: int, divisor: int, rng: np.random.Generator) -> Iterator[list[
             down = (odd * b).bit_length() - 24
             b += (sign * -pow(odd, -1, 2**down) - b) % 2**down  # odd·b + sign is a multiple of 2^down
             a = (odd * b + sign) >> down
-            amax = np.float32(b) * np.float32(divisor)
-            if max(a, b) >> 24 or amax / np.float32(divisor) != b:
+            amax = np.float32(b) * np.float32(most)
+            if max(a, b) >> 24 or amax / np.float32(most) != b:
                 continue
-            x = float(a * 2**down * (bound // odd) / 2)
-            assert Fraction(x) / b - Fraction(bound, 2) == Fraction(sign * (bound // odd), 2 * b)
+            x = a * 2**down * (bound // odd) / 2 * unit
+            assert Fraction(x) / b / Fraction(unit) - Fraction(bound, 2) == Fraction(sign * (bound // odd), 2 * b)
             found += 1
             yield [float(amax), x, -x]
 
@@ -55,10 +57,10 @@ def beside(bound: int, divisor: int, rng: np.random.Generator) -> Iterator[list[
 @pytest.mark.parametrize("format", FORMATS)
 def test_quotients_beside_a_bound(format: str, instructions: None) -> None:
     rng = np.random.default_rng(1)
-    divisor = FORMATS[format]
-    rows = [row for bound in range(1, 2 * min(divisor, 32) + 1) for row in beside(bound, divisor, rng)
-            if abs(row[1]) <= row[0]]
-    x = np.float32(rows) * np.float32(2**-24)
+    element = q.parse(format).element
+    rows = [row for unit in {1.0, element.min_positive} for bound in range(1, 65)
+            for row in beside(bound, unit, element.max, rng) if row[1] <= row[0]]
+    x = (np.array(rows) * 2**-24).astype(np.float32)
     x = np.hstack([x, x[:, 1:] / 2, x[:, 1:] / 4])  # more than a vector of them, in floating point formats bounds again
     for size in SIZES:
         for rounding in ("nearest_even", "nearest_away", "toward_zero", "toward_positive", "toward_negative", "to_odd"):
@@ -69,11 +71,13 @@ def test_quotients_beside_a_bound(format: str, instructions: None) -> None:
 def test_words_beside_the_quotient(format: str, instructions: None) -> None:
     """Words whose sum with the bits of ν is all ones, or just carries."""
     rng = np.random.default_rng(2)
-    x = np.abs(rng.standard_normal((64, 40))).astype(np.float32) * np.float32(2.0) ** rng.integers(-40, 1, (64, 40))
+    element = q.parse(format).element
+    least = max(-126, binade(element.min_positive) - binade(element.max) - 6)  # of x, to go some way below the values
+    x = (rng.uniform(1, 2, (64, 40)) * 2.0 ** rng.integers(least, 2, (64, 40))).astype(np.float32)
     x[:, 0] = 4
-    x[:, 1] = np.float32(4) / np.float32(FORMATS[format])  # ν is 0, or next to it
-    divisors = x.max(axis=1) / np.float32(FORMATS[format])
-    quanta = [[_quantum(format, Fraction(float(v)) / Fraction(float(s))) for v in row]
+    x[:, 1] = np.float32(4) / np.float32(element.max)  # ν is 0, or next to it
+    divisors = x.max(axis=1) / np.float32(element.max)
+    quanta = [[_quantum(element, Fraction(float(v)) / Fraction(float(s))) for v in row]
               for row, s in zip(x, divisors, strict=True)]
     fractions = np.array([[int(Fraction(float(v)) / Fraction(float(s)) / quantum % 1 * 2**32)
                            for v, quantum in zip(row, row_quanta, strict=True)]
@@ -85,9 +89,9 @@ def test_words_beside_the_quotient(format: str, instructions: None) -> None:
                 assert same(x * np.float32(size), format, rounding, words), (size, distance, rounding)
 
 
-def _quantum(format: str, x: Fraction) -> Fraction:
-    element = q.parse(format).element
-    e = x.numerator.bit_length() - x.denominator.bit_length() if x else -60
+def _quantum(element: q.BinadeFormat, x: Fraction) -> Fraction:
+    """Spacing about x."""
+    e = x.numerator.bit_length() - x.denominator.bit_length()
     e -= x < Fraction(2) ** e
     return Fraction(2) ** element.quantum_at(e)
 
@@ -97,6 +101,7 @@ def _quantum(format: str, x: Fraction) -> Fraction:
     "block<float<8,3>,axis=0,scale=float<8,23>>", "block<fixed<23,0>,axis=0,scale=float<8,23>>",
     "block<fixed<24,0>,axis=0,scale=float<8,23>>", "block<e5m2,axis=0,scale=float<3,2,bias=140>>",
     "block<float<3,2,bias=-110>,axis=0,scale=bf16>", "block<fixed<8,40>,axis=0,scale=float<8,23>>",
+    "block<float<7,3,bias=0,specials=fn>,axis=0,scale=float<8,23>>",
     "block<float<5,2,unsigned,zero=false,specials=fn>,axis=0,scale=bf16>"])
 def test_formats_at_the_limits(format: str, instructions: None) -> None:
     """Scales that float32 lacks, elements of too many bits or too small, ranges that quotients overflow."""

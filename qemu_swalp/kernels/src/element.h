@@ -40,8 +40,9 @@ struct Steps {
 
 /// How the loop over the elements is specialized.
 enum class Shape : int32_t {
-  symmetric,  // saturates at ±max, has a zero; the source's subnormals need no look
-  regular,    // the source's subnormals need no look
+  symmetric,   // saturates at ±max, has a zero; the source's subnormals need no look
+  saturating,  // the same with another bound for negative numbers; not what `shape_of` finds
+  regular,     // the source's subnormals need no look
   any,
 };
 
@@ -112,8 +113,10 @@ template <class C, Shape shape, class V, class Fields>
 QS_INLINE V checked(V raw, V r, const Fields& s) {
   const V none = V(), magnitude = raw & (C::sign - 1);
   const auto nan = signed_of(magnitude) > signed_of(none + C::infinity);
-  if (shape == Shape::symmetric) {
-    const V out = lesser<V>(r, none + s.bound);
+  if (shape == Shape::symmetric || shape == Shape::saturating) {
+    V bound = none + s.bound;
+    if (shape == Shape::saturating) bound = select<V>((raw & C::sign) != none, none + s.negative_bound, bound);
+    const V out = lesser<V>(r, bound);
     const V sign = raw & select<V>(out == none, none + s.negative_zero, none + C::sign);
     return select<V>(nan, raw, out | sign);
   }
@@ -161,7 +164,7 @@ QS_INLINE V rounded(M mode, V raw, V word, const Fields& s, const Element& f, in
   const V up = one_where<V>(goes_away(mode, nu, odd, raw >> (C::storage - 1), word, s.kept));
   // Without normalization: the exponent field takes the carry. Where n is 0 whatever the binade, the away candidate is
   // the least positive value.
-  const V multiple = base + (sig & (~none << small)) + (up << small);
+  const V multiple = (magnitude & (~none << small)) + (up << small);
   return select<V>(signed_of(shift) <= signed_of(none + C::mantissa), multiple, (none - up) & s.tiny);
 }
 

@@ -2,6 +2,7 @@
 //
 // A task is a run of block rows (`block_rows.h`), or rows and columns of one.
 #pragma once
+#include <type_traits>
 #include <vector>
 
 #include "block_rows.h"
@@ -112,8 +113,7 @@ class Job {
     // A task reads whole segments, and enough columns of each row to make good use of the memory that comes with them.
     const int64_t least_columns = ceiling(least_of<int64_t>(least_width, b.columns), b.segment) * b.segment;
     const int64_t all = b.most_rows * b.columns;
-    const bool two_level = plan.family == Family::block && is_two_level(plan.scaling.rule);
-    fused_ = !two_level && (plan.family != Family::block || b.most_rows * least_columns <= fused_elements);
+    fused_ = plan.family != Family::block || b.most_rows * least_columns <= fused_elements;
     if (all <= task_elements) {
       group_ = greatest_of<int64_t>(1, task_elements / greatest_of<int64_t>(1, all));
       tasks_ = ceiling(b.count, group_);
@@ -136,6 +136,20 @@ class Job {
 
   int64_t tasks() const { return tasks_; }
   bool fused() const { return fused_; }
+  bool two_level() const { return plan_.family == Family::block && is_two_level(plan_.scaling.rule); }
+
+  /// Raises `whole` to the greatest finite magnitude of a task's elements.
+  void find_whole(int64_t task, Lane& whole) const {
+    each(task, [&](int64_t b, Range rows, Range columns) {
+      Extremes<C> found{};
+      for (int64_t r = rows.first; r < rows.last; ++r) {
+        widen<C>(found, source_ + blocks_.row(b, r).source + columns.first, columns.size(), false);
+      }
+      raise(whole, found.amax);
+    });
+  }
+  /// Of all elements, which blocks under two levels of scales need.
+  void set_whole(Lane whole) { above_ = above_blocks(to_binary32<C>(whole), plan_.scaling); }
 
   /// All of a task at once.
   void run(int64_t task, Scratch<C>& scratch) const {
@@ -143,9 +157,7 @@ class Job {
       if (plan_.family != Family::block) return apply(b, rows, columns, scratch);
       if (in_registers()) return run_segments(b, columns, scratch);
       find(b, rows, columns, scratch);
-      for (size_t i = 0; i < scratch.extremes.size(); ++i) {
-        scratch.scales[i] = scale_of<C>(scratch.extremes[i], Above{}, plan_.element, plan_.scaling);
-      }
+      find_scales(scratch);
       apply(b, rows, columns, scratch);
     });
   }
@@ -175,13 +187,10 @@ class Job {
 
   int64_t blocks() const { return blocks_.count * blocks_.segments; }
 
-  /// Scales of all blocks, in two passes.
+  /// Between the two: scales of all blocks.
   std::vector<Scale<C>> scales(const std::vector<Extremes<C>>& extremes) const {
-    Lane whole = 0;
-    for (const Extremes<C>& block : extremes) whole = greatest_of(whole, block.amax);
-    const Above above = above_blocks(to_binary32<C>(whole), plan_.scaling);
     std::vector<Scale<C>> found(extremes.size());
-    for (size_t i = 0; i < found.size(); ++i) found[i] = scale_of<C>(extremes[i], above, plan_.element, plan_.scaling);
+    for (size_t i = 0; i < found.size(); ++i) found[i] = scale_of<C>(extremes[i], above_, plan_.element, plan_.scaling);
     return found;
   }
 
@@ -240,6 +249,26 @@ class Job {
           const auto& entry = scratch.by_power.get(plan_.element, power);
           round(mode, from, to, n, words ? words + (i - c) : nullptr, entry.steps, power, entry.shape);
         }
+      }
+    });
+  }
+
+  /// The scales of blocks whose extremes are in `scratch`.
+  void find_scales(Scratch<C>& scratch) const {
+    const std::vector<Extremes<C>>& blocks = scratch.extremes;
+    if (!two_level()) {
+      for (size_t i = 0; i < blocks.size(); ++i) {
+        scratch.scales[i] = scale_of<C>(blocks[i], above_, plan_.element, plan_.scaling);
+      }
+      return;
+    }
+    in_vectors<vector_bytes / 4>(int64_t(blocks.size()), [&](int64_t first, auto count) {
+      const auto at = &blocks[size_t(first)];
+      Vector32 amax{};
+      for (size_t i = 0; i < size_t(count); ++i) amax[i] = to_binary32<C>(at[i].amax);
+      const TwoLevels<Vector32> found = two_levels<Vector32>(amax, above_, plan_.scaling);
+      for (size_t i = 0; i < size_t(count); ++i) {
+        scratch.scales[size_t(first) + i] = scale_of_two<C>(found.scale[i], found.inverse[i], at[i].nan);
       }
     });
   }
@@ -380,7 +409,13 @@ class Job {
       if (is_published(rule)) {
         if (shape_ != Shape::any) return round_published_run(mode, from, to, n, words, scale, steps_, plan_.element);
       } else if (takes_quotients(plan_.element) && takes_scale(scale.number)) {
-        return round_quotient_run(mode, from, to, n, words, scale, steps_, plan_.element, rule == Rule::minmax, slow);
+        auto run = [&](auto shape, const Steps<Single>& steps) {
+          return round_quotient_run<decltype(shape)::value>(mode, from, to, n, words, scale, steps, plan_.element, slow);
+        };
+        using Saturating = std::integral_constant<Shape, Shape::saturating>;
+        if (rule == Rule::minmax) return run(Saturating(), with_zero_point(steps_, plan_.element, scale.zero_point));
+        if (shape_ == Shape::symmetric) return run(Saturating(), steps_);
+        return run(std::integral_constant<Shape, Shape::regular>(), steps_);
       }
     }
     for (int64_t i = 0; i < n; ++i) to[i] = slow(i);
@@ -420,21 +455,24 @@ class Job {
   Steps<C> steps_;
   Steps<Single> steps32_;
   Shape shape_;
+  Above above_{};
   bool fused_;
   int64_t group_ = 0, tasks_ = 0, row_step_ = 0, column_step_ = 0, row_parts_ = 1, column_parts_ = 1;
 };
 
-/// All tasks of a job in this thread.
-template <class C>
-void run_alone(const Job<C>& job, Scratch<C>& scratch) {
-  if (job.fused()) {
-    for (int64_t task = 0; task < job.tasks(); ++task) job.run(task, scratch);
-    return;
+/// All of a job. each(work): work(task, scratch) for all tasks, before it returns.
+template <class C, class Each>
+void run_all(Job<C>& job, Each each) {
+  if (job.two_level()) {
+    typename C::Lane whole = 0;
+    each([&](int64_t task, Scratch<C>&) { job.find_whole(task, whole); });
+    job.set_whole(whole);
   }
+  if (job.fused()) return each([&](int64_t task, Scratch<C>& scratch) { job.run(task, scratch); });
   std::vector<Extremes<C>> extremes(size_t(job.blocks()), Extremes<C>{});
-  for (int64_t task = 0; task < job.tasks(); ++task) job.reduce(task, scratch, extremes.data());
+  each([&](int64_t task, Scratch<C>& scratch) { job.reduce(task, scratch, extremes.data()); });
   const std::vector<Scale<C>> scales = job.scales(extremes);
-  for (int64_t task = 0; task < job.tasks(); ++task) job.round(task, scratch, scales.data());
+  each([&](int64_t task, Scratch<C>& scratch) { job.round(task, scratch, scales.data()); });
 }
 
 QS_END

@@ -36,6 +36,26 @@ class StandardFloats {
 
 typedef float Floats __attribute__((vector_size(vector_bytes)));
 
+template <>
+inline Vector32 multiply32(Vector32 a, Vector32 b) {
+  return select<Vector32>((a == 0) | (b == 0), Vector32(), Vector32(Floats(a) * Floats(b)));
+}
+
+template <>
+inline Vector32 divide32(Vector32 a, Vector32 b) {
+  return select<Vector32>(a == 0, Vector32(), Vector32(Floats(a) / Floats(b)));
+}
+
+template <>
+inline Vector32 in_format(Vector32 magnitude, const Element& scale) {
+  if (shape_of<Single>(scale, 0) != Shape::any) {
+    return round_element<Single, Shape::regular>(Known<Mode::nearest_even>(), magnitude, Vector32(),
+                                                 steps_of<Single>(scale, 0), scale, 0);
+  }
+  for (int i = 0; i < vector_bytes / 4; ++i) magnitude[i] = in_format<uint32_t>(magnitude[i], scale);
+  return magnitude;
+}
+
 /// x - q·s, rounded once.
 inline Floats residual(Floats x, Floats q, Floats s) {
 #if defined(__AVX512F__)
@@ -90,8 +110,8 @@ inline void round_published_run(M mode, const uint32_t* from, uint32_t* to, int6
 
 /// Whether `round_quotient_run` takes elements of a format.
 inline bool takes_quotients(const Element& f) {
-  return shape_of<Single>(f, 0) != Shape::any && f.fraction <= 21 && f.least_exponent >= -45 && f.max_exponent <= 120 &&
-         f.min_exponent <= 120;
+  return shape_of<Single>(f, 0) != Shape::any && f.fraction <= 21 && f.least_exponent >= -45 &&
+         greatest_of(f.max_exponent, f.min_exponent) < 127;
 }
 
 /// Whether it takes a scale: one that float32 holds.
@@ -100,7 +120,15 @@ inline bool takes_scale(const Number<Single>& s) {
   return held.exponent == s.exponent && held.significand == s.significand;
 }
 
-/// The other rules: x/s rounded (less a zero point), then times s. `slow(i)`: element i by `round_scaled`.
+/// The steps of elements with a zero point: bounds that come with the scale.
+inline Steps<Single> with_zero_point(Steps<Single> s, const Element& f, uint32_t zero_point) {
+  const uint32_t most = integer_of<Single>({f.max_exponent, uint32_t(f.max_significand)});
+  s.bound = join<Single>(number<Single>(most - zero_point, 0));
+  s.negative_bound = join<Single>(number<Single>(zero_point, 0));
+  return s;
+}
+
+/// The other rules: x/s rounded, then times s. `slow(i)`: element i by `round_scaled`.
 ///
 /// Rounding x/s to odd at 24 bits first changes no deterministic mode: at up to 22 bits of the element's (`fraction` is one
 /// less) the bounds between results are even. A stochastic mode has finer bounds: there both even neighbours are rounded,
@@ -109,12 +137,11 @@ inline bool takes_scale(const Number<Single>& s) {
 ///
 /// Below 2^-34 of the least positive value no mode sees more than that x/s is not zero, which an odd quotient never is.
 /// From there on the residual has no bit below 2^-149: q ≥ 2^-79 has units of 2^-102, and scales below 1 are lifted,
-/// with x, by a power of two that leaves s at least 2^-22, in units of 2^-45. Where that lifts x to infinity, x/s is
-/// beyond the range, and so is whatever comes of it.
-template <class M, class Slow>
+/// with x, by a power of two that leaves s at least 2^-22, in units of 2^-45, and less than 2. Where that lifts x to
+/// infinity, x/s is at least 2^127, beyond the range, and so is whatever comes of it.
+template <Shape shape, class M, class Slow>
 inline void round_quotient_run(M mode, const uint32_t* from, uint32_t* to, int64_t n, const uint32_t* words,
-                               const Scale<Single>& scale, const Steps<Single>& given, const Element& f, bool affine,
-                               Slow slow) {
+                               const Scale<Single>& scale, const Steps<Single>& given, const Element& f, Slow slow) {
   using V = Vectors<Single>;
   using Lanes = V::V;
   const Lanes none{};
@@ -122,12 +149,9 @@ inline void round_quotient_run(M mode, const uint32_t* from, uint32_t* to, int64
   const int up = greatest_of(0, least_of(127, -scale.number.exponent));
   const Floats lift = Floats(none + join<Single>({up, Single::hidden})), factor = Floats(none + join<Single>(scale.number));
   const Floats divisor = Floats(none + join<Single>({scale.number.exponent + up, scale.number.significand}));
-  const float most = float(affine ? integer_of<Single>({f.max_exponent, uint32_t(f.max_significand)}) : 0);
-  const Lanes above = Lanes(Floats() + (most - float(scale.zero_point))), below = Lanes(Floats() + float(scale.zero_point));
   in_vectors<V::count>(n, [&](int64_t i, auto count) {
     const Lanes raw = V::load(from + i, count), sign = raw & Single::sign, magnitude = raw ^ sign;
-    const Lanes finite = select<Lanes>(signed_of(magnitude) < signed_of(none + Single::infinity), magnitude, none);
-    const Lanes quotient = quotient_to_odd(Floats(finite) * lift, divisor);
+    const Lanes quotient = quotient_to_odd(Floats(magnitude) * lift, divisor);
     const Lanes word = is_stochastic(mode) ? V::words(words + i, count) : Lanes();
     const Lanes doubt = is_stochastic(mode) ? quotient & 1 : none;
     const Lanes r = rounded<Single, Shape::regular>(mode, (quotient - doubt) | sign, word, s, f, 0);
@@ -138,16 +162,7 @@ inline void round_quotient_run(M mode, const uint32_t* from, uint32_t* to, int64
         return;
       }
     }
-    Lanes element;
-    if (affine) {
-      const Lanes bound = select<Lanes>(sign != none, below, above);
-      const Lanes cut = select<Lanes>(magnitude == none + Single::infinity, bound, lesser<Lanes>(r, bound));
-      const auto nan = signed_of(magnitude) > signed_of(none + Single::infinity);
-      element = select<Lanes>(nan, raw, select<Lanes>(cut == none, none, cut | sign));
-    } else {
-      element = checked<Single, Shape::regular>(raw, r, s);
-    }
-    V::store(to + i, multiplied(element, factor), count);
+    V::store(to + i, multiplied(checked<Single, shape>(raw, r, s), factor), count);
   });
 }
 
