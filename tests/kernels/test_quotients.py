@@ -108,7 +108,7 @@ def test_formats_at_the_limits(format: str, instructions: None) -> None:
     rng = np.random.default_rng(4)
     x = (rng.integers(0, 2**32, (64, 33), dtype=np.uint64).astype(np.uint32) & ~np.uint32(2**30)).view(np.float32)
     x[:32] *= np.float32(2.0) ** rng.integers(-90, 126, (32, 1))
-    x[1], x[2] = 0, x[2] * np.float32(2**-120)
+    x[1], x[2], x[3] = 0, rng.integers(0, 2**14, 33) * 2.0**-149, rng.integers(0, 2**9, 33) * 2.0**-149
     x[40, :3] = np.inf, -np.inf, np.nan
     words = rng.integers(0, 2**32, x.shape, dtype=np.uint64).astype(np.uint32)
     for rounding in ("nearest_even", "toward_zero", "toward_positive", "to_odd"):
