@@ -72,16 +72,13 @@ def test_words_beside_the_quotient(format: str, instructions: None) -> None:
     """Words whose sum with the bits of ν is all ones, or just carries."""
     rng = np.random.default_rng(2)
     element = q.parse(format).element
-    least = max(-126, binade(element.min_positive) - binade(element.max) - 6)  # of x, to go some way below the values
-    x = (rng.uniform(1, 2, (64, 40)) * 2.0 ** rng.integers(least, 2, (64, 40))).astype(np.float32)
-    x[:, 0] = 4
-    x[:, 1] = np.float32(4) / np.float32(element.max)  # ν is 0, or next to it
-    divisors = x.max(axis=1) / np.float32(element.max)
-    quanta = [[_quantum(element, Fraction(float(v)) / Fraction(float(s))) for v in row]
-              for row, s in zip(x, divisors, strict=True)]
-    fractions = np.array([[int(Fraction(float(v)) / Fraction(float(s)) / quantum % 1 * 2**32)
-                           for v, quantum in zip(row, row_quanta, strict=True)]
-                          for row, row_quanta, s in zip(x, quanta, divisors, strict=True)])
+    bounds = rng.integers(2**18, 2**20, 64).tolist()  # in units that the word can tell
+    rows = np.array([row[:2] for bound in bounds
+                     for row in beside(bound, element.min_positive * 2**-31, element.max, rng)])
+    least = max(-126, binade(element.min_positive) - binade(element.max) - 6)  # to go some way below the values
+    others = rows[:, :1] * rng.uniform(0.5, 1, (len(rows), 9)) * 2.0 ** rng.integers(least, 1, (len(rows), 9))
+    x = (np.hstack([rows, others, rows[:, :1] / element.max]) * 2**-24).astype(np.float32)  # ν of the last is 0
+    fractions = np.array([[_fraction(element, Fraction(float(v)) / Fraction(float(row[-1]))) for v in row] for row in x])
     for size in SIZES:
         for distance in (-2, -1, 0, 1, 2):
             words = ((2**32 - fractions + distance) % 2**32).astype(np.uint32)
@@ -89,11 +86,11 @@ def test_words_beside_the_quotient(format: str, instructions: None) -> None:
                 assert same(x * np.float32(size), format, rounding, words), (size, distance, rounding)
 
 
-def _quantum(element: q.BinadeFormat, x: Fraction) -> Fraction:
-    """Spacing about x."""
+def _fraction(element: q.BinadeFormat, x: Fraction) -> int:
+    """⌊ν·2^32⌋."""
     e = x.numerator.bit_length() - x.denominator.bit_length()
     e -= x < Fraction(2) ** e
-    return Fraction(2) ** element.quantum_at(e)
+    return int(x / Fraction(2) ** element.quantum_at(e) % 1 * 2**32)
 
 
 @pytest.mark.parametrize("format", [

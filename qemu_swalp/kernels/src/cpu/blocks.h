@@ -226,28 +226,33 @@ class Job {
            blocks_.segment <= piece;
   }
 
-  /// Scales and rounding of such blocks, one after the other.
+  /// Scales and rounding of such blocks. All scales of a piece come first: each takes long, but not from the next.
   void run_segments(int64_t b, Range columns, Scratch<C>& scratch) const {
+    constexpr int spread = 1 << 30;
     const BlockRows::Row at = blocks_.row(b, 0);
     const int64_t k = blocks_.segment, step = piece / k * k;
     with_mode(plan_.mode, [&](auto mode) {
       for (int64_t c = columns.first; c < columns.last; c += step) {
-        const Range part{c, least_of(c + step, columns.last)};
+        const int64_t size = least_of(step, columns.last - c);
+        const Stored* from = source_ + at.source + c;
+        Stored* to = target_ + at.target + c;
+        int powers[piece / Vectors<C>::count];
+        for (int64_t i = 0, block = 0; i < size; i += k, ++block) {
+          Extremes<C> found{};
+          widen<C>(found, from + i, least_of(k, size - i), false);
+          const bool nan = found.nan && plan_.scaling.spreads_nan;
+          powers[block] = nan ? spread : power_of<C>(found.amax, plan_.element, plan_.scaling);
+        }
         const uint32_t* words = nullptr;
-        if (is_stochastic(mode)) words = scratch.words.fill(random_, uint64_t(at.element + c), int(part.size()));
-        for (int64_t i = part.first; i < part.last; i += k) {
-          const int64_t n = least_of(k, part.last - i);
-          const Stored* from = source_ + at.source + i;
-          Stored* to = target_ + at.target + i;
-          Extremes<C> block{};
-          widen<C>(block, from, n, false);
-          if (block.nan && plan_.scaling.spreads_nan) {
-            for (int64_t j = 0; j < n; ++j) to[j] = Stored(C::nan);
+        if (is_stochastic(mode)) words = scratch.words.fill(random_, uint64_t(at.element + c), int(size));
+        for (int64_t i = 0, block = 0; i < size; i += k, ++block) {
+          const int64_t n = least_of(k, size - i);
+          if (powers[block] == spread) {
+            for (int64_t j = i; j < i + n; ++j) to[j] = Stored(C::nan);
             continue;
           }
-          const int power = power_of<C>(block.amax, plan_.element, plan_.scaling);
-          const auto& entry = scratch.by_power.get(plan_.element, power);
-          round(mode, from, to, n, words ? words + (i - c) : nullptr, entry.steps, power, entry.shape);
+          const auto& entry = scratch.by_power.get(plan_.element, powers[block]);
+          round(mode, from + i, to + i, n, words ? words + i : nullptr, entry.steps, powers[block], entry.shape);
         }
       }
     });
