@@ -40,8 +40,7 @@ struct Steps {
 
 /// How the loop over the elements is specialized.
 enum class Shape : int32_t {
-  symmetric,   // saturates at ±max, has a zero; the source's subnormals need no look
-  saturating,  // the same with another bound for negative numbers; not what `shape_of` finds
+  saturating,  // whatever is beyond the range goes to its end; has a zero; the source's subnormals need no look
   regular,     // the source's subnormals need no look
   any,
 };
@@ -94,10 +93,9 @@ QS_FUNCTION Shape shape_of(const Element& f, int scale) {
   const int knee = f.knee + scale + C::bias;
   const bool meets = f.floor == f.knee - f.fraction;
   if (f.table_count || knee < 1 || (knee == 1 && !meets)) return Shape::any;
-  const bool plain = f.is_signed && f.has_zero && f.above == Goes::to_bound && f.below == Goes::to_bound &&
-                     f.positive_infinity == Goes::to_bound && f.negative_infinity == Goes::to_bound &&
-                     f.max_exponent == f.min_exponent && f.max_significand == f.min_significand;
-  return plain ? Shape::symmetric : Shape::regular;
+  const bool saturates = f.has_zero && f.above == Goes::to_bound && f.below == Goes::to_bound &&
+                         f.positive_infinity == Goes::to_bound && f.negative_infinity == Goes::to_bound;
+  return saturates ? Shape::saturating : Shape::regular;
 }
 
 /// Exponent of the spacing in a binade.
@@ -113,18 +111,16 @@ template <class C, Shape shape, class V, class Fields>
 QS_INLINE V checked(V raw, V r, const Fields& s) {
   const V none = V(), magnitude = raw & (C::sign - 1);
   const auto nan = signed_of(magnitude) > signed_of(none + C::infinity);
-  if (shape == Shape::symmetric || shape == Shape::saturating) {
-    V bound = none + s.bound;
-    if (shape == Shape::saturating) bound = select<V>((raw & C::sign) != none, none + s.negative_bound, bound);
+  const auto negative = signed_of(V(raw << (C::width - C::storage))) < signed_of(none);
+  const V bound = select<V>(negative, none + s.negative_bound, none + s.bound);
+  if (shape == Shape::saturating) {
     const V out = lesser<V>(r, bound);
     const V sign = raw & select<V>(out == none, none + s.negative_zero, none + C::sign);
     return select<V>(nan, raw, out | sign);
   }
-  const auto negative = (raw & C::sign) != none;
   const auto infinite = magnitude == none + C::infinity;
   const auto zero = (r == none) & (magnitude != none + C::infinity);
   const V raised = greater<V>(r, none + s.least);
-  const V bound = select<V>(negative, none + s.negative_bound, none + s.bound);
   V out = select<V>(signed_of(raised) > signed_of(bound), select<V>(negative, none + s.below, none + s.above), raised);
   out = select<V>(infinite, select<V>(negative, none + s.negative_infinity, none + s.positive_infinity), out);
   out = select<V>(zero, none + s.zero, out);

@@ -22,12 +22,12 @@ struct ColumnSteps {
   static constexpr int fields = 11;
   std::vector<Lane> at;
   int64_t columns = 0;
-  bool symmetric = true;
+  bool saturating = true;
   Steps<C> shared;
 
   void set(int64_t n) {
     columns = n;
-    symmetric = true;
+    saturating = true;
     at.resize(size_t(n) * fields);
   }
   void put(int64_t column, const Steps<C>& s) {
@@ -329,7 +329,7 @@ class Job {
 
   /// Rounds some rows and columns, whose scales are in `scratch`.
   void apply(int64_t b, Range rows, Range columns, Scratch<C>& scratch) const {
-    const bool by_columns = narrow() && prepare(columns, scratch), symmetric = scratch.steps.symmetric;
+    const bool by_columns = narrow() && prepare(columns, scratch), saturating = scratch.steps.saturating;
     with_mode(plan_.mode, [&](auto mode) {
       for (int64_t r = rows.first; r < rows.last; ++r) {
         const BlockRows::Row at = blocks_.row(b, r);
@@ -344,8 +344,8 @@ class Job {
           } else if (plan_.family == Family::element) {
             round(mode, from, to, part.size(), words, steps_, 0, shape_);
           } else if (by_columns) {
-            if (symmetric) {
-              round_columns<Shape::symmetric>(mode, from, to, part.size(), words, scratch.steps, c - columns.first);
+            if (saturating) {
+              round_columns<Shape::saturating>(mode, from, to, part.size(), words, scratch.steps, c - columns.first);
             } else {
               round_columns<Shape::regular>(mode, from, to, part.size(), words, scratch.steps, c - columns.first);
             }
@@ -360,8 +360,8 @@ class Job {
   template <class M>
   QS_INLINE void round(M mode, const Stored* from, Stored* to, int64_t n, const uint32_t* words, const Steps<C>& s,
                        int scale, Shape shape) const {
-    if (shape == Shape::symmetric) {
-      round_run<C, Shape::symmetric>(mode, from, to, n, words, s, plan_.element, scale);
+    if (shape == Shape::saturating) {
+      round_run<C, Shape::saturating>(mode, from, to, n, words, s, plan_.element, scale);
     } else if (shape == Shape::regular) {
       round_run<C, Shape::regular>(mode, from, to, n, words, s, plan_.element, scale);
     } else {
@@ -419,7 +419,7 @@ class Job {
         };
         using Saturating = std::integral_constant<Shape, Shape::saturating>;
         if (rule == Rule::minmax) return run(Saturating(), with_zero_point(steps_, plan_.element, scale.zero_point));
-        if (shape_ == Shape::symmetric) return run(Saturating(), steps_);
+        if (shape_ == Shape::saturating) return run(Saturating(), steps_);
         return run(std::integral_constant<Shape, Shape::regular>(), steps_);
       }
     }
@@ -435,7 +435,7 @@ class Job {
       if (scale.nan) return false;
       const auto& entry = scratch.by_power.get(plan_.element, scale.power);
       if (entry.shape == Shape::any) return false;
-      scratch.steps.symmetric &= entry.shape == Shape::symmetric;
+      scratch.steps.saturating &= entry.shape == Shape::saturating;
       scratch.steps.put(c - columns.first, entry.steps);
     }
     return true;
