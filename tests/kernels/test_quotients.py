@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -111,3 +112,15 @@ def test_formats_at_the_limits(format: str, instructions: None) -> None:
     for rounding in ("nearest_even", "toward_zero", "toward_positive", "to_odd"):
         assert same(x, format, rounding), rounding
     assert same(x, format, "stochastic", words)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("format", ["int<8,axis=0>", "int<4,zero_point,axis=0>", "nvfp4", "fp8_1x128"])
+def test_products_in_short_dtypes(format: str, dtype: str, instructions: None) -> None:
+    """s·r beside the middle of two numbers of the dtype, where rounding to float32 first would be wrong; down to its least."""
+    rng = np.random.default_rng(5)
+    kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
+    for size in (1.0, 2.0**-20, 2.0**-100, 2.0**-125):
+        x = (rng.standard_normal((512, 40)) * size).astype(np.float32).astype(kind)
+        for rounding in ("nearest_even", "toward_zero"):
+            assert same(x, format, rounding), (size, rounding)

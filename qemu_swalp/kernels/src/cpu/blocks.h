@@ -108,7 +108,8 @@ class Job {
   Job(const Plan& plan, const Layout& layout, const Random& random, const void* source, void* target)
       : plan_(plan), random_(random), blocks_(layout, counts_of(layout)), source_(static_cast<const Stored*>(source)),
         target_(static_cast<Stored*>(target)), steps_(steps_of<C>(plan.element, 0)),
-        steps32_(steps_of<Single>(plan.element32, 0)), shape_(shape_of<C>(plan.element, 0)) {
+        steps32_(steps_of<Single>(plan.element32, 0)), shape_(shape_of<C>(plan.element, 0)),
+        shape32_(shape_of<Single>(plan.element32, 0)) {
     const BlockRows& b = blocks_;
     // A task reads whole segments, and enough columns of each row to make good use of the memory that comes with them.
     const int64_t least_columns = ceiling(least_of<int64_t>(least_width, b.columns), b.segment) * b.segment;
@@ -410,18 +411,23 @@ class Job {
       const Lane word = words ? lane_of_word<C>(words[i]) : 0;
       return Stored(round_scaled<C>(plan_.mode, Lane(from[i]), word, scale, steps_, steps32_, plan_.element, rule));
     };
-    if constexpr (C::storage == 32) {
-      if (is_published(rule)) {
-        if (shape_ != Shape::any) return round_published_run(mode, from, to, n, words, scale, steps_, plan_.element);
-      } else if (takes_quotients(plan_.element) && takes_scale(scale.number)) {
-        auto run = [&](auto shape, const Steps<Single>& steps) {
-          return round_quotient_run<decltype(shape)::value>(mode, from, to, n, words, scale, steps, plan_.element, slow);
-        };
-        using Saturating = std::integral_constant<Shape, Shape::saturating>;
-        if (rule == Rule::minmax) return run(Saturating(), with_zero_point(steps_, plan_.element, scale.zero_point));
-        if (shape_ == Shape::saturating) return run(Saturating(), steps_);
-        return run(std::integral_constant<Shape, Shape::regular>(), steps_);
-      }
+    if constexpr (C::width == 32) {
+      const Number<Single> number = {scale.number.exponent, scale.number.significand};
+      const Element& f = plan_.element32;
+      auto run = [&](auto shape, const Steps<Single>& s) {
+        constexpr Shape known = decltype(shape)::value;
+        if (is_published(rule)) {
+          round_published_run<C, known>(mode, from, to, n, words, number, scale.inverse, s, f);
+        } else {
+          round_quotient_run<C, known>(mode, from, to, n, words, number, s, f, slow);
+        }
+      };
+      const bool takes = is_published(rule) ? shape32_ != Shape::any : takes_quotients(f) && takes_scale(number);
+      using Saturating = std::integral_constant<Shape, Shape::saturating>;
+      using Regular = std::integral_constant<Shape, Shape::regular>;
+      if (takes && rule == Rule::minmax) return run(Saturating(), with_zero_point(steps32_, f, scale.zero_point));
+      if (takes && shape32_ == Shape::saturating) return run(Saturating(), steps32_);
+      if (takes && C::storage == 32) return run(Regular(), steps32_);
     }
     for (int64_t i = 0; i < n; ++i) to[i] = slow(i);
   }
@@ -459,7 +465,7 @@ class Job {
   Stored* target_;
   Steps<C> steps_;
   Steps<Single> steps32_;
-  Shape shape_;
+  Shape shape_, shape32_;
   Above above_{};
   bool fused_;
   int64_t group_ = 0, tasks_ = 0, row_step_ = 0, column_step_ = 0, row_parts_ = 1, column_parts_ = 1;

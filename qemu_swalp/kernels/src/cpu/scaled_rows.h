@@ -1,4 +1,5 @@
-// Runs of float32 elements under scales that are no powers of two, in vectors; `round_scaled` is what they equal.
+// Runs of elements under scales that are no powers of two, in vectors of float32, which holds those of float16 and bfloat16;
+// `round_scaled` is what they equal.
 //
 // Here floats are multiplied and divided, each operation rounded once to nearest even with subnormals kept, which
 // `StandardFloats` sees to.
@@ -81,30 +82,74 @@ inline Vector32 quotient_to_odd(Floats x, Floats s) {
   return cut | one_where<Vector32>(rest != Floats());
 }
 
-/// s·r for rounded r, bits with the sign; at most the greatest finite number.
-inline Vector32 multiplied(Vector32 element, Floats s) {
-  const Vector32 none{}, size = element & (Single::sign - 1), product = Vector32(Floats(size) * s);
-  const auto finite = signed_of(size) < signed_of(none + Single::infinity);
-  return select<Vector32>(finite, lesser<Vector32>(product, none + largest32) | (element & Single::sign), element);
+/// 2^e.
+inline Floats power_of_two(int e) { return Floats(Vector32() + (uint32_t(e + Single::bias) << Single::mantissa)); }
+
+/// Elements of C as float32, bits to bits.
+template <class C>
+inline Vector32 widened(Vector32 raw) {
+  if constexpr (C::storage == 32) return raw;
+  const Vector32 none{}, magnitude = raw & (C::sign - 1), bits = magnitude << (Single::mantissa - C::mantissa);
+  const Vector32 number = Vector32(Floats(bits) * power_of_two(Single::bias - C::bias));
+  const auto finite = signed_of(magnitude) < signed_of(none + C::infinity);
+  return select<Vector32>(finite, number, bits | Single::infinity) | (raw & C::sign) << (Single::storage - C::storage);
 }
 
-/// The published rules: |x|⊗i rounded, then times s.
-template <class M>
-inline void round_published_run(M mode, const uint32_t* from, uint32_t* to, int64_t n, const uint32_t* words,
-                                const Scale<Single>& scale, const Steps<Single>& given, const Element& f) {
-  using V = Vectors<Single>;
-  using Lanes = V::V;
+/// And back, of those that C holds.
+template <class C>
+inline Vector32 narrowed(Vector32 raw) {
+  if constexpr (C::storage == 32) return raw;
+  constexpr int down = Single::mantissa - C::mantissa;
+  const Vector32 none{}, magnitude = raw & (Single::sign - 1);
+  const Vector32 number = Vector32(Floats(magnitude) * power_of_two(C::bias - Single::bias)) >> down;
+  const Vector32 special = ((magnitude >> down) & ((1u << C::mantissa) - 1)) | C::infinity;
+  const auto finite = signed_of(magnitude) < signed_of(none + Single::infinity);
+  return select<Vector32>(finite, number, special) | (raw & Single::sign) >> (Single::storage - C::storage);
+}
+
+/// s·r for rounded r, float32 bits with the sign, rounded to C; at most its greatest finite number. Rounding to odd comes
+/// before it, unless float32 comes before it by the rule.
+template <class C>
+inline Vector32 multiplied(Vector32 element, Floats s, bool by_float32) {
+  constexpr int down = Single::mantissa - C::mantissa;
+  constexpr uint32_t largest = ((C::infinity - 1) << down) + (uint32_t(Single::bias - C::bias) << Single::mantissa);
+  const Vector32 none{}, size = element & (Single::sign - 1);
+  const Floats nearest = Floats(size) * s;
+  Vector32 product = Vector32(nearest);
+  if constexpr (down > 0) {
+    if (!by_float32) {
+      const Floats rest = residual(nearest, Floats(size), s);
+      product = (product - one_where<Vector32>(rest > Floats())) | one_where<Vector32>(rest != Floats());
+    }
+    Steps<Single> held{};
+    held.knee = uint32_t(Single::bias + 1 - C::bias);
+    held.floor = uint32_t(C::least_exponent - Single::least_exponent + 1);
+    held.normal = down;
+    held.tiny = join<Single>({C::least_exponent, Single::hidden});
+    product = rounded<Single, Shape::regular>(Known<Mode::nearest_even>(), product, none, held, Element(), 0);
+  }
+  const auto finite = signed_of(size) < signed_of(none + Single::infinity);
+  return select<Vector32>(finite, lesser<Vector32>(product, none + largest) | (element & Single::sign), element);
+}
+
+/// The published rules: |x|⊗i rounded, then times s. Steps and element here and below: those of float32.
+template <class C, Shape shape, class M>
+inline void round_published_run(M mode, const typename C::Stored* from, typename C::Stored* to, int64_t n,
+                                const uint32_t* words, const Number<Single>& number, uint32_t inverse_bits,
+                                const Steps<Single>& given, const Element& f) {
+  using V = Vectors<C>;
+  using Lanes = Vector32;
   const Lanes none{};
   const Steps<Single> s = given;
-  const Floats inverse = Floats(none + scale.inverse), factor = Floats(none + join<Single>(scale.number));
+  const Floats inverse = Floats(none + inverse_bits), factor = Floats(none + join<Single>(number));
   in_vectors<V::count>(n, [&](int64_t i, auto count) {
-    const Lanes raw = V::load(from + i, count), magnitude = raw & (Single::sign - 1);
-    const Lanes finite = select<Lanes>(signed_of(magnitude) < signed_of(none + Single::infinity), magnitude, none);
-    const Lanes scaled = select<Lanes>(finite == none, none, Lanes(Floats(finite) * inverse));
+    const Lanes raw = widened<C>(V::load(from + i, count)), magnitude = raw & (Single::sign - 1);
+    const Lanes scaled = select<Lanes>(magnitude == none, none, Lanes(Floats(magnitude) * inverse));
     const Lanes word = is_stochastic(mode) ? V::words(words + i, count) : Lanes();
     const Lanes r = rounded<Single, Shape::regular>(mode, scaled | (raw & Single::sign), word, s, f, 0);
     const Lanes finite_r = lesser<Lanes>(r, none + largest32);
-    V::store(to + i, multiplied(checked<Single, Shape::regular>(raw, finite_r, s), factor), count);
+    const Lanes product = multiplied<C>(checked<Single, shape>(raw, finite_r, s), factor, true);
+    V::store(to + i, narrowed<C>(product), count);
   });
 }
 
@@ -139,30 +184,36 @@ inline Steps<Single> with_zero_point(Steps<Single> s, const Element& f, uint32_t
 /// From there on the residual has no bit below 2^-149: q ≥ 2^-79 has units of 2^-102, and scales below 1 are lifted,
 /// with x, by a power of two that leaves s at least 2^-22, in units of 2^-45, and less than 2. Where that lifts x to
 /// infinity, x/s is at least 2^127, beyond the range, and so is whatever comes of it.
-template <Shape shape, class M, class Slow>
-inline void round_quotient_run(M mode, const uint32_t* from, uint32_t* to, int64_t n, const uint32_t* words,
-                               const Scale<Single>& scale, const Steps<Single>& given, const Element& f, Slow slow) {
-  using V = Vectors<Single>;
-  using Lanes = V::V;
+///
+/// Products are multiples of 2^-45 times a unit of s: their residual has no bit below 2^-149 either where s is at least
+/// 2^-81. For smaller s an element of float16 or bfloat16 that is not zero goes by `round_scaled`.
+template <class C, Shape shape, class M, class Slow>
+inline void round_quotient_run(M mode, const typename C::Stored* from, typename C::Stored* to, int64_t n,
+                               const uint32_t* words, const Number<Single>& number, const Steps<Single>& given,
+                               const Element& f, Slow slow) {
+  using V = Vectors<C>;
+  using Lanes = Vector32;
   const Lanes none{};
   const Steps<Single> s = given;
-  const int up = greatest_of(0, least_of(127, -scale.number.exponent));
-  const Floats lift = Floats(none + join<Single>({up, Single::hidden})), factor = Floats(none + join<Single>(scale.number));
-  const Floats divisor = Floats(none + join<Single>({scale.number.exponent + up, scale.number.significand}));
+  const int up = greatest_of(0, least_of(127, -number.exponent));
+  const Floats lift = power_of_two(up), factor = Floats(none + join<Single>(number));
+  const Floats divisor = Floats(none + join<Single>({number.exponent + up, number.significand}));
+  const bool faint = C::mantissa < Single::mantissa && number.exponent < -81;
   in_vectors<V::count>(n, [&](int64_t i, auto count) {
-    const Lanes raw = V::load(from + i, count), sign = raw & Single::sign, magnitude = raw ^ sign;
+    const Lanes raw = widened<C>(V::load(from + i, count)), sign = raw & Single::sign, magnitude = raw ^ sign;
     const Lanes quotient = quotient_to_odd(Floats(magnitude) * lift, divisor);
     const Lanes word = is_stochastic(mode) ? V::words(words + i, count) : Lanes();
     const Lanes doubt = is_stochastic(mode) ? quotient & 1 : none;
     const Lanes r = rounded<Single, Shape::regular>(mode, (quotient - doubt) | sign, word, s, f, 0);
+    bool sure = !faint || !any<Lanes>(magnitude != none);
     if (is_stochastic(mode)) {
-      const Lanes other = rounded<Single, Shape::regular>(mode, (quotient + doubt) | sign, word, s, f, 0);
-      if (any<Lanes>(r != other)) {
-        for (int64_t j = i; j < i + int64_t(size_t(count)); ++j) to[j] = slow(j);
-        return;
-      }
+      sure &= !any<Lanes>(r != rounded<Single, Shape::regular>(mode, (quotient + doubt) | sign, word, s, f, 0));
     }
-    V::store(to + i, multiplied(checked<Single, shape>(raw, r, s), factor), count);
+    if (!sure) {
+      for (int64_t j = i; j < i + int64_t(size_t(count)); ++j) to[j] = slow(j);
+      return;
+    }
+    V::store(to + i, narrowed<C>(multiplied<C>(checked<Single, shape>(raw, r, s), factor, false)), count);
   });
 }
 
