@@ -1,4 +1,4 @@
-"""Blocks under scales that are no powers of two: quotients next to the bounds between results, where float32 cannot tell."""
+"""Blocks under scales that are no powers of two: quotients so near a bound between results that float32 cannot tell."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def test_words_beside_the_quotient(format: str, instructions: None) -> None:
     least = max(-126, binade(element.min_positive) - binade(element.max) - 6)  # to go some way below the values
     others = rows[:, :1] * rng.uniform(0.5, 1, (len(rows), 9)) * 2.0 ** rng.integers(least, 1, (len(rows), 9))
     x = (np.hstack([rows, others, rows[:, :1] / element.max]) * 2**-24).astype(np.float32)  # ν of the last is 0
-    fractions = np.array([[_fraction(element, Fraction(float(v)) / Fraction(float(row[-1]))) for v in row] for row in x])
+    fractions = np.array([[_fraction(element, Fraction(float(v)) / Fraction(float(row[-1]))) for v in row]
+                          for row in x])
     for size in SIZES:
         for distance in (-2, -1, 0, 1, 2):
             words = ((2**32 - fractions + distance) % 2**32).astype(np.uint32)
@@ -117,7 +118,7 @@ def test_formats_at_the_limits(format: str, instructions: None) -> None:
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("format", ["int<8,axis=0>", "int<4,zero_point,axis=0>", "nvfp4", "fp8_1x128"])
 def test_products_in_short_dtypes(format: str, dtype: str, instructions: None) -> None:
-    """s·r beside the middle of two numbers of the dtype, where rounding to float32 first would be wrong; down to its least."""
+    """s·r beside the middle of two numbers, where rounding to float32 first would be wrong; down to the least."""
     rng = np.random.default_rng(5)
     kind = np.dtype(getattr(ml_dtypes, dtype, dtype))
     for size in (1.0, 2.0**-20, 2.0**-100, 2.0**-125):

@@ -101,7 +101,9 @@ QS_INLINE void widen(Extremes<C>& found, const typename C::Stored* from, int64_t
   const Lanes none{};
   Lanes amax{}, low{}, most{};
   if (!signs) {
-    in_vectors<V::count>(n, [&](int64_t i, auto count) { most = greater<Lanes>(most, V::load(from + i, count) & (C::sign - 1)); });
+    in_vectors<V::count>(n, [&](int64_t i, auto count) {
+      most = greater<Lanes>(most, V::load(from + i, count) & (C::sign - 1));
+    });
     const typename C::Lane all = greatest_lane(most);
     if (all < C::infinity) {
       found.amax = greatest_of(found.amax, all);

@@ -1,5 +1,5 @@
-// Runs of elements under scales that are no powers of two, in vectors of float32, which holds those of float16 and bfloat16;
-// `round_scaled` is what they equal.
+// Runs of elements under scales that are no powers of two, in vectors of float32, which holds float16 and bfloat16 as
+// well; `round_scaled` is what they equal.
 //
 // Here floats are multiplied and divided, each operation rounded once to nearest even with subnormals kept, which
 // `StandardFloats` sees to.
@@ -74,8 +74,8 @@ inline Floats residual(Floats x, Floats q, Floats s) {
 
 /// Bits of x/s ≥ 0 rounded to odd: cut, and the last bit set where anything was cut off.
 ///
-/// q is x/s to nearest. |x - q·s| is at most half a unit of q times s, and a multiple of a unit of q times a unit of s: 24
-/// bits, so it is a float32 unless it is less than one can be, and its sign tells on which side of q the quotient lies.
+/// q is x/s to nearest. |x - q·s| is at most half a unit of q times s, and a multiple of a unit of q times a unit of s:
+/// 24 bits, so it is a float32 unless it is less than one can be, and its sign tells on which side of q x/s lies.
 inline Vector32 quotient_to_odd(Floats x, Floats s) {
   const Floats q = x / s, rest = residual(x, q, s);
   const Vector32 cut = Vector32(q) + Vector32(SignedVector32(rest) >> 31);
@@ -107,8 +107,8 @@ inline Vector32 narrowed(Vector32 raw) {
   return select<Vector32>(finite, number, special) | (raw & Single::sign) >> (Single::storage - C::storage);
 }
 
-/// s·r for rounded r, float32 bits with the sign, rounded to C; at most its greatest finite number. Rounding to odd comes
-/// before it, unless float32 comes before it by the rule.
+/// s·r for rounded r, float32 bits with the sign, rounded to C; at most its greatest finite number. Before that it is
+/// rounded to odd, or to nearest where the rule has float32 in between.
 template <class C>
 inline Vector32 multiplied(Vector32 element, Floats s, bool by_float32) {
   constexpr int down = Single::mantissa - C::mantissa;
@@ -175,10 +175,10 @@ inline Steps<Single> with_zero_point(Steps<Single> s, const Element& f, uint32_t
 
 /// The other rules: x/s rounded, then times s. `slow(i)`: element i by `round_scaled`.
 ///
-/// Rounding x/s to odd at 24 bits first changes no deterministic mode: at up to 22 bits of the element's (`fraction` is one
-/// less) the bounds between results are even. A stochastic mode has finer bounds: there both even neighbours are rounded,
-/// between which x/s lies, or which it is. Rounding with a given word is monotone, so if they agree, that is the result;
-/// else the element goes by `round_scaled`.
+/// Rounding x/s to odd at 24 bits first changes no deterministic mode: at up to 22 bits of the element's (`fraction` is
+/// one less) the bounds between results are even. A stochastic mode has finer bounds: there both even neighbours are
+/// rounded, between which x/s lies, or which it is. Rounding with a given word is monotone, so if they agree, that is
+/// the result; else the element goes by `round_scaled`.
 ///
 /// Below 2^-34 of the least positive value no mode sees more than that x/s is not zero, which an odd quotient never is.
 /// From there on the residual has no bit below 2^-149: q ≥ 2^-79 has units of 2^-102, and scales below 1 are lifted,
