@@ -21,7 +21,7 @@ LIBRARY = Path(__file__).parent / "library.bin"
 
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden", "-ffp-contract=off", "-fno-trapping-math"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd", "-mprefer-vector-width=512"]
-VARIANTS: dict[str, list[str]] = {"baseline": []} | ({"avx2": ["-mavx2"], "avx512": AVX512}
+VARIANTS: dict[str, list[str]] = {"baseline": []} | ({"avx2": ["-mavx2", "-mfma"], "avx512": AVX512}
                                if platform.machine().lower() in ("x86_64", "amd64") else {})
 """Instruction set → compiler flags."""
 

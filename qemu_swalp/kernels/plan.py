@@ -74,7 +74,6 @@ def plan_of(carrier: Carrier, format: Format, policy: str, rounding: Rounding) -
         if isinstance(format, Block):
             plan.family = 2
             plan.element32 = _element(arrays, BINARY32, element, policy, rounding)
-            plan.element64 = _element(arrays, CARRIERS["float64"], element, policy, rounding)
             plan.scaling = _scaling(arrays, carrier, format)
     else:
         return None

@@ -57,7 +57,7 @@ class Plan(Structure):
 
     _fields_ = [
         *((name, c_int32) for name in ("dtype", "family", "mode", "random_bits")),
-        ("element", Element), ("element32", Element), ("element64", Element), ("scaling", Scaling), ("table", Table),
+        ("element", Element), ("element32", Element), ("scaling", Scaling), ("table", Table),
     ]
 
 

@@ -40,8 +40,8 @@ struct Steps {
 
 /// How the loop over the elements is specialized.
 enum class Shape : int32_t {
-  symmetric,  // saturates at ±max, has a zero; the source's subnormals need no look
-  regular,    // the source's subnormals need no look
+  saturating,  // whatever is beyond the range goes to its end; has a zero; the source's subnormals need no look
+  regular,     // the source's subnormals need no look
   any,
 };
 
@@ -93,10 +93,9 @@ QS_FUNCTION Shape shape_of(const Element& f, int scale) {
   const int knee = f.knee + scale + C::bias;
   const bool meets = f.floor == f.knee - f.fraction;
   if (f.table_count || knee < 1 || (knee == 1 && !meets)) return Shape::any;
-  const bool plain = f.is_signed && f.has_zero && f.above == Goes::to_bound && f.below == Goes::to_bound &&
-                     f.positive_infinity == Goes::to_bound && f.negative_infinity == Goes::to_bound &&
-                     f.max_exponent == f.min_exponent && f.max_significand == f.min_significand;
-  return plain ? Shape::symmetric : Shape::regular;
+  const bool saturates = f.has_zero && f.above == Goes::to_bound && f.below == Goes::to_bound &&
+                         f.positive_infinity == Goes::to_bound && f.negative_infinity == Goes::to_bound;
+  return saturates ? Shape::saturating : Shape::regular;
 }
 
 /// Exponent of the spacing in a binade.
@@ -111,18 +110,17 @@ QS_FUNCTION int quantum(const Element& f, int e) {
 template <class C, Shape shape, class V, class Fields>
 QS_INLINE V checked(V raw, V r, const Fields& s) {
   const V none = V(), magnitude = raw & (C::sign - 1);
-  const auto sr = signed_of(r);
   const auto nan = signed_of(magnitude) > signed_of(none + C::infinity);
-  if (shape == Shape::symmetric) {
-    const V out = select<V>(sr < signed_of(none + s.bound), r, none + s.bound);
+  const auto negative = signed_of(V(raw << (C::width - C::storage))) < signed_of(none);
+  const V bound = select<V>(negative, none + s.negative_bound, none + s.bound);
+  if (shape == Shape::saturating) {
+    const V out = lesser<V>(r, bound);
     const V sign = raw & select<V>(out == none, none + s.negative_zero, none + C::sign);
     return select<V>(nan, raw, out | sign);
   }
-  const auto negative = (raw & C::sign) != none;
   const auto infinite = magnitude == none + C::infinity;
   const auto zero = (r == none) & (magnitude != none + C::infinity);
-  const V raised = select<V>(sr < signed_of(none + s.least), none + s.least, r);
-  const V bound = select<V>(negative, none + s.negative_bound, none + s.bound);
+  const V raised = greater<V>(r, none + s.least);
   V out = select<V>(signed_of(raised) > signed_of(bound), select<V>(negative, none + s.below, none + s.above), raised);
   out = select<V>(infinite, select<V>(negative, none + s.negative_infinity, none + s.positive_infinity), out);
   out = select<V>(zero, none + s.zero, out);
@@ -137,24 +135,23 @@ QS_INLINE V rounded(M mode, V raw, V word, const Fields& s, const Element& f, in
   constexpr Lane width = C::width;
   const V none = V(), magnitude = raw & (C::sign - 1);
   const V stored_field = magnitude >> C::mantissa;
-  const V field = select<V>(stored_field == none, none + 1, stored_field);
+  const V field = greater<V>(stored_field, none + 1);
   const V base = (field - 1) << C::mantissa, sig = magnitude - base;
   V shift;
   if constexpr (shape == Shape::any) {
     const int ulp = int(field) + C::least_exponent - 1, e = sig ? lead(sig) + ulp : ulp;
     shift = Lane(greatest_of(0, quantum(f, e - scale) + scale - ulp));
   } else {
-    const auto sf = signed_of(field);
-    const V below = select<V>(sf < signed_of(none + s.floor), s.floor - field, none);
-    shift = select<V>(sf < signed_of(none + s.knee), below, none + s.normal);
+    const V below = greater<V>(s.floor - field, none);
+    shift = select<V>(signed_of(field) < signed_of(none + s.knee), below, none + s.normal);
   }
   // From C::mantissa + 2 on, ν < 1/2 and n = 0: there deterministic modes see no difference.
   const Lane limit = is_stochastic(mode) ? 2 * width - 1 : Lane(C::mantissa + 2);
-  shift = select<V>(signed_of(shift) < signed_of(none + limit), shift, none + limit);
+  shift = lesser<V>(shift, none + limit);
   V small = shift;
   Fraction<V> nu;
   if (is_stochastic(mode)) {
-    small = select<V>(signed_of(shift) < signed_of(none + width), shift, none + (width - 1));
+    small = lesser<V>(shift, none + (width - 1));
     nu = fraction_of(sig, shift);
   } else {
     nu = {(sig << 1) << (width - 1 - shift), none};
@@ -163,7 +160,7 @@ QS_INLINE V rounded(M mode, V raw, V word, const Fields& s, const Element& f, in
   const V up = one_where<V>(goes_away(mode, nu, odd, raw >> (C::storage - 1), word, s.kept));
   // Without normalization: the exponent field takes the carry. Where n is 0 whatever the binade, the away candidate is
   // the least positive value.
-  const V multiple = base + (sig & (~none << small)) + (up << small);
+  const V multiple = (magnitude & (~none << small)) + (up << small);
   return select<V>(signed_of(shift) <= signed_of(none + C::mantissa), multiple, (none - up) & s.tiny);
 }
 

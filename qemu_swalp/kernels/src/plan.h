@@ -16,7 +16,7 @@ struct Plan {
   Mode mode;
   int32_t random_bits;
   Element element;
-  Element element32, element64;  // the same in float32, for the published rules; in float64, for quotients
+  Element element32;  // the same in float32, for the published rules
   Scaling scaling;
   Table table;
 };

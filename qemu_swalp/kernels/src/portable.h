@@ -83,6 +83,18 @@ QS_INLINE typename Kind<V>::Signed signed_of(V x) { return (typename Kind<V>::Si
 template <class V>
 QS_INLINE V select(mask_of<V> mask, V a, V b) { return mask ? a : b; }
 
+/// The lesser and the greater of signed lanes, in the words that compilers know as one instruction.
+template <class V>
+QS_INLINE V lesser(V a, V b) {
+  const auto x = signed_of(a), y = signed_of(b);
+  return V(x < y ? x : y);
+}
+template <class V>
+QS_INLINE V greater(V a, V b) {
+  const auto x = signed_of(a), y = signed_of(b);
+  return V(x > y ? x : y);
+}
+
 /// 1 where the mask holds, else 0.
 template <class V>
 QS_INLINE V one_where(mask_of<V> mask) { return select<V>(mask, V() + 1, V()); }

@@ -74,7 +74,12 @@ QS_FUNCTION typename C::Lane product(Number<C> a, Number<C> b) {
 
 constexpr uint32_t largest32 = 0x7F7FFFFFu, one32 = 0x3F800000u;
 
+// V: a lane, or on a CPU a vector of them.
+
 /// a·b; zero times infinity is zero.
+template <class V>
+QS_FUNCTION V multiply32(V a, V b);
+template <>
 QS_FUNCTION uint32_t multiply32(uint32_t a, uint32_t b) {
   if (a == 0 || b == 0) return 0;
   if (a == Single::infinity || b == Single::infinity) return Single::infinity;
@@ -82,6 +87,9 @@ QS_FUNCTION uint32_t multiply32(uint32_t a, uint32_t b) {
 }
 
 /// a/b, b finite; zero divided by zero is zero.
+template <class V>
+QS_FUNCTION V divide32(V a, V b);
+template <>
 QS_FUNCTION uint32_t divide32(uint32_t a, uint32_t b) {
   if (a == 0) return 0;
   if (a == Single::infinity || b == 0) return Single::infinity;

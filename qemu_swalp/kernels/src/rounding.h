@@ -46,7 +46,7 @@ QS_INLINE mask_of<V> goes_away(M mode, Fraction<V> nu, V odd, V negative, V word
   const V high = nu.high, low = nu.low, none = V();
   if (mode == Mode::nearest_away) return signed_of(high) < signed_of(none);
   if (mode == Mode::nearest_even) {
-    return (signed_of(high) < signed_of(none)) & (((high ^ top) | low | odd) != none);
+    return signed_of(high ^ top) > signed_of(none - (odd | one_where<V>(low != none)));
   }
   if (mode == Mode::toward_positive) return ((high | low) != none) & (negative == none);
   if (mode == Mode::toward_negative) return ((high | low) != none) & (negative != none);

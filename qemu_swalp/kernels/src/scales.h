@@ -85,6 +85,9 @@ QS_FUNCTION typename C::Lane integer_of(Number<C> x) {
 }
 
 /// float32 magnitude bits in the format of scales, nearest even, saturating.
+template <class V>
+QS_FUNCTION V in_format(V magnitude, const Element& scale);
+template <>
 QS_FUNCTION uint32_t in_format(uint32_t magnitude, const Element& scale) {
   return round_element<Single, Shape::any>(Mode::nearest_even, magnitude, 0u, steps_of<Single>(scale, 0), scale, 0);
 }
@@ -116,28 +119,39 @@ QS_FUNCTION Above above_blocks(uint32_t whole, const Scaling& scaling) {
   return {second, 0, divide32(one32, second), 0};
 }
 
-/// Scale of a block under one of the whole array (BLK-9, BLK-11). amax: float32 bits.
-template <class C>
-QS_FUNCTION Scale<C> two_level_scale(uint32_t amax, const Above& above, const Scaling& scaling) {
-  Scale<C> found = {};
-  uint32_t effective;
+/// float32 bits of blocks' scales under one of the whole array, and of what the published rules multiply by.
+template <class V>
+struct TwoLevels {
+  V scale, inverse;
+};
+
+/// BLK-9, BLK-11. amax: float32 bits.
+template <class V>
+QS_FUNCTION TwoLevels<V> two_levels(V amax, const Above& above, const Scaling& scaling) {
+  const V none{}, greatest = none + largest32, second = none + above.second;
+  V scale, inverse{};
   if (scaling.rule == Rule::two_nearest) {
-    const uint32_t wanted = least_of(divide32(divide32(amax, scaling.element_max32), above.second), largest32);
-    const uint32_t block = greatest_of(in_format(wanted, scaling.scale), scaling.scale_least32);
-    effective = greatest_of(multiply32(block, above.second), 1u);
+    const V wanted = lesser<V>(divide32<V>(divide32<V>(amax, none + scaling.element_max32), second), greatest);
+    const V block = greater<V>(in_format<V>(wanted, scaling.scale), none + scaling.scale_least32);
+    scale = greater<V>(multiply32<V>(block, second), none + 1);
   } else if (scaling.rule == Rule::transformer_engine) {
-    const uint32_t block = in_format(least_of(multiply32(amax, above.factor), largest32), scaling.scale);
-    found.inverse = least_of(divide32(one32, multiply32(block, above.inverse)), largest32);
-    effective = multiply32(multiply32(block, above.second), above.share);
+    const V block = in_format<V>(lesser<V>(multiply32<V>(amax, none + above.factor), greatest), scaling.scale);
+    inverse = lesser<V>(divide32<V>(none + one32, multiply32<V>(block, none + above.inverse)), greatest);
+    scale = multiply32<V>(multiply32<V>(block, second), none + above.share);
   } else {
-    const uint32_t least = 0x3C800000u;  // 2^-6
-    const uint32_t wanted = divide32(divide32(amax, scaling.element_max32), above.second);
-    const uint32_t block = in_format(greatest_of(least, least_of(wanted, scaling.scale_max32)), scaling.scale);
-    found.inverse = divide32(above.inverse, block);
-    effective = multiply32(block, above.second);
+    const V least = none + 0x3C800000u;  // 2^-6
+    const V wanted = divide32<V>(divide32<V>(amax, none + scaling.element_max32), second);
+    const V block = in_format<V>(greater<V>(least, lesser<V>(wanted, none + scaling.scale_max32)), scaling.scale);
+    inverse = divide32<V>(none + above.inverse, block);
+    scale = multiply32<V>(block, second);
   }
-  found.number = number_of_scale32<C>(least_of(effective, largest32));
-  return found;
+  return {lesser<V>(scale, greatest), inverse};
+}
+
+/// The scale of a block that these are of.
+template <class C>
+QS_FUNCTION Scale<C> scale_of_two(uint32_t scale, uint32_t inverse, typename C::Lane nan) {
+  return {0, number_of_scale32<C>(scale), inverse, 0, nan};
 }
 
 /// Scale of a block by any rule.
@@ -148,7 +162,8 @@ QS_FUNCTION Scale<C> scale_of(Extremes<C> block, const Above& above, const Eleme
   if (is_power(scaling.rule)) {
     found.power = power_of<C>(block.amax, f, scaling);
   } else if (is_two_level(scaling.rule)) {
-    found = two_level_scale<C>(to_binary32<C>(block.amax), above, scaling);
+    const TwoLevels<uint32_t> levels = two_levels<uint32_t>(to_binary32<C>(block.amax), above, scaling);
+    return scale_of_two<C>(levels.scale, levels.inverse, block.nan);
   } else {
     const Number<C> top = {f.max_exponent, Lane(f.max_significand)};
     if (scaling.rule == Rule::nearest) {

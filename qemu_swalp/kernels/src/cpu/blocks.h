@@ -2,6 +2,7 @@
 //
 // A task is a run of block rows (`block_rows.h`), or rows and columns of one.
 #pragma once
+#include <type_traits>
 #include <vector>
 
 #include "block_rows.h"
@@ -21,12 +22,12 @@ struct ColumnSteps {
   static constexpr int fields = 11;
   std::vector<Lane> at;
   int64_t columns = 0;
-  bool symmetric = true;
+  bool saturating = true;
   Steps<C> shared;
 
   void set(int64_t n) {
     columns = n;
-    symmetric = true;
+    saturating = true;
     at.resize(size_t(n) * fields);
   }
   void put(int64_t column, const Steps<C>& s) {
@@ -107,13 +108,13 @@ class Job {
   Job(const Plan& plan, const Layout& layout, const Random& random, const void* source, void* target)
       : plan_(plan), random_(random), blocks_(layout, counts_of(layout)), source_(static_cast<const Stored*>(source)),
         target_(static_cast<Stored*>(target)), steps_(steps_of<C>(plan.element, 0)),
-        steps32_(steps_of<Single>(plan.element32, 0)), steps64_(steps_of<Double>(plan.element64, 0)), shape_(shape_of<C>(plan.element, 0)) {
+        steps32_(steps_of<Single>(plan.element32, 0)), shape_(shape_of<C>(plan.element, 0)),
+        shape32_(shape_of<Single>(plan.element32, 0)) {
     const BlockRows& b = blocks_;
     // A task reads whole segments, and enough columns of each row to make good use of the memory that comes with them.
     const int64_t least_columns = ceiling(least_of<int64_t>(least_width, b.columns), b.segment) * b.segment;
     const int64_t all = b.most_rows * b.columns;
-    const bool two_level = plan.family == Family::block && is_two_level(plan.scaling.rule);
-    fused_ = !two_level && (plan.family != Family::block || b.most_rows * least_columns <= fused_elements);
+    fused_ = plan.family != Family::block || b.most_rows * least_columns <= fused_elements;
     if (all <= task_elements) {
       group_ = greatest_of<int64_t>(1, task_elements / greatest_of<int64_t>(1, all));
       tasks_ = ceiling(b.count, group_);
@@ -139,6 +140,20 @@ class Job {
 
   int64_t tasks() const { return tasks_; }
   bool fused() const { return fused_; }
+  bool two_level() const { return plan_.family == Family::block && is_two_level(plan_.scaling.rule); }
+
+  /// Raises `whole` to the greatest finite magnitude of a task's elements.
+  void find_whole(int64_t task, Lane& whole) const {
+    each(task, [&](int64_t b, Range rows, Range columns) {
+      Extremes<C> found{};
+      for (int64_t r = rows.first; r < rows.last; ++r) {
+        widen<C>(found, source_ + blocks_.row(b, r).source + columns.first, columns.size(), false);
+      }
+      raise(whole, found.amax);
+    });
+  }
+  /// Of all elements, which blocks under two levels of scales need.
+  void set_whole(Lane whole) { above_ = above_blocks(to_binary32<C>(whole), plan_.scaling); }
 
   /// All of a task at once.
   void run(int64_t task, Scratch<C>& scratch) const {
@@ -146,9 +161,7 @@ class Job {
       if (plan_.family != Family::block) return apply(b, rows, columns, scratch);
       if (in_registers()) return run_segments(b, columns, scratch);
       find(b, rows, columns, scratch);
-      for (size_t i = 0; i < scratch.extremes.size(); ++i) {
-        scratch.scales[i] = scale_of<C>(scratch.extremes[i], Above{}, plan_.element, plan_.scaling);
-      }
+      find_scales(scratch);
       apply(b, rows, columns, scratch);
     });
   }
@@ -178,13 +191,10 @@ class Job {
 
   int64_t blocks() const { return blocks_.count * blocks_.segments; }
 
-  /// Scales of all blocks, in two passes.
+  /// Between the two: scales of all blocks.
   std::vector<Scale<C>> scales(const std::vector<Extremes<C>>& extremes) const {
-    Lane whole = 0;
-    for (const Extremes<C>& block : extremes) whole = greatest_of(whole, block.amax);
-    const Above above = above_blocks(to_binary32<C>(whole), plan_.scaling);
     std::vector<Scale<C>> found(extremes.size());
-    for (size_t i = 0; i < found.size(); ++i) found[i] = scale_of<C>(extremes[i], above, plan_.element, plan_.scaling);
+    for (size_t i = 0; i < found.size(); ++i) found[i] = scale_of<C>(extremes[i], above_, plan_.element, plan_.scaling);
     return found;
   }
 
@@ -220,29 +230,54 @@ class Job {
            blocks_.segment <= piece;
   }
 
-  /// Scales and rounding of such blocks, one after the other.
+  /// Scales and rounding of such blocks. All scales of a piece come first: each takes long, but not from the next.
   void run_segments(int64_t b, Range columns, Scratch<C>& scratch) const {
+    constexpr int spread = 1 << 30;
     const BlockRows::Row at = blocks_.row(b, 0);
     const int64_t k = blocks_.segment, step = piece / k * k;
     with_mode(plan_.mode, [&](auto mode) {
       for (int64_t c = columns.first; c < columns.last; c += step) {
-        const Range part{c, least_of(c + step, columns.last)};
+        const int64_t size = least_of(step, columns.last - c);
+        const Stored* from = source_ + at.source + c;
+        Stored* to = target_ + at.target + c;
+        int powers[piece / Vectors<C>::count];
+        for (int64_t i = 0, block = 0; i < size; i += k, ++block) {
+          Extremes<C> found{};
+          widen<C>(found, from + i, least_of(k, size - i), false);
+          const bool nan = found.nan && plan_.scaling.spreads_nan;
+          powers[block] = nan ? spread : power_of<C>(found.amax, plan_.element, plan_.scaling);
+        }
         const uint32_t* words = nullptr;
-        if (is_stochastic(mode)) words = scratch.words.fill(random_, uint64_t(at.element + c), int(part.size()));
-        for (int64_t i = part.first; i < part.last; i += k) {
-          const int64_t n = least_of(k, part.last - i);
-          const Stored* from = source_ + at.source + i;
-          Stored* to = target_ + at.target + i;
-          Extremes<C> block{};
-          widen<C>(block, from, n, false);
-          if (block.nan && plan_.scaling.spreads_nan) {
-            for (int64_t j = 0; j < n; ++j) to[j] = Stored(C::nan);
+        if (is_stochastic(mode)) words = scratch.words.fill(random_, uint64_t(at.element + c), int(size));
+        for (int64_t i = 0, block = 0; i < size; i += k, ++block) {
+          const int64_t n = least_of(k, size - i);
+          if (powers[block] == spread) {
+            for (int64_t j = i; j < i + n; ++j) to[j] = Stored(C::nan);
             continue;
           }
-          const int power = power_of<C>(block.amax, plan_.element, plan_.scaling);
-          const auto& entry = scratch.by_power.get(plan_.element, power);
-          round(mode, from, to, n, words ? words + (i - c) : nullptr, entry.steps, power, entry.shape);
+          const auto& entry = scratch.by_power.get(plan_.element, powers[block]);
+          round(mode, from + i, to + i, n, words ? words + i : nullptr, entry.steps, powers[block], entry.shape);
         }
+      }
+    });
+  }
+
+  /// The scales of blocks whose extremes are in `scratch`.
+  void find_scales(Scratch<C>& scratch) const {
+    const std::vector<Extremes<C>>& blocks = scratch.extremes;
+    if (!two_level()) {
+      for (size_t i = 0; i < blocks.size(); ++i) {
+        scratch.scales[i] = scale_of<C>(blocks[i], above_, plan_.element, plan_.scaling);
+      }
+      return;
+    }
+    in_vectors<vector_bytes / 4>(int64_t(blocks.size()), [&](int64_t first, auto count) {
+      const auto at = &blocks[size_t(first)];
+      Vector32 amax{};
+      for (size_t i = 0; i < size_t(count); ++i) amax[i] = to_binary32<C>(at[i].amax);
+      const TwoLevels<Vector32> found = two_levels<Vector32>(amax, above_, plan_.scaling);
+      for (size_t i = 0; i < size_t(count); ++i) {
+        scratch.scales[size_t(first) + i] = scale_of_two<C>(found.scale[i], found.inverse[i], at[i].nan);
       }
     });
   }
@@ -298,7 +333,7 @@ class Job {
 
   /// Rounds some rows and columns, whose scales are in `scratch`.
   void apply(int64_t b, Range rows, Range columns, Scratch<C>& scratch) const {
-    const bool by_columns = narrow() && prepare(columns, scratch), symmetric = scratch.steps.symmetric;
+    const bool by_columns = narrow() && prepare(columns, scratch), saturating = scratch.steps.saturating;
     with_mode(plan_.mode, [&](auto mode) {
       for (int64_t r = rows.first; r < rows.last; ++r) {
         const BlockRows::Row at = blocks_.row(b, r);
@@ -313,8 +348,8 @@ class Job {
           } else if (plan_.family == Family::element) {
             round(mode, from, to, part.size(), words, steps_, 0, shape_);
           } else if (by_columns) {
-            if (symmetric) {
-              round_columns<Shape::symmetric>(mode, from, to, part.size(), words, scratch.steps, c - columns.first);
+            if (saturating) {
+              round_columns<Shape::saturating>(mode, from, to, part.size(), words, scratch.steps, c - columns.first);
             } else {
               round_columns<Shape::regular>(mode, from, to, part.size(), words, scratch.steps, c - columns.first);
             }
@@ -329,8 +364,8 @@ class Job {
   template <class M>
   QS_INLINE void round(M mode, const Stored* from, Stored* to, int64_t n, const uint32_t* words, const Steps<C>& s,
                        int scale, Shape shape) const {
-    if (shape == Shape::symmetric) {
-      round_run<C, Shape::symmetric>(mode, from, to, n, words, s, plan_.element, scale);
+    if (shape == Shape::saturating) {
+      round_run<C, Shape::saturating>(mode, from, to, n, words, s, plan_.element, scale);
     } else if (shape == Shape::regular) {
       round_run<C, Shape::regular>(mode, from, to, n, words, s, plan_.element, scale);
     } else {
@@ -379,13 +414,23 @@ class Job {
       const Lane word = words ? lane_of_word<C>(words[i]) : 0;
       return Stored(round_scaled<C>(plan_.mode, Lane(from[i]), word, scale, steps_, steps32_, plan_.element, rule));
     };
-    if constexpr (C::storage == 32) {
-      if (plan_.element.table_count == 0 && n >= Vectors<Double>::count) {
+    if constexpr (C::width == 32) {
+      const Number<Single> number = {scale.number.exponent, scale.number.significand};
+      const Element& f = plan_.element32;
+      auto run = [&](auto shape, const Steps<Single>& s) {
+        constexpr Shape known = decltype(shape)::value;
         if (is_published(rule)) {
-          return round_published_run(mode, from, to, n, words, scale, steps32_, plan_.element32);
+          round_published_run<C, known>(mode, from, to, n, words, number, scale.inverse, s, f);
+        } else {
+          round_quotient_run<C, known>(mode, from, to, n, words, number, s, f, slow);
         }
-        return round_quotient_run(mode, from, to, n, words, scale, steps64_, plan_.element64, rule == Rule::minmax, slow);
-      }
+      };
+      const bool takes = is_published(rule) ? shape32_ != Shape::any : takes_quotients(f) && takes_scale(number);
+      using Saturating = std::integral_constant<Shape, Shape::saturating>;
+      using Regular = std::integral_constant<Shape, Shape::regular>;
+      if (takes && rule == Rule::minmax) return run(Saturating(), with_zero_point(steps32_, f, scale.zero_point));
+      if (takes && shape32_ == Shape::saturating) return run(Saturating(), steps32_);
+      if (takes && C::storage == 32) return run(Regular(), steps32_);
     }
     for (int64_t i = 0; i < n; ++i) to[i] = slow(i);
   }
@@ -399,7 +444,7 @@ class Job {
       if (scale.nan) return false;
       const auto& entry = scratch.by_power.get(plan_.element, scale.power);
       if (entry.shape == Shape::any) return false;
-      scratch.steps.symmetric &= entry.shape == Shape::symmetric;
+      scratch.steps.saturating &= entry.shape == Shape::saturating;
       scratch.steps.put(c - columns.first, entry.steps);
     }
     return true;
@@ -423,23 +468,25 @@ class Job {
   Stored* target_;
   Steps<C> steps_;
   Steps<Single> steps32_;
-  Steps<Double> steps64_;
-  Shape shape_;
+  Shape shape_, shape32_;
+  Above above_{};
   bool fused_;
   int64_t group_ = 0, tasks_ = 0, row_step_ = 0, column_step_ = 0, row_parts_ = 1, column_parts_ = 1;
 };
 
-/// All tasks of a job in this thread.
-template <class C>
-void run_alone(const Job<C>& job, Scratch<C>& scratch) {
-  if (job.fused()) {
-    for (int64_t task = 0; task < job.tasks(); ++task) job.run(task, scratch);
-    return;
+/// All of a job. each(work): work(task, scratch) for all tasks, before it returns.
+template <class C, class Each>
+void run_all(Job<C>& job, Each each) {
+  if (job.two_level()) {
+    typename C::Lane whole = 0;
+    each([&](int64_t task, Scratch<C>&) { job.find_whole(task, whole); });
+    job.set_whole(whole);
   }
+  if (job.fused()) return each([&](int64_t task, Scratch<C>& scratch) { job.run(task, scratch); });
   std::vector<Extremes<C>> extremes(size_t(job.blocks()), Extremes<C>{});
-  for (int64_t task = 0; task < job.tasks(); ++task) job.reduce(task, scratch, extremes.data());
+  each([&](int64_t task, Scratch<C>& scratch) { job.reduce(task, scratch, extremes.data()); });
   const std::vector<Scale<C>> scales = job.scales(extremes);
-  for (int64_t task = 0; task < job.tasks(); ++task) job.round(task, scratch, scales.data());
+  each([&](int64_t task, Scratch<C>& scratch) { job.round(task, scratch, scales.data()); });
 }
 
 QS_END

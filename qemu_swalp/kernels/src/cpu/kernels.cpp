@@ -39,18 +39,8 @@ void in_parallel(int64_t tasks, int threads, Work work) {
 template <class C>
 void quantize(const Plan& plan, const Layout& layout, const Random& random, const void* source, void* target,
               int threads) {
-  const Job<C> job(plan, layout, random, source, target);
-  using Memory = Scratch<C>;
-  if (job.fused()) {
-    in_parallel<Memory>(job.tasks(), threads, [&](int64_t task, Memory& scratch) { job.run(task, scratch); });
-    return;
-  }
-  std::vector<Extremes<C>> extremes(size_t(job.blocks()), Extremes<C>{});
-  in_parallel<Memory>(job.tasks(), threads,
-                      [&](int64_t task, Memory& scratch) { job.reduce(task, scratch, extremes.data()); });
-  const std::vector<Scale<C>> scales = job.scales(extremes);
-  in_parallel<Memory>(job.tasks(), threads,
-                      [&](int64_t task, Memory& scratch) { job.round(task, scratch, scales.data()); });
+  Job<C> job(plan, layout, random, source, target);
+  run_all(job, [&](auto work) { in_parallel<Scratch<C>>(job.tasks(), threads, work); });
 }
 
 template <class C, class Float>

@@ -45,7 +45,7 @@ bool has_avx512() {
 }
 const Variant variants[] = {
     {"avx512", qs_quantize_avx512, qs_sgd_avx512, qs_multiply_avx512, has_avx512()},
-    {"avx2", qs_quantize_avx2, qs_sgd_avx2, qs_multiply_avx2, bool(__builtin_cpu_supports("avx2"))},
+    {"avx2", qs_quantize_avx2, qs_sgd_avx2, qs_multiply_avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
     {"baseline", qs_quantize_baseline, qs_sgd_baseline, qs_multiply_baseline, true},
 };
 #else

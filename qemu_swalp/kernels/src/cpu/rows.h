@@ -100,21 +100,26 @@ QS_INLINE void widen(Extremes<C>& found, const typename C::Stored* from, int64_t
   using Lanes = typename V::V;
   const Lanes none{};
   Lanes amax{}, low{}, most{};
-  auto add = [&](Lanes raw) {
-    const Lanes magnitude = raw & (C::sign - 1);
-    const Lanes finite = select<Lanes>(signed_of(magnitude) < signed_of(none + C::infinity), magnitude, none);
-    most = select<Lanes>(signed_of(most) < signed_of(magnitude), magnitude, most);
-    if (!signs) {
-      amax = select<Lanes>(signed_of(amax) < signed_of(finite), finite, amax);
+  if (!signs) {
+    in_vectors<V::count>(n, [&](int64_t i, auto count) {
+      most = greater<Lanes>(most, V::load(from + i, count) & (C::sign - 1));
+    });
+    const typename C::Lane all = greatest_lane(most);
+    if (all < C::infinity) {
+      found.amax = greatest_of(found.amax, all);
       return;
     }
-    const Lanes minus = select<Lanes>((raw & C::sign) != none, finite, none), plus = finite ^ minus;
-    amax = select<Lanes>(signed_of(amax) < signed_of(plus), plus, amax);
-    low = select<Lanes>(signed_of(low) < signed_of(minus), minus, low);
-  };
-  in_vectors<V::count>(n, [&](int64_t i, auto count) { add(V::load(from + i, count)); });
+  }
+  in_vectors<V::count>(n, [&](int64_t i, auto count) {
+    const Lanes raw = V::load(from + i, count), magnitude = raw & (C::sign - 1);
+    const Lanes finite = select<Lanes>(signed_of(magnitude) < signed_of(none + C::infinity), magnitude, none);
+    const Lanes minus = signs ? select<Lanes>((raw & C::sign) != none, finite, none) : none;
+    amax = greater<Lanes>(amax, finite ^ minus);
+    low = greater<Lanes>(low, minus);
+    most = greater<Lanes>(most, magnitude);
+  });
   found.amax = greatest_of(found.amax, greatest_lane(amax));
-  if (signs) found.low = greatest_of(found.low, greatest_lane(low));
+  found.low = greatest_of(found.low, greatest_lane(low));
   found.nan |= greatest_lane(most) > C::infinity;
 }
 
@@ -128,8 +133,7 @@ inline void widen_each(typename C::Lane* amax, typename C::Lane* most, const typ
     const Lanes magnitude = V::load(from + i, count) & (C::sign - 1);
     const Lanes finite = select<Lanes>(signed_of(magnitude) < signed_of(none + C::infinity), magnitude, none);
     const Lanes a = V::lanes(amax + i, count), m = V::lanes(most + i, count);
-    const Lanes wider = select<Lanes>(signed_of(a) < signed_of(finite), finite, a);
-    const Lanes more = select<Lanes>(signed_of(m) < signed_of(magnitude), magnitude, m);
+    const Lanes wider = greater<Lanes>(a, finite), more = greater<Lanes>(m, magnitude);
     __builtin_memcpy(amax + i, &wider, count * sizeof(typename C::Lane));
     __builtin_memcpy(most + i, &more, count * sizeof(typename C::Lane));
   });
@@ -165,7 +169,7 @@ inline void round_short_table(const typename C::Stored* from, typename C::Stored
     const auto beyond = (signed_of(key) < signed_of(none + low)) | (signed_of(key) > signed_of(none + high));
     const auto special = beyond | ((bits == none) & (none + signs != none));
     V::store(to + i, bits, count);
-    if (greatest_lane(one_where<Lanes>(special)) == 0) return;
+    if (!any<Lanes>(special)) return;
     for (size_t j = 0; j < size_t(count); ++j) {
       to[i + int64_t(j)] = typename C::Stored(checked_in_table<C>(raw[j], bits[j], t));
     }

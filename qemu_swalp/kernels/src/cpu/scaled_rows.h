@@ -1,15 +1,14 @@
-// Runs of float32 elements under scales that are no powers of two, in vectors; `round_scaled` is what they equal.
+// Runs of elements under scales that are no powers of two, in vectors of float32, which holds float16 and bfloat16 as
+// well; `round_scaled` is what they equal.
 //
 // Here floats are multiplied and divided, each operation rounded once to nearest even with subnormals kept, which
-// `StandardFloats` sees to. Quotients are taken in float64. They are off by up to half a unit in the last place, which no
-// deterministic mode can see: x/s = a/b with a, b < 2^24 lies at least 1/(b·M) of a bound M/2^j away, M < 2^25 (a value of
-// the element format, or the middle of two), or on it, and float64 tells 2^-49 apart. A stochastic mode has finer bounds:
-// there both neighbours of the quotient are rounded. Rounding with a given word is monotone, so if they agree, that is the
-// result; else the element goes by `round_scaled`.
+// `StandardFloats` sees to.
 #pragma once
 #include "cpu/rows.h"
 #if defined(__x86_64__)
-#include <xmmintrin.h>
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 QS_BEGIN
@@ -37,90 +36,184 @@ class StandardFloats {
 };
 
 typedef float Floats __attribute__((vector_size(vector_bytes)));
-typedef double Doubles __attribute__((vector_size(vector_bytes)));
-typedef float HalfFloats __attribute__((vector_size(vector_bytes / 2)));
-typedef uint32_t HalfLanes __attribute__((vector_size(vector_bytes / 2)));
 
-/// The published rules: |x|⊗i rounded, then times s.
-template <class M>
-inline void round_published_run(M mode, const uint32_t* from, uint32_t* to, int64_t n, const uint32_t* words,
-                                const Scale<Single>& scale, const Steps<Single>& given, const Element& f) {
-  using V = Vectors<Single>;
-  using Lanes = V::V;
+template <>
+inline Vector32 multiply32(Vector32 a, Vector32 b) {
+  return select<Vector32>((a == 0) | (b == 0), Vector32(), Vector32(Floats(a) * Floats(b)));
+}
+
+template <>
+inline Vector32 divide32(Vector32 a, Vector32 b) {
+  return select<Vector32>(a == 0, Vector32(), Vector32(Floats(a) / Floats(b)));
+}
+
+template <>
+inline Vector32 in_format(Vector32 magnitude, const Element& scale) {
+  if (shape_of<Single>(scale, 0) != Shape::any) {
+    return round_element<Single, Shape::regular>(Known<Mode::nearest_even>(), magnitude, Vector32(),
+                                                 steps_of<Single>(scale, 0), scale, 0);
+  }
+  for (int i = 0; i < vector_bytes / 4; ++i) magnitude[i] = in_format<uint32_t>(magnitude[i], scale);
+  return magnitude;
+}
+
+/// x - q·s, rounded once.
+inline Floats residual(Floats x, Floats q, Floats s) {
+#if defined(__AVX512F__)
+  return Floats(_mm512_fnmadd_ps(__m512(q), __m512(s), __m512(x)));
+#elif defined(__FMA__)
+  return Floats(_mm256_fnmadd_ps(__m256(q), __m256(s), __m256(x)));
+#elif defined(__aarch64__)
+  return Floats(vfmsq_f32(float32x4_t(x), float32x4_t(q), float32x4_t(s)));
+#else  // q·s has 48 bits, and the difference 24 (`quotient_to_odd`): float64 has both
+  Floats rest;
+  for (int i = 0; i < vector_bytes / 4; ++i) rest[i] = float(double(x[i]) - double(q[i]) * double(s[i]));
+  return rest;
+#endif
+}
+
+/// Bits of x/s ≥ 0 rounded to odd: cut, and the last bit set where anything was cut off.
+///
+/// q is x/s to nearest. |x - q·s| is at most half a unit of q times s, and a multiple of a unit of q times a unit of s:
+/// 24 bits, so it is a float32 unless it is less than one can be, and its sign tells on which side of q x/s lies.
+inline Vector32 quotient_to_odd(Floats x, Floats s) {
+  const Floats q = x / s, rest = residual(x, q, s);
+  const Vector32 cut = Vector32(q) + Vector32(SignedVector32(rest) >> 31);
+  return cut | one_where<Vector32>(rest != Floats());
+}
+
+/// 2^e.
+inline Floats power_of_two(int e) { return Floats(Vector32() + (uint32_t(e + Single::bias) << Single::mantissa)); }
+
+/// Elements of C as float32, bits to bits.
+template <class C>
+inline Vector32 widened(Vector32 raw) {
+  if constexpr (C::storage == 32) return raw;
+  const Vector32 none{}, magnitude = raw & (C::sign - 1), bits = magnitude << (Single::mantissa - C::mantissa);
+  const Vector32 number = Vector32(Floats(bits) * power_of_two(Single::bias - C::bias));
+  const auto finite = signed_of(magnitude) < signed_of(none + C::infinity);
+  return select<Vector32>(finite, number, bits | Single::infinity) | (raw & C::sign) << (Single::storage - C::storage);
+}
+
+/// And back, of those that C holds.
+template <class C>
+inline Vector32 narrowed(Vector32 raw) {
+  if constexpr (C::storage == 32) return raw;
+  constexpr int down = Single::mantissa - C::mantissa;
+  const Vector32 none{}, magnitude = raw & (Single::sign - 1);
+  const Vector32 number = Vector32(Floats(magnitude) * power_of_two(C::bias - Single::bias)) >> down;
+  const Vector32 special = ((magnitude >> down) & ((1u << C::mantissa) - 1)) | C::infinity;
+  const auto finite = signed_of(magnitude) < signed_of(none + Single::infinity);
+  return select<Vector32>(finite, number, special) | (raw & Single::sign) >> (Single::storage - C::storage);
+}
+
+/// s·r for rounded r, float32 bits with the sign, rounded to C; at most its greatest finite number. Before that it is
+/// rounded to odd, or to nearest where the rule has float32 in between.
+template <class C>
+inline Vector32 multiplied(Vector32 element, Floats s, bool by_float32) {
+  constexpr int down = Single::mantissa - C::mantissa;
+  constexpr uint32_t largest = ((C::infinity - 1) << down) + (uint32_t(Single::bias - C::bias) << Single::mantissa);
+  const Vector32 none{}, size = element & (Single::sign - 1);
+  const Floats nearest = Floats(size) * s;
+  Vector32 product = Vector32(nearest);
+  if constexpr (down > 0) {
+    if (!by_float32) {
+      const Floats rest = residual(nearest, Floats(size), s);
+      product = (product - one_where<Vector32>(rest > Floats())) | one_where<Vector32>(rest != Floats());
+    }
+    Steps<Single> held{};
+    held.knee = uint32_t(Single::bias + 1 - C::bias);
+    held.floor = uint32_t(C::least_exponent - Single::least_exponent + 1);
+    held.normal = down;
+    held.tiny = join<Single>({C::least_exponent, Single::hidden});
+    product = rounded<Single, Shape::regular>(Known<Mode::nearest_even>(), product, none, held, Element(), 0);
+  }
+  const auto finite = signed_of(size) < signed_of(none + Single::infinity);
+  return select<Vector32>(finite, lesser<Vector32>(product, none + largest) | (element & Single::sign), element);
+}
+
+/// The published rules: |x|⊗i rounded, then times s. Steps and element here and below: those of float32.
+template <class C, Shape shape, class M>
+inline void round_published_run(M mode, const typename C::Stored* from, typename C::Stored* to, int64_t n,
+                                const uint32_t* words, const Number<Single>& number, uint32_t inverse_bits,
+                                const Steps<Single>& given, const Element& f) {
+  using V = Vectors<C>;
+  using Lanes = Vector32;
   const Lanes none{};
   const Steps<Single> s = given;
-  const Floats inverse = Floats(none + scale.inverse), factor = Floats(none + join<Single>(scale.number));
+  const Floats inverse = Floats(none + inverse_bits), factor = Floats(none + join<Single>(number));
   in_vectors<V::count>(n, [&](int64_t i, auto count) {
-    const Lanes raw = V::load(from + i, count), magnitude = raw & (Single::sign - 1);
-    const Lanes finite = select<Lanes>(signed_of(magnitude) < signed_of(none + Single::infinity), magnitude, none);
-    const Lanes scaled = select<Lanes>(finite == none, none, Lanes(Floats(finite) * inverse));
+    const Lanes raw = widened<C>(V::load(from + i, count)), magnitude = raw & (Single::sign - 1);
+    const Lanes scaled = select<Lanes>(magnitude == none, none, Lanes(Floats(magnitude) * inverse));
     const Lanes word = is_stochastic(mode) ? V::words(words + i, count) : Lanes();
     const Lanes r = rounded<Single, Shape::regular>(mode, scaled | (raw & Single::sign), word, s, f, 0);
-    const Lanes kept = select<Lanes>(signed_of(r) < signed_of(none + largest32), r, none + largest32);
-    const Lanes element = checked<Single, Shape::regular>(raw, kept, s), size = element & (Single::sign - 1);
-    const Lanes product = Lanes(Floats(size) * factor);
-    const Lanes cut = select<Lanes>(signed_of(product) < signed_of(none + largest32), product, none + largest32);
-    const auto as_is = (size == none) | (signed_of(size) >= signed_of(none + Single::infinity));
-    V::store(to + i, select<Lanes>(as_is, element, cut | (element & Single::sign)), count);
+    const Lanes finite_r = lesser<Lanes>(r, none + largest32);
+    const Lanes product = multiplied<C>(checked<Single, shape>(raw, finite_r, s), factor, true);
+    V::store(to + i, narrowed<C>(product), count);
   });
 }
 
-/// The other rules: x/s rounded (less a zero point), then times s. `slow(i)`: element i by `round_scaled`.
-template <class M, class Slow>
-inline void round_quotient_run(M mode, const uint32_t* from, uint32_t* to, int64_t n, const uint32_t* words,
-                               const Scale<Single>& scale, const Steps<Double>& given, const Element& f, bool affine,
-                               Slow slow) {
-  using V = Vectors<Double>;
-  using Lanes = V::V;
+/// Whether `round_quotient_run` takes elements of a format.
+inline bool takes_quotients(const Element& f) {
+  return shape_of<Single>(f, 0) != Shape::any && f.fraction <= 21 && f.least_exponent >= -45 &&
+         greatest_of(f.max_exponent, f.min_exponent) < 127;
+}
+
+/// Whether it takes a scale: one that float32 holds.
+inline bool takes_scale(const Number<Single>& s) {
+  const Number<Single> held = number_of_bits<Single>(join<Single>(s));
+  return held.exponent == s.exponent && held.significand == s.significand;
+}
+
+/// The steps of elements with a zero point: bounds that come with the scale.
+inline Steps<Single> with_zero_point(Steps<Single> s, const Element& f, uint32_t zero_point) {
+  const uint32_t most = integer_of<Single>({f.max_exponent, uint32_t(f.max_significand)});
+  s.bound = join<Single>(number<Single>(most - zero_point, 0));
+  s.negative_bound = join<Single>(number<Single>(zero_point, 0));
+  return s;
+}
+
+/// The other rules: x/s rounded, then times s. `slow(i)`: element i by `round_scaled`.
+///
+/// Rounding x/s to odd at 24 bits first changes no deterministic mode: at up to 22 bits of the element's (`fraction` is
+/// one less) the bounds between results are even. A stochastic mode has finer bounds: there both even neighbours are
+/// rounded, between which x/s lies, or which it is. Rounding with a given word is monotone, so if they agree, that is
+/// the result; else the element goes by `round_scaled`.
+///
+/// Below 2^-34 of the least positive value no mode sees more than that x/s is not zero, which an odd quotient never is.
+/// From there on the residual has no bit below 2^-149: q ≥ 2^-79 has units of 2^-102, and scales below 1 are lifted,
+/// with x, by a power of two that leaves s at least 2^-22, in units of 2^-45, and less than 2. Where that lifts x to
+/// infinity, x/s is at least 2^127, beyond the range, and so is whatever comes of it.
+///
+/// Products are multiples of 2^-45 times a unit of s: their residual has no bit below 2^-149 either where s is at least
+/// 2^-81. For smaller s an element of float16 or bfloat16 that is not zero goes by `round_scaled`.
+template <class C, Shape shape, class M, class Slow>
+inline void round_quotient_run(M mode, const typename C::Stored* from, typename C::Stored* to, int64_t n,
+                               const uint32_t* words, const Number<Single>& number, const Steps<Single>& given,
+                               const Element& f, Slow slow) {
+  using V = Vectors<C>;
+  using Lanes = Vector32;
   const Lanes none{};
-  const Steps<Double> s = given;
-  uint64_t factor_bits = join<Double>({scale.number.exponent, uint64_t(scale.number.significand) << 29});
-  const Doubles factor = Doubles(none + factor_bits);
-  const double most = double(affine ? integer_of<Double>({f.max_exponent, f.max_significand}) : 0);
-  const Doubles above = Doubles{} + (most - double(scale.zero_point)), below = Doubles{} + double(scale.zero_point);
+  const Steps<Single> s = given;
+  const int up = greatest_of(0, least_of(127, -number.exponent));
+  const Floats lift = power_of_two(up), factor = Floats(none + join<Single>(number));
+  const Floats divisor = Floats(none + join<Single>({number.exponent + up, number.significand}));
+  const bool faint = C::mantissa < Single::mantissa && number.exponent < -81;
   in_vectors<V::count>(n, [&](int64_t i, auto count) {
-    HalfLanes narrow{};
-    __builtin_memcpy(&narrow, from + i, count * sizeof(uint32_t));
-    const Lanes raw = Lanes(__builtin_convertvector(HalfFloats(narrow), Doubles));
-    const Lanes sign = raw & Double::sign, magnitude = raw ^ sign;
-    const Lanes finite = select<Lanes>(signed_of(magnitude) < signed_of(none + Double::infinity), magnitude, none);
-    const Lanes quotient = Lanes(Doubles(finite) / factor);
+    const Lanes raw = widened<C>(V::load(from + i, count)), sign = raw & Single::sign, magnitude = raw ^ sign;
+    const Lanes quotient = quotient_to_odd(Floats(magnitude) * lift, divisor);
     const Lanes word = is_stochastic(mode) ? V::words(words + i, count) : Lanes();
-    Lanes r;
-    bool sure = true;
+    const Lanes doubt = is_stochastic(mode) ? quotient & 1 : none;
+    const Lanes r = rounded<Single, Shape::regular>(mode, (quotient - doubt) | sign, word, s, f, 0);
+    bool sure = !faint || !any<Lanes>(magnitude != none);
     if (is_stochastic(mode)) {
-      const Lanes step = select<Lanes>(quotient == none, none, none + 1);
-      r = rounded<Double, Shape::regular>(mode, (quotient - step) | sign, word, s, f, 0);
-      const Lanes other = rounded<Double, Shape::regular>(mode, (quotient + step) | sign, word, s, f, 0);
-      sure = greatest_lane(one_where<Lanes>(r != other)) == 0;
-    } else {
-      r = rounded<Double, Shape::regular>(mode, quotient | sign, word, s, f, 0);
+      sure &= !any<Lanes>(r != rounded<Single, Shape::regular>(mode, (quotient + doubt) | sign, word, s, f, 0));
     }
     if (!sure) {
       for (int64_t j = i; j < i + int64_t(size_t(count)); ++j) to[j] = slow(j);
       return;
     }
-    Lanes element;
-    if (affine) {
-      const Doubles bound = Doubles(select<Lanes>(sign != none, Lanes(below), Lanes(above)));
-      const Lanes least = select<Lanes>(signed_of(r) < signed_of(Lanes(bound)), r, Lanes(bound));
-      const Lanes cut = select<Lanes>(magnitude == none + Double::infinity, Lanes(bound), least);
-      element = select<Lanes>(cut == none, none, cut | sign);
-    } else {
-      element = checked<Double, Shape::regular>(raw, r, s);
-    }
-    const Lanes size = element & (Double::sign - 1), minus = element & Double::sign;
-    const HalfFloats product = __builtin_convertvector(Doubles(size) * factor, HalfFloats);
-    Lanes bits = __builtin_convertvector(HalfLanes(product), Lanes);
-    bits = select<Lanes>(signed_of(bits) < signed_of(none + (Single::infinity - 1)), bits, none + (Single::infinity - 1));
-    bits = select<Lanes>(size == none, none, bits);
-    bits = select<Lanes>(size == none + Double::infinity, none + Single::infinity, bits);
-    bits = select<Lanes>(signed_of(size) > signed_of(none + Double::infinity), none + Single::nan, bits);
-    bits = bits | (minus >> 32);
-    const auto nan = signed_of(magnitude) > signed_of(none + Double::infinity);
-    const HalfLanes out = __builtin_convertvector(
-        select<Lanes>(nan, __builtin_convertvector(narrow, Lanes), bits), HalfLanes);
-    __builtin_memcpy(to + i, &out, count * sizeof(uint32_t));
+    V::store(to + i, narrowed<C>(multiplied<C>(checked<Single, shape>(raw, r, s), factor, false)), count);
   });
 }
 

@@ -17,7 +17,10 @@ template <class C>
 void round_chunk(const Role& role, bool is_last, int64_t first, const void* source, void* target, Scratch<C>& scratch) {
   Random random = role.random;
   random.offset += uint64_t(first);
-  run_alone(Job<C>(*role.plan, is_last ? *role.last : *role.chunk, random, source, target), scratch);
+  Job<C> job(*role.plan, is_last ? *role.last : *role.chunk, random, source, target);
+  run_all(job, [&](auto work) {
+    for (int64_t task = 0; task < job.tasks(); ++task) work(task, scratch);
+  });
 }
 
 template <class C, class Float>

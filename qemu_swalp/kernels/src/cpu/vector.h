@@ -42,23 +42,30 @@ struct VectorOf<uint64_t> {
   using Type = Vector64;
 };
 
-/// The greatest lane, all of them below 2^(width - 1).
-template <class V>
+/// The greatest lane, all of them below 2^(width - 1); `step`: half of how many are left to look at.
+template <class V, int step = sizeof(V) / sizeof(lane_of<V>) / 2>
 inline lane_of<V> greatest_lane(V x) {
-  [[maybe_unused]] typedef typename Kind<V>::Signed Index;
   constexpr int count = sizeof(V) / sizeof(lane_of<V>);
-  for (int step = count / 2; step > 0; step /= 2) {
 #if defined(__clang__)
-    V other;
-    for (int i = 0; i < count; ++i) other[i] = x[(i + step) % count];
+  V other;
+  for (int i = 0; i < count; ++i) other[i] = x[(i + step) % count];
 #else
-    Index turned;
-    for (int i = 0; i < count; ++i) turned[i] = (i + step) % count;
-    const V other = __builtin_shuffle(x, turned);
+  typename Kind<V>::Signed turned;
+  for (int i = 0; i < count; ++i) turned[i] = (i + step) % count;
+  const V other = __builtin_shuffle(x, turned);
 #endif
-    x = select<V>(signed_of(x) < signed_of(other), other, x);
-  }
-  return x[0];
+  const V greatest = greater<V>(x, other);
+  if constexpr (step > 1) return greatest_lane<V, step / 2>(greatest);
+  return greatest[0];
+}
+
+/// Whether the mask holds in any lane.
+template <class V>
+inline bool any(mask_of<V> mask) {
+  const Vector64 bits = Vector64(mask);
+  uint64_t all = 0;
+  for (int i = 0; i < vector_bytes / 8; ++i) all |= bits[i];
+  return all != 0;
 }
 
 QS_END

@@ -140,7 +140,7 @@ extern "C" __global__ void __launch_bounds__(threads) qs_round(const __grid_cons
   }
   const Steps<C> steps = steps_of<C>(call.plan.element, 0);
   switch (shape_of<C>(call.plan.element, 0)) {
-    case Shape::symmetric: return round_elements<Shape::symmetric>(call, steps);
+    case Shape::saturating: return round_elements<Shape::saturating>(call, steps);
     case Shape::regular: return round_elements<Shape::regular>(call, steps);
     default: {
       const Segment<C> one = segment_of<C>(call.plan.element, 0, false);

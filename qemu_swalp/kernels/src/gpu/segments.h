@@ -135,7 +135,7 @@ template <class C, class M>
 QS_DEVICE typename C::Lane round_by(M mode, typename C::Lane raw, typename C::Lane word, const Segment<C>& s,
                                     const Element& element) {
   if (s.nan) return C::nan;
-  if (s.shape == Shape::symmetric) return round_element<C, Shape::symmetric>(mode, raw, word, s.steps, element, s.power);
+  if (s.shape == Shape::saturating) return round_element<C, Shape::saturating>(mode, raw, word, s.steps, element, s.power);
   if (s.shape == Shape::regular) return round_element<C, Shape::regular>(mode, raw, word, s.steps, element, s.power);
   return round_any<C>(mode, raw, word, s, element);
 }
@@ -154,10 +154,10 @@ QS_DEVICE void round_pack_under(Pack<C>& pack, const Random& random, int64_t ele
                                 const Common<C>& common, const Plan& plan) {
   using Lane = typename C::Lane;
   constexpr bool stochastic = is_stochastic(M());
-  if (is_power(plan.scaling.rule) && !entry.power.nan && entry.power.shape == Shape::symmetric) {
+  if (is_power(plan.scaling.rule) && !entry.power.nan && entry.power.shape == Shape::saturating) {
     const Steps<C> steps = entry.power.steps;
     round_pack<C, stochastic>(pack, random, element, count, [&](Lane raw, Lane word, int) {
-      return round_element<C, Shape::symmetric>(M(), raw, word, steps, plan.element, 0);
+      return round_element<C, Shape::saturating>(M(), raw, word, steps, plan.element, 0);
     });
   } else {
     round_pack<C, stochastic>(pack, random, element, count, [&](Lane raw, Lane word, int) {
