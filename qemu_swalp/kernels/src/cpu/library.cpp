@@ -43,9 +43,11 @@ bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
 }
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+
 const Variant variants[] = {
     {"avx512", qs_quantize_avx512, qs_sgd_avx512, qs_multiply_avx512, has_avx512()},
-    {"avx2", qs_quantize_avx2, qs_sgd_avx2, qs_multiply_avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+    {"avx2", qs_quantize_avx2, qs_sgd_avx2, qs_multiply_avx2, has_avx2()},
     {"baseline", qs_quantize_baseline, qs_sgd_baseline, qs_multiply_baseline, true},
 };
 #else

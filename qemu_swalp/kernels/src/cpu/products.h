@@ -20,7 +20,7 @@ struct FloatVector<Single> {
 };
 template <>
 struct FloatVector<Double> {
-  using Type = Doubles;
+  typedef double Type __attribute__((vector_size(vector_bytes)));
 };
 
 /// A thread's tile.
@@ -47,7 +47,7 @@ class TileRounder {
       turn_to(random_, p_, part_, count_++);
       job_.draw(random_);
     }
-    run_alone(job_, scratch);
+    for (int64_t task = 0; task < job_.tasks(); ++task) job_.run(task, scratch);
   }
 
  private:
