@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import qemu_swalp as q
-from tests.benchmarks import sgd_step
+from tests.benchmarks import products, sgd_step
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.cases import CASES, ROUNDINGS, bits_of, matrix
 from tests.benchmarks.libraries import DEVICES, PAGE, Numpy, Torch
@@ -170,3 +170,11 @@ def test_peers_do_the_work_of_the_cases(name: str) -> None:
             elif rounding == "stochastic" and case in EXACT.get(name, ()):
                 neighbours = [q.quantize(host, format, way) for way in ("toward_negative", "toward_positive")]
                 assert ((theirs == neighbours[0]) | (theirs == neighbours[1])).all(), (name, case)
+
+
+def test_products(capsys: pytest.CaptureFixture[str]) -> None:
+    threads = q.get_num_threads()
+    products.main(["--size", "16", "--rounds", "1", "--threads", str(threads)])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[-len(products.ACCUMULATIONS):]] == list(products.ACCUMULATIONS)
+    assert all(float(column) > 0 for line in lines[-3:] for column in line.split()[-3:])
