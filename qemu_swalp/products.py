@@ -55,11 +55,13 @@ def matmul(a: Array, b: Array, accumulation: Accumulation | Quantizer | str, *,
             check_held(quantizer.format, carrier)
     if accumulation.product is not None:
         check_held(accumulation.product.format, DOUBLE)
-    if accumulation.stochastic:
-        if not isinstance(random, RandomBits):
-            raise ValueError(f"{accumulation} needs random=RandomBits(seed, stream, step), with another stream for "
-                             f"every product and another step for every call, got {random!r}")
+    if not accumulation.stochastic:
+        random = None
+    elif isinstance(random, RandomBits):
         random.check_reach(shape)
+    else:
+        raise ValueError(f"{accumulation} needs random=RandomBits(seed, stream, step), with another stream for every "
+                         f"product and another step for every call, got {random!r}")
     if math.prod(shape) == 0 or xp.shape(a)[-1] == 0:
         return xp.zeros(shape, a)
     found = kernels.matmul(xp, a, b, accumulation.rules, random)
