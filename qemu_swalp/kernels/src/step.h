@@ -24,6 +24,26 @@ struct Sgd {
   Role gradient_role, momentum_role, accumulator_role, weight_role;
 };
 
+/// The float of which these are the bits.
+template <class Stored>
+struct FloatOf;
+template <>
+struct FloatOf<uint32_t> {
+  using Type = float;
+};
+template <>
+struct FloatOf<uint64_t> {
+  using Type = double;
+};
+
+/// The same bits in another type.
+template <class To, class From>
+QS_INLINE To bits_as(From from) {
+  To to;
+  memcpy(&to, &from, sizeof to);
+  return to;
+}
+
 #if defined(__CUDA_ARCH__)  // whatever the compiler is told of contraction and of subnormals
 QS_INLINE float multiply(float a, float b) {
   asm("mul.rn.f32 %0, %0, %1;" : "+f"(a) : "f"(b));

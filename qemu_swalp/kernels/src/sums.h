@@ -39,10 +39,7 @@ template <class C, class V, class F>
 QS_INLINE V odd_sum(F a, F b) {
   const F total = add(a, b), of_b = subtract(total, a);
   const F left = add(subtract(a, subtract(total, of_b)), subtract(b, of_b));
-  V bits, rest;
-  memcpy(&bits, &total, sizeof bits);
-  memcpy(&rest, &left, sizeof rest);
-  const V none = V();
+  const V bits = bits_as<V>(total), rest = bits_as<V>(left), none = V();
   const auto inexact = (rest << 1) != none;
   const auto finite = signed_of(bits & (C::sign - 1)) < signed_of(none + C::infinity);
   const auto even = (bits & 1) == none;

@@ -30,24 +30,6 @@ using OfProduct = Known<Mode::QS_PRODUCT>;
 using OfSum = Known<Mode::QS_SUM>;
 using OfTotal = Known<Mode::QS_TOTAL>;
 
-template <class C>
-struct FloatOf;
-template <>
-struct FloatOf<Single> {
-  using Type = float;
-};
-template <>
-struct FloatOf<Double> {
-  using Type = double;
-};
-
-template <class To, class From>
-QS_DEVICE To bits_as(From from) {
-  To to;
-  memcpy(&to, &from, sizeof to);
-  return to;
-}
-
 QS_DEVICE void convert(float from, float& to) { to = from; }
 QS_DEVICE void convert(double from, double& to) { to = from; }
 #if defined(__CUDA_ARCH__)  // without flushing, whatever the compiler is told
@@ -112,8 +94,8 @@ struct Keys {
 /// The product in lanes of C of arrays of Source. What lies beyond the result is computed, and not written.
 template <class C, class Source>
 QS_DEVICE void multiply(const Products& p, const Plans& plans, Keys& keys) {
-  using Float = typename FloatOf<C>::Type;
   using Lane = typename C::Lane;
+  using Float = typename FloatOf<Lane>::Type;
   __shared__ Segment<C> segments[3];
   const int64_t total = p.batches * p.rows * p.columns, chunk = p.chunk ? p.chunk : p.terms;
   const uint32_t step = now(p.random).step;

@@ -16,16 +16,6 @@ using Stored = C::Stored;
 constexpr int size = pack_size<C>;
 constexpr int most_blocks = QS_MOST_BLOCKS;  // of a role in a chunk
 
-template <class Stored>
-struct FloatOf;
-template <>
-struct FloatOf<uint32_t> {
-  using Type = float;
-};
-template <>
-struct FloatOf<uint64_t> {
-  using Type = double;
-};
 using Float = FloatOf<Stored>::Type;
 
 /// What a kernel is called with; Python fills it in.
@@ -41,18 +31,6 @@ struct Scales {
   Extremes<C> extremes[most_blocks];
   Entry<C> entries[most_blocks];
 };
-
-QS_DEVICE Float float_of(Stored bits) {
-  Float x;
-  memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
-QS_DEVICE Stored bits_of(Float x) {
-  Stored bits;
-  memcpy(&bits, &x, sizeof x);
-  return bits;
-}
 
 /// The block of an element of a chunk.
 QS_DEVICE uint32_t block_of(const Layout& layout, uint32_t element) {
@@ -191,16 +169,16 @@ QS_DEVICE void finish(const ChunkRole<mode>& role, void* array, int64_t first, i
 QS_DEVICE void step_pack(const Sgd& t, const Numbers<Float>& numbers, const Pack<C>& gradient, const Pack<C>& weight,
                          Pack<C>& velocity, Pack<C>& start) {
   for (int i = 0; i < size; ++i) {
-    Float g = float_of(gradient.at[i]);
+    Float g = bits_as<Float>(gradient.at[i]);
     if (t.maximize) g = -g;
-    if (t.has_decay) g = numbers.decayed(g, float_of(weight.at[i]));
+    if (t.has_decay) g = numbers.decayed(g, bits_as<Float>(weight.at[i]));
     Float update = g;
     if (t.has_momentum) {
-      const Float v = t.velocity ? numbers.velocity(float_of(velocity.at[i]), g) : g;
+      const Float v = t.velocity ? numbers.velocity(bits_as<Float>(velocity.at[i]), g) : g;
       update = t.nesterov ? numbers.ahead(g, v) : v;
-      velocity.at[i] = bits_of(v);
+      velocity.at[i] = bits_as<Stored>(v);
     }
-    start.at[i] = bits_of(numbers.moved(float_of(start.at[i]), update));
+    start.at[i] = bits_as<Stored>(numbers.moved(bits_as<Float>(start.at[i]), update));
   }
 }
 
