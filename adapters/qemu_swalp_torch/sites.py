@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from .functional import straight_through
 from .graph import is_stochastic
 
 
-class ActivationSite(Site):
+class ActivationSite(Site, ABC):
     """Rounds tensors, at any depth of tuples, lists and dicts, each with a stream of its own."""
 
     end = suffix = ""
@@ -27,9 +28,9 @@ class ActivationSite(Site):
         self.error = None if recipe.error is None else str(recipe.error)
         self.stochastic = any(is_stochastic(q) for q in (self.activation, self.error) if q is not None)
 
+    @abstractmethod
     def register(self, module: nn.Module) -> RemovableHandle:
         """Hook the site to its module."""
-        raise NotImplementedError
 
     def rounded(self, value: Any) -> Any:
         """The value with its floating tensors rounded, or the value itself where the site is disabled."""

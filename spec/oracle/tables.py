@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,9 +23,9 @@ class Table(Element):
     first_place = 0
 
     @property
+    @abstractmethod
     def meanings(self) -> Sequence[float]:
         """FMT-10."""
-        raise NotImplementedError
 
     def boundary(self, place: int) -> Bounds | None:
         """RND-12: where the nearest modes step from the value at a place to the next; None: half way."""

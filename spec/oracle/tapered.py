@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -28,9 +29,9 @@ class Real(Table):
     word: int
     linear: bool = True
 
+    @abstractmethod
     def magnitude(self, bits: str) -> Bounds:
         """What a positive code stands for, by the bits after its sign bit."""
-        raise NotImplementedError
 
     @property
     def first_place(self) -> int:  # type: ignore[override]

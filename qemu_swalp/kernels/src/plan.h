@@ -16,7 +16,7 @@ struct Plan {
   Mode mode;
   int32_t random_bits;
   Element element;
-  Element element32;  // the same in float32, for the published rules
+  Element element32;  // the same in float32, for scales that are no powers of two
   Scaling scaling;
   Table table;
 };
