@@ -7,6 +7,7 @@
 
 from .accumulation import Accumulation
 from .analysis import Analysis, UpdateAnalysis, analyze, analyze_update
+from .arithmetic import add, divide, multiply, sqrt, subtract, sum
 from .coded import Coded, decode_state, encode_state
 from .codes import BlockCodes, decode, encode
 from .files import load_state, save_state
@@ -46,8 +47,8 @@ __version__ = "0.1.0"
 __all__ = [
     "Accumulation", "Analysis", "BinadeFormat", "Block", "BlockCodes", "Codebook", "Coded", "ElementFormat",
     "Exponent", "Fixed", "Float", "Format", "Logarithmic", "P3109", "Posit", "Quantizer", "RandomBits", "Rounding",
-    "TableFormat", "Takum", "UpdateAnalysis", "analyze", "analyze_update", "bfp", "decode", "decode_state", "encode",
-    "encode_state", "from_ml_dtypes", "get_num_threads", "integer", "load_formats", "load_state", "matmul", "names",
-    "pack", "packed_bytes", "parse", "quantize", "register", "save_state", "set_num_threads", "stream_id",
-    "to_ml_dtypes", "unpack", "unregister",
+    "TableFormat", "Takum", "UpdateAnalysis", "add", "analyze", "analyze_update", "bfp", "decode", "decode_state",
+    "divide", "encode", "encode_state", "from_ml_dtypes", "get_num_threads", "integer", "load_formats",
+    "load_state", "matmul", "multiply", "names", "pack", "packed_bytes", "parse", "quantize", "register",
+    "save_state", "set_num_threads", "sqrt", "stream_id", "subtract", "sum", "to_ml_dtypes", "unpack", "unregister",
 ]

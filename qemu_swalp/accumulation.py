@@ -60,7 +60,7 @@ class Accumulation:
         for name, given in (("sum", sum), ("product", product), ("total", total)):
             quantizer = None if given is None else Quantizer.parse(given)
             if quantizer is not None:
-                _check(name, quantizer)
+                check_element(name, quantizer)
             object.__setattr__(self, name, quantizer)
         object.__setattr__(self, "group", group)
         object.__setattr__(self, "chunk", chunk)
@@ -121,7 +121,8 @@ def _parsed(text: str) -> Accumulation:
     return Accumulation(first, **options, **numbers)  # type: ignore[arg-type]
 
 
-def _check(name: str, quantizer: Quantizer) -> None:
+def check_element(name: str, quantizer: Quantizer) -> None:
+    """ValueError unless it is of an element format that clause SUM-1 admits."""
     element = element_of(quantizer.format)
     if element is not quantizer.format:
         raise ValueError(f"{name} must be of an element format, whose values do not depend on their neighbours, got "

@@ -11,13 +11,11 @@ import numpy as np
 from . import kernels
 from .accumulation import MOST_TERMS, Accumulation
 from .backends import Array, Namespace, namespace_of
-from .carriers import CARRIERS, Carrier, carrier_of
-from .quantization import as_array, check_held, policy_of, round_array
+from .carriers import carrier_of
+from .exact import DOUBLE, narrowed, odd_sum, widened
+from .quantization import as_array, check_held, check_like, policy_of, round_array
 from .quantizer import Quantizer
 from .randombits import PRODUCT, SUM, TOTAL, RandomBits
-
-DOUBLE = CARRIERS["float64"]
-MAGNITUDE = 2**63 - 1
 
 
 def matmul(a: Array, b: Array, accumulation: Accumulation | Quantizer | str, *,
@@ -68,15 +66,13 @@ def matmul(a: Array, b: Array, accumulation: Accumulation | Quantizer | str, *,
     if found is not None:
         return found
     with np.errstate(all="ignore"):
-        a, b = _widened(xp, a, carrier), _widened(xp, b, carrier)
-        return _narrowed(xp, _summed(xp, a, b, accumulation, random), carrier)
+        a, b = widened(xp, a, carrier), widened(xp, b, carrier)
+        return narrowed(xp, _summed(xp, a, b, accumulation, random), carrier)
 
 
 def _shape(xp: Namespace, a: Array, b: Array) -> tuple[int, ...]:
     """Of a·b. TypeError, ValueError for arrays that do not fit."""
-    if not xp.owns(b) or xp.dtype(b) != xp.dtype(a):
-        got = xp.dtype(b) if xp.owns(b) else f"{type(b).__module__}.{type(b).__qualname__}"
-        raise TypeError(f"b must be a {xp.name} array of {xp.dtype(a)} like a, got {got}")
+    check_like(xp, "b", b, "a", a)
     shapes = (m, n) = xp.shape(a), xp.shape(b)
     if len(m) < 2 or len(n) < 2 or m[-1] != n[-2]:
         raise ValueError(f"a and b must have shapes (…, M, K) and (…, K, N), got {m} and {n}")
@@ -106,46 +102,9 @@ def _summed(xp: Namespace, a: Array, b: Array, accumulation: Accumulation, rando
             product = a[..., k : k + 1] * b[..., k : k + 1, :]
             if accumulation.product is not None:
                 product = rounded(product, accumulation.product, PRODUCT, k)
-            partial = _odd_sum(xp, partial, product)
+            partial = odd_sum(xp, partial, product)
             if (k + 1 - start) % group == 0 or k + 1 == end:
                 partial, sums = rounded(partial, accumulation.sum, SUM, sums), sums + 1
         if of_chunks is not None:
-            total = rounded(_odd_sum(xp, total, partial), of_chunks, TOTAL, start // chunk)
+            total = rounded(odd_sum(xp, total, partial), of_chunks, TOTAL, start // chunk)
     return partial if of_chunks is None else total
-
-
-def _widened(xp: Namespace, x: Array, carrier: Carrier) -> Array:
-    """In float64. By bits: TensorFlow and JAX convert subnormal numbers to zero."""
-    return x if carrier is DOUBLE else _recoded(xp, x, carrier.wide(), DOUBLE)
-
-
-def _narrowed(xp: Namespace, x: Array, carrier: Carrier) -> Array:
-    """In a dtype that holds the values."""
-    return x if carrier is DOUBLE else _recoded(xp, x, DOUBLE, carrier.wide())
-
-
-def _recoded(xp: Namespace, x: Array, source: Carrier, target: Carrier) -> Array:
-    magnitude, sig, ulp = source.split(xp, x)
-    binade, fraction = target.normalize(xp, sig)
-    bits = xp.where(sig == 0, 0, target.join(xp, binade + ulp, fraction))
-    bits = xp.where(magnitude < source.infinity, bits, target.infinity)
-    bits = xp.where(magnitude > source.infinity, target.nan, bits)
-    bits = xp.where(source.negative(xp, x), bits | -(1 << (target.storage - 1)), bits)
-    return xp.floats(xp.cast(bits, target.storage), target.name)
-
-
-def _odd_sum(xp: Namespace, a: Array | None, b: Array) -> Array:
-    """a + b rounded to odd in float64 (clause SUM-3): what Knuth's TwoSum finds left of the sum shows in its last bit.
-
-    a : None for +0, which TensorFlow's graphs would not add to a -0.
-    """
-    if a is None:
-        bits = xp.bits(b)
-        return xp.floats(xp.where((bits & MAGNITUDE) == 0, 0, bits), DOUBLE.name)
-    total = a + b
-    of_b = total - a
-    left = (a - (total - of_b)) + (b - of_b)
-    bits, rest = xp.bits(total), xp.bits(left)
-    inexact = ((rest & MAGNITUDE) != 0) & ((bits & MAGNITUDE) < DOUBLE.infinity)
-    toward = xp.where((bits ^ rest) < 0, 0 * bits - 1, 1)
-    return xp.floats(xp.where(inexact & ((bits & 1) == 0), bits + toward, bits), DOUBLE.name)

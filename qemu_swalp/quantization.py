@@ -91,6 +91,13 @@ def as_array(x: Array) -> Array:
     return np.asarray(x, np.float32) if plain else x
 
 
+def check_like(xp: Namespace, name: str, x: Array, like_name: str, like: Array) -> None:
+    """TypeError unless x is an array of the library and dtype of another."""
+    if not xp.owns(x) or xp.dtype(x) != xp.dtype(like):
+        got = xp.dtype(x) if xp.owns(x) else f"{type(x).__module__}.{type(x).__qualname__}"
+        raise TypeError(f"{name} must be a {xp.name} array of {xp.dtype(like)} like {like_name}, got {got}")
+
+
 def element_of(format: Format) -> BinadeFormat | TableFormat:
     """The format of the elements: a block format's, or the format itself."""
     element = format.element if isinstance(format, Block) else format

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import oracle
 from generator import (
+    arithmetic_file,
     blocks_file,
     codes_file,
     policies_file,
@@ -75,6 +76,7 @@ FILES: dict[str, Callable[[], str]] = {
     "blocks.txt": blocks_file,
     "scaled.txt": scaled_file,
     "sums.txt": sums_file,
+    "arithmetic.txt": arithmetic_file,
     "codes.txt": codes_file,
     "strings.txt": strings_file,
     "philox.txt": lambda: table("RNG-1", "counter key words; all hexadecimal", KNOWN_ANSWERS),

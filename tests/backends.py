@@ -70,6 +70,12 @@ class Backend:
     def matmul(self, a: np.ndarray, b: np.ndarray, accumulation: Any, random: q.RandomBits | None = None) -> np.ndarray:
         return self._run(lambda a, b: q.matmul(a, b, accumulation, random=random), "float64", a, b)
 
+    def operate(self, operation: str, operands: Sequence[np.ndarray], quantizer: Any,
+                random: q.RandomBits | None = None) -> np.ndarray:
+        """One of `qemu_swalp.arithmetic`, by name."""
+        function = getattr(q, operation)
+        return self._run(lambda *given: function(*given, quantizer, random=random), "float64", *operands)
+
     def encode(self, x: np.ndarray, format: Any, rounding: Any = None, words: np.ndarray | None = None) -> Any:
         if words is not None:
             return self._run(lambda a, w: q.encode(a, format, rounding, random=w), dtype_name(x), x,

@@ -40,9 +40,11 @@ from .schedule import SWALPLR
 from .scoring import scored_by
 from .selection import COMPUTING_MODULES, GEMM_MODULES, Matmul
 from .sgd import SGD
+from .steps import quantize_steps, register_steps
 
 __all__ = [
     "COMPUTING_MODULES", "GEMM_MODULES", "SGD", "SWALPLR", "Averager", "LowPrecisionAllReduce", "Matmul", "Monitor",
     "SiteHandle", "attention_within", "disabled", "quantize", "quantize_activations", "quantize_all_reduce",
-    "quantize_gemms", "quantize_optimizer", "register_gemms", "scored_by", "unquantize_optimizer", "update_bn",
+    "quantize_gemms", "quantize_optimizer", "quantize_steps", "register_gemms", "register_steps", "scored_by",
+    "unquantize_optimizer", "update_bn",
 ]

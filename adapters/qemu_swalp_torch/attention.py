@@ -45,13 +45,19 @@ def weighted(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: floa
     """p·v and p = softmax(scale·q·kᵀ + mask), by products "scores" and "values" of those rules.
 
     q of shape (…, L, E), k (…, S, E), v (…, S, D), mask as broadcasts to (…, L, S); scale 1/√E by default. Rows that
-    the mask hides whole give zeros, as in `F.scaled_dot_product_attention`.
+    the mask hides whole give zeros, as in `F.scaled_dot_product_attention`. The softmax is `rules.softmax`.
     """
     q = q * (math.sqrt(1.0 / q.shape[-1]) if scale is None else scale)
     scores = matmul(q, k.mT, rules.of_activations(".scores" + part))
-    p = torch.ops.aten._safe_softmax(scores if mask is None else scores + mask, -1)
+    p = rules.softmax(scores if mask is None else scores + mask)
     p = F.dropout(p, dropout) if dropout else p
     return matmul(p, v, rules.of_activations(".values" + part)), p
+
+
+def safe_softmax(scores: Tensor) -> Tensor:
+    """Over the last axis; rows of -infinity alone give zeros."""
+    result: Tensor = torch.ops.aten._safe_softmax(scores, -1)
+    return result
 
 
 def check_not_nested(query: Tensor) -> None:

@@ -55,12 +55,12 @@ class AttentionCalls(TorchFunctionMode):
             return function(*inputs, **(options or {}))
         part = f".{self.count}" if self.count else ""
         self.count += 1
-        return _attention(self.rules, part, *inputs, **(options or {}))
+        return attention(self.rules, part, *inputs, **(options or {}))
 
 
-def _attention(rules: Any, part: str, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
-               dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False
-               ) -> Tensor:
+def attention(rules: Any, part: str, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
+              dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None, enable_gqa: bool = False
+              ) -> Tensor:
     """`F.scaled_dot_product_attention`. Heads of keys and values that serve several of the query are rounded once."""
     check_not_nested(query)
     mask = attn_mask

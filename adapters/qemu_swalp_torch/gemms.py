@@ -11,9 +11,10 @@ from qemu_swalp.checks import check_bool, check_int
 from qemu_swalp.training import OPERANDS, SUMS, Recipe, as_recipe
 
 from .activations import check_module, warn_if_compiled
-from .attention import attend
+from .attention import attend, safe_softmax
 from .attention_calls import attention_within, calls_attention
-from .clock import Clock, Site, clock_of, join
+from .clock import Clock, clock_of, join
+from .forwards import ForwardSite, forwards_of, has_own_forward
 from .graph import is_stochastic
 from .handle import SiteHandle
 from .products import Operands, convolution, linear, matmul
@@ -21,36 +22,35 @@ from .selection import GEMM_MODULES, Matmul, Selection, chosen, is_inner
 from .sums import Geometry
 
 
-class Gemm(Site):
+class Gemm(ForwardSite):
     """What a module has in place of its `forward`: the same, with the operands of its products rounded."""
 
     def __init__(self, clock: Clock, name: str, place: int, recipe: Recipe, seed: int, module: nn.Module,
                  attention: bool) -> None:
-        super().__init__(clock, name, place, seed)
-        self.module, self.attention = module, attention
+        super().__init__(clock, name, place, seed, module)
+        self.attention = attention
         self.quantizers = {operand: None if (q := recipe.quantizer(operand)) is None else str(q)
                            for operand in OPERANDS}
         self.quantizers |= {name: None if (a := recipe.accumulation(name)) is None else str(a) for name in SUMS}
         self.stochastic = any(is_stochastic(q) for q in self.quantizers.values() if q is not None)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
+        return self.run(safe_softmax, *inputs, **options)
+
+    def run(self, softmax: Callable[[Tensor], Tensor], *inputs: Any, **options: Any) -> Any:
+        """The module's forward; `softmax` is that of its attention."""
         kind = type(self.module).forward
         if not self.enabled:
             return kind(self.module, *inputs, **options)
         forward: Callable[..., Any] = FORWARDS.get(kind, attention_within)
-        return forward(self.module, Rules(self, self.turn()), *inputs, **options)
-
-    def remove(self) -> None:
-        """Give the module its own forward back."""
-        if self.module.__dict__.get("forward") is self:
-            del self.module.forward
+        return forward(self.module, Rules(self, self.turn(), softmax), *inputs, **options)
 
 
 class Rules:
     """The operands' rules at one call of a module."""
 
-    def __init__(self, site: Gemm, step: int | Tensor) -> None:
-        self.site, self.step = site, step
+    def __init__(self, site: Gemm, step: int | Tensor, softmax: Callable[[Tensor], Tensor]) -> None:
+        self.site, self.step, self.softmax = site, step, softmax
 
     def of(self, part: str = "") -> Operands:
         """For the product of inputs and weights, or of that part of them, which has random streams of its own."""
@@ -134,16 +134,9 @@ def quantize_gemms(model: nn.Module, recipe: Recipe | str, *, modules: Selection
                          f"choose a module of the model that multiplies matrices; got recipe {recipe.to_dict()}, "
                          f"modules={modules!r}")
     warn_if_compiled(model, "quantize_gemms")
-    for site in sites:
-        site.module.forward = site
-    # A hook, since nn.TransformerEncoderLayer calls its parts in inference only if they have one.
-    handles = [site.module.register_forward_pre_hook(_called) for site in sites]
+    handles = [site.register() for site in sites]
     join(model, clock, sites)
     return SiteHandle(model, sites, [*handles, *sites])
-
-
-def _called(module: nn.Module, inputs: Any) -> None:
-    pass
 
 
 def _calls_attention(name: str, module: nn.Module) -> bool:
@@ -157,10 +150,10 @@ def _forward_of(module: nn.Module) -> Callable[..., Any] | None:
 
 
 def _check_forward(name: str, module: nn.Module) -> None:
-    if isinstance(module.__dict__.get("forward"), Gemm):
+    if any(isinstance(site, Gemm) for site in forwards_of(module)):
         raise ValueError(f"the operands of {name!r} are rounded already; remove() its handle first, or exclude the "
                          "module")
-    if _forward_of(module) is None or "forward" in module.__dict__:
+    if _forward_of(module) is None or has_own_forward(module):
         raise ValueError(f"{name!r} ({type(module).__qualname__}) has a forward of its own, whose products are not "
                          "known; exclude it, or tell of them by register_gemms")
     if isinstance(module, nn.MultiheadAttention) and (module.bias_k is not None or module.add_zero_attn):

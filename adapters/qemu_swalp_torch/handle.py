@@ -12,6 +12,7 @@ from torch import nn
 from qemu_swalp.checks import check_int
 
 from .clock import Beginning, Replay, Site, clock_of, leave
+from .forwards import forwards_of
 
 
 class Removable(Protocol):
@@ -21,7 +22,9 @@ class Removable(Protocol):
 
 
 class SiteHandle:
-    """What `quantize_activations` and `quantize_gemms` return; a context manager too, which ends the rounding."""
+    """What `quantize_activations`, `quantize_gemms` and `quantize_steps` return; a context manager too, which ends the
+    rounding.
+    """
 
     def __init__(self, model: nn.Module, sites: Sequence[Site], handles: Sequence[Removable]) -> None:
         self.model, self.sites, self.handles = model, sites, handles
@@ -79,8 +82,8 @@ class SiteHandle:
 
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[nn.Module]:
-    """Within it the model computes without rounding of activations, errors and operands, as SWALP's average is
-    evaluated.
+    """Within it the model computes without rounding of activations, errors, operands, sums and steps, as SWALP's
+    average is evaluated.
 
     >>> import torch
     >>> from qemu_swalp.training import Recipe
@@ -107,5 +110,5 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
 def sites_of(model: nn.Module) -> Iterator[Site]:
     """All places of a model that are rounded."""
     for module in model.modules():
-        own = (*module._forward_pre_hooks.values(), *module._forward_hooks.values(), module.__dict__.get("forward"))
+        own = (*module._forward_pre_hooks.values(), *module._forward_hooks.values(), *forwards_of(module))
         yield from (part for part in own if isinstance(part, Site))

@@ -84,6 +84,9 @@ class NumpyNamespace(Namespace):
     def abs(self, x: Array) -> Array:
         return self.xp.abs(x)
 
+    def sqrt(self, x: Array) -> Array:
+        return self.xp.sqrt(x)
+
     def table(self, values: Table, width: int, like: Array) -> Array:
         return self.xp.asarray(np.asarray(values, INTEGER[width]))
 

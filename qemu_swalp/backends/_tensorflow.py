@@ -95,6 +95,9 @@ class TensorflowNamespace(Namespace):
     def abs(self, x: Array) -> Array:
         return tf.abs(x)
 
+    def sqrt(self, x: Array) -> Array:
+        return tf.sqrt(x)
+
     def table(self, values: Table, width: int, like: Array) -> Array:
         return tf.constant(np.asarray(values, INTEGER[width].as_numpy_dtype))
 

@@ -77,6 +77,9 @@ class TorchNamespace(Namespace):
     def abs(self, x: Array) -> Array:
         return torch.abs(x)
 
+    def sqrt(self, x: Array) -> Array:
+        return torch.sqrt(x)
+
     def table(self, values: Table, width: int, like: Array) -> Array:
         device = None if like is None else like.device
         if type(like) is torch.Tensor and not like.is_cpu and not _is_traced():

@@ -108,6 +108,10 @@ class Namespace(ABC):
     @abstractmethod
     def abs(self, x: Array) -> Array: ...
 
+    @abstractmethod
+    def sqrt(self, x: Array) -> Array:
+        """Of float64 numbers, rounded to nearest."""
+
     def clip(self, x: Array, low: int, high: int) -> Array:
         return self.minimum(self.maximum(x, low), high)
 

@@ -17,7 +17,7 @@ class RoleStudy:
     quantized: float
     full: float
     without: dict[str, float]
-    """By role, or operand, or sum, or name of optimizer state."""
+    """By role, or operand, or sum, or step, or name of optimizer state."""
 
     def recovered(self, role: str) -> float:
         """Share of the loss that rounding costs which goes where this role stays in full precision.
@@ -83,7 +83,7 @@ def find_breaking_role(train: Callable[[Recipe], float], recipe: Recipe) -> Role
 
 
 def without(recipe: Recipe, role: str) -> Recipe:
-    """The recipe with a role, an operand, a sum or an optimizer state in full precision, in its overrides as well.
+    """The recipe with a role, operand, sum, step or optimizer state in full precision, in its overrides as well.
 
     >>> without(Recipe(weight="bfp8", operands={"error": "e5m2"}), "dgrad.error").to_dict()
     {'weight': 'bfp8/stochastic_a', 'operands': {'wgrad.error': 'e5m2/stochastic_a'}}
@@ -91,14 +91,15 @@ def without(recipe: Recipe, role: str) -> Recipe:
     lessened = tuple((pattern, own and without(own, role)) for pattern, own in recipe.overrides)
     kept = replace(recipe, overrides=lessened, state=tuple(pair for pair in recipe.state if pair[0] != role),
                    operands=tuple(pair for pair in recipe.operands if pair[0] != role),
-                   sums=tuple(pair for pair in recipe.sums if pair[0] != role))
+                   sums=tuple(pair for pair in recipe.sums if pair[0] != role),
+                   steps=tuple(pair for pair in recipe.steps if pair[0] != role))
     return replace(kept, **{role: None}) if role in ROLES else kept  # type: ignore[arg-type]
 
 
 def _roles(recipe: Recipe) -> Iterator[str]:
     named = (*ROLES, *OPERANDS, *(name for name, _ in recipe.state))
     yield from (role for role in named if recipe.quantizer(role) is not None)
-    yield from (name for name, _ in recipe.sums)
+    yield from (name for name, _ in (*recipe.sums, *recipe.steps))
     for _, own in recipe.overrides:
         yield from _roles(own or FULL_PRECISION)
 

@@ -7,13 +7,14 @@ from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from ..accumulation import Accumulation
+from ..accumulation import Accumulation, check_element
 from ..backends import Array
 from ..checks import check_choice
 from ..formats import bfp
 from ..quantizer import Quantizer
 from ..randombits import RandomBits, stream_id
 from ..text import table
+from .steps import STEPS
 
 ROLES = ("weight", "activation", "error", "gradient", "momentum", "accumulator", "average")
 
@@ -42,6 +43,10 @@ class Recipe:
         of the three products, as hardware has them.
     sums : how these products are summed up: an `Accumulation` or its string, for all of them, or {name: accumulation}
         by the names of `SUMS`. Products that are not named are summed up in the arrays' own dtype.
+    steps : how the elementary steps within softmax, normalization and nonlinearities are rounded: a quantizer of an
+        element format for all of them, or {name: quantizer} by the names of `STEPS`, or "add", "multiply", "divide",
+        "sqrt", "function" (exp, log, tanh, erf) and "sum" (which may be an `Accumulation`) for forward and backward.
+        Steps that are not named are computed in the arrays' own dtype.
     overrides : {pattern: Recipe or None}; for a parameter whose name matches a pattern (shell style, the first that
         matches) that recipe holds instead, None meaning full precision.
 
@@ -69,6 +74,7 @@ class Recipe:
     state: tuple[tuple[str, Quantizer | None], ...] = ()
     operands: tuple[tuple[str, Quantizer], ...] = ()
     sums: tuple[tuple[str, Accumulation], ...] = ()
+    steps: tuple[tuple[str, Quantizer | Accumulation], ...] = ()
     overrides: tuple[tuple[str, Recipe | None], ...] = ()
 
     def __init__(self, weight: Any = None, activation: Any = None, error: Any = None, gradient: Any = None,
@@ -76,6 +82,7 @@ class Recipe:
                  state: Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
                  operands: Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
                  sums: Accumulation | Quantizer | str | Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
+                 steps: Quantizer | str | Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
                  overrides: Mapping[str, Recipe | None] | tuple[tuple[str, Recipe | None], ...] = ()) -> None:
         given = (weight, activation, error, gradient, momentum, accumulator, average)
         for role, value in zip(ROLES, given, strict=True):
@@ -84,6 +91,8 @@ class Recipe:
         object.__setattr__(self, "operands", tuple(_operands(dict(_pairs(operands)))))
         together = isinstance(sums, Accumulation | Quantizer | str)
         object.__setattr__(self, "sums", tuple(_sums(dict.fromkeys(SUMS, sums) if together else dict(_pairs(sums)))))
+        alike = isinstance(steps, Quantizer | str)
+        object.__setattr__(self, "steps", tuple(_steps(dict.fromkeys(STEPS, steps) if alike else dict(_pairs(steps)))))
         for pattern, recipe in _pairs(overrides):
             if recipe is not None and (not isinstance(recipe, Recipe) or recipe.overrides):
                 raise TypeError(f"overrides[{pattern!r}] must be None or a Recipe without overrides, got {recipe!r}")
@@ -104,6 +113,10 @@ class Recipe:
         """How one of the products of `SUMS` is summed up; None: in the arrays' own dtype."""
         return dict(self.sums).get(name)
 
+    def step(self, name: str) -> Quantizer | Accumulation | None:
+        """How one of the `STEPS` is rounded; None: not at all."""
+        return dict(self.steps).get(name)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain strings, as for JSON or a checkpoint; `from_dict` reads them."""
         plain: dict[str, Any] = {role: str(q) for role in ROLES if (q := getattr(self, role)) is not None}
@@ -113,6 +126,8 @@ class Recipe:
             plain["operands"] = {name: str(q) for name, q in self.operands}
         if self.sums:
             plain["sums"] = {name: str(accumulation) for name, accumulation in self.sums}
+        if self.steps:
+            plain["steps"] = {name: str(rule) for name, rule in self.steps}
         if self.overrides:
             plain["overrides"] = {pattern: None if r is None else r.to_dict() for pattern, r in self.overrides}
         return plain
@@ -137,7 +152,10 @@ class Recipe:
     def _lines(self, prefix: str = "") -> Iterator[tuple[str, str, str]]:
         rounded = [*((role, getattr(self, role)) for role in ROLES), *self.state, *self.operands]
         lines = [(f"{prefix}{name}", str(q.format), str(q.rounding)) for name, q in rounded if q is not None]
-        for name, accumulation in self.sums:
+        lines += [(f"{prefix}{name}", str(q.format), str(q.rounding)) for name, q in self.steps
+                  if isinstance(q, Quantizer)]
+        sums = (*self.sums, *((name, rule) for name, rule in self.steps if isinstance(rule, Accumulation)))
+        for name, accumulation in sums:
             lines += [(f"{prefix}{name}{part}", str(q.format), str(q.rounding)) for part, q in accumulation.parts()]
         yield from lines or [(prefix.removesuffix(": ") or "all", "full precision", "")]
         for pattern, recipe in self.overrides:
@@ -187,14 +205,29 @@ def _optional(value: Any) -> Quantizer | None:
 
 
 def _operands(given: dict[str, Any]) -> Iterator[tuple[str, Quantizer]]:
-    """The operands that are rounded; "dgrad.error" goes before "error". ValueError for other names."""
-    general = tuple(dict.fromkeys(name.partition(".")[2] for name in OPERANDS))
+    for name, quantizer in _named("an operand", given, OPERANDS):
+        yield name, Quantizer.parse(quantizer)
+
+
+def _steps(given: dict[str, Any]) -> Iterator[tuple[str, Quantizer | Accumulation]]:
+    for name, rule in _named("a step", given, STEPS):
+        if name.endswith(".sum"):
+            yield name, Accumulation.parse(rule)
+        else:
+            quantizer = Quantizer.parse(rule)
+            check_element(f"the step {name!r}", quantizer)
+            yield name, quantizer
+
+
+def _named(what: str, given: dict[str, Any], names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """Those of the names that are given; "dgrad.error" goes before "error". ValueError for other names."""
+    general = tuple(dict.fromkeys(name.partition(".")[2] for name in names))
     for name in given:
-        check_choice("the name of an operand", name, (*OPERANDS, *general))
-    for name in OPERANDS:
-        quantizer = given.get(name, given.get(name.partition(".")[2]))
-        if quantizer is not None:
-            yield name, Quantizer.parse(quantizer)
+        check_choice(f"the name of {what}", name, (*names, *general))
+    for name in names:
+        found = given.get(name, given.get(name.partition(".")[2]))
+        if found is not None:
+            yield name, found
 
 
 def _sums(given: dict[str, Any]) -> Iterator[tuple[str, Accumulation]]:
@@ -214,4 +247,4 @@ FULL_PRECISION = Recipe()
 """Rounds nothing."""
 
 
-__all__ = ["OPERANDS", "ROLES", "SUMS", "Draw", "Quantizer", "Recipe", "apply", "fixed_point", "swalp"]
+__all__ = ["OPERANDS", "ROLES", "STEPS", "SUMS", "Draw", "Quantizer", "Recipe", "apply", "fixed_point", "swalp"]

@@ -1,5 +1,6 @@
 """What `generate.py` writes about formats."""
 
+from .arithmetic import arithmetic_file
 from .blocks import blocks_file
 from .elements import codes_file, policies_file, round_files, stochastic_file, strings_file, variants_file
 from .scaled import scaled_file
@@ -7,6 +8,6 @@ from .sums import sums_file
 from .writing import table
 
 __all__ = [
-    "blocks_file", "codes_file", "policies_file", "round_files", "scaled_file", "stochastic_file", "strings_file",
-    "sums_file", "table", "variants_file",
+    "arithmetic_file", "blocks_file", "codes_file", "policies_file", "round_files", "scaled_file", "stochastic_file",
+    "strings_file", "sums_file", "table", "variants_file",
 ]

@@ -22,16 +22,18 @@ NAMED = {FP16: "fp16", E5M2: "e5m2"}
 
 def spelled(rule: Accumulation) -> str:
     """STR-3."""
-    def quantizer(given: tuple[Element, str]) -> str:
-        fmt, rounding = given
-        return f"{NAMED.get(fmt) or oracle.spell(fmt)}/{rounding}"
-
-    parts = [quantizer(rule.sum)]
-    parts += [f"product={quantizer(rule.product)}"] if rule.product else []
+    parts = [spelled_quantizer(rule.sum)]
+    parts += [f"product={spelled_quantizer(rule.product)}"] if rule.product else []
     parts += [f"group={rule.group}"] if rule.group > 1 else []
     parts += [f"chunk={rule.chunk}"] if rule.chunk else []
-    parts += [f"total={quantizer(rule.total)}"] if rule.total else []
+    parts += [f"total={spelled_quantizer(rule.total)}"] if rule.total else []
     return "; ".join(parts)
+
+
+def spelled_quantizer(given: tuple[Element, str]) -> str:
+    """STR-2."""
+    fmt, rounding = given
+    return f"{NAMED.get(fmt) or oracle.spell(fmt)}/{rounding}"
 
 
 def accumulations() -> Iterator[Accumulation]:

@@ -5,6 +5,7 @@ and -0; in between it is a `Fraction`. No binade is computed to round: a grid is
 *place*, and the neighbours of x are found by bisection. The standard library is the only import.
 """
 
+from .arithmetic import OPERATIONS, operate
 from .blocks import Bfp, Blocks, quantize_blocks
 from .elements import Candidates, Element, Grid
 from .exact import DETERMINISTIC, NAN, POLICIES, REACH, STOCHASTIC, binade, carrier, is_negative, power
@@ -24,5 +25,5 @@ __all__ = [
     "Posit", "Table", "Takum", "Rule", "out_of_range", "parse_rule", "quantize", "range_check", "round_to_grid",
     "takes_away", "Bfp", "Blocks", "quantize_blocks", "WORD", "element_word", "philox", "stream_id", "stream_key",
     "FAMILIES", "Format", "POSITIONAL", "formats", "spell", "tables", "Block", "Exponent", "Int", "Scaled",
-    "quantize_scaled", "Accumulation", "part_key", "sum_of_products",
+    "quantize_scaled", "Accumulation", "part_key", "sum_of_products", "OPERATIONS", "operate",
 ]

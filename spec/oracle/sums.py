@@ -32,12 +32,13 @@ class Accumulation(NamedTuple):
 def odd(x: float, y: float) -> float:
     """SUM-3: odd(x + y)."""
     near = x + y
-    if not math.isfinite(near) or Fraction(near) == (exact := Fraction(x) + Fraction(y)) or _is_odd(near):
+    if not math.isfinite(near) or Fraction(near) == (exact := Fraction(x) + Fraction(y)) or is_odd(near):
         return near
     return math.nextafter(near, math.inf if exact > Fraction(near) else -math.inf)
 
 
-def _is_odd(x: float) -> bool:
+def is_odd(x: float) -> bool:
+    """Whether the last significand bit is 1."""
     return bool(struct.unpack("<Q", struct.pack("<d", x))[0] & 1)
 
 
@@ -55,17 +56,18 @@ def sum_of_products(a: Sequence[float], b: Sequence[float], rule: Accumulation,
         for i, (x, y) in enumerate(terms):
             p = x * y  # exact where two significands take 53 bits
             if rule.product is not None:
-                p = _rounded(p, rule.product, word(PRODUCT, start + i))
+                p = rounded(p, rule.product, word(PRODUCT, start + i))
             t = odd(t, p)
             if (i + 1) % rule.group == 0 or i + 1 == len(terms):
-                t = _rounded(t, rule.sum, word(SUM, sums))
+                t = rounded(t, rule.sum, word(SUM, sums))
                 sums += 1
         if rule.chunk:
-            total = _rounded(odd(total, t), rule.total or rule.sum, word(TOTAL, start // chunk))
+            total = rounded(odd(total, t), rule.total or rule.sum, word(TOTAL, start // chunk))
     return total if rule.chunk else t
 
 
-def _rounded(x: float, quantizer: Quantizer, word: int) -> float:
+def rounded(x: float, quantizer: Quantizer, word: int) -> float:
+    """Q(x), Q a format and a rounding."""
     fmt, rounding = quantizer
     return quantize(x, fmt, rounding, word)
 

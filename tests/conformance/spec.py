@@ -104,6 +104,18 @@ class ScaledRow(NamedTuple):
     zero_points: tuple[int, ...]
 
 
+class ArithmeticRow(NamedTuple):
+    """An operation on several operands."""
+
+    operation: str
+    dtype: str
+    seed: int
+    a: tuple[float, ...]
+    b: tuple[float, ...]
+    output: tuple[float, ...]
+    quantizer: str
+
+
 class SumRow(NamedTuple):
     """One element of a product."""
 
@@ -273,6 +285,14 @@ def read_sums() -> list[SumRow]:
 
 
 @cache
+def read_arithmetic() -> list[ArithmeticRow]:
+    """arithmetic.txt."""
+    columns = (line.split() for line in lines("arithmetic.txt"))
+    return [ArithmeticRow(operation, dtype, int(seed), numbers(a), numbers(b), numbers(out), quantizer)
+            for operation, dtype, seed, a, b, out, quantizer in columns]
+
+
+@cache
 def read_codes() -> list[CodeRow]:
     """codes.txt."""
     columns = (line.split() for line in lines("codes.txt"))
@@ -320,6 +340,7 @@ READERS = {
     "blocks.txt": read_blocks,
     "scaled.txt": read_scaled,
     "sums.txt": read_sums,
+    "arithmetic.txt": read_arithmetic,
     "codes.txt": read_codes,
     "strings.txt": read_strings,
     "philox.txt": read_philox,

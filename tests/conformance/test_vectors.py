@@ -3,8 +3,8 @@
 Eager backends run every row on every dtype that holds the format and the row's input (SRC-1). Compiled ones compile the
 array program anew for each format, rounding and dtype; they run every row of the deterministic modes once, in float32
 or, where that does not hold the input, in float64. Of the stochastic roundings each format meets five of the 24 there,
-and of blocks and sums every n-th row runs (`BLOCK_STRIDE`, `SUM_STRIDE`: primes, so that every format and geometry is
-met; of sums on TensorFlow too).
+and of blocks, sums and arithmetic every n-th row runs (`BLOCK_STRIDE`, `SUM_STRIDE`: primes, so that every format and
+geometry is met; of the latter two on TensorFlow too).
 `python -m pytest tests/conformance --every-vector` runs all of them (19 minutes on 2 cores).
 """
 
@@ -456,6 +456,18 @@ def test_sums(backend: Backend) -> None:
         got = backend.matmul(a, b.T, row.accumulation, q.RandomBits(row.seed, 5, 2))
         assert same_bits(got, np.array([[row.output]], row.dtype)).all(), (row, got.item().hex())
         assert str(q.Accumulation.parse(row.accumulation)) == row.accumulation
+
+
+# ---------------------------------------------------------------------------------------------------------- arithmetic
+
+
+def test_arithmetic(backend: Backend) -> None:
+    """OPS-1, OPS-2."""
+    for row in spec.read_arithmetic()[:: 1 if backend.every_vector else SUM_STRIDE.get(backend.name, 1)]:
+        operands = [np.array(x, row.dtype) for x in (row.a, row.b)[: 1 if row.operation == "sqrt" else 2]]
+        got = backend.operate(row.operation, operands, row.quantizer, q.RandomBits(row.seed, 6, 3))
+        equal = same_bits(got, np.array(row.output, row.dtype))
+        assert equal.all(), (row.operation, row.quantizer, [(x[~equal], got[~equal]) for x in operands])
 
 
 # --------------------------------------------------------------------------------------------------------- random bits
