@@ -59,7 +59,7 @@ def add(a: Array, b: Array, quantizer: Quantizer | Format | str, *, random: Rand
 
     >>> import numpy as np
     >>> x = np.float32([256.0, 1.0])
-    >>> add(x, np.float32(1.0), "bf16/nearest_even").tolist(), add(x, np.float32(1.0), "bf16/away_zero").tolist()
+    >>> add(x, np.float32(1.0), "bf16/nearest_even").tolist(), add(x, np.float32(1.0), "bf16/toward_positive").tolist()
     ([256.0, 2.0], [258.0, 2.0])
     """
     return _operate(ADD, quantizer, random, a, b)
@@ -106,10 +106,11 @@ def sum(x: Array, accumulation: Accumulation | Quantizer | str, *, axis: int = -
         raise ValueError(f"axis must be one of the {len(shape)} axes of x, got {axis}")
     axis %= len(shape)
     before, count, after = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
-    if after == 1:
-        found = matmul(xp.reshape(x, (before, count)), xp.zeros((count, 1), x) + 1, accumulation, random=random)
+    if after == 1:  # the kernels go through columns side by side
+        columns = xp.transposed(xp.reshape(x, (before, count)))
     else:
-        found = matmul(xp.zeros((1, count), x) + 1, xp.reshape(x, (before, count, after)), accumulation, random=random)
+        columns = xp.reshape(x, (before, count, after))
+    found = matmul(xp.zeros((1, count), x) + 1, columns, accumulation, random=random)
     return xp.reshape(found, (*shape[:axis], *((1,) if keepdims else ()), *shape[axis + 1 :]))
 
 

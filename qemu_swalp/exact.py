@@ -14,16 +14,20 @@ MAGNITUDE = 2**63 - 1
 
 
 def widened(xp: Namespace, x: Array, carrier: Carrier) -> Array:
-    """In float64. By bits: TensorFlow and JAX convert subnormal numbers to zero."""
-    return x if carrier is DOUBLE else _recoded(xp, x, carrier.wide(), DOUBLE)
+    """In float64."""
+    return x if carrier is DOUBLE else _recoded(xp, x, carrier, DOUBLE)
 
 
 def narrowed(xp: Namespace, x: Array, carrier: Carrier) -> Array:
-    """In a dtype that holds the values."""
-    return x if carrier is DOUBLE else _recoded(xp, x, DOUBLE, carrier.wide())
+    """From float64, in a dtype that holds the values."""
+    return x if carrier is DOUBLE else _recoded(xp, x, DOUBLE, carrier)
 
 
 def _recoded(xp: Namespace, x: Array, source: Carrier, target: Carrier) -> Array:
+    found = xp.converted(x, target.name)
+    if found is not None:
+        return found
+    source, target = source.wide(), target.wide()
     magnitude, sig, ulp = source.split(xp, x)
     binade, fraction = target.normalize(xp, sig)
     bits = xp.where(sig == 0, 0, target.join(xp, binade + ulp, fraction))

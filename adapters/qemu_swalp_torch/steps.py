@@ -131,7 +131,7 @@ def quantize_steps(model: nn.Module, recipe: Recipe | str, *, modules: Selection
     >>> model = nn.Sequential(nn.LayerNorm(3), nn.Softmax(-1))
     >>> handle = quantize_steps(model, Recipe(steps="e4m3fn/nearest_even"))
     >>> model(torch.tensor([[1.0, 2.0, 4.0]])).tolist()
-    [[0.1015625, 0.1875, 0.6875]]
+    [[0.0703125, 0.15625, 0.8125]]
     """
     check_module(model)
     recipe = as_recipe(recipe)
@@ -196,7 +196,7 @@ def register_steps(kind: type[nn.Module], forward: Callable[..., Any]) -> None:
     >>> model = RMSNorm(2)
     >>> handle = quantize_steps(model, Recipe(steps="bf16/nearest_even"))
     >>> model(torch.tensor([3.0, 4.0])).tolist()
-    [0.84765625, 1.1328125]
+    [0.8515625, 1.1328125]
     """
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or not callable(forward):
         raise TypeError(f"a type of torch.nn.Module and a function are registered, got {kind!r} and {forward!r}")

@@ -53,6 +53,9 @@ class NumpyNamespace(Namespace):
 
         return np.dtype(ml_dtypes.bfloat16)
 
+    def converted(self, x: Array, dtype: str) -> Array | None:
+        return x.astype(self.float_dtype(dtype)) if self.xp is np else None
+
     def cast(self, x: Array, width: int) -> Array:
         return x.astype(INTEGER[width])
 

@@ -118,6 +118,9 @@ class TensorflowNamespace(Namespace):
     def reshape(self, x: Array, shape: Sequence[int | Array]) -> Array:
         return tf.reshape(x, list(shape))
 
+    def transposed(self, x: Array) -> Array:
+        return tf.transpose(x)
+
     def broadcast(self, x: Array | int, shape: Sequence[int]) -> Array:
         return tf.broadcast_to(x, list(shape))
 

@@ -45,6 +45,9 @@ class TorchNamespace(Namespace):
     def floats(self, bits: Array, dtype: str) -> Array:
         return bits.view(FLOAT[dtype])
 
+    def converted(self, x: Array, dtype: str) -> Array | None:
+        return x.detach().to(FLOAT[dtype])
+
     def cast(self, x: Array, width: int) -> Array:
         return x.to(INTEGER[width])
 

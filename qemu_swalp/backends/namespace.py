@@ -63,6 +63,10 @@ class Namespace(ABC):
     def floats(self, bits: Array, dtype: str) -> Array:
         """The floating array with these bits; inverse of `bits`."""
 
+    def converted(self, x: Array, dtype: str) -> Array | None:
+        """Numbers in another floating dtype that holds them; None where subnormal ones may become zeros."""
+        return None
+
     @abstractmethod
     def cast(self, x: Array, width: int) -> Array:
         """Integer array as int16, int32 or int64, wrapping around; booleans give 0 and 1."""
@@ -149,6 +153,10 @@ class Namespace(ABC):
 
     @abstractmethod
     def reshape(self, x: Array, shape: Sequence[int | Array]) -> Array: ...
+
+    def transposed(self, x: Array) -> Array:
+        """A matrix with rows for columns."""
+        return x.T
 
     @abstractmethod
     def broadcast(self, x: Array | int, shape: Sequence[int]) -> Array: ...

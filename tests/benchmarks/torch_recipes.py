@@ -30,6 +30,7 @@ from qemu_swalp_torch import (
     quantize_activations,
     quantize_gemms,
     quantize_optimizer,
+    quantize_steps,
     update_bn,
 )
 from torch import Tensor, nn
@@ -117,6 +118,8 @@ def quantized(recipe: Recipe, model: nn.Module, rate: float, seed: int = 0) -> t
         quantize_activations(model, recipe, modules=ROUNDED, seed=seed)
     if recipe.operands or recipe.sums:
         quantize_gemms(model, recipe, exclude=("first", "last"), seed=seed)
+    if recipe.steps:
+        quantize_steps(model, recipe, seed=seed)
     return quantize_optimizer(torch.optim.SGD(model.parameters(), rate, momentum=0.9), recipe, seed=seed)
 
 
@@ -205,7 +208,7 @@ def _spread(values: tuple[float, ...]) -> str:
 
 
 def variants() -> dict[str, Recipe]:
-    """One role at a time, in 8 bits."""
+    """One role at a time, in 8 bits; then the ready recipes."""
     run, row = "bfp<8,axis=-1,size=32>", "bfp<8,axis=0>"
     found: dict[str, Recipe] = {"float32": FULL_PRECISION}
     for rounding in ("nearest_even", "stochastic"):
@@ -214,6 +217,7 @@ def variants() -> dict[str, Recipe]:
         roles |= {kind: Recipe(operands={part: f"{run}/{rounding}" for part in OPERANDS if part.startswith(kind)})
                   for kind in ("forward", "dgrad", "wgrad")}
         found |= {f"{role}, {rounding}": recipe for role, recipe in roles.items()}
+    found["steps in bf16"] = Recipe(steps="bf16/nearest_even")
     return found | {name: as_recipe(name) for name in RECIPES[1:]}
 
 

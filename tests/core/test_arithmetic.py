@@ -71,7 +71,8 @@ def next_to_a_root() -> float:
 
 
 @pytest.mark.parametrize(("operation", "operands"), [
-    ("divide", next_to_a_quotient()), ("divide", tuple(-x for x in next_to_a_quotient())), ("sqrt", (next_to_a_root(),)), ("add", (1.0, -(2.0**-60))),
+    ("divide", next_to_a_quotient()), ("divide", tuple(-x for x in next_to_a_quotient())),
+    ("sqrt", (next_to_a_root(),)), ("add", (1.0, -(2.0**-60))),
     ("subtract", (1.0, 2.0**-60)),
 ])
 def test_what_float64_rounds_away_counts(operation: str, operands: tuple[float, ...]) -> None:
