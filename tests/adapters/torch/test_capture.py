@@ -5,7 +5,15 @@ import io
 
 import pytest
 import torch
-from qemu_swalp_torch import SGD, Averager, quantize_activations, quantize_gemms, quantize_optimizer, tensors
+from qemu_swalp_torch import (
+    SGD,
+    Averager,
+    quantize_activations,
+    quantize_gemms,
+    quantize_optimizer,
+    quantize_steps,
+    tensors,
+)
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
@@ -164,6 +172,26 @@ def test_forward_and_backward_read_nothing_either(same, mode):
                 model(x).square().mean().backward()
         results.append({name: p.grad for name, p in model.named_parameters()})
         assert set(handles[0].state_dict().values()) == {3}
+    same(*results)
+
+
+@pytest.mark.usefixtures("as_on_a_device")
+def test_steps_within_functions_read_nothing_either(same):
+    results = []
+    for unread in (True, False):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.LayerNorm(5), nn.GELU(), nn.Linear(5, 6), nn.BatchNorm1d(6), nn.Softmax(-1))
+        handle = quantize_steps(model, Recipe(steps="bf16/stochastic"))
+        if unread:
+            handle.count_on("cpu")
+        for i in range(2):
+            model.zero_grad()
+            if unread:
+                with NoReads():
+                    model(batch(i)).square().mean().backward()
+            else:
+                model(batch(i)).square().mean().backward()
+        results.append({name: p.grad for name, p in model.named_parameters()} | dict(model.named_buffers()))
     same(*results)
 
 
