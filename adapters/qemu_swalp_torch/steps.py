@@ -55,6 +55,9 @@ class StepSite(ForwardSite):
             return kind(self.module, *inputs, **options) if self.inner is None else self.inner(*inputs, **options)
         stepwise = Stepwise(StepRules(self.quantizers, self.seed, self.place, self.turn()))
         if kind in _registered:
+            if self.inner is not None:
+                raise RuntimeError(f"{self.name!r} ({type(self.module).__qualname__}) has two forwards in place of its "
+                                   "own, by register_gemms and by register_steps; exclude it from one")
             return _registered[kind](self.module, stepwise, *inputs, **options)
         with StepCalls(stepwise):
             if self.inner is not None:

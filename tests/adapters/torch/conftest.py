@@ -1,5 +1,6 @@
 """A small training problem, quantized optimizers of every kind, and what it means to lie on a grid."""
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import qemu_swalp
 from qemu_swalp.training import Recipe, swalp
@@ -124,6 +126,30 @@ def same() -> Callable[..., None]:
         assert a.dtype == b.dtype
         assert a.shape == b.shape
         assert a.tobytes() == b.tobytes(), f"{a} != {b}"
+
+    return check
+
+
+@pytest.fixture
+def same_every_way(same: Callable[..., None]) -> Callable[..., None]:
+    """Assert that a model, once quantized, has the same outputs and gradients eager, compiled and recomputed."""
+
+    def check(eager: nn.Module, quantized: Callable[[nn.Module], None], x: torch.Tensor) -> None:
+        compiled, recomputed = copy.deepcopy(eager), copy.deepcopy(eager)
+        for model in (eager, compiled, recomputed):
+            quantized(model)
+        ways: list[tuple[nn.Module, Callable[..., Any]]] = [
+            (eager, eager), (compiled, torch.compile(compiled, fullgraph=True, backend="aot_eager")),
+            (recomputed, lambda x: checkpoint(recomputed, x, use_reentrant=False))]
+        for _ in range(2):
+            found = []
+            for model, run in ways:
+                model.zero_grad()
+                y = run(x)
+                y.square().sum().backward()
+                found.append({"output": y} | {name: p.grad for name, p in model.named_parameters()})
+            same(found[1], found[0])
+            same(found[2], found[0])
 
     return check
 
