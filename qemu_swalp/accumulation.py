@@ -129,4 +129,4 @@ def check_element(name: str, quantizer: Quantizer) -> None:
                          f"{quantizer.format}")
     if name != "product" and element.precision > PRECISION:
         raise ValueError(f"{name} may have up to {PRECISION} significant bits, got {quantizer.format} with "
-                         f"{element.precision}; leave the accumulation out to sum up in the arrays' own dtype")
+                         f"{element.precision}; leave it out to compute in the arrays' own dtype")
