@@ -1,4 +1,6 @@
-"""Compiles the CPU kernels into the package, where there is a C++ compiler; without one the package is pure Python."""
+"""Compiles the CPU kernels into the package, where there is a C++ compiler; without one the package
+is pure Python.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,15 @@ class KernelsHook(BuildHookInterface):  # type: ignore[misc]
         try:
             library = compiling.compile_library()
         except subprocess.CalledProcessError as error:
-            self.app.display_warning(f"the C++ compiler failed ({error}), so no compiled kernels: arrays take the "
-                                     "slower array program")
+            self.app.display_warning(
+                f"the C++ compiler failed ({error}), so no compiled kernels: arrays take the "
+                "slower array program"
+            )
             return
         if library is None:
-            self.app.display_warning("no C++ compiler, so no compiled kernels: arrays take the slower array program")
+            self.app.display_warning(
+                "no C++ compiler, so no compiled kernels: arrays take the slower array program"
+            )
             return
         build_data["pure_python"] = False
         platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")

@@ -28,16 +28,29 @@ from generator import (
 
 VECTORS = Path(__file__).with_name("vectors")
 
-# ---------------------------------------------------------------------------------------------------------- random bits
+# ----------------------------------------------------------------------------------------------------------
+# random bits
 
-# Random123, tests/kat_vectors, its three lines "philox4x32 10": what the oracle must give, never what it gave.
+# Random123, tests/kat_vectors, its three lines "philox4x32 10": what the oracle must give, never
+# what it gave.
 KNOWN_ANSWERS = (
     "00000000,00000000,00000000,00000000 00000000,00000000 6627e8d5,e169c58d,bc57ac4c,9b00dbd8",
     "ffffffff,ffffffff,ffffffff,ffffffff ffffffff,ffffffff 408f276d,41c83b0e,a20bc7c6,6d5451fd",
     "243f6a88,85a308d3,13198a2e,03707344 a4093822,299f31d0 d16cfe09,94fdcceb,5001e420,24126ea1",
 )
 SEEDS = (0, 1, 0xFFFFFFFF, 2**32, 0x0123456789ABCDEF, 2**64 - 1)
-ROLES = ("weight", "activation", "error", "gradient", "momentum", "accumulator", "average", "", "exp_avg_sq", "Größe")
+ROLES = (
+    "weight",
+    "activation",
+    "error",
+    "gradient",
+    "momentum",
+    "accumulator",
+    "average",
+    "",
+    "exp_avg_sq",
+    "Größe",
+)
 
 
 def streams_file() -> str:
@@ -51,7 +64,11 @@ def streams_file() -> str:
 
 def roles_file() -> str:
     """Ids of streams; the role comes last, since it may be empty."""
-    rows = (f"{tensor} {oracle.stream_id(role, tensor)} {role}" for role in ROLES for tensor in (0, 1, 2**32 - 1))
+    rows = (
+        f"{tensor} {oracle.stream_id(role, tensor)} {role}"
+        for role in ROLES
+        for tensor in (0, 1, 2**32 - 1)
+    )
     return table("RNG-4", "tensor stream role; role is the rest of the line", rows)
 
 
@@ -67,7 +84,8 @@ def words_file() -> str:
     return table("RNG-2 RNG-3", "seed stream step element word; word is hexadecimal", rows)
 
 
-# ------------------------------------------------------------------------------------------------------------ the files
+# ------------------------------------------------------------------------------------------------------------
+# the files
 
 FILES: dict[str, Callable[[], str]] = {
     "round_variants.txt": variants_file,
@@ -102,7 +120,9 @@ def difference(name: str, expected: bytes) -> str | None:
     found, wanted = path.read_bytes().split(b"\n"), expected.split(b"\n")
     pairs = enumerate(zip(found, wanted, strict=False))
     line = next((i for i, (a, b) in pairs if a != b), min(len(found), len(wanted)))
-    there, here = (lines[line].decode() if line < len(lines) else "nothing" for lines in (found, wanted))
+    there, here = (
+        lines[line].decode() if line < len(lines) else "nothing" for lines in (found, wanted)
+    )
     return f"{name}: line {line + 1} is {there!r}, the oracle says {here!r}"
 
 
@@ -110,18 +130,25 @@ def check(expected: dict[str, bytes]) -> list[str]:
     """Every disagreement between vectors/ and the oracle."""
     strays = sorted({path.name for path in VECTORS.glob("*")} - set(expected))
     unknown = [f"{name}: not a file of the generator" for name in strays]
-    return unknown + [problem for name, content in expected.items() if (problem := difference(name, content))]
+    return unknown + [
+        problem for name, content in expected.items() if (problem := difference(name, content))
+    ]
 
 
 def main() -> int:
     """Write, or check."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="compare vectors/ with the oracle and write nothing")
+    parser.add_argument(
+        "--check", action="store_true", help="compare vectors/ with the oracle and write nothing"
+    )
     checking = parser.parse_args().check
     expected = vectors()
     if checking:
         problems = check(expected)
-        print("\n".join(problems) or "vectors/ is what the oracle says", file=sys.stderr if problems else sys.stdout)
+        print(
+            "\n".join(problems) or "vectors/ is what the oracle says",
+            file=sys.stderr if problems else sys.stdout,
+        )
         return 1 if problems else 0
     VECTORS.mkdir(exist_ok=True)
     for name, content in expected.items():

@@ -1,7 +1,8 @@
 """Everything that must hold before a change lands: `python -m tests [pytest arguments]`.
 
-Lint, types, then all tests, among them the conformance vectors on every array library and the examples of the README.
-Keras runs on one backend in a process, so the tests of its adapter run once on each.
+Lint, types, then all tests, among them the conformance vectors on every array library and the
+examples of the README. Keras runs on one backend in a process, so the tests of its adapter run once
+on each.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ def main() -> int:
         command = command + sys.argv[1:] if command[0] == "pytest" else command
         print("==", *(f"{key}={value}" for key, value in environment.items()), *command, flush=True)
         module = command if command[0].endswith(".py") else ["-m", *command]
-        status = subprocess.run([sys.executable, *module], env={**os.environ, **environment}).returncode
+        status = subprocess.run(
+            [sys.executable, *module], env={**os.environ, **environment}
+        ).returncode
         if status:
             print(f"== failed: {' '.join(command)}", flush=True)
             return status

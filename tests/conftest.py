@@ -1,7 +1,8 @@
 """The `backend` fixture: every test that takes it runs on every array library and execution mode.
 
-By default all of NumPy, PyTorch, TensorFlow and JAX are asked for, and an absent one fails; the GPU backends are
-skipped by name where there is no GPU. `--backends numpy,torch,cupy` asks for those, and fails where one is absent.
+By default all of NumPy, PyTorch, TensorFlow and JAX are asked for, and an absent one fails; the GPU
+backends are skipped by name where there is no GPU. `--backends numpy,torch,cupy` asks for those,
+and fails where one is absent.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import os
 import pytest
 from hypothesis import settings
 
-from tests.backends import BACKENDS, NEED_GPU, Backend, gpu_missing
-from tests.backends import backend as make_backend
+from tests.helpers.backends import BACKENDS, NEED_GPU, Backend, gpu_missing
+from tests.helpers.backends import backend as make_backend
 
 settings.register_profile("default", max_examples=200, deadline=None)
 settings.register_profile("ci", max_examples=500, deadline=None, derandomize=True)
@@ -20,8 +21,14 @@ settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--every-vector", action="store_true", help="compiled backends too run every conformance vector")
-    parser.addoption("--backends", default="", help=f"comma-separated, of {', '.join(BACKENDS)} (default: all)")
+    parser.addoption(
+        "--every-vector",
+        action="store_true",
+        help="compiled backends too run every conformance vector",
+    )
+    parser.addoption(
+        "--backends", default="", help=f"comma-separated, of {', '.join(BACKENDS)} (default: all)"
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -29,14 +36,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         asked = [name for name in metafunc.config.getoption("--backends").split(",") if name]
         unknown = set(asked) - set(BACKENDS)
         if unknown:
-            raise pytest.UsageError(f"--backends knows {', '.join(BACKENDS)}; got {', '.join(sorted(unknown))}")
+            raise pytest.UsageError(
+                f"--backends knows {', '.join(BACKENDS)}; got {', '.join(sorted(unknown))}"
+            )
         metafunc.parametrize("backend", asked or list(BACKENDS), indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest) -> Backend:
     name = request.param
-    if name in NEED_GPU and not request.config.getoption("--backends") and (reason := gpu_missing(name)):
+    if (
+        name in NEED_GPU
+        and not request.config.getoption("--backends")
+        and (reason := gpu_missing(name))
+    ):
         pytest.skip(reason)
     made = make_backend(name)
     made.every_vector = request.config.getoption("--every-vector")

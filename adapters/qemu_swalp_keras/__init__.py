@@ -1,4 +1,5 @@
-"""qemu_swalp for Keras: quantized training and SWALP averaging through `model.compile` and `model.fit`.
+"""qemu_swalp for Keras: quantized training and SWALP averaging through `model.compile` and
+`model.fit`.
 
 It imports no backend but the one that Keras runs on.
 
@@ -21,25 +22,38 @@ It imports no backend but the one that Keras runs on.
 try:
     import keras as _keras  # noqa: F401
 except (ImportError, ValueError) as _error:
-    raise ImportError(f"qemu_swalp_keras needs Keras 3 and its backend ({_error}); install both with: pip install "
-                      "'qemu-swalp[keras]' tensorflow; or set the environment variable KERAS_BACKEND to an installed "
-                      "one of tensorflow, jax and torch") from _error
+    raise ImportError(
+        f"qemu_swalp_keras needs Keras 3 and its backend ({_error}); install both with: pip install"
+        " 'qemu-swalp[keras]' tensorflow; or set the environment variable KERAS_BACKEND to an"
+        " installed one of tensorflow, jax and torch"
+    ) from _error
 
-from .activations import disabled, quantize_activations, unquantize_activations
-from .batchnorm import update_bn
-from .callbacks import SwapAverage, swap_average
-from .functional import quantize
-from .layers import Quantize
-from .optimizer import QuantizedOptimizer
-from .policy import PolicyAverage
-from .runtime import backend as _backend
-from .schedule import SWALPSchedule
-from .selection import COMPUTING_LAYERS
-from .sgd import SGD
+from .averaging.callbacks import SwapAverage, swap_average
+from .averaging.policy_callback import PolicyAverage
+from .averaging.update_bn import update_bn
+from .backend import backend as _backend
+from .layers.quantize import Quantize
+from .layers.rewrite import disabled, quantize_activations, unquantize_activations
+from .layers.selection import COMPUTING_LAYERS
+from .layers.straight_through import quantize
+from .optim.schedule import SWALPSchedule
+from .optim.sgd import SGD
+from .optim.wrap import QuantizedOptimizer
 
 _backend()
 
 __all__ = [
-    "COMPUTING_LAYERS", "SGD", "PolicyAverage", "Quantize", "QuantizedOptimizer", "SWALPSchedule", "SwapAverage",
-    "disabled", "quantize", "quantize_activations", "swap_average", "unquantize_activations", "update_bn",
+    "COMPUTING_LAYERS",
+    "SGD",
+    "PolicyAverage",
+    "Quantize",
+    "QuantizedOptimizer",
+    "SWALPSchedule",
+    "SwapAverage",
+    "disabled",
+    "quantize",
+    "quantize_activations",
+    "swap_average",
+    "unquantize_activations",
+    "update_bn",
 ]

@@ -24,27 +24,47 @@
 try:
     import torch as _torch  # noqa: F401
 except ImportError as _error:
-    raise ImportError("qemu_swalp_torch needs PyTorch; install it with: pip install 'qemu-swalp[torch]'") from _error
+    raise ImportError(
+        "qemu_swalp_torch needs PyTorch; install it with: pip install 'qemu-swalp[torch]'"
+    ) from _error
 
-from .activations import quantize_activations
-from .all_reduce import LowPrecisionAllReduce, quantize_all_reduce
-from .attention_calls import attention_within
-from .averager import Averager
-from .batchnorm import update_bn
-from .functional import quantize
-from .gemms import quantize_gemms, register_gemms
-from .handle import SiteHandle, disabled
-from .monitor import Monitor
-from .optimizer import quantize_optimizer, unquantize_optimizer
-from .schedule import SWALPLR
-from .scoring import scored_by
-from .selection import COMPUTING_MODULES, GEMM_MODULES, Matmul
-from .sgd import SGD
-from .steps import quantize_steps, register_steps
+from .averaging.averager import Averager
+from .averaging.lr_scheduler import SWALPLR
+from .averaging.scoring import scored_by
+from .averaging.update_bn import update_bn
+from .distributed import LowPrecisionAllReduce, quantize_all_reduce
+from .model.activations import quantize_activations
+from .model.elementwise import quantize_elementwise, register_elementwise
+from .model.handle import SiteHandle, disabled
+from .model.matmuls import quantize_gemms, register_gemms
+from .model.sdpa import attention_within
+from .model.selection import COMPUTING_MODULES, GEMM_MODULES, Matmul
+from .monitoring import Monitor
+from .optim.sgd import SGD
+from .optim.wrap import quantize_optimizer, unquantize_optimizer
+from .tensors.straight_through import quantize
 
 __all__ = [
-    "COMPUTING_MODULES", "GEMM_MODULES", "SGD", "SWALPLR", "Averager", "LowPrecisionAllReduce", "Matmul", "Monitor",
-    "SiteHandle", "attention_within", "disabled", "quantize", "quantize_activations", "quantize_all_reduce",
-    "quantize_gemms", "quantize_optimizer", "quantize_steps", "register_gemms", "register_steps", "scored_by",
-    "unquantize_optimizer", "update_bn",
+    "COMPUTING_MODULES",
+    "GEMM_MODULES",
+    "SGD",
+    "SWALPLR",
+    "Averager",
+    "LowPrecisionAllReduce",
+    "Matmul",
+    "Monitor",
+    "SiteHandle",
+    "attention_within",
+    "disabled",
+    "quantize",
+    "quantize_activations",
+    "quantize_all_reduce",
+    "quantize_gemms",
+    "quantize_optimizer",
+    "quantize_elementwise",
+    "register_gemms",
+    "register_elementwise",
+    "scored_by",
+    "unquantize_optimizer",
+    "update_bn",
 ]

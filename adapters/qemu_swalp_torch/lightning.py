@@ -5,21 +5,22 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any
 
-from qemu_swalp.extras import require
+from qemu_swalp._util.extras import require
 
-from .averager import Averager
-from .handle import disabled
+from .averaging.averager import Averager
+from .model.handle import disabled
 
 
 def average_callback(averager: Averager, *, validate: bool = True) -> Any:
-    """A `lightning.pytorch.Callback` that updates an averager after every step of the trainer's first optimizer.
+    """A `lightning.pytorch.Callback` that updates an averager after every step of the trainer's
+    first optimizer.
 
     Parameters
     ----------
-    averager : of the LightningModule, or of a module in it; its start and cycle count optimizer steps. It goes into
-        Lightning's checkpoints and comes back from them.
-    validate : whether validation and testing see the average, computed without rounding of activations, as soon as
-        there is one; checkpoints hold the weights themselves.
+    averager : of the LightningModule, or of a module in it; its start and cycle count optimizer
+        steps. It goes into Lightning's checkpoints and comes back from them.
+    validate : whether validation and testing see the average, computed without rounding of
+        activations, as soon as there is one; checkpoints hold the weights themselves.
 
     Raises
     ------
@@ -28,7 +29,9 @@ def average_callback(averager: Averager, *, validate: bool = True) -> Any:
     `Trainer(callbacks=[average_callback(averager)])` is all that it takes.
     """
     if not isinstance(averager, Averager):
-        raise TypeError(f"averager must be a qemu_swalp_torch.Averager, got {type(averager).__qualname__}")
+        raise TypeError(
+            f"averager must be a qemu_swalp_torch.Averager, got {type(averager).__qualname__}"
+        )
     kind: Any = require("lightning.pytorch.callbacks", "lightning").Callback
 
     class Average(kind):  # type: ignore[misc]

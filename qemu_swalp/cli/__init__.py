@@ -1,4 +1,6 @@
-"""The command `qemu-swalp`. What the user can mend is one line on stderr and exit code 2, never a traceback."""
+"""The command `qemu-swalp`. What the user can mend is one line on stderr and exit code 2, never a
+traceback.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,15 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """The parser of the whole command line."""
-    top = Parser("qemu-swalp", epilog=EPILOG, allow_abbrev=False,
-                 description="Number formats, tensors in them, what is installed, low-precision training experiments.")
+    top = Parser(
+        "qemu-swalp",
+        epilog=EPILOG,
+        allow_abbrev=False,
+        description=(
+            "Number formats, tensors in them, what is installed, low-precision training"
+            " experiments."
+        ),
+    )
     top.add_argument("--version", action="version", version=f"qemu-swalp {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
     for module in (formats, compare, quantize, info, reproduce, report):
@@ -36,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal without ± shows "?" instead of failing
+            stream.reconfigure(
+                errors="replace"
+            )  # a terminal without ± shows "?" instead of failing
     try:
         chosen = parser().parse_args(arguments)
         code: int = chosen.run(chosen)

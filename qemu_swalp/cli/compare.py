@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from .. import Analysis, Format, RandomBits, Rounding, analyze
-from ..experiments.picture import save_picture
-from ..text import table
+from .._util.tables import table
+from ..experiments.common.figure import save_picture
 from .formats import add_load, add_plot, element_and_unit, load, number, picture_path, read_format
 from .pictures import SCALES, draw_comparison, magnitude_range, values_by_binade
 from .quantize import figures
@@ -19,22 +19,46 @@ from .tensors import SUFFIXES, holding, is_floating, open_file
 
 SHAPE = (256, 256)
 RANGES = ("format", "bits", "greatest", "least > 0", "binades", "values", "in [1, 2)")
-ERRORS = ("format", "bits/element", "SQNR, dB", "max error", "saturated", "to zero", "unchanged", "bias")
+ERRORS = (
+    "format",
+    "bits/element",
+    "SQNR, dB",
+    "max error",
+    "saturated",
+    "to zero",
+    "unchanged",
+    "bias",
+)
 Tensor = tuple[str, np.ndarray]
 
 
 def add_commands(commands: Any) -> None:
     """Add `compare` to the subparsers."""
     command = commands.add_parser(
-        "compare", help="compare formats: range, density, error on tensors",
-        description=f"Compare formats: range and density, and the errors on a normal tensor (N(0, 1)) and a "
-                    f"heavy-tailed one (Student's t with 3 degrees of freedom) of {SHAPE[0]}×{SHAPE[1]} elements, and "
-                    "on a file. What is out of range saturates.")
-    command.add_argument("formats", metavar="FORMAT", nargs="+", help="names (e4m3fn) or parameters (bfp<8,axis=0>)")
-    command.add_argument("--file", metavar="FILE", type=Path, help=f"tensors of your own: {', '.join(SUFFIXES)}")
-    command.add_argument("--rounding", metavar="R", default="nearest_even", help="(default: %(default)s)")
-    command.add_argument("--seed", metavar="N", type=int, default=0,
-                         help="of the tensors, and of stochastic rounding (default: %(default)s)")
+        "compare",
+        help="compare formats: range, density, error on tensors",
+        description=(
+            "Compare formats: range and density, and the errors on a normal tensor (N(0, 1)) and a"
+            f" heavy-tailed one (Student's t with 3 degrees of freedom) of {SHAPE[0]}×{SHAPE[1]}"
+            " elements, and on a file. What is out of range saturates."
+        ),
+    )
+    command.add_argument(
+        "formats", metavar="FORMAT", nargs="+", help="names (e4m3fn) or parameters (bfp<8,axis=0>)"
+    )
+    command.add_argument(
+        "--file", metavar="FILE", type=Path, help=f"tensors of your own: {', '.join(SUFFIXES)}"
+    )
+    command.add_argument(
+        "--rounding", metavar="R", default="nearest_even", help="(default: %(default)s)"
+    )
+    command.add_argument(
+        "--seed",
+        metavar="N",
+        type=int,
+        default=0,
+        help="of the tensors, and of stochastic rounding (default: %(default)s)",
+    )
     add_plot(command, "density, and SQNR over the scale of the tensors")
     add_load(command)
     command.set_defaults(run=_compare)
@@ -46,16 +70,28 @@ def _compare(chosen: argparse.Namespace) -> int:
     rounding, random = Rounding.parse(chosen.rounding), RandomBits(chosen.seed)
     path = None if chosen.plot is None else picture_path(chosen.plot, chosen.formats)
     made = _made(chosen.seed)
-    found = {title: {name: [_analysis(x, format, rounding, random)] for name, format in formats.items()}
-             for title, x in made.items()}
+    found = {
+        title: {name: [_analysis(x, format, rounding, random)] for name, format in formats.items()}
+        for title, x in made.items()
+    }
     if chosen.file is not None:
         found[chosen.file.name] = _of_file(chosen.file, formats, rounding, random)
     parts = [table(RANGES, [_range(name, format) for name, format in formats.items()])]
-    parts += [f"{title}\n" + table(ERRORS, [_error(name, each) for name, each in by_format.items()])
-              for title, by_format in found.items()]
+    parts += [
+        f"{title}\n" + table(ERRORS, [_error(name, each) for name, each in by_format.items()])
+        for title, by_format in found.items()
+    ]
     if path is not None:
-        over = {title: {name: [_analysis(x * np.float32(2.0**k), format, rounding, random).sqnr_db for k in SCALES]
-                        for name, format in formats.items()} for title, x in made.items()}
+        over = {
+            title: {
+                name: [
+                    _analysis(x * np.float32(2.0**k), format, rounding, random).sqnr_db
+                    for k in SCALES
+                ]
+                for name, format in formats.items()
+            }
+            for title, x in made.items()
+        }
         elements = {name: element_and_unit(format)[0] for name, format in formats.items()}
         own = found[chosen.file.name] if chosen.file is not None else {}
         save_picture(lambda figure: draw_comparison(figure, elements, over, own), path)
@@ -66,12 +102,15 @@ def _compare(chosen: argparse.Namespace) -> int:
 
 def _made(seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
-    return {"normal": rng.standard_normal(SHAPE).astype(np.float32),
-            "heavy-tailed": rng.standard_t(3, SHAPE).astype(np.float32)}
+    return {
+        "normal": rng.standard_normal(SHAPE).astype(np.float32),
+        "heavy-tailed": rng.standard_t(3, SHAPE).astype(np.float32),
+    }
 
 
-def _of_file(path: Path, formats: dict[str, Format], rounding: Rounding,
-             random: RandomBits) -> dict[str, list[Analysis]]:
+def _of_file(
+    path: Path, formats: dict[str, Format], rounding: Rounding, random: RandomBits
+) -> dict[str, list[Analysis]]:
     """The analyses of every floating tensor. ValueError without any."""
     found: dict[str, list[Analysis]] = {name: [] for name in formats}
     with open_file(path) as tensors:
@@ -92,8 +131,15 @@ def _range(name: str, format: Format) -> tuple[object, ...]:
     least, greatest = magnitude_range(element)
     binades, counts = values_by_binade(element)
     near_one = dict(zip(binades.tolist(), counts.tolist(), strict=True)).get(0, 0)
-    return (name, format.bits, number(greatest) + unit, number(least) + unit, f"{math.log2(greatest / least):.1f}",
-            element.value_count, near_one)
+    return (
+        name,
+        format.bits,
+        number(greatest) + unit,
+        number(least) + unit,
+        f"{math.log2(greatest / least):.1f}",
+        element.value_count,
+        near_one,
+    )
 
 
 def _error(name: str, parts: list[Analysis]) -> tuple[object, ...]:

@@ -13,10 +13,20 @@ from typing import Any
 
 import numpy as np
 
-from .. import BinadeFormat, Block, ElementFormat, Format, TableFormat, encode, load_formats, names, parse
-from ..experiments.picture import save_picture
-from ..extras import EXPERIMENTS, require
-from ..text import table
+from .. import (
+    BinadeFormat,
+    Block,
+    ElementFormat,
+    Format,
+    TableFormat,
+    encode,
+    load_formats,
+    names,
+    parse,
+)
+from .._util.extras import EXPERIMENTS, require
+from .._util.tables import table
+from ..experiments.common.figure import save_picture
 from .pictures import draw_format
 
 WIDEST = 80
@@ -28,13 +38,25 @@ FEW = 256
 
 def add_commands(commands: Any) -> None:
     """Add both to the subparsers."""
-    listing = commands.add_parser("formats", help="list the number formats that have a name",
-                                  description="List the number formats that have a name. The values of block formats "
-                                              "(·2^S, ·s) are those of the elements, times the scale of a block.")
+    listing = commands.add_parser(
+        "formats",
+        help="list the number formats that have a name",
+        description=(
+            "List the number formats that have a name. The values of block formats "
+            "(·2^S, ·s) are those of the elements, times the scale of a block."
+        ),
+    )
     listing.set_defaults(run=lambda chosen: _formats(chosen.load))
-    show = commands.add_parser("show", help="show one format: parameters, properties, and values if few",
-                               description="Show one format: parameters, properties, and values if they are few.")
-    show.add_argument("format", metavar="FORMAT", help="a name (e4m3fn) or parameters: fixed<8,6> or bfp<8,axis=0>")
+    show = commands.add_parser(
+        "show",
+        help="show one format: parameters, properties, and values if few",
+        description="Show one format: parameters, properties, and values if they are few.",
+    )
+    show.add_argument(
+        "format",
+        metavar="FORMAT",
+        help="a name (e4m3fn) or parameters: fixed<8,6> or bfp<8,axis=0>",
+    )
     add_plot(show, "the values and the relative error of rounding")
     show.set_defaults(run=lambda chosen: _show(chosen.format, chosen.load, chosen.plot))
     for command in (listing, show):
@@ -43,20 +65,37 @@ def add_commands(commands: Any) -> None:
 
 def add_load(command: Any) -> None:
     """The option `--load`."""
-    command.add_argument("--load", metavar="FILE", action="append", default=[],
-                         help="first read formats from a TOML file, or run a Python file (.py) that defines some; may "
-                              "be repeated")
+    command.add_argument(
+        "--load",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help=(
+            "first read formats from a TOML file, or run a Python file (.py) that defines some; may"
+            " be repeated"
+        ),
+    )
 
 
 def add_plot(command: Any, what: str) -> None:
     """The option `--plot`: None, "" where no file is given, or the file."""
-    command.add_argument("--plot", metavar="FILE", nargs="?", const="",
-                         help=f"draw {what} (PNG; default: named after the formats, in this folder)")
+    command.add_argument(
+        "--plot",
+        metavar="FILE",
+        nargs="?",
+        const="",
+        help=f"draw {what} (PNG; default: named after the formats, in this folder)",
+    )
 
 
 def picture_path(given: str, formats: Sequence[str]) -> Path:
-    """Where a picture of formats goes. ValueError unless it is a PNG file, ImportError where nothing can draw it."""
-    path = Path(given or "-".join(re.sub(r"[^\w.-]+", "_", text).strip("_") for text in formats)[:100] + ".png")
+    """Where a picture of formats goes. ValueError unless it is a PNG file, ImportError where
+    nothing can draw it.
+    """
+    path = Path(
+        given
+        or "-".join(re.sub(r"[^\w.-]+", "_", text).strip("_") for text in formats)[:100] + ".png"
+    )
     if path.suffix.lower() != ".png":
         raise ValueError(f"--plot writes a PNG file, got {given!r}; let its name end in .png")
     require("matplotlib", EXPERIMENTS)
@@ -75,7 +114,17 @@ def read_format(text: str) -> Format:
 
 def _formats(files: list[str]) -> int:
     load(files)
-    header = ("name", "format", "bits", "max", "least > 0", "epsilon", "values", "specials", "overflow")
+    header = (
+        "name",
+        "format",
+        "bits",
+        "max",
+        "least > 0",
+        "epsilon",
+        "values",
+        "specials",
+        "overflow",
+    )
     print(table(header, [_line(name, parse(name)) for name in names()], left=(0, 1, 7, 8)))
     return 0
 
@@ -96,10 +145,25 @@ def load(files: list[str]) -> None:
 
 def _line(name: str, format: Format) -> tuple[object, ...]:
     element, suffix = element_and_unit(format)
-    limits = [number(v) + suffix if v is not None else "–" for v in (element.max, _least(element), _epsilon(element))]
-    spelling = format.spelling()
-    short = spelling if len(spelling) <= WIDEST else f"{spelling[: WIDEST - 1]}…"
-    return (name, short, format.bits, *limits, element.value_count, _specials(element), element.overflow)
+    limits = [
+        number(v) + suffix if v is not None else "–"
+        for v in (element.max, _least(element), _epsilon(element))
+    ]
+    canonical_string = format.canonical_string()
+    short = (
+        canonical_string
+        if len(canonical_string) <= WIDEST
+        else f"{canonical_string[: WIDEST - 1]}…"
+    )
+    return (
+        name,
+        short,
+        format.bits,
+        *limits,
+        element.value_count,
+        _specials(element),
+        element.overflow,
+    )
 
 
 def element_and_unit(format: Format) -> tuple[ElementFormat, str]:
@@ -131,7 +195,12 @@ def number(x: float) -> str:
     ('1.984375', '2^-9', '-3·2^-16', '3.389531e+38', '1.234568e-30')
     """
     mantissa, exponent = math.frexp(x)
-    if not math.isfinite(x) or 0.01 < abs(x) < 1e6 or x == 0 or (abs(x) >= 1e6 and abs(mantissa) != 0.5):
+    if (
+        not math.isfinite(x)
+        or 0.01 < abs(x) < 1e6
+        or x == 0
+        or (abs(x) >= 1e6 and abs(mantissa) != 0.5)
+    ):
         return f"{x:.7g}"
     n = Fraction(mantissa).numerator
     power = f"2^{exponent - abs(Fraction(mantissa).denominator).bit_length() + 1}"
@@ -146,8 +215,10 @@ def _show(text: str, files: list[str], plot: str | None) -> int:
     element, unit = element_and_unit(format)
     path = None if plot is None else picture_path(plot, [text])
     if path is not None:
-        title = (f"{text}: {element.value_count} values of {format.bits} bits, {number(element.min)}{unit} to "
-                 f"{number(element.max)}{unit}")
+        title = (
+            f"{text}: {element.value_count} values of {format.bits} bits,"
+            f" {number(element.min)}{unit} to {number(element.max)}{unit}"
+        )
         save_picture(lambda figure: draw_format(figure, title, element, unit), path)
     print(table(("", text), list(_properties(format)), left=(0, 1)))
     if element.value_count <= FEW:
@@ -162,7 +233,7 @@ def _properties(format: Format) -> Iterator[tuple[str, object]]:
     named = [name for name in names() if parse(name) == format]
     if named:
         yield "names", ", ".join(named)
-    yield "written", format.spelling()
+    yield "written", format.canonical_string()
     yield "family", format.family
     yield from _fields(format)
     if isinstance(format, Block):
@@ -183,8 +254,12 @@ def _properties(format: Format) -> Iterator[tuple[str, object]]:
     yield "idempotent", "yes" if format.idempotent else "no"
 
 
-_LABELS = {"min_normal": "least normal", "min_subnormal": "least subnormal", "min_positive": "least positive",
-           "epsilon": "epsilon"}
+_LABELS = {
+    "min_normal": "least normal",
+    "min_subnormal": "least subnormal",
+    "min_positive": "least positive",
+    "epsilon": "epsilon",
+}
 
 
 def _fields(format: Format) -> Iterator[tuple[str, object]]:
@@ -193,7 +268,10 @@ def _fields(format: Format) -> Iterator[tuple[str, object]]:
     for field in dataclasses.fields(format):  # type: ignore[arg-type]
         if field.name not in shown_elsewhere:
             value = getattr(format, field.name)
-            yield field.name, {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+            yield (
+                field.name,
+                {True: "yes", False: "no"}[value] if isinstance(value, bool) else value,
+            )
 
 
 def _scale(format: Block) -> Iterator[str]:
@@ -202,14 +280,18 @@ def _scale(format: Block) -> Iterator[str]:
     if format.powers:
         shift = math.frexp(top)[1] - 1
         emax = f" − {shift}" if shift > 0 else f" + {-shift}" if shift else ""
-        yield {"floor": f"2^S, S = ⌊log2 max|x|⌋{emax}", "ceil": f"2^S, S = ⌈log2 max|x|⌉{emax}",
-               "rceil": f"2^S, S = ⌈log2(max|x|/{number(top)})⌉",
-               "even": f"2^S, S = ⌊log2 r⌋{emax}, r = max|x| in the element's precision"}[format.rule]
+        yield {
+            "floor": f"2^S, S = ⌊log2 max|x|⌋{emax}",
+            "ceil": f"2^S, S = ⌈log2 max|x|⌉{emax}",
+            "rceil": f"2^S, S = ⌈log2(max|x|/{number(top)})⌉",
+            "even": f"2^S, S = ⌊log2 r⌋{emax}, r = max|x| in the element's precision",
+        }[format.rule]
         yield f", from {format.powers[0]} to {format.powers[1]}"
         return
-    yield {"nearest": f"max|x|/{number(top)}, in {format.scale}",
-           "minmax": f"(max x − min x)/{number(top)}, in {format.scale}, and a zero point"
-           }.get(format.rule, f"as {format.rule} makes NVFP4, in {format.scale}")
+    yield {
+        "nearest": f"max|x|/{number(top)}, in {format.scale}",
+        "minmax": f"(max x − min x)/{number(top)}, in {format.scale}, and a zero point",
+    }.get(format.rule, f"as {format.rule} makes NVFP4, in {format.scale}")
     if format.second is not None:
         yield f", times a scale of the whole array in {format.second}"
 
@@ -231,9 +313,17 @@ def _values(element: ElementFormat) -> list[tuple[int, str]]:
     values = element.values()
     codes = encode(np.array(values, np.float64), element)
     found = [(int(code), number(value)) for code, value in zip(codes, values, strict=True)]
-    specials = {"−0": (element.has_negative_zero, -0.0), "∞": (element.has_infinity, math.inf),
-                "−∞": (element.has_infinity and element.min < 0, -math.inf), "NaN": (element.has_nan, math.nan)}
-    found += [(int(encode(np.array(x, np.float64), element)), name) for name, (there, x) in specials.items() if there]
+    specials = {
+        "−0": (element.has_negative_zero, -0.0),
+        "∞": (element.has_infinity, math.inf),
+        "−∞": (element.has_infinity and element.min < 0, -math.inf),
+        "NaN": (element.has_nan, math.nan),
+    }
+    found += [
+        (int(encode(np.array(x, np.float64), element)), name)
+        for name, (there, x) in specials.items()
+        if there
+    ]
     return sorted(found)
 
 
@@ -242,4 +332,6 @@ def _columns(values: list[tuple[int, str]]) -> Iterator[str]:
     digits = len(f"{values[-1][0]:x}")
     width = max(len(value) for _, value in values)
     for i in range(0, len(values), 8):
-        yield "  ".join(f"{code:0{digits}x}: {value:<{width}}" for code, value in values[i : i + 8]).rstrip()
+        yield "  ".join(
+            f"{code:0{digits}x}: {value:<{width}}" for code, value in values[i : i + 8]
+        ).rstrip()

@@ -1,6 +1,7 @@
 """`qemu-swalp info`: versions, array libraries, devices, and the path that each takes.
 
-Each library is imported in a process of its own: one that is broken, or aborts, is reported and harms nothing else.
+Each library is imported in a process of its own: one that is broken, or aborts, is reported and
+harms nothing else.
 """
 
 from __future__ import annotations
@@ -17,27 +18,39 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from .. import __version__, kernels
-from ..backends import FRAMEWORKS
+from .._util.tables import table
+from ..arrays import FRAMEWORKS
 from ..kernels import cpu
-from ..text import table
 
 TIMEOUT = 120
 """Seconds until an import counts as failed."""
 
 DEVICES = {
     "numpy": "['cpu']",
-    "cupy": "[m.cuda.runtime.getDeviceProperties(i)['name'].decode() for i in range(m.cuda.runtime.getDeviceCount())]",
-    "torch": "['cpu'] + [m.cuda.get_device_name(i) for i in range(m.cuda.device_count())] "
-             "+ ['mps'] * m.backends.mps.is_available()",
-    "tensorflow": "[d.name.removeprefix('/physical_device:') for d in m.config.list_physical_devices()]",
+    "cupy": (
+        "[m.cuda.runtime.getDeviceProperties(i)['name'].decode() for i in"
+        " range(m.cuda.runtime.getDeviceCount())]"
+    ),
+    "torch": (
+        "['cpu'] + [m.cuda.get_device_name(i) for i in range(m.cuda.device_count())] "
+        "+ ['mps'] * m.backends.mps.is_available()"
+    ),
+    "tensorflow": (
+        "[d.name.removeprefix('/physical_device:') for d in m.config.list_physical_devices()]"
+    ),
     "jax": "[str(d) for d in m.devices()]",
 }
 """Expression that lists the devices of the module `m`."""
 
 GENERATORS = {
-    "tensorflow": "[generator_agrees(namespace_of(m.zeros(1)), d.name) for d in m.config.list_logical_devices()]",
+    "tensorflow": (
+        "[generator_agrees(namespace_of(m.zeros(1)), d.name) for d in"
+        " m.config.list_logical_devices()]"
+    ),
 }
-"""Expression that tells, for each device, whether the module's own Philox generator gives our random words."""
+"""Expression that tells, for each device, whether the module's own Philox generator gives our
+random words.
+"""
 
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 """Environment in which asking for devices neither chatters nor takes all of a GPU's memory."""
@@ -62,26 +75,41 @@ class Probe(NamedTuple):
 
 def add_commands(commands: Any) -> None:
     """Add `info` to the subparsers."""
-    command = commands.add_parser("info", help="show versions, array libraries, their devices and paths",
-                                  description="Show versions, array libraries, their devices, and how each quantizes.")
+    command = commands.add_parser(
+        "info",
+        help="show versions, array libraries, their devices and paths",
+        description="Show versions, array libraries, their devices, and how each quantizes.",
+    )
     command.set_defaults(run=_info)
 
 
 def _info(chosen: argparse.Namespace) -> int:
-    print(table(("", "version"), [("python", platform.python_version()), ("qemu_swalp", __version__)], left=(0, 1)))
+    print(
+        table(
+            ("", "version"),
+            [("python", platform.python_version()), ("qemu_swalp", __version__)],
+            left=(0, 1),
+        )
+    )
     with ThreadPoolExecutor() as pool:
         probes, adapters = pool.map(probe, FRAMEWORKS), pool.map(probe_adapter, ADAPTERS)
         lines = [(name, *found) for name, found in zip(FRAMEWORKS, probes, strict=True)]
-    print("\n" + table(("arrays of", "version", "importable", "devices", "path"), lines, left=range(5)))
+    print(
+        "\n"
+        + table(("arrays of", "version", "importable", "devices", "path"), lines, left=range(5))
+    )
     print("\n" + table(("adapter", "importable", "runs on"), list(adapters), left=range(3)))
     return 0
 
 
 def probe(framework: str) -> Probe:
     """Ask for a library in a subprocess. Never fails."""
-    answer, importable = _ask(framework, "from qemu_swalp.backends import namespace_of; "
-                                         "from qemu_swalp.randombits import generator_agrees",
-                              f"[m.__version__, {DEVICES[framework]}, all({GENERATORS.get(framework, [])})]")
+    answer, importable = _ask(
+        framework,
+        "from qemu_swalp.arrays import namespace_of; "
+        "from qemu_swalp.random_bits import generator_agrees",
+        f"[m.__version__, {DEVICES[framework]}, all({GENERATORS.get(framework, [])})]",
+    )
     if answer is None:
         return Probe(_version(framework), importable, "–", "–")
     version, devices, generator = answer
@@ -91,18 +119,28 @@ def probe(framework: str) -> Probe:
 def probe_adapter(package: str) -> tuple[str, str, str]:
     """(package, whether it can be imported, what it runs on). Never fails."""
     framework, expression = ADAPTERS[package]
-    answer, importable = (None, ABSENT) if find_spec(framework) is None else _ask(package, "pass", expression)
+    answer, importable = (
+        (None, ABSENT) if find_spec(framework) is None else _ask(package, "pass", expression)
+    )
     return package, importable, answer or "–"
 
 
 def _ask(module: str, first: str, expression: str) -> tuple[Any, str]:
-    """(the expression's value after a statement, in a process that has the module as `m`; "yes"); or (None, why)."""
+    """(the expression's value after a statement, in a process that has the module as `m`; "yes");
+    or (None, why).
+    """
     if find_spec(module) is None:
         return None, ABSENT
     script = f"import json, {module} as m; {first}; print(); print(json.dumps({expression}))"
     try:
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=TIMEOUT,
-                              env=QUIET | dict(os.environ), check=True)
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            env=QUIET | dict(os.environ),
+            check=True,
+        )
     except subprocess.CalledProcessError as error:
         reason = (error.stderr.strip().splitlines() or [f"exit code {error.returncode}"])[-1]
         return None, f"no: {reason[:100]}"
@@ -112,7 +150,9 @@ def _ask(module: str, first: str, expression: str) -> tuple[Any, str]:
 
 
 def path(framework: str, generator: bool) -> str:
-    """How arrays of a library are quantized. `generator`: whether its own makes the random words where it has one."""
+    """How arrays of a library are quantized. `generator`: whether its own makes the random words
+    where it has one.
+    """
     if framework == "numpy":
         return _host_path()
     if framework == "torch":
@@ -120,7 +160,9 @@ def path(framework: str, generator: bool) -> str:
         return f"{_host_path()}; on CUDA {cuda}; in torch.compile by qemu_swalp_torch.quantize"
     if framework == "cupy":
         return _cuda_path("the array program")
-    how = {"tensorflow": "eager or in tf.function", "jax": "compiled, also outside jit"}.get(framework)
+    how = {"tensorflow": "eager or in tf.function", "jax": "compiled, also outside jit"}.get(
+        framework
+    )
     words = "its own generator outside XLA" if generator else "the array program"
     parts = ("array program", how, framework in GENERATORS and f"random words by {words}")
     return ", ".join(part for part in parts if part)
@@ -132,7 +174,10 @@ def _host_path() -> str:
     if not kernels.enabled():
         return "array program, since QEMU_SWALP_KERNELS is off"
     if instructions is None:
-        return "array program: no compiled kernels; install from source with a C++ compiler for the fast path"
+        return (
+            "array program: no compiled kernels; install from source with a C++ compiler for the"
+            " fast path"
+        )
     return f"compiled kernels ({instructions}, up to {kernels.get_num_threads()} threads)"
 
 
@@ -144,6 +189,8 @@ def _cuda_path(without: str) -> str:
 
 
 def _version(framework: str) -> str:
-    """Of the first distribution that provides the import name, which need not carry its name (tensorflow-cpu)."""
+    """Of the first distribution that provides the import name, which need not carry its name
+    (tensorflow-cpu).
+    """
     providers = metadata.packages_distributions().get(framework)
     return metadata.version(providers[0]) if providers else "–"

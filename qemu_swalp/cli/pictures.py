@@ -23,7 +23,8 @@ FAR = 48
 
 
 def draw_format(figure: Any, title: str, element: ElementFormat, unit: str) -> None:
-    """The values of a format on a number line and in binades, and the relative error of nearest rounding.
+    """The values of a format on a number line and in binades, and the relative error of nearest
+    rounding.
 
     unit : what the values are multiplied by in a block, as in "·s".
     """
@@ -37,7 +38,12 @@ def draw_format(figure: Any, title: str, element: ElementFormat, unit: str) -> N
         line.set(yticks=[], ylim=(0, 1), title="all values")
         binades.vlines(values[values > 0], 0.52, 1, lw=0.9, color=VALUES)
         binades.vlines(-values[values < 0], 0, 0.48, lw=0.9, color=VALUES)
-        binades.set(yticks=[0.24, 0.76], yticklabels=["negative", "positive"], ylim=(0, 1), title="magnitudes")
+        binades.set(
+            yticks=[0.24, 0.76],
+            yticklabels=["negative", "positive"],
+            ylim=(0, 1),
+            title="magnitudes",
+        )
         binades.tick_params(axis="y", length=0)
     else:
         binades, error = figure.subplots(2, 1, height_ratios=(1, 1.6))
@@ -61,7 +67,8 @@ def magnitude_range(element: ElementFormat) -> tuple[float, float]:
 
 
 def values_by_binade(element: ElementFormat) -> tuple[np.ndarray, np.ndarray]:
-    """(binade, number of positive values in it), from that of the least to that of the greatest of them.
+    """(binade, number of positive values in it), from that of the least to that of the greatest of
+    them.
 
     >>> from qemu_swalp import parse
     >>> [found.tolist() for found in values_by_binade(parse("e2m1fn"))]
@@ -81,11 +88,15 @@ def values_by_binade(element: ElementFormat) -> tuple[np.ndarray, np.ndarray]:
 def _density(axes: Any, element: ElementFormat, label: str, color: Any) -> None:
     binades, counts = values_by_binade(element)
     edges = np.ldexp(1.0, np.append(binades, binades[-1:] + 1))
-    axes.stairs(np.where(counts > 0, counts, np.nan), edges, label=label, color=color, lw=1.6, baseline=None)
+    axes.stairs(
+        np.where(counts > 0, counts, np.nan), edges, label=label, color=color, lw=1.6, baseline=None
+    )
 
 
 def _errors(axes: Any, element: ElementFormat, low: float, high: float) -> None:
-    """|Q(x) − x|/|x| of nearest rounding, and its greatest value in each binade, or each eighth of one."""
+    """|Q(x) − x|/|x| of nearest rounding, and its greatest value in each binade, or each eighth of
+    one.
+    """
     first, last = math.frexp(low)[1] - 3, math.frexp(high)[1] + 2
     wide = last - first > MOST_BINADES
     x = np.geomspace(low / 4, high * 4, SAMPLES)
@@ -97,26 +108,43 @@ def _errors(axes: Any, element: ElementFormat, low: float, high: float) -> None:
     relative = np.abs(quantize(sign * x, element, overflow="saturate") - sign * x) / x
     edges = 2.0 ** np.arange(first, last + 1, 1 if wide else 1 / 8)
     worst = np.zeros(edges.size - 1)
-    np.maximum.at(worst, np.clip(np.searchsorted(edges, x, "right") - 1, 0, worst.size - 1), relative)
+    np.maximum.at(
+        worst, np.clip(np.searchsorted(edges, x, "right") - 1, 0, worst.size - 1), relative
+    )
     inside = worst[(edges[1:] > low) & (edges[:-1] < high) & (worst > 0)]
     least = max(float(inside.min(initial=1.0)) / 8, 2.0**-60)
-    axes.axvspan(low / 4, low, color=OUTSIDE, lw=0, zorder=0, label="below the least or beyond the range")
+    axes.axvspan(
+        low / 4, low, color=OUTSIDE, lw=0, zorder=0, label="below the least or beyond the range"
+    )
     axes.axvspan(high, high * 4, color=OUTSIDE, lw=0, zorder=0)
     if not wide:
-        axes.plot(x, np.maximum(relative, least / 4), lw=0.4, color=ERROR, alpha=0.55, label="error")
-    axes.stairs(np.where(worst > 0, worst, np.nan), edges, color=ERROR, lw=1.8, baseline=None,
-                label="greatest in a binade" if wide else "greatest in an eighth of a binade")
+        axes.plot(
+            x, np.maximum(relative, least / 4), lw=0.4, color=ERROR, alpha=0.55, label="error"
+        )
+    axes.stairs(
+        np.where(worst > 0, worst, np.nan),
+        edges,
+        color=ERROR,
+        lw=1.8,
+        baseline=None,
+        label="greatest in a binade" if wide else "greatest in an eighth of a binade",
+    )
     axes.set(yscale="log", ylim=(least, max(2.0, 1.5 * float(inside.max(initial=0.0)))))
     axes.set_title("relative error of nearest rounding", loc="left")
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, frameon=False, fontsize=9)
 
 
-def draw_comparison(figure: Any, elements: Mapping[str, ElementFormat], over_scales: Mapping[str, Mapping[str, Any]],
-                    per_tensor: Mapping[str, Sequence[Analysis]]) -> None:
+def draw_comparison(
+    figure: Any,
+    elements: Mapping[str, ElementFormat],
+    over_scales: Mapping[str, Mapping[str, Any]],
+    per_tensor: Mapping[str, Sequence[Analysis]],
+) -> None:
     """Values in each binade; SQNR over the scale of each tensor; SQNR of each tensor of a file.
 
-    over_scales : tensor → format → SQNR at 2^k for k in SCALES. per_tensor : format → analyses of the file's tensors.
+    over_scales : tensor → format → SQNR at 2^k for k in SCALES. per_tensor : format → analyses of
+        the file's tensors.
     """
     panels = figure.subplots(1, 1 + len(over_scales) + bool(per_tensor))
     figure.set_size_inches(5.2 * len(panels), 4.8)
@@ -127,8 +155,11 @@ def draw_comparison(figure: Any, elements: Mapping[str, ElementFormat], over_sca
     panels[0].set_yscale("log", base=2)
     ends = [end for element in elements.values() for end in magnitude_range(element)]
     panels[0].set_xlim(max(min(ends), 2.0**-FAR) / 2, min(max(ends), 2.0**FAR) * 2)
-    panels[0].set(title="density and range", xlabel="magnitude (of blocks: in units of the scale)",
-                  ylabel="values in a binade")
+    panels[0].set(
+        title="density and range",
+        xlabel="magnitude (of blocks: in units of the scale)",
+        ylabel="values in a binade",
+    )
     for axes, (tensor, curves) in zip(panels[1:], over_scales.items(), strict=False):
         for (name, curve), color in zip(curves.items(), colors, strict=True):
             axes.plot([2.0**k for k in SCALES], curve, color=color, lw=1.6, label=name)
@@ -136,11 +167,24 @@ def draw_comparison(figure: Any, elements: Mapping[str, ElementFormat], over_sca
         axes.set(title=f"{tensor} tensor", xlabel="multiplied by", ylabel="SQNR, dB")
     if per_tensor:
         for (name, found), color in zip(per_tensor.items(), colors, strict=True):
-            panels[-1].plot(range(1, len(found) + 1), [a.sqnr_db for a in found], "o-", ms=3.5, lw=0.8, color=color,
-                            label=name)
-        panels[-1].set(title="tensors of the file", xlabel="number of the tensor", ylabel="SQNR, dB")
+            panels[-1].plot(
+                range(1, len(found) + 1),
+                [a.sqnr_db for a in found],
+                "o-",
+                ms=3.5,
+                lw=0.8,
+                color=color,
+                label=name,
+            )
+        panels[-1].set(
+            title="tensors of the file", xlabel="number of the tensor", ylabel="SQNR, dB"
+        )
         panels[-1].xaxis.get_major_locator().set_params(integer=True)
     for axes in panels:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(elements), 6))
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=min(len(elements), 6),
+    )

@@ -13,52 +13,97 @@ import numpy as np
 
 from .. import (
     Analysis,
-    Coded,
     Format,
+    QuantizedTensor,
     RandomBits,
     Rounding,
     analyze,
-    decode_state,
+    dequantize_state_dict,
     load_state,
     packed_bytes,
     save_state,
     stream_id,
 )
-from ..extras import FILES, require
+from .._util.extras import FILES, require
+from .._util.tables import table
 from ..formats.base import OVERFLOWS
-from ..quantization import policy_of
-from ..text import table
+from ..ops.quantize import policy_of
 from .formats import add_load, load, read_format
 from .tensors import SUFFIXES, Tensors, check_suffix, holding, is_floating, open_file, write_file
 
-HEADER = ("tensor", "shape", "dtype", "SQNR, dB", "max error", "saturated", "to zero", "unchanged", "not finite",
-          "bytes", "packed")
+HEADER = (
+    "tensor",
+    "shape",
+    "dtype",
+    "SQNR, dB",
+    "max error",
+    "saturated",
+    "to zero",
+    "unchanged",
+    "not finite",
+    "bytes",
+    "packed",
+)
 
 
 def add_commands(commands: Any) -> None:
     """Add both to the subparsers."""
     command = commands.add_parser(
-        "quantize", help="round the tensors of a file: what it costs in error and gives in bytes",
-        description="Round each floating tensor of a .npy, .npz or .safetensors file, and tell what becomes of it: its "
-                    "signal to quantization noise ratio, greatest error, the shares of elements that saturate, become "
-                    "zero and stay as they are, how many are not finite before or after (these count in no error), "
-                    "and its bytes before and after, scales included. The file itself is only read.")
-    command.add_argument("file", metavar="FILE", type=Path, help=f"file of tensors: {', '.join(SUFFIXES)}")
-    command.add_argument("--format", metavar="F", required=True, help="a name (mxfp4) or parameters (bfp<8,axis=0>)")
-    command.add_argument("--rounding", metavar="R", default="nearest_even", help="(default: %(default)s)")
-    command.add_argument("--overflow", choices=OVERFLOWS, help="beyond the range (default: what the format says)")
-    command.add_argument("--seed", metavar="N", type=int, help="of stochastic rounding; tensor i draws from the stream "
-                                                               "stream_id('weight', i)")
-    command.add_argument("--only", metavar="PATTERN", action="append",
-                         help="round only the tensors of such names (shell style); may be repeated")
-    command.add_argument("--out", metavar="FILE", type=Path,
-                         help="write codes and scales to a .safetensors file, and the other tensors as they are")
+        "quantize",
+        help="round the tensors of a file: what it costs in error and gives in bytes",
+        description=(
+            "Round each floating tensor of a .npy, .npz or .safetensors file, and tell what becomes"
+            " of it: its signal to quantization noise ratio, greatest error, the shares of elements"
+            " that saturate, become zero and stay as they are, how many are not finite before or"
+            " after (these count in no error), and its bytes before and after, scales included. The"
+            " file itself is only read."
+        ),
+    )
+    command.add_argument(
+        "file", metavar="FILE", type=Path, help=f"file of tensors: {', '.join(SUFFIXES)}"
+    )
+    command.add_argument(
+        "--format", metavar="F", required=True, help="a name (mxfp4) or parameters (bfp<8,axis=0>)"
+    )
+    command.add_argument(
+        "--rounding", metavar="R", default="nearest_even", help="(default: %(default)s)"
+    )
+    command.add_argument(
+        "--overflow", choices=OVERFLOWS, help="beyond the range (default: what the format says)"
+    )
+    command.add_argument(
+        "--seed",
+        metavar="N",
+        type=int,
+        help="of stochastic rounding; tensor i draws from the stream stream_id('weight', i)",
+    )
+    command.add_argument(
+        "--only",
+        metavar="PATTERN",
+        action="append",
+        help="round only the tensors of such names (shell style); may be repeated",
+    )
+    command.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="write codes and scales to a .safetensors file, and the other tensors as they are",
+    )
     add_load(command)
     command.set_defaults(run=_quantize)
-    back = commands.add_parser("dequantize", help="the values of a file that `quantize --out` wrote",
-                               description="Write the values of a file that `quantize --out` wrote.")
+    back = commands.add_parser(
+        "dequantize",
+        help="the values of a file that `quantize --out` wrote",
+        description="Write the values of a file that `quantize --out` wrote.",
+    )
     back.add_argument("file", metavar="FILE", type=Path, help="the .safetensors file")
-    back.add_argument("--out", metavar="FILE", type=Path, required=True, help=f"file to write: {', '.join(SUFFIXES)}")
+    back.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help=f"file to write: {', '.join(SUFFIXES)}",
+    )
     back.set_defaults(run=_dequantize)
 
 
@@ -84,9 +129,14 @@ class _Report:
     """Reason → tensors."""
 
     def text(self) -> str:
-        total = [] if len(self.lines) == 1 else [_line("total", "", "", self.total, self.source_bytes)]
+        total = (
+            [] if len(self.lines) == 1 else [_line("total", "", "", self.total, self.source_bytes)]
+        )
         parts = [table(HEADER, [*self.lines, *total], left=(0, 1, 2))] if self.lines else []
-        parts += [f"passed over, {reason}: {', '.join(names)}" for reason, names in self.passed_over.items()]
+        parts += [
+            f"passed over, {reason}: {', '.join(names)}"
+            for reason, names in self.passed_over.items()
+        ]
         return "\n\n".join(parts)
 
 
@@ -99,7 +149,9 @@ def _quantize(chosen: argparse.Namespace) -> int:
     report, state = _Report(), dict[str, Any]()
     with open_file(chosen.file) as tensors:
         for place, name in enumerate(_with_progress(tensors)):
-            x, reason = _chosen(tensors, name, chosen.only, settings.format, reading=chosen.out is not None)
+            x, reason = _chosen(
+                tensors, name, chosen.only, settings.format, reading=chosen.out is not None
+            )
             if reason:
                 report.passed_over.setdefault(reason, []).append(name)
             else:
@@ -114,7 +166,9 @@ def _quantize(chosen: argparse.Namespace) -> int:
 
 def _settings(chosen: argparse.Namespace) -> _Settings:
     """The options, checked before anything is read."""
-    found = _Settings(read_format(chosen.format), Rounding.parse(chosen.rounding), chosen.overflow, chosen.seed)
+    found = _Settings(
+        read_format(chosen.format), Rounding.parse(chosen.rounding), chosen.overflow, chosen.seed
+    )
     policy_of(found.format, found.overflow)
     found.random(0)
     if found.rounding.stochastic and found.seed is None:
@@ -123,15 +177,18 @@ def _settings(chosen: argparse.Namespace) -> _Settings:
 
 
 def _with_progress(tensors: Tensors) -> Iterator[str]:
-    bar = require("tqdm", FILES).tqdm(tensors.names, unit="tensor", leave=False, dynamic_ncols=True, disable=None)
+    bar = require("tqdm", FILES).tqdm(
+        tensors.names, unit="tensor", leave=False, dynamic_ncols=True, disable=None
+    )
     with bar:
         for name in bar:
             bar.set_postfix_str(name[-40:])
             yield name
 
 
-def _chosen(tensors: Tensors, name: str, only: list[str] | None, format: Format,
-            reading: bool) -> tuple[np.ndarray, str]:
+def _chosen(
+    tensors: Tensors, name: str, only: list[str] | None, format: Format, reading: bool
+) -> tuple[np.ndarray, str]:
     """(the tensor, why it is passed over, or "")."""
     if only is not None and not any(fnmatchcase(name, pattern) for pattern in only):
         return tensors.read(name) if reading else np.empty(0), "not asked for"
@@ -146,36 +203,64 @@ def _chosen(tensors: Tensors, name: str, only: list[str] | None, format: Format,
 
 
 def _add(report: _Report, settings: _Settings, place: int, name: str, x: np.ndarray) -> None:
-    found = analyze(holding(x, settings.format), settings.format, settings.rounding, random=settings.random(place),
-                    overflow=settings.overflow)
+    found = analyze(
+        holding(x, settings.format),
+        settings.format,
+        settings.rounding,
+        random=settings.random(place),
+        overflow=settings.overflow,
+    )
     report.lines.append(_line(name, "×".join(map(str, x.shape)), str(x.dtype), found, x.nbytes))
     report.total += found
     report.source_bytes += x.nbytes
 
 
-def _coded(settings: _Settings, place: int, name: str, x: np.ndarray) -> Coded:
+def _coded(settings: _Settings, place: int, name: str, x: np.ndarray) -> QuantizedTensor:
     try:
-        return Coded.of(holding(x, settings.format), settings.format, settings.rounding,
-                        random=settings.random(place), overflow=settings.overflow)
+        return QuantizedTensor.of(
+            holding(x, settings.format),
+            settings.format,
+            settings.rounding,
+            random=settings.random(place),
+            overflow=settings.overflow,
+        )
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _line(name: str, shape: str, dtype: str, found: Analysis, source_bytes: int) -> tuple[object, ...]:
+def _line(
+    name: str, shape: str, dtype: str, found: Analysis, source_bytes: int
+) -> tuple[object, ...]:
     not_finite = found.count - found.compared
-    return name, shape, dtype, *figures(found), not_finite, f"{source_bytes:,}", f"{found.stored_bytes:,}"
+    return (
+        name,
+        shape,
+        dtype,
+        *figures(found),
+        not_finite,
+        f"{source_bytes:,}",
+        f"{found.stored_bytes:,}",
+    )
 
 
 def figures(found: Analysis) -> tuple[str, ...]:
-    """SQNR, greatest error, and the shares saturated, flushed and unchanged; – where there is nothing to divide by."""
-    percent = [100 * share for share in (found.share_saturated, found.share_flushed, found.share_unchanged)]
-    texts = f"{found.sqnr_db:.2f}", f"{found.max_abs_error:.3g}", *(f"{share:.2f} %" for share in percent)
+    """SQNR, greatest error, and the shares saturated, flushed and unchanged; – where there is
+    nothing to divide by.
+    """
+    percent = [
+        100 * share for share in (found.share_saturated, found.share_flushed, found.share_unchanged)
+    ]
+    texts = (
+        f"{found.sqnr_db:.2f}",
+        f"{found.max_abs_error:.3g}",
+        *(f"{share:.2f} %" for share in percent),
+    )
     return tuple("–" if text.startswith("nan") else text for text in texts)
 
 
 def _dequantize(chosen: argparse.Namespace) -> int:
     check_suffix(chosen.out, *SUFFIXES)
-    state = decode_state(load_state(chosen.file))
+    state = dequantize_state_dict(load_state(chosen.file))
     write_file(chosen.out, state)
     print(f"{len(state)} tensors; written: {chosen.out}")
     return 0

@@ -9,15 +9,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import extras
-from ..experiments import EXPERIMENTS, load, report
-from ..experiments.settings import Settings, choose, flag
+from .._util import extras
+from ..experiments import EXPERIMENTS, load
+from ..experiments.common import report
+from ..experiments.common.settings import Settings, choose, flag
 
 
 def add_commands(commands: Any) -> None:
     """Add `reproduce` and its experiments to the subparsers."""
-    command = commands.add_parser("reproduce", help="run an experiment: a table, results.json and a picture",
-                                  description="Run an experiment: prints a table, writes results.json and a picture.")
+    command = commands.add_parser(
+        "reproduce",
+        help="run an experiment: a table, results.json and a picture",
+        description="Run an experiment: prints a table, writes results.json and a picture.",
+    )
     experiments = command.add_subparsers(metavar="EXPERIMENT", required=True)
     for name, what in EXPERIMENTS.items():
         one = experiments.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
@@ -27,23 +31,39 @@ def add_commands(commands: Any) -> None:
         one.set_defaults(run=lambda chosen, name=name, kind=kind: _reproduce(chosen, name, kind))
 
 
-def add_options(parser: argparse.ArgumentParser, kind: type[Settings], defaults: Mapping[str, str]) -> None:
+def add_options(
+    parser: argparse.ArgumentParser, kind: type[Settings], defaults: Mapping[str, str]
+) -> None:
     """An option for each field of the settings, absent from the namespace unless given.
 
     `defaults` : what the help says instead of the field's own.
     """
     for item in dataclasses.fields(kind):
         default = item.default
-        said = f"{item.metadata['help']} (default: {defaults.get(item.name) or _written(default)})".replace("%", "%%")
+        said = f"{item.metadata['help']} (default: {defaults.get(item.name) or _written(default)})".replace(
+            "%", "%%"
+        )
         if isinstance(default, bool):
-            parser.add_argument(flag(item), action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=said)
+            parser.add_argument(
+                flag(item),
+                action=argparse.BooleanOptionalAction,
+                default=argparse.SUPPRESS,
+                help=said,
+            )
             continue
         several = isinstance(default, tuple)
         number: Any = type(default[0] if isinstance(default, tuple) else default)
         parser.add_argument(
-            flag(item), type=number, nargs="+" if several else None, default=argparse.SUPPRESS,
+            flag(item),
+            type=number,
+            nargs="+" if several else None,
+            default=argparse.SUPPRESS,
             choices=item.metadata["choices"] or None,
-            metavar=None if item.metadata["choices"] else {int: "N", float: "X", str: item.metadata["metavar"]}[number],
+            metavar=(
+                None
+                if item.metadata["choices"]
+                else {int: "N", float: "X", str: item.metadata["metavar"]}[number]
+            ),
             help=said,
         )
 
@@ -59,9 +79,17 @@ def _written(default: object) -> str:
 
 
 def _reproduce(chosen: argparse.Namespace, name: str, kind: type[Settings]) -> int:
-    given = {item.name: getattr(chosen, item.name) for item in dataclasses.fields(kind) if hasattr(chosen, item.name)}
-    settings = choose(kind, {"out": _out(name)} | {
-        key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}, chosen.quick)
+    given = {
+        item.name: getattr(chosen, item.name)
+        for item in dataclasses.fields(kind)
+        if hasattr(chosen, item.name)
+    }
+    settings = choose(
+        kind,
+        {"out": _out(name)}
+        | {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()},
+        chosen.quick,
+    )
     extras.require("matplotlib", extras.EXPERIMENTS)
     out = Path(settings.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backends import namespace_of
-from ..carriers import CARRIERS, carrier_of
-from ..files import open_tensors, read_tensor, write_tensors
+from ..arrays import namespace_of
+from ..arrays.dtypes import SOURCE_DTYPES, source_dtype
 from ..formats import Format
-from ..quantization import check_held
+from ..ops.quantize import check_representable
+from ..storage.safetensors import open_tensors, read_tensor, write_tensors
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 
@@ -25,7 +25,9 @@ class Tensors(NamedTuple):
 
     names: list[str]
     read: Callable[[str], np.ndarray]
-    """The tensor of a name. ValueError where the file is damaged, or has a dtype that NumPy lacks."""
+    """The tensor of a name. ValueError where the file is damaged, or has a dtype that NumPy
+    lacks.
+    """
 
 
 @contextmanager
@@ -38,7 +40,9 @@ def open_file(path: Path) -> Iterator[Tensors]:
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
     except (zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise ValueError(f"{path}: not a file that numpy.save or numpy.savez wrote: {error}") from error
+        raise ValueError(
+            f"{path}: not a file that numpy.save or numpy.savez wrote: {error}"
+        ) from error
     if isinstance(loaded, np.ndarray):
         yield Tensors([path.stem], lambda name: _native(loaded))
         return
@@ -47,18 +51,24 @@ def open_file(path: Path) -> Iterator[Tensors]:
 
 
 def write_file(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write tensors to a file of the kind that its suffix says. ValueError for what that kind cannot hold."""
+    """Write tensors to a file of the kind that its suffix says. ValueError for what that kind
+    cannot hold.
+    """
     suffix = _suffix(path)
     if suffix == ".safetensors":
         write_tensors(path, tensors)
         return
     if suffix == ".npy" and len(tensors) != 1:
-        raise ValueError(f"an .npy file holds one tensor, and there are {len(tensors)}; write an .npz or .safetensors "
-                         "file")
+        raise ValueError(
+            f"an .npy file holds one tensor, and there are {len(tensors)}; write an .npz or"
+            " .safetensors file"
+        )
     foreign = next((name for name, x in tensors.items() if x.dtype.kind == "V"), None)
     if foreign is not None:
-        raise ValueError(f"{foreign} is of {tensors[foreign].dtype}, which {suffix} files cannot hold; write a "
-                         ".safetensors file")
+        raise ValueError(
+            f"{foreign} is of {tensors[foreign].dtype}, which {suffix} files cannot hold; write a "
+            ".safetensors file"
+        )
     if suffix == ".npz":
         np.savez(path, **tensors)  # type: ignore[arg-type]
     else:
@@ -73,14 +83,16 @@ def check_suffix(path: Path, *accepted: str) -> None:
 
 def is_floating(x: np.ndarray) -> bool:
     """Whether a tensor is of a dtype that `quantize` takes."""
-    return str(x.dtype) in CARRIERS
+    return str(x.dtype) in SOURCE_DTYPES
 
 
 def holding(x: np.ndarray, format: Format) -> np.ndarray:
-    """The tensor; in float32 or float64, where its own dtype cannot hold the format. ValueError where none can."""
+    """The tensor; in float32 or float64, where its own dtype cannot hold the format. ValueError
+    where none can.
+    """
     for dtype in (namespace_of(x).dtype(x), "float32", "float64"):
         try:
-            check_held(format, carrier_of(dtype))
+            check_representable(format, source_dtype(dtype))
         except TypeError as error:
             refused = error
         else:

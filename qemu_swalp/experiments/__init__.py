@@ -1,6 +1,7 @@
 """Layer 6: the experiments of `qemu-swalp reproduce`.
 
-Each module holds a `Settings` dataclass and a function `run`; `networks` holds several experiments on one engine.
+Each module holds a `Settings` dataclass and a function `run`; `vision` holds several experiments on
+one engine.
 """
 
 from __future__ import annotations
@@ -8,13 +9,20 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from .networks import PRESETS, Experiment, experiment
+from .vision import PRESETS, Experiment, experiment
 
 EXPERIMENTS = {
-    "digits": "SWALP on 8×8 digits: softmax regression in fixed point, a network in block floating point",
+    "digits": (
+        "SWALP on 8×8 digits: softmax regression in fixed point, a network in block floating point"
+    ),
     "linear-regression": "the theory on least squares: SWALP goes below the quantization floor",
-    "logistic-regression": "MNIST softmax regression over a sweep of fractional bits, on the core, PyTorch and Keras",
-    "mnist-lenet": "MNIST with every number in 8 bits: SGD, SWALP and its neighbours EMA, LAWA, ASWA, SQWA, SWAP",
+    "logistic-regression": (
+        "MNIST softmax regression over a sweep of fractional bits, on the core, PyTorch and Keras"
+    ),
+    "mnist-lenet": (
+        "MNIST with every number in 8 bits: SGD, SWALP and its neighbours EMA, LAWA, ASWA, SQWA,"
+        " SWAP"
+    ),
     "cifar10-vgg16": "the paper's VGG16 on CIFAR-10, in float32 and with every number in 8 bits",
     "cifar100-vgg16": "the paper's VGG16 on CIFAR-100",
     "cifar10-preresnet164": "the paper's PreResNet-164 on CIFAR-10",
@@ -32,6 +40,8 @@ def load(name: str) -> ModuleType | Experiment:
 
 
 def load_on(framework: str, name: str) -> ModuleType:
-    """The module of what an experiment does on "torch" or "keras". The adapter's ImportError where that is missing."""
+    """The module of what an experiment does on "torch" or "keras". The adapter's ImportError where
+    that is missing.
+    """
     import_module(f"qemu_swalp_{framework}")
-    return import_module(f".{name}_{framework}", __name__)
+    return import_module(f".{name}.on_{framework}", __name__)

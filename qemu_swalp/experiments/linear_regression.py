@@ -1,8 +1,9 @@
-"""SWALP on least squares (Yang et al. 2019, section 4): below the quantization floor, with the weights in fixed point.
+"""SWALP on least squares (Yang et al. 2019, section 4): below the quantization floor, with the
+weights in fixed point.
 
-f(w) = 1/(2n) ‖Xw - y‖², X of n × d standard normal numbers, y = Xv + noise with v uniform in [-1, 1]^d; w* is its
-least-squares solution. Mini-batches are drawn with replacement. The average takes every iterate, w_0 = 0 included
-(algorithm 1).
+f(w) = 1/(2n) ‖Xw - y‖², X of n × d standard normal numbers, y = Xv + noise with v uniform in [-1,
+1]^d; w* is its least-squares solution. Mini-batches are drawn with replacement. The average takes
+every iterate, w_0 = 0 included (algorithm 1).
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from .. import Fixed, quantize
-from ..text import table
+from .._util.tables import table
 from ..training import SGD, Averaging, Recipe, fixed_point
-from .descent import Reals, Snapshot, descend, draws, log_spaced
-from .report import Outcome, Progress, Row, pivot, progress, summarize
-from .settings import Settings as Common
-from .settings import option
+from .common.report import Outcome, Progress, Row, pivot, progress, summarize
+from .common.settings import Settings as Common
+from .common.settings import option
+from .common.sgd_runs import Reals, Snapshot, descend, draws, log_spaced
 
 INTEGER_BITS = 2
 """Sign included: weights lie in [-2, 2)."""
@@ -28,8 +29,13 @@ INTEGER_BITS = 2
 class Settings(Common):
     """Options of `qemu-swalp reproduce linear-regression`."""
 
-    fractions: tuple[int, ...] = option((4, 6, 8), "fractional bits of the weights; the word has two more", above=0,
-                                        quick=(4,), most=20)
+    fractions: tuple[int, ...] = option(
+        (4, 6, 8),
+        "fractional bits of the weights; the word has two more",
+        above=0,
+        quick=(4,),
+        most=20,
+    )
     steps: int = option(50_000, "mini-batch steps", quick=400, above=1)
     learning_rate: float = option(0.05, "constant learning rate α", above=0)
     batch: int = option(64, "samples in a mini-batch", above=0)
@@ -44,7 +50,9 @@ class Problem:
     def __init__(self, settings: Settings) -> None:
         n, d = settings.samples, settings.dimension
         if n <= d:
-            raise ValueError(f"--samples must exceed --dimension for a unique optimum, got {n} and {d}")
+            raise ValueError(
+                f"--samples must exceed --dimension for a unique optimum, got {n} and {d}"
+            )
         random = np.random.default_rng(settings.seed)
         self.x = random.standard_normal((n, d)).astype(np.float32)
         truth = random.uniform(-1, 1, d)
@@ -71,7 +79,9 @@ class Problem:
         return float(self.distance(quantize(self.optimum, format)))
 
     def bound(self, format: Fixed, rate: float, steps: Any) -> Any:
-        """E‖w̄_T - w*‖² ≤ ‖w_0 - w*‖²/(α²μ²T²) + (α²σ² + δ²d/4)/(α²μ²T), δ the format's spacing, σ² taken at w*."""
+        """E‖w̄_T - w*‖² ≤ ‖w_0 - w*‖²/(α²μ²T²) + (α²σ² + δ²d/4)/(α²μ²T), δ the format's spacing, σ²
+        taken at w*.
+        """
         start, d = float(self.optimum @ self.optimum), len(self.optimum)
         noise = rate**2 * self.variance + format.epsilon**2 * d / 4
         return start / (rate * self.mu * steps) ** 2 + noise / ((rate * self.mu) ** 2 * steps)
@@ -87,23 +97,42 @@ def run(settings: Settings) -> Outcome:
             snapshots = _train(problem, settings, format, bar)
             rows += _rows(problem, settings, snapshots[-1], format)
             curves[_name(format)] = _curve(problem, snapshots)
-    limits = [{"format": str(f), "floor": problem.floor(f),
-               "bound": problem.bound(f, settings.learning_rate, settings.steps)} for f in formats if f is not None]
+    limits = [
+        {
+            "format": str(f),
+            "floor": problem.floor(f),
+            "bound": problem.bound(f, settings.learning_rate, settings.steps),
+        }
+        for f in formats
+        if f is not None
+    ]
     summary = summarize(rows, ("format", "method"), ("distance",))
     facts = {"mu": problem.mu, "gradient_variance": problem.variance, "limits": limits}
-    return Outcome(rows, summary, _text(problem, settings, summary, limits),
-                   lambda figure: _draw(figure, problem, settings, curves), facts | {"distance": curves})
+    return Outcome(
+        rows,
+        summary,
+        _text(problem, settings, summary, limits),
+        lambda figure: _draw(figure, problem, settings, curves),
+        facts | {"distance": curves},
+    )
 
 
-def _train(problem: Problem, settings: Settings, format: Fixed | None, bar: Progress) -> list[Snapshot]:
+def _train(
+    problem: Problem, settings: Settings, format: Fixed | None, bar: Progress
+) -> list[Snapshot]:
     recipe = Recipe() if format is None else fixed_point(format.word, format.fraction)
     start = np.zeros((settings.seeds, settings.dimension), np.float32)
-    return list(descend(
-        start, problem.gradient, draws(settings.samples, settings.batch, settings.run_seeds),
-        SGD(settings.learning_rate, recipe=recipe, seed=settings.seed),
-        Averaging(include_start=True, exact=format), bar.steps(settings.steps, _name(format)),
-        set(log_spaced(settings.steps)),
-    ))
+    return list(
+        descend(
+            start,
+            problem.gradient,
+            draws(settings.samples, settings.batch, settings.run_seeds),
+            SGD(settings.learning_rate, recipe=recipe, seed=settings.seed),
+            Averaging(include_start=True, exact=format),
+            bar.steps(settings.steps, _name(format)),
+            set(log_spaced(settings.steps)),
+        )
+    )
 
 
 def _name(format: Fixed | None) -> str:
@@ -116,28 +145,48 @@ def _methods(format: Fixed | None) -> tuple[str, str]:
 
 def _rows(problem: Problem, settings: Settings, last: Snapshot, format: Fixed | None) -> list[Row]:
     weights = zip(_methods(format), (last.weight, last.average), strict=True)
-    return [{"format": _name(format), "method": method, "seed": seed, "distance": float(distance)}
-            for method, weight in weights
-            for seed, distance in zip(settings.run_seeds, problem.distance(weight), strict=True)]
+    return [
+        {"format": _name(format), "method": method, "seed": seed, "distance": float(distance)}
+        for method, weight in weights
+        for seed, distance in zip(settings.run_seeds, problem.distance(weight), strict=True)
+    ]
 
 
 def _curve(problem: Problem, snapshots: list[Snapshot]) -> dict[str, list[float]]:
-    return {"step": [s.step for s in snapshots],
-            "iterate": [float(problem.distance(s.weight).mean()) for s in snapshots],
-            "average": [float(problem.distance(s.average).mean()) for s in snapshots]}
+    return {
+        "step": [s.step for s in snapshots],
+        "iterate": [float(problem.distance(s.weight).mean()) for s in snapshots],
+        "average": [float(problem.distance(s.average).mean()) for s in snapshots],
+    }
 
 
 def _text(problem: Problem, settings: Settings, summary: list[Row], limits: list[Row]) -> str:
     means = {(row["format"], row["method"]): row["distance"]["mean"] for row in summary}
-    lines = [(f := row["format"], f"{row['floor']:.3e}", f"{row['bound']:.3e}",
-              f"{means[f, 'SGD-LP'] / row['floor']:.3g}", f"{means[f, 'SWALP'] / row['floor']:.3g}") for row in limits]
-    return "\n\n".join([
-        f"‖w - w*‖² after {settings.steps} steps (α = {settings.learning_rate:g}, batch {settings.batch}, "
-        f"μ = {problem.mu:.3f}); mean ± standard deviation over {settings.seeds} seeds",
-        pivot(summary, "format", "distance", 2),
-        "against the floor ‖Q(w*) - w*‖², the least distance of any weights in the format, and the bound on SWALP",
-        table(["format", "floor", "bound", "SGD-LP / floor", "SWALP / floor"], lines),
-    ])
+    lines = [
+        (
+            f := row["format"],
+            f"{row['floor']:.3e}",
+            f"{row['bound']:.3e}",
+            f"{means[f, 'SGD-LP'] / row['floor']:.3g}",
+            f"{means[f, 'SWALP'] / row['floor']:.3g}",
+        )
+        for row in limits
+    ]
+    return "\n\n".join(
+        [
+            (
+                f"‖w - w*‖² after {settings.steps} steps (α = {settings.learning_rate:g}, batch"
+                f" {settings.batch}, μ = {problem.mu:.3f}); mean ± standard deviation over"
+                f" {settings.seeds} seeds"
+            ),
+            pivot(summary, "format", "distance", 2),
+            (
+                "against the floor ‖Q(w*) - w*‖², the least distance of any weights in the format,"
+                " and the bound on SWALP"
+            ),
+            table(["format", "floor", "bound", "SGD-LP / floor", "SWALP / floor"], lines),
+        ]
+    )
 
 
 def _draw(figure: Any, problem: Problem, settings: Settings, curves: dict[str, Any]) -> None:
@@ -151,10 +200,18 @@ def _draw(figure: Any, problem: Problem, settings: Settings, curves: dict[str, A
         axes.loglog(plain["step"], plain["average"], color="0.35", lw=1, label="SWA, float32")
         axes.loglog(curve["step"], curve["iterate"], color="tab:red", label="SGD-LP")
         axes.loglog(curve["step"], curve["average"], color="tab:blue", label="SWALP")
-        axes.axhline(problem.floor(format), color="black", ls="--", lw=1, label="floor ‖Q(w*) − w*‖²")
+        axes.axhline(
+            problem.floor(format), color="black", ls="--", lw=1, label="floor ‖Q(w*) − w*‖²"
+        )
         steps = np.array(curve["step"], float)
-        axes.loglog(steps, problem.bound(format, settings.learning_rate, steps), color="tab:blue", ls=":", lw=1,
-                    label="bound on SWALP")
+        axes.loglog(
+            steps,
+            problem.bound(format, settings.learning_rate, steps),
+            color="tab:blue",
+            ls=":",
+            lw=1,
+            label="bound on SWALP",
+        )
         axes.set(title=f"weights in {format}", xlabel="steps")
         axes.grid(alpha=0.25)
     top = 3 * float(problem.optimum @ problem.optimum)

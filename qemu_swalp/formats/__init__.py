@@ -15,7 +15,25 @@ from .table import TableFormat
 from .takum import Takum
 
 __all__ = [
-    "BinadeFormat", "Block", "Codebook", "ElementFormat", "Exponent", "Fixed", "Float", "Format", "Logarithmic",
-    "Overflow", "P3109", "Posit", "TableFormat", "Takum", "bfp", "integer",
-    "load_formats", "names", "parse", "register", "unregister",
+    "BinadeFormat",
+    "Block",
+    "Codebook",
+    "ElementFormat",
+    "Exponent",
+    "Fixed",
+    "Float",
+    "Format",
+    "Logarithmic",
+    "Overflow",
+    "P3109",
+    "Posit",
+    "TableFormat",
+    "Takum",
+    "bfp",
+    "integer",
+    "load_formats",
+    "names",
+    "parse",
+    "register",
+    "unregister",
 ]

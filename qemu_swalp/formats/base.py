@@ -1,7 +1,8 @@
 """What a number format is: the classes that every format, built in or the user's own, derives from.
 
-A format is a frozen dataclass. Its fields are its parameters; its string (clause STR-1) and its TOML form follow from
-them, so a subclass writes neither. Everything else (maximum, epsilon, number of values) is derived, never stored.
+A format is a frozen dataclass. Its fields are its parameters; its string (clause STR-1) and its
+TOML form follow from them, so a subclass writes neither. Everything else (maximum, epsilon, number
+of values) is derived, never stored.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, ClassVar, Literal, get_args
 
-from ..checks import check_choice
+from .._util.checks import check_choice
 
 Overflow = Literal["saturate", "propagate", "infinity", "nan"]
 OVERFLOWS: tuple[str, ...] = get_args(Overflow)
@@ -25,8 +26,8 @@ FAMILIES: dict[str, Callable[..., Format]] = {}
 class Format(ABC):
     """A set of numbers and how they are coded. Frozen, hashable, equal by parameters.
 
-    A subclass is a frozen dataclass declared with `family="name"`; the name heads its string, so that
-    `qemu_swalp.parse(str(f)) == f`.
+    A subclass is a frozen dataclass declared with `family="name"`; the name heads its string, so
+    that `qemu_swalp.parse(str(f)) == f`.
     """
 
     family: ClassVar[str] = ""
@@ -36,9 +37,13 @@ class Format(ABC):
     def __init_subclass__(cls, family: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in inspect.get_annotations(cls):
-            if name not in cls.__dict__ and isinstance(getattr(cls, name, None), property | cached_property):
-                raise TypeError(f"{cls.__name__}.{name} would hide the property {name!r} of every format; "
-                                "give the field another name, or a default value")
+            if name not in cls.__dict__ and isinstance(
+                getattr(cls, name, None), property | cached_property
+            ):
+                raise TypeError(
+                    f"{cls.__name__}.{name} would hide the property {name!r} of every format; "
+                    "give the field another name, or a default value"
+                )
         if family:
             if not family.isidentifier():
                 raise ValueError(f"family must be an identifier, got {family!r}")
@@ -62,14 +67,16 @@ class Format(ABC):
     def __str__(self) -> str:
         from .registry import builtin_name
 
-        return builtin_name(self) or self.short_name or self.spelling()
+        return builtin_name(self) or self.short_name or self.canonical_string()
 
     @property
     def short_name(self) -> str | None:
-        """A name that `parse` reads by its pattern, where the family has such names (clause STR-1)."""
+        """A name that `parse` reads by its pattern, where the family has such names (clause
+        STR-1).
+        """
         return None
 
-    def spelling(self) -> str:
+    def canonical_string(self) -> str:
         """`family<arguments>` (clause STR-1), whether or not the format has a name."""
         return spell(self.family, self, self.derived_defaults(), self.variadic)
 
@@ -84,8 +91,8 @@ class Format(ABC):
 
 
 def spell(family: str, fields_of: object, derived: dict[str, object], variadic: str = "") -> str:
-    """The string of a dataclass: required fields (and those of metadata "positional") by position, the others by name
-    where they are not at their default.
+    """The string of a dataclass: required fields (and those of metadata "positional") by position,
+    the others by name where they are not at their default.
     """
     parts: list[str] = []
     for field in dataclasses.fields(fields_of):  # type: ignore[arg-type]
@@ -120,7 +127,9 @@ class ElementFormat(Format):
         return "saturate"
 
     def stays_in_range(self, mode: str, above: bool) -> bool:
-        """Whether a finite value beyond an end of the range stays there in this mode, under any policy (RND-7)."""
+        """Whether a finite value beyond an end of the range stays there in this mode, under any
+        policy (RND-7).
+        """
         return mode in ("toward_zero", "toward_negative" if above else "toward_positive")
 
     @property
@@ -161,7 +170,9 @@ class ElementFormat(Format):
     @property
     @abstractmethod
     def precision(self) -> int:
-        """Bits of the widest significand: what a dtype must hold for every value to be exact in it."""
+        """Bits of the widest significand: what a dtype must hold for every value to be exact in
+        it.
+        """
 
     @property
     @abstractmethod
@@ -171,9 +182,14 @@ class ElementFormat(Format):
     def check_overflow(self, overflow: str) -> None:
         """Raise ValueError unless the format can express the overflow policy."""
         check_choice("overflow", overflow, OVERFLOWS)
-        needs = (("infinity", self.has_infinity, "infinities"), ("nan", self.has_nan, "NaN"),
-                 ("propagate", self.has_infinity or self.has_nan, "infinities or NaN"))
+        needs = (
+            ("infinity", self.has_infinity, "infinities"),
+            ("nan", self.has_nan, "NaN"),
+            ("propagate", self.has_infinity or self.has_nan, "infinities or NaN"),
+        )
         for policy, has, what in needs:
             if overflow == policy and not has:
-                raise ValueError(f"overflow={policy!r} needs a format with {what}, and this {self.family} format has "
-                                 "none; use 'saturate'")
+                raise ValueError(
+                    f"overflow={policy!r} needs a format with {what}, and this {self.family} format"
+                    " has none; use 'saturate'"
+                )

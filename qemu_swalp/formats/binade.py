@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ..backends import Array, Namespace, numpy_namespace
+from ..arrays import Array, Namespace, numpy_namespace
 from .base import ElementFormat
 
 SPAN = 2200
@@ -18,9 +18,9 @@ SPAN = 2200
 class BinadeFormat(ElementFormat):
     """Values that are evenly spaced within each binade (clause FMT-2).
 
-    A format of one's own needs `max` and `quantum`. `quantum` is written once, with array operators and the
-    functions of the namespace `xp` (`maximum`, `minimum`, `where`, `abs`), and then serves every array library, every
-    rounding mode and every tool:
+    A format of one's own needs `max` and `quantum`. `quantum` is written once, with array operators
+    and the functions of the namespace `xp` (`maximum`, `minimum`, `where`, `abs`), and then serves
+    every array library, every rounding mode and every tool:
 
     >>> import dataclasses, qemu_swalp as q
     >>> @dataclasses.dataclass(frozen=True)
@@ -49,11 +49,14 @@ class BinadeFormat(ElementFormat):
     def quantum(self, binade: Array, xp: Namespace) -> Array:
         """Exponent of the spacing of the values in a binade.
 
-        `binade`: integer array. Returns an integer array (or an int, where it is the same everywhere).
+        `binade`: integer array. Returns an integer array (or an int, where it is the same
+        everywhere).
         """
 
     def parity(self, n: Array, binade: Array, xp: Namespace) -> Array:
-        """0 or 1: whether the candidate toward zero, n·2^quantum(binade), counts as even or odd (clause RND-5)."""
+        """0 or 1: whether the candidate toward zero, n·2^quantum(binade), counts as even or odd
+        (clause RND-5).
+        """
         return n & 1
 
     @property
@@ -72,8 +75,10 @@ class BinadeFormat(ElementFormat):
         _ = self._grid
         for end in (self.max, -self.min):
             if end > 0 and _divided(end, self.quantum_at(binade(end)))[1]:
-                raise ValueError(f"{who}{end!r} ends the range and is not a multiple of "
-                                 f"2^{self.quantum_at(binade(end))}, the spacing in its binade")
+                raise ValueError(
+                    f"{who}{end!r} ends the range and is not a multiple of "
+                    f"2^{self.quantum_at(binade(end))}, the spacing in its binade"
+                )
 
     def quantum_at(self, e: int) -> int:
         """`quantum` of one binade, as an int."""
@@ -82,29 +87,38 @@ class BinadeFormat(ElementFormat):
 
     @cached_property
     def _grid(self) -> list[tuple[int, int]]:
-        """(binade, quantum) of every binade that holds positive values, ascending; checked against FMT-2."""
+        """(binade, quantum) of every binade that holds positive values, ascending; checked against
+        FMT-2.
+        """
         who = f"{type(self).__name__}: "
         binades, quanta = self.sample()
         if self.has_zero:
             empty = np.flatnonzero(quanta > binades)
             if not empty.size:
-                raise ValueError(f"{who}quantum(e) never exceeds e, so the values near zero never end; bound it below, "
-                                 "as in xp.maximum(quantum, -20)")
+                raise ValueError(
+                    f"{who}quantum(e) never exceeds e, so the values near zero never end; bound it"
+                    " below, as in xp.maximum(quantum, -20)"
+                )
             first = int(empty[-1]) + 1
             if first == SPAN + 1:
-                raise ValueError(f"{who}quantum({binades[-1]}) = {quanta[-1]} exceeds {binades[-1]}, the binade of max")
+                raise ValueError(
+                    f"{who}quantum({binades[-1]}) = {quanta[-1]} exceeds {binades[-1]}, the binade"
+                    " of max"
+                )
             least = binades[first]
             wrong = np.flatnonzero(quanta[:first] != least)
             if wrong.size:
-                raise ValueError(f"{who}below its least positive value 2^{least} a format must have quantum(e) = "
-                                 f"{least}, got quantum({binades[wrong[0]]}) = {quanta[wrong[0]]}")
+                raise ValueError(
+                    f"{who}below its least positive value 2^{least} a format must have quantum(e) ="
+                    f" {least}, got quantum({binades[wrong[0]]}) = {quanta[wrong[0]]}"
+                )
         else:
             first = binade(self.min_positive) - int(binades[0])
         return list(zip(binades[first:].tolist(), quanta[first:].tolist(), strict=True))
 
     def sample(self) -> tuple[np.ndarray, np.ndarray]:
-        """(binades, quantum in each), ascending to the binade of the greatest magnitude, through all that float64 has:
-        int32 and int64 arrays.
+        """(binades, quantum in each), ascending to the binade of the greatest magnitude, through
+        all that float64 has: int32 and int64 arrays.
         """
         top, xp = binade(max(self.max, -self.min)), numpy_namespace()
         binades = np.arange(top - SPAN, top + 1, dtype=np.int32)
@@ -132,7 +146,9 @@ class BinadeFormat(ElementFormat):
 
     @cached_property
     def first_places(self) -> list[int]:
-        """Place (from 1) among the positive values of the first value of each binade of the grid."""
+        """Place (from 1) among the positive values of the first value of each binade of the
+        grid.
+        """
         places = [1]
         for e, q in self._grid:
             places.append(places[-1] + (1 << (e - q)))
@@ -149,7 +165,9 @@ class BinadeFormat(ElementFormat):
     def values(self) -> list[float]:
         if self.value_count > 2**16:
             raise ValueError(f"{self} has {self.value_count} values; values() lists at most 65536")
-        positive = [n * 2.0**q for e, q in self._grid for n in range(2 ** (e - q), 2 ** (e - q + 1))]
+        positive = [
+            n * 2.0**q for e, q in self._grid for n in range(2 ** (e - q), 2 ** (e - q + 1))
+        ]
         negative = [-v for v in reversed(positive) if -v >= self.min] if self.signed else []
         return negative + ([0.0] if self.has_zero else []) + [v for v in positive if v <= self.max]
 
@@ -161,7 +179,8 @@ class BinadeFormat(ElementFormat):
     def least_exponent(self) -> int:
         return min(q for _, q in self._grid)
 
-    # Codes: sign-magnitude by place (clause COD-3); families with codes of their own override these four.
+    # Codes: sign-magnitude by place (clause COD-3); families with codes of their own override these
+    # four.
 
     @property
     def bits(self) -> int:
@@ -171,16 +190,24 @@ class BinadeFormat(ElementFormat):
         """Code of ±n·2^quantum(binade). Integer arrays in, integer array out."""
         least = self._grid[0][0]
         index = xp.minimum(xp.maximum(binade - least, 0), len(self._grid) - 1)
-        starts = [f - 2 ** (e - q) for f, (e, q) in zip(self.first_places, self._grid, strict=False)]
+        starts = [
+            f - 2 ** (e - q) for f, (e, q) in zip(self.first_places, self._grid, strict=False)
+        ]
         magnitude = xp.where(n == 0, 0, xp.take(starts, index) + n)
-        return xp.where(negative, magnitude + (1 << (self.bits - 1)), magnitude) if self.signed else magnitude
+        return (
+            xp.where(negative, magnitude + (1 << (self.bits - 1)), magnitude)
+            if self.signed
+            else magnitude
+        )
 
     def decode_parts(self, code: Array, xp: Namespace) -> tuple[Array, Array, Array]:
         """(negative, n, q) of a code: it stands for ±n·2^q."""
         magnitude_bits = self.bits - self.signed
         magnitude = code & ((1 << magnitude_bits) - 1)
         index = xp.maximum(xp.searchsorted(self.first_places[:-1], magnitude) - 1, 0)
-        starts = [f - 2 ** (e - q) for f, (e, q) in zip(self.first_places, self._grid, strict=False)]
+        starts = [
+            f - 2 ** (e - q) for f, (e, q) in zip(self.first_places, self._grid, strict=False)
+        ]
         n = xp.where(magnitude == 0, 0, magnitude - xp.take(starts, index))
         negative = (xp.shift_right(code, magnitude_bits) & 1) == 1
         return negative, n, xp.take([q for _, q in self._grid], index)

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from ..checks import check_choice
+from .._util.checks import check_choice
 from .table import TableFormat
 
 
@@ -19,8 +19,10 @@ class Codebook(TableFormat, family="codebook"):
 
     Parameters
     ----------
-    entries : at least two distinct finite numbers, in any order: as arguments, as one sequence, or as `values=`.
-    dtype : "float32" (default) or "float64": the values are first rounded to it, so that arrays of it hold them.
+    entries : at least two distinct finite numbers, in any order: as arguments, as one sequence, or
+        as `values=`.
+    dtype : "float32" (default) or "float64": the values are first rounded to it, so that arrays of
+        it hold them.
 
     >>> from qemu_swalp import quantize
     >>> quantize([0.3, -7.0, 0.75], Codebook([-1, 0, 0.5, 1])).tolist()
@@ -32,8 +34,12 @@ class Codebook(TableFormat, family="codebook"):
     entries: tuple[float, ...]
     dtype: Literal["float32", "float64"] = "float32"
 
-    def __init__(self, *entries: float | Iterable[float], values: Iterable[float] | None = None,
-                 dtype: str = "float32") -> None:
+    def __init__(
+        self,
+        *entries: float | Iterable[float],
+        values: Iterable[float] | None = None,
+        dtype: str = "float32",
+    ) -> None:
         check_choice("dtype", dtype, ("float32", "float64"))
         given = values if values is not None else entries
         if len(entries) == 1 and not isinstance(entries[0], int | float | np.number):
@@ -47,7 +53,9 @@ class Codebook(TableFormat, family="codebook"):
             raise ValueError(f"values must be finite in {dtype}, got {bad!r}")
         if len(numbers) < 2 or len(numbers) > 2**16:
             raise ValueError(f"a codebook needs from 2 to 65536 values, got {len(numbers)}")
-        twice = next((v for i, v in enumerate(sorted(numbers)[1:]) if v == sorted(numbers)[i]), None)
+        twice = next(
+            (v for i, v in enumerate(sorted(numbers)[1:]) if v == sorted(numbers)[i]), None
+        )
         if twice is not None:
             raise ValueError(f"values must be distinct in {dtype}, got {twice!r} twice")
         object.__setattr__(self, "entries", tuple(numbers))

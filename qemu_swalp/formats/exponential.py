@@ -1,4 +1,6 @@
-"""Irrational powers, exactly enough: as numbers that every float64 compares with as with the power itself."""
+"""Irrational powers, exactly enough: as numbers that every float64 compares with as with the power
+itself.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def _exponential(exponent: Decimal) -> Fraction:
 
 
 def round_to_float(value: Fraction, mantissa: int, least_exponent: int) -> float:
-    """The nearest float with so many mantissa bits, ties to even, in multiples of 2^least_exponent; value > 0."""
+    """The nearest float with so many mantissa bits, ties to even, in multiples of 2^least_exponent;
+    value > 0.
+    """
     e = value.numerator.bit_length() - value.denominator.bit_length()
     e -= value < Fraction(2) ** e
     unit = Fraction(2) ** max(e - mantissa, least_exponent)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..backends import Array, Namespace
-from ..checks import check_bool, check_int
+from .._util.checks import check_bool, check_int
+from ..arrays import Array, Namespace
 from .base import Overflow
 from .binade import BinadeFormat
 
@@ -18,7 +18,8 @@ class Fixed(BinadeFormat, family="fixed"):
     ----------
     word : 1..32 (2..32 if signed)
     fraction : -256..256; may exceed `word` or be negative.
-    signed : two's complement, range [-2^(word-1), 2^(word-1) - 1]·2^-fraction; else [0, 2^word - 1]·2^-fraction.
+    signed : two's complement, range [-2^(word-1), 2^(word-1) - 1]·2^-fraction; else [0, 2^word -
+        1]·2^-fraction.
     symmetric : leave out the most negative value, so that min = -max (signed only).
     overflow : "saturate"; fixed point has neither infinity nor NaN.
 
@@ -38,7 +39,9 @@ class Fixed(BinadeFormat, family="fixed"):
         check_int("word", self.word, 1 + self.signed, 32)
         check_int("fraction", self.fraction, -256, 256)
         if self.symmetric and not self.signed:
-            raise ValueError("symmetric=True needs signed=True: an unsigned range has no mirror image")
+            raise ValueError(
+                "symmetric=True needs signed=True: an unsigned range has no mirror image"
+            )
         super().__post_init__()
 
     @property

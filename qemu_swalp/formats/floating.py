@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from ..checks import check_bool, check_choice, check_int
+from .._util.checks import check_bool, check_choice, check_int
 from .base import Overflow
-from .layout import FloatLayout
+from .float_layout import FloatLayout
 
 Specials = Literal["ieee", "fn", "fnuz", "finite"]
 
@@ -23,9 +23,11 @@ class Float(FloatLayout, family="float"):
     signed : whether there is a sign bit.
     subnormals : whether exponent field 0 holds subnormal values; if not, it holds zero alone.
     zero : whether there is a zero; if not, exponent field 0 is an ordinary binade.
-    specials : how infinity and NaN are coded: "ieee" (greatest exponent field), "fn" (NaN is the code of all ones, no
-        infinity), "fnuz" (NaN is the code of -0, no infinity, no -0), "finite" (neither).
-    overflow : "infinity" (default where there are infinities), "saturate" (default elsewhere), "propagate" or "nan".
+    specials : how infinity and NaN are coded: "ieee" (greatest exponent field), "fn" (NaN is the
+        code of all ones, no infinity), "fnuz" (NaN is the code of -0, no infinity, no -0), "finite"
+        (neither).
+    overflow : "infinity" (default where there are infinities), "saturate" (default elsewhere),
+        "propagate" or "nan".
 
     >>> e4m3fn = Float(4, 3, specials="fn")
     >>> e4m3fn.max, e4m3fn.min_normal, e4m3fn.min_subnormal, e4m3fn.epsilon, e4m3fn.value_count
@@ -52,14 +54,22 @@ class Float(FloatLayout, family="float"):
                 object.__setattr__(self, name, value)
         check_int("bias", self.bias, -1100, 1100)
         if self.specials == "fnuz" and not (self.signed and self.zero):
-            raise ValueError("specials='fnuz' codes NaN as -0, so it needs signed=True and zero=True")
+            raise ValueError(
+                "specials='fnuz' codes NaN as -0, so it needs signed=True and zero=True"
+            )
         if not self.zero and not self.subnormals:
-            raise ValueError("subnormals=False needs zero=True: without a zero there are no subnormals to leave out")
+            raise ValueError(
+                "subnormals=False needs zero=True: without a zero there are no subnormals to"
+                " leave out"
+            )
         self.check_layout()
         super().__post_init__()
 
     def derived_defaults(self) -> dict[str, object]:
-        return {"bias": 2 ** (self.exponent - 1) - 1, "overflow": "infinity" if self.has_infinity else "saturate"}
+        return {
+            "bias": 2 ** (self.exponent - 1) - 1,
+            "overflow": "infinity" if self.has_infinity else "saturate",
+        }
 
     @property
     def top_code(self) -> int:

@@ -8,8 +8,8 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Literal
 
-from ..carriers import CARRIERS
-from ..checks import check_choice, check_int
+from .._util.checks import check_choice, check_int
+from ..arrays.dtypes import SOURCE_DTYPES
 from .base import Overflow
 from .exponential import power_of_two, round_to_float
 from .table import RealTable
@@ -17,7 +17,8 @@ from .table import RealTable
 
 @dataclass(frozen=True)
 class Logarithmic(RealTable, family="logarithmic"):
-    """Sign and log2 |x| in fixed point, `fraction` bits after the point: zero, and ±2^((m - bias)/2^fraction).
+    """Sign and log2 |x| in fixed point, `fraction` bits after the point: zero, and ±2^((m -
+    bias)/2^fraction).
 
     Parameters
     ----------
@@ -49,13 +50,15 @@ class Logarithmic(RealTable, family="logarithmic"):
         check_choice("dtype", self.dtype, ("float32", "float64"))
         if self.bias is None:
             object.__setattr__(self, "bias", self.derived_defaults()["bias"])
-        carrier, scale = CARRIERS[self.dtype], 1 << self.fraction
+        carrier, scale = SOURCE_DTYPES[self.dtype], 1 << self.fraction
         low, high = (1 - carrier.bias) * scale, carrier.bias * scale
         check_int("bias", self.bias, -(2**24), 2**24)
         if not low <= 1 - self.bias <= self.greatest - self.bias <= high:
-            raise ValueError(f"{self.spelling()} has values from 2^{(1 - self.bias) / scale:g} to "
-                             f"2^{(self.greatest - self.bias) / scale:g}, beyond the normal numbers of {self.dtype}; "
-                             "choose another bias, a smaller word or more fraction bits")
+            raise ValueError(
+                f"{self.canonical_string()} has values from 2^{(1 - self.bias) / scale:g} to"
+                f" 2^{(self.greatest - self.bias) / scale:g}, beyond the normal numbers of"
+                f" {self.dtype}; choose another bias, a smaller word or more fraction bits"
+            )
         self.check_overflow(self.overflow)
 
     def derived_defaults(self) -> dict[str, object]:
@@ -72,9 +75,11 @@ class Logarithmic(RealTable, family="logarithmic"):
 
     @cached_property
     def table(self) -> tuple[float, ...]:
-        carrier = CARRIERS[self.dtype]
-        positive = [round_to_float(self.power(m), carrier.mantissa, carrier.least_exponent)
-                    for m in range(1, self.greatest + 1)]
+        carrier = SOURCE_DTYPES[self.dtype]
+        positive = [
+            round_to_float(self.power(m), carrier.mantissa, carrier.least_exponent)
+            for m in range(1, self.greatest + 1)
+        ]
         return (0.0, *positive, math.nan, *(-v for v in positive))
 
     @cached_property

@@ -5,24 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..backends import Array, Namespace
-from ..checks import check_bool, check_choice, check_int
+from .._util.checks import check_bool, check_choice, check_int
+from ..arrays import Array, Namespace
 from .base import Overflow
-from .layout import FloatLayout
+from .float_layout import FloatLayout
 
 
 @dataclass(frozen=True)
 class P3109(FloatLayout, family="p3109"):
-    """Binary{k}p{p}, signed or unsigned, finite or extended: every format is also found by name, as in `p3109_k8p4se`.
+    """Binary{k}p{p}, signed or unsigned, finite or extended: every format is also found by name, as
+    in `p3109_k8p4se`.
 
     Parameters
     ----------
-    k : 3..16, width in bits. p : precision, the hidden bit included; 1..k-1, unsigned 1..k. The exponent has k - p bits
-        (unsigned k - p + 1), at most float64's 11.
+    k : 3..16, width in bits. p : precision, the hidden bit included; 1..k-1, unsigned 1..k. The
+        exponent has k - p bits (unsigned k - p + 1), at most float64's 11.
     signed : False for the formats without negative values ("u" in the name).
     domain : "extended" (with infinities, "e") or "finite" ("f"). All have one zero and one NaN.
-    overflow : "infinity" (default of extended formats), "saturate" (default of finite ones), "propagate" or "nan";
-        `overflow_of` says which is which saturation mode of the draft.
+    overflow : "infinity" (default of extended formats), "saturate" (default of finite ones),
+        "propagate" or "nan"; `overflow_of` says which is which saturation mode of the draft.
 
     Source: IEEE P3109 v4.0 draft (2026-06). `subnormals` and `zero` are always true.
 
@@ -50,18 +51,26 @@ class P3109(FloatLayout, family="p3109"):
         check_int("k", self.k, 3, 16)
         check_int("p", self.p, 1, self.k - self.signed)
         exponent = self.k - self.p + 1 - self.signed
-        for name, value in (("exponent", exponent), ("mantissa", self.p - 1), ("bias", 1 << (exponent - 1))):
+        for name, value in (
+            ("exponent", exponent),
+            ("mantissa", self.p - 1),
+            ("bias", 1 << (exponent - 1)),
+        ):
             object.__setattr__(self, name, value)
         if exponent > 11:
-            raise ValueError(f"{self.spelling()} has {exponent} exponent bits, and float64, the widest source, has 11; "
-                             f"give it p of at least {self.p + exponent - 11}")
+            raise ValueError(
+                f"{self.canonical_string()} has {exponent} exponent bits, and float64, the widest"
+                f" source, has 11; give it p of at least {self.p + exponent - 11}"
+            )
         if self.overflow is None:
             object.__setattr__(self, "overflow", self.derived_defaults()["overflow"])
         self.check_layout()
         super().__post_init__()
 
     def derived_defaults(self) -> dict[str, object]:
-        return {"overflow": self.overflow_of("SatNone" if self.domain == "extended" else "SatFinite")}
+        return {
+            "overflow": self.overflow_of("SatNone" if self.domain == "extended" else "SatFinite")
+        }
 
     def overflow_of(self, saturation: str) -> Overflow:
         """The overflow policy that is a saturation mode of the draft in this format."""
@@ -90,11 +99,15 @@ class P3109(FloatLayout, family="p3109"):
         return self.ones + self.signed
 
     def parity(self, n: Array, binade: Array, xp: Namespace) -> Array:
-        """That of the code, which is n's where a binade holds more than one value (clause RND-5)."""
+        """That of the code, which is n's where a binade holds more than one value (clause
+        RND-5).
+        """
         return n & 1 if self.mantissa else (xp.maximum(binade - self.emin + 1, 0)) & 1
 
     def stays_in_range(self, mode: str, above: bool) -> bool:
-        """To odd, too, stays at max where its code is odd and that of infinity even: in unsigned extended formats."""
+        """To odd, too, stays at max where its code is odd and that of infinity even: in unsigned
+        extended formats.
+        """
         if mode == "to_odd" and above and self.domain == "extended":
             return not self.signed
         return super().stays_in_range(mode, above)

@@ -5,19 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from ..checks import check_int
+from .._util.checks import check_int
 from .base import Overflow
-from .twos import TwosComplementTable
+from .twos_complement import TwosComplementTable
 
 
 @dataclass(frozen=True)
 class Posit(TwosComplementTable, family="posit"):
-    """`word` bits: sign, regime, `es` exponent bits, fraction; as much of the last two as the regime leaves room for.
+    """`word` bits: sign, regime, `es` exponent bits, fraction; as much of the last two as the
+    regime leaves room for.
 
     Parameters
     ----------
     word : 2..16. es : 0..10, 2 in the standard; (word - 2)·2^es at most 1023.
-    overflow : "propagate" (default, the standard: finite numbers saturate, infinity becomes NaR), "saturate" or "nan".
+    overflow : "propagate" (default, the standard: finite numbers saturate, infinity becomes NaR),
+        "saturate" or "nan".
 
     Source: Standard for Posit Arithmetic (2022), sections 3 and 4.
 
@@ -37,8 +39,10 @@ class Posit(TwosComplementTable, family="posit"):
         check_int("word", self.word, 2, 16)
         check_int("es", self.es, 0, 10)
         if (self.word - 2) << self.es > 1023:
-            raise ValueError(f"{self.spelling()} has values from 2^-{(self.word - 2) << self.es} on, beyond float64; "
-                             "choose a smaller word or es")
+            raise ValueError(
+                f"{self.canonical_string()} has values from 2^-{(self.word - 2) << self.es} on,"
+                " beyond float64; choose a smaller word or es"
+            )
         super().__post_init__()
 
     def magnitude(self, code: int, word: int) -> Fraction:

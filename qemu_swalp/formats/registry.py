@@ -8,11 +8,13 @@ from functools import lru_cache
 from os import PathLike
 from typing import Any
 
-from ..checks import suggestion
+from .._util.checks import suggestion
 from .base import FAMILIES, Format
-from .named import ALIASES, BUILTIN, named
+from .names import ALIASES, BUILTIN, named
 
-_NAMES = {spelling: name for name, spelling in BUILTIN.items() if name not in ALIASES}
+_NAMES = {
+    canonical_string: name for name, canonical_string in BUILTIN.items() if name not in ALIASES
+}
 
 NESTED = ("element", "scale", "second")
 """Parameters that are formats."""
@@ -33,17 +35,21 @@ def parse(text: str | Format) -> Format:
     name = text.strip()
     if name in _registered:
         return _registered[name]
-    spelling = named(name)
-    if spelling is not None:
-        return _spelled(spelling)
+    canonical_string = named(name)
+    if canonical_string is not None:
+        return _spelled(canonical_string)
     if "/" in name:
         format, _, rounding = name.partition("/")
-        raise ValueError(f"{name!r} is a quantizer, FORMAT/ROUNDING, where a format is expected; give the rounding by "
-                         f"itself, as in quantize(x, {format!r}, {rounding!r})")
+        raise ValueError(
+            f"{name!r} is a quantizer, FORMAT/ROUNDING, where a format is expected; give the"
+            f" rounding by itself, as in quantize(x, {format!r}, {rounding!r})"
+        )
     if "<" not in name:
         near = suggestion(name.lower(), names(), 0.5)
-        raise ValueError(f"unknown format {name!r}{near}; qemu_swalp.names() lists the names, and "
-                         f"{', '.join(f'{family}<…>' for family in FAMILIES)} are parametrized")
+        raise ValueError(
+            f"unknown format {name!r}{near}; qemu_swalp.names() lists the names, and "
+            f"{', '.join(f'{family}<…>' for family in FAMILIES)} are parametrized"
+        )
     return _spelled(name)
 
 
@@ -53,16 +59,23 @@ def names() -> tuple[str, ...]:
 
 
 def register(name: str, format: Format | str) -> Format:
-    """Give a format a name, for `parse` and everything that takes format strings. Returns the format.
+    """Give a format a name, for `parse` and everything that takes format strings. Returns the
+    format.
 
-    ValueError where the name already stands for a different format. The string of the format remains its full
-    spelling, so what was saved under it can be read where the name is not registered.
+    ValueError where the name already stands for a different format. The string of the format
+    remains its full canonical_string, so what was saved under it can be read where the name is not
+    registered.
     """
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.\-]*", name):
-        raise ValueError(f"a format name starts with a letter and goes on with letters, digits and _ . -, got {name!r}")
+        raise ValueError(
+            "a format name starts with a letter and goes on with letters, digits and _ . -, got"
+            f" {name!r}"
+        )
     parsed = parse(format)
     if _known(name) and parse(name) != parsed:
-        raise ValueError(f"the name {name!r} already stands for {parse(name).spelling()}; choose another")
+        raise ValueError(
+            f"the name {name!r} already stands for {parse(name).canonical_string()}; choose another"
+        )
     if named(name) is None:
         _registered[name] = parsed
         _spelled.cache_clear()
@@ -78,8 +91,9 @@ def unregister(name: str) -> None:
 def load_formats(path: str | PathLike[str]) -> dict[str, Format]:
     """Register every `[formats.NAME]` table of a TOML file; returns them by name.
 
-    A table holds `family` and that family's parameters, and may hold `description` and `source`. Where a parameter is
-    a format, it is a string or a table. Nothing is registered unless all of the file is right.
+    A table holds `family` and that family's parameters, and may hold `description` and `source`.
+    Where a parameter is a format, it is a string or a table. Nothing is registered unless all of
+    the file is right.
     """
     import tomllib
 
@@ -88,26 +102,37 @@ def load_formats(path: str | PathLike[str]) -> dict[str, Format]:
             tables = tomllib.load(file).get("formats")
         except tomllib.TOMLDecodeError as error:
             raise ValueError(f"{path}: not a TOML file: {error}") from error
-    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+    if not isinstance(tables, dict) or not all(
+        isinstance(table, dict) for table in tables.values()
+    ):
         raise ValueError(f"{path}: expected tables named [formats.NAME]")
-    formats = {name: _from_table(f"{path}: [formats.{name}]", table) for name, table in tables.items()}
+    formats = {
+        name: _from_table(f"{path}: [formats.{name}]", table) for name, table in tables.items()
+    }
     for name, format in formats.items():
         if _known(name) and parse(name) != format:
-            raise ValueError(f"{path}: the name {name!r} already stands for {parse(name).spelling()}; choose another")
+            raise ValueError(
+                f"{path}: the name {name!r} already stands for {parse(name).canonical_string()};"
+                " choose another"
+            )
     for name, format in formats.items():
         register(name, format)
     return formats
 
 
 def _from_table(where: str, table: dict[str, Any]) -> Format:
-    parameters = {key: value for key, value in table.items() if key not in ("family", "description", "source")}
+    parameters = {
+        key: value for key, value in table.items() if key not in ("family", "description", "source")
+    }
     family = table.get("family")
     if family not in FAMILIES:
         raise ValueError(f"{where}: family must be one of {', '.join(FAMILIES)}, got {family!r}")
     try:
         for key in set(NESTED) & set(parameters):
             inner = parameters[key]
-            parameters[key] = _from_table(f"{where}: {key}", inner) if isinstance(inner, dict) else parse(inner)
+            parameters[key] = (
+                _from_table(f"{where}: {key}", inner) if isinstance(inner, dict) else parse(inner)
+            )
         return FAMILIES[family](**parameters)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from error
@@ -115,7 +140,7 @@ def _from_table(where: str, table: dict[str, Any]) -> Format:
 
 def builtin_name(format: Format) -> str | None:
     """The built-in name of a format, if it has one."""
-    return _NAMES.get(format.spelling())
+    return _NAMES.get(format.canonical_string())
 
 
 def _known(name: str) -> bool:
@@ -128,7 +153,9 @@ def _spelled(text: str) -> Format:
 
 
 class _Parser:
-    """`head<item,…>` where an item is [key=]literal and a literal a number, word, tuple or format."""
+    """`head<item,…>` where an item is [key=]literal and a literal a number, word, tuple or
+    format.
+    """
 
     token = re.compile(r"\s*(?:([<>(),=])|([^<>(),=\s]+))")
 
@@ -144,8 +171,10 @@ class _Parser:
         return value
 
     def error(self, what: str) -> ValueError:
-        return ValueError(f"cannot read the format {self.text!r}: {what}; formats look like fixed<8,6> or "
-                          "float<4,3,specials=fn>")
+        return ValueError(
+            f"cannot read the format {self.text!r}: {what}; formats look like fixed<8,6> or "
+            "float<4,3,specials=fn>"
+        )
 
     def peek(self) -> str:
         return self.tokens[self.at] if self.at < len(self.tokens) else ""
@@ -187,8 +216,10 @@ class _Parser:
     def format(self, family: str) -> Format:
         constructor = FAMILIES.get(family)
         if constructor is None:
-            raise self.error(f"unknown family {family!r}, known are {', '.join(FAMILIES)}"
-                             + suggestion(family, FAMILIES))
+            raise self.error(
+                f"unknown family {family!r}, known are {', '.join(FAMILIES)}"
+                + suggestion(family, FAMILIES)
+            )
         positional: list[Any] = []
         named: dict[str, Any] = {}
         for key, value in self.items("<", ">"):

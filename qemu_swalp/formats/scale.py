@@ -1,10 +1,12 @@
-"""The scales that blocks share: their formats, and the rules that choose them (clauses BLK-3, BLK-7 to BLK-11)."""
+"""The scales that blocks share: their formats, and the rules that choose them (clauses BLK-3, BLK-7
+to BLK-11).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..checks import check_int
+from .._util.checks import check_int
 from .base import Format
 from .binade import BinadeFormat, binade
 from .floating import Float
@@ -20,7 +22,8 @@ RULES = (*POWER_RULES, "nearest", "minmax", *PUBLISHED_RULES)
 
 @dataclass(frozen=True)
 class Exponent(Format, family="exponent"):
-    """Powers of two 2^S, S a signed integer of `exponent_bits` bits (2..16): the scales of block floating point.
+    """Powers of two 2^S, S a signed integer of `exponent_bits` bits (2..16): the scales of block
+    floating point.
 
     >>> Exponent(8).least_power, Exponent(8).greatest_power
     (-128, 127)
@@ -58,8 +61,8 @@ ScaleFormat = Exponent | BinadeFormat
 
 
 def powers(scale: ScaleFormat) -> tuple[int, int] | None:
-    """(least, greatest) S where the scales are the powers of two 2^S and no zero: `Exponent`, or a `Float` such as
-    e8m0fnu. None for any other format.
+    """(least, greatest) S where the scales are the powers of two 2^S and no zero: `Exponent`, or a
+    `Float` such as e8m0fnu. None for any other format.
     """
     if isinstance(scale, Exponent):
         return scale.least_power, scale.greatest_power

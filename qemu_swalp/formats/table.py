@@ -16,7 +16,8 @@ from .binade import binade
 class TableFormat(ElementFormat):
     """A table of what each code stands for: a number, an infinity or NaN (clause FMT-10).
 
-    A format of one's own needs `table`. It then serves every array library, every rounding mode and every tool:
+    A format of one's own needs `table`. It then serves every array library, every rounding mode and
+    every tool:
 
     >>> import dataclasses, math, qemu_swalp as q
     >>> @dataclasses.dataclass(frozen=True)
@@ -34,17 +35,19 @@ class TableFormat(ElementFormat):
     >>> q.encode([2.0, -8.0, 24.5], "square<4,shift=1>").tolist()
     [2, 12, 7]
 
-    Two attributes more may be overridden: `boundaries`, where the nearest modes step from one value to the next other
-    than half way (clause RND-12), and `first_place`, from which ties count even and odd.
+    Two attributes more may be overridden: `boundaries`, where the nearest modes step from one value
+    to the next other than half way (clause RND-12), and `first_place`, from which ties count even
+    and odd.
     """
 
     @property
     @abstractmethod
     def table(self) -> Sequence[float]:
-        """What each code stands for, in the order of the codes: at least two numbers, ±infinity, NaN.
+        """What each code stands for, in the order of the codes: at least two numbers, ±infinity,
+        NaN.
 
-        Where several codes stand for the same, `encode` gives the first. A negative zero beside a zero makes the
-        format keep the sign of zero.
+        Where several codes stand for the same, `encode` gives the first. A negative zero beside a
+        zero makes the format keep the sign of zero.
         """
 
     @cached_property
@@ -54,7 +57,8 @@ class TableFormat(ElementFormat):
 
     @property
     def boundaries(self) -> Sequence[Fraction] | None:
-        """For each pair of adjacent values, ascending, where the nearest modes step between them; None: half way.
+        """For each pair of adjacent values, ascending, where the nearest modes step between them;
+        None: half way.
 
         A boundary that no float64 equals may be given as any number between the same two float64.
         """
@@ -72,35 +76,50 @@ class TableFormat(ElementFormat):
         """Raise ValueError unless clauses FMT-10 and RND-12 hold."""
         who = f"{type(self).__name__}: "
         if not 2 <= len(self.meanings) <= 2**16:
-            raise ValueError(f"{who}table must have from 2 to 65536 entries, got {len(self.meanings)}")
+            raise ValueError(
+                f"{who}table must have from 2 to 65536 entries, got {len(self.meanings)}"
+            )
         if len(self.finite) < 2:
-            raise ValueError(f"{who}table must have at least two different finite numbers, got {self.values()}")
+            raise ValueError(
+                f"{who}table must have at least two different finite numbers, got {self.values()}"
+            )
         if (-math.inf in self.meanings) != (self.has_infinity and self.min < 0):
-            raise ValueError(f"{who}table must have infinity, and -infinity as well where it has negative numbers, "
-                             "or neither")
+            raise ValueError(
+                f"{who}table must have infinity, and -infinity as well where it has negative"
+                " numbers, or neither"
+            )
         self.check_overflow(self.overflow)
         given = self.boundaries
         if given is None:
             return
         if len(given) != len(self.finite) - 1:
-            raise ValueError(f"{who}boundaries must be one fewer than the {len(self.finite)} values, got {len(given)}")
+            raise ValueError(
+                f"{who}boundaries must be one fewer than the {len(self.finite)} values, got"
+                f" {len(given)}"
+            )
         for (low, high), boundary in zip(pairwise(self.values()), given, strict=True):
             if not low <= boundary <= high:
-                raise ValueError(f"{who}the boundary between {low!r} and {high!r} must lie between them, "
-                                 f"got {float(boundary)!r}")
+                raise ValueError(
+                    f"{who}the boundary between {low!r} and {high!r} must lie between them, "
+                    f"got {float(boundary)!r}"
+                )
 
     @cached_property
     def finite(self) -> dict[float, int]:
         """Each finite value, ascending, with its code."""
         codes: dict[float, int] = {}
         for code, value in enumerate(self.meanings):
-            if math.isfinite(value) and (value not in codes or _is_negative_zero(self.meanings[codes[value]])):
+            if math.isfinite(value) and (
+                value not in codes or _is_negative_zero(self.meanings[codes[value]])
+            ):
                 codes[value + 0.0] = code
         return dict(sorted(codes.items()))
 
     def code_of(self, special: float) -> int | None:
         """The first code of NaN, of an infinity or of -0; None without one."""
-        return next((code for code, value in enumerate(self.meanings) if _same(value, special)), None)
+        return next(
+            (code for code, value in enumerate(self.meanings) if _same(value, special)), None
+        )
 
     @cached_property
     def has_nan(self) -> bool:
@@ -140,7 +159,9 @@ class TableFormat(ElementFormat):
 
     @property
     def epsilon(self) -> float | None:
-        """Distance from the greatest value not above 1 to the next one; None where 1 is not inside the range."""
+        """Distance from the greatest value not above 1 to the next one; None where 1 is not inside
+        the range.
+        """
         return next((b - a for a, b in pairwise(self.finite) if a <= 1 < b), None)
 
     @cached_property
@@ -153,7 +174,9 @@ class TableFormat(ElementFormat):
 
 
 class RealTable(TableFormat):
-    """A table of numbers and NaN, without infinities: known before the table is made, which takes long at 16 bits."""
+    """A table of numbers and NaN, without infinities: known before the table is made, which takes
+    long at 16 bits.
+    """
 
     @property
     def has_nan(self) -> bool:
@@ -169,7 +192,9 @@ def _is_negative_zero(value: float) -> bool:
 
 
 def _same(a: float, b: float) -> bool:
-    return (math.isnan(a) and math.isnan(b)) or (a == b and _is_negative_zero(a) == _is_negative_zero(b))
+    return (math.isnan(a) and math.isnan(b)) or (
+        a == b and _is_negative_zero(a) == _is_negative_zero(b)
+    )
 
 
 def _significant_bits(x: float) -> int:

@@ -5,23 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from ..checks import check_bool, check_int
+from .._util.checks import check_bool, check_int
 from .base import Overflow
 from .exponential import power_of_root_e
-from .twos import TwosComplementTable
+from .twos_complement import TwosComplementTable
 
 
 @dataclass(frozen=True)
 class Takum(TwosComplementTable, family="takum"):
-    """`word` bits: sign, direction, three regime bits, up to seven bits of the characteristic, mantissa.
+    """`word` bits: sign, direction, three regime bits, up to seven bits of the characteristic,
+    mantissa.
 
     Parameters
     ----------
     word : 2..16; fewer than 12 bits are the first ones of twelve, the others 0.
     linear : a power of two times 1 + mantissa; else a power of √e, held as the nearest float64.
-    overflow : "propagate" (default: finite numbers saturate, infinity becomes NaR), "saturate" or "nan".
+    overflow : "propagate" (default: finite numbers saturate, infinity becomes NaR), "saturate" or
+        "nan".
 
-    The powers of √e need float64 arrays, and so does the range of the linear kind, up to 2^±254, from 6 bits on.
+    The powers of √e need float64 arrays, and so does the range of the linear kind, up to 2^±254,
+    from 6 bits on.
 
     Source: L. Hunhold, Beating Posits at Their Own Game: Takum Arithmetic (2024), arXiv 2404.18603.
 
@@ -44,7 +47,9 @@ class Takum(TwosComplementTable, family="takum"):
 
     @property
     def short_name(self) -> str | None:
-        return f"takum{'_linear' * self.linear}{self.word}" if self.overflow == "propagate" else None
+        return (
+            f"takum{'_linear' * self.linear}{self.word}" if self.overflow == "propagate" else None
+        )
 
     def magnitude(self, code: int, word: int) -> Fraction:
         code, word = code << max(12 - word, 0), max(word, 12)

@@ -1,7 +1,8 @@
-"""The fused kernels: what the array program computes, in one pass over memory, from one C++ source for CPU and GPU.
+"""The fused kernels: what the array program computes, in one pass over memory, from one C++ source
+for CPU and GPU.
 
-`quantize` takes them where it can. They give the same bits. An array library, a device or a format that they do not
-take goes to the array program.
+`quantize` takes them where it can. They give the same bits. An array library, a device or a format
+that they do not take goes to the array program.
 """
 
 from __future__ import annotations
@@ -13,23 +14,25 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from ..backends import Array, Namespace, namespace_of
-from ..carriers import Carrier
+from ..arrays import Array, Namespace, namespace_of
+from ..arrays.dtypes import SourceDtype
 from ..formats import Format
-from ..randombits import RandomBits
+from ..random_bits import RandomBits
 from ..rounding import Rounding
 from .threads import get_num_threads, set_num_threads
 
 __all__ = ["disabled", "enabled", "get_num_threads", "quantize", "route_of", "set_num_threads"]
 
-ROUTES = {"numpy": "numpy_arrays", "torch": "torch_tensors", "cupy": "cupy_arrays"}
+ROUTES = {"numpy": "numpy", "torch": "torch", "cupy": "cupy"}
 """Array library → our module that hands its arrays to the kernels."""
 
 _enabled = os.environ.get("QEMU_SWALP_KERNELS", "on") != "off"
 
 
 def enabled() -> bool:
-    """Whether kernels are taken at all: not where the environment variable QEMU_SWALP_KERNELS is "off"."""
+    """Whether kernels are taken at all: not where the environment variable QEMU_SWALP_KERNELS is
+    "off".
+    """
     return _enabled
 
 
@@ -52,7 +55,7 @@ def disabled() -> Iterator[None]:
 
 @cache
 def _route(library: str) -> Any:
-    return import_module(f".{ROUTES[library]}", __name__) if library in ROUTES else None
+    return import_module(f".backends.{ROUTES[library]}", __name__) if library in ROUTES else None
 
 
 def route_of(x: Array) -> Any:
@@ -65,17 +68,30 @@ def _plan_of() -> Any:
     return import_module(".plan", __name__).plan_of  # late: it builds on the array program
 
 
-def matmul(xp: Namespace, a: Array, b: Array, rules: Any, random: RandomBits | None) -> Array | None:
-    """The result of `qemu_swalp.matmul`, whose arguments are checked; None where the kernels do not take them."""
+def matmul(
+    xp: Namespace, a: Array, b: Array, rules: Any, random: RandomBits | None
+) -> Array | None:
+    """The result of `qemu_swalp.matmul`, whose arguments are checked; None where the kernels do not
+    take them.
+    """
     route = _route(xp.name) if _enabled else None
     if route is None or not (route.takes(a, None) and route.takes(b, None)):
         return None
     return route.matmul(a, b, rules, random)
 
 
-def quantize(xp: Namespace, x: Array, carrier: Carrier, format: Format, policy: str, rounding: Rounding,
-             random: RandomBits | Array | None, out: Array | None) -> Array | None:
-    """The result of `qemu_swalp.quantize`, whose arguments are checked; None where the kernels do not take them.
+def quantize(
+    xp: Namespace,
+    x: Array,
+    carrier: SourceDtype,
+    format: Format,
+    policy: str,
+    rounding: Rounding,
+    random: RandomBits | Array | None,
+    out: Array | None,
+) -> Array | None:
+    """The result of `qemu_swalp.quantize`, whose arguments are checked; None where the kernels do
+    not take them.
 
     x has elements. random : None unless the rounding is stochastic.
     """

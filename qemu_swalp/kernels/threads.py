@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from ..checks import check_int
+from .._util.checks import check_int
 
 VARIABLES = ("QEMU_SWALP_NUM_THREADS", "OMP_NUM_THREADS")
 
@@ -22,9 +22,11 @@ _threads = _default()
 
 
 def get_num_threads() -> int:
-    """Threads that quantizing a large NumPy array or CPU tensor may take. The bits do not depend on it.
+    """Threads that quantizing a large NumPy array or CPU tensor may take. The bits do not depend on
+    it.
 
-    At first the environment's QEMU_SWALP_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that the process may use.
+    At first the environment's QEMU_SWALP_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that the
+    process may use.
     """
     return _threads
 

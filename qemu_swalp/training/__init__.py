@@ -1,15 +1,19 @@
 """Layer 5: quantized SGD, averaging policies and learning-rate schedules as pure functions."""
 
-from .aswa import ASWA
-from .averaging import Averaging
-from .breaking import RoleStudy, find_breaking_role
-from .ema import EMA
-from .policy import AverageState, Policy, due
+from .averaging.aswa import ASWA
+from .averaging.base import AverageState, Policy, due
+from .averaging.ema import EMA
+from .averaging.lawa import Window
+from .averaging.mean import Averaging
+from .averaging.sqwa import SQWA, SQWASchedule
+from .averaging.swap import SWAP
+from .diagnosis import RoleStudy, find_breaking_role
+from .presets import as_recipe, recipe, recipe_names, register_recipe
 from .recipe import (
+    ELEMENTWISE,
     FULL_PRECISION,
     OPERANDS,
     ROLES,
-    STEPS,
     SUMS,
     Draw,
     Quantizer,
@@ -18,12 +22,8 @@ from .recipe import (
     fixed_point,
     swalp,
 )
-from .recipes import as_recipe, recipe, recipe_names, register_recipe
 from .schedules import SWALPSchedule
 from .sgd import SGD, Hyper, SGDState, Slots, Step, sgd_step, sgd_steps
-from .sqwa import SQWA, SQWASchedule
-from .swap import SWAP
-from .window import Window
 
 __all__ = [
     "ASWA",
@@ -44,7 +44,7 @@ __all__ = [
     "RoleStudy",
     "SGDState",
     "SQWASchedule",
-    "STEPS",
+    "ELEMENTWISE",
     "SUMS",
     "SWALPSchedule",
     "Slots",

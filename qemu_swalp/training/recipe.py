@@ -7,24 +7,35 @@ from dataclasses import dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from ..accumulation import Accumulation, check_element
-from ..backends import Array
-from ..checks import check_choice
+from .._util.checks import check_choice
+from .._util.tables import table
+from ..arrays import Array
 from ..formats import bfp
-from ..quantizer import Quantizer
-from ..randombits import RandomBits, stream_id
-from ..text import table
-from .steps import STEPS
+from ..ops.accumulation import Accumulation, check_element
+from ..ops.quantizer import Quantizer
+from ..random_bits import RandomBits, stream_id
+from .functional import ELEMENTWISE
 
 ROLES = ("weight", "activation", "error", "gradient", "momentum", "accumulator", "average")
 
-OPERANDS = ("forward.input", "forward.weight", "dgrad.error", "dgrad.weight", "wgrad.error", "wgrad.input")
-"""The matrices that a layer's three products multiply: its output is input · weight, the gradient of its input (dgrad)
-error · weight, the gradient of its weight (wgrad) error · input.
+OPERANDS = (
+    "forward.input",
+    "forward.weight",
+    "dgrad.error",
+    "dgrad.weight",
+    "wgrad.error",
+    "wgrad.input",
+)
+"""The matrices that a layer's three products multiply: its output is input · weight, the gradient
+of its input (dgrad) error · weight, the gradient of its weight (wgrad) error · input.
 """
 
 SUMS = ("forward.sum", "dgrad.sum", "wgrad.sum")
 """How the three products are summed up."""
+
+
+RENAMED = {"steps": "elementwise"}
+"""Keys of recipes that were saved by version 0.1."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +44,25 @@ class Recipe:
 
     Parameters
     ----------
-    weight, activation, error, gradient, momentum, accumulator, average : Quantizer, `FORMAT/ROUNDING` string, or None.
-        `error` is the gradient with respect to an activation; `accumulator` a copy of the weight that collects the
-        updates in a format of its own.
+    weight, activation, error, gradient, momentum, accumulator, average : Quantizer,
+        `FORMAT/ROUNDING` string, or None. `error` is the gradient with respect to an activation;
+        `accumulator` a copy of the weight that collects the updates in a format of its own.
     state : further optimizer state by name, as in {"exp_avg_sq": "bf16/nearest_even"}.
-    operands : {name: quantizer} of what matrix products multiply, each by itself: the names of `OPERANDS`, or "input",
-        "weight", "error" for both products that one is in. A quantizer sees the last axis as the one that is summed
-        over, the axis before it as the rows or columns of the product: blocks with axis=-1 lie along the sum, in each
-        of the three products, as hardware has them.
-    sums : how these products are summed up: an `Accumulation` or its string, for all of them, or {name: accumulation}
-        by the names of `SUMS`. Products that are not named are summed up in the arrays' own dtype.
-    steps : how the elementary steps within softmax, normalization and nonlinearities are rounded: a quantizer of an
-        element format for all of them, or {name: quantizer} by the names of `STEPS`, or "add", "multiply", "divide",
-        "sqrt", "function" (exp, log, tanh, erf) and "sum" (which may be an `Accumulation`) for forward and backward.
-        Steps that are not named are computed in the arrays' own dtype.
-    overrides : {pattern: Recipe or None}; for a parameter whose name matches a pattern (shell style, the first that
-        matches) that recipe holds instead, None meaning full precision.
+    operands : {name: quantizer} of what matrix products multiply, each by itself: the names of
+        `OPERANDS`, or "input", "weight", "error" for both products that one is in. A quantizer sees
+        the last axis as the one that is summed over, the axis before it as the rows or columns of
+        the product: blocks with axis=-1 lie along the sum, in each of the three products, as
+        hardware has them.
+    sums : how these products are summed up: an `Accumulation` or its string, for all of them, or
+        {name: accumulation} by the names of `SUMS`. Products that are not named are summed up in
+        the arrays' own dtype.
+    elementwise : how the elementary operations within softmax, normalization and nonlinearities are
+        rounded: a quantizer of an element format for all of them, or {name: quantizer} by the names
+        of `ELEMENTWISE`, or "add", "multiply", "divide", "sqrt", "function" (exp, log, tanh, erf)
+        and "sum" (which may be an `Accumulation`) for forward and backward. Operations that are not
+        named are computed in the arrays' own dtype.
+    overrides : {pattern: Recipe or None}; for a parameter whose name matches a pattern (shell
+        style, the first that matches) that recipe holds instead, None meaning full precision.
 
     >>> recipe = Recipe(weight="bfp8", overrides={"*.bias": None})
     >>> recipe.of("fc.weight").weight, recipe.of("fc.bias").weight
@@ -74,28 +88,53 @@ class Recipe:
     state: tuple[tuple[str, Quantizer | None], ...] = ()
     operands: tuple[tuple[str, Quantizer], ...] = ()
     sums: tuple[tuple[str, Accumulation], ...] = ()
-    steps: tuple[tuple[str, Quantizer | Accumulation], ...] = ()
+    elementwise: tuple[tuple[str, Quantizer | Accumulation], ...] = ()
     overrides: tuple[tuple[str, Recipe | None], ...] = ()
 
-    def __init__(self, weight: Any = None, activation: Any = None, error: Any = None, gradient: Any = None,
-                 momentum: Any = None, accumulator: Any = None, average: Any = None,
-                 state: Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
-                 operands: Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
-                 sums: Accumulation | Quantizer | str | Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
-                 steps: Quantizer | str | Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
-                 overrides: Mapping[str, Recipe | None] | tuple[tuple[str, Recipe | None], ...] = ()) -> None:
+    def __init__(
+        self,
+        weight: Any = None,
+        activation: Any = None,
+        error: Any = None,
+        gradient: Any = None,
+        momentum: Any = None,
+        accumulator: Any = None,
+        average: Any = None,
+        state: Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
+        operands: Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
+        sums: Accumulation | Quantizer | str | Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
+        elementwise: Quantizer | str | Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
+        overrides: Mapping[str, Recipe | None] | tuple[tuple[str, Recipe | None], ...] = (),
+    ) -> None:
         given = (weight, activation, error, gradient, momentum, accumulator, average)
         for role, value in zip(ROLES, given, strict=True):
             object.__setattr__(self, role, _optional(value))
-        object.__setattr__(self, "state", tuple((name, _optional(value)) for name, value in _pairs(state)))
+        object.__setattr__(
+            self, "state", tuple((name, _optional(value)) for name, value in _pairs(state))
+        )
         object.__setattr__(self, "operands", tuple(_operands(dict(_pairs(operands)))))
         together = isinstance(sums, Accumulation | Quantizer | str)
-        object.__setattr__(self, "sums", tuple(_sums(dict.fromkeys(SUMS, sums) if together else dict(_pairs(sums)))))
-        alike = isinstance(steps, Quantizer | str)
-        object.__setattr__(self, "steps", tuple(_steps(dict.fromkeys(STEPS, steps) if alike else dict(_pairs(steps)))))
+        object.__setattr__(
+            self,
+            "sums",
+            tuple(_sums(dict.fromkeys(SUMS, sums) if together else dict(_pairs(sums)))),
+        )
+        alike = isinstance(elementwise, Quantizer | str)
+        object.__setattr__(
+            self,
+            "elementwise",
+            tuple(
+                _elementwise(
+                    dict.fromkeys(ELEMENTWISE, elementwise) if alike else dict(_pairs(elementwise))
+                )
+            ),
+        )
         for pattern, recipe in _pairs(overrides):
             if recipe is not None and (not isinstance(recipe, Recipe) or recipe.overrides):
-                raise TypeError(f"overrides[{pattern!r}] must be None or a Recipe without overrides, got {recipe!r}")
+                raise TypeError(
+                    f"overrides[{pattern!r}] must be None or a Recipe without overrides, got"
+                    f" {recipe!r}"
+                )
         object.__setattr__(self, "overrides", tuple(_pairs(overrides)))
 
     def of(self, name: str) -> Recipe:
@@ -107,42 +146,54 @@ class Recipe:
 
     def quantizer(self, role: str) -> Quantizer | None:
         """The quantizer of a role, of an operand, or of a further optimizer state by name."""
-        return getattr(self, role) if role in ROLES else dict((*self.state, *self.operands)).get(role)
+        return (
+            getattr(self, role) if role in ROLES else dict((*self.state, *self.operands)).get(role)
+        )
 
     def accumulation(self, name: str) -> Accumulation | None:
         """How one of the products of `SUMS` is summed up; None: in the arrays' own dtype."""
         return dict(self.sums).get(name)
 
-    def step(self, name: str) -> Quantizer | Accumulation | None:
-        """How one of the `STEPS` is rounded; None: not at all."""
-        return dict(self.steps).get(name)
+    def elementwise_rule(self, name: str) -> Quantizer | Accumulation | None:
+        """How one of the `ELEMENTWISE` is rounded; None: not at all."""
+        return dict(self.elementwise).get(name)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain strings, as for JSON or a checkpoint; `from_dict` reads them."""
-        plain: dict[str, Any] = {role: str(q) for role in ROLES if (q := getattr(self, role)) is not None}
+        plain: dict[str, Any] = {
+            role: str(q) for role in ROLES if (q := getattr(self, role)) is not None
+        }
         if self.state:
             plain["state"] = {name: None if q is None else str(q) for name, q in self.state}
         if self.operands:
             plain["operands"] = {name: str(q) for name, q in self.operands}
         if self.sums:
             plain["sums"] = {name: str(accumulation) for name, accumulation in self.sums}
-        if self.steps:
-            plain["steps"] = {name: str(rule) for name, rule in self.steps}
+        if self.elementwise:
+            plain["elementwise"] = {name: str(rule) for name, rule in self.elementwise}
         if self.overrides:
-            plain["overrides"] = {pattern: None if r is None else r.to_dict() for pattern, r in self.overrides}
+            plain["overrides"] = {
+                pattern: None if r is None else r.to_dict() for pattern, r in self.overrides
+            }
         return plain
 
     @staticmethod
     def from_dict(plain: Mapping[str, Any]) -> Recipe:
         """Inverse of `to_dict`. ValueError for a key that is no role."""
+        plain = {RENAMED.get(key, key): value for key, value in plain.items()}
         known = {field.name for field in fields(Recipe)}
         unknown = set(plain) - known
         if unknown:
-            raise ValueError(f"a recipe has the keys {', '.join(sorted(known))}; got {', '.join(sorted(unknown))}")
+            raise ValueError(
+                f"a recipe has the keys {', '.join(sorted(known))}; got"
+                f" {', '.join(sorted(unknown))}"
+            )
         parts = dict(plain)
         if "overrides" in parts:
-            parts["overrides"] = {pattern: None if r is None else Recipe.from_dict(r)
-                                  for pattern, r in parts["overrides"].items()}
+            parts["overrides"] = {
+                pattern: None if r is None else Recipe.from_dict(r)
+                for pattern, r in parts["overrides"].items()
+            }
         return Recipe(**parts)
 
     def __str__(self) -> str:
@@ -151,23 +202,37 @@ class Recipe:
 
     def _lines(self, prefix: str = "") -> Iterator[tuple[str, str, str]]:
         rounded = [*((role, getattr(self, role)) for role in ROLES), *self.state, *self.operands]
-        lines = [(f"{prefix}{name}", str(q.format), str(q.rounding)) for name, q in rounded if q is not None]
-        lines += [(f"{prefix}{name}", str(q.format), str(q.rounding)) for name, q in self.steps
-                  if isinstance(q, Quantizer)]
-        sums = (*self.sums, *((name, rule) for name, rule in self.steps if isinstance(rule, Accumulation)))
+        lines = [
+            (f"{prefix}{name}", str(q.format), str(q.rounding))
+            for name, q in rounded
+            if q is not None
+        ]
+        lines += [
+            (f"{prefix}{name}", str(q.format), str(q.rounding))
+            for name, q in self.elementwise
+            if isinstance(q, Quantizer)
+        ]
+        sums = (
+            *self.sums,
+            *((name, rule) for name, rule in self.elementwise if isinstance(rule, Accumulation)),
+        )
         for name, accumulation in sums:
-            lines += [(f"{prefix}{name}{part}", str(q.format), str(q.rounding)) for part, q in accumulation.parts()]
+            lines += [
+                (f"{prefix}{name}{part}", str(q.format), str(q.rounding))
+                for part, q in accumulation.parts()
+            ]
         yield from lines or [(prefix.removesuffix(": ") or "all", "full precision", "")]
         for pattern, recipe in self.overrides:
             yield from (recipe or FULL_PRECISION)._lines(f"{pattern}: ")
 
 
 def swalp(word: int = 8, block: Literal["small", "big"] = "small", average: Any = None) -> Recipe:
-    """SWALP's recipe (Yang et al. 2019, algorithm 2): every number in `word`-bit block floating point, stochastic.
+    """SWALP's recipe (Yang et al. 2019, algorithm 2): every number in `word`-bit block floating
+    point, stochastic.
 
-    `block="small"`: one exponent for each index of axis 0 (each output channel of a weight, each sample of an
-    activation; a vector as a whole); "big": one for each tensor. `average` is the quantizer of the averaged weights,
-    None (the paper's choice) for full precision.
+    `block="small"`: one exponent for each index of axis 0 (each output channel of a weight, each
+    sample of an activation; a vector as a whole); "big": one for each tensor. `average` is the
+    quantizer of the averaged weights, None (the paper's choice) for full precision.
 
     >>> swalp(8).to_dict()["momentum"]
     'bfp<8,axis=0>/stochastic_a'
@@ -179,7 +244,9 @@ def swalp(word: int = 8, block: Literal["small", "big"] = "small", average: Any 
 
 
 def fixed_point(word: int, fraction: int) -> Recipe:
-    """Weights alone in `fixed<word,fraction>`, stochastic: the setting of SWALP's algorithm 1 and its theory."""
+    """Weights alone in `fixed<word,fraction>`, stochastic: the setting of SWALP's algorithm 1 and
+    its theory.
+    """
     return Recipe(weight=f"fixed<{word},{fraction}>/stochastic")
 
 
@@ -197,7 +264,11 @@ class Draw:
 
 def apply(quantizer: Quantizer | None, x: Array, draw: Draw, role: str) -> Any:
     """x rounded for its role, or x itself where the role stays in full precision."""
-    return x if quantizer is None else quantizer(x, draw(role) if quantizer.rounding.stochastic else None)
+    return (
+        x
+        if quantizer is None
+        else quantizer(x, draw(role) if quantizer.rounding.stochastic else None)
+    )
 
 
 def _optional(value: Any) -> Quantizer | None:
@@ -209,18 +280,20 @@ def _operands(given: dict[str, Any]) -> Iterator[tuple[str, Quantizer]]:
         yield name, Quantizer.parse(quantizer)
 
 
-def _steps(given: dict[str, Any]) -> Iterator[tuple[str, Quantizer | Accumulation]]:
-    for name, rule in _named("a step", given, STEPS):
+def _elementwise(given: dict[str, Any]) -> Iterator[tuple[str, Quantizer | Accumulation]]:
+    for name, rule in _named("an elementwise operation", given, ELEMENTWISE):
         if name.endswith(".sum"):
             yield name, Accumulation.parse(rule)
         else:
             quantizer = Quantizer.parse(rule)
-            check_element(f"the step {name!r}", quantizer)
+            check_element(f"the elementwise operation {name!r}", quantizer)
             yield name, quantizer
 
 
 def _named(what: str, given: dict[str, Any], names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """Those of the names that are given; "dgrad.error" goes before "error". ValueError for other names."""
+    """Those of the names that are given; "dgrad.error" goes before "error". ValueError for other
+    names.
+    """
     general = tuple(dict.fromkeys(name.partition(".")[2] for name in names))
     for name in given:
         check_choice(f"the name of {what}", name, (*names, *general))
@@ -247,4 +320,15 @@ FULL_PRECISION = Recipe()
 """Rounds nothing."""
 
 
-__all__ = ["OPERANDS", "ROLES", "STEPS", "SUMS", "Draw", "Quantizer", "Recipe", "apply", "fixed_point", "swalp"]
+__all__ = [
+    "OPERANDS",
+    "ROLES",
+    "ELEMENTWISE",
+    "SUMS",
+    "Draw",
+    "Quantizer",
+    "Recipe",
+    "apply",
+    "fixed_point",
+    "swalp",
+]

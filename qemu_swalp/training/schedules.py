@@ -7,17 +7,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SWALPSchedule:
-    """The learning rate of SWALP's released recipe at time t, in epochs or steps (fractions allowed).
+    """The learning rate of SWALP's released recipe at time t, in epochs or steps (fractions
+    allowed).
 
-    `learning_rate` until `decay_start`·start, then linearly down to `floor`·learning_rate at `decay_end`·start, held
-    until start; from there on the constant `swa_learning_rate`.
+    `learning_rate` until `decay_start`·start, then linearly down to `floor`·learning_rate at
+    `decay_end`·start, held until start; from there on the constant `swa_learning_rate`.
 
     Parameters
     ----------
-    learning_rate, swa_learning_rate : positive rates; swa_learning_rate None keeps `floor`·learning_rate.
+    learning_rate, swa_learning_rate : positive rates; swa_learning_rate None keeps
+        `floor`·learning_rate.
     start : when averaging begins, in the unit of t.
 
-    >>> schedule = SWALPSchedule(0.05, start=200, swa_learning_rate=0.01)   # VGG16 in the paper's code
+    # VGG16 in the paper's code
+    >>> schedule = SWALPSchedule(0.05, start=200, swa_learning_rate=0.01)
     >>> [round(schedule(t), 6) for t in (0, 100, 140, 180, 199, 200, 300)]
     [0.05, 0.05, 0.02525, 0.0005, 0.0005, 0.01, 0.01]
     """
@@ -30,21 +33,31 @@ class SWALPSchedule:
     floor: float = 0.01
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0 or (self.swa_learning_rate is not None and not self.swa_learning_rate > 0):
-            raise ValueError("learning rates must be positive, got "
-                             f"learning_rate={self.learning_rate}, swa_learning_rate={self.swa_learning_rate}")
+        if not self.learning_rate > 0 or (
+            self.swa_learning_rate is not None and not self.swa_learning_rate > 0
+        ):
+            raise ValueError(
+                "learning rates must be positive, got "
+                f"learning_rate={self.learning_rate}, swa_learning_rate={self.swa_learning_rate}"
+            )
         if not self.start >= 0:
             raise ValueError(f"start must be at least 0, got {self.start}")
         if not 0 <= self.decay_start < self.decay_end <= 1:
-            raise ValueError("decay_start and decay_end must satisfy 0 ≤ decay_start < decay_end ≤ 1, got "
-                             f"{self.decay_start} and {self.decay_end}")
+            raise ValueError(
+                "decay_start and decay_end must satisfy 0 ≤ decay_start < decay_end ≤ 1, got "
+                f"{self.decay_start} and {self.decay_end}"
+            )
         if not 0 < self.floor <= 1:
             raise ValueError(f"floor must be above 0 and at most 1, got {self.floor}")
 
     def factor(self, t: float) -> float:
         """Learning rate at t as a multiple of `learning_rate`."""
         if t >= self.start:
-            return self.floor if self.swa_learning_rate is None else self.swa_learning_rate / self.learning_rate
+            return (
+                self.floor
+                if self.swa_learning_rate is None
+                else self.swa_learning_rate / self.learning_rate
+            )
         progress = (t / self.start - self.decay_start) / (self.decay_end - self.decay_start)
         return 1 - (1 - self.floor) * min(max(progress, 0.0), 1.0)
 

@@ -8,10 +8,11 @@ from typing import Any
 
 
 def chosen(name: str, part: Any, selection: Any, kind: type, noun: str) -> bool:
-    """Whether a part of that name is among those selected; all parts are of a kind, which the noun names.
+    """Whether a part of that name is among those selected; all parts are of a kind, which the noun
+    names.
 
-    A selection is a type, a pattern of names (shell style), a predicate (name, part) -> bool, or a sequence of such.
-    TypeError for anything else.
+    A selection is a type, a pattern of names (shell style), a predicate (name, part) -> bool, or a
+    sequence of such. TypeError for anything else.
 
     >>> chosen("fc1", 1.5, ["conv*", float], object, "layer"), chosen("fc1", 1.5, lambda n, p: p > 2, object, "layer")
     (True, False)
@@ -24,5 +25,7 @@ def chosen(name: str, part: Any, selection: Any, kind: type, noun: str) -> bool:
         return any(chosen(name, part, one, kind, noun) for one in selection)
     if callable(selection) and not isinstance(selection, type):
         return bool(selection(name, part))
-    raise TypeError(f"{noun}s and exclude take {noun} types, patterns of {noun} names, predicates (name, {noun}) -> "
-                    f"bool, or sequences of these, got {selection!r}")
+    raise TypeError(
+        f"{noun}s and exclude take {noun} types, patterns of {noun} names, predicates (name,"
+        f" {noun}) -> bool, or sequences of these, got {selection!r}"
+    )

@@ -2,12 +2,28 @@
 
 from .arithmetic import arithmetic_file
 from .blocks import blocks_file
-from .elements import codes_file, policies_file, round_files, stochastic_file, strings_file, variants_file
+from .elements import (
+    codes_file,
+    policies_file,
+    round_files,
+    stochastic_file,
+    strings_file,
+    variants_file,
+)
 from .scaled import scaled_file
 from .sums import sums_file
 from .writing import table
 
 __all__ = [
-    "arithmetic_file", "blocks_file", "codes_file", "policies_file", "round_files", "scaled_file", "stochastic_file",
-    "strings_file", "sums_file", "table", "variants_file",
+    "arithmetic_file",
+    "blocks_file",
+    "codes_file",
+    "policies_file",
+    "round_files",
+    "scaled_file",
+    "stochastic_file",
+    "strings_file",
+    "sums_file",
+    "table",
+    "variants_file",
 ]

@@ -12,7 +12,20 @@ from oracle import DETERMINISTIC, Bfp
 from .inputs import FLOAT32_MAX, float32, float32_bits
 from .writing import listed, table
 
-MANTISSAS = (1.0, -1.984375, 0.515625, -0.0078125, 0.75, 1.4921875, -0.9921875, 0.33203125, 1.25, -0.125, 3 / 256, -1.0)
+MANTISSAS = (
+    1.0,
+    -1.984375,
+    0.515625,
+    -0.0078125,
+    0.75,
+    1.4921875,
+    -0.9921875,
+    0.33203125,
+    1.25,
+    -0.125,
+    3 / 256,
+    -1.0,
+)
 
 
 def block_arrays() -> Iterator[tuple[tuple[int, ...], list[float]]]:
@@ -26,7 +39,10 @@ def block_arrays() -> Iterator[tuple[tuple[int, ...], list[float]]]:
     yield (2, 3), [-x for x in just_below]
     yield (2, 5), [0.0, -0.0, 0.0, 0.0, 0.0, 3.0, math.nan, -0.3, math.inf, 1.1]
     yield (2, 3), [math.nan, math.nan, math.nan, math.inf, -math.inf, 0.0]
-    yield (7,), [2.0**-149, 2.0**-148 * 3, -(2.0**-140), 2.0**-127, 2.0**-130 * 1.25, 0.0, -(2.0**-126)]
+    yield (
+        (7,),
+        [2.0**-149, 2.0**-148 * 3, -(2.0**-140), 2.0**-127, 2.0**-130 * 1.25, 0.0, -(2.0**-126)],
+    )
     yield (5,), [FLOAT32_MAX, -FLOAT32_MAX, 2.0**127, 2.0**121 * 1.5, -1.0]
     yield (4,), [2.0**200, -(2.0**128), 2.0**122 * 1.5, 1.0]
     yield (3,), [2.0**-200, 2.0**-134, -(2.0**-133) * 1.5]
@@ -53,24 +69,40 @@ def block_words(count: int, seed: int) -> list[int]:
     return [oracle.element_word(seed, 0, 0, i) for i in range(count)]
 
 
-def block_row(fmt: Bfp, mode: str, shape: tuple[int, ...], array: list[float], words: list[int] | None) -> str:
+def block_row(
+    fmt: Bfp, mode: str, shape: tuple[int, ...], array: list[float], words: list[int] | None
+) -> str:
     """One array under one format and rounding."""
     blocks = oracle.quantize_blocks(array, shape, fmt, mode, words)
     spelled = [f"{word:08x}" for word in words or ()]
-    columns = (shape, array, spelled, blocks.values, blocks.codes, blocks.exponent_shape, blocks.exponents)
+    columns = (
+        shape,
+        array,
+        spelled,
+        blocks.values,
+        blocks.codes,
+        blocks.exponent_shape,
+        blocks.exponents,
+    )
     return " ".join([oracle.spell(fmt), mode, *map(listed, columns)])
 
 
 def blocks_file() -> str:
-    """Block floating point; the roundings take turns, so that each meets each format, range and geometry."""
+    """Block floating point; the roundings take turns, so that each meets each format, range and
+    geometry.
+    """
     modes = [*DETERMINISTIC, "stochastic_a", "stochastic_b<8>", "stochastic_c<3>"]
     rows: list[str] = []
-    for (place, (shape, array)), word, bounds in product(enumerate(block_arrays()), (4, 6, 8), ("symmetric", "twos")):
+    for (place, (shape, array)), word, bounds in product(
+        enumerate(block_arrays()), (4, 6, 8), ("symmetric", "twos")
+    ):
         for turn, (axis, size) in enumerate(geometries(shape)):
             fmt = Bfp(word, axis, size, bounds)
             first = (place + turn + word // 2) % len(modes)
             for mode in {"nearest_even": 0, modes[first]: 0, modes[(first + 4) % len(modes)]: 0}:
                 words = block_words(len(array), len(rows)) if "stochastic" in mode else None
                 rows.append(block_row(fmt, mode, shape, array, words))
-    columns = "format rounding shape input words output codes exponent_shape exponents; lists in C order"
+    columns = (
+        "format rounding shape input words output codes exponent_shape exponents; lists in C order"
+    )
     return table("BLK-1 BLK-2 BLK-3 BLK-4 BLK-5 COD-4 RND-8 RND-9 SRC-1 SRC-2 STR-1", columns, rows)

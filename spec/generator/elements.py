@@ -65,7 +65,7 @@ VARIANTS: tuple[Element, ...] = (
 )
 
 ROUND_COLUMNS = (
-    f"input first second choices; first is what toward_zero gives, second the other result or -; "
+    "input first second choices; first is what toward_zero gives, second the other result or -; "
     f"choices has a digit for each of {' '.join(DETERMINISTIC)}: 0 first, 1 second"
 )
 
@@ -73,7 +73,10 @@ ROUND_COLUMNS = (
 def round_row(fmt: Element, x: float, policy: str | None = None) -> str:
     """One input under every deterministic mode."""
     first = oracle.quantize(x, fmt, "toward_zero", 0, policy)
-    return f"{text(x)} {pair(first, [oracle.quantize(x, fmt, mode, 0, policy) for mode in DETERMINISTIC])}"
+    return (
+        f"{text(x)}"
+        f" {pair(first, [oracle.quantize(x, fmt, mode, 0, policy) for mode in DETERMINISTIC])}"
+    )
 
 
 def round_clauses(fmt: Element) -> str:
@@ -93,14 +96,21 @@ def round_clauses(fmt: Element) -> str:
 def round_files() -> Iterator[tuple[str, str]]:
     """round_NAME.txt for every named element format."""
     for name, fmt in elements().items():
-        inputs = sparse_inputs(fmt) if name in LARGE and isinstance(fmt, Float) else dense_inputs(fmt)
-        yield f"round_{name}.txt", table(round_clauses(fmt), ROUND_COLUMNS, (round_row(fmt, x) for x in inputs))
+        inputs = (
+            sparse_inputs(fmt) if name in LARGE and isinstance(fmt, Float) else dense_inputs(fmt)
+        )
+        yield (
+            f"round_{name}.txt",
+            table(round_clauses(fmt), ROUND_COLUMNS, (round_row(fmt, x) for x in inputs)),
+        )
 
 
 def elements() -> dict[str, Element]:
     """The named element formats that have vectors."""
     named = oracle.formats().items()
-    return {name: fmt for name, fmt in named if isinstance(fmt, Element) and name not in REPRESENTED}
+    return {
+        name: fmt for name, fmt in named if isinstance(fmt, Element) and name not in REPRESENTED
+    }
 
 
 def small() -> dict[str, Element]:
@@ -119,11 +129,13 @@ def variants_file() -> str:
         f"{name} {policy} {round_row(fmt, x, policy)}"
         for name, fmt in variants().items()
         for policy in fmt.policies
-        for x in (dense_inputs(fmt, light=True) if policy == fmt.policy else edge_inputs(fmt, policy))
+        for x in (
+            dense_inputs(fmt, light=True) if policy == fmt.policy else edge_inputs(fmt, policy)
+        )
     )
     clauses = (
-        "FMT-3 FMT-4 FMT-5 FMT-6 FMT-7 FMT-8 FMT-9 FMT-10 FMT-11 FMT-12 FMT-13 FMT-14 RND-3 RND-5 RND-6 RND-7 RND-8 "
-        "RND-12 STR-1"
+        "FMT-3 FMT-4 FMT-5 FMT-6 FMT-7 FMT-8 FMT-9 FMT-10 FMT-11 FMT-12 FMT-13 FMT-14 RND-3 RND-5"
+        " RND-6 RND-7 RND-8 RND-12 STR-1"
     )
     return table(clauses, f"format policy {ROUND_COLUMNS}", rows)
 
@@ -140,7 +152,8 @@ def policies_file() -> str:
     return table("FMT-8 FMT-9 RND-7 RND-8", f"format policy {ROUND_COLUMNS}", rows)
 
 
-# ----------------------------------------------------------------------------------------------------------- stochastic
+# -----------------------------------------------------------------------------------------------------------
+# stochastic
 
 WORDS = (0, 0xFFFFFFFF, 0x80000000, 0x7FFFFFFF)
 
@@ -152,14 +165,22 @@ def steps(fmt: Element) -> tuple[tuple[Fraction, Fraction], ...]:
         return (values[-2], values[-1]), (values[1], values[0])
     top, sign = fmt.place(fmt.high), -1 if fmt.signed else 1
     high, low = top * 2 // 3, top // 4
-    return (fmt.point(high), fmt.point(high + 1)), (sign * fmt.point(low), sign * fmt.point(low + 1))
+    return (fmt.point(high), fmt.point(high + 1)), (
+        sign * fmt.point(low),
+        sign * fmt.point(low + 1),
+    )
 
 
 def stochastic_inputs(fmt: Element) -> list[float]:
-    """A value; fractions of a step that cut at, above and below every number of random bits; the bottom and the top."""
+    """A value; fractions of a step that cut at, above and below every number of random bits; the
+    bottom and the top.
+    """
     shares = (0.5, 0.25 + 2.0**-19, 3 * 2.0**-10, 1 - 2.0**-18, 2.0**-33 + 2.0**-40, 1 - 2.0**-9)
     pairs = steps(fmt)
-    inner = [start + Fraction(share) * (end - start) for (start, end), share in zip(pairs * 3, shares, strict=True)]
+    inner = [
+        start + Fraction(share) * (end - start)
+        for (start, end), share in zip(pairs * 3, shares, strict=True)
+    ]
     least = fmt.least if isinstance(fmt, oracle.Grid) else Fraction(1, 4)
     end = fmt.high + (beyond(fmt, fmt.high) - fmt.high) * 3 / 8
     return [float(x) for x in (pairs[0][0], *inner, least * 5 / 16, -least * 11 / 16, end, -end)]
@@ -171,7 +192,9 @@ def threshold_words(fmt: Element, mode: str, x: float) -> tuple[int, ...]:
     if toward == away:
         return ()
     nu = (Fraction(x) - toward) / (away - toward)
-    first = bisect.bisect_left(range(2**32), True, key=lambda word: oracle.takes_away(rule, nu, odd, x >= 0, word))
+    first = bisect.bisect_left(
+        range(2**32), True, key=lambda word: oracle.takes_away(rule, nu, odd, x >= 0, word)
+    )
     return tuple(word for word in (first - 1, first) if 0 <= word < 2**32)
 
 
@@ -186,18 +209,25 @@ def stochastic_row(name: str, fmt: Element, mode: str, x: float) -> str:
 def stochastic_file() -> str:
     """The three variants and their numbers of bits."""
     kinds = (Codebook, Posit)
-    formats = {**elements(), **{name: fmt for name, fmt in variants().items() if isinstance(fmt, kinds)}}
+    formats = {
+        **elements(),
+        **{name: fmt for name, fmt in variants().items() if isinstance(fmt, kinds)},
+    }
     rows = (
         stochastic_row(name, fmt, mode if bits == 32 else f"{mode}<{bits}>", x)
         for name, fmt in formats.items()
         for x in stochastic_inputs(fmt)
         for mode, bits in product(STOCHASTIC, BITS)
     )
-    columns = "format rounding input words first second choices; words hexadecimal, choices a digit for each of them"
+    columns = (
+        "format rounding input words first second choices; words hexadecimal, choices a digit for"
+        " each of them"
+    )
     return table("RND-2 RND-3 RND-4 RND-7 STR-2", columns, rows)
 
 
-# ---------------------------------------------------------------------------------------------------- codes and strings
+# ----------------------------------------------------------------------------------------------------
+# codes and strings
 
 
 def codes_file() -> str:
@@ -207,8 +237,15 @@ def codes_file() -> str:
         for name, fmt in {**small(), **variants()}.items()
         for code, value in fmt.codes()
     )
-    columns = "format code value canonical; canonical is the code the value encodes to; codes of nothing are left out"
-    return table("FMT-3 FMT-4 FMT-5 FMT-6 FMT-7 FMT-10 FMT-11 FMT-12 FMT-13 FMT-14 COD-1 COD-2", columns, rows)
+    columns = (
+        "format code value canonical; canonical is the code the value encodes to; codes of nothing"
+        " are left out"
+    )
+    return table(
+        "FMT-3 FMT-4 FMT-5 FMT-6 FMT-7 FMT-10 FMT-11 FMT-12 FMT-13 FMT-14 COD-1 COD-2",
+        columns,
+        rows,
+    )
 
 
 def strings_file() -> str:

@@ -17,6 +17,7 @@ FLOAT32_MAX, FLOAT64_MAX = float.fromhex("0x1.fffffep127"), sys.float_info.max
 TINY = (2.0**-1074, 2.0**-149, 2.0**-126)
 SPECIAL = (0.0, -0.0, math.inf, -math.inf, math.nan)
 
+
 def float32_bits(number: float) -> int:
     """The binary32 code of a number within its range, cut toward zero in magnitude."""
     bits: int = struct.unpack("<I", struct.pack("<f", abs(number)))[0]
@@ -37,11 +38,15 @@ def beside(number: float) -> Iterator[float]:
     if abs(number) < FLOAT32_MAX and number != 0:
         bits, sign = float32_bits(number), math.copysign(1.0, number)
         exact = float32(bits) == abs(number)
-        yield from (sign * float32(near) for near in ((bits - 1, bits + 1) if exact else (bits, bits + 1)))
+        yield from (
+            sign * float32(near) for near in ((bits - 1, bits + 1) if exact else (bits, bits + 1))
+        )
 
 
 def coarse(number: float) -> Iterator[float]:
-    """The neighbours of a number in float16 and bfloat16, for the sources that no float32 neighbour is exact in."""
+    """The neighbours of a number in float16 and bfloat16, for the sources that no float32 neighbour
+    is exact in.
+    """
     magnitude = Fraction(number)
     for source in (FLOAT16, BFLOAT16):
         place = source.place(abs(magnitude))
@@ -83,26 +88,34 @@ def boundaries(fmt: Element) -> list[float]:
 
 
 def dense_inputs(fmt: Element, light: bool = False) -> list[float]:
-    """Every value, every midpoint and both ends, each with its neighbours; numbers far below the least.
+    """Every value, every midpoint and both ends, each with its neighbours; numbers far below the
+    least.
 
     `light` leaves the float16 and bfloat16 neighbours out.
     """
     values = [oracle.carrier(v) for v in fmt.values()]
-    middles = [float((Fraction(a) + Fraction(b)) / 2) for a, b in pairwise(values)] + boundaries(fmt)
+    middles = [float((Fraction(a) + Fraction(b)) / 2) for a, b in pairwise(values)] + boundaries(
+        fmt
+    )
     least = min(abs(v) for v in values if v)
     below = [s * x for s in (1.0, -1.0) for x in (*TINY, least / 4, least / 2, least * 0.75, least)]
     anchors = [near for x in (*values, *middles, *ends(fmt), *below) for near in beside(x)]
-    return without_repeats(anchors if light else [*anchors, *(near for x in middles for near in coarse(x))])
+    return without_repeats(
+        anchors if light else [*anchors, *(near for x in middles for near in coarse(x))]
+    )
 
 
 def edge_inputs(fmt: Element, policy: str) -> list[float]:
-    """max and min and all that lies beyond, with their neighbours; what a format without zero or sign cannot hold.
+    """max and min and all that lies beyond, with their neighbours; what a format without zero or
+    sign cannot hold.
 
     `propagate` differs from `saturate` in the infinities alone, and has fewer.
     """
     least = oracle.carrier(fmt.least) if isinstance(fmt, oracle.Grid) else 1.0
     if policy == "propagate":
-        return without_repeats([float(fmt.high), 3 * float(fmt.low), least / 4, -least, FLOAT32_MAX, -FLOAT32_MAX])
+        return without_repeats(
+            [float(fmt.high), 3 * float(fmt.low), least / 4, -least, FLOAT32_MAX, -FLOAT32_MAX]
+        )
     small = [s * x for s in (1.0, -1.0) for x in (least / 4, least / 2, least * 0.75, least)]
     return without_repeats(near for x in (*ends(fmt), *small) for near in beside(x))
 
@@ -116,10 +129,27 @@ def sparse_inputs(fmt: Float) -> list[float]:
     """Edge exponents times edge significands times edge fractions of the quantum."""
     least, steps = fmt.place(fmt.least), 2**fmt.mantissa
     bottom, middle, end = steps, (fmt.offset - 1) * steps, fmt.top + 1 - steps
-    places = [least - 1, least, least + 1, least + 2, bottom // 2 - 1, bottom // 2, bottom - 2, bottom - 1]
+    places = [
+        least - 1,
+        least,
+        least + 1,
+        least + 2,
+        bottom // 2 - 1,
+        bottom // 2,
+        bottom - 2,
+        bottom - 1,
+    ]
     for start in (bottom, bottom + steps, middle, middle + steps, end - steps, end, end + steps):
-        places += [start + offset for offset in (0, 1, steps // 3, steps // 2, steps - 2, steps - 1)]
+        places += [
+            start + offset for offset in (0, 1, steps // 3, steps // 2, steps - 2, steps - 1)
+        ]
     fine = 2.0 ** (fmt.mantissa - 23), 2.0 ** (fmt.mantissa - 52)
     shares = [0, 0.25, 0.5, 0.75, *(s for f in fine for s in (f, 0.5 - f, 0.5 + f, 1 - f))]
-    exact = [float(m) for m in (between(fmt, *pair) for pair in product(places, shares)) if Fraction(float(m)) == m]
-    return without_repeats([s * x for x in (*exact, *TINY, 2.0**-150, FLOAT32_MAX, FLOAT64_MAX) for s in (1, -1)])
+    exact = [
+        float(m)
+        for m in (between(fmt, *pair) for pair in product(places, shares))
+        if Fraction(float(m)) == m
+    ]
+    return without_repeats(
+        [s * x for x in (*exact, *TINY, 2.0**-150, FLOAT32_MAX, FLOAT64_MAX) for s in (1, -1)]
+    )

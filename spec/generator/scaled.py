@@ -18,7 +18,9 @@ SOURCES = {"float32": BINARY32, "float16": FLOAT16, "bfloat16": BFLOAT16, "float
 
 
 def scaled_formats() -> Iterator[tuple[str, Block]]:
-    """The MX elements under every rule, in runs of five; the other named formats; every other kind of scale."""
+    """The MX elements under every rule, in runs of five; the other named formats; every other kind
+    of scale.
+    """
     named = oracle.formats()
     for name in ("mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp4", "mxint8"):
         for rule in ("", "ceil", "rceil", "even"):
@@ -40,7 +42,9 @@ def scaled_formats() -> Iterator[tuple[str, Block]]:
 
 
 def scaled_arrays() -> Iterator[tuple[str, tuple[int, ...], list[float]]]:
-    """Source dtype, shape and contents: zeros, NaN, infinities, subnormals, one element, ragged tails, both ends."""
+    """Source dtype, shape and contents: zeros, NaN, infinities, subnormals, one element, ragged
+    tails, both ends.
+    """
     tops = [448.0, 464.0, 480.0, 496.0, 6.0, 7.0, 7.5, 5.0, 2.0**-3 * 31, 1.9921875, 28.0, 30.0]
     signs = [x if i % 3 else -x for i, x in enumerate(tops)]
     yield "float32", (2, 6), [m * 2.0 ** (k % 5) for k, m in enumerate(MANTISSAS)]
@@ -77,14 +81,21 @@ def scaled_file() -> str:
     ):
         axes = [] if fmt.axis is None else [fmt.axis] if isinstance(fmt.axis, int) else fmt.axis
         rank = max(len(shape), 1)
-        if any(not -rank <= axis < rank for axis in axes) or len({axis % rank for axis in axes}) < len(axes):
+        if any(not -rank <= axis < rank for axis in axes) or len(
+            {axis % rank for axis in axes}
+        ) < len(axes):
             continue
-        if (source == "float64" and fmt.second is not None) or (source == "float16" and fmt.element.bits > 8):
+        if (source == "float64" and fmt.second is not None) or (
+            source == "float16" and fmt.element.bits > 8
+        ):
             continue
         for mode in ("nearest_even", modes[(place + turn) % len(modes)]):
             words = block_words(len(array), len(rows)) if "stochastic" in mode else None
             rows.append(scaled_row(name, fmt, source, mode, shape or (1,), array, words))
     columns = ("format dtype rounding shape input words output codes scale_shape scales second zero_points; "
                "lists in C order, scales, second and zero_points decimal codes")  # fmt: skip
-    clauses = "BLK-1 BLK-2 BLK-3 BLK-4 BLK-7 BLK-8 BLK-9 BLK-10 BLK-11 BLK-12 SRC-1 SRC-2 SRC-3 COD-4 COD-7 STR-1"
+    clauses = (
+        "BLK-1 BLK-2 BLK-3 BLK-4 BLK-7 BLK-8 BLK-9 BLK-10 BLK-11 BLK-12 SRC-1 SRC-2 SRC-3 COD-4"
+        " COD-7 STR-1"
+    )
     return table(clauses, columns, rows)

@@ -15,7 +15,12 @@ from .writing import listed, table, text
 
 STREAM, STEP = 5, 2
 TERMS = 11
-WANG, FP16, E5M2, FIXED = Float(6, 9), Float(5, 10), Float(5, 2), Fixed(8, 2)  # 1812.08011 has the first
+WANG, FP16, E5M2, FIXED = (
+    Float(6, 9),
+    Float(5, 10),
+    Float(5, 2),
+    Fixed(8, 2),
+)  # 1812.08011 has the first
 WIDE = Float(8, 23)
 NAMED = {FP16: "fp16", E5M2: "e5m2"}
 
@@ -50,17 +55,40 @@ def accumulations() -> Iterator[Accumulation]:
 
 
 def operands() -> Iterator[tuple[str, list[float], list[float]]]:
-    """(source dtype, a, b): ties, cancellation, what float64 does not hold, subnormals, overflow, special values."""
+    """(source dtype, a, b): ties, cancellation, what float64 does not hold, subnormals, overflow,
+    special values.
+    """
     drawn = random.Random(12)
     for _ in range(4):
-        yield "float32", *([drawn.randint(-15, 15) * 2.0 ** drawn.randint(-5, 2) for _ in range(TERMS)] for _ in "ab")
+        yield (
+            "float32",
+            *(
+                [drawn.randint(-15, 15) * 2.0 ** drawn.randint(-5, 2) for _ in range(TERMS)]
+                for _ in "ab"
+            ),
+        )
     for _ in range(4):
-        bits = [[drawn.randrange(float32_code(-20), float32_code(20)) for _ in range(TERMS)] for _ in "ab"]
+        bits = [
+            [drawn.randrange(float32_code(-20), float32_code(20)) for _ in range(TERMS)]
+            for _ in "ab"
+        ]
         yield "float32", *([float32(n) * drawn.choice((1, -1)) for n in side] for side in bits)
-    yield "float32", [1.0, 2.0**-60, -1.0, 2.0**30, 2.0**-30, -(2.0**30)], [1.0, 1.0, 1.0, 2.0**30, 2.0**-30, 2.0**30]
+    yield (
+        "float32",
+        [1.0, 2.0**-60, -1.0, 2.0**30, 2.0**-30, -(2.0**30)],
+        [1.0, 1.0, 1.0, 2.0**30, 2.0**-30, 2.0**30],
+    )
     yield "float32", [1.0, 2.0**-11, 2.0**-40, 3.0, 2.0**-10, -(2.0**-50)], [1.0] * 6
-    yield "float32", [2.0**-149, 2.0**-126, -(2.0**-149), 2.0**-100], [2.0**-149, 2.0**-20, 3.0, 2.0**-50]
-    yield "float32", [FLOAT32_MAX, FLOAT32_MAX, -FLOAT32_MAX, 1.0], [FLOAT32_MAX, 2.0, FLOAT32_MAX, 1.0]
+    yield (
+        "float32",
+        [2.0**-149, 2.0**-126, -(2.0**-149), 2.0**-100],
+        [2.0**-149, 2.0**-20, 3.0, 2.0**-50],
+    )
+    yield (
+        "float32",
+        [FLOAT32_MAX, FLOAT32_MAX, -FLOAT32_MAX, 1.0],
+        [FLOAT32_MAX, 2.0, FLOAT32_MAX, 1.0],
+    )
     yield "float32", [math.inf, 1.0, -1.0], [1.0, -math.inf, 2.0]
     yield "float32", [math.inf, 1.0, 2.0], [0.0, 1.0, 3.0]
     yield "float32", [-math.inf, 1.0, 500.0], [1.0, 1.0, 500.0]
@@ -87,5 +115,8 @@ def sums_file() -> str:
 
         result = oracle.sum_of_products(a, b, rule, word)
         rows.append(f"{dtype} {seed} {listed(a)} {listed(b)} {text(result)} {spelled(rule)}")
-    columns = f"dtype seed a b output accumulation; stream {STREAM}, step {STEP}; accumulation is the rest of the line"
+    columns = (
+        f"dtype seed a b output accumulation; stream {STREAM}, step {STEP}; accumulation is the"
+        " rest of the line"
+    )
     return table("SUM-1 SUM-2 SUM-3 SUM-4 SUM-5 STR-3", columns, rows)

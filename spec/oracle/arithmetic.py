@@ -12,16 +12,29 @@ from .sums import Quantizer, is_odd, odd, rounded
 OPERATIONS = ("add", "subtract", "multiply", "divide", "sqrt")
 
 
-def operate(operation: str, a: float, b: float, quantizer: Quantizer, dtype: str, word: int = 0) -> float:
+def operate(
+    operation: str, a: float, b: float, quantizer: Quantizer, dtype: str, word: int = 0
+) -> float:
     """OPS-1, OPS-2: one element; `b` is not looked at by sqrt, `dtype` is that of the source."""
     exact: Callable[[float, float], float] = EXACT[operation]
-    return rounded(exact(a, b) if dtype != "float64" else NEAR.get(operation, exact)(a, b), quantizer, word)
+    return rounded(
+        exact(a, b) if dtype != "float64" else NEAR.get(operation, exact)(a, b), quantizer, word
+    )
 
 
 def _quotient(a: float, b: float) -> float:
-    if math.isnan(a) or math.isnan(b) or not math.isfinite(a) or not math.isfinite(b) or not a or not b:
+    if (
+        math.isnan(a)
+        or math.isnan(b)
+        or not math.isfinite(a)
+        or not math.isfinite(b)
+        or not a
+        or not b
+    ):
         return _special_quotient(a, b)
-    return _odd_between(float(ratio := Fraction(a) / Fraction(b)), lambda near: ratio - Fraction(near))
+    return _odd_between(
+        float(ratio := Fraction(a) / Fraction(b)), lambda near: ratio - Fraction(near)
+    )
 
 
 def _near_quotient(a: float, b: float) -> float:
@@ -55,7 +68,10 @@ def _odd_between(near: float, left: Callable[[float], Fraction]) -> float:
 
 
 EXACT: dict[str, Callable[[float, float], float]] = {
-    "add": odd, "subtract": lambda a, b: odd(a, -b), "multiply": lambda a, b: a * b, "divide": _quotient,
+    "add": odd,
+    "subtract": lambda a, b: odd(a, -b),
+    "multiply": lambda a, b: a * b,
+    "divide": _quotient,
     "sqrt": _root,
 }
 NEAR: dict[str, Callable[[float, float], float]] = {"divide": _near_quotient, "sqrt": _near_root}

@@ -1,4 +1,6 @@
-"""The float32 steps of two levels of scales (clauses BLK-9 and BLK-11). Positive floats in, positive floats out."""
+"""The float32 steps of two levels of scales (clauses BLK-9 and BLK-11). Positive floats in,
+positive floats out.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,18 @@ LEAST = carrier(BINARY32.least)
 
 
 def in_dtype(x: Fraction, dtype: Float, toward_zero: bool = False) -> float:
-    """x in a dtype of IEEE style, to nearest even or toward zero; its greatest number beyond its range.
+    """x in a dtype of IEEE style, to nearest even or toward zero; its greatest number beyond its
+    range.
 
-    By the binade alone, where `quantize` would search among 2^32 or 2^64 numbers; the tests compare the two.
+    By the binade alone, where `quantize` would search among 2^32 or 2^64 numbers; the tests compare
+    the two.
     """
     if x == 0:
         return 0.0
     unit = power(max(binade(abs(x)), 1 - dtype.offset) - dtype.mantissa)
-    n = abs(x) // unit if toward_zero else round(abs(x) / unit)  # `round` of a Fraction goes to even on ties
+    n = (
+        abs(x) // unit if toward_zero else round(abs(x) / unit)
+    )  # `round` of a Fraction goes to even on ties
     return math.copysign(carrier(min(n * unit, dtype.high)), x)
 
 
@@ -58,10 +64,16 @@ def two_levels(
             return max(own, float(scale.least)), None, second
         case "transformer_engine":
             encode = min(divide(high * ends, top), LARGEST) if top else 1.0
-            own = quantize(min(multiply(a, multiply(encode, divide(1.0, 6.0))), LARGEST), scale, policy="saturate")
+            own = quantize(
+                min(multiply(a, multiply(encode, divide(1.0, 6.0))), LARGEST),
+                scale,
+                policy="saturate",
+            )
             return own, min(divide(1.0, multiply(own, divide(1.0, encode))), LARGEST), top
     second = divide(top, high * ends)
-    own = quantize(min(max(divide(divide(a, high), second), float(power(-6))), ends), scale, policy="saturate")
+    own = quantize(
+        min(max(divide(divide(a, high), second), float(power(-6))), ends), scale, policy="saturate"
+    )
     return own, divide(divide(1.0, second), own), second
 
 

@@ -22,7 +22,9 @@ class Geometry:
 
     def axes(self, rank: int) -> dict[int, int | None]:
         """The named axes of an array, counted from its start, and the size along each."""
-        named = () if self.axis is None else (self.axis,) if isinstance(self.axis, int) else self.axis
+        named = (
+            () if self.axis is None else (self.axis,) if isinstance(self.axis, int) else self.axis
+        )
         sizes = self.size if isinstance(self.size, tuple) else (self.size,) * len(named)
         return {axis % rank: size for axis, size in zip(named, sizes, strict=True)}
 
@@ -36,7 +38,9 @@ class Geometry:
         return tuple(i if axis in axes else 0 for axis, i in enumerate(index))
 
 
-def members(array: Sequence[float], homes: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], list[float]]:
+def members(
+    array: Sequence[float], homes: Sequence[tuple[int, ...]]
+) -> dict[tuple[int, ...], list[float]]:
     """The elements of each block."""
     found: dict[tuple[int, ...], list[float]] = {}
     for home, x in zip(homes, array, strict=True):
@@ -93,7 +97,9 @@ def quantize_blocks(
     homes = [fmt.block(index) for index in product(*map(range, shape))]
     scales = {home: fmt.scale(elements) for home, elements in members(array, homes).items()}
     rounded = [
-        quantize(Fraction(x) / power(scales[home]) if math.isfinite(x) else x, fmt.element, mode, word)
+        quantize(
+            Fraction(x) / power(scales[home]) if math.isfinite(x) else x, fmt.element, mode, word
+        )
         for home, x, word in zip(homes, array, words or [0] * len(array), strict=True)
     ]
     values = [

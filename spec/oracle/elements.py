@@ -12,7 +12,9 @@ from .exact import POLICIES
 
 
 class Candidates(NamedTuple):
-    """RND-2, RND-3: the neighbours of x, equal to x where it is exact; `odd` is the parity of the one toward zero."""
+    """RND-2, RND-3: the neighbours of x, equal to x where it is exact; `odd` is the parity of the
+    one toward zero.
+    """
 
     toward: Fraction
     away: Fraction
@@ -65,12 +67,16 @@ class Element(ABC):
         """RND-2, RND-3."""
 
     def side(self, x: Fraction, toward: Fraction, away: Fraction) -> int:
-        """RND-4, RND-12: -1, 0, 1 where x lies on the side of `toward`, on the boundary, on the side of `away`."""
+        """RND-4, RND-12: -1, 0, 1 where x lies on the side of `toward`, on the boundary, on the
+        side of `away`.
+        """
         nearer = abs(x - toward) - abs(away - x)
         return (nearer > 0) - (nearer < 0)
 
     def stays(self, mode: str, below: bool) -> bool:
-        """RND-7: whether a finite number beyond an end of the range goes to that end in this mode."""
+        """RND-7: whether a finite number beyond an end of the range goes to that end in this
+        mode.
+        """
         return mode in ("toward_zero", "toward_positive" if below else "toward_negative")
 
     @abstractmethod
@@ -86,7 +92,12 @@ class Element(ABC):
         """FMT-8: the overflow policies the format allows."""
         has_nan = bool(self.nan_codes)
         propagate = self.has_infinity or has_nan
-        legal = {"saturate": True, "propagate": propagate, "infinity": self.has_infinity, "nan": has_nan}
+        legal = {
+            "saturate": True,
+            "propagate": propagate,
+            "infinity": self.has_infinity,
+            "nan": has_nan,
+        }
         return tuple(policy for policy in POLICIES if legal[policy])
 
     @property
@@ -149,4 +160,8 @@ class Grid(Element):
         toward, away = self.point(place), self.point(place + 1)
         if toward == abs(x):
             return Candidates(x, x, False)
-        return Candidates(-toward, -away, self.odd(place)) if x < 0 else Candidates(toward, away, self.odd(place))
+        return (
+            Candidates(-toward, -away, self.odd(place))
+            if x < 0
+            else Candidates(toward, away, self.odd(place))
+        )

@@ -7,7 +7,14 @@ from fractions import Fraction
 from functools import cache
 
 NAN = math.nan
-DETERMINISTIC = ("nearest_even", "nearest_away", "toward_zero", "toward_positive", "toward_negative", "to_odd")
+DETERMINISTIC = (
+    "nearest_even",
+    "nearest_away",
+    "toward_zero",
+    "toward_positive",
+    "toward_negative",
+    "to_odd",
+)
 STOCHASTIC = ("stochastic_a", "stochastic_b", "stochastic_c")
 POLICIES = ("saturate", "propagate", "infinity", "nan")
 REACH = 1100  # 2^-REACH is less than every positive float64, 2^REACH greater than every finite one

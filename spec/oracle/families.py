@@ -69,8 +69,9 @@ class Fixed(Grid):
 class Float(Grid):
     """FMT-4, FMT-5, FMT-6: `float<E,M>`.
 
-    A place is a code's exponent and mantissa fields read as one integer, the exponent field without end upward (and,
-    without zero, downward); `subnormals=false` leaves out what lies between zero and the least normal.
+    A place is a code's exponent and mantissa fields read as one integer, the exponent field without
+    end upward (and, without zero, downward); `subnormals=false` leaves out what lies between zero
+    and the least normal.
     """
 
     exponent: int
@@ -240,7 +241,11 @@ class P3109(Grid):
     @property
     def infinity(self) -> int:
         """The code of +infinity, or the one above the greatest value."""
-        return (1 << self.k - 1) - self.has_infinity if self.signed else (1 << self.k) - 1 - self.has_infinity
+        return (
+            (1 << self.k - 1) - self.has_infinity
+            if self.signed
+            else (1 << self.k) - 1 - self.has_infinity
+        )
 
     @property
     def high(self) -> Fraction:
@@ -286,5 +291,7 @@ class P3109(Grid):
         if code in self.nan_codes:
             return NAN
         negative, place = divmod(code, 1 << self.k - 1) if self.signed else (0, code)
-        size = math.inf if self.has_infinity and place == self.infinity else carrier(self.point(place))
+        size = (
+            math.inf if self.has_infinity and place == self.infinity else carrier(self.point(place))
+        )
         return -size if negative else size

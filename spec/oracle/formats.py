@@ -15,7 +15,9 @@ from .scaled import Block, Exponent, Int
 from .tables import Codebook
 from .tapered import Logarithmic, Posit, Takum
 
-Format = Float | Fixed | Codebook | Bfp | Int | Block | Exponent | P3109 | Posit | Takum | Logarithmic
+Format = (
+    Float | Fixed | Codebook | Bfp | Int | Block | Exponent | P3109 | Posit | Takum | Logarithmic
+)
 FAMILIES: dict[str, type[Format]] = {
     "float": Float,
     "fixed": Fixed,
@@ -29,7 +31,17 @@ FAMILIES: dict[str, type[Format]] = {
     "takum": Takum,
     "logarithmic": Logarithmic,
 }
-POSITIONAL = ("exponent", "mantissa", "word", "fraction", "element", "exponent_bits", "es", "k", "p")
+POSITIONAL = (
+    "exponent",
+    "mantissa",
+    "word",
+    "fraction",
+    "element",
+    "exponent_bits",
+    "es",
+    "k",
+    "p",
+)
 
 
 def spell(fmt: Format) -> str:
@@ -68,7 +80,9 @@ def tables() -> dict[str, Any]:
 
 @cache
 def formats() -> dict[str, Format]:
-    """The formats of formats.toml by name. A format within another is named, or a table of its own."""
+    """The formats of formats.toml by name. A format within another is named, or a table of its
+    own.
+    """
     found: dict[str, Format] = {}
     for name, table in tables()["formats"].items():
         found[name] = _build(dict(table), found)

@@ -31,7 +31,9 @@ def exactly(x: Fraction) -> Bounds:
 
 @cache
 def root_of_two(exponent: Fraction) -> Bounds:
-    """2^exponent: the greatest integer n with n^d <= 2^(m + d*DIGITS), where exponent is m/d, found bit by bit."""
+    """2^exponent: the greatest integer n with n^d <= 2^(m + d*DIGITS), where exponent is m/d, found
+    bit by bit.
+    """
     m, d = exponent.numerator, exponent.denominator
     if d == 1:
         return exactly(power(m))
@@ -46,7 +48,9 @@ def root_of_two(exponent: Fraction) -> Bounds:
 
 @cache
 def exponential(x: Fraction) -> Bounds:
-    """e^x by its series, every term cut to 2^-DIGITS; what is left after a term of less than half is less than it."""
+    """e^x by its series, every term cut to 2^-DIGITS; what is left after a term of less than half
+    is less than it.
+    """
     if x == 0:
         return exactly(Fraction(1))
     if x < 0:
@@ -58,5 +62,7 @@ def exponential(x: Fraction) -> Bounds:
         count += 1
         term = term * x.numerator // (x.denominator * count)
         total += term
-    error = power(20) * max(1, total >> DIGITS)  # each cut grows by at most what the later factors multiply up to
+    error = power(20) * max(
+        1, total >> DIGITS
+    )  # each cut grows by at most what the later factors multiply up to
     return Bounds(total * power(-DIGITS), (total + error) * power(-DIGITS))

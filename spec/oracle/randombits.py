@@ -8,7 +8,9 @@ from collections.abc import Sequence
 WORD = 2**32
 
 
-def philox(counter: Sequence[int], key: Sequence[int], rounds: int = 10) -> tuple[int, int, int, int]:
+def philox(
+    counter: Sequence[int], key: Sequence[int], rounds: int = 10
+) -> tuple[int, int, int, int]:
     """RNG-1: Philox4x32, Salmon et al., SC 2011, figure 4 and section 4.3."""
     c0, c1, c2, c3 = counter
     k0, k1 = key

@@ -30,8 +30,12 @@ def parse_rule(text: str) -> Rule:
     return Rule("stochastic_a" if match[1] == "stochastic" else match[1], int(match[2] or 32))
 
 
-def takes_away(rule: Rule, nu: Fraction, odd: bool, positive: bool, word: int, side: int = 0) -> bool:
-    """RND-4. The stochastic modes ask for nu, 0 < nu < 1, the nearest ones for the side on which x lies (RND-12)."""
+def takes_away(
+    rule: Rule, nu: Fraction, odd: bool, positive: bool, word: int, side: int = 0
+) -> bool:
+    """RND-4. The stochastic modes ask for nu, 0 < nu < 1, the nearest ones for the side on which x
+    lies (RND-12).
+    """
     scale, random = 1 << rule.bits, word >> (32 - rule.bits)
     match rule.name:
         case "nearest_even":
@@ -74,7 +78,9 @@ def out_of_range(fmt: Element, rule: Rule, policy: str, below: bool, finite: boo
     if policy == "saturate" or (policy == "propagate" and finite):
         return end
     if policy == "propagate":
-        return NAN if not fmt.has_infinity else end if one_sided else -math.inf if below else math.inf
+        return (
+            NAN if not fmt.has_infinity else end if one_sided else -math.inf if below else math.inf
+        )
     if finite and fmt.stays(rule.name, below) and (fmt.has_zero or not one_sided):  # FMT-9
         return end
     return NAN if policy == "nan" or one_sided else -math.inf if below else math.inf
@@ -90,7 +96,11 @@ def range_check(r: Fraction, fmt: Element, rule: Rule, policy: str) -> float:
 
 
 def quantize(
-    x: float | Fraction, fmt: Element, mode: str = "nearest_even", word: int = 0, policy: str | None = None
+    x: float | Fraction,
+    fmt: Element,
+    mode: str = "nearest_even",
+    word: int = 0,
+    policy: str | None = None,
 ) -> float:
     """RND: the number that stands for x in `fmt`."""
     rule, policy = parse_rule(mode), policy or fmt.policy

@@ -67,7 +67,9 @@ class Int(Geometry):
     def block_format(self) -> Block:
         """What the string abbreviates."""
         element = Fixed(self.word, 0, signed=not self.zero_point, symmetric=not self.zero_point)
-        return Block(element, self.axis, self.size, self.scale, "minmax" if self.zero_point else "nearest")
+        return Block(
+            element, self.axis, self.size, self.scale, "minmax" if self.zero_point else "nearest"
+        )
 
 
 def has_nan(fmt: Float) -> bool:
@@ -117,7 +119,9 @@ def power_scale(fmt: Block, amax: Fraction, ends: tuple[int, int]) -> int:
             grid = fmt.element
             step = grid.point(grid.place(power(top)) + 1) - power(top)
             unit = step * power(binade(amax) - top)
-            s = binade(round(amax / unit) * unit) - top  # `round` of a Fraction goes to even on ties
+            s = (
+                binade(round(amax / unit) * unit) - top
+            )  # `round` of a Fraction goes to even on ties
     return min(max(s, ends[0]), ends[1])
 
 
@@ -156,7 +160,9 @@ def scales_of(blocks: dict[Home, list[float]], fmt: Block) -> tuple[dict[Home, S
     elif isinstance(fmt.scale, Float) and fmt.second is not None:
         whole = max(amax.values())
         for home in blocks:
-            own, inverse, top = two_levels(amax[home], whole, fmt.chosen_rule, fmt.element, fmt.scale)
+            own, inverse, top = two_levels(
+                amax[home], whole, fmt.chosen_rule, fmt.element, fmt.scale
+            )
             value = Fraction(effective(fmt.chosen_rule, own, top))
             second = BINARY32.code(Fraction(top))
             found[home] = Scale(value, fmt.scale.code(Fraction(own)), None, inverse)
@@ -181,7 +187,9 @@ def round_element(x: float, fmt: Block, scale: Scale, mode: str, word: int) -> f
         low, high = -scale.zero_point, int(fmt.element.high) - scale.zero_point
         if math.isinf(x):
             return float(low if x < 0 else high)
-        n = round_to_grid(Fraction(x) / scale.value, Fixed(fmt.element.bits, 0), parse_rule(mode), word)
+        n = round_to_grid(
+            Fraction(x) / scale.value, Fixed(fmt.element.bits, 0), parse_rule(mode), word
+        )
         return float(min(max(n, low), high))
     if math.isinf(x):
         return quantize(x, fmt.element, mode, word)
@@ -244,4 +252,8 @@ def element_code(r: float, element: Element, zero_point: int | None) -> int | No
     """COD-1, COD-4: the code of an element, None where there is none."""
     if math.isnan(r) and not element.nan_codes:
         return None
-    return element.encode(r) if zero_point is None else element.encode(carrier(Fraction(r) + zero_point))
+    return (
+        element.encode(r)
+        if zero_point is None
+        else element.encode(carrier(Fraction(r) + zero_point))
+    )

@@ -32,7 +32,11 @@ class Accumulation(NamedTuple):
 def odd(x: float, y: float) -> float:
     """SUM-3: odd(x + y)."""
     near = x + y
-    if not math.isfinite(near) or Fraction(near) == (exact := Fraction(x) + Fraction(y)) or is_odd(near):
+    if (
+        not math.isfinite(near)
+        or Fraction(near) == (exact := Fraction(x) + Fraction(y))
+        or is_odd(near)
+    ):
         return near
     return math.nextafter(near, math.inf if exact > Fraction(near) else -math.inf)
 
@@ -42,9 +46,14 @@ def is_odd(x: float) -> bool:
     return bool(struct.unpack("<Q", struct.pack("<d", x))[0] & 1)
 
 
-def sum_of_products(a: Sequence[float], b: Sequence[float], rule: Accumulation,
-                    word: Callable[[int, int], int] = lambda kind, n: 0) -> float:
-    """SUM-2 to SUM-5: one element of a product; `word(κ, n)` is its random word in rounding n of kind κ.
+def sum_of_products(
+    a: Sequence[float],
+    b: Sequence[float],
+    rule: Accumulation,
+    word: Callable[[int, int], int] = lambda kind, n: 0,
+) -> float:
+    """SUM-2 to SUM-5: one element of a product; `word(κ, n)` is its random word in rounding n of
+    kind κ.
 
     An element of a source dtype narrower than float64 is this number exactly.
     """

@@ -28,7 +28,9 @@ class Table(Element):
         """FMT-10."""
 
     def boundary(self, place: int) -> Bounds | None:
-        """RND-12: where the nearest modes step from the value at a place to the next; None: half way."""
+        """RND-12: where the nearest modes step from the value at a place to the next; None: half
+        way.
+        """
         return None
 
     @cached_property
@@ -84,7 +86,9 @@ class Table(Element):
 
     def side(self, x: Fraction, toward: Fraction, away: Fraction) -> int:
         """RND-12."""
-        boundary = self.boundary(self.first_place + bisect.bisect_left(self.ordered, min(toward, away)))
+        boundary = self.boundary(
+            self.first_place + bisect.bisect_left(self.ordered, min(toward, away))
+        )
         if boundary is None:
             return super().side(x, toward, away)
         return boundary.sign(x) * (1 if away > toward else -1)
@@ -93,7 +97,11 @@ class Table(Element):
     def first_codes(self) -> dict[Fraction, int]:
         """COD-1, COD-2: the first code of each value, of 0 that of +0 where there are both."""
         finite = [(code, v) for code, v in enumerate(self.meanings) if math.isfinite(v)]
-        signs = [(code, v) for code, v in finite if not (v == 0 and is_negative(v) and self.has_negative_zero)]
+        signs = [
+            (code, v)
+            for code, v in finite
+            if not (v == 0 and is_negative(v) and self.has_negative_zero)
+        ]
         return {Fraction(v): code for code, v in reversed(signs)}
 
     def code(self, value: Fraction) -> int:
@@ -103,9 +111,15 @@ class Table(Element):
 
     def encode(self, number: float) -> int:
         """COD-1, COD-2: the first code of several."""
-        special = math.isinf(number) or (number == 0 and is_negative(number) and self.has_negative_zero)
+        special = math.isinf(number) or (
+            number == 0 and is_negative(number) and self.has_negative_zero
+        )
         if special:
-            same = [c for c, v in enumerate(self.meanings) if v == number and is_negative(v) == is_negative(number)]
+            same = [
+                c
+                for c, v in enumerate(self.meanings)
+                if v == number and is_negative(v) == is_negative(number)
+            ]
             if not same:
                 raise ValueError(f"{number} is not in {self}")
             return same[0]
@@ -130,5 +144,7 @@ class Codebook(Table):
     @cached_property
     def meanings(self) -> Sequence[float]:  # type: ignore[override]
         """FMT-7: the values as held."""
-        held = (Fraction(v if self.dtype == "float64" else quantize(v, BINARY32)) for v in self.values_)
+        held = (
+            Fraction(v if self.dtype == "float64" else quantize(v, BINARY32)) for v in self.values_
+        )
         return tuple(map(carrier, held))

@@ -24,7 +24,9 @@ def held(number: Bounds, dtype: str) -> float:
 
 
 class Real(Table):
-    """FMT-12, FMT-13: bit strings in two's complement. `magnitude` reads the bits after the sign."""
+    """FMT-12, FMT-13: bit strings in two's complement. `magnitude` reads the bits after the
+    sign.
+    """
 
     word: int
     linear: bool = True
@@ -41,7 +43,10 @@ class Real(Table):
     def meanings(self) -> Sequence[float]:  # type: ignore[override]
         half = 1 << self.word - 1
         strings = [format(code, f"0{self.word - 1}b") for code in range(1, half)]
-        positive = [carrier(b.low) if b.low == b.high else held(b, "float64") for b in map(self.magnitude, strings)]
+        positive = [
+            carrier(b.low) if b.low == b.high else held(b, "float64")
+            for b in map(self.magnitude, strings)
+        ]
         return [0.0, *positive, NAN, *(-v for v in reversed(positive))]
 
     def boundary(self, place: int) -> Bounds:
@@ -62,7 +67,9 @@ class Posit(Real):
     overflow: str | None = "propagate"
 
     def magnitude(self, bits: str) -> Bounds:
-        """FMT-12: a run of equal bits, the bit that ends it, exponent, fraction; missing bits are 0."""
+        """FMT-12: a run of equal bits, the bit that ends it, exponent, fraction; missing bits are
+        0.
+        """
         run = len(bits) - len(bits.lstrip(bits[0]))
         regime = run - 1 if bits[0] == "1" else -run
         rest = bits[run + 1 :]

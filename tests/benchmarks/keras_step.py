@@ -1,9 +1,11 @@
-"""Cost of one optimizer step on Keras: `python -m tests.benchmarks.keras_step [--backends tensorflow jax torch]`.
+"""Cost of one optimizer step on Keras: `python -m tests.benchmarks.keras_step [--backends
+tensorflow jax torch]`.
 
-A million parameters, in one matrix or in the 62 variables of a residual network; gradients are given. "graph" and
-"XLA" compile the whole update, as the train step of `fit` does; on PyTorch Keras runs eagerly. Figures are times as
-multiples of that of plain `keras.optimizers.SGD` with momentum, which is given in milliseconds: the least of several
-rounds, in each of which every optimizer makes one step, so that what else the machine does bears on all alike.
+A million parameters, in one matrix or in the 62 variables of a residual network; gradients are
+given. "graph" and "XLA" compile the whole update, as the train step of `fit` does; on PyTorch Keras
+runs eagerly. Figures are times as multiples of that of plain `keras.optimizers.SGD` with momentum,
+which is given in milliseconds: the least of several rounds, in each of which every optimizer makes
+one step, so that what else the machine does bears on all alike.
 """
 
 from __future__ import annotations
@@ -24,9 +26,16 @@ import numpy as np
 MODES = {"tensorflow": ("eager", "graph", "XLA"), "jax": ("eager", "XLA"), "torch": ("eager",)}
 SHAPES: dict[str, list[tuple[int, ...]]] = {
     "one matrix": [(1000, 1000)],
-    "62 variables": [*(shape for before, after in pairwise((3, 16, 32, 64, 128)) for block in range(5)
-                       for shape in ((3, 3, after if block else before, after), (after,), (after,))),
-                     (128, 1000), (1000,)],
+    "62 variables": [
+        *(
+            shape
+            for before, after in pairwise((3, 16, 32, 64, 128))
+            for block in range(5)
+            for shape in ((3, 3, after if block else before, after), (after,), (after,))
+        ),
+        (128, 1000),
+        (1000,),
+    ],
 }
 
 
@@ -48,8 +57,11 @@ def optimizers() -> dict[str, Callable[[], Any]]:
     rounded, exact, random = Recipe(weight=q, gradient=q, momentum=q), Recipe(), swalp(8)
     made = {"keras SGD": plain}
     for name, recipe, average in (
-        ("float32", exact, {}), ("float32, average not due", exact, {"swa_start": 10**9}),
-        ("float32, average", exact, {"swa_start": 0}), ("nearest", rounded, {}), ("stochastic", random, {}),
+        ("float32", exact, {}),
+        ("float32, average not due", exact, {"swa_start": 10**9}),
+        ("float32, average", exact, {"swa_start": 0}),
+        ("nearest", rounded, {}),
+        ("stochastic", random, {}),
         ("stochastic, average", random, {"swa_start": 0}),
     ):
         made[f"wrapped, {name}"] = partial(wrapped, recipe, **average)
@@ -57,7 +69,9 @@ def optimizers() -> dict[str, Callable[[], Any]]:
     return made
 
 
-def stepper(make: Callable[[], Any], shapes: Sequence[tuple[int, ...]], mode: str) -> Callable[[], None]:
+def stepper(
+    make: Callable[[], Any], shapes: Sequence[tuple[int, ...]], mode: str
+) -> Callable[[], None]:
     """A function that makes one step of a new optimizer on new variables, and waits for it."""
     import keras
     from keras import ops
@@ -91,13 +105,18 @@ def stepper(make: Callable[[], Any], shapes: Sequence[tuple[int, ...]], mode: st
     return step
 
 
-def _on_jax(optimizer: Any, variables: list[Any], gradients: list[Any], mode: str) -> Callable[[], None]:
+def _on_jax(
+    optimizer: Any, variables: list[Any], gradients: list[Any], mode: str
+) -> Callable[[], None]:
     import jax
 
     if mode == "eager":
+
         def eager() -> None:
             optimizer.apply(gradients, variables)
-            jax.block_until_ready([variable.value for variable in (*variables, *optimizer.variables)])
+            jax.block_until_ready(
+                [variable.value for variable in (*variables, *optimizer.variables)]
+            )
 
         return eager
     update = jax.jit(optimizer.stateless_apply, donate_argnums=(0, 2))
@@ -126,24 +145,34 @@ def report(models: Sequence[str], modes: Sequence[str], rounds: int) -> None:
     """Print the table of the backend that Keras runs on."""
     import keras
 
-    from qemu_swalp.text import table
+    from qemu_swalp._util.tables import table
 
     backend = keras.backend.backend()
     columns = [(model, mode) for model in models for mode in MODES[backend] if mode in modes]
     found = [measure(SHAPES[model], mode, rounds) for model, mode in columns]
     names = list(found[0])
-    lines = [[name, *(f"{column[name] / column[names[0]]:.1f}" for column in found)] for name in names[1:]]
+    lines = [
+        [name, *(f"{column[name] / column[names[0]]:.1f}" for column in found)]
+        for name in names[1:]
+    ]
     lines.insert(0, [f"{names[0]}, ms", *(f"{1e3 * column[names[0]]:.2f}" for column in found)])
-    print(f"\nKeras {keras.__version__} on {backend}, {platform.machine()}, {os.cpu_count()} CPUs, least of {rounds}\n")
+    print(
+        f"\nKeras {keras.__version__} on {backend}, {platform.machine()}, {os.cpu_count()} CPUs,"
+        f" least of {rounds}\n"
+    )
     print(table(("step", *(f"{model}, {mode}" for model, mode in columns)), lines), flush=True)
 
 
 def main() -> int:
     """Each backend in a process of its own; 1 where one fails."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--backends", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--modes", nargs="+", choices=MODES["tensorflow"], default=list(MODES["tensorflow"]))
+    parser.add_argument(
+        "--modes", nargs="+", choices=MODES["tensorflow"], default=list(MODES["tensorflow"])
+    )
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
@@ -151,8 +180,13 @@ def main() -> int:
         report(chosen.models, chosen.modes, chosen.rounds)
         return 0
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"} | os.environ
-    return max(subprocess.run([sys.executable, "-m", __spec__.name, "--here", *sys.argv[1:]],
-                              env={**quiet, "KERAS_BACKEND": backend}).returncode for backend in chosen.backends)
+    return max(
+        subprocess.run(
+            [sys.executable, "-m", __spec__.name, "--here", *sys.argv[1:]],
+            env={**quiet, "KERAS_BACKEND": backend},
+        ).returncode
+        for backend in chosen.backends
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The array libraries and devices whose arrays are measured, and the copy of each that figures are ratios of."""
+"""The array libraries and devices whose arrays are measured, and the copy of each that figures are
+ratios of.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.backends import gpu_missing
-
-from .timing import Call, host_clock
+from tests.benchmarks.timing import Call, host_clock
+from tests.helpers.backends import gpu_missing
 
 PAGE = 4096
 
@@ -17,8 +18,9 @@ PAGE = 4096
 def apart(x: np.ndarray) -> np.ndarray:
     """A copy that starts half a page off from x.
 
-    A target that starts less than a cache line after its source, modulo the page, makes `numpy.copyto` of 256 KiB
-    twelve times slower on an AMD Zen 3, and every ratio to it as much better.
+    A target that starts less than a cache line after its source, modulo the page, makes
+    `numpy.copyto` of 256 KiB twelve times slower on an AMD Zen 3, and every ratio to it as much
+    better.
     """
     room = np.empty(x.nbytes + PAGE, np.uint8)
     start = (x.ctypes.data + PAGE // 2 - room.ctypes.data) % PAGE

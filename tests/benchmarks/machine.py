@@ -12,17 +12,22 @@ import numpy as np
 
 import qemu_swalp as q
 from qemu_swalp.kernels import cpu
-
-from .libraries import Numpy
-from .peers import PEERS
+from tests.benchmarks.libraries import Numpy
+from tests.benchmarks.peers import PEERS
 
 
 def description(libraries: Sequence[Numpy], peers: Sequence[str]) -> dict[str, Any]:
     """Plain values by name."""
     found = {
-        "machine": f"{platform.system()} {platform.machine()}, {cpu_model()}, {os.cpu_count()} CPUs",
+        "machine": (
+            f"{platform.system()} {platform.machine()}, {cpu_model()}, {os.cpu_count()} CPUs"
+        ),
         "threads": q.get_num_threads(),
-        "load": " ".join(f"{load:.1f}" for load in os.getloadavg()) if hasattr(os, "getloadavg") else "unknown",
+        "load": (
+            " ".join(f"{load:.1f}" for load in os.getloadavg())
+            if hasattr(os, "getloadavg")
+            else "unknown"
+        ),
         "kernels": cpu.instruction_set() or "not compiled",
         "python": platform.python_version(),
         "qemu_swalp": q.__version__,

@@ -1,24 +1,28 @@
-"""What of ours is measured: the kernels, the array program, and the array program as torch.compile fuses it."""
+"""What of ours is measured: the kernels, the array program, and the array program as torch.compile
+fuses it.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import qemu_swalp as q
-from qemu_swalp import kernels, quantization
-from qemu_swalp.backends import namespace_of
-from qemu_swalp.carriers import carrier_of
-
-from .cases import CASES, ROUNDINGS, bits_of
-from .libraries import Numpy
-from .timing import Call
+from qemu_swalp import kernels
+from qemu_swalp.arrays import namespace_of
+from qemu_swalp.arrays.dtypes import source_dtype
+from qemu_swalp.ops import quantize as quantization
+from tests.benchmarks.cases import CASES, ROUNDINGS, bits_of
+from tests.benchmarks.libraries import Numpy
+from tests.benchmarks.timing import Call
 
 COLUMNS = ("out=", "new array", "array program")
 COMPILED = "torch.compile"
 
 
 def candidates(library: Numpy, case: str, rounding: str, x: Any) -> dict[str, Call]:
-    """By the names in `COLUMNS`: into an array that is there, into a new one, without the kernels."""
+    """By the names in `COLUMNS`: into an array that is there, into a new one, without the
+    kernels.
+    """
     format, mode, bits = CASES[case], ROUNDINGS[rounding], bits_of(rounding)
     out = library.empty(x)
 
@@ -26,16 +30,31 @@ def candidates(library: Numpy, case: str, rounding: str, x: Any) -> dict[str, Ca
         with kernels.disabled():
             return q.quantize(x, format, mode, random=bits)
 
-    return dict(zip(COLUMNS, (lambda: q.quantize(x, format, mode, random=bits, out=out),
-                              lambda: q.quantize(x, format, mode, random=bits), program), strict=True))
+    return dict(
+        zip(
+            COLUMNS,
+            (
+                lambda: q.quantize(x, format, mode, random=bits, out=out),
+                lambda: q.quantize(x, format, mode, random=bits),
+                program,
+            ),
+            strict=True,
+        )
+    )
 
 
 def compiled(case: str, rounding: str, x: Any) -> Call | None:
-    """The array program of `quantize` as one graph of torch.compile; None where it cannot be traced so."""
+    """The array program of `quantize` as one graph of torch.compile; None where it cannot be traced
+    so.
+    """
     import torch
 
     xp = namespace_of(x)
-    carrier, format, mode = carrier_of(xp.dtype(x)), q.parse(CASES[case]), q.Rounding.parse(ROUNDINGS[rounding])
+    carrier, format, mode = (
+        source_dtype(xp.dtype(x)),
+        q.parse(CASES[case]),
+        q.Rounding.parse(ROUNDINGS[rounding]),
+    )
     policy = quantization.policy_of(format, None)
     bits = bits_of(rounding)
     counters = None if bits is None else bits.counters(xp, xp.lengths(x))

@@ -1,7 +1,8 @@
-"""What other libraries offer for the cases, on arrays of the same values: float32 in, rounded float32 out.
+"""What other libraries offer for the cases, on arrays of the same values: float32 in, rounded
+float32 out.
 
-A peer has what it has: an own overflow policy, own block bounds, own random numbers (drawn within the measured time).
-`test_benchmarks.py` says which of them give the numbers that we give.
+A peer has what it has: an own overflow policy, own block bounds, own random numbers (drawn within
+the measured time). `test_benchmarks.py` says which of them give the numbers that we give.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .timing import Call
+from tests.benchmarks.timing import Call
 
 
 def ml_dtypes(case: str, rounding: str, x: np.ndarray) -> Call | None:
@@ -34,15 +35,24 @@ def gfloat(case: str, rounding: str, x: np.ndarray) -> Call | None:
     import gfloat
     from gfloat import RoundMode, formats
 
-    format = {"e4m3fn": formats.format_info_ocp_e4m3, "bf16": formats.format_info_bfloat16,
-              "fixed": formats.format_info_ocp_int8}.get(case)
+    format = {
+        "e4m3fn": formats.format_info_ocp_e4m3,
+        "bf16": formats.format_info_bfloat16,
+        "fixed": formats.format_info_ocp_int8,
+    }.get(case)
     if format is None:
         return None
     if rounding == "nearest":
         return lambda: gfloat.round_ndarray(format, x, RoundMode.TiesToEven, sat=True)
     rng = np.random.default_rng(0)
-    return lambda: gfloat.round_ndarray(format, x, RoundMode.StochasticFastest, sat=True, srnumbits=32,
-                                        srbits=rng.integers(0, 1 << 32, x.shape, np.int64))
+    return lambda: gfloat.round_ndarray(
+        format,
+        x,
+        RoundMode.StochasticFastest,
+        sat=True,
+        srnumbits=32,
+        srbits=rng.integers(0, 1 << 32, x.shape, np.int64),
+    )
 
 
 def pychop(case: str, rounding: str, x: np.ndarray) -> Call | None:
@@ -90,13 +100,16 @@ def qtorch(case: str, rounding: str, x: Any) -> Call | None:
 
 
 def torch(case: str, rounding: str, x: Any) -> Call | None:
-    """Casts to the dtype and back; fake quantization, with the scale of each row from its greatest magnitude."""
+    """Casts to the dtype and back; fake quantization, with the scale of each row from its greatest
+    magnitude.
+    """
     import torch
 
     def per_row() -> Any:
         scales = x.abs().amax(1) / 127
-        return torch.fake_quantize_per_channel_affine(x, scales, torch.zeros_like(scales, dtype=torch.int32), 0,
-                                                      -127, 127)
+        return torch.fake_quantize_per_channel_affine(
+            x, scales, torch.zeros_like(scales, dtype=torch.int32), 0, -127, 127
+        )
 
     calls: dict[str, Call] = {
         "e4m3fn": lambda: x.to(torch.float8_e4m3fn).to(torch.float32),
@@ -117,15 +130,18 @@ def torchao(case: str, rounding: str, x: Any) -> Call | None:
 
     if case == "nvfp4":
         return lambda: NVFP4Tensor.to_nvfp4(
-            x, per_tensor_scale=per_tensor_amax_to_scale(x.abs().amax())).dequantize(torch.float32)
+            x, per_tensor_scale=per_tensor_amax_to_scale(x.abs().amax())
+        ).dequantize(torch.float32)
     element = {"mxfp8_e4m3": torch.float8_e4m3fn, "mxfp4": torch.float4_e2m1fn_x2}[case]
     return lambda: MXTensor.to_mx(x, element, 32).dequantize(torch.float32)
 
 
 class Peer(NamedTuple):
-    """`calls` gives, for a case, a rounding and an array of the library, what to measure; None where it has nothing.
+    """`calls` gives, for a case, a rounding and an array of the library, what to measure; None
+    where it has nothing.
 
-    distribution : by which pip installs it, and whose version is told. modules : what it must be able to import.
+    distribution : by which pip installs it, and whose version is told. modules : what it must be
+        able to import.
     """
 
     library: str
@@ -137,13 +153,21 @@ class Peer(NamedTuple):
     def missing(self) -> str:
         """Why it cannot be asked; "" if it can."""
         try:
-            with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            with (
+                warnings.catch_warnings(),
+                redirect_stdout(StringIO()),
+                redirect_stderr(StringIO()),
+            ):
                 warnings.simplefilter("ignore")
                 for module in self.modules:
                     import_module(module)
         except Exception as error:  # QPyTorch compiles when it is imported, and fails in many ways
             how = f"pip install {self.distribution}{self.also}"
-            reason = "" if isinstance(error, ModuleNotFoundError) else f"{type(error).__name__}: {error}; "
+            reason = (
+                ""
+                if isinstance(error, ModuleNotFoundError)
+                else f"{type(error).__name__}: {error}; "
+            )
             return f"not measured: {reason.splitlines()[0] if reason else ''}{how}"
         return ""
 

@@ -1,4 +1,6 @@
-"""Every candidate beside a copy of the same array, for each library, size, case and rounding; and the tables of it."""
+"""Every candidate beside a copy of the same array, for each library, size, case and rounding; and
+the tables of it.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +8,19 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from .cases import matrix
-from .libraries import Numpy
-from .ours import COMPILED, candidates, compiled
-from .peers import PEERS
-from .timing import Figure, alternate
+from tests.benchmarks.cases import matrix
+from tests.benchmarks.libraries import Numpy
+from tests.benchmarks.ours import COMPILED, candidates, compiled
+from tests.benchmarks.peers import PEERS
+from tests.benchmarks.timing import Figure, alternate
 
 LONG = 1.0
 """Seconds of a call above which it is made once."""
 
 FEW = 14
-"""Exponent of the size at which a candidate is called first: there it plans, and tells how long greater sizes take."""
+"""Exponent of the size at which a candidate is called first: there it plans, and tells how long
+greater sizes take.
+"""
 
 WIDTH = len("12.34 (12.34)")
 
@@ -33,13 +37,23 @@ class Measured(NamedTuple):
 
     def plain(self) -> dict[str, Any]:
         """For JSON: sizes in elements, times in seconds."""
-        figure = {} if self.figure is None else {**self.figure._asdict(), "ratio": self.figure.ratio}
-        return {"library": self.library, "elements": 1 << self.exponent, "case": self.case, "rounding": self.rounding,
-                "candidate": self.candidate, **figure}
+        figure = (
+            {} if self.figure is None else {**self.figure._asdict(), "ratio": self.figure.ratio}
+        )
+        return {
+            "library": self.library,
+            "elements": 1 << self.exponent,
+            "case": self.case,
+            "rounding": self.rounding,
+            "candidate": self.candidate,
+            **figure,
+        }
 
 
 class Plan(NamedTuple):
-    """What to measure. columns : of those that can be. seconds : of a measurement. patience : seconds of a call."""
+    """What to measure. columns : of those that can be. seconds : of a measurement. patience :
+    seconds of a call.
+    """
 
     libraries: Sequence[Numpy]
     exponents: Sequence[int]
@@ -52,12 +66,19 @@ class Plan(NamedTuple):
     def cells(self, library: Numpy) -> dict[tuple[str, str], list[str]]:
         """By case and rounding, the names of what is measured beside the copy."""
         few = library.array(matrix(FEW))
-        return {(case, rounding): [name for name in self.columns if _is_there(name, library, case, rounding, few)]
-                for case in self.cases for rounding in self.roundings}
+        return {
+            (case, rounding): [
+                name for name in self.columns if _is_there(name, library, case, rounding, few)
+            ]
+            for case in self.cases
+            for rounding in self.roundings
+        }
 
 
 def measure(plan: Plan, start: Callable[[str], Any]) -> Iterator[list[Measured]]:
-    """The cells of each (library, size, case, rounding), by ascending size. start : told which cell begins."""
+    """The cells of each (library, size, case, rounding), by ascending size. start : told which cell
+    begins.
+    """
     pace: dict[tuple[str, ...], float] = {}  # seconds per element at the size before, or of few
     for exponent in sorted(plan.exponents):
         host = matrix(exponent)
@@ -75,7 +96,9 @@ def measure(plan: Plan, start: Callable[[str], Any]) -> Iterator[list[Measured]]
                     call = None if slow else _call(name, library, case, rounding, x)
                     figure = None
                     if call is not None:
-                        long = LONG if exponent > FEW and not library.gpu() else math.inf  # else it may be planning
+                        long = (
+                            LONG if exponent > FEW and not library.gpu() else math.inf
+                        )  # else it may be planning
                         figure = alternate(library.clock, copy, call, plan.seconds, long)
                         pace[key] = figure.least / host.size
                     if slow or figure is not None:
@@ -92,7 +115,10 @@ def _pace(library: Numpy, call: Any) -> float:
 
 def _is_there(name: str, library: Numpy, case: str, rounding: str, x: Any) -> bool:
     if name in PEERS:
-        return PEERS[name].library == library.library and PEERS[name].calls(case, rounding, x) is not None
+        return (
+            PEERS[name].library == library.library
+            and PEERS[name].calls(case, rounding, x) is not None
+        )
     return name != COMPILED or library.library == "torch"
 
 
@@ -100,20 +126,28 @@ def _call(name: str, library: Numpy, case: str, rounding: str, x: Any) -> Any:
     """What is measured; None where torch.compile cannot trace the case."""
     if name in PEERS:
         return PEERS[name].calls(case, rounding, x)
-    return compiled(case, rounding, x) if name == COMPILED else candidates(library, case, rounding, x)[name]
+    return (
+        compiled(case, rounding, x)
+        if name == COMPILED
+        else candidates(library, case, rounding, x)[name]
+    )
 
 
 class Table:
-    """The lines of a library's tables, as they are ready: least over least copy, in brackets the median of the ratios
-    in turn. The title of each size tells what the first copies took.
+    """The lines of a library's tables, as they are ready: least over least copy, in brackets the
+    median of the ratios in turn. The title of each size tells what the first copies took.
     """
 
     def __init__(self, plan: Plan, library: Numpy) -> None:
         cells = plan.cells(library)
         self.count = sum(map(len, cells.values()))
         self.copy_name = library.copy_name
-        self.names = [name for name in plan.columns if any(name in names for names in cells.values())]
-        lengths = [max(map(len, texts)) for texts in zip(("format", "rounding"), *cells, strict=True)]
+        self.names = [
+            name for name in plan.columns if any(name in names for names in cells.values())
+        ]
+        lengths = [
+            max(map(len, texts)) for texts in zip(("format", "rounding"), *cells, strict=True)
+        ]
         self.widths = [*lengths, *(max(len(name), WIDTH) for name in self.names)]
         self.exponent = 0
 
@@ -131,8 +165,10 @@ class Table:
         yield self._line(first.case, first.rounding, *(texts.get(name, "") for name in self.names))
 
     def _line(self, *texts: str) -> str:
-        aligned = (text.ljust(width) if i < 2 else text.rjust(width)
-                   for i, (text, width) in enumerate(zip(texts, self.widths, strict=True)))
+        aligned = (
+            text.ljust(width) if i < 2 else text.rjust(width)
+            for i, (text, width) in enumerate(zip(texts, self.widths, strict=True))
+        )
         return "  ".join(aligned).rstrip()
 
 

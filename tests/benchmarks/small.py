@@ -11,17 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from qemu_swalp.text import table
-
-from .libraries import Numpy
-from .ours import candidates
-from .timing import alternate
+from qemu_swalp._util.tables import table
+from tests.benchmarks.libraries import Numpy
+from tests.benchmarks.ours import candidates
+from tests.benchmarks.timing import alternate
 
 ELEMENTS = 16
 
 
-def calls(libraries: Sequence[Numpy], cases: Sequence[str], roundings: Sequence[str],
-          seconds: float) -> list[dict[str, Any]]:
+def calls(
+    libraries: Sequence[Numpy], cases: Sequence[str], roundings: Sequence[str], seconds: float
+) -> list[dict[str, Any]]:
     """Microseconds of a call on 16 elements."""
     found = []
     host = np.linspace(-2, 2, ELEMENTS, dtype=np.float32).reshape(1, -1)
@@ -31,8 +31,16 @@ def calls(libraries: Sequence[Numpy], cases: Sequence[str], roundings: Sequence[
             for rounding in roundings:
                 for name, call in candidates(library, case, rounding, x).items():
                     figure = alternate(library.clock, library.copy(x), call, seconds)
-                    found.append({"library": library.name, "case": case, "rounding": rounding, "candidate": name,
-                                  "microseconds": figure.least * 1e6, "copy_microseconds": figure.copy_least * 1e6})
+                    found.append(
+                        {
+                            "library": library.name,
+                            "case": case,
+                            "rounding": rounding,
+                            "candidate": name,
+                            "microseconds": figure.least * 1e6,
+                            "copy_microseconds": figure.copy_least * 1e6,
+                        }
+                    )
     return found
 
 
@@ -43,24 +51,36 @@ def calls_table(found: Sequence[dict[str, Any]]) -> str:
     for entry in found:
         line = lines.setdefault((entry["case"], entry["rounding"]), {})
         line[entry["library"], entry["candidate"]] = f"{entry['microseconds']:.1f}"
-    return table(("format", "rounding", *(f"{library}, {name}" for library, name in columns)),
-                 [(*key, *(line[column] for column in columns)) for key, line in lines.items()], left=(0, 1))
+    return table(
+        ("format", "rounding", *(f"{library}, {name}" for library, name in columns)),
+        [(*key, *(line[column] for column in columns)) for key, line in lines.items()],
+        left=(0, 1),
+    )
 
 
 SCRIPT = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
 
 
 def import_seconds(module: str, bytecode: str) -> float:
-    """Seconds that a fresh interpreter takes to import it, with bytecode in that folder, as after an installation."""
+    """Seconds that a fresh interpreter takes to import it, with bytecode in that folder, as after
+    an installation.
+    """
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": bytecode}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    done = subprocess.run([sys.executable, "-c", SCRIPT.format(module)], capture_output=True, text=True, check=True,
-                          env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(module)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
     return float(done.stdout)
 
 
 def imports(repeats: int) -> dict[str, float]:
-    """Seconds of `import numpy` and of `import qemu_swalp`, each the least of so many, taken in turn."""
+    """Seconds of `import numpy` and of `import qemu_swalp`, each the least of so many, taken in
+    turn.
+    """
     times: dict[str, list[float]] = {"numpy": [], "qemu_swalp": []}
     with tempfile.TemporaryDirectory() as bytecode:
         for _ in range(repeats + 1):  # the first compiles and reads the files
@@ -71,5 +91,8 @@ def imports(repeats: int) -> dict[str, float]:
 
 def imports_text(found: dict[str, float]) -> str:
     """One sentence."""
-    return (f"import numpy {found['numpy'] * 1e3:.1f} ms, import qemu_swalp {found['qemu_swalp'] * 1e3:.1f} ms, "
-            f"NumPy included: {found['qemu_swalp'] / found['numpy']:.2f} × NumPy")
+    return (
+        f"import numpy {found['numpy'] * 1e3:.1f} ms, import qemu_swalp"
+        f" {found['qemu_swalp'] * 1e3:.1f} ms, NumPy included:"
+        f" {found['qemu_swalp'] / found['numpy']:.2f} × NumPy"
+    )

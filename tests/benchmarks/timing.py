@@ -1,4 +1,6 @@
-"""Times of a candidate and of a copy, measured alternately, so that what else the machine does bears on both."""
+"""Times of a candidate and of a copy, measured alternately, so that what else the machine does
+bears on both.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ FEWEST, MOST = 3, 100
 
 
 class Figure(NamedTuple):
-    """Seconds of one call of the candidate and of the copy; `median_ratio` is that of the repeats' ratios."""
+    """Seconds of one call of the candidate and of the copy; `median_ratio` is that of the repeats'
+    ratios.
+    """
 
     least: float
     median: float
@@ -42,8 +46,11 @@ def host_clock(call: Call, count: int) -> float:
     return (time.perf_counter() - start) / count
 
 
-def alternate(clock: Clock, copy: Call, candidate: Call, seconds: float, long: float = math.inf) -> Figure:
-    """Measure both in turn, about so many seconds long, and three times at least unless one call takes longer.
+def alternate(
+    clock: Clock, copy: Call, candidate: Call, seconds: float, long: float = math.inf
+) -> Figure:
+    """Measure both in turn, about so many seconds long, and three times at least unless one call
+    takes longer.
 
     long : seconds; a candidate whose first call takes more is called once, between copies.
     """
@@ -56,14 +63,24 @@ def alternate(clock: Clock, copy: Call, candidate: Call, seconds: float, long: f
     turns.append((candidate, _count(clock, candidate, first)))
     found: list[tuple[float, ...]] = []
     end = time.perf_counter() + seconds
-    while not found or (len(found) < MOST and (time.perf_counter() < end or
-                                               (len(found) < FEWEST and found[-1][1] < seconds))):
+    while not found or (
+        len(found) < MOST
+        and (time.perf_counter() < end or (len(found) < FEWEST and found[-1][1] < seconds))
+    ):
         found.append(tuple(clock(call, count) for call, count in turns))
     copies, candidates = zip(*found, strict=True)
-    return Figure(min(candidates), statistics.median(candidates), min(copies), statistics.median(copies),
-                  statistics.median(mine / base for base, mine in found), len(found))
+    return Figure(
+        min(candidates),
+        statistics.median(candidates),
+        min(copies),
+        statistics.median(copies),
+        statistics.median(mine / base for base, mine in found),
+        len(found),
+    )
 
 
 def _count(clock: Clock, call: Call, first: float) -> int:
-    """How many calls make a measurement. A first one took so many seconds and touched memory; a second one tells."""
+    """How many calls make a measurement. A first one took so many seconds and touched memory; a
+    second one tells.
+    """
     return 1 if first > 1 else max(1, round(SHORTEST / max(clock(call, 1), 1e-9)))

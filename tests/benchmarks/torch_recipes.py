@@ -1,13 +1,16 @@
-"""Ready recipes on real data: `python -m tests.benchmarks.torch_recipes [--data-dir FOLDER] [--device cuda]`.
+"""Ready recipes on real data: `python -m tests.benchmarks.torch_recipes [--data-dir FOLDER]
+[--device cuda]`.
 
-A residual network and a transformer of some ten thousand parameters read MNIST at 14×14 pixels, the transformer row by
-row, under each recipe and in float32: what a recipe rounds of weights, gradients and state, of activations and errors,
-and of operands, is rounded. First and last layer stay in float32 in recipes of operands, as those of NVFP4 and DeepSeek
-have it. The learning rate is constant; the average is SWALP's, over the second half of the steps, evaluated in float32.
+A residual network and a transformer of some ten thousand parameters read MNIST at 14×14 pixels, the
+transformer row by row, under each recipe and in float32: what a recipe rounds of weights, gradients
+and state, of activations and errors, and of operands, is rounded. First and last layer stay in
+float32 in recipes of operands, as those of NVFP4 and DeepSeek have it. The learning rate is
+constant; the average is SWALP's, over the second half of the steps, evaluated in float32.
 
-Then what a step costs, role by role (`--overhead` for that alone), as a multiple of the same step in float32: the least
-of several rounds, in each of which every variant makes one step, so that what else the machine does bears on all alike.
-Where QPyTorch is installed (`pip install qtorch ninja`), it makes the swalp8 step too.
+Then what a step costs, role by role (`--overhead` for that alone), as a multiple of the same step
+in float32: the least of several rounds, in each of which every variant makes one step, so that what
+else the machine does bears on all alike. Where QPyTorch is installed (`pip install qtorch ninja`),
+it makes the swalp8 step too.
 """
 
 from __future__ import annotations
@@ -28,16 +31,16 @@ from qemu_swalp_torch import (
     Averager,
     disabled,
     quantize_activations,
+    quantize_elementwise,
     quantize_gemms,
     quantize_optimizer,
-    quantize_steps,
     update_bn,
 )
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qemu_swalp.experiments.data import mnist
-from qemu_swalp.text import table
+from qemu_swalp._util.tables import table
+from qemu_swalp.experiments.common.data import mnist
 from qemu_swalp.training import FULL_PRECISION, OPERANDS, Recipe, as_recipe
 
 BATCH, TESTED = 64, 2000
@@ -68,7 +71,9 @@ class Block(nn.Module):
         self.norm2, self.relu2 = nn.BatchNorm2d(after), nn.ReLU()
         self.conv2 = nn.Conv2d(after, after, 3, 1, 1, bias=False)
         same = before == after and stride == 1
-        self.short: nn.Module = nn.Identity() if same else nn.Conv2d(before, after, 1, stride, bias=False)
+        self.short: nn.Module = (
+            nn.Identity() if same else nn.Conv2d(before, after, 1, stride, bias=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, before, n, n) → (batch, after, n/stride, n/stride)."""
@@ -83,8 +88,14 @@ class Transformer(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.place = nn.Linear(14, 32), nn.Parameter(torch.zeros(14, 32))
-        self.body = nn.Sequential(*(nn.TransformerEncoderLayer(32, 4, 64, 0.0, nn.GELU(), batch_first=True,
-                                                               norm_first=True) for _ in range(2)))
+        self.body = nn.Sequential(
+            *(
+                nn.TransformerEncoderLayer(
+                    32, 4, 64, 0.0, nn.GELU(), batch_first=True, norm_first=True
+                )
+                for _ in range(2)
+            )
+        )
         self.last = nn.Linear(32, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -93,7 +104,10 @@ class Transformer(nn.Module):
         return logits
 
 
-MODELS: dict[str, tuple[Callable[[], nn.Module], float]] = {"ResNet": (ResNet, 0.05), "transformer": (Transformer, 0.1)}
+MODELS: dict[str, tuple[Callable[[], nn.Module], float]] = {
+    "ResNet": (ResNet, 0.05),
+    "transformer": (Transformer, 0.1),
+}
 """Each with its learning rate, for momentum 0.9."""
 
 RECIPES = ("float32", "swalp8", "bf16_sr", "fp8_hybrid", "fp8_ibm", "mxfp8", "mxfp4", "nvfp4")
@@ -102,25 +116,37 @@ RECIPES = ("float32", "swalp8", "bf16_sr", "fp8_hybrid", "fp8_ibm", "mxfp8", "mx
 def data(folder: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """MNIST in pixels of 2×2, zero mean and unit variance."""
     found = mnist(folder)
-    images = [F.avg_pool2d(torch.from_numpy(x).reshape(-1, 1, 28, 28), 2)[:, 0] for x in (found.train, found.test)]
+    images = [
+        F.avg_pool2d(torch.from_numpy(x).reshape(-1, 1, 28, 28), 2)[:, 0]
+        for x in (found.train, found.test)
+    ]
     mean, deviation = images[0].mean(), images[0].std()
     train, test = ((x - mean) / deviation for x in images)
-    return train, torch.from_numpy(found.train_labels), test[:TESTED], torch.from_numpy(found.test_labels)[:TESTED]
+    return (
+        train,
+        torch.from_numpy(found.train_labels),
+        test[:TESTED],
+        torch.from_numpy(found.test_labels)[:TESTED],
+    )
 
 
 ROUNDED = (nn.ReLU, nn.GELU, nn.LayerNorm, nn.MultiheadAttention)
 """Modules whose outputs are activations."""
 
 
-def quantized(recipe: Recipe, model: nn.Module, rate: float, seed: int = 0) -> torch.optim.Optimizer:
+def quantized(
+    recipe: Recipe, model: nn.Module, rate: float, seed: int = 0
+) -> torch.optim.Optimizer:
     """An optimizer of the model, both under a recipe."""
     if recipe.activation or recipe.error:
         quantize_activations(model, recipe, modules=ROUNDED, seed=seed)
     if recipe.operands or recipe.sums:
         quantize_gemms(model, recipe, exclude=("first", "last"), seed=seed)
-    if recipe.steps:
-        quantize_steps(model, recipe, seed=seed)
-    return quantize_optimizer(torch.optim.SGD(model.parameters(), rate, momentum=0.9), recipe, seed=seed)
+    if recipe.elementwise:
+        quantize_elementwise(model, recipe, seed=seed)
+    return quantize_optimizer(
+        torch.optim.SGD(model.parameters(), rate, momentum=0.9), recipe, seed=seed
+    )
 
 
 def native(model: nn.Module, rate: float) -> torch.optim.Optimizer:
@@ -144,8 +170,12 @@ def qpytorch(model: nn.Module, rate: float) -> Any:
     for module in model.modules():
         if isinstance(module, ROUNDED):
             module.register_forward_hook(rounded)
-    return OptimLP(torch.optim.SGD(model.parameters(), rate, momentum=0.9), weight_quant=whole, grad_quant=whole,
-                   momentum_quant=whole)
+    return OptimLP(
+        torch.optim.SGD(model.parameters(), rate, momentum=0.9),
+        weight_quant=whole,
+        grad_quant=whole,
+        momentum_quant=whole,
+    )
 
 
 def batches(x: Tensor, y: Tensor, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -160,13 +190,20 @@ def batches(x: Tensor, y: Tensor, steps: int, seed: int) -> Iterator[tuple[Tenso
 def error(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Percentage of wrong answers."""
     model.eval()
-    wrong = sum(int((model(a).argmax(1) != b).sum()) for a, b in zip(x.split(500), y.split(500), strict=True))
+    wrong = sum(
+        int((model(a).argmax(1) != b).sum())
+        for a, b in zip(x.split(500), y.split(500), strict=True)
+    )
     model.train()
     return 100 * wrong / len(y)
 
 
-def train(name: str, recipe: Recipe, images: tuple[Tensor, ...], steps: int, seed: int) -> tuple[float, float, float]:
-    """Mean training loss of the last tenth of the steps; test errors of the last weights and of the average."""
+def train(
+    name: str, recipe: Recipe, images: tuple[Tensor, ...], steps: int, seed: int
+) -> tuple[float, float, float]:
+    """Mean training loss of the last tenth of the steps; test errors of the last weights and of the
+    average.
+    """
     make, rate = MODELS[name]
     torch.manual_seed(seed)
     model = make().to(images[0].device)
@@ -184,10 +221,12 @@ def train(name: str, recipe: Recipe, images: tuple[Tensor, ...], steps: int, see
     last = error(model, test, labels)
     with averager.swap(), disabled(model):
         update_bn((a for a, _ in batches(x, y, 20, seed)), model)
-        return statistics.mean(losses[-(steps // 10):]), last, error(model, test, labels)
+        return statistics.mean(losses[-(steps // 10) :]), last, error(model, test, labels)
 
 
-def accuracy(names: list[str], recipes: list[str], images: tuple[Tensor, ...], steps: int, seeds: int) -> None:
+def accuracy(
+    names: list[str], recipes: list[str], images: tuple[Tensor, ...], steps: int, seeds: int
+) -> None:
     """Print a table for each model."""
     for name in names:
         lines = []
@@ -196,10 +235,21 @@ def accuracy(names: list[str], recipes: list[str], images: tuple[Tensor, ...], s
             start = time.perf_counter()
             found = [train(name, recipe, images, steps, seed) for seed in range(seeds)]
             seconds = time.perf_counter() - start
-            lines.append((key, *(_spread(column) for column in zip(*found, strict=True)), f"{seconds / seeds:.0f}"))
+            lines.append(
+                (
+                    key,
+                    *(_spread(column) for column in zip(*found, strict=True)),
+                    f"{seconds / seeds:.0f}",
+                )
+            )
         size = sum(p.numel() for p in MODELS[name][0]().parameters())
         print(f"\n{name}, {size} parameters, {steps} steps of {BATCH} images, {seeds} seeds\n")
-        print(table(("recipe", "training loss", "test error, %", "of the average, %", "s a run"), lines), flush=True)
+        print(
+            table(
+                ("recipe", "training loss", "test error, %", "of the average, %", "s a run"), lines
+            ),
+            flush=True,
+        )
 
 
 def _spread(values: tuple[float, ...]) -> str:
@@ -212,17 +262,27 @@ def variants() -> dict[str, Recipe]:
     run, row = "bfp<8,axis=-1,size=32>", "bfp<8,axis=0>"
     found: dict[str, Recipe] = {"float32": FULL_PRECISION}
     for rounding in ("nearest_even", "stochastic"):
-        roles = {role: Recipe(**{role: f"{row}/{rounding}"})
-                 for role in ("weight", "gradient", "momentum", "activation", "error")}
-        roles |= {kind: Recipe(operands={part: f"{run}/{rounding}" for part in OPERANDS if part.startswith(kind)})
-                  for kind in ("forward", "dgrad", "wgrad")}
+        roles = {
+            role: Recipe(**{role: f"{row}/{rounding}"})
+            for role in ("weight", "gradient", "momentum", "activation", "error")
+        }
+        roles |= {
+            kind: Recipe(
+                operands={part: f"{run}/{rounding}" for part in OPERANDS if part.startswith(kind)}
+            )
+            for kind in ("forward", "dgrad", "wgrad")
+        }
         found |= {f"{role}, {rounding}": recipe for role, recipe in roles.items()}
-    found["steps in bf16"] = Recipe(steps="bf16/nearest_even")
+    found["steps in bf16"] = Recipe(elementwise="bf16/nearest_even")
     return found | {name: as_recipe(name) for name in RECIPES[1:]}
 
 
-def step_of(name: str, quantize: Callable[[nn.Module, float], Any], images: tuple[Tensor, ...]) -> Callable[[], None]:
-    """A function that makes one training step of a model, whose optimizer `quantize(model, learning_rate)` makes."""
+def step_of(
+    name: str, quantize: Callable[[nn.Module, float], Any], images: tuple[Tensor, ...]
+) -> Callable[[], None]:
+    """A function that makes one training step of a model, whose optimizer `quantize(model,
+    learning_rate)` makes.
+    """
     make, rate = MODELS[name]
     torch.manual_seed(0)
     model = make().to(images[0].device)
@@ -244,7 +304,8 @@ def overhead(names: list[str], images: tuple[Tensor, ...], rounds: int) -> None:
     columns: list[dict[str, float]] = []
     for name in names:
         made: dict[str, Callable[[nn.Module, float], Any]] = {
-            key: partial(quantized, recipe) for key, recipe in variants().items()}
+            key: partial(quantized, recipe) for key, recipe in variants().items()
+        }
         made["swalp8, native SGD"] = native
         if find_spec("qtorch"):
             made["swalp8 by QPyTorch"] = qpytorch
@@ -256,19 +317,29 @@ def overhead(names: list[str], images: tuple[Tensor, ...], rounds: int) -> None:
                 step()
                 times[key].append(time.perf_counter() - start)
         columns.append({key: min(found) for key, found in times.items()})
-    lines: list[list[Any]] = [[key, *(f"{column[key] / column['float32']:.1f}" for column in columns)]
-                              for key in columns[0] if key != "float32"]
+    lines: list[list[Any]] = [
+        [key, *(f"{column[key] / column['float32']:.1f}" for column in columns)]
+        for key in columns[0]
+        if key != "float32"
+    ]
     lines.insert(0, ["float32, ms", *(f"{1e3 * column['float32']:.1f}" for column in columns)])
-    where = torch.cuda.get_device_name() if images[0].is_cuda else (
-        f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} CPUs")
+    where = (
+        torch.cuda.get_device_name()
+        if images[0].is_cuda
+        else (f"{platform.machine()}, {torch.get_num_threads()} of {os.cpu_count()} CPUs")
+    )
     print(f"\nPyTorch {torch.__version__}, {where}, least of {rounds}, batches of {BATCH}\n")
     print(table(("a training step", *names), lines), flush=True)
 
 
 def main() -> None:
     """Both tables, or what was asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-dir", default="", help="holds mnist.npz; without it MNIST is downloaded")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data-dir", default="", help="holds mnist.npz; without it MNIST is downloaded"
+    )
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
     parser.add_argument("--steps", type=int, default=300)

@@ -1,4 +1,6 @@
-"""The folder spec/ for tests: oracle and generator loaded by path, tables, a reader for each kind of vector file."""
+"""The folder spec/ for tests: oracle and generator loaded by path, tables, a reader for each kind
+of vector file.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ VECTORS = SPEC / "vectors"
 
 @cache
 def _load(name: str) -> Any:
-    """A module or package of spec/. It is entered under its own name, so that the generator finds the oracle."""
+    """A module or package of spec/. It is entered under its own name, so that the generator finds
+    the oracle.
+    """
     path = SPEC / name / "__init__.py" if (SPEC / name).is_dir() else SPEC / f"{name}.py"
     found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None:
@@ -51,11 +55,14 @@ def published() -> dict[str, dict[str, Any]]:
     return dict(oracle().tables()["published"])
 
 
-# ------------------------------------------------------------------------------------------------------------- readers
+# -------------------------------------------------------------------------------------------------------------
+# readers
 
 
 class RoundRow(NamedTuple):
-    """One input and what each deterministic mode makes of it, in the order of the oracle's DETERMINISTIC."""
+    """One input and what each deterministic mode makes of it, in the order of the oracle's
+    DETERMINISTIC.
+    """
 
     format: str
     policy: str | None
@@ -74,7 +81,9 @@ class StochasticRow(NamedTuple):
 
 
 class BlockRow(NamedTuple):
-    """One array in C order. `words` is None where the rounding draws none; a code is None where NaN has none."""
+    """One array in C order. `words` is None where the rounding draws none; a code is None where NaN
+    has none.
+    """
 
     format: str
     rounding: str
@@ -226,7 +235,10 @@ def read_round(name: str) -> list[RoundRow]:
 def read_policies(file: str) -> list[RoundRow]:
     """policies.txt and round_variants.txt."""
     columns = (line.split() for line in lines(file))
-    return [RoundRow(name, policy, float.fromhex(x), chosen(*pair)) for name, policy, x, *pair in columns]
+    return [
+        RoundRow(name, policy, float.fromhex(x), chosen(*pair))
+        for name, policy, x, *pair in columns
+    ]
 
 
 @cache
@@ -245,8 +257,12 @@ def read_blocks() -> list[BlockRow]:
     return [block_row(*line.split()) for line in lines("blocks.txt")]
 
 
-def block_row(name: str, rounding: str, shape: str, x: str, words: str, out: str, codes: str, *scales: str) -> BlockRow:
-    """A row of blocks.txt. A lone `-` among codes is NaN's, not an empty list: no array of the file is empty."""
+def block_row(
+    name: str, rounding: str, shape: str, x: str, words: str, out: str, codes: str, *scales: str
+) -> BlockRow:
+    """A row of blocks.txt. A lone `-` among codes is NaN's, not an empty list: no array of the file
+    is empty.
+    """
     return BlockRow(
         name,
         rounding,
@@ -272,7 +288,15 @@ def scaled_row(name: str, dtype: str, rounding: str, shape: str, x: str, words: 
     plain = tuple(None if item == "-" else int(item) for item in codes.split(","))
     drawn = integers(words, 16) or None
     return ScaledRow(
-        name, dtype, rounding, integers(shape), numbers(x), drawn, numbers(out), plain, *map(integers, scales)
+        name,
+        dtype,
+        rounding,
+        integers(shape),
+        numbers(x),
+        drawn,
+        numbers(out),
+        plain,
+        *map(integers, scales),
     )
 
 
@@ -280,23 +304,30 @@ def scaled_row(name: str, dtype: str, rounding: str, shape: str, x: str, words: 
 def read_sums() -> list[SumRow]:
     """sums.txt."""
     columns = (line.split(" ", 5) for line in lines("sums.txt"))
-    return [SumRow(dtype, int(seed), numbers(a), numbers(b), float.fromhex(out), accumulation)
-            for dtype, seed, a, b, out, accumulation in columns]
+    return [
+        SumRow(dtype, int(seed), numbers(a), numbers(b), float.fromhex(out), accumulation)
+        for dtype, seed, a, b, out, accumulation in columns
+    ]
 
 
 @cache
 def read_arithmetic() -> list[ArithmeticRow]:
     """arithmetic.txt."""
     columns = (line.split() for line in lines("arithmetic.txt"))
-    return [ArithmeticRow(operation, dtype, int(seed), numbers(a), numbers(b), numbers(out), quantizer)
-            for operation, dtype, seed, a, b, out, quantizer in columns]
+    return [
+        ArithmeticRow(operation, dtype, int(seed), numbers(a), numbers(b), numbers(out), quantizer)
+        for operation, dtype, seed, a, b, out, quantizer in columns
+    ]
 
 
 @cache
 def read_codes() -> list[CodeRow]:
     """codes.txt."""
     columns = (line.split() for line in lines("codes.txt"))
-    return [CodeRow(name, int(code, 16), float.fromhex(x), int(same, 16)) for name, code, x, same in columns]
+    return [
+        CodeRow(name, int(code, 16), float.fromhex(x), int(same, 16))
+        for name, code, x, same in columns
+    ]
 
 
 @cache
@@ -308,7 +339,10 @@ def read_strings() -> list[StringRow]:
 @cache
 def read_philox() -> list[PhiloxRow]:
     """philox.txt."""
-    return [PhiloxRow(*(integers(column, 16) for column in line.split())) for line in lines("philox.txt")]
+    return [
+        PhiloxRow(*(integers(column, 16) for column in line.split()))
+        for line in lines("philox.txt")
+    ]
 
 
 @cache

@@ -1,6 +1,8 @@
-"""The oracle judged: by published numbers, by ml_dtypes and gfloat, by brute force, and for what it may not import.
+"""The oracle judged: by published numbers, by ml_dtypes and gfloat, by brute force, and for what it
+may not import.
 
-Where a peer deviates from semantics.md, a test states the deviation, so that a changed peer is noticed.
+Where a peer deviates from semantics.md, a test states the deviation, so that a changed peer is
+noticed.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import numpy as np
 import pytest
 
 from tests.conformance import spec
-from tests.peers import GFLOAT, ML_DTYPES, MODES, VARIANTS
+from tests.helpers.peers import GFLOAT, ML_DTYPES, MODES, VARIANTS
 
 oracle = spec.oracle()
 FORMATS = spec.formats()
@@ -52,10 +54,14 @@ def in_float32(x: np.ndarray) -> np.ndarray:
     return held
 
 
-def judged(x: np.ndarray, fmt: Any, mode: str, policy: str, words: np.ndarray | None = None) -> np.ndarray:
+def judged(
+    x: np.ndarray, fmt: Any, mode: str, policy: str, words: np.ndarray | None = None
+) -> np.ndarray:
     """The oracle over an array."""
     drawn = [0] * x.size if words is None else words.tolist()
-    return np.array([oracle.quantize(v, fmt, mode, w, policy) for v, w in zip(x.tolist(), drawn, strict=True)])
+    return np.array(
+        [oracle.quantize(v, fmt, mode, w, policy) for v, w in zip(x.tolist(), drawn, strict=True)]
+    )
 
 
 def assert_same(x: np.ndarray, got: np.ndarray, expected: np.ndarray) -> None:
@@ -65,12 +71,15 @@ def assert_same(x: np.ndarray, got: np.ndarray, expected: np.ndarray) -> None:
     assert same.all(), [(x[i].hex(), got[i].hex(), expected[i].hex()) for i in bad]
 
 
-# ----------------------------------------------------------------------------------------------------- published facts
+# -----------------------------------------------------------------------------------------------------
+# published facts
 
 
 @pytest.mark.parametrize("name", spec.published())
 def test_published_facts(name: str) -> None:
-    """FMT-1, FMT-3, FMT-4, FMT-6: bias, range, smallest numbers and code counts are those of the cited documents."""
+    """FMT-1, FMT-3, FMT-4, FMT-6: bias, range, smallest numbers and code counts are those of the
+    cited documents.
+    """
     fmt, facts = FORMATS[name], dict(spec.published()[name])
     codes = dict(fmt.codes())
     numbers = {x for x in codes.values() if math.isfinite(x)}
@@ -84,8 +93,13 @@ def test_published_facts(name: str) -> None:
         "has_negative_zero": any(x == 0 and oracle.is_negative(x) for x in codes.values()),
     }
     if isinstance(fmt, oracle.Float):
-        derived |= {"bias": fmt.offset, "min_normal": float(fmt.magnitude(fmt.steps if fmt.zero else 0))}
-    stated = {key: float.fromhex(fact) if isinstance(fact, str) else fact for key, fact in facts.items()}
+        derived |= {
+            "bias": fmt.offset,
+            "min_normal": float(fmt.magnitude(fmt.steps if fmt.zero else 0)),
+        }
+    stated = {
+        key: float.fromhex(fact) if isinstance(fact, str) else fact for key, fact in facts.items()
+    }
     assert {key: derived[key] for key in stated} == stated
     assert len(fmt.nan_codes) == stated["nan_codes"]
     assert fmt.has_infinity == stated["has_infinity"]
@@ -106,12 +120,15 @@ def test_limits_of_ml_dtypes(name: str) -> None:
     assert float(info.tiny) == fmt.magnitude(fmt.steps)
 
 
-# ----------------------------------------------------------------------------------------------------------- ml_dtypes
+# -----------------------------------------------------------------------------------------------------------
+# ml_dtypes
 
 
 @pytest.mark.parametrize("name", ML_DTYPES)
 def test_nearest_even_of_ml_dtypes(name: str) -> None:
-    """RND-1, RND-2, RND-4, RND-5, RND-7, RND-8, RND-10: its casts from float32, NaN apart where the format has none."""
+    """RND-1, RND-2, RND-4, RND-5, RND-7, RND-8, RND-10: its casts from float32, NaN apart where the
+    format has none.
+    """
     dtype, policy = ML_DTYPES[name]
     fmt = FORMATS[name]
     x = in_float32(inputs(name))
@@ -125,7 +142,9 @@ def test_nearest_even_of_ml_dtypes(name: str) -> None:
 
 
 def test_ml_dtypes_deviates_at_the_bottom_of_e8m0() -> None:
-    """RND-4, RND-5: ties go up alike, but ml_dtypes sends all that lies between 2^-127 and 2^-126 to 2^-126."""
+    """RND-4, RND-5: ties go up alike, but ml_dtypes sends all that lies between 2^-127 and 2^-126
+    to 2^-126.
+    """
 
     def theirs(x: float) -> float:
         return float(np.float32(x).astype(ml_dtypes.float8_e8m0fnu))
@@ -133,7 +152,10 @@ def test_ml_dtypes_deviates_at_the_bottom_of_e8m0() -> None:
     fmt = FORMATS["e8m0fnu"]
     assert theirs(3.0) == oracle.quantize(3.0, fmt) == 4.0
     assert theirs(1.5 * 2.0**-127) == oracle.quantize(1.5 * 2.0**-127, fmt) == 2.0**-126
-    assert (theirs(1.25 * 2.0**-127), oracle.quantize(1.25 * 2.0**-127, fmt)) == (2.0**-126, 2.0**-127)
+    assert (theirs(1.25 * 2.0**-127), oracle.quantize(1.25 * 2.0**-127, fmt)) == (
+        2.0**-126,
+        2.0**-127,
+    )
 
 
 def test_ml_dtypes_rounds_float64_twice() -> None:
@@ -150,14 +172,19 @@ def test_codes_of_ml_dtypes(name: str) -> None:
     codes = np.arange(1 << fmt.bits, dtype=np.uint16 if fmt.bits > 8 else np.uint8)
     with np.errstate(invalid="ignore"):
         theirs = codes.view(dtype).astype(np.float64)
-    assert_same(codes.astype(float), np.array([fmt.decode(code) for code in codes.tolist()]), theirs)
+    assert_same(
+        codes.astype(float), np.array([fmt.decode(code) for code in codes.tolist()]), theirs
+    )
 
 
-# -------------------------------------------------------------------------------------------------------------- gfloat
+# --------------------------------------------------------------------------------------------------------------
+# gfloat
 
 
 def gfloat_inputs(name: str) -> np.ndarray:
-    """The inputs on which gfloat is asked: for e8m0 those within its range, see the test of its deviations."""
+    """The inputs on which gfloat is asked: for e8m0 those within its range, see the test of its
+    deviations.
+    """
     x = inputs(name)
     return x[x >= 2.0**-127] if name == "e8m0fnu" else x[~np.isnan(x)]
 
@@ -165,14 +192,18 @@ def gfloat_inputs(name: str) -> np.ndarray:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", GFLOAT)
 def test_deterministic_modes_of_gfloat(name: str, mode: str) -> None:
-    """RND-2, RND-4, RND-7, RND-8, RND-10: every policy that gfloat can express, by its saturation flag and domain."""
+    """RND-2, RND-4, RND-7, RND-8, RND-10: every policy that gfloat can express, by its saturation
+    flag and domain.
+    """
     fmt, x = FORMATS[name], gfloat_inputs(name)
     if name == "e8m0fnu" and mode == "nearest_even":
         x = x[np.frexp(x)[0] != 0.75]
     theirs = {"saturate": True, "infinity" if fmt.has_infinity else "nan": False}
     for policy in set(fmt.policies) & set(theirs):
         with np.errstate(over="ignore"):
-            expected = np.asarray(gfloat.round_ndarray(GFLOAT[name], x, MODES[mode], theirs[policy]))
+            expected = np.asarray(
+                gfloat.round_ndarray(GFLOAT[name], x, MODES[mode], theirs[policy])
+            )
         assert_same(x, judged(x, fmt, mode, policy), expected)
 
 
@@ -180,25 +211,34 @@ def test_deterministic_modes_of_gfloat(name: str, mode: str) -> None:
 @pytest.mark.parametrize("mode", VARIANTS)
 @pytest.mark.parametrize("name", GFLOAT)
 def test_stochastic_modes_of_gfloat(name: str, mode: str, bits: int) -> None:
-    """RND-4, RND-7: A, B and C, where ν is short enough that gfloat's sum of ν and R in float64 does not round."""
+    """RND-4, RND-7: A, B and C, where ν is short enough that gfloat's sum of ν and R in float64
+    does not round.
+    """
     fmt, x = FORMATS[name], in_float32(gfloat_inputs(name))
     x = x[np.abs(x) >= float(fmt.least) * 2.0**-8]
     draw = np.random.default_rng(bits)
     r = draw.integers(0, 2**bits, x.size)
     words = (r << (32 - bits)) | draw.integers(0, 2 ** (32 - bits), x.size)
     with np.errstate(over="ignore"):
-        expected = np.asarray(gfloat.round_ndarray(GFLOAT[name], x, VARIANTS[mode], True, srbits=r, srnumbits=bits))
+        expected = np.asarray(
+            gfloat.round_ndarray(GFLOAT[name], x, VARIANTS[mode], True, srbits=r, srnumbits=bits)
+        )
     assert_same(x, judged(x, fmt, f"{mode}<{bits}>", "saturate", words), expected)
 
 
 def test_gfloat_deviates_in_e8m0() -> None:
-    """RND-5, RND-7, FMT-9: gfloat takes the code's parity on ties, and lets 0 and 2^-128 through."""
+    """RND-5, RND-7, FMT-9: gfloat takes the code's parity on ties, and lets 0 and 2^-128
+    through.
+    """
     info, fmt = GFLOAT["e8m0fnu"], FORMATS["e8m0fnu"]
     assert [oracle.quantize(x, fmt) for x in (1.5, 3.0)] == [2.0, 4.0]
     assert np.asarray(gfloat.round_ndarray(info, np.array([1.5, 3.0]))).tolist() == [2.0, 2.0]
     assert oracle.quantize(2.0**-128, fmt) == 2.0**-127
     assert math.isnan(oracle.quantize(0.0, fmt))
-    assert np.asarray(gfloat.round_ndarray(info, np.array([0.0, 2.0**-128]))).tolist() == [0.0, 2.0**-128]
+    assert np.asarray(gfloat.round_ndarray(info, np.array([0.0, 2.0**-128]))).tolist() == [
+        0.0,
+        2.0**-128,
+    ]
 
 
 @pytest.mark.parametrize("name", [name for name in GFLOAT if name != "tf32"])
@@ -210,11 +250,14 @@ def test_codes_of_gfloat(name: str) -> None:
     assert_same(np.array(codes, float), np.array([fmt.decode(code) for code in codes]), theirs)
 
 
-# --------------------------------------------------------------------------------------------------------- brute force
+# ---------------------------------------------------------------------------------------------------------
+# brute force
 
 
 def test_neighbours_by_enumeration() -> None:
-    """RND-2, RND-3, RND-4: directed modes give the values next to x, nearest modes none further than another."""
+    """RND-2, RND-3, RND-4: directed modes give the values next to x, nearest modes none further
+    than another.
+    """
     for name in sorted(set(SMALL) & set(spec.round_names())):
         fmt = SMALL[name]
         values = fmt.values()
@@ -222,10 +265,15 @@ def test_neighbours_by_enumeration() -> None:
             if not math.isfinite(row.input) or not values[0] <= Fraction(row.input) <= values[-1]:
                 continue
             x = Fraction(row.input)
-            below, above = values[bisect.bisect_right(values, x) - 1], values[bisect.bisect_left(values, x)]
+            below, above = (
+                values[bisect.bisect_right(values, x) - 1],
+                values[bisect.bisect_left(values, x)],
+            )
             even, away, _, up, down, odd = map(Fraction, row.results)
             assert (up, down) == (above, below), (name, row)
-            if isinstance(fmt, oracle.Posit | oracle.Takum | oracle.Logarithmic):  # RND-12: not the nearest in value
+            if isinstance(
+                fmt, oracle.Posit | oracle.Takum | oracle.Logarithmic
+            ):  # RND-12: not the nearest in value
                 assert {even, away} <= {below, above}
             else:
                 assert abs(even - x) == abs(away - x) == min(x - below, above - x), (name, row)
@@ -233,7 +281,9 @@ def test_neighbours_by_enumeration() -> None:
 
 
 def test_to_odd_makes_double_rounding_harmless() -> None:
-    """RND-4: rounding to odd with two bits more, then to nearest, is rounding once (Boldo and Melquiond, 2008)."""
+    """RND-4: rounding to odd with two bits more, then to nearest, is rounding once (Boldo and
+    Melquiond, 2008).
+    """
     wide, narrow = oracle.Float(8, 9), oracle.Float(8, 7)
     for row in spec.read_round("bf16"):
         twice = oracle.quantize(oracle.quantize(row.input, wide, "to_odd"), narrow)
@@ -242,11 +292,16 @@ def test_to_odd_makes_double_rounding_harmless() -> None:
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 8])
 def test_share_of_words_that_go_away(bits: int) -> None:
-    """RND-4: of the 2^N values of R, A sends ⌊ν·2^N⌋ away, B that of ν + 2^-(N+1), C the nearest even."""
+    """RND-4: of the 2^N values of R, A sends ⌊ν·2^N⌋ away, B that of ν + 2^-(N+1), C the nearest
+    even.
+    """
     unit, scale = oracle.Fixed(8, 0), 2**bits
     for nu in (Fraction(k, 128 * scale) for k in range(1, 128 * scale, 7 + scale)):
         away = {
-            mode: sum(oracle.quantize(nu, unit, f"{mode}<{bits}>", r << (32 - bits)) == 1 for r in range(scale))
+            mode: sum(
+                oracle.quantize(nu, unit, f"{mode}<{bits}>", r << (32 - bits)) == 1
+                for r in range(scale)
+            )
             for mode in VARIANTS
         }
         assert away == {
@@ -257,21 +312,26 @@ def test_share_of_words_that_go_away(bits: int) -> None:
 
 
 def test_parity_is_that_of_the_integer() -> None:
-    """RND-5: without mantissa bits n is 1 in every binade, so that every tie goes away, save that below the least."""
+    """RND-5: without mantissa bits n is 1 in every binade, so that every tie goes away, save that
+    below the least.
+    """
     powers = oracle.Float(3, 0, specials="finite")
     assert [oracle.quantize(x, powers) for x in (0.75, 1.5, 3.0, 6.0)] == [1.0, 2.0, 4.0, 8.0]
     assert oracle.quantize(float(powers.least) / 2, powers) == 0
 
 
 def test_a_codebook_without_zero() -> None:
-    """RND-3, RND-6: zero counts as positive, a tie that goes to the even place, -1; toward zero keeps the sign."""
+    """RND-3, RND-6: zero counts as positive, a tie that goes to the even place, -1; toward zero
+    keeps the sign.
+    """
     binary = FORMATS["binary"]
     modes = dict(zip(oracle.DETERMINISTIC, (-1, 1, 1, 1, -1, 1), strict=True))
     assert {mode: oracle.quantize(-0.0, binary, mode) for mode in modes} == modes
     assert [oracle.quantize(x, binary, "toward_zero") for x in (-0.25, 0.25)] == [-1.0, 1.0]
 
 
-# -------------------------------------------------------------------------------------------------- codes, idempotence
+# --------------------------------------------------------------------------------------------------
+# codes, idempotence
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -300,13 +360,19 @@ def test_undefined_codes() -> None:
 def test_values_stay(name: str) -> None:
     """RND-11: every value is its own rounding, in every mode, under every policy, with any bits."""
     fmt = SMALL[name]
-    modes = [(mode, 0) for mode in oracle.DETERMINISTIC] + [(mode, w) for mode in VARIANTS for w in (0, 2**32 - 1)]
+    modes = [(mode, 0) for mode in oracle.DETERMINISTIC] + [
+        (mode, w) for mode in VARIANTS for w in (0, 2**32 - 1)
+    ]
     for value in map(float, fmt.values()):
-        assert {oracle.quantize(value, fmt, mode, word, p) for mode, word in modes for p in fmt.policies} == {value}
+        assert {
+            oracle.quantize(value, fmt, mode, word, p) for mode, word in modes for p in fmt.policies
+        } == {value}
 
 
 def test_blocks_twice() -> None:
-    """BLK-6: symmetric blocks stay, scale and codes too; the paper's range moves the scale of the row it names."""
+    """BLK-6: symmetric blocks stay, scale and codes too; the paper's range moves the scale of the
+    row it names.
+    """
     for row in spec.read_blocks():
         if row.format.startswith("bfp<8") and "twos" not in row.format:
             fmt = oracle.Bfp(8, *geometry(row.format))
@@ -338,20 +404,33 @@ def test_block_geometry() -> None:
         (1, 2): (2, 2, 4),
         (-1, 3): (2, 3, 2),
     }
-    assert {key: oracle.quantize_blocks(ones, shape, oracle.Bfp(8, *key)).exponent_shape for key in shapes} == shapes
+    assert {
+        key: oracle.quantize_blocks(ones, shape, oracle.Bfp(8, *key)).exponent_shape
+        for key in shapes
+    } == shapes
     assert oracle.quantize_blocks(ones, (24,), oracle.Bfp(8, 0)).exponent_shape == (1,)
 
 
 def test_scale_rule() -> None:
-    """BLK-3, BLK-5: the binade of the greatest finite magnitude, clipped to eight bits; -128 where there is none."""
-    rows = {(): -128, (0.0, math.nan): -128, (-3.0, math.inf): 1, (2.0**-200,): -128, (2.0**200,): 127}
+    """BLK-3, BLK-5: the binade of the greatest finite magnitude, clipped to eight bits; -128 where
+    there is none.
+    """
+    rows = {
+        (): -128,
+        (0.0, math.nan): -128,
+        (-3.0, math.inf): 1,
+        (2.0**-200,): -128,
+        (2.0**200,): 127,
+    }
     assert {row: oracle.Bfp(8).scale(row) for row in rows} == rows
     assert oracle.Bfp(4).element == oracle.Fixed(4, 2, symmetric=True)
     assert oracle.Bfp(4, range="twos").element == oracle.Fixed(4, 2)
 
 
 def test_rounding_by_the_binade() -> None:
-    """SRC-2, SRC-3: the oracle's short cut to binary32 and the other sources gives what its search gives."""
+    """SRC-2, SRC-3: the oracle's short cut to binary32 and the other sources gives what its search
+    gives.
+    """
     from oracle.binary32 import in_dtype
 
     draw = random.Random(0)
@@ -365,18 +444,23 @@ def test_rounding_by_the_binade() -> None:
 
 
 def test_scale_rules() -> None:
-    """BLK-3, BLK-7, BLK-8: the rules at amax 448, 449 and 511 of E4M3, whose max is 448 = 1.75·2^8."""
+    """BLK-3, BLK-7, BLK-8: the rules at amax 448, 449 and 511 of E4M3, whose max is 448 =
+    1.75·2^8.
+    """
     e8m0, e4m3 = FORMATS["e8m0fnu"], FORMATS["e4m3fn"]
     powers = {"floor": (0, 0, 0), "rceil": (0, 1, 1), "ceil": (1, 1, 1), "even": (0, 0, 1)}
     for rule, expected in powers.items():
         fmt = oracle.Block(e4m3, scale=e8m0, rule=rule)
-        scales = [oracle.quantize_scaled([x], (1,), fmt).scales[0] - 127 for x in (448.0, 449.0, 511.0)]
+        scales = [
+            oracle.quantize_scaled([x], (1,), fmt).scales[0] - 127 for x in (448.0, 449.0, 511.0)
+        ]
         assert tuple(scales) == expected, rule
     thirds = oracle.quantize_scaled([1.0], (1,), oracle.Block(e4m3, scale=oracle.BINARY32))
     assert oracle.BINARY32.decode(thirds.scales[0]) == float(np.float32(1) / np.float32(448))
 
 
-# -------------------------------------------------------------------------------------------- random bits and the rest
+# --------------------------------------------------------------------------------------------
+# random bits and the rest
 
 
 def test_philox_known_answers() -> None:
@@ -398,7 +482,10 @@ def test_streams() -> None:
 def test_vectors_are_what_the_generator_writes() -> None:
     """Regenerating gives identical bytes, file by file."""
     done = subprocess.run(
-        [sys.executable, spec.SPEC / "generate.py", "--check"], capture_output=True, text=True, check=False
+        [sys.executable, spec.SPEC / "generate.py", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
 
@@ -416,8 +503,12 @@ def test_check_names_file_and_line(tmp_path: Any, monkeypatch: pytest.MonkeyPatc
     assert generator.check({}) == ["roles.txt: not a file of the generator"]
 
 
-ORACLE = sorted(path.relative_to(spec.SPEC).as_posix() for path in (spec.SPEC / "oracle").glob("*.py"))
-GENERATOR = sorted(path.relative_to(spec.SPEC).as_posix() for path in (spec.SPEC / "generator").glob("*.py"))
+ORACLE = sorted(
+    path.relative_to(spec.SPEC).as_posix() for path in (spec.SPEC / "oracle").glob("*.py")
+)
+GENERATOR = sorted(
+    path.relative_to(spec.SPEC).as_posix() for path in (spec.SPEC / "generator").glob("*.py")
+)
 
 
 @pytest.mark.parametrize(("file", "own"), [
@@ -426,10 +517,21 @@ GENERATOR = sorted(path.relative_to(spec.SPEC).as_posix() for path in (spec.SPEC
     ("generate.py", {"oracle", "generator"}),
 ])  # fmt: skip
 def test_the_oracle_stands_alone(file: str, own: set[str]) -> None:
-    """spec/ imports the standard library alone: neither qemu_swalp, which it judges, nor NumPy, nor a peer."""
+    """spec/ imports the standard library alone: neither qemu_swalp, which it judges, nor NumPy, nor
+    a peer.
+    """
     tree = ast.parse((spec.SPEC / file).read_text())
-    named = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    named |= {node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level}
+    named = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    named |= {
+        node.module or ""
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and not node.level
+    }
     assert {name.split(".")[0] for name in named} <= sys.stdlib_module_names | own
 
 

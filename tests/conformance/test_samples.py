@@ -1,4 +1,6 @@
-"""The named formats without vector files, compared with the oracle on a sample of every kind of input."""
+"""The named formats without vector files, compared with the oracle on a sample of every kind of
+input.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ import numpy as np
 import pytest
 
 import qemu_swalp as q
-from tests.backends import same_bits
 from tests.conformance import spec
+from tests.helpers.backends import same_bits
 
 oracle = spec.oracle()
 NAMES = sorted(name for name, fmt in spec.formats().items()
@@ -21,12 +23,24 @@ def places(fmt: Any, count: int) -> list[int]:
     """Places of adjacent pairs: the first and last ones, those about zero, and others at random."""
     last = q.parse(oracle.spell(fmt)).value_count - 2
     drawn = random.Random(repr(fmt))
-    return sorted({0, 1, last - 1, last, last // 2, last // 2 + 1, *(drawn.randint(0, last) for _ in range(count))})
+    return sorted(
+        {
+            0,
+            1,
+            last - 1,
+            last,
+            last // 2,
+            last // 2 + 1,
+            *(drawn.randint(0, last) for _ in range(count)),
+        }
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_sample(name: str) -> None:
-    """FMT-11 to FMT-14, RND-4, RND-7, RND-12: about values, midpoints and boundaries; codes and values of those."""
+    """FMT-11 to FMT-14, RND-4, RND-7, RND-12: about values, midpoints and boundaries; codes and
+    values of those.
+    """
     fmt, f = spec.formats()[name], q.parse(name)
     values = np.array(f.values())
     at = np.array(places(fmt, 60 if fmt.bits > 8 else 40))

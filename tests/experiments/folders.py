@@ -1,4 +1,6 @@
-"""Tiny data sets in the files that the real ones come in: CIFAR's pickles, CIFAR-10 as JPEG, ImageNet's folders."""
+"""Tiny data sets in the files that the real ones come in: CIFAR's pickles, CIFAR-10 as JPEG,
+ImageNet's folders.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from PIL import Image
 
 
 def pictures(classes: int, count: int, side: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(uint8 images (count, side, side, 3), labels): a patch of colour for each class under noise."""
+    """(uint8 images (count, side, side, 3), labels): a patch of colour for each class under
+    noise.
+    """
     patterns = np.random.default_rng(5).uniform(0, 255, (classes, 4, 4, 3))
     random = np.random.default_rng(seed)
     labels = random.integers(0, classes, count)
@@ -22,13 +26,23 @@ def pictures(classes: int, count: int, side: int, seed: int) -> tuple[np.ndarray
 def write_cifar(folder: Path, dataset: str) -> None:
     """The official Python version, 100 images in each file."""
     classes, name, train, test, key = {
-        "cifar10": (10, "cifar-10-batches-py", [f"data_batch_{n}" for n in range(1, 6)], "test_batch", b"labels"),
+        "cifar10": (
+            10,
+            "cifar-10-batches-py",
+            [f"data_batch_{n}" for n in range(1, 6)],
+            "test_batch",
+            b"labels",
+        ),
         "cifar100": (100, "cifar-100-python", ["train"], "test", b"fine_labels"),
     }[dataset]
     (folder / name).mkdir(parents=True)
     for seed, file in enumerate([*train, test]):
         images, labels = pictures(classes, 100, 32, seed)
-        content = {b"data": images.transpose(0, 3, 1, 2).reshape(100, 3072), key: labels.tolist(), b"filenames": []}
+        content = {
+            b"data": images.transpose(0, 3, 1, 2).reshape(100, 3072),
+            key: labels.tolist(),
+            b"filenames": [],
+        }
         (folder / name / file).write_bytes(pickle.dumps(content, protocol=2))
 
 
@@ -42,8 +56,11 @@ def write_jpeg(folder: Path) -> None:
             buffer = io.BytesIO()
             Image.fromarray(image).save(buffer, "JPEG", quality=75)
             files.append(buffer.getvalue())
-        arrays |= {f"jpeg_{part}": np.frombuffer(b"".join(files), np.uint8), f"y_{part}": labels.astype(np.uint8),
-                   f"offset_{part}": np.cumsum([0, *map(len, files)])}
+        arrays |= {
+            f"jpeg_{part}": np.frombuffer(b"".join(files), np.uint8),
+            f"y_{part}": labels.astype(np.uint8),
+            f"offset_{part}": np.cumsum([0, *map(len, files)]),
+        }
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "cifar10_jpeg.npz", **arrays)
 

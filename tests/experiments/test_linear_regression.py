@@ -10,7 +10,12 @@ from qemu_swalp.experiments.linear_regression import Problem, Settings, run
 
 
 def small(**changes: object) -> Settings:
-    return Settings(**({"fractions": (4,), "steps": 4000, "dimension": 32, "samples": 512, "seeds": 4} | changes))
+    return Settings(
+        **(
+            {"fractions": (4,), "steps": 4000, "dimension": 32, "samples": 512, "seeds": 4}
+            | changes
+        )
+    )
 
 
 def test_swalp_goes_below_the_floor_and_low_precision_sgd_does_not() -> None:
@@ -19,7 +24,11 @@ def test_swalp_goes_below_the_floor_and_low_precision_sgd_does_not() -> None:
     means = {entry["method"]: entry["distance"] for entry in outcome.summary}
     spread = means["SGD-LP"]["std"] + means["SWALP"]["std"]
     assert means["SGD-LP"]["mean"] - means["SWALP"]["mean"] > 3 * spread
-    assert means["SWALP"]["mean"] + 3 * means["SWALP"]["std"] < row["floor"] < means["SGD-LP"]["mean"] - 3 * spread
+    assert (
+        means["SWALP"]["mean"] + 3 * means["SWALP"]["std"]
+        < row["floor"]
+        < means["SGD-LP"]["mean"] - 3 * spread
+    )
     assert means["SWALP"]["mean"] < row["bound"]
     assert means["SWA"]["mean"] < means["SWALP"]["mean"]
 
@@ -41,10 +50,14 @@ def test_the_problem_is_what_it_says() -> None:
     expected = x.T @ (x @ np.ones(32) - y) / 512
     assert np.allclose(problem.gradient(weight, batch)[0], expected, rtol=1e-4, atol=1e-4)
     format = Fixed(6, 4)
-    assert problem.floor(format) == pytest.approx(np.sum((quantize(problem.optimum, format) - problem.optimum) ** 2))
+    assert problem.floor(format) == pytest.approx(
+        np.sum((quantize(problem.optimum, format) - problem.optimum) ** 2)
+    )
     assert problem.bound(format, 0.05, 1e9) < 1e-6
 
 
 def test_more_samples_than_weights_are_needed() -> None:
-    with pytest.raises(ValueError, match="--samples must exceed --dimension for a unique optimum, got 16 and 32"):
+    with pytest.raises(
+        ValueError, match="--samples must exceed --dimension for a unique optimum, got 16 and 32"
+    ):
         Problem(small(samples=16))

@@ -1,4 +1,6 @@
-"""The 1-D theory: the table that was simulated apart from this package, and our own simulation against both."""
+"""The 1-D theory: the table that was simulated apart from this package, and our own simulation
+against both.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,14 @@ import pytest
 
 from tests.experiments.quadratic import Quadratic
 
-# μ = 1, unit gradient noise, w* = 0.3, α = 0.01, T = 20,000, 4,000 replicas, by a script that shares no code with us.
-TABLE = {2: (1.05e-1, 1.03e-3, 7.9e-3), 4: (2.52e-2, 2.54e-4, 5.4e-4), 6: (7.07e-3, 7.2e-5, 8.3e-5),
-         8: (5.17e-3, 5.2e-5, 5.4e-5)}
+# μ = 1, unit gradient noise, w* = 0.3, α = 0.01, T = 20,000, 4,000 replicas, by a script that
+# shares no code with us.
+TABLE = {
+    2: (1.05e-1, 1.03e-3, 7.9e-3),
+    4: (2.52e-2, 2.54e-4, 5.4e-4),
+    6: (7.07e-3, 7.2e-5, 8.3e-5),
+    8: (5.17e-3, 5.2e-5, 5.4e-5),
+}
 RELATIVE = (2 / 4000) ** 0.5
 """Standard error of a mean of 4,000 squares of normal numbers, relative to it."""
 

@@ -1,4 +1,6 @@
-"""The kernels give the bits of the array program: NaN's sign included, on every instruction set of the machine."""
+"""The kernels give the bits of the array program: NaN's sign included, on every instruction set of
+the machine.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,16 @@ from hypothesis import strategies as st
 import qemu_swalp as q
 from qemu_swalp import kernels
 from qemu_swalp.kernels import cpu
-from tests.kernels.samples import BLOCKS, DTYPES, POLICIES, ROUNDINGS, array, bits, blocks_of, formats
+from tests.helpers.samples import (
+    BLOCKS,
+    DTYPES,
+    POLICIES,
+    ROUNDINGS,
+    array,
+    bits,
+    blocks_of,
+    formats,
+)
 
 RANDOM = q.RandomBits(2**40 + 3, q.stream_id("weight", 5), 2**31 + 7, offset=6)
 
@@ -23,7 +34,9 @@ def by_program(*arguments: Any, **options: Any) -> np.ndarray:
 
 
 def outcome(quantize: Any, *arguments: Any, **options: Any) -> np.ndarray | str:
-    """The result; or the words of the error, where the format does not go with dtype, rounding or policy."""
+    """The result; or the words of the error, where the format does not go with dtype, rounding or
+    policy.
+    """
     try:
         return quantize(*arguments, **options)
     except (TypeError, ValueError) as error:
@@ -44,28 +57,59 @@ def test_every_format_and_rounding(format: str, dtype: str) -> None:
         assert same(outcome(q.quantize, x, format, rounding, random=random), expected), rounding
 
 
-@pytest.mark.parametrize("format", ["e5m2", "e4m3fn", "e8m0fnu", "float<4,3,unsigned>", "p3109_k6p3ue", "posit8",
-                                    "block<e5m2,axis=0>", "block<p3109_k6p3ue,axis=0,scale=float<8,23>>",
-                                    "uneven_kernel_test<4>", "float<5,2,unsigned,zero=false,specials=fn>"])
+@pytest.mark.parametrize(
+    "format",
+    [
+        "e5m2",
+        "e4m3fn",
+        "e8m0fnu",
+        "float<4,3,unsigned>",
+        "p3109_k6p3ue",
+        "posit8",
+        "block<e5m2,axis=0>",
+        "block<p3109_k6p3ue,axis=0,scale=float<8,23>>",
+        "uneven_kernel_test<4>",
+        "float<5,2,unsigned,zero=false,specials=fn>",
+    ],
+)
 def test_every_policy(format: str) -> None:
     for dtype in ("float32", "float64"):
         x = array(dtype)
         for policy in POLICIES:
             for rounding in ROUNDINGS[:7]:
-                options = {"random": RANDOM if rounding == "stochastic" else None, "overflow": policy}
+                options = {
+                    "random": RANDOM if rounding == "stochastic" else None,
+                    "overflow": policy,
+                }
                 expected = outcome(by_program, x, format, rounding, **options)
-                assert same(outcome(q.quantize, x, format, rounding, **options), expected), (dtype, policy, rounding)
+                assert same(outcome(q.quantize, x, format, rounding, **options), expected), (
+                    dtype,
+                    policy,
+                    rounding,
+                )
 
 
 @pytest.mark.parametrize("instructions", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set(instructions: str) -> None:
-    sample = ("e4m3fn", "e5m2", "fixed<8,6>", "bfp<8,axis=0>", "bfp<8,axis=-1>", "mxfp4", "nvfp4", "int8",
-              "codebook<-3,0.5,0.75,40>")
+    sample = (
+        "e4m3fn",
+        "e5m2",
+        "fixed<8,6>",
+        "bfp<8,axis=0>",
+        "bfp<8,axis=-1>",
+        "mxfp4",
+        "nvfp4",
+        "int8",
+        "codebook<-3,0.5,0.75,40>",
+    )
 
     def all_of(quantize: Any) -> list[np.ndarray]:
-        return [quantize(array(dtype), format, rounding, random=RANDOM)
-                for dtype in ("float16", "float32") for format in sample
-                for rounding in ("nearest_even", "stochastic", "stochastic_c<8>")]
+        return [
+            quantize(array(dtype), format, rounding, random=RANDOM)
+            for dtype in ("float16", "float32")
+            for format in sample
+            for rounding in ("nearest_even", "stochastic", "stochastic_c<8>")
+        ]
 
     try:
         with cpu.instructions(instructions):
@@ -77,7 +121,10 @@ def test_every_instruction_set(instructions: str) -> None:
 
 
 def test_an_instruction_set_that_is_not_there() -> None:
-    with pytest.raises(ValueError, match="do not take the instruction set 'mmx'; they take"), cpu.instructions("mmx"):
+    with (
+        pytest.raises(ValueError, match="do not take the instruction set 'mmx'; they take"),
+        cpu.instructions("mmx"),
+    ):
         pass
 
 
@@ -87,9 +134,13 @@ def test_every_shape_of_blocks(data: st.DataObject) -> None:
     shape = tuple(data.draw(st.lists(st.integers(1, 9), min_size=1, max_size=4)))
     format = data.draw(blocks_of(len(shape)))
     words = np.random.default_rng(data.draw(st.integers(0, 99)))
-    x = words.standard_normal(shape).astype(data.draw(st.sampled_from(["float16", "float32", "float64"])))
+    x = words.standard_normal(shape).astype(
+        data.draw(st.sampled_from(["float16", "float32", "float64"]))
+    )
     order = data.draw(st.permutations(range(len(shape))))
-    x = np.ascontiguousarray(x.transpose(order)).transpose(np.argsort(order))  # in another order of memory
+    x = np.ascontiguousarray(x.transpose(order)).transpose(
+        np.argsort(order)
+    )  # in another order of memory
     offset = data.draw(st.integers(0, 9))
     random = q.RandomBits(1, 2, 3, offset)
     for rounding in ("nearest_even", "stochastic"):
@@ -107,56 +158,110 @@ def test_given_words() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("format", [*BLOCKS, "fixed<8,6,symmetric>", "e4m3fn", "p3109_k6p3ue", "uneven_kernel_test<4>",
-                                    "nvfp4", "int8", "nf4", "posit8", "codebook<-3,0.1,0.5,0.7,40>"])
+@pytest.mark.parametrize(
+    "format",
+    [
+        *BLOCKS,
+        "fixed<8,6,symmetric>",
+        "e4m3fn",
+        "p3109_k6p3ue",
+        "uneven_kernel_test<4>",
+        "nvfp4",
+        "int8",
+        "nf4",
+        "posit8",
+        "codebook<-3,0.1,0.5,0.7,40>",
+    ],
+)
 def test_extreme_words(format: str, dtype: str) -> None:
-    """Words at which sums just carry or just do not, where ν is 0 or a quotient is next to a bound."""
+    """Words at which sums just carry or just do not, where ν is 0 or a quotient is next to a
+    bound.
+    """
     x = array(dtype)
     for word in (0, 1, 2**31 - 1, 2**31, 2**32 - 1):
         words = np.full(x.shape, word, np.uint32)
         for rounding in ROUNDINGS[6:]:
             expected = outcome(by_program, x, format, rounding, random=words)
-            assert same(outcome(q.quantize, x, format, rounding, random=words), expected), (rounding, word)
+            assert same(outcome(q.quantize, x, format, rounding, random=words), expected), (
+                rounding,
+                word,
+            )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_words_beside_the_fraction(dtype: str) -> None:
-    """Words whose sum with the bits of ν is all ones or just carries, of any ν down to the smallest."""
+    """Words whose sum with the bits of ν is all ones or just carries, of any ν down to the
+    smallest.
+    """
     rng = np.random.default_rng(3)
     significands = rng.integers(1, 2**24, 6400)
     significands[::7] = 2**23
     exponents = rng.integers(6, 78, 6400)
     x = np.ldexp(significands.astype(dtype), -exponents)  # in quanta of 2^-6
-    bits32 = np.array([((int(n) << 64) >> (int(e) - 6) & (2**64 - 1)) >> 32
-                       for n, e in zip(significands, exponents, strict=True)])
+    bits32 = np.array(
+        [
+            ((int(n) << 64) >> (int(e) - 6) & (2**64 - 1)) >> 32
+            for n, e in zip(significands, exponents, strict=True)
+        ]
+    )
     for distance in (-2, -1, 0, 1):
         words = ((2**32 - bits32 + distance) % 2**32).astype(np.uint32)
-        for rounding in ("stochastic_a", "stochastic_b", "stochastic_c", "stochastic_c<31>", "stochastic_b<9>"):
-            for format in ("fixed<24,6>", "bfp<20,axis=0>") if dtype == "float64" else ("fixed<24,6>",):
-                got, expected = (f(x, format, rounding, random=words) for f in (q.quantize, by_program))
+        for rounding in (
+            "stochastic_a",
+            "stochastic_b",
+            "stochastic_c",
+            "stochastic_c<31>",
+            "stochastic_b<9>",
+        ):
+            for format in (
+                ("fixed<24,6>", "bfp<20,axis=0>") if dtype == "float64" else ("fixed<24,6>",)
+            ):
+                got, expected = (
+                    f(x, format, rounding, random=words) for f in (q.quantize, by_program)
+                )
                 assert (bits(got) == bits(expected)).all(), (distance, rounding, format)
 
 
-TWO_LEVELS = ("nvfp4", "nvfp4_torchao", "block<e4m3fn,axis=-1,size=16,scale=e4m3fn,second=float<8,23>>")
+TWO_LEVELS = (
+    "nvfp4",
+    "nvfp4_torchao",
+    "block<e4m3fn,axis=-1,size=16,scale=e4m3fn,second=float<8,23>>",
+)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @pytest.mark.parametrize("format", TWO_LEVELS)
 def test_scales_at_the_ends_of_float32(format: str, dtype: str) -> None:
-    """Arrays of zeros, of subnormals, of the largest numbers: scales of scales vanish, overflow and are cut."""
+    """Arrays of zeros, of subnormals, of the largest numbers: scales of scales vanish, overflow and
+    are cut.
+    """
     kind = array(dtype).dtype
     unsigned = np.dtype(f"u{kind.itemsize}")
     rng = np.random.default_rng(2)
     mantissa = {"float16": 10, "bfloat16": 7, "float32": 23}[dtype]
     top = int(np.array(np.inf, kind).view(unsigned)) - 1
-    ranges = [(0, 1), (0, 2), (0, 40), (0, 3000), (0, 1 << mantissa), (0, 1 << (mantissa + 4)), (top - 9, top + 1)]
+    ranges = [
+        (0, 1),
+        (0, 2),
+        (0, 40),
+        (0, 3000),
+        (0, 1 << mantissa),
+        (0, 1 << (mantissa + 4)),
+        (top - 9, top + 1),
+    ]
     for low, high in [*ranges, (0, top + 1)]:
         magnitudes = rng.integers(low, min(high, top + 1), (12, 48)).astype(unsigned)
-        magnitudes[::3, :16] >>= np.array(mantissa // 2, unsigned)  # some blocks far below the others
+        magnitudes[::3, :16] >>= np.array(
+            mantissa // 2, unsigned
+        )  # some blocks far below the others
         magnitudes[1::5] = 0
-        signs = rng.integers(0, 2, magnitudes.shape).astype(unsigned) << np.array(8 * kind.itemsize - 1, unsigned)
+        signs = rng.integers(0, 2, magnitudes.shape).astype(unsigned) << np.array(
+            8 * kind.itemsize - 1, unsigned
+        )
         x = (magnitudes | signs).view(kind)
         for rounding in ("nearest_even", "stochastic"):
             random = RANDOM if rounding == "stochastic" else None
-            got, expected = (f(x, format, rounding, random=random) for f in (q.quantize, by_program))
+            got, expected = (
+                f(x, format, rounding, random=random) for f in (q.quantize, by_program)
+            )
             assert (bits(got) == bits(expected)).all(), (low, high, rounding)

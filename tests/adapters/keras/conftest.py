@@ -1,4 +1,5 @@
-"""Keras runs on one backend in a process: the environment variable KERAS_BACKEND, by default TensorFlow.
+"""Keras runs on one backend in a process: the environment variable KERAS_BACKEND, by default
+TensorFlow.
 
 `python -m tests` runs this folder once on each backend.
 """
@@ -28,7 +29,9 @@ def fresh_session() -> None:
     keras.utils.set_random_seed(1)
 
 
-def data(samples: int = 64, inputs: int = 4, outputs: int = 3, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def data(
+    samples: int = 64, inputs: int = 4, outputs: int = 3, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     """A regression that a small network can learn."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(samples, inputs)).astype(np.float32)
@@ -38,8 +41,14 @@ def data(samples: int = 64, inputs: int = 4, outputs: int = 3, seed: int = 0) ->
 def network(inputs: int = 4, outputs: int = 3) -> keras.Model:
     """Weights by NumPy, so that they are the same on every backend."""
     rng = np.random.default_rng(5)
-    model = keras.Sequential([keras.layers.Input((inputs,)), keras.layers.Dense(5, "tanh", name="hidden"),
-                              keras.layers.Dense(outputs, name="head")], name="net")
+    model = keras.Sequential(
+        [
+            keras.layers.Input((inputs,)),
+            keras.layers.Dense(5, "tanh", name="hidden"),
+            keras.layers.Dense(outputs, name="head"),
+        ],
+        name="net",
+    )
     model.set_weights([rng.normal(size=w.shape).astype(w.dtype) / 2 for w in model.get_weights()])
     return model
 
@@ -59,13 +68,18 @@ def bits(x: Any) -> np.ndarray:
 
 def same(a: Sequence[Any], b: Sequence[Any]) -> bool:
     """Whether two lists of arrays are equal bit for bit."""
-    return len(a) == len(b) and all(np.array_equal(bits(x), bits(y)) for x, y in zip(a, b, strict=True))
+    return len(a) == len(b) and all(
+        np.array_equal(bits(x), bits(y)) for x, y in zip(a, b, strict=True)
+    )
 
 
-def apply(optimizer: keras.optimizers.Optimizer, gradients: Sequence[np.ndarray], variables: Sequence[Any]) -> None:
+def apply(
+    optimizer: keras.optimizers.Optimizer, gradients: Sequence[np.ndarray], variables: Sequence[Any]
+) -> None:
     """One step, eagerly."""
     run: Callable[[], None] = lambda: optimizer.apply(  # noqa: E731
-        [keras.ops.convert_to_tensor(g) for g in gradients], variables)
+        [keras.ops.convert_to_tensor(g) for g in gradients], variables
+    )
     if BACKEND != "torch":
         run()
         return

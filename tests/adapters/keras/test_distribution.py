@@ -1,4 +1,6 @@
-"""Replicas: the gradient is rounded after it is summed over them, and all of them hold what one process gets."""
+"""Replicas: the gradient is rounded after it is summed over them, and all of them hold what one
+process gets.
+"""
 
 from __future__ import annotations
 
@@ -62,6 +64,7 @@ exact.fit(model)
 exact.assert_as_expected(model, exact.trained(32))
 print("equal")
 """
+
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is TensorFlow's")
 def test_mirrored_replicas_hold_what_one_process_gets() -> None:

@@ -11,7 +11,9 @@ import qemu_swalp_keras
 
 from tests.test_documentation import FLAGS
 
-MODULES = ["qemu_swalp_keras", *(f"qemu_swalp_keras.{m.name}" for m in pkgutil.iter_modules(qemu_swalp_keras.__path__))]
+MODULES = ["qemu_swalp_keras"] + [
+    m.name for m in pkgutil.walk_packages(qemu_swalp_keras.__path__, "qemu_swalp_keras.")
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

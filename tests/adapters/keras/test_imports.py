@@ -14,21 +14,30 @@ FRAMEWORKS = {"tensorflow", "jax", "torch"}
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          env={**os.environ, **environment})
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
 
 
 def test_no_other_backend_is_imported() -> None:
     """Beyond what Keras itself imports."""
-    code = ("import sys, keras; before = set(sys.modules); import qemu_swalp_keras; "
-            f"print(sorted({FRAMEWORKS} & (set(sys.modules) - before)), '{BACKEND}' in sys.modules)")
+    code = (
+        "import sys, keras; before = set(sys.modules); import qemu_swalp_keras; "
+        f"print(sorted({FRAMEWORKS} & (set(sys.modules) - before)), '{BACKEND}' in sys.modules)"
+    )
     assert run(code, KERAS_BACKEND=BACKEND).stdout.split("\n")[-2] == "[] True"
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="does not depend on the backend")
 def test_numpy_backend_is_refused() -> None:
     found = run("import qemu_swalp_keras", KERAS_BACKEND="numpy")
-    assert "qemu_swalp_keras runs on the Keras backends tensorflow, jax, torch; Keras runs on 'numpy'" in found.stderr
+    assert (
+        "qemu_swalp_keras runs on the Keras backends tensorflow, jax, torch; Keras runs on 'numpy'"
+        in found.stderr
+    )
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="does not depend on the backend")

@@ -1,4 +1,6 @@
-"""What is saved comes back, on this backend and on others, and training goes on from it bit for bit."""
+"""What is saved comes back, on this backend and on others, and training goes on from it bit for
+bit.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +20,26 @@ import pytest
 from qemu_swalp_keras import SGD, QuantizedOptimizer, SWALPSchedule
 
 from qemu_swalp.training import swalp
-from tests.adapters.keras import exact
 from tests.adapters.keras.conftest import BACKEND, same
-from tests.adapters.keras.kinds import GRADIENTS, KINDS, quantized, state, stepper
+from tests.helpers import keras_exact as exact
+from tests.helpers.keras_optimizers import GRADIENTS, KINDS, quantized, state, stepper
 
 ROOT = Path(__file__).parents[3]
 
 
-def run(script: str, *arguments: str, backend: str = BACKEND, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    script: str, *arguments: str, backend: str = BACKEND, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """Python in a process of its own."""
     head = "import sys, keras, numpy as np\nfrom tests.adapters.keras import exact\n"
     path = os.pathsep.join([str(ROOT), str(ROOT / "adapters"), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run([sys.executable, "-c", head + script, *arguments], text=True, capture_output=True, cwd=ROOT,
-                          env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": path, **environment})
+    return subprocess.run(
+        [sys.executable, "-c", head + script, *arguments],
+        text=True,
+        capture_output=True,
+        cwd=ROOT,
+        env={**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": path, **environment},
+    )
 
 
 def half_trained() -> keras.Model:
@@ -50,11 +59,15 @@ def test_a_saved_model_resumes_bit_for_bit(tmp_path: Path) -> None:
 def test_a_saved_model_resumes_on_another_backend_bit_for_bit(tmp_path: Path) -> None:
     other = {"tensorflow": "jax", "jax": "torch", "torch": "tensorflow"}[BACKEND]
     half_trained().save(tmp_path / "model.keras")
-    done = run("import qemu_swalp_keras\n"
-               "model = keras.models.load_model(sys.argv[1])\n"
-               "exact.fit(model)\n"
-               "exact.assert_as_expected(model, exact.trained(32))\n"
-               "print(keras.backend.backend())", str(tmp_path / "model.keras"), backend=other)
+    done = run(
+        "import qemu_swalp_keras\n"
+        "model = keras.models.load_model(sys.argv[1])\n"
+        "exact.fit(model)\n"
+        "exact.assert_as_expected(model, exact.trained(32))\n"
+        "print(keras.backend.backend())",
+        str(tmp_path / "model.keras"),
+        backend=other,
+    )
     assert done.stdout.strip() == other, done.stderr
 
 
@@ -69,7 +82,9 @@ def test_saved_weights_resume_bit_for_bit(tmp_path: Path) -> None:
 
 def test_state_that_does_not_fit_is_left_out_with_a_warning(tmp_path: Path) -> None:
     """As with Keras's own optimizers."""
-    plain = exact.compiled(opt=QuantizedOptimizer(keras.optimizers.SGD(0.125, 0.5), exact.RECIPE, seed=exact.SEED))
+    plain = exact.compiled(
+        opt=QuantizedOptimizer(keras.optimizers.SGD(0.125, 0.5), exact.RECIPE, seed=exact.SEED)
+    )
     exact.fit(plain)
     plain.save_weights(tmp_path / "plain.weights.h5")
     model = exact.compiled()
@@ -112,7 +127,9 @@ def test_configs_and_values_make_an_equal_optimizer(kind: str) -> None:
 def test_configs_of_the_native_optimizer() -> None:
     recipe = swalp(8, average="bfp<9>/stochastic")
     schedule = SWALPSchedule(0.05, 100, 0.01)
-    optimizer = SGD(schedule, 0.9, True, 1e-3, recipe=recipe, seed=2**40, swa_start=100, swa_cycle=3)
+    optimizer = SGD(
+        schedule, 0.9, True, 1e-3, recipe=recipe, seed=2**40, swa_start=100, swa_cycle=3
+    )
     plain = json.loads(json.dumps(keras.saving.serialize_keras_object(optimizer)))
     again = keras.saving.deserialize_keras_object(plain)
     assert type(again) is SGD
@@ -175,7 +192,9 @@ def test_a_killed_process_goes_on_from_its_backup_to_the_same_bits(tmp_path: Pat
 
 def test_checkpoints_and_restored_best_weights(tmp_path: Path) -> None:
     checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
-    best = keras.callbacks.EarlyStopping("loss", patience=1, min_delta=1e9, restore_best_weights=True)
+    best = keras.callbacks.EarlyStopping(
+        "loss", patience=1, min_delta=1e9, restore_best_weights=True
+    )
     model = exact.compiled()
     exact.fit(model, epochs=4, callbacks=[checkpoint, best])
     assert same(model.get_weights(), exact.trained(16).weights)

@@ -1,4 +1,6 @@
-"""Ways of training and what Keras does between gradient and update: bit for bit what NumPy gets, compiled or not."""
+"""Ways of training and what Keras does between gradient and update: bit for bit what NumPy gets,
+compiled or not.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,17 @@ import pytest
 from qemu_swalp_keras import SGD, QuantizedOptimizer
 
 from qemu_swalp.training import Recipe
-from tests.adapters.keras import exact
 from tests.adapters.keras.conftest import on_grid, same
-from tests.adapters.keras.kinds import stepper
-from tests.adapters.keras.native import BACKEND, MODES
+from tests.helpers import keras_exact as exact
+from tests.helpers.keras_native import BACKEND, MODES
+from tests.helpers.keras_optimizers import stepper
 
 FIT: dict[str, dict[str, Any]] = {
-    "default": {}, "interpreted": {"jit_compile": False}, "eager": {"run_eagerly": True},
-    "compiled": {"jit_compile": True}, "4-steps-at-once": {"steps_per_execution": 4},
+    "default": {},
+    "interpreted": {"jit_compile": False},
+    "eager": {"run_eagerly": True},
+    "compiled": {"jit_compile": True},
+    "4-steps-at-once": {"steps_per_execution": 4},
 }
 if BACKEND == "torch":
     del FIT["4-steps-at-once"]  # Keras refuses it on PyTorch
@@ -32,7 +37,9 @@ def in_epochs(first: float, *others: float) -> Callable[[int], float]:
 @pytest.mark.parametrize("way", FIT)
 def test_fit(way: str) -> None:
     model = exact.compiled(**FIT[way])
-    model.optimizer.build(model.trainable_variables)  # TensorFlow would, eagerly, take the first gradient before it
+    model.optimizer.build(
+        model.trainable_variables
+    )  # TensorFlow would, eagerly, take the first gradient before it
     exact.fit(model)
     exact.assert_as_expected(model, exact.trained(16))
 
@@ -93,7 +100,9 @@ def custom_step(model: keras.Model, optimizer: Any, compiled: bool) -> Callable[
     run = jax.jit(update) if compiled else update
 
     def jax_step(x: Any, y: Any) -> None:
-        values, state = run([v.value for v in weights], [v.value for v in optimizer.variables], x, y)
+        values, state = run(
+            [v.value for v in weights], [v.value for v in optimizer.variables], x, y
+        )
         for v, value in zip([*weights, *optimizer.variables], [*values, *state], strict=True):
             v.assign(value)
 
@@ -103,17 +112,29 @@ def custom_step(model: keras.Model, optimizer: Any, compiled: bool) -> Callable[
 OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "accumulation": ({"gradient_accumulation_steps": 4}, {"micro": 4}),
     "clipvalue": ({"clipvalue": 0.25}, {"clipvalue": 0.25}),
-    "accumulation and clipvalue": ({"gradient_accumulation_steps": 2, "clipvalue": 0.25},
-                                   {"micro": 2, "clipvalue": 0.25}),
+    "accumulation and clipvalue": (
+        {"gradient_accumulation_steps": 2, "clipvalue": 0.25},
+        {"micro": 2, "clipvalue": 0.25},
+    ),
     "loss scale": ({"loss_scale_factor": 1024.0}, {}),
     "weight decay": ({"weight_decay": 0.25}, {"decay": 0.25}),
     "accumulator": ({"recipe": exact.MASTER}, {"recipe": exact.MASTER}),
-    "accumulator and weight decay": ({"recipe": exact.MASTER, "weight_decay": 0.25},
-                                     {"recipe": exact.MASTER, "decay": 0.25}),
-    "accumulator and accumulation": ({"recipe": exact.MASTER, "weight_decay": 0.25, "gradient_accumulation_steps": 2},
-                                     {"recipe": exact.MASTER, "decay": 0.25, "micro": 2}),
-    "schedule": ({"learning_rate": keras.optimizers.schedules.PiecewiseConstantDecay([9, 20], [0.125, 0.25, 0.0625])},
-                 {"rates": lambda step: 0.125 if step <= 9 else 0.25 if step <= 20 else 0.0625}),
+    "accumulator and weight decay": (
+        {"recipe": exact.MASTER, "weight_decay": 0.25},
+        {"recipe": exact.MASTER, "decay": 0.25},
+    ),
+    "accumulator and accumulation": (
+        {"recipe": exact.MASTER, "weight_decay": 0.25, "gradient_accumulation_steps": 2},
+        {"recipe": exact.MASTER, "decay": 0.25, "micro": 2},
+    ),
+    "schedule": (
+        {
+            "learning_rate": keras.optimizers.schedules.PiecewiseConstantDecay(
+                [9, 20], [0.125, 0.25, 0.0625]
+            )
+        },
+        {"rates": lambda step: 0.125 if step <= 9 else 0.25 if step <= 20 else 0.0625},
+    ),
 }
 
 
@@ -138,7 +159,9 @@ def test_an_accumulator_without_a_weight_format_is_the_weight(native: bool) -> N
 
 
 def test_learning_rates_by_callbacks_and_by_hand() -> None:
-    scheduler = keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.125 if epoch == 0 else 0.0625)
+    scheduler = keras.callbacks.LearningRateScheduler(
+        lambda epoch, rate: 0.125 if epoch == 0 else 0.0625
+    )
     model = exact.compiled()
     exact.fit(model, epochs=2, callbacks=[scheduler])
     model.optimizer.learning_rate = 0.25
@@ -178,12 +201,16 @@ def test_the_moving_average_sees_rounded_weights_and_leaves_rounded_ones() -> No
     for step, expected in enumerate(exact.training(16, exact.RECIPE)):
         if step:
             keep = np.float32(0.5 if step > 1 else 0)
-            moving = [keep * m + (1 - keep) * w for m, w in zip(moving, expected.weights, strict=True)]
+            moving = [
+                keep * m + (1 - keep) * w for m, w in zip(moving, expected.weights, strict=True)
+            ]
     held = exact.held(model.optimizer, "average")
     assert all(np.allclose(v, m, rtol=1e-6) for v, m in zip(held, moving, strict=True))
 
     seen = Grids()
-    model = exact.compiled(opt=exact.optimizer(use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=4))
+    model = exact.compiled(
+        opt=exact.optimizer(use_ema=True, ema_momentum=0.9, ema_overwrite_frequency=4)
+    )
     exact.fit(model, callbacks=[seen])
     assert seen.all_on_grid == [True] * 16
 
@@ -198,7 +225,9 @@ class Grids(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if hasattr(self.model, "jax_state_sync"):
             self.model.jax_state_sync()
-        self.all_on_grid.append(all(on_grid(w, exact.RECIPE.weight) for w in self.model.trainable_weights))
+        self.all_on_grid.append(
+            all(on_grid(w, exact.RECIPE.weight) for w in self.model.trainable_weights)
+        )
 
 
 @pytest.mark.parametrize("constraint", [keras.constraints.NonNeg(), keras.constraints.MaxNorm(1.0)])
@@ -216,7 +245,9 @@ def test_constrained_weights_stay_on_the_grid(constraint: Any) -> None:
 
 def test_frozen_layers_are_left_alone() -> None:
     hidden = keras.layers.Dense(5)
-    model = keras.Sequential([keras.layers.Input((exact.INPUTS,)), hidden, keras.layers.Dense(exact.OUTPUTS)])
+    model = keras.Sequential(
+        [keras.layers.Input((exact.INPUTS,)), hidden, keras.layers.Dense(exact.OUTPUTS)]
+    )
     hidden.trainable = False
     before = hidden.get_weights()
     exact.fit(exact.compiled(model))
@@ -225,7 +256,9 @@ def test_frozen_layers_are_left_alone() -> None:
 
 
 def test_variables_without_gradient_are_left_alone() -> None:
-    used, unused = (keras.Variable(np.float32([0.3, 1.2]), name=name) for name in ("used", "unused"))
+    used, unused = (
+        keras.Variable(np.float32([0.3, 1.2]), name=name) for name in ("used", "unused")
+    )
     optimizer = QuantizedOptimizer(keras.optimizers.SGD(0.125, weight_decay=0.5), exact.RECIPE)
     optimizer.build([used, unused])
     before = unused.numpy().copy()
@@ -235,7 +268,9 @@ def test_variables_without_gradient_are_left_alone() -> None:
     assert on_grid(used, exact.RECIPE.weight)
 
 
-@pytest.mark.parametrize("mode", [mode for mode in MODES if (BACKEND, mode) != ("jax", "eager")])  # Keras cannot
+@pytest.mark.parametrize(
+    "mode", [mode for mode in MODES if (BACKEND, mode) != ("jax", "eager")]
+)  # Keras cannot
 def test_skipped_steps_of_a_loss_scale_optimizer_change_nothing(mode: str) -> None:
     """Nor do they draw random bits, or enter the average."""
     runs = []
@@ -280,8 +315,10 @@ def test_embeddings() -> None:
     words = np.array([[0, 1], [1, 1], [4, 0], [2, 2]])
     table = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
     runs = []
-    for layer, x in ((keras.layers.Embedding(6, 4), words),
-                     (keras.layers.Dense(4, use_bias=False), np.eye(6, dtype="float32")[words])):
+    for layer, x in (
+        (keras.layers.Embedding(6, 4), words),
+        (keras.layers.Dense(4, use_bias=False), np.eye(6, dtype="float32")[words]),
+    ):
         model = keras.Sequential([layer, keras.layers.GlobalAveragePooling1D()])
         model.build(x.shape)
         layer.set_weights([table])

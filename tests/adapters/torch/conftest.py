@@ -1,4 +1,6 @@
-"""A small training problem, quantized optimizers of every kind, and what it means to lie on a grid."""
+"""A small training problem, quantized optimizers of every kind, and what it means to lie on a
+grid.
+"""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -14,42 +16,75 @@ import qemu_swalp
 from qemu_swalp.training import Recipe, swalp
 
 BLOCK = "bfp<8,axis=0>"
-ADAM = Recipe(weight=BLOCK, gradient=BLOCK, momentum=BLOCK, state={"exp_avg_sq": "float<8,7>/nearest_even"})
+ADAM = Recipe(
+    weight=BLOCK, gradient=BLOCK, momentum=BLOCK, state={"exp_avg_sq": "float<8,7>/nearest_even"}
+)
 
 OPTIMIZERS: dict[str, tuple[Callable[[Any], Any], Recipe]] = {
     "SGD": (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, foreach=False), swalp(8)),
-    "SGD-nesterov": (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=1e-2),
-                     swalp(8, "big")),
+    "SGD-nesterov": (
+        lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=1e-2),
+        swalp(8, "big"),
+    ),
     "SGD-plain": (lambda p: torch.optim.SGD(p, 0.1, maximize=True), Recipe(weight="fixed<8,5>")),
     "SGD-foreach": (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, foreach=True), swalp(8)),
     "SGD-fused": (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, fused=True), swalp(8)),
-    "SGD-accumulator": (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
-                        Recipe(weight="e4m3fn", momentum=BLOCK, accumulator="bf16")),
+    "SGD-accumulator": (
+        lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
+        Recipe(weight="e4m3fn", momentum=BLOCK, accumulator="bf16"),
+    ),
     "SGD-native": (None, swalp(8)),
     "Adam": (lambda p: torch.optim.Adam(p, 0.05, foreach=False), ADAM),
     "Adam-foreach": (lambda p: torch.optim.Adam(p, 0.05, foreach=True, amsgrad=True), ADAM),
     "Adam-fused": (lambda p: torch.optim.Adam(p, 0.05, fused=True), ADAM),
     "AdamW": (lambda p: torch.optim.AdamW(p, 0.05), ADAM),
     "AdamW-fused": (lambda p: torch.optim.AdamW(p, 0.05, fused=True), ADAM),
-    "RMSprop": (lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9),
-                Recipe(weight=BLOCK, gradient=BLOCK, momentum=BLOCK, state={"square_avg": "bf16"})),
-    "Adagrad": (lambda p: torch.optim.Adagrad(p, 0.1), Recipe(weight=BLOCK, gradient="e5m2", state={"sum": "bf16"})),
-    "Adagrad-fused": (lambda p: torch.optim.Adagrad(p, 0.1, fused=True), Recipe(weight=BLOCK, state={"sum": "bf16"})),
-    "ASGD": (lambda p: torch.optim.ASGD(p, 0.05), Recipe(weight=BLOCK, gradient=BLOCK, state={"ax": "bf16"})),
-    "Adadelta": (lambda p: torch.optim.Adadelta(p, 1.0),
-                 Recipe(weight=BLOCK, gradient=BLOCK, state={"square_avg": "bf16", "acc_delta": "bf16"})),
-    "Adafactor": (lambda p: torch.optim.Adafactor(p, 0.05),
-                  Recipe(weight=BLOCK, gradient=BLOCK, state={"row_var": "bf16", "col_var": "bf16"})),
-    "Adamax": (lambda p: torch.optim.Adamax(p, 0.05),
-               Recipe(weight=BLOCK, gradient=BLOCK, momentum=BLOCK, state={"exp_inf": "bf16"})),
-    "NAdam": (lambda p: torch.optim.NAdam(p, 0.05), ADAM), "RAdam": (lambda p: torch.optim.RAdam(p, 0.05), ADAM),
-    "Rprop": (lambda p: torch.optim.Rprop(p, 0.05),
-              Recipe(weight=BLOCK, gradient=BLOCK, state={"prev": "bf16", "step_size": "bf16"})),
-    "Muon": (lambda p: torch.optim.Muon(p, 0.05), Recipe(weight="fixed<8,5>", gradient=BLOCK, momentum=BLOCK)),
-    "LBFGS": (lambda p: torch.optim.LBFGS(p, 0.5, max_iter=3, history_size=3),
-              Recipe(weight="bfp8", gradient="bf16", state={"old_dirs": "bf16"})),
-    "LBFGS-wolfe": (lambda p: torch.optim.LBFGS(p, 1, max_iter=3, line_search_fn="strong_wolfe"),
-                    Recipe(weight="fixed<8,6>", accumulator="bf16")),
+    "RMSprop": (
+        lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9),
+        Recipe(weight=BLOCK, gradient=BLOCK, momentum=BLOCK, state={"square_avg": "bf16"}),
+    ),
+    "Adagrad": (
+        lambda p: torch.optim.Adagrad(p, 0.1),
+        Recipe(weight=BLOCK, gradient="e5m2", state={"sum": "bf16"}),
+    ),
+    "Adagrad-fused": (
+        lambda p: torch.optim.Adagrad(p, 0.1, fused=True),
+        Recipe(weight=BLOCK, state={"sum": "bf16"}),
+    ),
+    "ASGD": (
+        lambda p: torch.optim.ASGD(p, 0.05),
+        Recipe(weight=BLOCK, gradient=BLOCK, state={"ax": "bf16"}),
+    ),
+    "Adadelta": (
+        lambda p: torch.optim.Adadelta(p, 1.0),
+        Recipe(weight=BLOCK, gradient=BLOCK, state={"square_avg": "bf16", "acc_delta": "bf16"}),
+    ),
+    "Adafactor": (
+        lambda p: torch.optim.Adafactor(p, 0.05),
+        Recipe(weight=BLOCK, gradient=BLOCK, state={"row_var": "bf16", "col_var": "bf16"}),
+    ),
+    "Adamax": (
+        lambda p: torch.optim.Adamax(p, 0.05),
+        Recipe(weight=BLOCK, gradient=BLOCK, momentum=BLOCK, state={"exp_inf": "bf16"}),
+    ),
+    "NAdam": (lambda p: torch.optim.NAdam(p, 0.05), ADAM),
+    "RAdam": (lambda p: torch.optim.RAdam(p, 0.05), ADAM),
+    "Rprop": (
+        lambda p: torch.optim.Rprop(p, 0.05),
+        Recipe(weight=BLOCK, gradient=BLOCK, state={"prev": "bf16", "step_size": "bf16"}),
+    ),
+    "Muon": (
+        lambda p: torch.optim.Muon(p, 0.05),
+        Recipe(weight="fixed<8,5>", gradient=BLOCK, momentum=BLOCK),
+    ),
+    "LBFGS": (
+        lambda p: torch.optim.LBFGS(p, 0.5, max_iter=3, history_size=3),
+        Recipe(weight="bfp8", gradient="bf16", state={"old_dirs": "bf16"}),
+    ),
+    "LBFGS-wolfe": (
+        lambda p: torch.optim.LBFGS(p, 1, max_iter=3, line_search_fn="strong_wolfe"),
+        Recipe(weight="fixed<8,6>", accumulator="bf16"),
+    ),
 }
 
 
@@ -66,13 +101,22 @@ class Training:
         with torch.no_grad():
             for p in self.model.parameters():
                 p.copy_(torch.randn(p.shape, generator=generator) / 2)
-        self.x, self.y = torch.randn(16, 6, generator=generator), torch.randn(16, 3, generator=generator)
+        self.x, self.y = (
+            torch.randn(16, 6, generator=generator),
+            torch.randn(16, 3, generator=generator),
+        )
         if make is None:
-            self.optimizer = adapter.SGD(self.model.parameters(), 0.1, 0.9, recipe=self.recipe, seed=5)
+            self.optimizer = adapter.SGD(
+                self.model.parameters(), 0.1, 0.9, recipe=self.recipe, seed=5
+            )
         else:
-            self.optimizer = adapter.quantize_optimizer(make(self.model.parameters()), self.recipe, seed=5)
+            self.optimizer = adapter.quantize_optimizer(
+                make(self.model.parameters()), self.recipe, seed=5
+            )
         self.way = way
-        self.compiled = torch.compile(self.optimizer.step, backend="eager") if way == "compiled" else None
+        self.compiled = (
+            torch.compile(self.optimizer.step, backend="eager") if way == "compiled" else None
+        )
         self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, enabled=way == "scaler")
 
     def loss(self) -> Any:
@@ -103,7 +147,11 @@ class Training:
         for i, state in self.optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 parts = value if isinstance(value, list) else [value]
-                found |= {f"{key} {i} {j}": part for j, part in enumerate(parts) if isinstance(part, torch.Tensor)}
+                found |= {
+                    f"{key} {i} {j}": part
+                    for j, part in enumerate(parts)
+                    if isinstance(part, torch.Tensor)
+                }
         return found
 
 
@@ -132,15 +180,19 @@ def same() -> Callable[..., None]:
 
 @pytest.fixture
 def same_every_way(same: Callable[..., None]) -> Callable[..., None]:
-    """Assert that a model, once quantized, has the same outputs and gradients eager, compiled and recomputed."""
+    """Assert that a model, once quantized, has the same outputs and gradients eager, compiled and
+    recomputed.
+    """
 
     def check(eager: nn.Module, quantized: Callable[[nn.Module], None], x: torch.Tensor) -> None:
         compiled, recomputed = copy.deepcopy(eager), copy.deepcopy(eager)
         for model in (eager, compiled, recomputed):
             quantized(model)
         ways: list[tuple[nn.Module, Callable[..., Any]]] = [
-            (eager, eager), (compiled, torch.compile(compiled, fullgraph=True, backend="aot_eager")),
-            (recomputed, lambda x: checkpoint(recomputed, x, use_reentrant=False))]
+            (eager, eager),
+            (compiled, torch.compile(compiled, fullgraph=True, backend="aot_eager")),
+            (recomputed, lambda x: checkpoint(recomputed, x, use_reentrant=False)),
+        ]
         for _ in range(2):
             found = []
             for model, run in ways:
@@ -160,7 +212,9 @@ def on_grid() -> Callable[..., bool]:
 
     def check(x: Any, format: Any) -> bool:
         x = x.detach()
-        return torch.equal(qemu_swalp.quantize(x, format if isinstance(format, str) else format.format), x)
+        return torch.equal(
+            qemu_swalp.quantize(x, format if isinstance(format, str) else format.format), x
+        )
 
     return check
 

@@ -1,7 +1,9 @@
-"""Two and three processes: data parallel, sharded, resumed by another number of them, to the bits of a single one.
+"""Two and three processes: data parallel, sharded, resumed by another number of them, to the bits
+of a single one.
 
-All numbers are chosen so that what PyTorch computes (products, reductions over ranks) is exact: weights of 8 bits,
-small integers for data, errors that are multiples of 6. What is left is what this package does, which must not differ.
+All numbers are chosen so that what PyTorch computes (products, reductions over ranks) is exact:
+weights of 8 bits, small integers for data, errors that are multiples of 6. What is left is what
+this package does, which must not differ.
 """
 
 import os
@@ -24,22 +26,47 @@ from qemu_swalp.training import EMA, Draw, Recipe, Window
 
 WEIGHT = "fixed<8,4>"
 RECIPES = {
-    "one scale a row": Recipe(WEIGHT, gradient="bfp<8,axis=0>", momentum="bfp<8,axis=0>", average="bfp<9,axis=0>"),
-    "one scale a tensor": Recipe(weight=WEIGHT, gradient="bfp8", momentum="bfp<6>", average="bfp<9>"),
-    "blocks across shards": Recipe(weight=WEIGHT, gradient="mxfp4", momentum="bfp<8,axis=0,size=2>", average="nvfp4"),
-    "accumulator": Recipe(weight="fixed<6,2>", gradient="e5m2", momentum="e4m3fn", accumulator="float<8,9>",
-                          average="fixed<9,5>"),
-    "operands": Recipe(WEIGHT, operands={"input": "bfp<3,axis=-1,size=2>/nearest_even", "wgrad.input": None,
-                                         "weight": "bfp<4>/nearest_even"}),
+    "one scale a row": Recipe(
+        WEIGHT, gradient="bfp<8,axis=0>", momentum="bfp<8,axis=0>", average="bfp<9,axis=0>"
+    ),
+    "one scale a tensor": Recipe(
+        weight=WEIGHT, gradient="bfp8", momentum="bfp<6>", average="bfp<9>"
+    ),
+    "blocks across shards": Recipe(
+        weight=WEIGHT, gradient="mxfp4", momentum="bfp<8,axis=0,size=2>", average="nvfp4"
+    ),
+    "accumulator": Recipe(
+        weight="fixed<6,2>",
+        gradient="e5m2",
+        momentum="e4m3fn",
+        accumulator="float<8,9>",
+        average="fixed<9,5>",
+    ),
+    "operands": Recipe(
+        WEIGHT,
+        operands={
+            "input": "bfp<3,axis=-1,size=2>/nearest_even",
+            "wgrad.input": None,
+            "weight": "bfp<4>/nearest_even",
+        },
+    ),
 }
 KINDS = ("hooks", "native")
-RUNS = [("one scale a row", "hooks"), ("one scale a row", "native"), ("one scale a tensor", "native"),
-        ("blocks across shards", "hooks"), ("accumulator", "native"), ("operands", "hooks")]
+RUNS = [
+    ("one scale a row", "hooks"),
+    ("one scale a row", "native"),
+    ("one scale a tensor", "native"),
+    ("blocks across shards", "hooks"),
+    ("accumulator", "native"),
+    ("operands", "hooks"),
+]
 STEPS, HALF = 3, 2
 
 
 def network():
-    """6 → 5 → 2: shards are uneven, and among 3 ranks the last one's of the second layer are empty."""
+    """6 → 5 → 2: shards are uneven, and among 3 ranks the last one's of the second layer are
+    empty.
+    """
     generator = torch.Generator().manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2))
     with torch.no_grad():
@@ -55,7 +82,9 @@ def batch(step):
 
 
 class Run:
-    """Training on this rank's part of every batch; `finish` makes single tensors of what it is left with."""
+    """Training on this rank's part of every batch; `finish` makes single tensors of what it is left
+    with.
+    """
 
     def __init__(self, model, recipe, kind, rank=0, ranks=1, scale=1):
         self.model, self.rank, self.ranks, self.scale = model, rank, ranks, scale
@@ -65,9 +94,15 @@ class Run:
         if kind == "native":
             self.optimizer = SGD(model.parameters(), **options, recipe=recipe, seed=7)
         else:
-            self.optimizer = quantize_optimizer(torch.optim.SGD(model.parameters(), **options), recipe, seed=7)
-        self.averagers = [Averager(model, quantizer=recipe.average, seed=3), Averager(model),
-                          Averager(model, EMA(decay=0.75, quantizer=recipe.average)), Averager(model, Window(size=2))]
+            self.optimizer = quantize_optimizer(
+                torch.optim.SGD(model.parameters(), **options), recipe, seed=7
+            )
+        self.averagers = [
+            Averager(model, quantizer=recipe.average, seed=3),
+            Averager(model),
+            Averager(model, EMA(decay=0.75, quantizer=recipe.average)),
+            Averager(model, Window(size=2)),
+        ]
         for averager in self.averagers:
             averager.attach(self.optimizer)
 
@@ -83,15 +118,25 @@ class Run:
 
     def state(self):
         """All that a checkpoint must hold."""
-        from torch.distributed.checkpoint.state_dict import get_model_state_dict, get_optimizer_state_dict
+        from torch.distributed.checkpoint.state_dict import (
+            get_model_state_dict,
+            get_optimizer_state_dict,
+        )
 
-        return {"model": get_model_state_dict(self.model),
-                "optimizer": get_optimizer_state_dict(self.model, self.optimizer),
-                "averagers": {str(i): averager.state_dict() for i, averager in enumerate(self.averagers)}}
+        return {
+            "model": get_model_state_dict(self.model),
+            "optimizer": get_optimizer_state_dict(self.model, self.optimizer),
+            "averagers": {
+                str(i): averager.state_dict() for i, averager in enumerate(self.averagers)
+            },
+        }
 
     def load(self, folder):
         from torch.distributed import checkpoint
-        from torch.distributed.checkpoint.state_dict import set_model_state_dict, set_optimizer_state_dict
+        from torch.distributed.checkpoint.state_dict import (
+            set_model_state_dict,
+            set_optimizer_state_dict,
+        )
 
         state = self.state()
         checkpoint.load(state, checkpoint_id=folder)
@@ -102,14 +147,24 @@ class Run:
         return self
 
     def finish(self):
-        found = {name.removeprefix("module."): p.detach() for name, p in self.model.named_parameters()}
+        found = {
+            name.removeprefix("module."): p.detach() for name, p in self.model.named_parameters()
+        }
         for i, p in enumerate(self.model.parameters()):
             found |= {f"{key} {i}": value for key, value in self.optimizer.state[p].items()}
         for i, averager in enumerate(self.averagers):
-            found |= {f"average {i} {name.removeprefix('module.')}": v for name, v in averager.average().items()}
+            found |= {
+                f"average {i} {name.removeprefix('module.')}": v
+                for name, v in averager.average().items()
+            }
         with self.averagers[0].swap():
-            found |= {f"swapped {i}": p.detach().clone() for i, p in enumerate(self.model.parameters())}
-        return {name: v.full_tensor() if hasattr(v, "full_tensor") else v.clone() for name, v in found.items()}
+            found |= {
+                f"swapped {i}": p.detach().clone() for i, p in enumerate(self.model.parameters())
+            }
+        return {
+            name: v.full_tensor() if hasattr(v, "full_tensor") else v.clone()
+            for name, v in found.items()
+        }
 
 
 def sharded(mesh):
@@ -134,19 +189,26 @@ def work(rank, ranks, port, folder):
             checkpoint.save(run.state(), checkpoint_id=f"{folder}/{kind}-{ranks}")
         results["sharded", name, kind] = run.steps(HALF, STEPS).finish()
         model = nn.parallel.DistributedDataParallel(network())
-        results["replicated", name, kind] = Run(model, RECIPES[name], kind, rank, ranks).steps(0, STEPS).finish()
+        results["replicated", name, kind] = (
+            Run(model, RECIPES[name], kind, rank, ranks).steps(0, STEPS).finish()
+        )
     for name, options in REDUCTIONS.items():
         results["reduced", name] = reduced(options, rank, ranks)
     for kind in KINDS:
         if ranks == 3:  # the checkpoint that two ranks have made
-            run = Run(sharded(mesh), RECIPES["one scale a row"], kind, rank, ranks).load(f"{folder}/{kind}-2")
+            run = Run(sharded(mesh), RECIPES["one scale a row"], kind, rank, ranks).load(
+                f"{folder}/{kind}-2"
+            )
             results["resumed", kind] = run.steps(HALF, STEPS).finish()
     torch.save(results, f"{folder}/{ranks}-{rank}")
     distributed.destroy_process_group()
 
 
-REDUCTIONS = {"nearest": {"sent": "e4m3fn/nearest_even"}, "stochastic": {"sent": "bfp<4,axis=0>"},
-              "partial": {"sent": "bfp<4>", "partial": "float<4,2>"}}
+REDUCTIONS = {
+    "nearest": {"sent": "e4m3fn/nearest_even"},
+    "stochastic": {"sent": "bfp<4,axis=0>"},
+    "partial": {"sent": "bfp<4>", "partial": "float<4,2>"},
+}
 
 
 def contributions(rank, step):
@@ -155,13 +217,18 @@ def contributions(rank, step):
 
 
 def reduced(options, rank, ranks):
-    """Gradients after each of two low-precision all-reduces; small buckets, so that there are several."""
+    """Gradients after each of two low-precision all-reduces; small buckets, so that there are
+    several.
+    """
     model = nn.parallel.DistributedDataParallel(network(), bucket_cap_mb=1e-5)
     hook = quantize_all_reduce(model, **options, seed=5)
     found = []
     for step in range(2):
         model.zero_grad()
-        weights = sum((p * g).sum() for p, g in zip(model.parameters(), contributions(rank, step), strict=True))
+        weights = sum(
+            (p * g).sum()
+            for p, g in zip(model.parameters(), contributions(rank, step), strict=True)
+        )
         (model(torch.zeros(1, 6)).sum() * 0 + weights).backward()
         found.append({str(i): p.grad.clone() for i, p in enumerate(model.parameters())})
     assert hook.state_dict() == {"step": 2}
@@ -178,7 +245,9 @@ def results(tmp_path_factory):
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
         multiprocessing.spawn(work, (ranks, port, str(folder)), nprocs=ranks)
-        found[ranks] = [torch.load(folder / f"{ranks}-{rank}", weights_only=True) for rank in range(ranks)]
+        found[ranks] = [
+            torch.load(folder / f"{ranks}-{rank}", weights_only=True) for rank in range(ranks)
+        ]
     return folder, found
 
 
@@ -198,7 +267,10 @@ def test_a_checkpoint_of_two_ranks_is_resumed_by_three_and_by_one(same, results,
     unbroken = Run(network(), recipe, kind, scale=2).steps(0, HALF)
     unbroken.scale = 3
     for rank in range(3):
-        same(found[3][rank]["resumed", kind], unbroken.steps(HALF, STEPS).finish() if not rank else unbroken.finish())
+        same(
+            found[3][rank]["resumed", kind],
+            unbroken.steps(HALF, STEPS).finish() if not rank else unbroken.finish(),
+        )
     alone = Run(network(), recipe, kind, scale=2).load(f"{folder}/{kind}-2").steps(HALF, STEPS)
     same(alone.finish(), found[2][0]["sharded", "one scale a row", kind])
 
@@ -210,11 +282,18 @@ def test_the_low_precision_all_reduce_by_hand(same, results, name, ranks):
 
     def rounded(x, quantizer, place, step, role):
         format, _, rounding = quantizer.partition("/")
-        return quantize(x, format, rounding or "stochastic", random=Draw(5, place, step)(f"all_reduce.{role}"))
+        return quantize(
+            x, format, rounding or "stochastic", random=Draw(5, place, step)(f"all_reduce.{role}")
+        )
 
     for step in range(2):
-        parts = [[rounded(g / ranks, sent, place, step, f"sent.{rank}")
-                  for place, g in enumerate(contributions(rank, step))] for rank in range(ranks)]
+        parts = [
+            [
+                rounded(g / ranks, sent, place, step, f"sent.{rank}")
+                for place, g in enumerate(contributions(rank, step))
+            ]
+            for rank in range(ranks)
+        ]
         expected = {}
         for place in range(4):
             total = parts[0][place]
@@ -227,7 +306,9 @@ def test_the_low_precision_all_reduce_by_hand(same, results, name, ranks):
 
 
 def test_errors():
-    with pytest.raises(TypeError, match=r"model must be a .*DistributedDataParallel, got torch\.nn\.mod"):
+    with pytest.raises(
+        TypeError, match=r"model must be a .*DistributedDataParallel, got torch\.nn\.mod"
+    ):
         quantize_all_reduce(nn.Linear(1, 1), "bf16")
 
 
@@ -265,8 +346,12 @@ SCRIPT = textwrap.dedent("""
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     """SIGKILL wherever it meets the process, some steps after the start."""
     command = [sys.executable, "-c", SCRIPT]
-    subprocess.run([*command, str(tmp_path / "unbroken"), "30"], check=True, stdout=subprocess.DEVNULL)
-    with subprocess.Popen([*command, str(tmp_path / "killed"), "100000"], stdout=subprocess.PIPE, text=True) as process:
+    subprocess.run(
+        [*command, str(tmp_path / "unbroken"), "30"], check=True, stdout=subprocess.DEVNULL
+    )
+    with subprocess.Popen(
+        [*command, str(tmp_path / "killed"), "100000"], stdout=subprocess.PIPE, text=True
+    ) as process:
         while process.stdout.readline().strip() != "7":
             assert process.poll() is None
         time.sleep(0.01)
@@ -274,7 +359,9 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     assert process.returncode == -signal.SIGKILL
     saved = torch.load(tmp_path / "killed", weights_only=True)
     assert 8 <= saved["step"] < 30
-    subprocess.run([*command, str(tmp_path / "killed"), "30"], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*command, str(tmp_path / "killed"), "30"], check=True, stdout=subprocess.DEVNULL
+    )
     files = [torch.load(tmp_path / name, weights_only=True) for name in ("unbroken", "killed")]
     assert repr_bits(files[0]) == repr_bits(files[1])
 

@@ -1,4 +1,6 @@
-"""Inside the training loops of others, to the bits of a loop of one's own. Each example runs where its package is."""
+"""Inside the training loops of others, to the bits of a loop of one's own. Each example runs where
+its package is.
+"""
 
 import pytest
 import torch
@@ -25,7 +27,9 @@ class Net(nn.Module):
 
     def forward(self, x, labels=None):
         y = self.layers(x)
-        return {"logits": y} if labels is None else {"loss": (y - labels).square().mean(), "logits": y}
+        return (
+            {"logits": y} if labels is None else {"loss": (y - labels).square().mean(), "logits": y}
+        )
 
 
 def data():
@@ -34,7 +38,9 @@ def data():
 
 
 def optimizer_of(model):
-    return quantize_optimizer(torch.optim.SGD(model.parameters(), 0.1, momentum=0.9), RECIPE, seed=3)
+    return quantize_optimizer(
+        torch.optim.SGD(model.parameters(), 0.1, momentum=0.9), RECIPE, seed=3
+    )
 
 
 @pytest.fixture
@@ -72,10 +78,22 @@ def test_accelerate(same, by_hand, tmp_path):
 
 def trainer_of(folder, model, steps=STEPS, **options):
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    pytest.importorskip("accelerate", reason="accelerate, which transformers trains by, is not installed")
+    pytest.importorskip(
+        "accelerate", reason="accelerate, which transformers trains by, is not installed"
+    )
     arguments = transformers.TrainingArguments(
-        str(folder), max_steps=steps, per_device_train_batch_size=BATCH, use_cpu=True, report_to=[], save_steps=3,
-        lr_scheduler_type="constant", max_grad_norm=0, disable_tqdm=True, seed=0, data_seed=0)
+        str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=BATCH,
+        use_cpu=True,
+        report_to=[],
+        save_steps=3,
+        lr_scheduler_type="constant",
+        max_grad_norm=0,
+        disable_tqdm=True,
+        seed=0,
+        data_seed=0,
+    )
     rows = [{"x": x, "labels": y} for x, y in zip(*data(), strict=True)]
 
     class InOrder(transformers.Trainer):
@@ -94,7 +112,9 @@ def test_hugging_face_trainer_with_an_optimizer(same, by_hand, tmp_path):
     same(averager.average(), by_hand[1])
 
 
-def test_hugging_face_trainer_with_an_optimizer_class_resumes_to_the_same_bits(same, on_grid, tmp_path):
+def test_hugging_face_trainer_with_an_optimizer_class_resumes_to_the_same_bits(
+    same, on_grid, tmp_path
+):
     def trainer(folder):
         model = Net()
         kind = SGD, {"lr": 0.1, "momentum": 0.9, "recipe": RECIPE, "seed": 3}
@@ -110,7 +130,7 @@ def test_hugging_face_trainer_with_an_optimizer_class_resumes_to_the_same_bits(s
 
 
 def sites(model):
-    from qemu_swalp_torch.handle import sites_of
+    from qemu_swalp_torch.model.handle import sites_of
 
     return sites_of(model)
 
@@ -143,15 +163,26 @@ def test_lightning(same, by_hand, tmp_path, automatic):
 
     module, loader = Module(), DataLoader(TensorDataset(*data()), BATCH)
     averager = Averager(module.net)
-    trainer = lightning.Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False,
-                                default_root_dir=tmp_path, callbacks=[average_callback(averager)],
-                                enable_model_summary=False, num_sanity_val_steps=0, limit_val_batches=1)
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+        callbacks=[average_callback(averager)],
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=1,
+    )
     trainer.fit(module, loader, loader)
     same(dict(module.net.state_dict()), by_hand[0])
     same(averager.average(), by_hand[1])
     same(module.validated[0], by_hand[1])
     saved = torch.load(trainer.checkpoint_callback.best_model_path, weights_only=False)
-    same({name.removeprefix("net."): value for name, value in saved["state_dict"].items()}, by_hand[0])
+    same(
+        {name.removeprefix("net."): value for name, value in saved["state_dict"].items()},
+        by_hand[0],
+    )
     (state,) = [state for state in saved["callbacks"].values() if "n_averaged" in state]
     other = Averager(Net())
     average_callback(other).load_state_dict(state)

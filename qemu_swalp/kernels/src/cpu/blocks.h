@@ -5,16 +5,19 @@
 #include <type_traits>
 #include <vector>
 
-#include "block_rows.h"
+#include "common/block_rows.h"
 #include "cpu/scaled_rows.h"
 
 QS_BEGIN
 
-constexpr int64_t task_elements = 1 << 15;   // enough to hide the cost of a task, few enough to stay in the caches
+constexpr int64_t task_elements =
+    1 << 15;  // enough to hide the cost of a task, few enough to stay in the caches
 constexpr int64_t least_width = 64;
-constexpr int64_t fused_elements = 1 << 17;  // a block row of more is read twice: for its scales, then to be rounded
+constexpr int64_t fused_elements =
+    1 << 17;  // a block row of more is read twice: for its scales, then to be rounded
 
-/// Scales of consecutive columns under blocks narrower than a vector: one `Steps` field after the other, by column.
+/// Scales of consecutive columns under blocks narrower than a vector: one `Steps` field after the
+/// other, by column.
 template <class C>
 struct ColumnSteps {
   using V = Vectors<C>;
@@ -31,16 +34,27 @@ struct ColumnSteps {
     at.resize(size_t(n) * fields);
   }
   void put(int64_t column, const Steps<C>& s) {
-    const Lane all[fields] = {s.knee, s.floor, s.tiny, s.least, s.bound, s.negative_bound, s.above, s.below,
-                              s.positive_infinity, s.negative_infinity, s.zero};
+    const Lane all[fields] = {s.knee,
+                              s.floor,
+                              s.tiny,
+                              s.least,
+                              s.bound,
+                              s.negative_bound,
+                              s.above,
+                              s.below,
+                              s.positive_infinity,
+                              s.negative_infinity,
+                              s.zero};
     for (int i = 0; i < fields; ++i) at[size_t(i * columns + column)] = all[i];
     shared = s;
   }
   template <class N>
   Steps<C, typename V::V> get(int64_t column, N n) const {
     auto field = [&](int i) { return V::lanes(&at[size_t(i * columns + column)], n); };
-    return {field(0), field(1), field(2), field(3), field(4), field(5), field(6), field(7), field(8), field(9),
-            field(10), shared.normal, shared.sign, shared.negative_zero, shared.kept};
+    return {
+        field(0),   field(1), field(2), field(3),  field(4),      field(5),    field(6),
+        field(7),   field(8), field(9), field(10), shared.normal, shared.sign, shared.negative_zero,
+        shared.kept};
   }
 };
 
@@ -48,15 +62,24 @@ struct ColumnSteps {
 template <class Work>
 inline void with_mode(Mode mode, Work work) {
   switch (mode) {
-    case Mode::nearest_even: return work(Known<Mode::nearest_even>());
-    case Mode::nearest_away: return work(Known<Mode::nearest_away>());
-    case Mode::toward_zero: return work(Known<Mode::toward_zero>());
-    case Mode::toward_positive: return work(Known<Mode::toward_positive>());
-    case Mode::toward_negative: return work(Known<Mode::toward_negative>());
-    case Mode::to_odd: return work(Known<Mode::to_odd>());
-    case Mode::stochastic_a: return work(Known<Mode::stochastic_a>());
-    case Mode::stochastic_b: return work(Known<Mode::stochastic_b>());
-    case Mode::stochastic_c: return work(Known<Mode::stochastic_c>());
+    case Mode::nearest_even:
+      return work(Known<Mode::nearest_even>());
+    case Mode::nearest_away:
+      return work(Known<Mode::nearest_away>());
+    case Mode::toward_zero:
+      return work(Known<Mode::toward_zero>());
+    case Mode::toward_positive:
+      return work(Known<Mode::toward_positive>());
+    case Mode::toward_negative:
+      return work(Known<Mode::toward_negative>());
+    case Mode::to_odd:
+      return work(Known<Mode::to_odd>());
+    case Mode::stochastic_a:
+      return work(Known<Mode::stochastic_a>());
+    case Mode::stochastic_b:
+      return work(Known<Mode::stochastic_b>());
+    case Mode::stochastic_c:
+      return work(Known<Mode::stochastic_c>());
   }
 }
 
@@ -105,14 +128,22 @@ class Job {
   using Lane = typename C::Lane;
   using Stored = typename C::Stored;
 
-  Job(const Plan& plan, const Layout& layout, const Random& random, const void* source, void* target)
-      : plan_(plan), random_(random), blocks_(layout, counts_of(layout)), source_(static_cast<const Stored*>(source)),
-        target_(static_cast<Stored*>(target)), steps_(steps_of<C>(plan.element, 0)),
-        steps32_(steps_of<Single>(plan.element32, 0)), shape_(shape_of<C>(plan.element, 0)),
+  Job(const Plan& plan, const Layout& layout, const Random& random, const void* source,
+      void* target)
+      : plan_(plan),
+        random_(random),
+        blocks_(layout, counts_of(layout)),
+        source_(static_cast<const Stored*>(source)),
+        target_(static_cast<Stored*>(target)),
+        steps_(steps_of<C>(plan.element, 0)),
+        steps32_(steps_of<Single>(plan.element32, 0)),
+        shape_(shape_of<C>(plan.element, 0)),
         shape32_(shape_of<Single>(plan.element32, 0)) {
     const BlockRows& b = blocks_;
-    // A task reads whole segments, and enough columns of each row to make good use of the memory that comes with them.
-    const int64_t least_columns = ceiling(least_of<int64_t>(least_width, b.columns), b.segment) * b.segment;
+    // A task reads whole segments, and enough columns of each row to make good use of the memory
+    // that comes with them.
+    const int64_t least_columns =
+        ceiling(least_of<int64_t>(least_width, b.columns), b.segment) * b.segment;
     const int64_t all = b.most_rows * b.columns;
     fused_ = plan.family != Family::block || b.most_rows * least_columns <= fused_elements;
     if (all <= task_elements) {
@@ -123,7 +154,8 @@ class Job {
     group_ = 0;
     if (fused_ && plan.family == Family::block) {
       row_step_ = b.most_rows;
-      column_step_ = least_columns * greatest_of<int64_t>(1, task_elements / (b.most_rows * least_columns));
+      column_step_ =
+          least_columns * greatest_of<int64_t>(1, task_elements / (b.most_rows * least_columns));
     } else {
       // Steps of each column are made anew in each task: more rows to a task.
       const int64_t elements = narrow() ? 4 * task_elements : task_elements;
@@ -140,7 +172,9 @@ class Job {
 
   int64_t tasks() const { return tasks_; }
   bool fused() const { return fused_; }
-  bool two_level() const { return plan_.family == Family::block && is_two_level(plan_.scaling.rule); }
+  bool two_level() const {
+    return plan_.family == Family::block && is_two_level(plan_.scaling.rule);
+  }
 
   /// Raises `whole` to the greatest finite magnitude of a task's elements.
   void find_whole(int64_t task, Lane& whole) const {
@@ -182,7 +216,8 @@ class Job {
   /// Second of two passes.
   void round(int64_t task, Scratch<C>& scratch, const Scale<C>* scales) const {
     each(task, [&](int64_t b, Range rows, Range columns) {
-      const int64_t first = columns.first / blocks_.segment, last = ceiling(columns.last, blocks_.segment);
+      const int64_t first = columns.first / blocks_.segment,
+                    last = ceiling(columns.last, blocks_.segment);
       const Scale<C>* from = scales + b * blocks_.segments;
       scratch.scales.assign(from + first, from + last);
       apply(b, rows, columns, scratch);
@@ -194,7 +229,8 @@ class Job {
   /// Between the two: scales of all blocks.
   std::vector<Scale<C>> scales(const std::vector<Extremes<C>>& extremes) const {
     std::vector<Scale<C>> found(extremes.size());
-    for (size_t i = 0; i < found.size(); ++i) found[i] = scale_of<C>(extremes[i], above_, plan_.element, plan_.scaling);
+    for (size_t i = 0; i < found.size(); ++i)
+      found[i] = scale_of<C>(extremes[i], above_, plan_.element, plan_.scaling);
     return found;
   }
 
@@ -203,34 +239,39 @@ class Job {
   void each(int64_t task, Work work) const {
     if (group_) {
       const int64_t last = least_of(blocks_.count, (task + 1) * group_);
-      for (int64_t b = task * group_; b < last; ++b) work(b, Range{0, blocks_.rows(b)}, Range{0, blocks_.columns});
+      for (int64_t b = task * group_; b < last; ++b)
+        work(b, Range{0, blocks_.rows(b)}, Range{0, blocks_.columns});
       return;
     }
     const int64_t column = task % column_parts_ * column_step_, rest = task / column_parts_;
     const int64_t row = rest % row_parts_ * row_step_, b = rest / row_parts_;
     const Range rows{row, least_of(row + row_step_, blocks_.rows(b))};
-    if (rows.size() > 0) work(b, rows, Range{column, least_of(column + column_step_, blocks_.columns)});
+    if (rows.size() > 0)
+      work(b, rows, Range{column, least_of(column + column_step_, blocks_.columns)});
   }
 
   static void raise(Lane& to, Lane value) {
     Lane seen = __atomic_load_n(&to, __ATOMIC_RELAXED);
-    while (seen < value &&
-           !__atomic_compare_exchange_n(&to, &seen, value, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    while (seen < value && !__atomic_compare_exchange_n(&to, &seen, value, true, __ATOMIC_RELAXED,
+                                                        __ATOMIC_RELAXED)) {
     }
   }
 
   /// Whether blocks are narrower than a vector, under scales that are powers of two.
   bool narrow() const {
-    return plan_.family == Family::block && is_power(plan_.scaling.rule) && blocks_.segment < Vectors<C>::count;
+    return plan_.family == Family::block && is_power(plan_.scaling.rule) &&
+           blocks_.segment < Vectors<C>::count;
   }
 
-  /// Whether each block is a short run of its own under a power of two: then nothing need be kept of it.
+  /// Whether each block is a short run of its own under a power of two: then nothing need be kept
+  /// of it.
   bool in_registers() const {
-    return is_power(plan_.scaling.rule) && blocks_.most_rows == 1 && blocks_.segment >= Vectors<C>::count &&
-           blocks_.segment <= piece;
+    return is_power(plan_.scaling.rule) && blocks_.most_rows == 1 &&
+           blocks_.segment >= Vectors<C>::count && blocks_.segment <= piece;
   }
 
-  /// Scales and rounding of such blocks. All scales of a piece come first: each takes long, but not from the next.
+  /// Scales and rounding of such blocks. All scales of a piece come first: each takes long, but not
+  /// from the next.
   void run_segments(int64_t b, Range columns, Scratch<C>& scratch) const {
     constexpr int spread = 1 << 30;
     const BlockRows::Row at = blocks_.row(b, 0);
@@ -248,7 +289,8 @@ class Job {
           powers[block] = nan ? spread : power_of<C>(found.amax, plan_.element, plan_.scaling);
         }
         const uint32_t* words = nullptr;
-        if (is_stochastic(mode)) words = scratch.words.fill(random_, uint64_t(at.element + c), int(size));
+        if (is_stochastic(mode))
+          words = scratch.words.fill(random_, uint64_t(at.element + c), int(size));
         for (int64_t i = 0, block = 0; i < size; i += k, ++block) {
           const int64_t n = least_of(k, size - i);
           if (powers[block] == spread) {
@@ -256,7 +298,8 @@ class Job {
             continue;
           }
           const auto& entry = scratch.by_power.get(plan_.element, powers[block]);
-          round(mode, from + i, to + i, n, words ? words + i : nullptr, entry.steps, powers[block], entry.shape);
+          round(mode, from + i, to + i, n, words ? words + i : nullptr, entry.steps, powers[block],
+                entry.shape);
         }
       }
     });
@@ -277,7 +320,8 @@ class Job {
       for (size_t i = 0; i < size_t(count); ++i) amax[i] = to_binary32<C>(at[i].amax);
       const TwoLevels<Vector32> found = two_levels<Vector32>(amax, above_, plan_.scaling);
       for (size_t i = 0; i < size_t(count); ++i) {
-        scratch.scales[size_t(first) + i] = scale_of_two<C>(found.scale[i], found.inverse[i], at[i].nan);
+        scratch.scales[size_t(first) + i] =
+            scale_of_two<C>(found.scale[i], found.inverse[i], at[i].nan);
       }
     });
   }
@@ -299,7 +343,8 @@ class Job {
           }
         } else {
           in_segments(columns, [&](int64_t segment, Range part) {
-            widen<C>(scratch.extremes[size_t(segment - first)], row + part.first, part.size(), signs);
+            widen<C>(scratch.extremes[size_t(segment - first)], row + part.first, part.size(),
+                     signs);
           });
         }
       }
@@ -314,10 +359,11 @@ class Job {
     scratch.amax.assign(n, 0);
     scratch.most.assign(n, 0);
     for (int64_t r = rows.first; r < rows.last; ++r) {
-      widen_each<C>(scratch.amax.data(), scratch.most.data(), source_ + blocks_.row(b, r).source + columns.first,
-                    columns.size());
+      widen_each<C>(scratch.amax.data(), scratch.most.data(),
+                    source_ + blocks_.row(b, r).source + columns.first, columns.size());
     }
-    for (size_t i = 0; i < n; ++i) scratch.extremes[i] = {scratch.amax[i], 0, scratch.most[i] > C::infinity};
+    for (size_t i = 0; i < n; ++i)
+      scratch.extremes[i] = {scratch.amax[i], 0, scratch.most[i] > C::infinity};
   }
 
   /// work(segment, columns) for each part of a range of columns that lies in one segment.
@@ -333,14 +379,16 @@ class Job {
 
   /// Rounds some rows and columns, whose scales are in `scratch`.
   void apply(int64_t b, Range rows, Range columns, Scratch<C>& scratch) const {
-    const bool by_columns = narrow() && prepare(columns, scratch), saturating = scratch.steps.saturating;
+    const bool by_columns = narrow() && prepare(columns, scratch),
+               saturating = scratch.steps.saturating;
     with_mode(plan_.mode, [&](auto mode) {
       for (int64_t r = rows.first; r < rows.last; ++r) {
         const BlockRows::Row at = blocks_.row(b, r);
         for (int64_t c = columns.first; c < columns.last; c += piece) {
           const Range part{c, least_of(c + piece, columns.last)};
           const uint32_t* words = nullptr;
-          if (is_stochastic(mode)) words = scratch.words.fill(random_, uint64_t(at.element + c), int(part.size()));
+          if (is_stochastic(mode))
+            words = scratch.words.fill(random_, uint64_t(at.element + c), int(part.size()));
           const Stored* from = source_ + at.source + c;
           Stored* to = target_ + at.target + c;
           if (plan_.family == Family::table) {
@@ -349,9 +397,11 @@ class Job {
             round(mode, from, to, part.size(), words, steps_, 0, shape_);
           } else if (by_columns) {
             if (saturating) {
-              round_columns<Shape::saturating>(mode, from, to, part.size(), words, scratch.steps, c - columns.first);
+              round_columns<Shape::saturating>(mode, from, to, part.size(), words, scratch.steps,
+                                               c - columns.first);
             } else {
-              round_columns<Shape::regular>(mode, from, to, part.size(), words, scratch.steps, c - columns.first);
+              round_columns<Shape::regular>(mode, from, to, part.size(), words, scratch.steps,
+                                            c - columns.first);
             }
           } else {
             round_segments(mode, from, to, part, columns.first, words, scratch);
@@ -362,8 +412,8 @@ class Job {
   }
 
   template <class M>
-  QS_INLINE void round(M mode, const Stored* from, Stored* to, int64_t n, const uint32_t* words, const Steps<C>& s,
-                       int scale, Shape shape) const {
+  QS_INLINE void round(M mode, const Stored* from, Stored* to, int64_t n, const uint32_t* words,
+                       const Steps<C>& s, int scale, Shape shape) const {
     if (shape == Shape::saturating) {
       round_run<C, Shape::saturating>(mode, from, to, n, words, s, plan_.element, scale);
     } else if (shape == Shape::regular) {
@@ -373,12 +423,14 @@ class Job {
     }
   }
 
-  void round_any(const Stored* from, Stored* to, int64_t n, const uint32_t* words, const Steps<C>& s, int scale) const {
+  void round_any(const Stored* from, Stored* to, int64_t n, const uint32_t* words,
+                 const Steps<C>& s, int scale) const {
     round_run<C, Shape::any>(plan_.mode, from, to, n, words, s, plan_.element, scale);
   }
 
   void round_table(const Stored* from, Stored* to, int64_t n, const uint32_t* words) const {
-    if (!words && plan_.table.count <= short_table) return round_short_table<C>(from, to, n, plan_.table);
+    if (!words && plan_.table.count <= short_table)
+      return round_short_table<C>(from, to, n, plan_.table);
     for (int64_t i = 0; i < n; ++i) {
       const uint64_t word = words ? uint64_t(words[i]) << 32 : 0;
       to[i] = Stored(round_to_table<C>(plan_.mode, Lane(from[i]), word, plan_.table));
@@ -387,8 +439,8 @@ class Job {
 
   /// Elements of some columns; `origin`: the column of the first scale's segment.
   template <class M>
-  QS_INLINE void round_segments(M mode, const Stored* from, Stored* to, Range columns, int64_t origin,
-                                const uint32_t* words, Scratch<C>& scratch) const {
+  QS_INLINE void round_segments(M mode, const Stored* from, Stored* to, Range columns,
+                                int64_t origin, const uint32_t* words, Scratch<C>& scratch) const {
     const int64_t first = origin / blocks_.segment;
     in_segments(columns, [&](int64_t segment, Range part) {
       const Scale<C>& scale = scratch.scales[size_t(segment - first)];
@@ -412,7 +464,8 @@ class Job {
     const Rule rule = plan_.scaling.rule;
     auto slow = [&](int64_t i) {
       const Lane word = words ? lane_of_word<C>(words[i]) : 0;
-      return Stored(round_scaled<C>(plan_.mode, Lane(from[i]), word, scale, steps_, steps32_, plan_.element, rule));
+      return Stored(round_scaled<C>(plan_.mode, Lane(from[i]), word, scale, steps_, steps32_,
+                                    plan_.element, rule));
     };
     if constexpr (C::width == 32) {
       const Number<Single> number = {scale.number.exponent, scale.number.significand};
@@ -425,10 +478,12 @@ class Job {
           round_quotient_run<C, known>(mode, from, to, n, words, number, s, f, slow);
         }
       };
-      const bool takes = is_published(rule) ? shape32_ != Shape::any : takes_quotients(f) && takes_scale(number);
+      const bool takes =
+          is_published(rule) ? shape32_ != Shape::any : takes_quotients(f) && takes_scale(number);
       using Saturating = std::integral_constant<Shape, Shape::saturating>;
       using Regular = std::integral_constant<Shape, Shape::regular>;
-      if (takes && rule == Rule::minmax) return run(Saturating(), with_zero_point(steps32_, f, scale.zero_point));
+      if (takes && rule == Rule::minmax)
+        return run(Saturating(), with_zero_point(steps32_, f, scale.zero_point));
       if (takes && shape32_ == Shape::saturating) return run(Saturating(), steps32_);
       if (takes && C::storage == 32) return run(Regular(), steps32_);
     }
@@ -451,13 +506,16 @@ class Job {
   }
 
   template <Shape shape, class M>
-  QS_INLINE void round_columns(M mode, const Stored* from, Stored* to, int64_t n, const uint32_t* words,
-                               const ColumnSteps<C>& steps, int64_t first) const {
+  QS_INLINE void round_columns(M mode, const Stored* from, Stored* to, int64_t n,
+                               const uint32_t* words, const ColumnSteps<C>& steps,
+                               int64_t first) const {
     using V = Vectors<C>;
     in_vectors<V::count>(n, [&](int64_t i, auto count) {
       const typename V::V word = is_stochastic(mode) ? V::words(words + i, count) : typename V::V();
-      V::store(to + i, round_element<C, shape>(mode, V::load(from + i, count), word,
-                                              steps.get(first + i, count), plan_.element, 0), count);
+      V::store(to + i,
+               round_element<C, shape>(mode, V::load(from + i, count), word,
+                                       steps.get(first + i, count), plan_.element, 0),
+               count);
     });
   }
 
@@ -471,7 +529,8 @@ class Job {
   Shape shape_, shape32_;
   Above above_{};
   bool fused_;
-  int64_t group_ = 0, tasks_ = 0, row_step_ = 0, column_step_ = 0, row_parts_ = 1, column_parts_ = 1;
+  int64_t group_ = 0, tasks_ = 0, row_step_ = 0, column_step_ = 0, row_parts_ = 1,
+          column_parts_ = 1;
 };
 
 /// All of a job. each(work): work(task, scratch) for all tasks, before it returns.

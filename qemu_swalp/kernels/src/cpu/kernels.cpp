@@ -4,8 +4,8 @@
 #include <thread>
 #include <utility>
 
-#include "cpu/products.h"
-#include "cpu/sgd.h"
+#include "cpu/matmul.h"
+#include "cpu/multi_tensor.h"
 
 #define QS_JOIN(a, b) a##b
 #define QS_NAME(function, variant) QS_JOIN(function, variant)
@@ -14,15 +14,16 @@
 QS_BEGIN
 namespace {
 
-/// work(task, scratch of the thread) for all tasks, on up to `threads` threads. None outlives the call, so a process may
-/// fork between calls.
+/// work(task, scratch of the thread) for all tasks, on up to `threads` threads. None outlives the
+/// call, so a process may fork between calls.
 template <class Scratch, class Work>
 void in_parallel(int64_t tasks, int threads, Work work) {
   std::atomic<int64_t> next{0};
   auto loop = [&] {
     const StandardFloats standard;
     Scratch scratch;
-    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) work(task, scratch);
+    for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;)
+      work(task, scratch);
   };
   std::vector<std::thread> others;
   for (int64_t i = 1; i < least_of<int64_t>(threads, tasks); ++i) {
@@ -37,8 +38,8 @@ void in_parallel(int64_t tasks, int threads, Work work) {
 }
 
 template <class C>
-void quantize(const Plan& plan, const Layout& layout, const Random& random, const void* source, void* target,
-              int threads) {
+void quantize(const Plan& plan, const Layout& layout, const Random& random, const void* source,
+              void* target, int threads) {
   Job<C> job(plan, layout, random, source, target);
   run_all(job, [&](auto work) { in_parallel<Scratch<C>>(job.tasks(), threads, work); });
 }
@@ -55,30 +56,38 @@ template <class C>
 void multiply(const Products& products, int threads) {
   const ProductJob<C> job(products);
   using Memory = ProductScratch<C>;
-  in_parallel<Memory>(job.tasks(), threads, [&](int64_t task, Memory& memory) { job.run(task, memory); });
+  in_parallel<Memory>(job.tasks(), threads,
+                      [&](int64_t task, Memory& memory) { job.run(task, memory); });
 }
 
 }  // namespace
 QS_END
 
-QS_HIDDEN void QS_NAME(qs_quantize_, QS_VARIANT)(
-    const qemu_swalp::Plan* plan, const qemu_swalp::Layout* layout, const qemu_swalp::Random* random, const void* source,
-    void* target, int threads) {
+QS_HIDDEN void QS_NAME(qs_quantize_, QS_VARIANT)(const qemu_swalp::Plan* plan,
+                                                 const qemu_swalp::Layout* layout,
+                                                 const qemu_swalp::Random* random,
+                                                 const void* source, void* target, int threads) {
   using namespace qemu_swalp;
   switch (plan->dtype) {
-    case Dtype::float16: return quantize<Half>(*plan, *layout, *random, source, target, threads);
-    case Dtype::bfloat16: return quantize<BFloat>(*plan, *layout, *random, source, target, threads);
-    case Dtype::float32: return quantize<Single>(*plan, *layout, *random, source, target, threads);
-    case Dtype::float64: return quantize<Double>(*plan, *layout, *random, source, target, threads);
+    case Dtype::float16:
+      return quantize<Half>(*plan, *layout, *random, source, target, threads);
+    case Dtype::bfloat16:
+      return quantize<BFloat>(*plan, *layout, *random, source, target, threads);
+    case Dtype::float32:
+      return quantize<Single>(*plan, *layout, *random, source, target, threads);
+    case Dtype::float64:
+      return quantize<Double>(*plan, *layout, *random, source, target, threads);
   }
 }
 
 /// Steps of tensors of one dtype, float32 or float64.
-QS_HIDDEN void QS_NAME(qs_sgd_, QS_VARIANT)(const qemu_swalp::Sgd* tensors, int count, int threads) {
+QS_HIDDEN void QS_NAME(qs_sgd_, QS_VARIANT)(const qemu_swalp::Sgd* tensors, int count,
+                                            int threads) {
   using namespace qemu_swalp;
   std::vector<std::pair<int64_t, int64_t>> tasks;
   for (int t = 0; t < count; ++t) {
-    for (int64_t chunk = 0; chunk * tensors[t].chunk_elements < tensors[t].elements; ++chunk) tasks.push_back({t, chunk});
+    for (int64_t chunk = 0; chunk * tensors[t].chunk_elements < tensors[t].elements; ++chunk)
+      tasks.push_back({t, chunk});
   }
   if (count == 0) return;
   if (tensors[0].dtype == Dtype::float32) return sgd<Single, float>(tensors, tasks, threads);
@@ -86,7 +95,8 @@ QS_HIDDEN void QS_NAME(qs_sgd_, QS_VARIANT)(const qemu_swalp::Sgd* tensors, int 
 }
 
 /// A product of matrices of float32 or float64.
-QS_HIDDEN void QS_NAME(qs_multiply_, QS_VARIANT)(const qemu_swalp::Products* products, int threads) {
+QS_HIDDEN void QS_NAME(qs_multiply_, QS_VARIANT)(const qemu_swalp::Products* products,
+                                                 int threads) {
   using namespace qemu_swalp;
   if (products->dtype == Dtype::float32) return multiply<Single>(*products, threads);
   return multiply<Double>(*products, threads);

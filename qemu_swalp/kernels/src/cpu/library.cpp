@@ -1,17 +1,18 @@
-// The library's functions, by the widest instruction set of the machine that runs it, or by another that is asked for.
+// The library's functions, by the widest instruction set of the machine that runs it, or by another
+// that is asked for.
 #include <cstring>
 
-#include "plan.h"
+#include "common/plan.h"
 
 namespace qemu_swalp {
 struct Products;
 struct Sgd;
-}
+}  // namespace qemu_swalp
 
 #define QS_EXPORT extern "C" __attribute__((visibility("default")))
 
-using Quantize = void(const qemu_swalp::Plan*, const qemu_swalp::Layout*, const qemu_swalp::Random*, const void*, void*,
-                      int);
+using Quantize = void(const qemu_swalp::Plan*, const qemu_swalp::Layout*, const qemu_swalp::Random*,
+                      const void*, void*, int);
 
 using SgdSteps = void(const qemu_swalp::Sgd*, int, int);
 
@@ -40,8 +41,9 @@ struct Variant {
 
 #if defined(__x86_64__)
 bool has_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512cd");
 }
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 
@@ -51,7 +53,8 @@ const Variant variants[] = {
     {"baseline", qs_quantize_baseline, qs_sgd_baseline, qs_multiply_baseline, true},
 };
 #else
-const Variant variants[] = {{"baseline", qs_quantize_baseline, qs_sgd_baseline, qs_multiply_baseline, true}};
+const Variant variants[] = {
+    {"baseline", qs_quantize_baseline, qs_sgd_baseline, qs_multiply_baseline, true}};
 #endif
 
 const Variant* choose(const char* name) {
@@ -66,13 +69,18 @@ const Variant* chosen = choose(nullptr);
 }  // namespace
 
 QS_EXPORT void qs_quantize(const qemu_swalp::Plan* plan, const qemu_swalp::Layout* layout,
-                           const qemu_swalp::Random* random, const void* source, void* target, int threads) {
+                           const qemu_swalp::Random* random, const void* source, void* target,
+                           int threads) {
   chosen->quantize(plan, layout, random, source, target, threads);
 }
 
-QS_EXPORT void qs_sgd(const qemu_swalp::Sgd* tensors, int count, int threads) { chosen->sgd(tensors, count, threads); }
+QS_EXPORT void qs_sgd(const qemu_swalp::Sgd* tensors, int count, int threads) {
+  chosen->sgd(tensors, count, threads);
+}
 
-QS_EXPORT void qs_multiply(const qemu_swalp::Products* products, int threads) { chosen->multiply(products, threads); }
+QS_EXPORT void qs_multiply(const qemu_swalp::Products* products, int threads) {
+  chosen->multiply(products, threads);
+}
 
 QS_EXPORT const char* qs_instruction_set() { return chosen->name; }
 

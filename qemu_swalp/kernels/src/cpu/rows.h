@@ -2,7 +2,7 @@
 #pragma once
 #include <cstddef>
 
-#include "plan.h"
+#include "common/plan.h"
 #include "cpu/vector.h"
 #include "cpu/words.h"
 
@@ -18,7 +18,8 @@ struct Vectors {
   typedef Stored Packed __attribute__((vector_size(count * sizeof(Stored))));
   typedef uint32_t PackedWords __attribute__((vector_size(count * sizeof(uint32_t))));
 
-  // N: Whole, or how many lanes of the last vector of a run are there; the others are 0 and are not stored.
+  // N: Whole, or how many lanes of the last vector of a run are there; the others are 0 and are not
+  // stored.
   template <class N>
   static V load(const Stored* from, N n) {
     Packed packed{};
@@ -60,12 +61,15 @@ QS_INLINE void in_vectors(int64_t n, Work work) {
 }
 
 template <class C>
-inline typename C::Lane lane_of_word(uint32_t word) { return typename C::Lane(word) << (C::width - 32); }
+inline typename C::Lane lane_of_word(uint32_t word) {
+  return typename C::Lane(word) << (C::width - 32);
+}
 
 /// A run of elements under one scale.
 template <class C, Shape shape, class M>
 QS_INLINE void round_run(M mode, const typename C::Stored* from, typename C::Stored* to, int64_t n,
-                         const uint32_t* words, const Steps<C>& given, const Element& f, int scale) {
+                         const uint32_t* words, const Steps<C>& given, const Element& f,
+                         int scale) {
   using V = Vectors<C>;
   using Lane = typename C::Lane;
   const Steps<C> s = given;  // a copy that no store can change
@@ -78,12 +82,14 @@ QS_INLINE void round_run(M mode, const typename C::Stored* from, typename C::Sto
     in_vectors<V::count>(n, [&](int64_t i, auto count) {
       using Lanes = typename V::V;
       const Lanes word = is_stochastic(mode) ? V::words(words + i, count) : Lanes();
-      V::store(to + i, round_element<C, shape>(mode, V::load(from + i, count), word, s, f, scale), count);
+      V::store(to + i, round_element<C, shape>(mode, V::load(from + i, count), word, s, f, scale),
+               count);
     });
   }
 }
 
-/// What one more element makes of the extremes of its block. `signs`: whether negative elements count apart, in `low`.
+/// What one more element makes of the extremes of its block. `signs`: whether negative elements
+/// count apart, in `low`.
 template <class C>
 inline void widen(Extremes<C>& found, typename C::Lane raw, bool signs) {
   using Lane = typename C::Lane;
@@ -112,7 +118,8 @@ QS_INLINE void widen(Extremes<C>& found, const typename C::Stored* from, int64_t
   }
   in_vectors<V::count>(n, [&](int64_t i, auto count) {
     const Lanes raw = V::load(from + i, count), magnitude = raw & (C::sign - 1);
-    const Lanes finite = select<Lanes>(signed_of(magnitude) < signed_of(none + C::infinity), magnitude, none);
+    const Lanes finite =
+        select<Lanes>(signed_of(magnitude) < signed_of(none + C::infinity), magnitude, none);
     const Lanes minus = signs ? select<Lanes>((raw & C::sign) != none, finite, none) : none;
     amax = greater<Lanes>(amax, finite ^ minus);
     low = greater<Lanes>(low, minus);
@@ -123,15 +130,18 @@ QS_INLINE void widen(Extremes<C>& found, const typename C::Stored* from, int64_t
   found.nan |= greatest_lane(most) > C::infinity;
 }
 
-/// The same for a row of which each element has a block of its own; negative elements do not count apart.
+/// The same for a row of which each element has a block of its own; negative elements do not count
+/// apart.
 template <class C>
-inline void widen_each(typename C::Lane* amax, typename C::Lane* most, const typename C::Stored* from, int64_t n) {
+inline void widen_each(typename C::Lane* amax, typename C::Lane* most,
+                       const typename C::Stored* from, int64_t n) {
   using V = Vectors<C>;
   using Lanes = typename V::V;
   const Lanes none{};
   in_vectors<V::count>(n, [&](int64_t i, auto count) {
     const Lanes magnitude = V::load(from + i, count) & (C::sign - 1);
-    const Lanes finite = select<Lanes>(signed_of(magnitude) < signed_of(none + C::infinity), magnitude, none);
+    const Lanes finite =
+        select<Lanes>(signed_of(magnitude) < signed_of(none + C::infinity), magnitude, none);
     const Lanes a = V::lanes(amax + i, count), m = V::lanes(most + i, count);
     const Lanes wider = greater<Lanes>(a, finite), more = greater<Lanes>(m, magnitude);
     __builtin_memcpy(amax + i, &wider, count * sizeof(typename C::Lane));
@@ -139,11 +149,13 @@ inline void widen_each(typename C::Lane* amax, typename C::Lane* most, const typ
   });
 }
 
-constexpr int short_table = 64;  // values up to which it is faster to compare with each step than to search
+constexpr int short_table =
+    64;  // values up to which it is faster to compare with each step than to search
 
 /// A run of elements rounded to the values of a short table by a deterministic mode.
 template <class C>
-inline void round_short_table(const typename C::Stored* from, typename C::Stored* to, int64_t n, const Table& t) {
+inline void round_short_table(const typename C::Stored* from, typename C::Stored* to, int64_t n,
+                              const Table& t) {
   using V = Vectors<C>;
   using Lane = typename C::Lane;
   using Lanes = typename V::V;
@@ -156,17 +168,21 @@ inline void round_short_table(const typename C::Stored* from, typename C::Stored
   const int last = t.count - 1;
   // Where both ends and both infinities saturate, NaN alone is left to look at.
   const bool saturates = t.above == Goes::to_bound && t.below == Goes::to_bound &&
-                         t.positive_infinity == Goes::to_bound && t.negative_infinity == Goes::to_bound;
+                         t.positive_infinity == Goes::to_bound &&
+                         t.negative_infinity == Goes::to_bound;
   const Lane low = saturates ? Lane(0) - C::infinity : Lane(uint64_t(t.low));
-  const Lane high = saturates ? C::infinity : Lane(uint64_t(t.high)), signs = t.has_negative_zero ? 1 : 0;
+  const Lane high = saturates ? C::infinity : Lane(uint64_t(t.high)),
+             signs = t.has_negative_zero ? 1 : 0;
   in_vectors<V::count>(n, [&](int64_t i, auto count) {
     const Lanes raw = V::load(from + i, count), magnitude = raw & (C::sign - 1);
     const Lanes key = select<Lanes>((raw & C::sign) != none, none - magnitude, magnitude);
     Lanes bits = none + values[0];
     for (int j = 0; j < last; ++j) {
-      bits = select<Lanes>(signed_of(key) >= signed_of(none + steps[j]), none + values[j + 1], bits);
+      bits =
+          select<Lanes>(signed_of(key) >= signed_of(none + steps[j]), none + values[j + 1], bits);
     }
-    const auto beyond = (signed_of(key) < signed_of(none + low)) | (signed_of(key) > signed_of(none + high));
+    const auto beyond =
+        (signed_of(key) < signed_of(none + low)) | (signed_of(key) > signed_of(none + high));
     const auto special = beyond | ((bits == none) & (none + signs != none));
     V::store(to + i, bits, count);
     if (!any<Lanes>(special)) return;

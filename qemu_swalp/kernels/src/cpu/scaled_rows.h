@@ -1,8 +1,8 @@
-// Runs of elements under scales that are no powers of two, in vectors of float32, which holds float16 and bfloat16 as
-// well; `round_scaled` is what they equal.
+// Runs of elements under scales that are no powers of two, in vectors of float32, which holds
+// float16 and bfloat16 as well; `round_scaled` is what they equal.
 //
-// Here floats are multiplied and divided, each operation rounded once to nearest even with subnormals kept, which
-// `StandardFloats` sees to.
+// Here floats are multiplied and divided, each operation rounded once to nearest even with
+// subnormals kept, which `StandardFloats` sees to.
 #pragma once
 #include "cpu/rows.h"
 #if defined(__x86_64__)
@@ -53,7 +53,8 @@ inline Vector32 in_format(Vector32 magnitude, const Element& scale) {
     return round_element<Single, Shape::regular>(Known<Mode::nearest_even>(), magnitude, Vector32(),
                                                  steps_of<Single>(scale, 0), scale, 0);
   }
-  for (int i = 0; i < vector_bytes / 4; ++i) magnitude[i] = in_format<uint32_t>(magnitude[i], scale);
+  for (int i = 0; i < vector_bytes / 4; ++i)
+    magnitude[i] = in_format<uint32_t>(magnitude[i], scale);
   return magnitude;
 }
 
@@ -67,15 +68,17 @@ inline Floats residual(Floats x, Floats q, Floats s) {
   return Floats(vfmsq_f32(float32x4_t(x), float32x4_t(q), float32x4_t(s)));
 #else  // q·s has 48 bits, and the difference 24 (`quotient_to_odd`): float64 has both
   Floats rest;
-  for (int i = 0; i < vector_bytes / 4; ++i) rest[i] = float(double(x[i]) - double(q[i]) * double(s[i]));
+  for (int i = 0; i < vector_bytes / 4; ++i)
+    rest[i] = float(double(x[i]) - double(q[i]) * double(s[i]));
   return rest;
 #endif
 }
 
 /// Bits of x/s ≥ 0 rounded to odd: cut, and the last bit set where anything was cut off.
 ///
-/// q is x/s to nearest. |x - q·s| is at most half a unit of q times s, and a multiple of a unit of q times a unit of s:
-/// 24 bits, so it is a float32 unless it is less than one can be, and its sign tells on which side of q x/s lies.
+/// q is x/s to nearest. |x - q·s| is at most half a unit of q times s, and a multiple of a unit of
+/// q times a unit of s: 24 bits, so it is a float32 unless it is less than one can be, and its sign
+/// tells on which side of q x/s lies.
 inline Vector32 quotient_to_odd(Floats x, Floats s) {
   const Floats q = x / s, rest = residual(x, q, s);
   const Vector32 cut = Vector32(q) + Vector32(SignedVector32(rest) >> 31);
@@ -83,16 +86,20 @@ inline Vector32 quotient_to_odd(Floats x, Floats s) {
 }
 
 /// 2^e.
-inline Floats power_of_two(int e) { return Floats(Vector32() + (uint32_t(e + Single::bias) << Single::mantissa)); }
+inline Floats power_of_two(int e) {
+  return Floats(Vector32() + (uint32_t(e + Single::bias) << Single::mantissa));
+}
 
 /// Elements of C as float32, bits to bits.
 template <class C>
 inline Vector32 widened(Vector32 raw) {
   if constexpr (C::storage == 32) return raw;
-  const Vector32 none{}, magnitude = raw & (C::sign - 1), bits = magnitude << (Single::mantissa - C::mantissa);
+  const Vector32 none{}, magnitude = raw & (C::sign - 1),
+                         bits = magnitude << (Single::mantissa - C::mantissa);
   const Vector32 number = Vector32(Floats(bits) * power_of_two(Single::bias - C::bias));
   const auto finite = signed_of(magnitude) < signed_of(none + C::infinity);
-  return select<Vector32>(finite, number, bits | Single::infinity) | (raw & C::sign) << (Single::storage - C::storage);
+  return select<Vector32>(finite, number, bits | Single::infinity) |
+         (raw & C::sign) << (Single::storage - C::storage);
 }
 
 /// And back, of those that C holds.
@@ -101,42 +108,50 @@ inline Vector32 narrowed(Vector32 raw) {
   if constexpr (C::storage == 32) return raw;
   constexpr int down = Single::mantissa - C::mantissa;
   const Vector32 none{}, magnitude = raw & (Single::sign - 1);
-  const Vector32 number = Vector32(Floats(magnitude) * power_of_two(C::bias - Single::bias)) >> down;
+  const Vector32 number =
+      Vector32(Floats(magnitude) * power_of_two(C::bias - Single::bias)) >> down;
   const Vector32 special = ((magnitude >> down) & ((1u << C::mantissa) - 1)) | C::infinity;
   const auto finite = signed_of(magnitude) < signed_of(none + Single::infinity);
-  return select<Vector32>(finite, number, special) | (raw & Single::sign) >> (Single::storage - C::storage);
+  return select<Vector32>(finite, number, special) |
+         (raw & Single::sign) >> (Single::storage - C::storage);
 }
 
-/// s·r for rounded r, float32 bits with the sign, rounded to C; at most its greatest finite number. Before that it is
-/// rounded to odd, or to nearest where the rule has float32 in between.
+/// s·r for rounded r, float32 bits with the sign, rounded to C; at most its greatest finite number.
+/// Before that it is rounded to odd, or to nearest where the rule has float32 in between.
 template <class C>
 inline Vector32 multiplied(Vector32 element, Floats s, bool by_float32) {
   constexpr int down = Single::mantissa - C::mantissa;
-  constexpr uint32_t largest = ((C::infinity - 1) << down) + (uint32_t(Single::bias - C::bias) << Single::mantissa);
+  constexpr uint32_t largest =
+      ((C::infinity - 1) << down) + (uint32_t(Single::bias - C::bias) << Single::mantissa);
   const Vector32 none{}, size = element & (Single::sign - 1);
   const Floats nearest = Floats(size) * s;
   Vector32 product = Vector32(nearest);
   if constexpr (down > 0) {
     if (!by_float32) {
       const Floats rest = residual(nearest, Floats(size), s);
-      product = (product - one_where<Vector32>(rest > Floats())) | one_where<Vector32>(rest != Floats());
+      product =
+          (product - one_where<Vector32>(rest > Floats())) | one_where<Vector32>(rest != Floats());
     }
     Steps<Single> held{};
     held.knee = uint32_t(Single::bias + 1 - C::bias);
     held.floor = uint32_t(C::least_exponent - Single::least_exponent + 1);
     held.normal = down;
     held.tiny = join<Single>({C::least_exponent, Single::hidden});
-    product = rounded<Single, Shape::regular>(Known<Mode::nearest_even>(), product, none, held, Element(), 0);
+    product = rounded<Single, Shape::regular>(Known<Mode::nearest_even>(), product, none, held,
+                                              Element(), 0);
   }
   const auto finite = signed_of(size) < signed_of(none + Single::infinity);
-  return select<Vector32>(finite, lesser<Vector32>(product, none + largest) | (element & Single::sign), element);
+  return select<Vector32>(
+      finite, lesser<Vector32>(product, none + largest) | (element & Single::sign), element);
 }
 
-/// The published rules: |x|⊗i rounded, then times s. Steps and element here and below: those of float32.
+/// The published rules: |x|⊗i rounded, then times s. Steps and element here and below: those of
+/// float32.
 template <class C, Shape shape, class M>
-inline void round_published_run(M mode, const typename C::Stored* from, typename C::Stored* to, int64_t n,
-                                const uint32_t* words, const Number<Single>& number, uint32_t inverse_bits,
-                                const Steps<Single>& given, const Element& f) {
+inline void round_published_run(M mode, const typename C::Stored* from, typename C::Stored* to,
+                                int64_t n, const uint32_t* words, const Number<Single>& number,
+                                uint32_t inverse_bits, const Steps<Single>& given,
+                                const Element& f) {
   using V = Vectors<C>;
   using Lanes = Vector32;
   const Lanes none{};
@@ -146,7 +161,8 @@ inline void round_published_run(M mode, const typename C::Stored* from, typename
     const Lanes raw = widened<C>(V::load(from + i, count)), magnitude = raw & (Single::sign - 1);
     const Lanes scaled = select<Lanes>(magnitude == none, none, Lanes(Floats(magnitude) * inverse));
     const Lanes word = is_stochastic(mode) ? V::words(words + i, count) : Lanes();
-    const Lanes r = rounded<Single, Shape::regular>(mode, scaled | (raw & Single::sign), word, s, f, 0);
+    const Lanes r =
+        rounded<Single, Shape::regular>(mode, scaled | (raw & Single::sign), word, s, f, 0);
     const Lanes finite_r = lesser<Lanes>(r, none + largest32);
     const Lanes product = multiplied<C>(checked<Single, shape>(raw, finite_r, s), factor, true);
     V::store(to + i, narrowed<C>(product), count);
@@ -175,22 +191,25 @@ inline Steps<Single> with_zero_point(Steps<Single> s, const Element& f, uint32_t
 
 /// The other rules: x/s rounded, then times s. `slow(i)`: element i by `round_scaled`.
 ///
-/// Rounding x/s to odd at 24 bits first changes no deterministic mode: at up to 22 bits of the element's (`fraction` is
-/// one less) the bounds between results are even. A stochastic mode has finer bounds: there both even neighbours are
-/// rounded, between which x/s lies, or which it is. Rounding with a given word is monotone, so if they agree, that is
-/// the result; else the element goes by `round_scaled`.
+/// Rounding x/s to odd at 24 bits first changes no deterministic mode: at up to 22 bits of the
+/// element's (`fraction` is one less) the bounds between results are even. A stochastic mode has
+/// finer bounds: there both even neighbours are rounded, between which x/s lies, or which it is.
+/// Rounding with a given word is monotone, so if they agree, that is the result; else the element
+/// goes by `round_scaled`.
 ///
-/// Below 2^-34 of the least positive value no mode sees more than that x/s is not zero, which an odd quotient never is.
-/// From there on the residual has no bit below 2^-149: q ≥ 2^-79 has units of 2^-102, and scales below 1 are lifted,
-/// with x, by a power of two that leaves s at least 2^-22, in units of 2^-45, and less than 2. Where that lifts x to
-/// infinity, x/s is at least 2^127, beyond the range, and so is whatever comes of it.
+/// Below 2^-34 of the least positive value no mode sees more than that x/s is not zero, which an
+/// odd quotient never is. From there on the residual has no bit below 2^-149: q ≥ 2^-79 has units
+/// of 2^-102, and scales below 1 are lifted, with x, by a power of two that leaves s at least
+/// 2^-22, in units of 2^-45, and less than 2. Where that lifts x to infinity, x/s is at least
+/// 2^127, beyond the range, and so is whatever comes of it.
 ///
-/// Products are multiples of 2^-45 times a unit of s: their residual has no bit below 2^-149 either where s is at least
-/// 2^-81. For smaller s an element of float16 or bfloat16 that is not zero goes by `round_scaled`.
+/// Products are multiples of 2^-45 times a unit of s: their residual has no bit below 2^-149 either
+/// where s is at least 2^-81. For smaller s an element of float16 or bfloat16 that is not zero goes
+/// by `round_scaled`.
 template <class C, Shape shape, class M, class Slow>
-inline void round_quotient_run(M mode, const typename C::Stored* from, typename C::Stored* to, int64_t n,
-                               const uint32_t* words, const Number<Single>& number, const Steps<Single>& given,
-                               const Element& f, Slow slow) {
+inline void round_quotient_run(M mode, const typename C::Stored* from, typename C::Stored* to,
+                               int64_t n, const uint32_t* words, const Number<Single>& number,
+                               const Steps<Single>& given, const Element& f, Slow slow) {
   using V = Vectors<C>;
   using Lanes = Vector32;
   const Lanes none{};
@@ -200,20 +219,23 @@ inline void round_quotient_run(M mode, const typename C::Stored* from, typename 
   const Floats divisor = Floats(none + join<Single>({number.exponent + up, number.significand}));
   const bool faint = C::mantissa < Single::mantissa && number.exponent < -81;
   in_vectors<V::count>(n, [&](int64_t i, auto count) {
-    const Lanes raw = widened<C>(V::load(from + i, count)), sign = raw & Single::sign, magnitude = raw ^ sign;
+    const Lanes raw = widened<C>(V::load(from + i, count)), sign = raw & Single::sign,
+                magnitude = raw ^ sign;
     const Lanes quotient = quotient_to_odd(Floats(magnitude) * lift, divisor);
     const Lanes word = is_stochastic(mode) ? V::words(words + i, count) : Lanes();
     const Lanes doubt = is_stochastic(mode) ? quotient & 1 : none;
     const Lanes r = rounded<Single, Shape::regular>(mode, (quotient - doubt) | sign, word, s, f, 0);
     bool sure = !faint || !any<Lanes>(magnitude != none);
     if (is_stochastic(mode)) {
-      sure &= !any<Lanes>(r != rounded<Single, Shape::regular>(mode, (quotient + doubt) | sign, word, s, f, 0));
+      sure &= !any<Lanes>(
+          r != rounded<Single, Shape::regular>(mode, (quotient + doubt) | sign, word, s, f, 0));
     }
     if (!sure) {
       for (int64_t j = i; j < i + int64_t(size_t(count)); ++j) to[j] = slow(j);
       return;
     }
-    V::store(to + i, narrowed<C>(multiplied<C>(checked<Single, shape>(raw, r, s), factor, false)), count);
+    V::store(to + i, narrowed<C>(multiplied<C>(checked<Single, shape>(raw, r, s), factor, false)),
+             count);
   });
 }
 

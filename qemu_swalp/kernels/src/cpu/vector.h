@@ -1,6 +1,7 @@
-// Vectors of lanes on a CPU, by the compiler's vector extension: as wide as the instruction set of this compilation.
+// Vectors of lanes on a CPU, by the compiler's vector extension: as wide as the instruction set of
+// this compilation.
 #pragma once
-#include "portable.h"
+#include "common/portable.h"
 
 QS_BEGIN
 
@@ -42,7 +43,8 @@ struct VectorOf<uint64_t> {
   using Type = Vector64;
 };
 
-/// The greatest lane, all of them below 2^(width - 1); `step`: half of how many are left to look at.
+/// The greatest lane, all of them below 2^(width - 1); `step`: half of how many are left to look
+/// at.
 template <class V, int step = sizeof(V) / sizeof(lane_of<V>) / 2>
 inline lane_of<V> greatest_lane(V x) {
   constexpr int count = sizeof(V) / sizeof(lane_of<V>);

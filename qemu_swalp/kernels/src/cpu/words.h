@@ -1,6 +1,6 @@
 // Random words of runs of elements on a CPU.
 #pragma once
-#include "philox.h"
+#include "common/philox.h"
 #include "cpu/vector.h"
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -33,7 +33,8 @@ inline void interleave(Vector64 a, Vector64 b, Vector64& first, Vector64& second
 #endif
 }
 
-constexpr int group = 2;  // vectors of blocks worked on at a time, so that one's multiplications hide the other's
+constexpr int group =
+    2;  // vectors of blocks worked on at a time, so that one's multiplications hide the other's
 constexpr int group_blocks = group * int(sizeof(Vector64) / sizeof(uint64_t));
 constexpr int group_words = 4 * group_blocks;
 
@@ -51,7 +52,8 @@ inline void fill_groups(uint32_t* out, uint32_t block, int count, const Random& 
     }
     for (int r = 0; r < rounds; ++r) {
       for (int g = 0; g < group; ++g) {
-        // Only the low halves count; what stands above them is dropped by the next product, and at the end.
+        // Only the low halves count; what stands above them is dropped by the next product, and at
+        // the end.
         const Vector64 p0 = multiply_halves(c0[g], factor0), p1 = multiply_halves(c2[g], factor1);
         c0[g] = (p1 >> 32) ^ c1[g] ^ uint64_t(key0(random.key, r));
         c2[g] = (p0 >> 32) ^ c3[g] ^ uint64_t(key1(random.key, r));
@@ -61,9 +63,11 @@ inline void fill_groups(uint32_t* out, uint32_t block, int count, const Random& 
     }
     for (int g = 0; g < group; ++g) {
       Vector64 first, second;
-      interleave((c0[g] & 0xFFFFFFFFu) | (c1[g] << 32), (c2[g] & 0xFFFFFFFFu) | (c3[g] << 32), first, second);
+      interleave((c0[g] & 0xFFFFFFFFu) | (c1[g] << 32), (c2[g] & 0xFFFFFFFFu) | (c3[g] << 32),
+                 first, second);
       __builtin_memcpy(out + g * (group_words / group), &first, sizeof first);
-      __builtin_memcpy(out + g * (group_words / group) + group_words / group / 2, &second, sizeof second);
+      __builtin_memcpy(out + g * (group_words / group) + group_words / group / 2, &second,
+                       sizeof second);
     }
   }
 }

@@ -1,0 +1,116 @@
+"""Any averaging policy of the core over a model's weights, on the host, as a callback."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import keras
+import numpy as np
+
+from qemu_swalp.training import Policy
+
+from ..layers.rewrite import synchronize
+
+
+class PolicyAverage(keras.callbacks.Callback):
+    """Averages the trainable weights during `fit` by a policy: `EMA`, `Window`, `ASWA`, `SQWA`,
+    `SWAP`, `Averaging`.
+
+    The policy's `start` and `cycle` count the steps that this callback has seen, over all calls of
+    `fit`. Weights go to the host where an average is due: every epoch that is nothing, every step
+    it is felt; SWALP's average has a place in the graph, in `QuantizedOptimizer`. The policy knows
+    the weights by their variables' paths, as NumPy arrays of at least float32; so does the score of
+    `ASWA`, which may look at them in the model within `holding`.
+
+    Parameters
+    ----------
+    policy : a `qemu_swalp.training.Policy`.
+
+    Raises
+    ------
+    TypeError : policy is none. ValueError : during `fit`, where several steps are executed at once
+        and an average is due between them.
+
+    >>> import keras
+    >>> from qemu_swalp.training import EMA
+    >>> from qemu_swalp_keras import PolicyAverage
+    >>> model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1)])
+    >>> model.compile("sgd", loss="mse")
+    >>> ema, x = PolicyAverage(EMA(decay=0.9)), keras.ops.ones((8, 1))
+    >>> _ = model.fit(x, x, batch_size=1, callbacks=[ema], verbose=0)
+    >>> with ema.swap():
+    ...     _ = model.evaluate(x, x, verbose=0)
+    >>> ema.state.n_averaged
+    8
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        if not isinstance(policy, Policy):
+            raise TypeError(
+                "policy must be a qemu_swalp.training.Policy, such as EMA(decay=0.99), got"
+                f" {policy!r}"
+            )
+        self.policy, self.state, self.step = policy, policy.init(), 0
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """The weights at the start may count."""
+        if self.step == 0:
+            self._note()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Batches are numbered from 0 again."""
+        self._batches = 0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """The weights after a step."""
+        unseen = range(self.step + 1, self.step + batch + 1 - self._batches)
+        if any(self.policy.due(step) for step in unseen):
+            raise ValueError(
+                f"An average is due at one of the steps {unseen.start} to {unseen.stop - 1}, which"
+                " were executed at once. Compile with steps_per_execution=1, or a divisor of start"
+                " and cycle"
+            )
+        self.step, self._batches = unseen.stop, batch + 1
+        self._note()
+
+    def _note(self) -> None:
+        if self.policy.due(self.step):
+            synchronize(self.model)
+            weights = {v.path: _array(v) for v in self.model.trainable_variables}
+            self.state = self.policy.update(weights, self.state, self.step)
+
+    def average(self) -> dict[str, np.ndarray]:
+        """The averaged weights by variable path. ValueError before the first average."""
+        return self.policy.average(self.state)
+
+    @contextmanager
+    def swap(self) -> Iterator[keras.Model]:
+        """Within it the model holds the average; at its end, also after an exception, exactly what
+        it held.
+
+        That goes for all its weights, so `update_bn` may be called within it. ValueError before the
+        first average.
+        """
+        with self.holding(self.average()) as model:
+            yield model
+
+    @contextmanager
+    def holding(self, weights: Mapping[str, np.ndarray]) -> Iterator[keras.Model]:
+        """Within it the model's trainable weights are those given, by variable path."""
+        synchronize(self.model)
+        kept = [(v, keras.ops.convert_to_numpy(v)) for v in self.model.weights]
+        try:
+            for variable in self.model.trainable_variables:
+                variable.assign(weights[variable.path])
+            yield self.model
+        finally:
+            for variable, value in kept:
+                variable.assign(value)
+
+
+def _array(variable: Any) -> np.ndarray:
+    value = keras.ops.convert_to_numpy(variable)
+    return value.astype(np.float32) if variable.dtype in ("float16", "bfloat16") else value

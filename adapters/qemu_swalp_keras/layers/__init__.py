@@ -1,0 +1,1 @@
+"""Rounding inside a model: layers, and models rebuilt with them."""

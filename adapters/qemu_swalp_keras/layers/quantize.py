@@ -1,0 +1,161 @@
+"""The layer that rounds activations and errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from qemu_swalp import Format, stream_id
+from qemu_swalp._util.checks import check_int
+from qemu_swalp.arrays.dtypes import source_dtype
+from qemu_swalp.formats import Block
+from qemu_swalp.ops.quantize import check_representable
+from qemu_swalp.training import Quantizer
+
+from ..backend import untraced
+from .straight_through import Rule, straight_through
+
+
+@keras.saving.register_keras_serializable(package="qemu_swalp")
+class Quantize(keras.layers.Layer):
+    """Rounds what it is given in the forward pass, and its gradient in the backward pass.
+
+    a = Q_A(x) and e = Q_E(∂L/∂a): steps 1 and 2 of algorithm 2 of Yang et al. 2019. It rounds in
+    training and in inference, in the dtype that comes, and passes masks, integers and shapes on.
+    Random bits depend on (seed, role, place, number of calls) alone: the layer counts its calls in
+    the variable `calls`, which is saved with the model, so that a resumed run has the bits of an
+    unbroken one.
+
+    Parameters
+    ----------
+    activation, error : Quantizer, Format or `FORMAT/ROUNDING` string (a format alone is rounded
+        stochastically) of the value and of its gradient; None passes it on.
+    seed : of the random bits, 0..2^64-1. Replicas of a data-parallel run that shall differ need
+        seeds that differ.
+    place : number of the layer in the model, 0..2^32-1: two layers that must not share their noise
+        need two places. Needed where the rounding is stochastic.
+
+    Inputs : a tensor of float16, bfloat16, float32 or float64, or tensors in tuples, lists and
+        dicts, each with random bits of its own. Outputs : the same structure, shapes and dtypes.
+
+    Raises
+    ------
+    TypeError : a tensor whose dtype cannot hold the format.
+    ValueError : stochastic rounding without a place; a block axis that the tensor lacks.
+
+    >>> import keras, numpy as np
+    >>> layer = Quantize("fixed<8,1>/nearest_even", "e5m2", place=1)
+    >>> keras.ops.convert_to_numpy(layer(np.float32([0.3, 0.7]))).tolist()
+    [0.5, 0.5]
+    """
+
+    def __init__(
+        self,
+        activation: Quantizer | Format | str | None = None,
+        error: Quantizer | Format | str | None = None,
+        *,
+        seed: int = 0,
+        place: int | None = None,
+        **options: Any,
+    ) -> None:
+        quantizers = [None if q is None else Quantizer.parse(q) for q in (activation, error)]
+        check_int("seed", seed, 0, 2**64 - 1)
+        stochastic = any(q is not None and q.rounding.stochastic for q in quantizers)
+        if place is not None:
+            check_int("place", place, 0, 2**32 - 1)
+        elif stochastic:
+            raise ValueError(
+                f"stochastic rounding ({', '.join(str(q) for q in quantizers if q is not None)})"
+                " needs place=, an integer that no other Quantize layer of this seed has"
+            )
+        super().__init__(autocast=False, **options)
+        self.activation, self.error = quantizers
+        self.seed, self.place, self.stochastic = seed, place, stochastic
+        self.supports_masking = True
+        self.calls = self._counter("calls", 0)
+        self.enabled = self._counter("enabled", 1)
+        self.built = True
+
+    def _counter(self, name: str, value: int) -> Any:
+        # "int": TensorFlow keeps variables of int32 in host memory, where XLA cannot reach them.
+        return self.add_weight(
+            shape=(),
+            initializer=keras.initializers.Constant(value),
+            dtype="int",
+            trainable=False,
+            autocast=False,
+            aggregation="only_first_replica",
+            name=name,
+        )
+
+    @untraced
+    def call(self, inputs: Any) -> Any:
+        enabled = ops.convert_to_tensor(self.enabled)
+        step: Any = 0
+        if self.stochastic:
+            step = (
+                ops.convert_to_tensor(self.calls) + 0
+            )  # a copy: on torch the conversion shares memory
+            self.calls.assign(step + enabled)
+        return self._rounded(inputs, step, enabled, "")
+
+    def _rounded(self, x: Any, step: Any, enabled: Any, suffix: str) -> Any:
+        """Tensors in tuples, lists and dicts; each has its own stream."""
+        if isinstance(x, dict):
+            return type(x)(
+                (key, self._rounded(v, step, enabled, f"{suffix}.{key}")) for key, v in x.items()
+            )
+        if isinstance(x, tuple | list):
+            parts = [self._rounded(v, step, enabled, f"{suffix}.{i}") for i, v in enumerate(x)]
+            return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
+        if x is None or not keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype)):
+            return x
+        return straight_through(
+            x,
+            self._rule("activation" + suffix, self.activation),
+            self._rule("error" + suffix, self.error),
+            (step, step),
+            enabled,
+        )
+
+    def _rule(self, role: str, quantizer: Quantizer | None) -> Rule | None:
+        if quantizer is None or self.place is None or not quantizer.rounding.stochastic:
+            return None if quantizer is None else Rule(quantizer)
+        return Rule(quantizer, self.seed, stream_id(role, self.place))
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        return tree.map_structure(self._spec, inputs)
+
+    def _spec(self, x: Any) -> Any:
+        if x is None:
+            return None
+        dtype = keras.backend.standardize_dtype(x.dtype)
+        for quantizer in (
+            (self.activation, self.error) if keras.backend.is_float_dtype(dtype) else ()
+        ):
+            if quantizer is not None:
+                check_representable(quantizer.format, source_dtype(dtype))
+                if isinstance(quantizer.format, Block):
+                    quantizer.format.extents(len(x.shape))
+        return keras.KerasTensor(x.shape, dtype=dtype)
+
+    def rematerialized_call(self, layer_call: Any, *args: Any, **kwargs: Any) -> Any:
+        """The call as it is: the backward pass needs nothing of the forward, and a second call
+        would count twice.
+        """
+        return layer_call
+
+    def save_own_variables(self, store: Any) -> None:
+        store["calls"] = keras.ops.convert_to_numpy(self.calls)
+
+    def load_own_variables(self, store: Any) -> None:
+        self.calls.assign(store["calls"][()])
+
+    def get_config(self) -> dict[str, Any]:
+        spelled = {
+            role: None if q is None else str(q)
+            for role, q in (("activation", self.activation), ("error", self.error))
+        }
+        return {**super().get_config(), **spelled, "seed": self.seed, "place": self.place}

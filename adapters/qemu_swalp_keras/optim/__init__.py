@@ -1,0 +1,1 @@
+"""Quantized optimizers: a wrapper around any optimizer of Keras, and our SGD."""

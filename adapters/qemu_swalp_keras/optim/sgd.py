@@ -1,0 +1,147 @@
+"""SGD on the core's step function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from qemu_swalp.training import FULL_PRECISION, Hyper, Recipe, Slots, sgd_step
+from qemu_swalp.training import SGD as CoreSGD
+
+from ..backend import distinct, eagerly, tensor
+from .base import QuantizedBase
+from .config import Settings
+from .param_plan import ACCUMULATOR, entries
+
+MOMENTUM = "momentum"
+KEPT = (MOMENTUM, ACCUMULATOR)
+"""Names of the variables that hold the core's `Slots`, in their order."""
+
+
+@keras.saving.register_keras_serializable(package="qemu_swalp")
+class SGD(QuantizedBase):
+    """`keras.optimizers.SGD`'s signature on `qemu_swalp.training.sgd_step`: the same gradients give
+    the core's bits.
+
+    Weights, momenta, accumulators and averages equal those of `qemu_swalp.training.SGD` on NumPy,
+    and of `qemu_swalp_torch.SGD`, bit for bit where Keras runs eagerly. As there, weights are first
+    rounded by the first step. The update is that of Yang et al. 2019 and of PyTorch, which differs
+    from `keras.optimizers.SGD` in two ways: the velocity v = ρ·v + g holds no learning rate, and
+    weight decay is added to the gradient after its rounding.
+
+    Parameters
+    ----------
+    learning_rate … name : as in `keras.optimizers.SGD`, apart from the above.
+    recipe : its roles weight, gradient, momentum, accumulator and average count here. Default:
+        nothing is rounded.
+    seed, swa_start, swa_cycle, swa_include_start, swa_finalize : as in `QuantizedOptimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError : for arguments out of range; when built, for variables that do not go
+        with the formats.
+
+    >>> import keras
+    >>> from qemu_swalp.training import fixed_point
+    >>> from qemu_swalp_keras import SGD
+    >>> w = keras.Variable([1.0])
+    >>> optimizer = SGD(0.1, recipe=fixed_point(8, 4))
+    >>> optimizer.apply([keras.ops.convert_to_tensor([2.0])], [w])
+    >>> w.numpy().tolist()
+    [0.8125]
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.01,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool = False,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        name: str | None = None,
+        *,
+        recipe: Recipe | Mapping[str, Any] = FULL_PRECISION,
+        seed: int = 0,
+        swa_start: int | None = None,
+        swa_cycle: int = 1,
+        swa_include_start: bool = False,
+        swa_finalize: bool = True,
+    ) -> None:
+        CoreSGD(0.0, momentum, 0.0, weight_decay or 0.0, nesterov)
+        settings = Settings.of(recipe, seed, swa_start, swa_cycle, swa_include_start, swa_finalize)
+        super().__init__(
+            learning_rate,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+        )
+        self.momentum, self.nesterov = momentum, nesterov
+        self._configure(settings)
+
+    def build(self, variables: Sequence[Any]) -> None:
+        """Make the state. TypeError or ValueError where the variables do not go with the recipe."""
+        if self.built:
+            return
+        made = entries(variables, self.recipe)
+        for entry in made:
+            if self.momentum:
+                # ρ·(-0) + g is g, bit for bit: the first velocity is the gradient, as in the core.
+                initial = keras.initializers.Constant(-0.0)
+                entry.slots[MOMENTUM] = self.add_variable_from_reference(
+                    entry.variable, MOMENTUM, initial
+                )
+            if entry.recipe.accumulator is not None:
+                accumulator = self.add_variable_from_reference(entry.variable, ACCUMULATOR)
+                with eagerly():
+                    accumulator.assign(distinct(entry.variable))
+                entry.slots[ACCUMULATOR] = accumulator
+        self._follow(made)
+        super().build(variables)
+        self._make_average()
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
+        """One update of one variable: `qemu_swalp.training.sgd_step`."""
+        entry = self._entries[self._get_variable_index(variable)]
+        weight = tensor(variable)
+        decay = self.weight_decay if self.weight_decay and self._use_weight_decay(variable) else 0.0
+        hyper = Hyper(
+            ops.cast(learning_rate, weight.dtype), self.momentum, 0.0, decay, self.nesterov
+        )
+        gradient = ops.cast(tensor(gradient), weight.dtype)
+        slots = Slots(
+            *(tensor(entry.slots[name]) if name in entry.slots else None for name in KEPT)
+        )
+        weight, slots = sgd_step(weight, gradient, slots, hyper, entry.recipe, self._draw(entry))
+        self.assign(variable, weight)
+        for name, value in zip(KEPT, slots, strict=True):
+            if value is not None:
+                self.assign(entry.slots[name], distinct(value))
+
+    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
+        """Nothing: `sgd_step` adds it to the gradient."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "nesterov": self.nesterov,
+            **self._settings.config(),
+        }

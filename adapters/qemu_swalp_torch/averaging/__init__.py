@@ -1,0 +1,1 @@
+"""Averages of a model's iterates: SWALP and its neighbours."""

@@ -1,0 +1,1 @@
+"""Rounding inside a model: its activations, products and elementwise operations."""

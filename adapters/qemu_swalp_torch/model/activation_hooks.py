@@ -1,0 +1,88 @@
+"""Hooks of one module, which round its outputs or its inputs, and their gradients."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from qemu_swalp.training import Recipe
+
+from ..tensors.call_counters import Clock, Site
+from ..tensors.custom_ops import is_stochastic
+from ..tensors.straight_through import straight_through
+
+
+class ActivationSite(Site, ABC):
+    """Rounds tensors, at any depth of tuples, lists and dicts, each with a stream of its own."""
+
+    end = suffix = ""
+    """Whether inputs or outputs are rounded; what is put after the names of places and roles for
+    it.
+    """
+
+    def __init__(self, clock: Clock, module: str, place: int, recipe: Recipe, seed: int) -> None:
+        super().__init__(clock, module + self.suffix, place, seed)
+        self.module = module
+        self.activation = None if recipe.activation is None else str(recipe.activation)
+        self.error = None if recipe.error is None else str(recipe.error)
+        self.stochastic = any(
+            is_stochastic(q) for q in (self.activation, self.error) if q is not None
+        )
+
+    @abstractmethod
+    def register(self, module: nn.Module) -> RemovableHandle:
+        """Hook the site to its module."""
+
+    def rounded(self, value: Any) -> Any:
+        """The value with its floating tensors rounded, or the value itself where the site is
+        disabled.
+        """
+        return self._rounded_in(value, self.turn(), self.suffix) if self.enabled else value
+
+    def _rounded_in(self, value: Any, step: int | Tensor, suffix: str) -> Any:
+        if isinstance(value, Tensor):
+            return self._rounded(value, step, suffix)
+        if isinstance(value, dict):
+            return type(value)(
+                (key, self._rounded_in(v, step, f"{suffix}.{key}")) for key, v in value.items()
+            )
+        if isinstance(value, tuple | list):
+            parts = [self._rounded_in(v, step, f"{suffix}.{i}") for i, v in enumerate(value)]
+            return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        return value
+
+    def _rounded(self, x: Tensor, step: int | Tensor, suffix: str) -> Tensor:
+        if not x.is_floating_point():
+            return x
+        return straight_through(
+            x,
+            self.rule("activation" + suffix, self.activation, step),
+            self.rule("error" + suffix, self.error, step),
+        )
+
+
+class OutputSite(ActivationSite):
+    """Forward hook: rounds what the module returns."""
+
+    end = "output"
+
+    def register(self, module: nn.Module) -> RemovableHandle:
+        return module.register_forward_hook(self)
+
+    def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        return self.rounded(output)
+
+
+class InputSite(ActivationSite):
+    """Forward pre-hook: rounds the positional inputs of the module."""
+
+    end, suffix = "input", ".input"
+
+    def register(self, module: nn.Module) -> RemovableHandle:
+        return module.register_forward_pre_hook(self)
+
+    def __call__(self, module: nn.Module, inputs: Any) -> Any:
+        return self.rounded(inputs)

@@ -1,0 +1,68 @@
+"""Sites that stand in for the forward of a module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from ..tensors.call_counters import Clock, Site
+
+
+class ForwardSite(Site):
+    """What a module has in place of its `forward`. Where there are two, that of steps runs that of
+    products.
+    """
+
+    level = 0
+    """Of two sites of a module the higher is the outer one."""
+    inner: Any = None
+    """The other site, whose `run` takes the softmax of its attention before the inputs."""
+
+    def __init__(self, clock: Clock, name: str, place: int, seed: int, module: nn.Module) -> None:
+        super().__init__(clock, name, place, seed)
+        self.module = module
+
+    def register(self) -> RemovableHandle:
+        """Take the place of the module's forward."""
+        above = forward_of(self.module)
+        if above is not None and above.level > self.level:
+            above.inner = self
+        else:
+            self.inner = above
+            self.module.__dict__["forward"] = self
+        # A hook, since nn.TransformerEncoderLayer calls its parts in inference only if they have
+        # one.
+        return self.module.register_forward_pre_hook(_called)
+
+    def remove(self) -> None:
+        """Give the module back the forward that it had before."""
+        above = forward_of(self.module)
+        if above is self and self.inner is not None:
+            self.module.__dict__["forward"] = self.inner
+        elif above is self:
+            del self.module.__dict__["forward"]
+        elif above is not None and above.inner is self:
+            above.inner = None
+
+
+def forward_of(module: nn.Module) -> ForwardSite | None:
+    """The site that stands in for the module's forward, the outer of two."""
+    found = module.__dict__.get("forward")
+    return found if isinstance(found, ForwardSite) else None
+
+
+def forwards_of(module: nn.Module) -> list[ForwardSite]:
+    """Both sites."""
+    outer = forward_of(module)
+    return [site for site in (outer, outer and outer.inner) if site is not None]
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether somebody else has replaced the forward of this very module."""
+    return "forward" in module.__dict__ and forward_of(module) is None
+
+
+def _called(module: nn.Module, inputs: Any) -> None:
+    pass

@@ -1,0 +1,128 @@
+"""What the user holds of a model that is quantized, and a context in which it is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from qemu_swalp._util.checks import check_int
+
+from ..tensors.call_counters import Beginning, Replay, Site, clock_of, leave
+from .forward_override import forwards_of
+
+
+class Removable(Protocol):
+    """A hook's handle, or what else can be taken off a module."""
+
+    def remove(self) -> None: ...
+
+
+class SiteHandle:
+    """What `quantize_activations`, `quantize_gemms` and `quantize_elementwise` return; a context
+    manager too, which ends the rounding.
+    """
+
+    def __init__(
+        self, model: nn.Module, sites: Sequence[Site], handles: Sequence[Removable]
+    ) -> None:
+        self.model, self.sites, self.handles = model, sites, handles
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the places that are rounded: "fc1" for the output, or the products, of module
+        `fc1`.
+        """
+        return [site.name for site in self.sites]
+
+    def remove(self) -> None:
+        """Leave the model as it was. Does nothing the second time."""
+        for handle in self.handles:
+            handle.remove()
+        leave(self.model, self.sites)
+
+    def state_dict(self) -> dict[str, int]:
+        """Random step of each place: how often it was passed. For an exact resume of stochastic
+        rounding.
+        """
+        return {site.name: site.calls for site in self.sites}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Inverse of `state_dict`. ValueError, and no change, where the modules are others."""
+        if set(state) != set(self.names):
+            raise ValueError(
+                f"the state is of other modules: {sorted(set(state) ^ set(self.names))} are in one"
+                " of the two only; quantize the model as it was for the checkpoint"
+            )
+        for name, calls in state.items():
+            check_int(f"state[{name!r}]", calls, 0, 2**32 - 1)
+        for site in self.sites:
+            site.calls = state[site.name]
+
+    def count_on(self, device: torch.device | str) -> None:
+        """Count calls on that device from now on, and read nothing from it.
+
+        A CUDA graph of forward and backward that is captured after that, or made by
+        `torch.compile`, draws fresh random bits at each replay. One kernel more for each place and
+        forward.
+        """
+        for site in self.sites:
+            site.count, site.unread = site.count.to(device, copy=True), True
+
+    def checkpoint_contexts(self) -> tuple[Beginning, Replay]:
+        """For `torch.utils.checkpoint.checkpoint(..., use_reentrant=False,
+        context_fn=handle.checkpoint_contexts)`.
+
+        Needed only where one backward belongs to several forwards, or a module is called several
+        times in a forward; else a recomputation finds its random bits by itself. The contexts of
+        one handle serve all handles of the same model.
+        """
+        beginning = Beginning(clock_of(self.model))
+        return beginning, Replay(beginning)
+
+    def __enter__(self) -> SiteHandle:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+
+@contextmanager
+def disabled(model: nn.Module) -> Iterator[nn.Module]:
+    """Within it the model computes without rounding of activations, errors, operands, sums and
+    steps, as SWALP's average is evaluated.
+
+    >>> import torch
+    >>> from qemu_swalp.training import Recipe
+    >>> from qemu_swalp_torch import quantize_activations
+    >>> model = nn.Sequential(nn.ReLU())
+    >>> handle = quantize_activations(model, Recipe(activation="fixed<8,1>/nearest_even"))
+    >>> model(torch.tensor([0.3])).item()
+    0.5
+    >>> with disabled(model):
+    ...     round(model(torch.tensor([0.3])).item(), 6)
+    0.3
+    """
+    sites = list(sites_of(model))
+    before = [site.enabled for site in sites]
+    try:
+        for site in sites:
+            site.enabled = False
+        yield model
+    finally:
+        for site, enabled in zip(sites, before, strict=True):
+            site.enabled = enabled
+
+
+def sites_of(model: nn.Module) -> Iterator[Site]:
+    """All places of a model that are rounded."""
+    for module in model.modules():
+        own = (
+            *module._forward_pre_hooks.values(),
+            *module._forward_hooks.values(),
+            *forwards_of(module),
+        )
+        yield from (part for part in own if isinstance(part, Site))

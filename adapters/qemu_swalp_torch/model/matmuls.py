@@ -1,0 +1,319 @@
+"""Rounding of the operands of a model's matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from qemu_swalp._util.checks import check_bool, check_int
+from qemu_swalp.training import OPERANDS, SUMS, Recipe, as_recipe
+
+from ..ops.accumulate import Geometry
+from ..ops.matmul import Operands, convolution, linear, matmul
+from ..tensors.call_counters import Clock, clock_of, join
+from ..tensors.custom_ops import is_stochastic
+from .activations import check_module, warn_if_compiled
+from .attention import attend, safe_softmax
+from .forward_override import ForwardSite, forwards_of, has_own_forward
+from .handle import SiteHandle
+from .sdpa import attention_within, calls_attention
+from .selection import GEMM_MODULES, Matmul, Selection, chosen, is_inner
+
+
+class Gemm(ForwardSite):
+    """What a module has in place of its `forward`: the same, with the operands of its products
+    rounded.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        name: str,
+        place: int,
+        recipe: Recipe,
+        seed: int,
+        module: nn.Module,
+        attention: bool,
+    ) -> None:
+        super().__init__(clock, name, place, seed, module)
+        self.attention = attention
+        self.quantizers = {
+            operand: None if (q := recipe.quantizer(operand)) is None else str(q)
+            for operand in OPERANDS
+        }
+        self.quantizers |= {
+            name: None if (a := recipe.accumulation(name)) is None else str(a) for name in SUMS
+        }
+        self.stochastic = any(is_stochastic(q) for q in self.quantizers.values() if q is not None)
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        return self.run(safe_softmax, *inputs, **options)
+
+    def run(self, softmax: Callable[[Tensor], Tensor], *inputs: Any, **options: Any) -> Any:
+        """The module's forward; `softmax` is that of its attention."""
+        kind = type(self.module).forward
+        if not self.enabled:
+            return kind(self.module, *inputs, **options)
+        forward: Callable[..., Any] = FORWARDS.get(kind, attention_within)
+        return forward(self.module, Rules(self, self.turn(), softmax), *inputs, **options)
+
+
+class Rules:
+    """The operands' rules at one call of a module."""
+
+    def __init__(self, site: Gemm, step: int | Tensor, softmax: Callable[[Tensor], Tensor]) -> None:
+        self.site, self.step, self.softmax = site, step, softmax
+
+    def of(self, part: str = "") -> Operands:
+        """For the product of inputs and weights, or of that part of them, which has random streams
+        of its own.
+        """
+        return Operands(
+            *(
+                self.site.rule(operand + part, self.site.quantizers[operand], self.step)
+                for operand in (*OPERANDS, *SUMS)
+            )
+        )
+
+    def of_activations(self, part: str = "") -> Operands:
+        """For a product of two activations, both rounded as inputs; none, where attention is left
+        out.
+        """
+        if not self.site.attention:
+            return Operands()
+        return Operands(
+            *(
+                self.site.rule(
+                    operand + part, self.site.quantizers[AS_INPUT.get(operand, operand)], self.step
+                )
+                for operand in (*OPERANDS, *SUMS)
+            )
+        )
+
+
+AS_INPUT = {"forward.weight": "forward.input", "dgrad.weight": "wgrad.input"}
+
+
+def quantize_gemms(
+    model: nn.Module,
+    recipe: Recipe | str,
+    *,
+    modules: Selection = GEMM_MODULES,
+    exclude: Selection = (),
+    attention: bool = False,
+    seed: int = 0,
+) -> SiteHandle:
+    """Round what the matrix products of a model multiply: each operand of each product by itself.
+
+    A layer makes three products: its output from input and weight; the gradient of its input
+    (dgrad) from the error, which is the gradient of its output, and the weight; the gradient of its
+    weight (wgrad) from error and input. Where the recipe has `sums`, each is summed up as its
+    accumulation says, and biases are added to that as they are; else in the tensors' own dtype.
+    Gradients pass straight through the roundings. Weights themselves stay as they are: rounding
+    those is the optimizer's part.
+
+    Parameters
+    ----------
+    model : any module; parameters, buffers and state_dict stay untouched. Its chosen modules get a
+        `forward` of ours.
+    recipe : its `operands` and `sums` count here, or the name of a ready recipe such as "mxfp8".
+        Those of module `fc1` go by the name `fc1.operands` in its overrides: the pattern "fc1.*"
+        takes them in. `qemu_swalp_torch.ops.matmul` tells in what shape each operand meets its
+        quantizer, `qemu_swalp_torch.ops.accumulate` in what order convolutions sum up.
+    modules : which modules, in the terms of `quantize_activations`. Default: `GEMM_MODULES`, linear
+        layers, convolutions, transposed ones included, and attention; and what `register_gemms` was
+        told of.
+    exclude : which of them not, as in exclude=("embed", "head").
+    attention : whether products of two activations are rounded too, both operands as inputs: q·kᵀ
+        and p·v in `nn.MultiheadAttention` and in each call of `F.scaled_dot_product_attention`, and
+        modules `Matmul`. By default the modules that call the function are found by the code of
+        their forward, those of `transformers` (with attn_implementation="sdpa") included; where it
+        does so through others, `register_gemms(kind, attention_within)`.
+    seed : of the random bits, which depend on (seed, operand, place of the module in the model,
+        number of its calls).
+
+    Returns
+    -------
+    handle with `remove()`, `state_dict()`, `names`. Copies of the model, by deepcopy or pickle, are
+    quantized too.
+
+    Raises
+    ------
+    TypeError : no module, no recipe.
+    ValueError : nothing to round; a chosen module whose forward is not PyTorch's own; operands
+        rounded already.
+    RuntimeError : at a recomputation whose random bits are ambiguous; see
+        `SiteHandle.checkpoint_contexts`. In a forward without the call of
+        `F.scaled_dot_product_attention` that was to be rounded.
+
+    >>> import torch
+    >>> model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    >>> handle = quantize_gemms(model, "mxfp8", exclude="2")
+    >>> model(torch.ones(1, 64)).sum().backward()
+    >>> handle.names
+    ['0']
+    """
+    check_module(model)
+    recipe = as_recipe(recipe)
+    check_bool("attention", attention)
+    check_int("seed", seed, 0, 2**64 - 1)
+    clock = clock_of(model)
+    if modules is GEMM_MODULES:
+        modules = (*GEMM_MODULES, *_registered, _calls_attention)
+    sites: list[Gemm] = []
+    for place, (name, module) in enumerate(model.named_modules()):
+        own = recipe.of(f"{name}.operands")
+        if not (own.operands or own.sums) or is_inner(module):
+            continue
+        if not chosen(name, module, modules) or chosen(name, module, exclude):
+            continue
+        if not attention and _forward_of(module) in (_matmul, attention_within):
+            continue
+        _check_forward(name, module)
+        sites.append(Gemm(clock, name, place, own, seed, module, attention))
+    if not sites:
+        raise ValueError(
+            "nothing to round: the recipe must have operands or sums, and modules= less exclude="
+            " must choose a module of the model that multiplies matrices; got recipe"
+            f" {recipe.to_dict()}, modules={modules!r}"
+        )
+    warn_if_compiled(model, "quantize_gemms")
+    handles = [site.register() for site in sites]
+    join(model, clock, sites)
+    return SiteHandle(model, sites, [*handles, *sites])
+
+
+def _calls_attention(name: str, module: nn.Module) -> bool:
+    return calls_attention(type(module))
+
+
+def _forward_of(module: nn.Module) -> Callable[..., Any] | None:
+    """Ours for the module; None where its products are not known."""
+    kind = type(module)
+    return FORWARDS.get(kind.forward, attention_within if calls_attention(kind) else None)
+
+
+def _check_forward(name: str, module: nn.Module) -> None:
+    if any(isinstance(site, Gemm) for site in forwards_of(module)):
+        raise ValueError(
+            f"the operands of {name!r} are rounded already; remove() its handle first, or exclude"
+            " the module"
+        )
+    if _forward_of(module) is None or has_own_forward(module):
+        raise ValueError(
+            f"{name!r} ({type(module).__qualname__}) has a forward of its own, whose products are"
+            " not known; exclude it, or tell of them by register_gemms"
+        )
+    if isinstance(module, nn.MultiheadAttention) and (
+        module.bias_k is not None or module.add_zero_attn
+    ):
+        raise ValueError(
+            f"{name!r} adds rows to keys and values (add_bias_kv, add_zero_attn), which is not"
+            " emulated; exclude it"
+        )
+
+
+def _linear(module: nn.Linear, rules: Rules, input: Tensor) -> Tensor:
+    return linear(input, module.weight, module.bias, rules.of())
+
+
+def _matmul(module: Matmul, rules: Rules, a: Tensor, b: Tensor) -> Tensor:
+    return matmul(a, b, rules.of_activations())
+
+
+def _convolution(module: nn.modules.conv._ConvNd, rules: Rules, input: Tensor) -> Tensor:
+    padding: Any = module.padding
+    if module.padding_mode != "zeros" or isinstance(padding, str):
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        input = nn.functional.pad(input, module._reversed_padding_repeated_twice, mode=mode)
+        padding = (0,) * len(module.kernel_size)
+    return _convolved(module, rules, input, padding, module.output_padding)
+
+
+def _transposed(
+    module: nn.modules.conv._ConvTransposeNd,
+    rules: Rules,
+    input: Tensor,
+    output_size: list[int] | None = None,
+) -> Tensor:
+    sizes: Any = (
+        module.stride,
+        module.padding,
+        module.kernel_size,
+        len(module.kernel_size),
+        module.dilation,
+    )
+    return _convolved(
+        module,
+        rules,
+        input,
+        module.padding,
+        tuple(module._output_padding(input, output_size, *sizes)),
+    )
+
+
+def _convolved(
+    module: nn.modules.conv._ConvNd, rules: Rules, x: Tensor, padding: Any, added: Any
+) -> Tensor:
+    geometry = Geometry(
+        module.stride, padding, module.dilation, module.transposed, added, module.groups
+    )
+    batched = x.ndim == module.weight.ndim
+    y = convolution(x if batched else x[None], module.weight, module.bias, geometry, rules.of())
+    return y if batched else y[0]
+
+
+FORWARDS: dict[Any, Callable[..., Any]] = {
+    nn.Linear.forward: _linear,
+    Matmul.forward: _matmul,
+    nn.MultiheadAttention.forward: attend,
+    **dict.fromkeys((nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward), _convolution),
+    **dict.fromkeys(
+        (nn.ConvTranspose1d.forward, nn.ConvTranspose2d.forward, nn.ConvTranspose3d.forward),
+        _transposed,
+    ),
+}
+"""By the forward of a kind of module, ours, called as (module, rules, *inputs)."""
+
+_registered: list[type[nn.Module]] = []
+
+
+def register_gemms(kind: type[nn.Module], forward: Callable[..., Any]) -> None:
+    """Tell `quantize_gemms` how to round the operands of a kind of module that it does not know.
+
+    Parameters
+    ----------
+    kind : a module type with a forward of its own; subclasses that keep that forward are known with
+        it.
+    forward : called as forward(module, rules, *inputs, **options) in its place. It multiplies by
+        `linear`, `matmul` or `convolution` of `qemu_swalp_torch.ops.matmul`, with `rules.of()` for
+        an input and a weight, `rules.of_activations()` for two activations; each product of several
+        has a name: `rules.of(".gate")`.
+
+    Raises
+    ------
+    TypeError : no module type, no function. ValueError : the kind is known with another function.
+
+    >>> import torch
+    >>> class Conv1D(nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.weight, self.bias = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.zeros(3))
+    ...     def forward(self, x):
+    ...         return x @ self.weight + self.bias
+    >>> register_gemms(Conv1D, lambda module, rules, x: linear(x, module.weight.t(), module.bias, rules.of()))
+    >>> model = Conv1D()
+    >>> handle = quantize_gemms(model, Recipe(operands={"input": "fixed<8,1>/nearest_even"}))
+    >>> model(torch.tensor([[0.6, 0.3]])).tolist()
+    [[1.0, 1.0, 1.0]]
+    """
+    if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or not callable(forward):
+        raise TypeError(
+            f"a type of torch.nn.Module and a function are registered, got {kind!r} and {forward!r}"
+        )
+    if FORWARDS.get(kind.forward, forward) is not forward:
+        raise ValueError(f"the products of {kind.__qualname__}.forward are known already")
+    FORWARDS[kind.forward] = forward
+    _registered.append(kind)

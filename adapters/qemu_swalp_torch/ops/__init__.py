@@ -1,0 +1,1 @@
+"""Rounded operations on tensors: products, sums, elementwise arithmetic."""

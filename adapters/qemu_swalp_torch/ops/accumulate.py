@@ -1,0 +1,152 @@
+"""Products summed up in low precision: `qemu_swalp.matmul` in autograd and in graphs; convolutions
+as such products.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+import qemu_swalp
+from qemu_swalp import Accumulation, RandomBits
+
+from ..tensors.custom_ops import Rule, is_traced, known_step, signed, step_tensor, unsigned
+
+
+class Geometry(NamedTuple):
+    """Arguments of `torch.convolution`; a number for each spatial axis."""
+
+    stride: Any
+    padding: Any
+    dilation: Any
+    transposed: bool
+    output_padding: Any
+    groups: int
+
+
+def times(a: Tensor, b: Tensor, rule: Rule) -> Tensor:
+    """a·b, batched and broadcast; the gradient is that of the exact product."""
+    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):  # create_graph=True
+        result: Tensor = _Times.apply(a, b, rule)  # type: ignore[no-untyped-call]
+        return result
+    if is_traced():
+        traced: Tensor = _multiply(
+            a, b, rule.quantizer, signed(rule.seed), signed(rule.stream), step_tensor(rule)
+        )
+        return traced
+    accumulation = Accumulation.parse(rule.quantizer)
+    random = RandomBits(rule.seed, rule.stream, rule.step) if accumulation.stochastic else None
+    found: Tensor = qemu_swalp.matmul(a.detach(), b.detach(), accumulation, random=random)
+    return found
+
+
+class _Times(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, rule: Rule) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return times(a, b, rule)
+
+    @staticmethod
+    def backward(ctx: Any, *errors: Any) -> Any:
+        a, b = ctx.saved_tensors
+        (error,) = errors
+        return (error @ b.mT).sum_to_size(a.shape), (a.mT @ error).sum_to_size(b.shape), None
+
+
+@torch.library.custom_op("qemu_swalp::multiply", mutates_args=())
+def _multiply(
+    a: Tensor, b: Tensor, accumulation: str, seed: int, stream: int, step: Tensor
+) -> Tensor:
+    return times(
+        a, b, Rule(accumulation, unsigned(seed), unsigned(stream), known_step(step))
+    ).contiguous()
+
+
+@_multiply.register_fake
+def _(a: Tensor, b: Tensor, accumulation: str, seed: int, stream: int, step: Tensor) -> Tensor:
+    return torch.matmul(a, b)
+
+
+def convolve(
+    x: Tensor, weight: Tensor, g: Geometry, rule: Rule, size: torch.Size | None = None
+) -> Tensor:
+    """The sums of a convolution: over channels of a group, then kernel positions.
+
+    x of shape (B, C, *S), weight (O, C/G, *k), size: of the output, where it does not follow. The
+    product is (G, B·P, C/G·k) · (G, C/G·k, O/G), P the output pixels.
+    """
+    a, pixels = _columns(x, weight.shape[2:], g, size)
+    y = times(a, _parted(weight, 0, g.groups).flatten(2).mT, rule)  # (G, B·P, O/G)
+    return y.movedim(0, 1).reshape(x.shape[0], *pixels, -1).movedim(-1, 1)
+
+
+def gradient_of_input(
+    error: Tensor, weight: Tensor, size: torch.Size, g: Geometry, rule: Rule
+) -> Tensor:
+    """The sums of the gradient of a convolution's input, whose spatial size is given: a convolution
+    of the errors, with zeros between them where there are strides, by the turned kernel.
+
+    error of shape (B, O, *P), weight (O, C/G, *k). The product is (G, B·S, O/G·k) · (G, O/G·k,
+    C/G).
+    """
+    spread, margins = error, []
+    for axis, (kernel, stride, padding, dilation, length) in enumerate(
+        zip(weight.shape[2:], g.stride, g.padding, g.dilation, size, strict=True), start=2
+    ):
+        if stride > 1:
+            zeros = spread.new_zeros(
+                (*spread.shape[: axis + 1], stride - 1, *spread.shape[axis + 1 :])
+            )
+            spread = torch.cat([spread.unsqueeze(axis + 1), zeros], axis + 1).flatten(
+                axis, axis + 1
+            )
+            spread = spread.narrow(axis, 0, spread.shape[axis] - (stride - 1))
+        reach = dilation * (kernel - 1)
+        margins.append((reach - padding, length + padding - spread.shape[axis]))
+    spread = pad(spread, [margin for pair in reversed(margins) for margin in pair])
+    turned = (
+        _parted(weight, 0, g.groups)
+        .transpose(1, 2)
+        .flatten(0, 1)
+        .flip(tuple(range(2, weight.ndim)))
+    )
+    ones, none = (1,) * len(size), (0,) * len(size)
+    return convolve(spread, turned, Geometry(ones, none, g.dilation, False, none, g.groups), rule)
+
+
+def gradient_of_weight(
+    error: Tensor, x: Tensor, kernel: torch.Size, g: Geometry, rule: Rule
+) -> Tensor:
+    """The sums of the gradient of a convolution's weight: over the batch, then output pixels.
+
+    error of shape (B, O, *P), x (B, C, *S). The product is (G, O/G, B·P) · (G, B·P, C/G·k).
+    """
+    b, _ = _columns(x, kernel, g, error.shape[2:])
+    a = _parted(error.transpose(0, 1), 0, g.groups).flatten(2)
+    return times(a, b, rule).reshape(error.shape[1], -1, *kernel)
+
+
+def _columns(
+    x: Tensor, kernel: torch.Size, g: Geometry, size: torch.Size | None
+) -> tuple[Tensor, torch.Size]:
+    """What the kernel meets at each output pixel, (G, B·P, C/G·k), and the pixels' lengths: `size`,
+    where given.
+    """
+    windows = pad(x, [n for length in reversed(g.padding) for n in (length, length)])
+    for axis, (length, stride, dilation) in enumerate(
+        zip(kernel, g.stride, g.dilation, strict=True), start=2
+    ):
+        windows = windows.unfold(axis, dilation * (length - 1) + 1, stride)[..., ::dilation]
+        if size is not None:
+            windows = windows.narrow(axis, 0, size[axis - 2])
+    pixels = windows.shape[2 : x.ndim]
+    parted = _parted(windows, 1, g.groups).movedim((1, 2), (0, x.ndim))  # (G, B, *P, C/G, *k)
+    return parted.flatten(1, x.ndim - 1).flatten(2), pixels
+
+
+def _parted(x: Tensor, axis: int, groups: int) -> Tensor:
+    """An axis as two: the groups, and what each has of it."""
+    return x.reshape(*x.shape[:axis], groups, -1, *x.shape[axis + 1 :])

@@ -1,0 +1,191 @@
+"""The elementary steps of `qemu_swalp.training.functional` on tensors: in autograd, in graphs, by
+the rules of one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import qemu_swalp
+from qemu_swalp import Accumulation, RandomBits
+from qemu_swalp.training.functional import ELEMENTWISE
+
+from ..tensors.arrays import array_of, tensor_of
+from ..tensors.call_counters import stream
+from ..tensors.custom_ops import (
+    Rule,
+    is_stochastic,
+    is_traced,
+    known_step,
+    parsed,
+    signed,
+    step_tensor,
+    unsigned,
+)
+
+PLAIN: dict[str, Callable[..., Tensor]] = {
+    "add": torch.add,
+    "subtract": torch.sub,
+    "multiply": torch.mul,
+    "divide": torch.div,
+    "sqrt": torch.sqrt,
+    "exp": torch.exp,
+    "log": torch.log,
+    "tanh": torch.ops.aten.tanh,
+    "erf": torch.erf,
+    "sum": lambda x: x.sum(-1, keepdim=True),
+}
+"""The operations unrounded."""
+
+KINDS = {"subtract": "add", **dict.fromkeys(("exp", "log", "tanh", "erf"), "function")}
+"""Of those that are no kind of their own."""
+
+
+class StepRules(NamedTuple):
+    """How the steps of one call of a function are rounded: for each of `ELEMENTWISE` a string or
+    None, and random bits.
+    """
+
+    quantizers: tuple[str | None, ...]
+    seed: int
+    place: int
+    step: int | Tensor
+    part: str = ""
+    """Of the call among several; set apart from those of others by random streams of its own."""
+
+    def of(self, name: str, number: int) -> Rule | None:
+        """For one of `ELEMENTWISE`, the step of that number in its direction."""
+        quantizer = self.quantizers[ELEMENTWISE.index(name)]
+        if quantizer is None:
+            return None
+        return Rule(
+            quantizer, self.seed, stream(f"{name}{self.part}.{number}", self.place), self.step
+        )
+
+    def within(self, part: str) -> StepRules:
+        """For a part of the call that numbers its steps anew."""
+        return self._replace(part=f"{self.part}.{part}")
+
+
+class Steps:
+    """An `Arithmetic` by the rules of one call, forward or backward."""
+
+    def __init__(self, rules: StepRules, direction: str) -> None:
+        self.rules, self.direction, self.count = rules, direction, 0
+
+    def _step(self, operation: str, *operands: Any) -> Tensor:
+        like = next(x for x in operands if isinstance(x, Tensor))
+        a, *rest = (x if isinstance(x, Tensor) else like.new_full((), x) for x in operands)
+        rule = self.rules.of(f"{self.direction}.{KINDS.get(operation, operation)}", self.count)
+        self.count += 1
+        return PLAIN[operation](a, *rest) if rule is None else step(operation, [a, *rest], rule)
+
+    def add(self, a: Any, b: Any) -> Tensor:
+        return self._step("add", a, b)
+
+    def subtract(self, a: Any, b: Any) -> Tensor:
+        return self._step("subtract", a, b)
+
+    def multiply(self, a: Any, b: Any) -> Tensor:
+        return self._step("multiply", a, b)
+
+    def divide(self, a: Any, b: Any) -> Tensor:
+        return self._step("divide", a, b)
+
+    def sqrt(self, x: Tensor) -> Tensor:
+        return self._step("sqrt", x)
+
+    def exp(self, x: Tensor) -> Tensor:
+        return self._step("exp", x)
+
+    def log(self, x: Tensor) -> Tensor:
+        return self._step("log", x)
+
+    def tanh(self, x: Tensor) -> Tensor:
+        return self._step("tanh", x)
+
+    def erf(self, x: Tensor) -> Tensor:
+        return self._step("erf", x)
+
+    def sum(self, x: Tensor) -> Tensor:
+        return self._step("sum", x)
+
+    def greatest(self, x: Tensor) -> Tensor:
+        return x.amax(-1, keepdim=True)
+
+
+def step(operation: str, operands: list[Tensor], rule: Rule) -> Tensor:
+    """The operation rounded; its gradient is that of the exact one."""
+    if torch.is_grad_enabled() and any(x.requires_grad for x in operands):  # create_graph=True
+        value = step(operation, [x.detach() for x in operands], rule)
+        result: Tensor = _Valued.apply(PLAIN[operation](*operands), value)  # type: ignore[no-untyped-call]
+        return result
+    if is_traced():
+        traced: Tensor = _step(
+            operation,
+            operands,
+            rule.quantizer,
+            signed(rule.seed),
+            signed(rule.stream),
+            step_tensor(rule),
+        )
+        return traced
+    random = (
+        RandomBits(rule.seed, rule.stream, rule.step) if is_stochastic(rule.quantizer) else None
+    )
+    given: list[Any] = [array_of(x) for x in operands]
+    if any(isinstance(x, Tensor) for x in given):
+        given = [x.detach() for x in operands]
+    if operation == "sum":
+        return tensor_of(
+            qemu_swalp.sum(
+                given[0], Accumulation.parse(rule.quantizer), keepdims=True, random=random
+            )
+        )
+    quantizer = parsed(rule.quantizer)
+    if KINDS.get(operation) == "function":
+        (x,) = operands
+        value = PLAIN[operation](x.detach().double())
+        return tensor_of(quantizer(array_of(value), random)).to(x.dtype)
+    return tensor_of(getattr(qemu_swalp, operation)(*given, quantizer, random=random))
+
+
+class _Valued(torch.autograd.Function):
+    """A value, with the gradient of what it stands for."""
+
+    @staticmethod
+    def forward(ctx: Any, exact: Tensor, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return gradients[0], None
+
+
+@torch.library.custom_op("qemu_swalp::step", mutates_args=())
+def _step(
+    operation: str,
+    operands: list[Tensor],
+    quantizer: str,
+    seed: int,
+    stream: int,
+    step_number: Tensor,
+) -> Tensor:
+    rule = Rule(quantizer, unsigned(seed), unsigned(stream), known_step(step_number))
+    return step(operation, operands, rule).clone(memory_format=torch.contiguous_format)
+
+
+@_step.register_fake
+def _(
+    operation: str,
+    operands: list[Tensor],
+    quantizer: str,
+    seed: int,
+    stream: int,
+    step_number: Tensor,
+) -> Tensor:
+    return torch.empty_like(PLAIN[operation](*operands), memory_format=torch.contiguous_format)

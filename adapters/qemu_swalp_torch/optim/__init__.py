@@ -1,0 +1,1 @@
+"""Quantized optimizers: hooks on any optimizer of PyTorch, and our SGD."""

@@ -1,0 +1,168 @@
+"""Which parameters of an optimizer are rounded, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from qemu_swalp.arrays.dtypes import source_dtype
+from qemu_swalp.formats import Block
+from qemu_swalp.ops.quantize import check_representable
+from qemu_swalp.training import Draw, Quantizer, Recipe
+
+from ..tensors.arrays import check_plain, on_tensors
+from .param_groups import NAMES, RECIPE, SEED, STEP, Groups, recipe_from, sync
+
+MOMENTA = ("momentum_buffer", "exp_avg")
+"""Names under which optimizers keep what the role `momentum` stands for."""
+
+
+class Entry(NamedTuple):
+    """One parameter of an optimizer, and what is rounded for it."""
+
+    parameter: Tensor
+    label: str
+    """Its name, or its place."""
+    group: int
+    tensor: int
+    """Its index among all parameters, in `param_groups` order: it numbers the random streams."""
+    recipe: Recipe
+    states: tuple[tuple[str, str, Quantizer], ...]
+    """(key of the optimizer's state, role that numbers its random stream, quantizer)."""
+
+    @property
+    def rounded(self) -> bool:
+        recipe = self.recipe
+        return bool(self.states or recipe.weight or recipe.gradient or recipe.accumulator)
+
+    def draw(self, optimizer: Optimizer) -> Draw:
+        """Random bits of the present step."""
+        group = optimizer.param_groups[self.group]
+        return Draw(group[SEED], self.tensor, group[STEP])
+
+
+class Plan:
+    """The entries of one optimizer, made anew when its parameters or recipe change (as
+    `add_param_group` does).
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self.made_for: tuple[list[int], str] = ([], "")
+
+    def refresh(self, optimizer: Optimizer) -> list[Entry]:
+        """The entries as of now. TypeError or ValueError, and no change, where parameters and
+        recipe do not go together.
+        """
+        groups = optimizer.param_groups
+        key = [id(p) for group in groups for p in group["params"]], groups[0][RECIPE]
+        if key != self.made_for:
+            sync(groups)
+            made = list(entries(groups))
+            for entry in made:
+                check_entry(entry)
+            self.entries, self.made_for = made, key
+        return self.entries
+
+
+def entries(groups: Groups) -> Iterator[Entry]:
+    """All parameters in `param_groups` order. ValueError where the recipe has overrides and a
+    parameter no name.
+    """
+    tensor = 0
+    for g, group in enumerate(groups):
+        recipe = recipe_from(group[RECIPE])
+        names = _names(group)
+        if recipe.overrides and (names is None or len(names) != len(group["params"])):
+            patterns = ", ".join(pattern for pattern, _ in recipe.overrides)
+            raise ValueError(
+                f"the recipe has overrides by parameter name ({patterns}), but the parameters of "
+                f"param_groups[{g}] have no names; pass model= or named_parameters=, or make the "
+                "optimizer (or the added group) from (name, parameter) pairs"
+            )
+        for label, p in labels(g, group):
+            own = on_tensors(recipe.of(label) if recipe.overrides else recipe, label)
+            yield Entry(p, label, g, tensor, own, tuple(_states(own)))
+            tensor += 1
+
+
+def labels(g: int, group: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of group g, each with its name or its place."""
+    names = _names(group)
+    for i, p in enumerate(group["params"]):
+        yield names[i] if names else f"param_groups[{g}]['params'][{i}]", p
+
+
+def _names(group: dict[str, Any]) -> list[str] | None:
+    return group.get(NAMES) or group.get("param_names")
+
+
+def _states(recipe: Recipe) -> Iterator[tuple[str, str, Quantizer]]:
+    named: dict[str, Quantizer | None] = {
+        **dict.fromkeys(MOMENTA, recipe.momentum),
+        **dict(recipe.state),
+    }
+    for key, quantizer in named.items():
+        if quantizer is not None:
+            yield key, "momentum" if key in MOMENTA else key, quantizer
+
+
+def state_tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
+    """(suffix of the role, tensor) of an optimizer state: a tensor, or a list of tensors as LBFGS
+    keeps.
+    """
+    if isinstance(value, Tensor):
+        yield "", value
+    elif isinstance(value, list | tuple):
+        yield from ((f".{i}", item) for i, item in enumerate(value) if isinstance(item, Tensor))
+
+
+def check_entry(entry: Entry) -> None:
+    """TypeError or ValueError, naming the parameter, where its dtype or shape does not go with its
+    formats.
+    """
+    if not entry.rounded:
+        return
+    p = entry.parameter
+    check_plain(p, entry.label)
+    shaped = {
+        role: entry.recipe.quantizer(role)
+        for role in ("weight", "gradient", "momentum", "accumulator")
+    }
+    for role, quantizer in (*shaped.items(), *((key, q) for key, _, q in entry.states)):
+        if quantizer is None:
+            continue
+        try:
+            check_representable(quantizer.format, source_dtype(str(p.dtype).removeprefix("torch.")))
+            if role in shaped and isinstance(quantizer.format, Block):
+                quantizer.format.extents(p.ndim)
+        except (TypeError, ValueError) as error:
+            raise type(error)(
+                f"{entry.label}, role {role}: {error}; or give it another recipe by an override"
+            ) from error
+
+
+def names_from(
+    groups: Groups, named: Iterable[tuple[str, Tensor]] | None
+) -> list[list[str]] | None:
+    """Names of the parameters, group by group: from `named`, or as the optimizer was given them;
+    None without.
+    """
+    if named is None:
+        given = [group.get("param_names") for group in groups]
+        return None if None in given else [list(names or ()) for names in given]
+    known: dict[int, str] = {}
+    for name, p in named:
+        known.setdefault(id(p), name)
+    for g, group in enumerate(groups):
+        for i, p in enumerate(group["params"]):
+            if id(p) not in known:
+                raise ValueError(
+                    f"parameter {i} of param_groups[{g}], of shape {tuple(p.shape)}, is not among"
+                    f" the {len(known)} named parameters; pass the model that the optimizer was"
+                    " made for"
+                )
+    return [[known[id(p)] for p in group["params"]] for group in groups]

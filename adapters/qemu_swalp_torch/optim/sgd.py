@@ -1,0 +1,243 @@
+"""SGD on the core's step function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from qemu_swalp._util.checks import check_bool, check_int
+from qemu_swalp.arrays import Array
+from qemu_swalp.training import (
+    FULL_PRECISION,
+    Hyper,
+    Recipe,
+    Slots,
+    Step,
+    as_recipe,
+    sgd_step,
+    sgd_steps,
+)
+from qemu_swalp.training import SGD as CoreSGD
+
+from ..tensors.arrays import settle, tensor_of, viewed
+from ..tensors.custom_ops import refuse_capture, untraced
+from .load_guard import LoadGuard
+from .param_groups import ACCUMULATOR, advance, count_on_device, counts_on_device, write
+from .param_plan import Entry, Plan, names_from
+from .step_hooks import check_dense, grad_mode
+
+MOMENTUM = "momentum_buffer"
+
+
+class SGD(Optimizer):
+    """`torch.optim.SGD`'s signature on `qemu_swalp.training.sgd_steps`: the same gradients give the
+    core's bits.
+
+    In float32 and float64, weights, momenta and accumulators equal those of
+    `qemu_swalp.training.SGD` on NumPy bit for bit. As there, weights are first rounded by the first
+    step. `quantize_optimizer(torch.optim.SGD(...))` makes the same update with PyTorch's own
+    arithmetic, which contracts products into sums, and decays the accumulator where there is one.
+
+    Parameters
+    ----------
+    params : tensors or DTensors, (name, tensor) pairs, or param_groups; names are needed for a
+        recipe's overrides.
+    lr, momentum, dampening, weight_decay, nesterov, maximize : as in `torch.optim.SGD`; per group.
+    differentiable : make the step part of the graph, as in `torch.optim.SGD`, with straight-through
+        gradients of the roundings; lr may be a tensor that requires one. The first velocity has its
+        gradient too.
+    foreach, fused : without effect, for calls that are written for `torch.optim.SGD`: the kernels
+        take all parameters in one call in any case.
+    capturable : count steps on the device and read nothing from it, so that a CUDA graph of the
+        step draws fresh random bits at each replay.
+    recipe : its roles weight, gradient, momentum and accumulator count here. seed : of the random
+        bits.
+    allow_recipe_change : let `load_state_dict` take checkpoints of another recipe, or of none.
+
+    Raises
+    ------
+    TypeError, ValueError : hyper-parameters out of range; recipe and parameters that do not go
+        together.
+    RuntimeError : at a step, for sparse gradients.
+
+    >>> import torch
+    >>> from qemu_swalp.training import fixed_point
+    >>> w = torch.nn.Parameter(torch.tensor([1.0]))
+    >>> opt = SGD([w], lr=0.1, recipe=fixed_point(8, 4))
+    >>> (w * w).sum().backward()
+    >>> opt.step()
+    >>> w.tolist()
+    [0.8125]
+    """
+
+    quantizes_itself = True
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1e-3,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        differentiable: bool = False,
+        fused: bool | None = None,
+        capturable: bool = False,
+        recipe: Recipe | str = FULL_PRECISION,
+        seed: int = 0,
+        allow_recipe_change: bool = False,
+    ) -> None:
+        recipe = as_recipe(recipe)
+        check_int("seed", seed, 0, 2**64 - 1)
+        for name, value in (("foreach", foreach), ("fused", fused)):
+            if value is not None:
+                check_bool(name, value)
+        check_bool("differentiable", differentiable)
+        check_bool("capturable", capturable)
+        super().__init__(
+            params,
+            {
+                "lr": lr,
+                "momentum": momentum,
+                "dampening": dampening,
+                "weight_decay": weight_decay,
+                "nesterov": nesterov,
+                "maximize": maximize,
+                "differentiable": differentiable,
+            },
+        )
+        write(
+            self.param_groups,
+            recipe,
+            seed,
+            0,
+            names_from(self.param_groups, None) if recipe.overrides else None,
+        )
+        if capturable:
+            count_on_device(self.param_groups)
+        self._watch(allow_recipe_change)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in `torch.optim.Optimizer`; its hyper-parameters are checked."""
+        _check_hyper({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if (
+            "_plan" not in self.__dict__
+        ):  # a copy: Optimizer.__getstate__ drops hooks and all else of ours
+            self._watch(False)
+
+    def _watch(self, allow_recipe_change: bool) -> None:
+        self._plan = Plan()
+        LoadGuard(allow_recipe_change).register(self)
+        self._plan.refresh(self)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient. Returns the closure's loss, None without
+        closure.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with grad_mode(self):
+            self._step()
+        return loss
+
+    @untraced
+    def _step(self) -> None:
+        ready = [
+            (entry, g)
+            for entry in self._plan.refresh(self)
+            if (g := entry.parameter.grad) is not None
+        ]
+        for entry, g in ready:
+            check_dense(g, entry.label)
+        unread = torch.is_grad_enabled() or counts_on_device(self.param_groups)
+        if not counts_on_device(self.param_groups):
+            refuse_capture("a quantized step", "make the optimizer with capturable=True")
+        rates = [
+            lr.reshape(()) if isinstance(lr := group["lr"], Tensor) and unread else float(lr)
+            for group in self.param_groups
+        ]
+        hypers = [
+            Hyper(
+                rate,
+                group["momentum"],
+                group["dampening"],
+                group["weight_decay"],
+                group["nesterov"],
+                group["maximize"],
+            )
+            for rate, group in zip(rates, self.param_groups, strict=True)
+        ]
+        if torch.is_grad_enabled():
+            for entry, g in ready:
+                self._update_in_graph(entry, g, hypers[entry.group])
+        else:
+            steps = [self._given(entry, g, hypers[entry.group]) for entry, g in ready]
+            for (entry, _), step, found in zip(
+                ready, steps, sgd_steps(steps, in_place=True), strict=True
+            ):
+                self._settle(entry, step, *found)
+        advance(self.param_groups)
+
+    def _given(self, entry: Entry, gradient: Tensor, hyper: Hyper) -> Step:
+        state = self.state[entry.parameter]
+        kept = Slots(
+            *(viewed(state[key]) if key in state else None for key in (MOMENTUM, ACCUMULATOR))
+        )
+        return Step(
+            viewed(entry.parameter), viewed(gradient), kept, hyper, entry.recipe, entry.draw(self)
+        )
+
+    def _settle(self, entry: Entry, given: Step, weight: Array, slots: Slots) -> None:
+        state = self.state[entry.parameter]
+        settle(entry.parameter, given.weight, weight)
+        for key, before, value in zip((MOMENTUM, ACCUMULATOR), given.slots, slots, strict=True):
+            if value is None:
+                continue
+            if key in state:
+                settle(state[key], before, value)
+            else:
+                state[key] = tensor_of(
+                    value
+                ).clone()  # an unrounded first velocity is the gradient itself
+
+    def _update_in_graph(self, entry: Entry, gradient: Tensor, hyper: Hyper) -> None:
+        """The same for gradients through it: state is replaced, the parameter alone is written in
+        place.
+        """
+        p, state = entry.parameter, self.state[entry.parameter]
+        kept = Slots(state.get(MOMENTUM), state.get(ACCUMULATOR))
+        weight, slots = sgd_step(p, gradient, kept, hyper, entry.recipe, entry.draw(self))
+        p.copy_(weight)
+        state.update(
+            {
+                key: value
+                for key, value in zip((MOMENTUM, ACCUMULATOR), slots, strict=True)
+                if value is not None
+            }
+        )
+
+
+def _check_hyper(group: dict[str, Any]) -> None:
+    """TypeError or ValueError where hyper-parameters are out of the core's range."""
+    if isinstance(group["lr"], Tensor) and group["lr"].numel() != 1:
+        raise ValueError(
+            f"lr must be a number or a tensor of one element, got shape {tuple(group['lr'].shape)}"
+        )
+    check_bool("nesterov", group["nesterov"])
+    check_bool("maximize", group["maximize"])
+    lr = float(group["lr"].detach()) if isinstance(group["lr"], Tensor) else group["lr"]
+    CoreSGD(lr, group["momentum"], group["dampening"], group["weight_decay"], group["nesterov"])

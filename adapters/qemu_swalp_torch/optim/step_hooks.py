@@ -1,0 +1,313 @@
+"""What happens around `optimizer.step`: gradients are rounded before the update, state and weights
+after it.
+
+Rounding the momentum right after the step is SWALP's algorithm 2: v_t = ρ·Q_M(v_{t-1}) + g_t uses
+it only then.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from qemu_swalp import RandomBits
+from qemu_swalp.training import Draw, Quantizer
+
+from ..tensors.arrays import random_for, round_all, rounded_for
+from ..tensors.custom_ops import refuse_capture, untraced
+from .load_guard import LoadGuard
+from .param_groups import ACCUMULATOR, advance, counts_on_device
+from .param_plan import MOMENTA, Entry, Plan, state_tensors
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class StepHooks:
+    """The hooks of one optimizer. All that must outlive a copy or a checkpoint is in its
+    param_groups and state.
+    """
+
+    def __init__(self, allow_recipe_change: bool = False) -> None:
+        self.guard = LoadGuard(allow_recipe_change)
+        self.handles: list[RemovableHandle] = []
+        self.plan = Plan()
+        self.entries: list[Entry] = []
+        self.armed = self.names_checked = False
+        self.skipped: bool | Tensor = False
+        """Whether the present step does nothing; on the device, unread, where the optimizer is
+        capturable.
+        """
+        self.waiting: list[tuple[Tensor, Quantizer, RandomBits | None]] = []
+        """What is yet to be rounded in place, all in one call."""
+
+    def register(self, optimizer: Optimizer) -> None:
+        after = optimizer.register_step_post_hook(self.after_step)
+        # First, so that whatever else runs after the step (an Averager, logging) sees rounded
+        # weights.
+        optimizer._optimizer_step_post_hooks.move_to_end(after.id, last=False)  # type: ignore[attr-defined]
+        self.handles = [
+            optimizer.register_step_pre_hook(self.before_step),
+            after,
+            *self.guard.register(optimizer),
+        ]
+
+    def remove(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def refresh(self, optimizer: Optimizer) -> None:
+        """Take note of the parameters that are to be rounded."""
+        self.entries = [entry for entry in self.plan.refresh(optimizer) if entry.rounded]
+
+    @untraced
+    def before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Arguments | None:
+        self.refresh(optimizer)
+        if not counts_on_device(optimizer.param_groups):
+            refuse_capture("a quantized step", "quantize the optimizer with capturable=True")
+        self.armed, self.skipped, self.waiting = True, False, []
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if isinstance(closure, Closure):  # a subclass's step calls super().step
+            return None
+        if closure is None:
+            self.before_update(optimizer, 0)
+            return None
+        closure = Closure(self, optimizer, closure)
+        return (
+            ((args[0], closure, *args[2:]), kwargs)
+            if len(args) > 1
+            else (args, {**kwargs, "closure": closure})
+        )
+
+    def before_update(self, optimizer: Optimizer, evaluation: int) -> None:
+        """Round the gradients of the closure's call of that number; put accumulators in place of
+        weights.
+        """
+        self.skipped = skips(optimizer)
+        if self.skipped is True:
+            return
+        ready = [(entry, g) for entry in self.entries if (g := entry.parameter.grad) is not None]
+        for entry, g in ready:
+            check_dense(g, entry.label)
+        with torch.no_grad():
+            if any(entry.recipe.gradient is not None for entry, _ in ready):
+                _unscale(optimizer)
+        with grad_mode(optimizer):
+            for entry, g in ready:
+                if entry.recipe.gradient is not None:
+                    role = _numbered("gradient", evaluation)
+                    found = self.rounded(g, entry.recipe.gradient, entry.draw(optimizer), role)
+                    if found is not g:
+                        entry.parameter.grad = found
+                if entry.recipe.accumulator is not None:
+                    accumulator = optimizer.state.get(entry.parameter, {}).get(ACCUMULATOR)
+                    if accumulator is not None:
+                        self.write(entry.parameter, accumulator)
+        self.round_waiting()
+
+    @torch.no_grad()
+    def before_evaluation(self, optimizer: Optimizer, evaluation: int) -> None:
+        """Round the weights that an optimizer has moved since the last call of the closure, as
+        LBFGS does.
+        """
+        for entry in self.entries:
+            if entry.parameter.grad is None:
+                continue
+            if entry.recipe.accumulator is not None:
+                self._keep(optimizer, entry.parameter)
+            if entry.recipe.weight is not None:
+                draw = entry.draw(optimizer)
+                self._round(
+                    entry.parameter, entry.recipe.weight, draw, _numbered("weight", evaluation)
+                )
+
+    @untraced
+    def after_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        if self.skipped is True:
+            return
+        # Not armed: the outer of two nested steps (a subclass's step calls super().step). What the
+        # inner one rounded is exact now and stays; what the subclass changed since is rounded.
+        # Accumulators are as the inner one left them.
+        with grad_mode(optimizer):
+            for entry in self.entries:
+                if entry.parameter.grad is not None and (
+                    self.armed or entry.recipe.accumulator is None
+                ):
+                    self._round_updated(optimizer, entry)
+        self.round_waiting()
+        self.armed = False
+        advance(optimizer.param_groups, self.skipped)
+        if not self.names_checked:
+            self.names_checked = True
+            _check_state_names(optimizer, self.entries)
+
+    def _round_updated(self, optimizer: Optimizer, entry: Entry) -> None:
+        p, recipe, draw = entry.parameter, entry.recipe, entry.draw(optimizer)
+        state = optimizer.state.get(p, {})
+        for key, role, quantizer in entry.states:
+            for suffix, tensor in state_tensors(state.get(key)):
+                found = self.rounded(tensor, quantizer, draw, role + suffix)
+                if found is not tensor:
+                    state[key] = found
+        if recipe.accumulator is not None:
+            self._round(p, recipe.accumulator, draw, "accumulator")
+            self._keep(optimizer, p)
+        if recipe.weight is not None:
+            self._round(p, recipe.weight, draw, "weight", waits=True)
+
+    def _round(
+        self, p: Tensor, quantizer: Quantizer, draw: Draw, role: str, waits: bool = False
+    ) -> None:
+        """Round p in place; waits : at `round_waiting`, where it can wait."""
+        if waits and self._waits():
+            self.waiting.append((p, quantizer, random_for(quantizer, draw, role)))
+        else:
+            self.write(p, rounded_for(p, quantizer, draw, role))
+
+    def _waits(self) -> bool:
+        return not torch.is_grad_enabled() and not isinstance(self.skipped, Tensor)
+
+    def round_waiting(self) -> None:
+        """Round what waits."""
+        waiting, self.waiting = self.waiting, []
+        round_all(waiting)
+
+    def write(self, x: Tensor, value: Tensor) -> None:
+        """x becomes the value in place, unless the step is skipped."""
+        x.copy_(torch.where(self.skipped, x, value) if isinstance(self.skipped, Tensor) else value)
+
+    def rounded(self, x: Tensor, quantizer: Quantizer, draw: Draw, role: str) -> Tensor:
+        """x, which will be rounded in place; in a differentiable step the rounded value, since the
+        graph may need x.
+        """
+        if torch.is_grad_enabled():
+            return rounded_for(x, quantizer, draw, role)
+        self._round(x, quantizer, draw, role, waits=True)
+        return x
+
+    def _keep(self, optimizer: Optimizer, p: Tensor) -> None:
+        """Store p's present value as its accumulator."""
+        state = optimizer.state[p]
+        if ACCUMULATOR in state:
+            self.write(state[ACCUMULATOR], p)
+        else:
+            state[ACCUMULATOR] = p.clone()
+
+
+class Closure:
+    """The user's closure, with weights rounded before and gradients after each call."""
+
+    def __init__(self, hooks: StepHooks, optimizer: Optimizer, closure: Callable[[], Any]) -> None:
+        self.hooks, self.optimizer, self.closure = hooks, optimizer, closure
+        self.evaluations = 0
+
+    def __call__(self) -> Any:
+        evaluation = self.evaluations
+        self.evaluations += 1
+        if evaluation:
+            self.hooks.before_evaluation(self.optimizer, evaluation)
+        loss = self.closure()
+        self.hooks.before_update(self.optimizer, evaluation)
+        return loss
+
+
+def step_is_skipped(optimizer: Optimizer) -> bool:
+    """Whether a GradScaler has told a fused optimizer that gradients are infinite, so that the step
+    does nothing.
+    """
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and float(found) > 0
+
+
+def skips(optimizer: Optimizer) -> bool | Tensor:
+    """`step_is_skipped`, on the device where its steps are counted there."""
+    if not counts_on_device(optimizer.param_groups):
+        return step_is_skipped(optimizer)
+    found: Tensor | None = getattr(optimizer, "found_inf", None)
+    return False if found is None else found.reshape(()) > 0
+
+
+def grad_mode(optimizer: Optimizer) -> torch.set_grad_enabled:
+    """Context in which an optimizer's step runs: with gradients where it is differentiable."""
+    return torch.set_grad_enabled(bool(optimizer.defaults.get("differentiable")))
+
+
+def _unscale(optimizer: Optimizer) -> None:
+    """Divide all gradients by the scale that GradScaler leaves to a fused step, which then has
+    nothing to unscale.
+    """
+    scale = getattr(optimizer, "grad_scale", None)
+    if scale is None:
+        return
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.grad is not None:
+                p.grad.div_(scale.to(p.grad.device))
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
+
+
+def check_dense(gradient: Tensor, label: str) -> None:
+    """RuntimeError, as torch.optim raises it, for a sparse gradient."""
+    if gradient.layout is not torch.strided:
+        raise RuntimeError(
+            f"the gradient of {label} is sparse ({gradient.layout}); quantization takes dense ones:"
+            " make the embedding with sparse=False, or leave the parameter out by an override"
+        )
+
+
+def _numbered(role: str, evaluation: int) -> str:
+    return f"{role}.{evaluation}" if evaluation else role
+
+
+KEPT_BY_PYTORCH = frozenset(
+    (
+        "exp_avg_sq",
+        "max_exp_avg_sq",
+        "square_avg",
+        "grad_avg",
+        "acc_delta",
+        "sum",
+        "exp_inf",
+        "ax",
+        "eta",
+        "mu",
+        "prev",
+        "step_size",
+        "old_dirs",
+        "old_stps",
+        "ro",
+        "al",
+        "d",
+        "row_var",
+        "col_var",
+        "variance",
+        *MOMENTA,
+    )
+)
+"""State of the optimizers in `torch.optim`: a recipe may name it for whichever it meets."""
+
+
+def _check_state_names(optimizer: Optimizer, rounded: list[Entry]) -> None:
+    wanted = {
+        name for entry in rounded for name, quantizer in entry.recipe.state if quantizer is not None
+    }
+    wanted -= KEPT_BY_PYTORCH
+    present = {
+        name for state in optimizer.state.values() if isinstance(state, dict) for name in state
+    }
+    if wanted - present:
+        warnings.warn(
+            f"the recipe quantizes the optimizer state {', '.join(sorted(wanted - present))}, which"
+            f" {type(optimizer).__name__} does not keep; it keeps"
+            f" {', '.join(sorted(present)) or 'none'}",
+            stacklevel=2,
+        )

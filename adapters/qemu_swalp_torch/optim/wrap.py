@@ -1,0 +1,219 @@
+"""Quantize any optimizer of PyTorch where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from qemu_swalp._util.checks import check_bool, check_int
+from qemu_swalp.training import Draw, Recipe, as_recipe
+
+from ..tensors.arrays import rounded_for
+from ..tensors.custom_ops import untraced
+from . import param_groups as configuration
+from .load_guard import check_same_recipe
+from .param_groups import ACCUMULATOR, RECIPE, SEED, STEP
+from .param_plan import check_entry, entries, names_from
+from .step_hooks import StepHooks
+
+OptimizerT = TypeVar("OptimizerT", bound=Optimizer)
+
+HOOKS = "_qemu_hooks"
+"""Attribute of a quantized optimizer; copies come without it, as they come without hooks."""
+
+
+def quantize_optimizer(
+    opt: OptimizerT,
+    recipe: Recipe | str,
+    *,
+    model: nn.Module | None = None,
+    named_parameters: Iterable[tuple[str, Tensor]] | None = None,
+    seed: int = 0,
+    allow_recipe_change: bool = False,
+    capturable: bool | None = None,
+) -> OptimizerT:
+    """Round weights, gradients and state of an optimizer at each step (algorithm 2 of Yang et al.
+    2019, step 3).
+
+    The optimizer stays the object that it is: schedulers, GradScaler, checkpoints, closures and
+    `torch.compile` go on as before. Weights are rounded once now and after each step; gradients
+    before the update (after each call of a closure); state after it. With an accumulator the update
+    is added to `opt.state[p]["qemu_accumulator"]`, and the weight is rounded from it.
+
+    Parameters
+    ----------
+    opt : any `torch.optim.Optimizer`, fused and foreach ones included; parameters of any shape in
+        float16, bfloat16, float32 or float64, plain or DTensor.
+    recipe : `qemu_swalp.training.Recipe`, or the name of a ready one such as "swalp8"; its roles
+        weight, gradient, momentum (`momentum_buffer`, `exp_avg`), accumulator and the names in
+        `state` count here. A second moment (`exp_avg_sq`) needs a wide format: in a narrow one it
+        vanishes. Without one it stays in full precision.
+    model, named_parameters : where the names come from that the recipe's overrides match; not
+        needed without overrides, or where the optimizer was made from (name, parameter) pairs.
+    seed : of the random bits, which depend on (seed, role, place of the tensor in
+        `opt.param_groups`, step) alone: equal on all ranks, as they must be.
+    allow_recipe_change : let `load_state_dict` take checkpoints of another recipe, or of none;
+        otherwise they are refused.
+    capturable : count steps on the device and read nothing from it, so that a CUDA graph of the
+        step draws fresh random bits at each replay. None: as the optimizer's own option of that
+        name says.
+
+    With the optimizer's `differentiable=True` the roundings are part of the graph, with
+    straight-through gradients: rounded gradients and state are new tensors, weights are written in
+    place as PyTorch does it.
+
+    Returns
+    -------
+    `opt` itself. `unquantize_optimizer` takes everything back but the rounding done.
+
+    Raises
+    ------
+    TypeError : no optimizer, no recipe; a tensor subclass other than DTensor; a dtype that cannot
+        hold a format.
+    ValueError : already quantized; overrides without names; a block axis that a parameter lacks.
+    RuntimeError : at a step, for sparse gradients.
+
+    >>> import torch
+    >>> from qemu_swalp.training import swalp
+    >>> model = torch.nn.Linear(3, 2)
+    >>> opt = quantize_optimizer(torch.optim.Adam(model.parameters()), swalp(8))
+    >>> model(torch.ones(1, 3)).sum().backward()
+    >>> opt.step()
+    """
+    if not isinstance(opt, Optimizer):
+        raise TypeError(
+            "opt must be a torch.optim.Optimizer, got"
+            f" {type(opt).__module__}.{type(opt).__qualname__}"
+        )
+    recipe = as_recipe(recipe)
+    check_int("seed", seed, 0, 2**64 - 1)
+    if model is not None and named_parameters is not None:
+        raise TypeError(
+            "model and named_parameters exclude each other: both give the parameters' names"
+        )
+    if hasattr(opt, HOOKS) or is_native(opt):
+        raise ValueError(
+            f"this {type(opt).__name__} is already quantized; call unquantize_optimizer on it first"
+        )
+    if capturable is None:
+        capturable = any(group.get("capturable") for group in opt.param_groups)
+    check_bool("capturable", capturable)
+    named = model.named_parameters() if model is not None else named_parameters
+    names = names_from(opt.param_groups, named) if recipe.overrides else None
+    _configure(opt, recipe, seed, names, allow_recipe_change)
+    if capturable:
+        configuration.count_on_device(opt.param_groups)
+    hooks = attach(opt, allow_recipe_change)
+    with torch.no_grad():
+        for entry in hooks.entries:
+            if entry.recipe.weight is not None:
+                draw = Draw(opt.param_groups[0][SEED], entry.tensor, 0)
+                entry.parameter.copy_(
+                    rounded_for(entry.parameter, entry.recipe.weight, draw, "initial")
+                )
+    return opt
+
+
+def unquantize_optimizer(opt: OptimizerT) -> OptimizerT:
+    """Take hooks, configuration and accumulators off an optimizer; weights and state keep their
+    values. Returns `opt`.
+
+    ValueError unless it was quantized by `quantize_optimizer`.
+    """
+    if not isinstance(opt, Optimizer) or is_native(opt) or RECIPE not in opt.param_groups[0]:
+        raise ValueError(
+            "opt must be an optimizer that quantize_optimizer was called on, got"
+            f" {type(opt).__name__}"
+        )
+    hooks = opt.__dict__.pop(HOOKS, None)
+    if hooks is not None:
+        hooks.remove()
+    configuration.erase(opt.param_groups)
+    for state in opt.state.values():
+        if isinstance(state, dict):
+            state.pop(ACCUMULATOR, None)
+    opt.defaults = dict(opt.defaults)
+    return opt
+
+
+def attach(opt: Optimizer, allow_recipe_change: bool = False) -> StepHooks:
+    """Hook an optimizer whose param_groups hold the configuration."""
+    hooks = StepHooks(allow_recipe_change)
+    hooks.refresh(opt)
+    hooks.register(opt)
+    setattr(opt, HOOKS, hooks)
+    opt.defaults = Defaults(opt.defaults)
+    _watch_copies()
+    return hooks
+
+
+def is_native(opt: Optimizer) -> bool:
+    """Whether the optimizer quantizes by itself, as our SGD does."""
+    return bool(getattr(type(opt), "quantizes_itself", False))
+
+
+class Defaults(dict[str, Any]):
+    """`Optimizer.defaults` of a quantized optimizer: unpickled, in any process, it has copies
+    hooked.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restore_defaults, (dict(self),)
+
+
+def _restore_defaults(plain: dict[str, Any]) -> Defaults:
+    _watch_copies()
+    return Defaults(plain)
+
+
+@cache
+def _watch_copies() -> None:
+    """From now on copies, whose hooks `Optimizer.__getstate__` drops, get theirs at their first
+    step.
+    """
+    register_optimizer_step_pre_hook(_attach_if_copy)
+
+
+def _attach_if_copy(opt: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if RECIPE in opt.param_groups[0] and not hasattr(opt, HOOKS) and not is_native(opt):
+        _attach_copy(opt)
+
+
+@untraced
+def _attach_copy(opt: Optimizer) -> None:
+    if isinstance(opt, torch.optim.LBFGS) and not hasattr(
+        opt, "_params"
+    ):  # torch's copies lack what its step reads
+        opt._params, opt._numel_cache = opt.param_groups[0]["params"], None
+    attach(opt)
+
+
+def _configure(
+    opt: Optimizer,
+    recipe: Recipe,
+    seed: int,
+    names: list[list[str]] | None,
+    allow_recipe_change: bool,
+) -> None:
+    """Write the configuration, all checked; seed and step are those that a copied or loaded
+    optimizer brings.
+    """
+    trial: configuration.Groups = [
+        {key: group[key] for key in ("params", "param_names") if key in group}
+        for group in opt.param_groups
+    ]
+    configuration.write(trial, recipe, seed, 0, names)
+    for entry in entries(trial):
+        check_entry(entry)
+    step, first = 0, opt.param_groups[0]
+    if configuration.is_configured(opt.param_groups):
+        if not allow_recipe_change:
+            check_same_recipe(first[RECIPE], trial[0][RECIPE])
+        seed, step = first[SEED], first[STEP]
+    configuration.write(opt.param_groups, recipe, seed, step, names)

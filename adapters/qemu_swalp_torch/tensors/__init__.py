@@ -1,0 +1,1 @@
+"""Rounding of PyTorch tensors: autograd, custom operators, counters, sharding."""

@@ -1,0 +1,194 @@
+"""A rounding as plain values, which `torch.compile` can trace, and as one operator, which it keeps
+whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
+
+from qemu_swalp import Format, RandomBits, Rounding
+from qemu_swalp.training import Quantizer
+
+from .arrays import rounded
+from .observers import Label, observe
+
+SIGN = 1 << 63
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def untraced(function: Function) -> Function:
+    """`torch.compile` runs the function as it is, between graphs."""
+    # torch.compiler.disable does the same, and imports the compiler at once.
+    return _disable_dynamo(function)  # type: ignore[return-value]
+
+
+def constant(function: Function) -> Function:
+    """`torch.compile` runs the function once and takes its result for a constant."""
+    # All that torch.compiler.assume_constant_result does, once it has imported the compiler.
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def refuse_capture(what: str, remedy: str) -> None:
+    """RuntimeError while a CUDA graph is captured."""
+    if torch.cuda._initialized and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"{what} cannot be captured in a CUDA graph, whose replays run no Python and would"
+            f" repeat what was counted; {remedy}"
+        )
+
+
+class Rule(NamedTuple):
+    """A quantizer by its string, where its random bits stand, which count for stochastic rounding
+    alone, and for observers whose number it is.
+    """
+
+    quantizer: str
+    seed: int = 0
+    stream: int = 0
+    step: int | Tensor = 0
+    offset: int = 0
+    place: str = ""
+    role: str = ""
+
+
+def rule_of(quantizer: str, random: RandomBits | None) -> Rule:
+    """The rule of a spelled quantizer and its random bits."""
+    if random is None:
+        return Rule(quantizer)
+    return Rule(quantizer, random.seed, random.stream, random.step, random.offset)
+
+
+def apply_rule(x: Tensor, rule: Rule) -> Tensor:
+    """A new tensor, x rounded; without gradient."""
+    if is_traced():
+        result: Tensor = _round(
+            x,
+            rule.quantizer,
+            signed(rule.seed),
+            signed(rule.stream),
+            step_tensor(rule),
+            rule.offset,
+            rule.place,
+            rule.role,
+        )
+        return result
+    quantizer = parsed(rule.quantizer)
+    random = (
+        RandomBits(rule.seed, rule.stream, rule.step, rule.offset)
+        if quantizer.rounding.stochastic
+        else None
+    )
+    observe(Label(rule.place, rule.role), x.detach(), quantizer, random)
+    return rounded(x, quantizer, random)
+
+
+@lru_cache(maxsize=1024)
+def parsed(quantizer: str) -> Quantizer:
+    """The quantizer of a string."""
+    return Quantizer.parse(quantizer)
+
+
+@constant
+def spelled(quantizer: Quantizer | str) -> str:
+    """The string of a quantizer, validated."""
+    return _spelled(quantizer)
+
+
+@lru_cache(maxsize=1024)
+def _spelled(quantizer: Quantizer | str) -> str:
+    return str(Quantizer.parse(quantizer))
+
+
+@constant
+def spelled_pair(format: Format | str, rounding: Rounding | str) -> str:
+    """The string of `Quantizer(format, rounding)`, validated."""
+    return _spelled_pair(format, rounding)
+
+
+@lru_cache(maxsize=1024)
+def _spelled_pair(format: Format | str, rounding: Rounding | str) -> str:
+    return str(Quantizer(format, rounding))
+
+
+def is_stochastic(quantizer: str) -> bool:
+    """Whether a spelled quantizer needs random bits."""
+    return "/stochastic" in quantizer
+
+
+@torch.library.custom_op("qemu_swalp::round", mutates_args=())
+def _round(
+    x: Tensor,
+    quantizer: str,
+    seed: int,
+    stream: int,
+    step: Tensor,
+    offset: int,
+    place: str,
+    role: str,
+) -> Tensor:
+    rule = Rule(quantizer, unsigned(seed), unsigned(stream), known_step(step), offset, place, role)
+    return apply_rule(x, rule).clone(memory_format=torch.contiguous_format)
+
+
+@_round.register_fake
+def _(
+    x: Tensor,
+    quantizer: str,
+    seed: int,
+    stream: int,
+    step: Tensor,
+    offset: int,
+    place: str,
+    role: str,
+) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("qemu_swalp::tick", mutates_args=("count",))
+def tick(count: Tensor) -> Tensor:
+    """A counter's value, before it moves on. An operator, since Inductor's backward would read the
+    counter anew.
+    """
+    value = count.clone()
+    count.add_(1)
+    return value
+
+
+@tick.register_fake
+def _(count: Tensor) -> Tensor:
+    return torch.empty_like(count)
+
+
+def is_traced() -> bool:
+    """Whether operations are being recorded, so that one of ours must be an operator."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+def signed(n: int) -> int:
+    """A seed or stream as operators take it: they have signed integers of 64 bits."""
+    return n - 2 * SIGN if n >= SIGN else n
+
+
+def unsigned(n: int) -> int:
+    """Inverse of `signed`."""
+    return n % (2 * SIGN)
+
+
+def step_tensor(rule: Rule) -> Tensor:
+    """The step as operators take it."""
+    return (
+        rule.step if isinstance(rule.step, Tensor) else torch.full((), rule.step, dtype=torch.int64)
+    )
+
+
+def known_step(step: Tensor) -> int | Tensor:
+    """Inverse of `step_tensor`; the host does not wait for one on a device."""
+    return int(step) if step.is_cpu else step

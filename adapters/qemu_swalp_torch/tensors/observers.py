@@ -1,0 +1,35 @@
+"""Where whatever is rounded can be watched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+from qemu_swalp import RandomBits
+from qemu_swalp.arrays import Array
+from qemu_swalp.training import Quantizer
+
+
+class Label(NamedTuple):
+    """Whose number is rounded: the name of the module or parameter, and the role."""
+
+    place: str
+    role: str
+
+
+Observer: TypeAlias = Callable[[Label, Array, Quantizer, RandomBits | None], None]
+"""Called with what is about to be rounded, and how."""
+
+OBSERVERS: list[Observer] = []
+"""Those who watch at present."""
+
+
+def watched() -> bool:
+    """Whether anybody watches."""
+    return bool(OBSERVERS)
+
+
+def observe(label: Label, x: Array, quantizer: Quantizer, random: RandomBits | None) -> None:
+    """Tell those who watch of a rounding."""
+    for observer in OBSERVERS:
+        observer(label, x, quantizer, random)

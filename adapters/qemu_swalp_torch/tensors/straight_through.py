@@ -1,0 +1,98 @@
+"""Rounding in the forward pass, and of the gradient in the backward pass."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qemu_swalp import Format, RandomBits, Rounding
+from qemu_swalp.training import Quantizer
+
+from .arrays import check_plain
+from .custom_ops import Rule, apply_rule, is_stochastic, rule_of, spelled, spelled_pair
+
+
+def quantize(
+    x: Tensor,
+    format: Format | str | None,
+    rounding: Rounding | str = "nearest_even",
+    *,
+    random: RandomBits | None = None,
+    backward: Quantizer | str | None = None,
+    backward_random: RandomBits | None = None,
+) -> Tensor:
+    """x rounded, with a gradient: straight-through, and rounded itself where `backward` is given.
+
+    a = Q_A(x) forward and e = Q_E(∂L/∂a) backward: steps 1 and 2 of algorithm 2 of Yang et al.
+    2019.
+
+    Parameters
+    ----------
+    x : tensor of any shape; float16, bfloat16, float32 or float64.
+    format, rounding, random : as in `qemu_swalp.quantize`; format None passes x on.
+    backward : Quantizer or `FORMAT/ROUNDING` string for the gradient; None passes it on.
+    backward_random : random bits of the backward rounding, where it is stochastic: another stream
+        than `random`.
+
+    Returns
+    -------
+    tensor of x's shape and dtype.
+
+    Raises
+    ------
+    TypeError : x is no floating tensor, or cannot hold the format.
+    ValueError : stochastic rounding without random bits.
+
+    >>> import torch
+    >>> x = torch.tensor([0.3, 0.7], requires_grad=True)
+    >>> y = quantize(x, "fixed<8,1>", backward="fixed<8,2>/toward_zero")
+    >>> (y * torch.tensor([0.3, 0.6])).sum().backward()
+    >>> y.tolist(), x.grad.tolist()
+    ([0.5, 0.5], [0.25, 0.5])
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"x must be a torch.Tensor, got {type(x).__module__}.{type(x).__qualname__}"
+        )
+    check_plain(x, "x")
+    forward = None if format is None else _rule("random", spelled_pair(format, rounding), random)
+    gradient = (
+        None if backward is None else _rule("backward_random", spelled(backward), backward_random)
+    )
+    return straight_through(x, forward, gradient)
+
+
+def straight_through(x: Tensor, forward: Rule | None, backward: Rule | None) -> Tensor:
+    """`quantize` without checks."""
+    result: Tensor = _StraightThrough.apply(x, forward, backward)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, forward: Rule | None, backward: Rule | None) -> Tensor:
+        ctx.rule = backward
+        return x.clone() if forward is None else apply_rule(x, forward)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        (gradient,) = gradients
+        rule = ctx.rule
+        if rule is None:
+            return gradient, None, None
+        if (
+            torch.is_grad_enabled() and gradient.requires_grad
+        ):  # create_graph=True: straight-through once more
+            return straight_through(gradient, rule, None), None, None
+        return apply_rule(gradient, rule), None, None
+
+
+def _rule(name: str, quantizer: str, random: RandomBits | None) -> Rule:
+    if is_stochastic(quantizer) and random is None:
+        raise ValueError(
+            f"{quantizer} needs {name}=RandomBits(seed, stream, step), with another stream for"
+            " every tensor and direction and another step for every call"
+        )
+    return rule_of(quantizer, random)

@@ -1,0 +1,38 @@
+"""Checks of arguments: the error gives the argument, the value and what is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def check_int(name: str, value: object, low: int, high: int) -> None:
+    """Raise unless `value` is an int (not a bool) with low ≤ value ≤ high."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer from {low} to {high}, got {value!r}")
+    if not low <= value <= high:
+        raise ValueError(f"{name} must be from {low} to {high}, got {value}")
+
+
+def check_bool(name: str, value: object) -> None:
+    """Raise unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise unless `value` is one of `choices`; suggest the nearest."""
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(
+            f"{name} must be one of {', '.join(choices)}, got"
+            f" {value!r}{suggestion(str(value), choices)}"
+        )
+
+
+def suggestion(text: str, choices: Iterable[str], cutoff: float = 0.6) -> str:
+    """ "; did you mean …?" with the choice nearest to the text; "" where none is near
+    (`difflib.get_close_matches`).
+    """
+    from difflib import get_close_matches  # late: no call that succeeds needs it
+
+    near = get_close_matches(text, list(choices), 1, cutoff)
+    return f"; did you mean {near[0]!r}?" if near else ""

@@ -1,0 +1,89 @@
+"""JAX, eager and traced. 32-bit arithmetic only unless the user has enabled x64."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from ._numpy import INTEGER, NumpyNamespace
+from .namespace import Array, Table
+
+
+class JaxNamespace(NumpyNamespace):
+    name = "jax"
+
+    def owns(self, x: object) -> bool:
+        return isinstance(x, jax.Array)
+
+    def concrete(self, x: Array) -> bool:
+        return not isinstance(x, jax.core.Tracer)
+
+    def bits(self, x: Array) -> Array:
+        return lax.bitcast_convert_type(x, INTEGER[x.dtype.itemsize * 8])
+
+    def floats(self, bits: Array, dtype: str) -> Array:
+        return lax.bitcast_convert_type(bits, jnp.dtype(dtype))
+
+    def float_bits(self, n: Array) -> Array:
+        return self.bits(n.astype(f"float{self.width(n)}"))
+
+    def cast(self, x: Array, width: int) -> Array:
+        if width == 64 and not jax.config.jax_enable_x64:
+            raise TypeError(
+                "this needs 64-bit integers, which JAX has only after "
+                'jax.config.update("jax_enable_x64", True)'
+            )
+        return super().cast(x, width)
+
+    def table(self, values: Table, width: int, like: Array) -> Array:
+        return jnp.asarray(np.asarray(values, INTEGER[width]))
+
+    def lanes(self, first: Any, skipped: Any, count: int | Array, like: Array) -> Array:
+        # A block for each element, on rows of four: XLA is many times slower at interleaving the
+        # words of a block than at computing it four times, and slower still in
+        # `lax.rng_bit_generator`.
+        rows = (-(-count // 4), 4)
+        return lax.broadcasted_iota("uint32", rows, 0) + (
+            first + (self._column(rows, skipped) >> 2)
+        )
+
+    def _column(self, rows: tuple[int, int], skipped: Any) -> Array:
+        return lax.broadcasted_iota("uint32", rows, 1) + skipped
+
+    def multiply_wide(self, lanes: Array, factor: int) -> tuple[Array, Array]:
+        if jax.device_count() == 1:
+            return lax.mulhi(lanes, lax.full_like(lanes, factor)), lanes * np.uint32(factor)
+        # XLA's partitioner for several devices does not know mulhi (JAX 0.10.2): long
+        # multiplication of 16-bit halves.
+        low, high = np.uint32(factor & 0xFFFF), np.uint32(factor >> 16)
+        a, b = lanes & 0xFFFF, lanes >> 16
+        middle = a * high + (a * low >> 16)
+        carried = b * low + (middle & 0xFFFF)
+        return b * high + (middle >> 16) + (carried >> 16), lanes * np.uint32(factor)
+
+    def words(self, lanes: Sequence[Array], skipped: Any, count: int | Array) -> Array:
+        word = self._column(lanes[0].shape, skipped) & 3
+        even, odd = (jnp.where(word < 2, lanes[i], lanes[i + 2]) for i in (0, 1))
+        return self.bits(jnp.where(word & 1 == 0, even, odd)).reshape(-1)[:count]
+
+    def run(self, program: Callable[..., Any], settings: tuple[Any, ...], *arrays: Any) -> Any:
+        return _compiled(program, settings, *arrays)
+
+    def write(self, out: Array, result: Array) -> Array:
+        raise TypeError(
+            "out= is not possible: JAX arrays cannot be written; use the returned array"
+        )
+
+
+NAMESPACE = JaxNamespace(jnp)
+
+
+@partial(jax.jit, static_argnums=(0, 1), inline=True)
+def _compiled(program: Callable[..., Any], settings: tuple[Any, ...], *arrays: Any) -> Any:
+    return program(NAMESPACE, *settings, *arrays)

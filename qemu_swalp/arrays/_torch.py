@@ -1,0 +1,161 @@
+"""PyTorch, on any device. It lacks arithmetic on uint32, so Philox lanes are int64."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from .namespace import Array, Namespace, Table
+
+INTEGER = {16: torch.int16, 32: torch.int32, 64: torch.int64}
+UNSIGNED = {8: torch.uint8, 16: torch.uint16, 32: torch.uint32}
+FLOAT = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+MASK = 0xFFFFFFFF
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+
+
+@lru_cache(maxsize=1024)
+def _kept_table(data: bytes, kind: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A table on a device. A copy from the host for each call would wait for the device, and CUDA
+    graphs take none.
+    """
+    return torch.as_tensor(np.frombuffer(data, kind).copy(), dtype=dtype, device=device)
+
+
+class TorchNamespace(Namespace):
+    name = "torch"
+
+    def owns(self, x: object) -> bool:
+        return isinstance(x, torch.Tensor)
+
+    def dtype(self, x: Array) -> str:
+        return str(x.dtype).removeprefix("torch.")
+
+    def shape(self, x: Array) -> tuple[int, ...]:
+        return tuple(x.shape)
+
+    def bits(self, x: Array) -> Array:
+        return x.detach().view(INTEGER[x.element_size() * 8])
+
+    def floats(self, bits: Array, dtype: str) -> Array:
+        return bits.view(FLOAT[dtype])
+
+    def converted(self, x: Array, dtype: str) -> Array | None:
+        return x.detach().to(FLOAT[dtype])
+
+    def cast(self, x: Array, width: int) -> Array:
+        return x.to(INTEGER[width])
+
+    def unsigned(self, x: Array, width: int) -> Array:
+        return x.to(UNSIGNED[width])
+
+    def signed(self, x: Array, width: int) -> Array:
+        return x.to(torch.int8 if width == 8 else torch.int16)
+
+    def float_bits(self, n: Array) -> Array:
+        return n.to(FLOAT[f"float{self.width(n)}"]).view(n.dtype)
+
+    def shift_left(self, x: Array, count: Array | int) -> Array:
+        return x << count
+
+    def shift_right(self, x: Array, count: Array | int) -> Array:
+        return x >> count
+
+    def select(self, mask: Array, a: Array | int, b: Array | int) -> Array:
+        return torch.where(mask, a, b)
+
+    def maximum(self, a: Any, b: Any) -> Array:
+        array, bound = (b, a) if isinstance(a, int) else (a, b)
+        return torch.clamp(array, min=bound)
+
+    def minimum(self, a: Any, b: Any) -> Array:
+        array, bound = (b, a) if isinstance(a, int) else (a, b)
+        return torch.clamp(array, max=bound)
+
+    def abs(self, x: Array) -> Array:
+        return torch.abs(x)
+
+    def sqrt(self, x: Array) -> Array:
+        return torch.sqrt(x)
+
+    def table(self, values: Table, width: int, like: Array) -> Array:
+        device = None if like is None else like.device
+        if type(like) is torch.Tensor and not like.is_cpu and not _is_traced():
+            array = np.asarray(values)
+            return _kept_table(array.tobytes(), str(array.dtype), INTEGER[width], device)
+        return torch.as_tensor(values, dtype=INTEGER[width], device=device)
+
+    def gather(self, table: Array, index: Array) -> Array:
+        return table[index.to(torch.int64)]
+
+    def searchsorted(self, values: Table, x: Array) -> Array:
+        table = self.table(values, self.width(x), x)
+        return torch.searchsorted(table, x.contiguous(), right=True).to(x.dtype)
+
+    def width(self, x: Array) -> int:
+        return int(x.element_size()) * 8
+
+    def zeros(self, shape: Sequence[int], like: Array) -> Array:
+        return torch.zeros(tuple(shape), dtype=like.dtype, device=like.device)
+
+    def reshape(self, x: Array, shape: Sequence[int]) -> Array:
+        return x.reshape(tuple(shape))
+
+    def broadcast(self, x: Array | int, shape: Sequence[int]) -> Array:
+        return torch.broadcast_to(torch.as_tensor(x), tuple(shape))
+
+    def max_over(self, x: Array, axes: Sequence[int]) -> Array:
+        return torch.amax(x, dim=tuple(axes), keepdim=True)
+
+    def pad_end(self, x: Array, axis: int, count: int) -> Array:
+        return torch.nn.functional.pad(x, (0, 0) * (x.ndim - 1 - axis) + (0, count))
+
+    def repeat(self, x: Array, count: int, axis: int) -> Array:
+        return x.repeat_interleave(count, dim=axis)
+
+    def any(self, mask: Array) -> bool:
+        return bool(mask.any())
+
+    def lane(self, word: Any) -> Any:
+        return word.to(torch.int64) if isinstance(word, torch.Tensor) else word
+
+    def lanes(self, first: Any, skipped: Any, count: int | Array, like: Array) -> Array:
+        return torch.arange(
+            first, first + -(-(count + skipped) // 4), dtype=torch.int64, device=like.device
+        )
+
+    def multiply_wide(self, lanes: Array, factor: int) -> tuple[Array, Array]:
+        # Only the low 32 bits of a lane count; the product may wrap to a negative int64: its bits
+        # are right.
+        product = lanes.bitwise_and_(MASK).mul_(factor)
+        return product >> 32, product
+
+    def words(self, lanes: Sequence[Array], skipped: Any, count: int | Array) -> Array:
+        return (
+            torch.stack(list(lanes), dim=-1).reshape(-1)[skipped : skipped + count].to(torch.int32)
+        )
+
+    def host(self, x: Array) -> np.ndarray:
+        here: np.ndarray = (
+            x.detach().to("cpu", torch.float32 if x.dtype == torch.bfloat16 else x.dtype).numpy()
+        )
+        return here
+
+    def write(self, out: Array, result: Array) -> Array:
+        with torch.no_grad():
+            return out.copy_(result)
+
+
+NAMESPACE = TorchNamespace()

@@ -1,1 +1,0 @@
-"""The array program: one rounding algorithm in integer arithmetic, the same for every array library."""

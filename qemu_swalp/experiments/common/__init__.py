@@ -1,0 +1,1 @@
+"""What the experiments share: settings, data, runs, reports, pictures."""

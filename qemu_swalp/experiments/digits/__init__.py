@@ -1,0 +1,6 @@
+"""SWALP on scikit-learn's 8×8 digits, in a minute or two."""
+
+from .run import run
+from .settings import Settings
+
+__all__ = ["Settings", "run"]

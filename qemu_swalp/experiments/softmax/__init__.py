@@ -1,0 +1,1 @@
+"""Softmax regression on the core, on PyTorch and on Keras."""

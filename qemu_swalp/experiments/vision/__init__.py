@@ -1,0 +1,36 @@
+"""Networks on image data with every number in low precision: one training engine for all of them,
+on PyTorch.
+
+`settings` and `presets` say what can be chosen, `datasets`, `cifar`, `imagenet` and `models` what
+is trained on what, `session` is one training run, `runs` and `swap` are the kinds of it, `journal`
+keeps them through interruptions, `tables` shows them beside `paper_results`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from ..common.report import Outcome
+from .presets import PRESETS, settings_of
+
+__all__ = ["PRESETS", "Experiment", "experiment"]
+
+
+class Experiment(NamedTuple):
+    """What a module of an experiment has."""
+
+    Settings: type[Any]
+    run: Callable[[Any], Outcome]
+
+
+def experiment(name: str) -> Experiment:
+    """The experiment of that name. Importing PyTorch waits until it runs."""
+    return Experiment(settings_of(name), partial(_run, name))
+
+
+def _run(name: str, settings: Any) -> Outcome:
+    import_module("qemu_swalp_torch")  # whose ImportError says what to install
+    return import_module(".run", __name__).run(name, settings)  # type: ignore[no-any-return]

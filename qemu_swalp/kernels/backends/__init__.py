@@ -1,0 +1,1 @@
+"""How each array library hands its arrays to the compiled kernels."""

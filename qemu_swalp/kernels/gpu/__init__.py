@@ -1,0 +1,1 @@
+"""The kernels on a GPU, compiled and launched by CuPy."""

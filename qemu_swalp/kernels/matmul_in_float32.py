@@ -1,0 +1,97 @@
+"""Which products of float32 matrices come out in float32 as they do in float64 (clauses SUM).
+
+Those whose products take at most 24 bits within float32's range, so that they are exact there;
+whose sums are rounded at once, so that all that is added is exact; where rounding to odd at 24
+bits, in place of 53, cannot be told, which takes two bits beyond the format's and the random ones
+(Boldo and Melquiond 2008, theorem 1); and which stay below 2^127.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from ..arrays.dtypes import SOURCE_DTYPES
+from ..formats import BinadeFormat
+from .plan import Rule
+
+SINGLE = SOURCE_DTYPES["float32"]
+MOST = 126
+"""Two numbers below 2^126 add up to one below 2^127."""
+
+
+def limit_of(products: Rule | None, sums: list[Rule], terms: int) -> int | None:
+    """The greatest binade of products with which float32 may do, each partial sum being rounded;
+    None: with none.
+    """
+    rounded = sums if products is None else [products, *sums]
+    if not all(map(_held, rounded)) or not all(map(_shows, sums)):
+        return None
+    return (
+        MOST - 2 if all(map(_is_small, rounded)) else min(MOST - 2, _small_products(rounded, terms))
+    )
+
+
+def suffices(a: np.ndarray, b: np.ndarray, limit: int) -> bool:
+    """Whether float32 does for a·b, contiguous float32 arrays with elements, by what `limit_of`
+    says.
+    """
+    bits, least, most = (one + other for one, other in zip(_span(a), _span(b), strict=True))
+    return bits <= SINGLE.precision and least >= SINGLE.least_exponent and most <= limit
+
+
+def _held(rule: Rule) -> bool:
+    f: Any = rule.format
+    return (
+        isinstance(f, BinadeFormat)
+        and f.precision <= SINGLE.precision
+        and f.least_exponent >= SINGLE.least_exponent
+        and max(f.max, -f.min) <= SINGLE.max
+    )
+
+
+def _shows(rule: Rule) -> bool:
+    precision: int = rule.format.precision  # type: ignore[attr-defined]
+    return precision + rule.rounding.random_bits + 2 <= SINGLE.precision
+
+
+def _is_small(rule: Rule) -> bool:
+    f: Any = rule.format
+    return bool(max(f.max, -f.min) < 2.0**MOST)
+
+
+def _small_products(rules: list[Rule], terms: int) -> int:
+    """The greatest binade of so many finite products with which all sums stay below 2^126.
+
+    A rounding to p bits makes a number at most 1 + u times as large, u = 2^(1 - p), or the least
+    positive one. Each product, below 2^(binade + 2), meets at most 2·terms roundings of sums, and
+    e^(2·terms·u) bounds what these make of it; its own doubles it.
+    """
+    formats: list[Any] = [rule.format for rule in rules]
+    growth = math.log2(4 * terms) + 2 * terms * max(
+        2.0 ** (1 - f.precision) for f in formats
+    ) * math.log2(math.e)
+    if growth + max(math.log2(f.min_positive) for f in formats) >= MOST:
+        return -2 * MOST
+    binade: int = math.floor(max(-2.0 * MOST, MOST - growth - 3))
+    return binade
+
+
+def _span(x: np.ndarray) -> tuple[int, int, int]:
+    """(bits, binade of the last of them, greatest binade) that hold all numbers, or more.
+
+    Subnormal numbers count as of the binade below, with a leading bit; infinities and NaN as of the
+    binade above.
+    """
+    magnitudes = x.reshape(-1).view(np.uint32) & 0x7FFFFFFF
+    numbers = magnitudes[magnitudes != 0]
+    if not numbers.size:
+        return 0, 0, 0
+    least, most = (
+        (int(end) >> SINGLE.mantissa) - SINGLE.bias for end in (numbers.min(), numbers.max())
+    )
+    used = int(np.bitwise_or.reduce(numbers)) & 0x7FFFFF | 1 << SINGLE.mantissa
+    bits = SINGLE.precision - ((used & -used).bit_length() - 1)
+    return bits, least - (bits - 1), most

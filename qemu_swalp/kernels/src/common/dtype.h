@@ -1,0 +1,101 @@
+// Source dtypes taken apart into integers and put together again (clause SRC-1); the C++ of
+// `carriers.py`.
+#pragma once
+#include "common/portable.h"
+
+QS_BEGIN
+
+/// Layout of a source dtype. Lane: unsigned integers that it is computed in. Wide: twice as many
+/// bits.
+template <class StoredType, class LaneType, class WideType, int MantissaBits, int ExponentBias>
+struct Carrier {
+  using Stored = StoredType;
+  using Lane = LaneType;
+  using Wide = WideType;
+  static constexpr int mantissa = MantissaBits, bias = ExponentBias;
+  static constexpr int storage = 8 * sizeof(Stored), width = 8 * sizeof(Lane);
+  /// Mantissa bits of the float32 or float64 in which integers of `width` are normalized.
+  static constexpr int significand = width == 32 ? 23 : 52;
+  static constexpr int least_exponent = 1 - bias - mantissa;
+  static constexpr Lane sign = Lane(1) << (storage - 1);
+  static constexpr Lane infinity = sign - (Lane(1) << mantissa);
+  static constexpr Lane nan = infinity + (Lane(1) << (mantissa - 1));
+  static constexpr Lane hidden = Lane(1) << significand;
+};
+
+using Half = Carrier<uint16_t, uint32_t, uint64_t, 10, 15>;
+using BFloat = Carrier<uint16_t, uint32_t, uint64_t, 7, 127>;
+using Single = Carrier<uint32_t, uint32_t, uint64_t, 23, 127>;
+using Double = Carrier<uint64_t, uint64_t, uint128, 52, 1023>;
+
+/// A positive number: significand·2^(exponent - C::significand), the hidden bit set. Zero:
+/// significand 0.
+template <class C>
+struct Number {
+  int exponent;
+  typename C::Lane significand;
+};
+
+/// Binade of an integer n > 0.
+QS_FUNCTION int lead(uint32_t n) { return 31 - leading_zeros(n); }
+QS_FUNCTION int lead(uint64_t n) { return 63 - leading_zeros(n); }
+QS_FUNCTION int lead(uint128 n) {
+  return n >> 64 ? 64 + lead(uint64_t(n >> 64)) : lead(uint64_t(n));
+}
+
+/// sig·2^ulp as a number; sig of at most C::significand + 1 bits, or a multiple of a power of two
+/// that leaves no more.
+template <class C>
+QS_FUNCTION Number<C> number(typename C::Lane sig, int ulp) {
+  if (sig == 0) return {0, 0};
+  const int e = lead(sig), up = C::significand - e;
+  return {e + ulp, up >= 0 ? sig << up : sig >> -up};
+}
+
+/// The number with these magnitude bits, which are not those of infinity or NaN.
+template <class C>
+QS_FUNCTION Number<C> number_of_bits(typename C::Lane magnitude) {
+  const auto field = magnitude >> C::mantissa;
+  const auto base = (field > 1 ? field - 1 : 0) << C::mantissa;
+  return number<C>(magnitude - base, int(field > 1 ? field : 1) + C::least_exponent - 1);
+}
+
+/// Magnitude bits of a number, cut toward zero to the dtype (clause SRC-2).
+template <class C>
+QS_FUNCTION typename C::Lane join(Number<C> x) {
+  using Lane = typename C::Lane;
+  if (x.significand == 0) return 0;
+  const int field = x.exponent + C::bias;
+  if (field >= 2 * C::bias + 1) return C::infinity - 1;
+  if (field > 0)
+    return (Lane(field - 1) << C::mantissa) + (x.significand >> (C::significand - C::mantissa));
+  const int down = C::significand - C::mantissa + 1 - field;
+  return down < C::width ? x.significand >> down : 0;
+}
+
+/// Magnitude bits of sig·2^ulp rounded to nearest even; infinity beyond the range. `more`: whether
+/// something less than one unit of sig is left of the number.
+template <class C, class Integer>
+QS_FUNCTION typename C::Lane pack(Integer sig, int ulp, bool more = false) {
+  using Lane = typename C::Lane;
+  if (sig == 0) return 0;
+  const int e = lead(sig) + ulp;
+  const int q = e - C::mantissa > C::least_exponent ? e - C::mantissa : C::least_exponent;
+  const int shift = q - ulp;
+  Lane n;
+  if (shift <= 0) {
+    n = Lane(sig) << -shift;
+  } else if (shift > 8 * int(sizeof(Integer))) {
+    n = 0;
+  } else {
+    const Integer half = Integer(1) << (shift - 1), below = sig & (half - 1);
+    n = shift == 8 * int(sizeof(Integer)) ? 0 : Lane(sig >> shift);
+    n += (sig & half) && (below || more || (n & 1));
+  }
+  // n holds the hidden bit of a normal number, so this is right for subnormals and after a carry
+  // too.
+  const int field = q - C::least_exponent;
+  return field >= 2 * C::bias ? C::infinity : (Lane(field) << C::mantissa) + n;
+}
+
+QS_END

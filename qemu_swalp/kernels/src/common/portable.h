@@ -1,0 +1,117 @@
+// What host and device compilers spell differently.
+#pragma once
+#if defined(__CUDACC_RTC__)
+using int32_t = int;
+using uint16_t = unsigned short;
+using uint32_t = unsigned int;
+using int64_t = long long;
+using uint64_t = unsigned long long;
+#else
+#include <cstdint>
+#include <cstring>
+#endif
+
+// Instruction sets are compiled apart: the same names, but each in a namespace of its own, or the
+// linker would take one for the other.
+#ifndef QS_VARIANT
+#define QS_VARIANT common
+#endif
+#define QS_BEGIN         \
+  namespace qemu_swalp { \
+  inline namespace QS_VARIANT {
+#define QS_END \
+  }            \
+  }
+
+// QS_INLINE is for what runs for each element of a vector loop, where a call would cost more than
+// the work.
+#if defined(__CUDACC__)
+#define QS_FUNCTION __host__ __device__ inline
+#define QS_INLINE __host__ __device__ __forceinline__
+#else
+#define QS_FUNCTION inline
+#define QS_INLINE inline __attribute__((always_inline))
+#endif
+
+QS_BEGIN
+
+using uint128 = unsigned __int128;
+
+QS_FUNCTION int leading_zeros(uint32_t n) {
+#if defined(__CUDA_ARCH__)
+  return __clz(int(n));
+#else
+  return __builtin_clz(n);
+#endif
+}
+
+QS_FUNCTION int leading_zeros(uint64_t n) {
+#if defined(__CUDA_ARCH__)
+  return __clzll((long long)n);
+#else
+  return __builtin_clzll(n);
+#endif
+}
+
+template <class T>
+QS_INLINE T least_of(T a, T b) {
+  return a < b ? a : b;
+}
+template <class T>
+QS_INLINE T greatest_of(T a, T b) {
+  return a > b ? a : b;
+}
+
+// Arithmetic that is written once for a lane and for a vector of lanes.
+
+/// Lane, signed counterpart and mask of a lane or vector V.
+template <class V>
+struct Kind;
+template <>
+struct Kind<uint32_t> {
+  using Lane = uint32_t;
+  using Signed = int32_t;
+  using Mask = bool;
+};
+template <>
+struct Kind<uint64_t> {
+  using Lane = uint64_t;
+  using Signed = int64_t;
+  using Mask = bool;
+};
+
+template <class V>
+using lane_of = typename Kind<V>::Lane;
+template <class V>
+using mask_of = typename Kind<V>::Mask;
+
+template <class V>
+QS_INLINE typename Kind<V>::Signed signed_of(V x) {
+  return (typename Kind<V>::Signed)x;
+}
+
+/// a where the mask holds, else b.
+template <class V>
+QS_INLINE V select(mask_of<V> mask, V a, V b) {
+  return mask ? a : b;
+}
+
+/// The lesser and the greater of signed lanes, in the words that compilers know as one instruction.
+template <class V>
+QS_INLINE V lesser(V a, V b) {
+  const auto x = signed_of(a), y = signed_of(b);
+  return V(x < y ? x : y);
+}
+template <class V>
+QS_INLINE V greater(V a, V b) {
+  const auto x = signed_of(a), y = signed_of(b);
+  return V(x > y ? x : y);
+}
+
+/// 1 where the mask holds, else 0.
+template <class V>
+QS_INLINE V one_where(mask_of<V> mask) {
+  return select<V>(mask, V() + 1, V());
+}
+
+QS_END

@@ -1,0 +1,79 @@
+// Which neighbour is taken (clause RND-4); the C++ of `rounding.py`.
+//
+// V is the unsigned integer of a carrier, or on a CPU a vector of such; what a comparison of V
+// gives is a mask.
+#pragma once
+#include "common/portable.h"
+
+QS_BEGIN
+
+enum class Mode : int32_t {
+  nearest_even,
+  nearest_away,
+  toward_zero,
+  toward_positive,
+  toward_negative,
+  to_odd,
+  stochastic_a,
+  stochastic_b,
+  stochastic_c,
+};
+
+/// A mode that is known when the program is compiled. Functions take M, which is this or Mode: one
+/// body for both.
+template <Mode value>
+struct Known {
+  QS_INLINE constexpr operator Mode() const { return value; }
+};
+
+QS_INLINE constexpr bool is_stochastic(Mode mode) { return mode >= Mode::stochastic_a; }
+
+/// A fraction ν in two words: ν·2^width = high + low/2^width; the last bit of `low` may stand for
+/// all that is left.
+template <class V>
+struct Fraction {
+  V high, low;
+};
+
+/// ν = sig/2^shift - ⌊sig/2^shift⌋ for 0 ≤ shift < 2·width; sig has at most width - 4 bits, so
+/// where the shift was cut to 2·width - 1, ν is so small that `low` only has to be non-zero with a
+/// clear top bit.
+template <class V>
+QS_INLINE Fraction<V> fraction_of(V sig, V shift) {
+  using Lane = lane_of<V>;
+  constexpr Lane width = 8 * sizeof(Lane), most = width - 1;
+  const auto inside = signed_of(shift) < signed_of(V() + width);
+  const V left = (sig << 1) << ((most - shift) & most), right = sig >> ((shift - width) & most);
+  const V rest = (sig << 1) << ((2 * width - 1 - shift) & most);
+  return {select<V>(inside, left, right), select<V>(inside, V(), rest)};
+}
+
+/// Whether the candidate away from zero is taken. odd, negative: 0 or 1. word: the random word in
+/// the top 32 bits. kept: mask of the top N bits.
+template <class M, class V>
+QS_INLINE mask_of<V> goes_away(M mode, Fraction<V> nu, V odd, V negative, V word, lane_of<V> kept) {
+  using Lane = lane_of<V>;
+  constexpr Lane top = Lane(1) << (8 * sizeof(Lane) - 1);
+  const V high = nu.high, low = nu.low, none = V();
+  if (mode == Mode::nearest_away) return signed_of(high) < signed_of(none);
+  if (mode == Mode::nearest_even) {
+    return signed_of(high ^ top) > signed_of(none - (odd | one_where<V>(low != none)));
+  }
+  if (mode == Mode::toward_positive) return ((high | low) != none) & (negative == none);
+  if (mode == Mode::toward_negative) return ((high | low) != none) & (negative != none);
+  if (mode == Mode::to_odd) return ((high | low) != none) & (odd == none);
+  if (mode == Mode::toward_zero) return high != high;
+  const V floor = high & kept, sum = floor + (word & kept);
+  const auto carry = signed_of(sum ^ top) < signed_of(floor ^ top);
+  if (mode == Mode::stochastic_a) return carry;
+  const Lane last = kept & (Lane(0) - kept),
+             next = last >> 1;  // weights 2^-N and 2^-(N+1); next is 0 where N = width
+  auto up = next ? (high & next) != none : (low & top) != none;
+  if (mode == Mode::stochastic_c) {
+    const V below = next ? (high & (next - 1)) | low : low & (top - 1);
+    up = up & ((below | (high & last)) != none);
+  }
+  return carry | (up & (sum == none + kept));
+}
+
+QS_END

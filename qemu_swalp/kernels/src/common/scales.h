@@ -1,0 +1,265 @@
+// The scales of blocks, by every rule (clauses BLK-3, BLK-7 to BLK-11); the C++ of
+// `engine/scales.py`, `published.py`.
+#pragma once
+#include "common/quotient.h"
+
+QS_BEGIN
+
+enum class Rule : int32_t {
+  floor,
+  ceil,
+  rceil,
+  even,
+  nearest,
+  minmax,
+  two_nearest,
+  transformer_engine,
+  torchao
+};
+
+QS_FUNCTION constexpr bool is_power(Rule rule) { return rule <= Rule::even; }
+QS_FUNCTION constexpr bool is_two_level(Rule rule) { return rule >= Rule::two_nearest; }
+QS_FUNCTION constexpr bool is_published(Rule rule) { return rule >= Rule::transformer_engine; }
+
+/// What is known of the scales of a block format.
+struct Scaling {
+  Rule rule;
+  int32_t least_power, greatest_power;  // of scales that are powers of two
+  int32_t even_bits;                    // bits after the leading one that rule `even` keeps
+  int32_t spreads_nan;
+  uint32_t element_max32, scale_max32, scale_least32,
+      full_range32;  // float32 bits: element max, scale max and least, M·max
+  Element scale;  // the format of other scales, as positive numbers of the carrier (two levels: of
+                  // float32)
+};
+
+/// What is found of a block before its scale: magnitude bits.
+template <class C>
+struct Extremes {
+  typename C::Lane amax;  // rule minmax: of the positive elements
+  typename C::Lane low;   // rule minmax: of the negative ones
+  typename C::Lane nan;   // 1 where the block has a NaN that spreads
+};
+
+/// A block's scale.
+template <class C>
+struct Scale {
+  int power;         // S of 2^S
+  Number<C> number;  // any other
+  uint32_t inverse;  // float32 bits by which the published rules multiply
+  typename C::Lane zero_point;
+  typename C::Lane nan;
+};
+
+/// S of a block (BLK-3, BLK-7).
+template <class C>
+QS_FUNCTION int power_of(typename C::Lane amax, const Element& f, const Scaling& scaling) {
+  if (amax == 0) return scaling.least_power;
+  const Number<C> x = number_of_bits<C>(amax);
+  int s = x.exponent - f.max_exponent;
+  if (scaling.rule == Rule::ceil) s += x.significand != C::hidden;
+  if (scaling.rule == Rule::rceil) s += x.significand > f.max_significand;
+  if (scaling.rule == Rule::even && scaling.even_bits < C::significand)
+    s += x.significand >= 2 * C::hidden - (C::hidden >> (scaling.even_bits + 1));
+  return greatest_of(scaling.least_power, least_of(scaling.greatest_power, s));
+}
+
+template <class C>
+QS_FUNCTION Number<C> scale_of_quotient(typename C::Lane sig, int ulp, Number<C> divisor,
+                                        const Element& scale) {
+  return in_range(round_quotient<C>(Mode::nearest_even, sig, ulp, divisor, scale, 0, 0, 0), scale);
+}
+
+/// more + less, magnitude bits with more ≥ less, in the scale's format. Three bits below the
+/// greater number's last, the lowest of them set where anything is left: enough to round once.
+template <class C>
+QS_FUNCTION Number<C> sum_in(const Element& scale, typename C::Lane more, typename C::Lane less) {
+  using Lane = typename C::Lane;
+  const Number<C> a = number_of_bits<C>(more), b = number_of_bits<C>(less);
+  const int down = greatest_of(0, least_of(a.exponent - b.exponent, int(C::width) - 1));
+  const Lane addend = less == 0 ? 0 : b.significand * 8;
+  Lane kept = addend >> down;
+  kept |= (kept << down) != addend;
+  const Lane total = a.significand * 8 + kept;
+  const int ulp = a.exponent - C::significand - 3;
+  const int q = greatest_of(ulp, quantum(scale, lead(total) + ulp));
+  const Lane shift = Lane(
+      least_of(q - ulp, int(C::width) - 1));  // at most width - 3 bits: below 1/2 from there on
+  const Fraction<Lane> nu = {shift ? total << (C::width - shift) : 0, 0};
+  Lane n = total >> shift;
+  n += goes_away(Mode::nearest_even, nu, Lane(n & 1), Lane(0), Lane(0), Lane(0)) ? 1 : 0;
+  return in_range(number<C>(n, q), scale);
+}
+
+/// A rounded magnitude that is an integer, or beyond 2^significand.
+template <class C>
+QS_FUNCTION typename C::Lane integer_of(Number<C> x) {
+  if (x.significand == 0) return 0;
+  const int down = C::significand - x.exponent;
+  return x.significand >> greatest_of(0, least_of(down, int(C::significand)));
+}
+
+/// float32 magnitude bits in the format of scales, nearest even, saturating.
+template <class V>
+QS_FUNCTION V in_format(V magnitude, const Element& scale);
+template <>
+QS_FUNCTION uint32_t in_format(uint32_t magnitude, const Element& scale) {
+  return round_element<Single, Shape::any>(Mode::nearest_even, magnitude, 0u,
+                                           steps_of<Single>(scale, 0), scale, 0);
+}
+
+template <class C>
+QS_FUNCTION Number<C> number_of_scale32(uint32_t bits) {
+  const Number<Single> x = number_of_bits<Single>(bits);
+  return {x.exponent, typename C::Lane(x.significand) << (C::significand - Single::significand)};
+}
+
+/// What the blocks of an array under two levels of scales have in common: float32 bits.
+struct Above {
+  uint32_t second;   // the array's scale; transformer_engine: the amax of the array
+  uint32_t factor;   // transformer_engine: what amax is multiplied by
+  uint32_t inverse;  // 1 over the array's scale; transformer_engine: over e
+  uint32_t share;    // transformer_engine: 1/(M·max)
+};
+
+QS_FUNCTION Above above_blocks(uint32_t whole, const Scaling& scaling) {
+  if (scaling.rule == Rule::two_nearest) {
+    return {greatest_of(divide32(divide32(whole, scaling.element_max32), scaling.scale_max32), 1u),
+            0, 0, 0};
+  }
+  if (scaling.rule == Rule::transformer_engine) {
+    const uint32_t encode =
+        whole == 0 ? one32 : least_of(divide32(scaling.full_range32, whole), largest32);
+    return {whole, multiply32(encode, divide32(one32, scaling.element_max32)),
+            divide32(one32, encode), divide32(one32, scaling.full_range32)};
+  }
+  const uint32_t second = divide32(whole, scaling.full_range32);
+  return {second, 0, divide32(one32, second), 0};
+}
+
+/// float32 bits of blocks' scales under one of the whole array, and of what the published rules
+/// multiply by.
+template <class V>
+struct TwoLevels {
+  V scale, inverse;
+};
+
+/// BLK-9, BLK-11. amax: float32 bits.
+template <class V>
+QS_FUNCTION TwoLevels<V> two_levels(V amax, const Above& above, const Scaling& scaling) {
+  const V none{}, greatest = none + largest32, second = none + above.second;
+  V scale, inverse{};
+  if (scaling.rule == Rule::two_nearest) {
+    const V wanted =
+        lesser<V>(divide32<V>(divide32<V>(amax, none + scaling.element_max32), second), greatest);
+    const V block = greater<V>(in_format<V>(wanted, scaling.scale), none + scaling.scale_least32);
+    scale = greater<V>(multiply32<V>(block, second), none + 1);
+  } else if (scaling.rule == Rule::transformer_engine) {
+    const V block =
+        in_format<V>(lesser<V>(multiply32<V>(amax, none + above.factor), greatest), scaling.scale);
+    inverse =
+        lesser<V>(divide32<V>(none + one32, multiply32<V>(block, none + above.inverse)), greatest);
+    scale = multiply32<V>(multiply32<V>(block, second), none + above.share);
+  } else {
+    const V least = none + 0x3C800000u;  // 2^-6
+    const V wanted = divide32<V>(divide32<V>(amax, none + scaling.element_max32), second);
+    const V block = in_format<V>(greater<V>(least, lesser<V>(wanted, none + scaling.scale_max32)),
+                                 scaling.scale);
+    inverse = divide32<V>(none + above.inverse, block);
+    scale = multiply32<V>(block, second);
+  }
+  return {lesser<V>(scale, greatest), inverse};
+}
+
+/// The scale of a block that these are of.
+template <class C>
+QS_FUNCTION Scale<C> scale_of_two(uint32_t scale, uint32_t inverse, typename C::Lane nan) {
+  return {0, number_of_scale32<C>(scale), inverse, 0, nan};
+}
+
+/// Scale of a block by any rule.
+template <class C>
+QS_FUNCTION Scale<C> scale_of(Extremes<C> block, const Above& above, const Element& f,
+                              const Scaling& scaling) {
+  using Lane = typename C::Lane;
+  Scale<C> found = {};
+  if (is_power(scaling.rule)) {
+    found.power = power_of<C>(block.amax, f, scaling);
+  } else if (is_two_level(scaling.rule)) {
+    const TwoLevels<uint32_t> levels =
+        two_levels<uint32_t>(to_binary32<C>(block.amax), above, scaling);
+    return scale_of_two<C>(levels.scale, levels.inverse, block.nan);
+  } else {
+    const Number<C> top = {f.max_exponent, Lane(f.max_significand)};
+    if (scaling.rule == Rule::nearest) {
+      const Number<C> x = number_of_bits<C>(block.amax);
+      found.number =
+          scale_of_quotient<C>(x.significand, x.exponent - C::significand, top, scaling.scale);
+    } else {
+      const Lane more = greatest_of(block.amax, block.low), less = least_of(block.amax, block.low);
+      const Number<C> width = more ? sum_in<C>(scaling.scale, more, less) : Number<C>{0, 0};
+      found.number = scale_of_quotient<C>(width.significand, width.exponent - C::significand, top,
+                                          scaling.scale);
+      const Number<C> low = number_of_bits<C>(block.low);
+      const Lane z =
+          integer_of(round_quotient<C>(Mode::nearest_even, low.significand,
+                                       low.exponent - C::significand, found.number, f, 0, 0, 0));
+      found.zero_point = least_of(z, integer_of(top));
+    }
+  }
+  found.nan = block.nan;
+  return found;
+}
+
+/// An element under a scale that is no power of two (BLK-4, BLK-10, BLK-11): divided, rounded,
+/// multiplied again.
+template <class C>
+QS_FUNCTION typename C::Lane round_scaled(Mode mode, typename C::Lane raw, typename C::Lane word,
+                                          const Scale<C>& scale, const Steps<C>& s,
+                                          const Steps<Single>& s32, const Element& f, Rule rule) {
+  using Lane = typename C::Lane;
+  const Lane magnitude = raw & (C::sign - 1), negative = raw >> (C::storage - 1);
+  if (magnitude > C::infinity) return raw;
+  const Lane finite = magnitude == C::infinity ? 0 : magnitude;
+  Lane element;
+  if (is_published(rule)) {
+    const uint32_t sign = negative ? Single::sign : 0;
+    const uint32_t scaled = multiply32(to_binary32<C>(finite), scale.inverse) | sign;
+    const uint32_t r =
+        rounded<Single, Shape::any>(mode, scaled, uint32_t(word >> (C::width - 32)), s32, f, 0);
+    const Number<Single> x = number_of_bits<Single>(least_of(r, largest32));
+    const Lane lanes =
+        join<C>({x.exponent, Lane(x.significand) << (C::significand - Single::significand)});
+    element = checked<C, Shape::any>(raw, lanes, s);
+  } else {
+    const Number<C> x = number_of_bits<C>(finite);
+    const Number<C> r = round_quotient<C>(mode, x.significand, x.exponent - C::significand,
+                                          scale.number, f, negative, word, s.kept);
+    if (rule == Rule::minmax) {
+      const Lane bound = negative ? scale.zero_point
+                                  : Lane(integer_of<C>({f.max_exponent, Lane(f.max_significand)})) -
+                                        scale.zero_point;
+      const Lane n = magnitude == C::infinity ? bound : least_of(integer_of(r), bound);
+      element = join<C>(number<C>(n, 0)) | (n && negative ? C::sign : 0);
+    } else {
+      element = checked<C, Shape::any>(raw, join<C>(r), s);
+    }
+  }
+  const Lane size = element & (C::sign - 1);
+  if (size == 0 || size >= C::infinity) return element;
+  Lane bits;
+  if (is_published(rule) && C::mantissa < Single::mantissa) {
+    const Number<C> x = number_of_bits<C>(size);
+    const uint32_t exact =
+        product<Single>({x.exponent, uint32_t(x.significand)},
+                        {scale.number.exponent, uint32_t(scale.number.significand)});
+    const Number<Single> y = number_of_bits<Single>(exact);
+    bits = exact == Single::infinity ? C::infinity
+                                     : pack<C>(y.significand, y.exponent - Single::significand);
+  } else {
+    bits = product<C>(number_of_bits<C>(size), scale.number);
+  }
+  return least_of(bits, C::infinity - 1) | (element & C::sign);
+}
+
+QS_END

@@ -1,0 +1,124 @@
+// Rounding to a table of values (clauses RND-3, RND-4, RND-6, RND-12); the C++ of
+// `engine/table.py`.
+#pragma once
+#include "common/element.h"
+
+QS_BEGIN
+
+/// One sign's view of a table, in which x counts as positive: values u_0 < … < u_k.
+struct Frame {
+  const int64_t* keys;      // magnitude bits of the values u > 0
+  const int64_t* bits;      // of each value, in its true sign
+  const int32_t* grains;    // for each interval, g: both ends are multiples of 2^g
+  const int64_t* starts;    // u_i/2^g modulo 2^64
+  const int64_t* divisors;  // (u_{i+1} - u_i)/2^g, less than 2^62
+  int32_t key_count, not_positive;
+};
+
+/// A table as the kernels see it, in one carrier, under one policy and rounding mode.
+struct Table {
+  const int64_t*
+      steps;  // for each pair of adjacent values, the least key that becomes the upper one
+  const int64_t* values;  // bits of the values, ascending
+  int32_t count;          // of values
+  int32_t random_bits, has_negative_zero;
+  int64_t low, high;  // keys of the ends of the range
+  Goes above, below, positive_infinity, negative_infinity;
+  Frame positive, negative;
+};
+
+/// How many of ascending integers are not above x.
+QS_FUNCTION int not_above(const int64_t* ascending, int count, int64_t x) {
+  int first = 0;
+  while (count > 0) {
+    const int half = count / 2;
+    const bool right = ascending[first + half] <= x;
+    first = right ? first + half + 1 : first;
+    count = right ? count - half - 1 : half;
+  }
+  return first;
+}
+
+/// ν = (⌊x/2^g⌋ - start + what is left of x)/divisor: `width` + 1 bits, then whether anything is
+/// left.
+template <class C>
+QS_FUNCTION Fraction<uint64_t> fraction_in(uint64_t sig, int shift, uint64_t start,
+                                           uint64_t divisor) {
+  uint64_t units, tail = 0;  // tail: the next 64 bits of x below the unit
+  bool more = false;
+  if (shift >= 0) {
+    units = sig << (shift & 63);
+  } else if (-shift < 64) {
+    units = sig >> -shift;
+    tail = sig << (64 + shift);
+  } else {
+    units = 0;
+    const int down = -shift - 64;
+    tail = down < 64 ? sig >> down : 0;
+    more = down < 64 ? (tail << (down & 63)) != sig : sig != 0;
+  }
+  // The quotient of 128 bits by 62 in two steps of at most 33 bits each keeps every remainder in
+  // 128.
+  uint128 rest = units - start;
+  rest = (rest << 32) | (tail >> 32);
+  const uint64_t upper = uint64_t(rest / divisor);
+  rest = ((rest % divisor) << 32) | (tail & 0xFFFFFFFFu);
+  const uint64_t lower = uint64_t(rest / divisor);
+  rest %= divisor;
+  rest <<= 1;
+  const uint64_t next = rest >= divisor, left = (rest != (next ? divisor : 0)) || more;
+  return {upper << 32 | lower, next << 63 | left};
+}
+
+/// The range check and the special values; `bits`: of the value that x saturates to.
+template <class C>
+QS_FUNCTION typename C::Lane checked_in_table(typename C::Lane raw, typename C::Lane bits,
+                                              const Table& t) {
+  using Lane = typename C::Lane;
+  const Lane magnitude = raw & (C::sign - 1);
+  if (magnitude > C::infinity) return raw;
+  const bool minus = (raw & C::sign) != 0, infinite = magnitude == C::infinity;
+  const int64_t key = minus ? -int64_t(magnitude) : int64_t(magnitude);
+  if (t.has_negative_zero && minus && bits == 0) bits = C::sign;
+  if (!infinite && key >= t.low && key <= t.high) return bits;
+  const Goes where = infinite ? (minus ? t.negative_infinity : t.positive_infinity)
+                              : (key < t.low ? t.below : t.above);
+  const Lane size = bits & (C::sign - 1);
+  return (bits & C::sign) | goes<C>(where, size, size);
+}
+
+/// One element, as bits.
+template <class C>
+QS_FUNCTION typename C::Lane round_to_table(Mode mode, typename C::Lane raw, uint64_t word,
+                                            const Table& t) {
+  using Lane = typename C::Lane;
+  const Lane magnitude = raw & (C::sign - 1);
+  if (magnitude > C::infinity) return raw;
+  const bool minus = (raw & C::sign) != 0;
+  const int64_t key = minus ? -int64_t(magnitude) : int64_t(magnitude);
+  Lane bits;
+  if (is_stochastic(mode)) {
+    const bool negative = minus && magnitude != 0;
+    const Frame& f = negative ? t.negative : t.positive;
+    const int last = t.count - 1;
+    int place = not_above(f.keys, f.key_count, int64_t(magnitude)) + f.not_positive - 1;
+    if (place >= 0 && place < last) {
+      const Lane field = greatest_of(Lane(1), Lane(magnitude >> C::mantissa));
+      const Lane sig = magnitude - ((field - 1) << C::mantissa);
+      const int ulp = int(field) + C::least_exponent - 1;
+      const Fraction<uint64_t> nu = fraction_in<C>(
+          sig, ulp - f.grains[place], uint64_t(f.starts[place]), uint64_t(f.divisors[place]));
+      place += goes_away(mode, nu, uint64_t(0), uint64_t(negative), word,
+                         top_bits<uint64_t>(t.random_bits))
+                   ? 1
+                   : 0;
+    }
+    bits = Lane(uint64_t(f.bits[place < 0 ? 0 : place > last ? last : place]));
+  } else {
+    bits = Lane(uint64_t(t.values[not_above(t.steps, t.count - 1, key)]));
+  }
+  bits &= C::sign | (C::sign - 1);
+  return checked_in_table<C>(raw, bits, t);
+}
+
+QS_END

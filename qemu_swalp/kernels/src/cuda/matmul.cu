@@ -1,0 +1,194 @@
+// Matrix products with every partial sum rounded, compiled for the rounding modes QS_PRODUCT,
+// QS_SUM and QS_TOTAL; QS_HAS_PRODUCT, QS_HAS_TOTAL: whether products are rounded, and whether
+// there are totals.
+//
+// A thread has an element of the result. What it costs is the rounding of each term, not the terms'
+// way from memory. It is computed in float32 where that does (`single.py`), which `qs_span` finds
+// out, so that the host need not look.
+#include "cuda/segments.h"
+#include "common/sums.h"
+
+QS_BEGIN
+
+/// What float32 numbers of an array need: bits, 255 less the least exponent field, the greatest.
+struct Span {
+  uint32_t bits, far, most;
+};
+
+struct SpanCall {
+  const uint32_t* arrays[2];
+  int64_t counts[2];
+  Span* spans;  // zero
+};
+
+struct ProductsCall {
+  Products products;  // its plans: in float64
+  Plans single;       // in float32
+  const Span* spans;  // null: float32 does not do
+  int32_t limit;      // greatest binade of products where it does, in a field of float32
+};
+
+using OfProduct = Known<Mode::QS_PRODUCT>;
+using OfSum = Known<Mode::QS_SUM>;
+using OfTotal = Known<Mode::QS_TOTAL>;
+
+QS_DEVICE void convert(float from, float& to) { to = from; }
+QS_DEVICE void convert(double from, double& to) { to = from; }
+#if defined(__CUDA_ARCH__)  // without flushing, whatever the compiler is told
+QS_DEVICE void convert(float from, double& to) {
+  asm("cvt.f64.f32 %0, %1;" : "=d"(to) : "f"(from));
+}
+QS_DEVICE void convert(double from, float& to) {
+  asm("cvt.rn.f32.f64 %0, %1;" : "=f"(to) : "d"(from));
+}
+#else
+QS_DEVICE void convert(float from, double& to) { to = from; }
+QS_DEVICE void convert(double from, float& to) { to = float(from); }
+#endif
+
+/// Rounds what all threads of a block hold, again and again; M: the mode.
+template <class C, class M>
+class Rounder {
+ public:
+  using Lane = typename C::Lane;
+
+  /// By all threads, which are in step from here on. keys, segment: in shared memory.
+  QS_DEVICE Rounder(const Products& p, const Plan* plan, Part part, uint64_t element,
+                    uint32_t (*keys)[2], Segment<C>& segment)
+      : p_(p),
+        plan_(plan),
+        part_(part),
+        element_(element + p.random.offset),
+        keys_(keys),
+        segment_(segment) {
+    __syncthreads();
+    if (threadIdx.x == 0 && plan && plan->family == Family::element)
+      segment = segment_of<C>(plan->element, 0, false);
+    __syncthreads();
+  }
+
+  QS_DEVICE Lane operator()(Lane raw, uint32_t step) {
+    const Lane word = is_stochastic(M()) ? Lane(this->word(step)) << (C::width - 32) : 0;
+    if (plan_->family == Family::table) return round_by_table<C>(M(), raw, word, plan_->table);
+    return round_by<C>(M(), raw, word, segment_, plan_->element);
+  }
+
+ private:
+  QS_DEVICE uint32_t word(uint32_t step) {
+    const uint32_t place = count_++ % threads;
+    if (place == 0) {  // keys of the next roundings, one by each thread
+      Random random{};
+      turn_to(random, p_, part_, count_ - 1 + threadIdx.x);
+      __syncthreads();
+      keys_[threadIdx.x][0] = random.key[0];
+      keys_[threadIdx.x][1] = random.key[1];
+      __syncthreads();
+    }
+    const Random random{nullptr, nullptr, 0, step, {keys_[place][0], keys_[place][1]}};
+    const Words words = philox(uint32_t(element_ / 4), random);
+    const uint32_t low = element_ % 2 ? words.at[1] : words.at[0],
+                   high = element_ % 2 ? words.at[3] : words.at[2];
+    return element_ % 4 < 2 ? low : high;
+  }
+
+  const Products& p_;
+  const Plan* plan_;
+  Part part_;
+  uint64_t element_;
+  uint32_t (*keys_)[2];
+  Segment<C>& segment_;
+  uint32_t count_ = 0;
+};
+
+struct Keys {
+  uint32_t at[3][threads][2];
+};
+
+/// The product in lanes of C of arrays of Source. What lies beyond the result is computed, and not
+/// written.
+template <class C, class Source>
+QS_DEVICE void multiply(const Products& p, const Plans& plans, Keys& keys) {
+  using Lane = typename C::Lane;
+  using Float = typename FloatOf<Lane>::Type;
+  __shared__ Segment<C> segments[3];
+  const int64_t total = p.batches * p.rows * p.columns, chunk = p.chunk ? p.chunk : p.terms;
+  const uint32_t step = now(p.random).step;
+  for (int64_t first = int64_t(blockIdx.x) * threads; first < total;
+       first += int64_t(gridDim.x) * threads) {
+    const int64_t element = least_of<int64_t>(first + threadIdx.x, total - 1);
+    const int64_t row = element / p.columns, batch = row / p.rows;
+    const Source* a = static_cast<const Source*>(p.a) + p.first_a[batch] + row % p.rows * p.terms;
+    const Source* b = static_cast<const Source*>(p.b) + p.first_b[batch] + element % p.columns;
+    Rounder<C, OfProduct> round_product(p, plans.product, Part::product, uint64_t(element),
+                                        keys.at[0], segments[0]);
+    Rounder<C, OfSum> round_sum(p, plans.sum, Part::sum, uint64_t(element), keys.at[1],
+                                segments[1]);
+    Rounder<C, OfTotal> round_total(p, plans.total, Part::total, uint64_t(element), keys.at[2],
+                                    segments[2]);
+    Lane sum = 0, whole = 0;
+    int64_t in_chunk = 0;
+    for (int64_t k = 0; k < p.terms; ++k) {
+      Float x, y;
+      convert(a[k], x);
+      convert(b[k * p.columns], y);
+      Float term = qemu_swalp::multiply(x, y);
+      if (QS_HAS_PRODUCT) term = bits_as<Float>(round_product(bits_as<Lane>(term), step));
+      sum = odd_sum<C, Lane>(bits_as<Float>(sum), term);
+      ++in_chunk;
+      const bool ends = in_chunk == chunk || k + 1 == p.terms;
+      if (ends || in_chunk % p.group == 0) sum = round_sum(sum, step);
+      if (!QS_HAS_TOTAL || !ends) continue;
+      whole = round_total(odd_sum<C, Lane>(bits_as<Float>(whole), bits_as<Float>(sum)), step);
+      sum = 0;
+      in_chunk = 0;
+    }
+    if (first + threadIdx.x >= total) continue;
+    convert(bits_as<Float>(QS_HAS_TOTAL ? whole : sum), static_cast<Source*>(p.out)[element]);
+  }
+}
+
+/// Whether float32 holds each product, and more than each sum: `single.suffices`.
+QS_DEVICE bool single_does(const ProductsCall& call) {
+  if (!call.spans) return false;
+  const Span a = call.spans[0], b = call.spans[1];
+  const int bits = int(a.bits + b.bits), most = int(a.most + b.most) - 2 * Single::bias;
+  const int least = 510 - int(a.far + b.far) - 2 * Single::bias - (bits - 2);
+  return bits <= Single::mantissa + 1 && least >= Single::least_exponent && most <= call.limit;
+}
+
+QS_END
+
+using namespace qemu_swalp;
+
+extern "C" __global__ void __launch_bounds__(threads)
+    qs_span(const __grid_constant__ SpanCall call) {
+  for (int side = 0; side < 2; ++side) {
+    Span found{};
+    for (int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x; i < call.counts[side];
+         i += int64_t(gridDim.x) * threads) {
+      const uint32_t magnitude = call.arrays[side][i] & (Single::sign - 1),
+                     field = magnitude >> Single::mantissa;
+      if (magnitude == 0) continue;
+      const uint32_t significand = (magnitude & (Single::hidden - 1)) | Single::hidden;
+      const uint32_t lowest = significand & (0 - significand);  // the last bit that is set
+      found.bits = greatest_of(found.bits, uint32_t(Single::mantissa + 1 - lead(lowest)));
+      found.far = greatest_of(found.far, 255 - field);
+      found.most = greatest_of(found.most, field);
+    }
+    const Span all{greatest_of_warp(found.bits), greatest_of_warp(found.far),
+                   greatest_of_warp(found.most)};
+    if (threadIdx.x % 32) continue;
+    raise(&call.spans[side].bits, all.bits);
+    raise(&call.spans[side].far, all.far);
+    raise(&call.spans[side].most, all.most);
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(threads)
+    qs_multiply(const __grid_constant__ ProductsCall call) {
+  __shared__ Keys keys;
+  const Products& p = call.products;
+  if (p.dtype == Dtype::float64) return multiply<Double, double>(p, p.plans, keys);
+  if (single_does(call)) return multiply<Single, float>(p, call.single, keys);
+  multiply<Double, float>(p, p.plans, keys);
+}

@@ -1,0 +1,123 @@
+// Packs on a GPU: neighbours in a row that a thread reads and writes by one access, and their
+// random words.
+#pragma once
+#include "common/philox.h"
+#include "common/dtype.h"
+
+#define QS_DEVICE __device__ __forceinline__
+
+QS_BEGIN
+
+constexpr int threads = QS_THREADS;  // of a thread block
+
+/// Elements of a pack.
+template <class C>
+constexpr int pack_size = C::storage == 16 ? 8 : 4;
+
+template <class C>
+struct alignas(pack_size<C> * sizeof(typename C::Stored)) Pack {
+  typename C::Stored at[pack_size<C>];
+};
+
+/// Whether packs are accessed there as a whole.
+template <class C>
+QS_DEVICE bool is_aligned(const typename C::Stored* at) {
+  return uint64_t(at) % sizeof(Pack<C>) == 0;
+}
+
+template <class C>
+QS_DEVICE Pack<C> load_whole(const typename C::Stored* from) {
+  return *reinterpret_cast<const Pack<C>*>(from);
+}
+
+template <class C>
+QS_DEVICE Pack<C> load(const typename C::Stored* from, int count) {
+  if (count == pack_size<C> && is_aligned<C>(from)) return load_whole<C>(from);
+  Pack<C> pack{};
+  for (int i = 0; i < pack_size<C>; ++i) {
+    if (i < count) pack.at[i] = from[i];
+  }
+  return pack;
+}
+
+/// By accesses of 16 bytes, which a compiler is told only by a type of its own.
+template <class C>
+QS_DEVICE void store_whole(typename C::Stored* to, const Pack<C>& pack) {
+  uint4 parts[sizeof(Pack<C>) / sizeof(uint4)];
+  memcpy(parts, &pack, sizeof pack);
+  for (unsigned i = 0; i < sizeof pack / sizeof(uint4); ++i)
+    reinterpret_cast<uint4*>(to)[i] = parts[i];
+}
+
+template <class C>
+QS_DEVICE void store(typename C::Stored* to, const Pack<C>& pack, int count) {
+  if (count == pack_size<C> && is_aligned<C>(to)) return store_whole<C>(to, pack);
+  for (int i = 0; i < pack_size<C>; ++i) {
+    if (i < count) to[i] = pack.at[i];
+  }
+}
+
+/// Random words of a pack.
+template <int size>
+struct PackWords {
+  uint32_t at[size];
+};
+
+/// Those of elements from `first` on, of which `skipped` words of the first block belong to others.
+template <int size, int skipped>
+QS_DEVICE PackWords<size> words_from(uint64_t first, const Random& random) {
+  PackWords<size> found;
+  for (int block = 0; block * 4 < size + skipped; ++block) {
+    const Words words = philox(uint32_t(first / 4) + uint32_t(block), random);
+    for (int j = 0; j < 4; ++j) {
+      const int i = block * 4 + j - skipped;
+      if (i >= 0 && i < size) found.at[i] = words.at[j];
+    }
+  }
+  return found;
+}
+
+template <int size>
+QS_DEVICE PackWords<size> pack_words(const Random& random, uint64_t element, int count) {
+  if (random.words) {
+    PackWords<size> found{};
+    for (int i = 0; i < size; ++i) {
+      if (i < count) found.at[i] = random.words[element + i];
+    }
+    return found;
+  }
+  const uint64_t first = element + random.offset;
+  switch (first % 4) {
+    case 0:
+      return words_from<size, 0>(first, random);
+    case 1:
+      return words_from<size, 1>(first, random);
+    case 2:
+      return words_from<size, 2>(first, random);
+    default:
+      return words_from<size, 3>(first, random);
+  }
+}
+
+/// The random words of now, whatever the host knew of the step.
+QS_DEVICE Random now(Random random) {
+  if (random.step_at) random.step = *random.step_at;
+  return random;
+}
+
+/// round(raw, word, place) for the elements of a pack, in place; the first of them has this number
+/// in its array.
+template <class C, bool stochastic, class Round>
+QS_DEVICE void round_pack(Pack<C>& pack, const Random& random, int64_t element, int count,
+                          Round round) {
+  using Lane = typename C::Lane;
+  constexpr int size = pack_size<C>;
+  PackWords<size> words{};
+  if (stochastic) words = pack_words<size>(random, uint64_t(element), count);
+  for (int i = 0; i < size; ++i) {
+    pack.at[i] =
+        typename C::Stored(round(Lane(pack.at[i]), Lane(words.at[i]) << (C::width - 32), i));
+  }
+}
+
+QS_END

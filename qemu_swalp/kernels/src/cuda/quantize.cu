@@ -1,0 +1,206 @@
+// The kernels on a GPU, compiled for a carrier and a rounding mode: QS_CARRIER and QS_MODE.
+//
+// Elements: `qs_round`. Blocks of which a window holds some whole ones: `qs_blocks`. Larger ones in
+// two passes: the extremes of all of them by `qs_reduce`, into memory that is zero, then
+// `qs_blocks`. Under two levels of scales the extremes of the array come first, as those of one
+// block.
+#include "cuda/segments.h"
+#include "cuda/windows.h"
+
+QS_BEGIN
+
+using C = QS_CARRIER;
+using Mode_ = Known<Mode::QS_MODE>;
+using Lane = C::Lane;
+using Stored = C::Stored;
+
+constexpr int size = pack_size<C>;
+constexpr bool stochastic = is_stochastic(Mode::QS_MODE);
+
+struct Shared {
+  Extremes<C> extremes[most_segments];
+  Entry<C> scales[most_segments];
+};
+
+QS_DEVICE const Stored* source_of(const Call& call) {
+  return static_cast<const Stored*>(call.source);
+}
+QS_DEVICE Stored* target_of(const Call& call) { return static_cast<Stored*>(call.target); }
+
+/// Elements that follow one another in memory, some packs of a thread at a time: their loads wait
+/// for none.
+template <class Round>
+QS_DEVICE void round_run(const Call& call, const Random& random, Round round) {
+  constexpr int together = 4;
+  const int64_t columns = call.counts.columns, apart = int64_t(threads) * size;
+  int64_t at = (int64_t(blockIdx.x) * together * threads + threadIdx.x) * size;
+  const int64_t step = int64_t(gridDim.x) * together * apart;
+  if (is_aligned<C>(source_of(call)) && is_aligned<C>(target_of(call))) {
+    for (; at + (together - 1) * apart + size <= columns; at += step) {
+      Pack<C> packs[together];
+      for (int i = 0; i < together; ++i) packs[i] = load_whole<C>(source_of(call) + at + i * apart);
+      for (int i = 0; i < together; ++i)
+        round_pack<C, stochastic>(packs[i], random, at + i * apart, size, round);
+      for (int i = 0; i < together; ++i) store_whole<C>(target_of(call) + at + i * apart, packs[i]);
+    }
+  }
+  for (; at < columns; at += step) {
+    for (int64_t c = at; c < columns && c < at + together * apart; c += apart) {
+      const int count = int(least_of<int64_t>(size, columns - c));
+      Pack<C> pack = load<C>(source_of(call) + c, count);
+      round_pack<C, stochastic>(pack, random, c, count, round);
+      store<C>(target_of(call) + c, pack, count);
+    }
+  }
+}
+
+template <class Round>
+QS_DEVICE void round_windows(const Call& call, Round round) {
+  const Random random = stochastic ? now(call.random) : Random{};
+  if (call.layout.axes == 1) return round_run(call, random, round);
+  const BlockRows blocks(call.layout, call.counts);
+  each_window(call, blocks, [&](int64_t b, Range rows, Range columns) {
+    each_pack<C>(call, columns, [&](int64_t c, int count) {
+      each_row(call, blocks, b, rows, [&](BlockRows::Row row) {
+        Pack<C> pack = load<C>(source_of(call) + row.source + c, count);
+        round_pack<C, stochastic>(pack, random, row.element + c, count, round);
+        store<C>(target_of(call) + row.target + c, pack, count);
+      });
+    });
+  });
+}
+
+template <Shape shape>
+QS_DEVICE void round_elements(const Call& call, const Steps<C>& steps) {
+  round_windows(call, [&](Lane raw, Lane word, int) {
+    return round_element<C, shape>(Mode_(), raw, word, steps, call.plan.element, 0);
+  });
+}
+
+/// Extremes of the segments of a window, which are zero at first, by all threads.
+QS_DEVICE void find(const Call& call, const BlockRows& blocks, int64_t b, Range rows, Range columns,
+                    Extremes<C>* extremes) {
+  const bool signs = call.plan.scaling.rule == Rule::minmax,
+             spreads = call.plan.scaling.spreads_nan;
+  const int64_t k = blocks.segment, first = columns.first / k, offset = columns.first - first * k;
+  const bool one = offset + columns.size() <= k;
+  Extremes<C> all{};
+  each_pack<C>(call, columns, [&](int64_t c, int count) {
+    PackExtremes<C> found{};
+    each_row(call, blocks, b, rows, [&](BlockRows::Row row) {
+      found.widen(load<C>(source_of(call) + row.source + c, count), signs, spreads);
+    });
+    if (one) {
+      all = wider(all, found.all());
+      return;
+    }
+    const uint64_t at = uint64_t(offset + c - columns.first), segment = at / uint64_t(k);
+    if (at + uint64_t(count) <= (segment + 1) * uint64_t(k)) {
+      raise(&extremes[segment], found.all());
+      return;
+    }
+    for (int i = 0; i < size; ++i) {
+      if (i < count) raise(&extremes[(at + uint64_t(i)) / uint64_t(k)], found.at(i));
+    }
+  });
+  if (one) raise_by_warp(extremes, all);
+}
+
+QS_DEVICE int segments_of(const BlockRows& blocks, Range columns) {
+  return int(ceiling(columns.last, blocks.segment) - columns.first / blocks.segment);
+}
+
+/// Rounds a window under the scales of its segments.
+QS_DEVICE void apply(const Call& call, const BlockRows& blocks, const Random& random,
+                     const Common<C>& common, int64_t b, Range rows, Range columns,
+                     const Entry<C>* scales) {
+  const int64_t k = blocks.segment, offset = columns.first % k;
+  const bool one = offset + columns.size() <= k;
+  each_pack<C>(call, columns, [&](int64_t c, int count) {
+    const uint64_t at = one ? 0 : uint64_t(offset + c - columns.first),
+                   segment = one ? 0 : at / uint64_t(k);
+    const bool within = one || at + uint64_t(count) <= (segment + 1) * uint64_t(k);
+    each_row(call, blocks, b, rows, [&](BlockRows::Row row) {
+      Pack<C> pack = load<C>(source_of(call) + row.source + c, count);
+      const int64_t element = row.element + c;
+      if (within) {
+        round_pack_under<C, Mode_>(pack, random, element, count, scales[segment], common,
+                                   call.plan);
+      } else {
+        round_pack<C, stochastic>(pack, random, element, count, [&](Lane raw, Lane word, int i) {
+          const uint64_t own = i < count ? (at + uint64_t(i)) / uint64_t(k) : segment;
+          return round_under<C>(Mode_(), raw, word, scales[own], common, call.plan);
+        });
+      }
+      store<C>(target_of(call) + row.target + c, pack, count);
+    });
+  });
+}
+
+QS_END
+
+using namespace qemu_swalp;
+
+extern "C" __global__ void __launch_bounds__(threads) qs_round(const __grid_constant__ Call call) {
+  if (call.plan.family == Family::table) {
+    return round_windows(call, [&](Lane raw, Lane word, int) {
+      return round_by_table<C>(Mode_(), raw, word, call.plan.table);
+    });
+  }
+  const Steps<C> steps = steps_of<C>(call.plan.element, 0);
+  switch (shape_of<C>(call.plan.element, 0)) {
+    case Shape::saturating:
+      return round_elements<Shape::saturating>(call, steps);
+    case Shape::regular:
+      return round_elements<Shape::regular>(call, steps);
+    default: {
+      const Segment<C> one = segment_of<C>(call.plan.element, 0, false);
+      return round_windows(call, [&](Lane raw, Lane word, int) {
+        return round_any<C>(Mode_(), raw, word, one, call.plan.element);
+      });
+    }
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(threads) qs_reduce(const __grid_constant__ Call call) {
+  __shared__ Extremes<C> extremes[most_segments];
+  const BlockRows blocks(call.layout, call.counts);
+  each_window(call, blocks, [&](int64_t b, Range rows, Range columns) {
+    const int count = segments_of(blocks, columns);
+    for (int s = threadIdx.x; s < count; s += threads) extremes[s] = {0, 0, 0};
+    __syncthreads();
+    find(call, blocks, b, rows, columns, extremes);
+    __syncthreads();
+    Extremes<C>* to = static_cast<Extremes<C>*>(call.extremes) + b * blocks.segments +
+                      columns.first / blocks.segment;
+    for (int s = threadIdx.x; s < count; s += threads) raise(&to[s], extremes[s]);
+    __syncthreads();
+  });
+}
+
+extern "C" __global__ void __launch_bounds__(threads) qs_blocks(const __grid_constant__ Call call) {
+  __shared__ Shared shared;
+  const BlockRows blocks(call.layout, call.counts);
+  const Random random = stochastic ? now(call.random) : Random{};
+  Above above{};
+  if (call.whole)
+    above = above_blocks(to_binary32<C>(static_cast<const Extremes<C>*>(call.whole)->amax),
+                         call.plan.scaling);
+  const Common<C> common = common_of<C>(call.plan);
+  each_window(call, blocks, [&](int64_t b, Range rows, Range columns) {
+    const int count = segments_of(blocks, columns);
+    const Extremes<C>* extremes = shared.extremes;
+    if (call.extremes) {
+      extremes = static_cast<const Extremes<C>*>(call.extremes) + b * blocks.segments +
+                 columns.first / blocks.segment;
+    } else {
+      for (int s = threadIdx.x; s < count; s += threads) shared.extremes[s] = {0, 0, 0};
+      __syncthreads();
+      find(call, blocks, b, rows, columns, shared.extremes);
+    }
+    __syncthreads();
+    settle(call.plan, above, extremes, count, shared.scales);
+    __syncthreads();
+    apply(call, blocks, random, common, b, rows, columns, shared.scales);
+  });
+}

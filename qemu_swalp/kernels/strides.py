@@ -1,0 +1,70 @@
+"""Shapes, strides and blocks of two arrays in the fewest axes."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from ..formats import Block, Format
+from . import structs
+
+Shape = tuple[int, ...]
+
+
+@lru_cache(maxsize=4096)
+def layout_of(
+    shape: Shape, source_strides: Shape, target_strides: Shape, format: Format
+) -> structs.Layout | None:
+    """The layout of arrays of at least one element; strides count elements, those of the last axis
+    are 1.
+
+    None where more axes are left than the kernels take.
+    """
+    shape, source_strides, target_strides = (
+        shape or (1,),
+        source_strides or (1,),
+        target_strides or (1,),
+    )
+    extents = _extents(shape, format)
+    axes: list[list[int]] = []  # length, extent, stride of source, of target; the last axis first
+    for axis in reversed(list(zip(shape, extents, source_strides, target_strides, strict=True))):
+        length, extent, source, target = axis
+        if axes and length == 1:
+            continue
+        if axes and axes[-1][0] == 1:
+            axes[-1] = [length, extent, source, target]
+        elif axes and _merge(axes[-1], length, extent, source, target):
+            continue
+        else:
+            axes.append([length, extent, source, target])
+    if axes[0][0] == 1:
+        axes[0][2:] = [1, 1]
+    if len(axes) > structs.MOST_AXES or axes[0][2:] != [1, 1]:
+        return None
+    found = structs.Layout(len(axes))
+    for i, (length, extent, source, target) in enumerate(reversed(axes)):
+        found.lengths[i], found.extents[i] = length, extent
+        found.source_strides[i], found.target_strides[i] = source, target
+    return found
+
+
+def _extents(shape: Shape, format: Format) -> Shape:
+    if not isinstance(format, Block):
+        return shape
+    return tuple(
+        length if extent is None else min(extent, length)
+        for length, extent in zip(shape, format.extents(len(shape)), strict=True)
+    )
+
+
+def _merge(inner: list[int], length: int, extent: int, source: int, target: int) -> bool:
+    """Take an axis into the one within it, where blocks and memory allow; `inner` changes."""
+    inner_length, inner_extent, inner_source, inner_target = inner
+    if source != inner_length * inner_source or target != inner_length * inner_target:
+        return False
+    if inner_extent == inner_length:
+        inner[:2] = length * inner_length, extent * inner_length
+    elif extent == 1 and inner_length % inner_extent == 0:
+        inner[0] = length * inner_length
+    else:
+        return False
+    return True

@@ -1,0 +1,177 @@
+"""Layer 4: elementary operations rounded once from their exact values (clauses OPS of
+`spec/semantics.md`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..arrays import Array, Namespace, namespace_of
+from ..arrays.dtypes import source_dtype
+from ..formats import Format
+from ..random_bits import RandomBits
+from ..reference.round_to_odd import DOUBLE, narrowed, odd_quotient, odd_root, odd_sum, widened
+from .accumulation import Accumulation, check_element
+from .matmul import matmul
+from .quantize import as_array, check_like, check_representable, policy_of, round_array
+from .quantizer import Quantizer
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What is done in float64: to operands of at most 24 significant bits rounded to odd, to others
+    to nearest.
+    """
+
+    odd: Callable[..., Array]
+    near: Callable[..., Array]
+
+
+ADD = Operation(odd_sum, odd_sum)
+SUBTRACT = Operation(lambda xp, a, b: odd_sum(xp, a, -b), lambda xp, a, b: odd_sum(xp, a, -b))
+MULTIPLY = Operation(lambda xp, a, b: a * b, lambda xp, a, b: a * b)
+DIVIDE = Operation(odd_quotient, lambda xp, a, b: a / b)
+SQRT = Operation(odd_root, lambda xp, x: xp.sqrt(x))
+
+
+def add(
+    a: Array, b: Array, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None
+) -> Any:
+    """Q(a + b), rounded once from the exact sum.
+
+    Parameters
+    ----------
+    a, b : arrays of one library and dtype, whose shapes broadcast; float16, bfloat16, float32 or
+        float64. Python numbers are NumPy's float32.
+    quantizer : of an element format, such as "bf16/nearest_even".
+    random : for stochastic rounding, which random bits; a word for each element of the result.
+
+    Returns
+    -------
+    array of that library and dtype. A PyTorch result carries no gradient.
+
+    Raises
+    ------
+    TypeError : no floating arrays, or of two libraries or dtypes; a dtype that cannot hold the
+        format.
+    ValueError : shapes that do not broadcast; a block format; stochastic rounding without `random`.
+
+    Of float64 numbers products, quotients and roots are rounded to float64 before all else; sums
+    are not. TensorFlow and JAX take float64's subnormal numbers for zeros. JAX needs
+    jax_enable_x64.
+
+    >>> import numpy as np
+    >>> x = np.float32([256.0, 1.0])
+    >>> add(x, np.float32(1.0), "bf16/nearest_even").tolist(), add(x, np.float32(1.0), "bf16/toward_positive").tolist()
+    ([256.0, 2.0], [258.0, 2.0])
+    """
+    return _operate(ADD, quantizer, random, a, b)
+
+
+def subtract(
+    a: Array, b: Array, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None
+) -> Any:
+    """Q(a - b); as `add`."""
+    return _operate(SUBTRACT, quantizer, random, a, b)
+
+
+def multiply(
+    a: Array, b: Array, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None
+) -> Any:
+    """Q(a·b); as `add`."""
+    return _operate(MULTIPLY, quantizer, random, a, b)
+
+
+def divide(
+    a: Array, b: Array, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None
+) -> Any:
+    """Q(a/b); as `add`.
+
+    >>> import numpy as np
+    >>> divide(np.float32([1.0, 2.0]), np.float32(3.0), "e4m3fn/toward_zero").tolist()
+    [0.3125, 0.625]
+    """
+    return _operate(DIVIDE, quantizer, random, a, b)
+
+
+def sqrt(x: Array, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None) -> Any:
+    """Q(√x), of one array; as `add`. NaN below zero, -0 of -0."""
+    return _operate(SQRT, quantizer, random, x)
+
+
+def sum(
+    x: Array,
+    accumulation: Accumulation | Quantizer | str,
+    *,
+    axis: int = -1,
+    keepdims: bool = False,
+    random: RandomBits | None = None,
+) -> Any:
+    """The sum over an axis, each partial sum rounded: `matmul` with ones, which says what the
+    arguments are.
+
+    >>> import numpy as np
+    >>> sum(np.ones((2, 300), np.float32), "bf16/nearest_even").tolist()
+    [256.0, 256.0]
+    """
+    x = as_array(x)
+    xp = namespace_of(x)
+    source_dtype(xp.dtype(x))
+    shape = xp.shape(x)
+    if not -len(shape) <= axis < len(shape):
+        raise ValueError(f"axis must be one of the {len(shape)} axes of x, got {axis}")
+    axis %= len(shape)
+    before, count, after = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+    if after == 1:  # the kernels go through columns side by side
+        columns = xp.transposed(xp.reshape(x, (before, count)))
+    else:
+        columns = xp.reshape(x, (before, count, after))
+    found = matmul(xp.zeros((1, count), x) + 1, columns, accumulation, random=random)
+    return xp.reshape(found, (*shape[:axis], *((1,) if keepdims else ()), *shape[axis + 1 :]))
+
+
+def _operate(
+    operation: Operation,
+    quantizer: Quantizer | Format | str,
+    random: RandomBits | None,
+    *operands: Array,
+) -> Any:
+    """Q of the operation, for arrays that are yet to be checked."""
+    quantizer, given = Quantizer.parse(quantizer), [as_array(x) for x in operands]
+    check_element("the quantizer", quantizer)
+    xp, shape = _common(given)
+    carrier = source_dtype(xp.dtype(given[0]))
+    check_representable(quantizer.format, carrier)
+    if quantizer.rounding.stochastic and not isinstance(random, RandomBits):
+        raise ValueError(
+            f"{quantizer} needs random=RandomBits(seed, stream, step), with another stream for"
+            f" every operation and another step for every call, got {random!r}"
+        )
+    with np.errstate(all="ignore"):
+        wide = [xp.broadcast(widened(xp, x, carrier), shape or (1,)) for x in given]
+        value = (operation.near if carrier is DOUBLE else operation.odd)(xp, *wide)
+        format = quantizer.format
+        found = round_array(
+            xp, value, DOUBLE, format, policy_of(format, None), quantizer.rounding, random
+        )
+        return xp.reshape(narrowed(xp, found, carrier), shape)
+
+
+def _common(operands: Sequence[Array]) -> tuple[Namespace, tuple[int, ...]]:
+    """Library and shape of the result. TypeError, ValueError for arrays that do not fit."""
+    a, *others = operands
+    xp = namespace_of(a)
+    for b in others:
+        check_like(xp, "b", b, "a", a)
+    shapes = [xp.shape(x) for x in operands]
+    try:
+        return xp, np.broadcast_shapes(*shapes)
+    except ValueError:
+        raise ValueError(
+            f"the shapes of a and b must broadcast, got {shapes[0]} and {shapes[1]}"
+        ) from None

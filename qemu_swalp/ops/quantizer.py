@@ -1,0 +1,67 @@
+"""Layer 4: a format together with a rounding mode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..arrays import Array
+from ..formats import Format, parse
+from ..random_bits import RandomBits
+from ..rounding import Rounding
+from .quantize import policy_of, quantize
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """A format and a rounding mode, written `FORMAT/ROUNDING` (clause STR-2); called on arrays, it
+    rounds them.
+
+    A format alone is rounded stochastically.
+
+    >>> str(Quantizer("bfp8")), Quantizer("e4m3fn/nearest_even")([0.1]).tolist()
+    ('bfp8/stochastic_a', [0.1015625])
+    """
+
+    format: Format
+    rounding: Rounding
+
+    def __init__(self, format: Format | str, rounding: Rounding | str | None = None) -> None:
+        if isinstance(format, str) and rounding is None:
+            format, slash, after = format.partition("/")
+            rounding = after if slash else None
+        object.__setattr__(self, "format", parse(format))
+        object.__setattr__(
+            self, "rounding", Rounding.parse("stochastic" if rounding is None else rounding)
+        )
+
+    def __call__(self, x: Array, random: RandomBits | None = None, out: Array | None = None) -> Any:
+        """`quantize(x, format, rounding)`; `random` counts for stochastic rounding only."""
+        return quantize(x, self.format, self.rounding, random=random, out=out)
+
+    @property
+    def plain(self) -> bool:
+        """Whether a call does no more than `quantize`, so that a fused step may do it instead."""
+        return True
+
+    @property
+    def rule(self) -> Any:
+        """As the kernels take it."""
+        from ..kernels.plan import Rule  # late: arrays that the kernels do not take need none of it
+
+        return Rule(self.format, policy_of(self.format, None), self.rounding)
+
+    def __str__(self) -> str:
+        return f"{self.format}/{self.rounding}"
+
+    @staticmethod
+    def parse(given: Quantizer | Format | str) -> Quantizer:
+        """A quantizer from a quantizer, a format or a string."""
+        if isinstance(given, Quantizer):
+            return given
+        if not isinstance(given, Format | str):
+            raise TypeError(
+                "a quantizer must be a Quantizer, a Format or a string such as 'bfp8/stochastic', "
+                f"got {given!r}"
+            )
+        return Quantizer(given)

@@ -1,0 +1,1 @@
+"""Quantized tensors on disk and in other libraries' dtypes."""

@@ -1,0 +1,288 @@
+"""State dicts of codes as safetensors files.
+
+An array of codes is stored as one packed uint8 array for each part (clause COD-5): `NAME.codes`,
+`NAME.scales`, `NAME.second`, `NAME.zero_points`; any other array as it is, so that any reader of
+safetensors finds it. The metadata key `qemu_swalp` holds JSON: `version`, and `arrays`, which gives
+each array of the state, in its order, by `format` (spelled out; null: stored as it is), `shape`,
+`dtype` and `crc32`, of the JSON list of its name and these three, followed by the bytes of its
+parts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._util.extras import FILES, require
+from ..arrays import host, namespace_of
+from ..arrays.dtypes import source_dtype
+from ..formats import Block, Exponent, Format, TableFormat, parse
+from ..ops.encode import BlockCodes
+from ..ops.pack import pack, packed_parts, unpack
+from ..ops.quantize import check_representable
+from .state_dict import QuantizedTensor
+
+KEY = "qemu_swalp"
+VERSION = 1
+
+
+def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+    """Write a state dict, as `quantize_state_dict` makes it, to a safetensors file.
+
+    state : names → `QuantizedTensor`, or arrays of any library to be stored as they are. ValueError
+        where two would be stored under one name. The file is replaced only once it is written
+        whole.
+
+    >>> import tempfile, pathlib, numpy as np
+    >>> from qemu_swalp import quantize_state_dict
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "model.safetensors"
+    ...     save_state(path, quantize_state_dict({"w": np.float32([0.1, 3.0]), "steps": np.int64(7)}, "e2m1fn"))
+    ...     state = load_state(path)
+    >>> state["w"].decode().tolist(), state["w"].nbytes, state["steps"].tolist()
+    ([0.0, 3.0], 1, 7)
+    """
+    stored: dict[str, np.ndarray] = {}
+    arrays: dict[str, dict[str, object]] = {}
+    for name, x in state.items():
+        if isinstance(x, QuantizedTensor):
+            parts, entry = (
+                _packed(name, x),
+                _Entry(x.format.canonical_string(), list(x.shape), x.dtype),
+            )
+        else:
+            array = stored_as_is(name, x)
+            parts, entry = {name: array}, _Entry(None, list(array.shape), array.dtype.name)
+        twice = next((part for part in parts if part in stored), None)
+        if twice is not None:
+            raise ValueError(f"two arrays would be stored as {twice!r}; rename one of them")
+        stored |= parts
+        arrays[name] = entry._asdict() | {"crc32": _checksum(name, entry, parts.values())}
+    write_tensors(path, stored, {KEY: json.dumps({"version": VERSION, "arrays": arrays})})
+
+
+def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The state dict of a file that `save_state` wrote: `QuantizedTensor` and NumPy arrays, in the
+    order in which it was given.
+
+    Raises ValueError, with the path and what is wrong, for a file that is damaged, of another
+    version or incomplete, or whose formats are unknown here; ImportError without safetensors.
+    """
+    with open_tensors(path) as file:
+        try:
+            return _state(file)
+        except ValueError as error:
+            raise ValueError(f"{os.fspath(path)}: {error}") from error
+
+
+def write_tensors(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, np.ndarray],
+    metadata: dict[str, str] | None = None,
+) -> None:
+    """Write a safetensors file, whole or not at all. OSError where that fails, ValueError for texts
+    and records.
+    """
+    safetensors = require("safetensors.numpy", FILES)
+    for name, x in tensors.items():
+        if x.dtype.kind not in "biufc" and x.dtype.name != "bfloat16":
+            raise ValueError(
+                f"{name} is of dtype {x.dtype}, which safetensors files cannot hold; leave it out"
+            )
+    contiguous = {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in tensors.items()}
+    try:
+        safetensors.save_file(
+            contiguous, os.fspath(path), metadata
+        )  # to a temporary file, which then takes the name
+    except require("safetensors", FILES).SafetensorError as error:
+        raise OSError(f"cannot write {os.fspath(path)}: {error}") from error
+
+
+@contextmanager
+def open_tensors(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """A safetensors file, opened for reading array by array. ValueError where it is none."""
+    safetensors = require("safetensors", FILES)
+    try:
+        file = safetensors.safe_open(os.fspath(path), "numpy")
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{os.fspath(path)}: no safetensors file: {error}") from error
+    with file:
+        yield file
+
+
+def read_tensor(file: Any, name: str) -> np.ndarray:
+    """An array of an open file. ValueError for a dtype that NumPy does not have."""
+    dtype = file.get_slice(name).get_dtype()
+    if dtype == "BF16":
+        require("ml_dtypes", FILES)
+    try:
+        array: np.ndarray = file.get_tensor(name)
+    except (AttributeError, TypeError) as error:
+        raise ValueError(f"{name} has the dtype {dtype}, which NumPy does not have") from error
+    return array
+
+
+def stored_as_is(name: str, x: Any) -> np.ndarray:
+    """An array of any library on the host, in its own dtype."""
+    array = host(name, x)
+    if namespace_of(x).dtype(x) == "bfloat16":
+        return array.astype(require("ml_dtypes", FILES).bfloat16)
+    return array
+
+
+def _packed(name: str, coded: QuantizedTensor) -> dict[str, np.ndarray]:
+    parts = coded.codes._asdict() if isinstance(coded.codes, BlockCodes) else {"codes": coded.codes}
+    return {
+        f"{name}.{part}": pack(parts[part], bits)
+        for part, (bits, _) in packed_parts(coded.shape, coded.format).items()
+    }
+
+
+class _Entry(NamedTuple):
+    """What the metadata say of one array, as plain JSON values."""
+
+    format: str | None
+    shape: list[int]
+    dtype: str
+
+
+def _checksum(name: str, entry: _Entry, parts: Iterable[np.ndarray]) -> int:
+    found = zlib.crc32(json.dumps([name, *entry]).encode())
+    for part in parts:
+        found = zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data, found)
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------------
+# reading
+
+
+def _state(file: Any) -> dict[str, Any]:
+    entries = _entries(file.metadata() or {})
+    formats = {name: _format(name, entry) for name, (entry, _) in entries.items()}
+    stored = {
+        name: (
+            [name]
+            if format is None
+            else [f"{name}.{part}" for part in packed_parts(entries[name][0].shape, format)]
+        )
+        for name, format in formats.items()
+    }
+    there, announced = set(file.keys()), {part for parts in stored.values() for part in parts}
+    for names, what in ((announced - there, "lacks"), (there - announced, "holds, unannounced,")):
+        if names:
+            raise ValueError(f"damaged: it {what} {', '.join(sorted(names))}")
+    state: dict[str, Any] = {}
+    for name, (entry, checksum) in entries.items():
+        parts = [read_tensor(file, part) for part in stored[name]]
+        format = formats[name]
+        state[name] = (
+            _as_is(name, entry, parts[0]) if format is None else _coded(name, format, entry, parts)
+        )
+        if _checksum(name, entry, parts) != checksum:
+            raise ValueError(f"damaged: {name} does not have the checksum {checksum!r}")
+    return state
+
+
+def _entries(metadata: Mapping[str, str]) -> dict[str, tuple[_Entry, Any]]:
+    """Of each array what the metadata say of it, and its checksum."""
+    if KEY not in metadata:
+        raise ValueError(
+            f"no state dict of qemu_swalp: its metadata lack the key {KEY!r}, which save_state"
+            " writes"
+        )
+    try:
+        content = json.loads(metadata[KEY])
+    except json.JSONDecodeError as error:
+        raise ValueError(f"damaged: its metadata {KEY!r} are not JSON: {error}") from error
+    version = content.get("version") if isinstance(content, dict) else None
+    if version != VERSION:
+        raise ValueError(
+            f"its metadata {KEY!r} have the version {version!r}, and this qemu_swalp reads"
+            f" {VERSION}; use the release that wrote it"
+        )
+    arrays = content.get("arrays")
+    keys = {*_Entry._fields, "crc32"}
+    if not isinstance(arrays, dict) or not all(
+        isinstance(given, dict) and set(given) == keys for given in arrays.values()
+    ):
+        raise ValueError(
+            f"damaged: its metadata {KEY!r} must give each of the arrays by"
+            f" {', '.join(sorted(keys))}"
+        )
+    return {
+        name: (_Entry(given["format"], given["shape"], given["dtype"]), given["crc32"])
+        for name, given in arrays.items()
+    }
+
+
+def _format(name: str, entry: _Entry) -> Format | None:
+    """The format of an array of codes, all that is said of it being possible."""
+    if entry.format is None:
+        return None
+    try:
+        format = parse(entry.format)
+        if not isinstance(entry.shape, list) or not all(
+            type(length) is int for length in entry.shape
+        ):
+            raise ValueError(f"shape must be a list of integers, got {entry.shape!r}")
+        check_representable(format, source_dtype(entry.dtype))
+        packed_parts(entry.shape, format)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: {error}") from error
+    return format
+
+
+def _as_is(name: str, entry: _Entry, array: np.ndarray) -> np.ndarray:
+    if (array.dtype.name, list(array.shape)) != (entry.dtype, entry.shape):
+        raise ValueError(
+            f"damaged: {name} must be {entry.dtype} of shape {entry.shape}, got {array.dtype.name}"
+            f" of shape {list(array.shape)}"
+        )
+    return array
+
+
+def _coded(
+    name: str, format: Format, entry: _Entry, streams: Iterable[np.ndarray]
+) -> QuantizedTensor:
+    parts = {
+        part: _unpacked(f"{name}.{part}", stream, bits, shape)
+        for (part, (bits, shape)), stream in zip(
+            packed_parts(entry.shape, format).items(), streams, strict=True
+        )
+    }
+    codes = parts["codes"]
+    if isinstance(format, TableFormat) and codes.max(initial=0) >= len(format.meanings):
+        raise ValueError(
+            f"damaged: {name}.codes has the code {codes.max()}, and {format} has"
+            f" {len(format.meanings)}"
+        )
+    if not isinstance(format, Block):
+        return QuantizedTensor(format, codes, entry.dtype)
+    if isinstance(format.scale, Exponent):
+        parts["scales"] = _signed(parts["scales"], format.scale.bits)
+    return QuantizedTensor(format, BlockCodes(**parts), entry.dtype)
+
+
+def _unpacked(stored: str, stream: np.ndarray, bits: int, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        codes = unpack(stream, bits, shape)
+    except ValueError as error:
+        raise ValueError(f"damaged: {stored}: {error}") from error
+    spare = -math.prod(shape) * bits % 8
+    if spare and stream[-1] >> (8 - spare):
+        raise ValueError(f"damaged: {stored} has set bits after its last code")
+    return codes
+
+
+def _signed(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Two's complement integers of so many bits, in the dtype of the same width."""
+    half = 1 << (bits - 1)
+    return ((codes.astype(np.int32) ^ half) - half).astype(f"int{8 * codes.dtype.itemsize}")

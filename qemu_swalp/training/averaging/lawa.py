@@ -1,0 +1,62 @@
+"""The mean of the latest iterates: LAWA."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..._util.checks import check_int
+from ...arrays import Array
+from ..sgd import Parameters
+from .base import AverageState, Policy
+
+
+@dataclass(frozen=True)
+class Window(Policy):
+    """The equal-weight mean of the latest `size` iterates that were due, of fewer at first.
+
+    LAWA, latest weight averaging (Kaddour 2022, arXiv 2209.14981), takes the last checkpoints of as
+    many epochs; its descendants take them some hundred steps apart: `cycle`. The state holds `size`
+    copies of the weights, of which an update replaces the oldest: iterate n lies under "NAME@SLOT",
+    SLOT = (n - 1) mod size.
+
+    Parameters
+    ----------
+    start, cycle, include_start, seed : as in `Policy`.
+    quantizer : rounds the mean once, when it is asked for.
+    size : number of iterates, at least 1.
+
+    >>> import numpy as np
+    >>> window = Window(size=3)
+    >>> state = window.init()
+    >>> for step in range(1, 6):
+    ...     state = window.update({"w": np.float32([step])}, state, step)
+    >>> state.n_averaged, sorted(state.value), window.average(state)["w"].tolist()
+    (5, ['w@0', 'w@1', 'w@2'], [4.0])
+    """
+
+    size: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_int("size", self.size, 1, 2**31)
+
+    def take(self, params: Parameters, state: AverageState) -> AverageState:
+        slot = state.n_averaged % self.size
+        return AverageState(
+            state.n_averaged + 1,
+            {
+                **(state.value or {}),
+                **{f"{name}@{slot}": 1 * weight for name, weight in params.items()},
+            },
+        )
+
+    def mean(self, state: AverageState, value: dict[str, Array], dtype: str) -> dict[str, Array]:
+        count = min(state.n_averaged, self.size)
+        names = [key.removesuffix("@0") for key in value if key.endswith("@0")]
+        sums = {
+            name: sum((value[f"{name}@{slot}"] for slot in range(1, count)), value[f"{name}@0"])
+            for name in names
+        }
+        return self.requantized(
+            {name: total / count for name, total in sums.items()}, state.n_averaged
+        )

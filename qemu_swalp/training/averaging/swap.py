@@ -1,0 +1,64 @@
+"""Averaging over replicas: SWAP (Gupta, Serrano, DeCoste 2020, arXiv 2001.02312)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ...arrays import Array
+from ..sgd import Parameters
+from .base import AverageState, Policy
+from .mean import Averaging
+
+
+@dataclass(frozen=True)
+class SWAP(Policy):
+    """The equal-weight mean of what independent workers have averaged, each of its own weights.
+
+    SWAP's phase 1 trains one model with large batches up to a training accuracy; in phase 2 each
+    worker refines a copy of its own with small batches; phase 3 averages the copies, and batch-norm
+    statistics are computed anew. Here each worker updates a state of its own in phase 2, with the
+    last weights alone (`start` one less than the number of steps, as in the paper) or along the
+    way, and `merge` makes one state of theirs. A state of low-precision weights is an exact sum
+    (`Averaging`), so neither order nor machine changes a bit of the merged one: an all-reduce of
+    `value` and `n_averaged` is as good.
+
+    Parameters
+    ----------
+    start, cycle, include_start, seed : as in `Policy`.
+    quantizer : rounds the merged mean once, when it is asked for.
+
+    >>> import numpy as np
+    >>> swap = SWAP(quantizer="fixed<8,2>/nearest_even")
+    >>> workers = [swap.update({"w": np.float32([weight])}, swap.init(), 1) for weight in (1.0, 2.0, 2.0)]
+    >>> swap.average(swap.merge(workers))["w"].tolist()
+    [1.75]
+    """
+
+    def take(self, params: Parameters, state: AverageState) -> AverageState:
+        return Averaging().take(params, state)
+
+    def merge(self, states: Sequence[AverageState]) -> AverageState:
+        """The state of all workers together. ValueError where one has nothing, or the parameters'
+        names differ.
+        """
+        values = [state.value for state in states if state.value is not None]
+        if not values or len(values) < len(states):
+            raise ValueError(
+                "every worker must have averaged something, and there must be one; got"
+                f" {len(states)} states, {len(states) - len(values)} of them empty"
+            )
+        for value in values:
+            if set(value) != set(values[0]):
+                raise ValueError(
+                    "the workers must have the same parameters; in one only: "
+                    f"{', '.join(sorted(set(value) ^ set(values[0])))}"
+                )
+        first, *rest = values
+        total = {
+            name: sum((value[name] for value in rest), 1 * kept) for name, kept in first.items()
+        }
+        return AverageState(sum(state.n_averaged for state in states), total)
+
+    def mean(self, state: AverageState, value: dict[str, Array], dtype: str) -> dict[str, Array]:
+        return self.requantized(Averaging().mean(state, value, dtype), state.n_averaged)

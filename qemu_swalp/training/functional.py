@@ -1,0 +1,156 @@
+"""Softmax, normalization and nonlinearities as the elementary steps that a vector unit makes,
+forward and backward.
+
+Each function is written in the operations of an `Arithmetic`, which rounds what they give; in full
+precision they are the functions of the textbooks and their gradients. `g` is the gradient with
+respect to the output. Rows lie along the last axis: what is summed up is summed up along it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Protocol
+
+ELEMENTWISE = tuple(
+    f"{direction}.{kind}"
+    for direction in ("forward", "backward")
+    for kind in ("add", "multiply", "divide", "sqrt", "function", "sum")
+)
+"""Kinds of steps: "add" is subtraction too, "function" exp, log, tanh and erf, "sum" that of a
+row.
+"""
+
+
+class Arithmetic(Protocol):
+    """Operations on arrays that broadcast; each rounds its result by the rule of its kind."""
+
+    def add(self, a: Any, b: Any) -> Any: ...
+    def subtract(self, a: Any, b: Any) -> Any: ...
+    def multiply(self, a: Any, b: Any) -> Any: ...
+    def divide(self, a: Any, b: Any) -> Any: ...
+    def sqrt(self, x: Any) -> Any: ...
+    def exp(self, x: Any) -> Any: ...
+    def log(self, x: Any) -> Any: ...
+    def tanh(self, x: Any) -> Any: ...
+    def erf(self, x: Any) -> Any: ...
+
+    def sum(self, x: Any) -> Any:
+        """Of shape (…, 1), as `greatest`."""
+
+    def greatest(self, x: Any) -> Any:
+        """The maximum of each row; a choice, not a step."""
+
+
+def softmax(ops: Arithmetic, x: Any) -> Any:
+    """exp(x - max x) over its sum."""
+    e = ops.exp(ops.subtract(x, ops.greatest(x)))
+    return ops.divide(e, ops.sum(e))
+
+
+def softmax_gradient(ops: Arithmetic, y: Any, g: Any) -> Any:
+    """y·(g - Σ g·y)."""
+    return ops.multiply(y, ops.subtract(g, ops.sum(ops.multiply(g, y))))
+
+
+def log_softmax(ops: Arithmetic, x: Any) -> Any:
+    """d - log Σ exp d, d = x - max x."""
+    d = ops.subtract(x, ops.greatest(x))
+    return ops.subtract(d, ops.log(ops.sum(ops.exp(d))))
+
+
+def log_softmax_gradient(ops: Arithmetic, y: Any, g: Any) -> Any:
+    """g - exp y · Σ g."""
+    return ops.subtract(g, ops.multiply(ops.exp(y), ops.sum(g)))
+
+
+def moments(ops: Arithmetic, x: Any, count: int, centered: bool) -> tuple[Any, Any, Any]:
+    """Mean μ (None unless centered), x - μ, and the mean of its squares."""
+    mean, d = None, x
+    if centered:
+        mean = ops.divide(ops.sum(x), count)
+        d = ops.subtract(x, mean)
+    return mean, d, ops.divide(ops.sum(ops.multiply(d, d)), count)
+
+
+def reciprocal_root(ops: Arithmetic, variance: Any, eps: float) -> Any:
+    """r = 1/√(variance + ε)."""
+    return ops.divide(1.0, ops.sqrt(ops.add(variance, eps)))
+
+
+def standardized_gradient(
+    ops: Arithmetic, z: Any, r: Any, g: Any, count: int, centered: bool
+) -> Any:
+    """Of z = (x - μ)·r: r·(g - mean g - z·mean(g·z)); without mean g unless centered."""
+    share = ops.multiply(z, ops.divide(ops.sum(ops.multiply(g, z)), count))
+    if centered:
+        g = ops.subtract(g, ops.divide(ops.sum(g), count))
+    return ops.multiply(ops.subtract(g, share), r)
+
+
+def sigmoid(ops: Arithmetic, x: Any) -> Any:
+    """1/(1 + exp(-x))."""
+    return ops.divide(1.0, ops.add(ops.exp(-x), 1.0))
+
+
+def sigmoid_gradient(ops: Arithmetic, y: Any, g: Any) -> Any:
+    """g·y·(1 - y)."""
+    return ops.multiply(g, ops.multiply(y, ops.subtract(1.0, y)))
+
+
+def tanh_gradient(ops: Arithmetic, y: Any, g: Any) -> Any:
+    """g·(1 - y²)."""
+    return ops.multiply(g, ops.subtract(1.0, ops.multiply(y, y)))
+
+
+def silu(ops: Arithmetic, x: Any) -> Any:
+    """x·sigmoid x."""
+    return ops.multiply(x, sigmoid(ops, x))
+
+
+def silu_gradient(ops: Arithmetic, x: Any, g: Any) -> Any:
+    """g·s·(1 + x·(1 - s)), s = sigmoid x."""
+    s = sigmoid(ops, x)
+    return ops.multiply(g, ops.multiply(s, ops.add(ops.multiply(x, ops.subtract(1.0, s)), 1.0)))
+
+
+def gelu(ops: Arithmetic, x: Any) -> Any:
+    """x/2·(1 + erf(x/√2)) (Hendrycks and Gimpel 2016, arXiv 1606.08415)."""
+    return ops.multiply(
+        ops.multiply(x, 0.5), ops.add(ops.erf(ops.multiply(x, math.sqrt(0.5))), 1.0)
+    )
+
+
+def gelu_gradient(ops: Arithmetic, x: Any, g: Any) -> Any:
+    """g·(Φ(x) + x·φ(x)), Φ and φ the normal distribution and its density."""
+    distribution = ops.multiply(ops.add(ops.erf(ops.multiply(x, math.sqrt(0.5))), 1.0), 0.5)
+    density = ops.multiply(
+        ops.exp(ops.multiply(ops.multiply(x, x), -0.5)), 1 / math.sqrt(2 * math.pi)
+    )
+    return ops.multiply(g, ops.add(distribution, ops.multiply(x, density)))
+
+
+CUBIC, SLOPE = 0.044715, math.sqrt(2 / math.pi)
+"""Of GELU's approximation by tanh (arXiv 1606.08415, section 2)."""
+
+
+def tanh_gelu(ops: Arithmetic, x: Any) -> Any:
+    """x/2·(1 + tanh u), u = √(2/π)·(x + 0.044715·x³)."""
+    return ops.multiply(
+        ops.multiply(x, 0.5), ops.add(_tanh_of_cubic(ops, x, ops.multiply(x, x)), 1.0)
+    )
+
+
+def tanh_gelu_gradient(ops: Arithmetic, x: Any, g: Any) -> Any:
+    """g·((1 + t)/2 + x/2·(1 - t²)·u′), t = tanh u, u′ = √(2/π)·(1 + 3·0.044715·x²)."""
+    square = ops.multiply(x, x)
+    t = _tanh_of_cubic(ops, x, square)
+    slope = ops.multiply(ops.add(ops.multiply(square, 3 * CUBIC), 1.0), SLOPE)
+    right = ops.multiply(
+        ops.multiply(x, 0.5), ops.multiply(ops.subtract(1.0, ops.multiply(t, t)), slope)
+    )
+    return ops.multiply(g, ops.add(ops.multiply(ops.add(t, 1.0), 0.5), right))
+
+
+def _tanh_of_cubic(ops: Arithmetic, x: Any, square: Any) -> Any:
+    cube = ops.multiply(ops.multiply(square, x), CUBIC)
+    return ops.tanh(ops.multiply(ops.add(x, cube), SLOPE))

@@ -1,0 +1,223 @@
+"""Ready recipes by name: published ways of training in low precision, for every adapter.
+
+>>> print(recipe("fp8_hybrid"))
+role            format                                                 rounding
+──────────────  ─────────────────────────────────────────────────────  ────────────
+forward.input   block<e4m3fn,scale=float<8,23>>                        nearest_even
+forward.weight  block<e4m3fn,scale=float<8,23>>                        nearest_even
+dgrad.error     block<float<5,2,overflow=saturate>,scale=float<8,23>>  nearest_even
+dgrad.weight    block<e4m3fn,scale=float<8,23>>                        nearest_even
+wgrad.error     block<float<5,2,overflow=saturate>,scale=float<8,23>>  nearest_even
+wgrad.input     block<e4m3fn,scale=float<8,23>>                        nearest_even
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .._util.checks import check_choice
+from .recipe import Recipe, swalp
+
+KINDS = ("input", "weight", "error")
+"""Of operands."""
+
+_RECIPES: dict[str, Callable[[], Recipe]] = {}
+
+
+def recipe(name: str) -> Recipe:
+    """The ready recipe of that name, one of `recipe_names()`. ValueError for other names, with the
+    nearest.
+
+    >>> recipe("swalp8") == swalp(8), recipe("mxfp8").quantizer("wgrad.error").format.size
+    (True, 32)
+    """
+    check_choice("the name of a recipe", name, recipe_names())
+    return _RECIPES[name]()
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Names of all ready recipes: built in, then registered."""
+    return tuple(_RECIPES)
+
+
+def register_recipe(name: str, made: Recipe) -> Recipe:
+    """Give a recipe a name, for `recipe` and whatever takes recipes by name. Returns the recipe.
+
+    TypeError unless it is a recipe. ValueError where the name stands for another one.
+    """
+    if not isinstance(made, Recipe) or not isinstance(name, str):
+        raise TypeError(f"a string and a Recipe are registered, got {name!r} and {made!r}")
+    if name in _RECIPES and _RECIPES[name]() != made:
+        raise ValueError(f"the name {name!r} stands for another recipe already; choose another")
+    _RECIPES.setdefault(name, lambda: made)
+    return made
+
+
+def as_recipe(given: Recipe | str) -> Recipe:
+    """A recipe from a recipe or the name of a ready one. TypeError for anything else, ValueError
+    for other names.
+    """
+    if isinstance(given, Recipe):
+        return given
+    if isinstance(given, str) and given in _RECIPES:
+        return recipe(given)
+    kind = ValueError if isinstance(given, str) else TypeError
+    raise kind(
+        "recipe must be a qemu_swalp.training.Recipe, such as swalp(8) or Recipe(weight='bfp8'),"
+        f" or the name of a ready one of {', '.join(recipe_names())}, got {given!r}"
+    )
+
+
+def _ready(function: Callable[[], Recipe]) -> Callable[[], Recipe]:
+    _RECIPES[function.__name__] = function
+    return function
+
+
+@_ready
+def swalp8() -> Recipe:
+    """SWALP with 8-bit small-block floating point for every number (Yang et al. 2019, arXiv
+    1904.11943).
+
+    Average the iterates in full precision to have what the paper has.
+    """
+    return swalp(8)
+
+
+@_ready
+def bf16_sr() -> Recipe:
+    """Training on bfloat16 alone, weights rounded stochastically (Zamirai et al. 2020, arXiv
+    2010.06192).
+
+    Everything else is rounded to nearest, optimizer state included; there is no float32 copy of the
+    weights. Rounding the weights to nearest instead makes small updates vanish, which is what the
+    paper is about.
+    """
+    near = "bf16/nearest_even"
+    return Recipe(
+        weight="bf16/stochastic",
+        activation=near,
+        error=near,
+        gradient=near,
+        momentum=near,
+        state={"exp_avg_sq": near, "square_avg": near},
+    )
+
+
+@_ready
+def fp8_hybrid() -> Recipe:
+    """FP8 products: e4m3 forward, e5m2 for errors (Micikevicius et al. 2022, arXiv 2209.05433).
+
+    Each matrix has a float32 scale, amax divided by the format's greatest value, from its present
+    numbers (TransformerEngine's "current scaling" of `Format.HYBRID`).
+    """
+    forward = "block<e4m3fn,scale=float<8,23>>/nearest_even"
+    backward = "block<float<5,2,overflow=saturate>,scale=float<8,23>>/nearest_even"
+    return Recipe(operands={"input": forward, "weight": forward, "error": backward})
+
+
+@_ready
+def fp8_ibm() -> Recipe:
+    """FP8 products summed up in 16 bits (Wang et al. 2018, arXiv 1812.08011).
+
+    Operands in float<5,2>, saturating here; sums in float<6,9>, to nearest, by chunks of 64;
+    weights and momentum in float<6,9>, stochastic. The paper scales the loss by 1,000, and keeps
+    the operands of the last layer and the images in 16 bits: leave the last layer out by exclude=.
+    """
+    operand, sixteen = "float<5,2,overflow=saturate>/nearest_even", "float<6,9>/stochastic"
+    return Recipe(
+        weight=sixteen,
+        momentum=sixteen,
+        operands=dict.fromkeys(KINDS, operand),
+        sums="float<6,9>/nearest_even; chunk=64",
+    )
+
+
+@_ready
+def fp8_deepseek() -> Recipe:
+    """DeepSeek-V3's FP8 products (DeepSeek-AI 2024, arXiv 2412.19437, section 3.3).
+
+    e4m3 everywhere; inputs and errors in 1×128 runs along the sum (so that wgrad rounds them anew,
+    along the batch), weights in 128×128 tiles, which serve forward and backward alike; float32
+    scales from present numbers. Sums are float32, as the paper's promotion every 128 products aims
+    at.
+    """
+    run = "fp8_1x128/nearest_even"
+    return Recipe(operands={"input": run, "error": run, "weight": "fp8_128x128/nearest_even"})
+
+
+@_ready
+def mxfp8() -> Recipe:
+    """MXFP8 products: e4m3 for all operands, 32-wide blocks along the sum (Mishra et al. 2025,
+    arXiv 2506.08027).
+
+    The scale is rounded up, so that nothing saturates; with OCP MX 1.0's, rounded down, they saw
+    training diverge.
+    """
+    return Recipe(
+        operands=dict.fromkeys(
+            KINDS, "block<e4m3fn,axis=-1,size=32,scale=e8m0fnu,rule=rceil>/nearest_even"
+        )
+    )
+
+
+@_ready
+def mxfp4() -> Recipe:
+    """MXFP4 products (OCP MX 1.0), errors rounded stochastically, as in Tseng et al. 2025, arXiv
+    2502.20586.
+
+    That paper keeps the forward product in 16 bits, transforms the backward operands by random
+    Hadamard matrices, and shrinks them by 3/4 so that stochastic rounding is never clipped; none of
+    it is in a recipe. Drop the forward operands for its placement.
+    """
+    return Recipe(
+        operands={
+            "input": "mxfp4/nearest_even",
+            "weight": "mxfp4/nearest_even",
+            "error": "mxfp4/stochastic",
+        }
+    )
+
+
+@_ready
+def nvfp4() -> Recipe:
+    """NVFP4 products (NVIDIA 2025, arXiv 2509.25149): 1×16 blocks for inputs and errors, 16×16 for
+    weights.
+
+    Errors are rounded stochastically. The paper also transforms wgrad's operands by random Hadamard
+    matrices, which is in no recipe, and keeps some layers in bf16, mostly the last: leave them out
+    by exclude=.
+    """
+    tiles = "block<e2m1fn,axis=(-2,-1),size=16,scale=e4m3fn,rule=transformer_engine,second=float<8,23>>/nearest_even"
+    return Recipe(
+        operands={"input": "nvfp4/nearest_even", "weight": tiles, "error": "nvfp4/stochastic"}
+    )
+
+
+@_ready
+def hbfp8() -> Recipe:
+    """Hybrid block floating point: 8-bit products, all else in float (Drumond et al. 2018, arXiv
+    1804.01526).
+
+    24×24 tiles with a 10-bit exponent each for all operands. The paper stores weights with 16 bits;
+    here they stay in float.
+    """
+    return Recipe(operands=dict.fromkeys(KINDS, "hbfp8/nearest_even"))
+
+
+@_ready
+def wage() -> Recipe:
+    """WAGE 2-8-8-8 (Wu et al. 2018, arXiv 1802.04680): ternary weights, 8-bit activations,
+    gradients and errors.
+
+    Weights in {-1/2, 0, 1/2} from an 8-bit accumulator; activations in 8-bit fixed point; errors
+    under one power of two for each tensor, gradients likewise and stochastic. WAGE goes on to drop
+    the scales of errors and gradients, uses plain SGD with a learning rate that is a power of two,
+    and scales each layer by a constant: these are the model's and the optimizer's part.
+    """
+    return Recipe(
+        weight="fixed<2,1,symmetric>/nearest_even",
+        accumulator="fixed<8,7,symmetric>/stochastic",
+        activation="fixed<8,7,symmetric>/nearest_even",
+        error="bfp8/nearest_even",
+        gradient="bfp8/stochastic",
+    )

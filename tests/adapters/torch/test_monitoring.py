@@ -1,0 +1,230 @@
+"""Figures of a run against the core's analysis of the same numbers; watching changes nothing."""
+
+import math
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from qemu_swalp_torch import (
+    SGD,
+    Averager,
+    Monitor,
+    quantize_activations,
+    quantize_gemms,
+    quantize_optimizer,
+)
+from qemu_swalp_torch.tensors.observers import OBSERVERS
+from torch import nn
+
+from qemu_swalp import RandomBits, stream_id
+from qemu_swalp.ops.analysis import analyze
+from qemu_swalp.training import Recipe
+
+NEAREST = Recipe(weight="fixed<8,4>/nearest_even", momentum="bfp<8,axis=0>", gradient="e4m3fn")
+ACTIVATIONS = Recipe(
+    activation="fixed<6,2>", error="float<3,2>", operands={"input": "fixed<4,2>/nearest_even"}
+)
+
+
+def mlp():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+
+
+def test_places_of_a_model_have_the_figures_of_the_core():
+    model = mlp()
+    quantize_activations(model, ACTIVATIONS, modules=nn.ReLU, seed=3)
+    quantize_gemms(model, ACTIVATIONS, exclude="0")
+    x, seen = 4 * torch.randn(50, 4), {}
+    for place in (0, 1):
+        model[place].register_forward_hook(
+            lambda module, i, output: seen.update({module: output.detach()})
+        )
+    with Monitor() as monitor:
+        model(x).sum().backward()
+    rows = {(row["place"], row["role"]): row for row in monitor.rows()}
+    assert list(rows) == [
+        ("1", "activation"),
+        ("2", "forward.input"),
+        ("2", "wgrad.input"),
+        ("1", "error"),
+    ]
+    expected = {
+        "activation": analyze(
+            seen[model[0]].relu(),
+            "fixed<6,2>",
+            "stochastic",
+            random=RandomBits(3, stream_id("activation", 2), 0),
+        ),
+        "forward.input": analyze(seen[model[1]], "fixed<4,2>"),
+        "wgrad.input": analyze(seen[model[1]].t(), "fixed<4,2>"),
+    }
+    for (_, role), row in rows.items():
+        if role in expected:
+            assert row["saturated"] == expected[role].share_saturated
+            assert row["flushed"] == expected[role].share_flushed
+            assert row["sqnr_db"] == pytest.approx(expected[role].sqnr_db)
+    assert rows["2", "forward.input"]["saturated"] > 0
+    assert rows["1", "error"]["quantizer"] == "float<3,2>/stochastic_a"
+    assert rows["1", "error"]["lost_updates"] is None
+
+
+def trained(kind, watched, steps=6):
+    model = mlp()
+    make = {
+        "hooks": lambda p: quantize_optimizer(
+            torch.optim.SGD(p, 0.05, momentum=0.5, foreach=False), NEAREST
+        ),
+        "native": lambda p: SGD(p, 0.05, 0.5, recipe=NEAREST),
+    }[kind]
+    opt = make(list(model.named_parameters()))
+    averager = Averager(model, quantizer="bfp<9>")
+    averager.attach(opt)
+    gradients = []
+    opt.register_step_pre_hook(lambda *_: gradients.append(model[0].weight.grad.clone()))
+    monitor = Monitor(opt)
+    with monitor if watched else nullcontext():
+        for step in range(steps):
+            x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+            opt.zero_grad()
+            (model(x) - x[:, :2]).square().mean().backward()
+            opt.step()
+    return model, averager, monitor, gradients
+
+
+@pytest.mark.parametrize("kind", ["hooks", "native"])
+def test_watching_changes_no_bit(same, kind):
+    (model, averager, *_), (other, another, *_) = trained(kind, True), trained(kind, False)
+    same(dict(model.state_dict()), dict(other.state_dict()))
+    same(averager.average(), another.average())
+    assert not OBSERVERS
+
+
+@pytest.mark.parametrize("kind", ["hooks", "native"])
+def test_an_optimizer_has_a_row_for_each_parameter_and_role(kind):
+    rows = {(row["place"], row["role"]): row for row in trained(kind, True)[2].rows()}
+    names = [name for name, _ in mlp().named_parameters()]
+    roles = ("gradient", "momentum", "weight")
+    assert set(rows) == {(name, role) for name in names for role in roles} | {("all", "average")}
+
+
+@pytest.mark.parametrize("kind", ["hooks", "native"])
+def test_updates_that_are_lost(kind):
+    """A weight on 1/16 that moves by less than 1/32 stays."""
+    w = nn.Parameter(torch.full((4,), 1.0))
+    recipe = Recipe(weight="fixed<8,4>/nearest_even")
+    opt = (
+        SGD([("w", w)], 0.5, recipe=recipe)
+        if kind == "native"
+        else quantize_optimizer(torch.optim.SGD([("w", w)], 0.5), recipe)
+    )
+    with Monitor(opt) as monitor:
+        for _ in range(3):
+            w.grad = torch.tensor([0.0, 0.05, 0.07, 1.0])
+            opt.step()
+    (row,) = monitor.rows()
+    assert row["lost_updates"] == 1 / 3
+    assert row["gradient_to_noise"] == math.inf
+    monitor.reset()
+    assert monitor.rows() == []
+
+
+def test_what_happens_unwatched_is_no_update():
+    w = nn.Parameter(torch.ones(2))
+    opt = SGD([("w", w)], 0.5, recipe=Recipe(weight="fixed<8,4>/nearest_even"))
+    monitor = Monitor(opt)
+    for weight in (1.0, 2.0):
+        nn.init.constant_(w, weight)
+        w.grad = torch.zeros(2)
+        with monitor:
+            opt.step()
+    assert math.isnan(monitor.rows()[0]["lost_updates"])
+
+
+def test_gradient_to_noise_is_mean_square_over_the_trace_of_the_covariance():
+    _, _, monitor, gradients = trained("native", True)
+    stacked = np.stack([g.double().numpy().reshape(-1) for g in gradients])
+    (row,) = [
+        row for row in monitor.rows() if (row["place"], row["role"]) == ("0.weight", "weight")
+    ]
+    assert row["gradient_to_noise"] == pytest.approx(
+        (stacked.mean(0) ** 2).sum() / stacked.var(0, ddof=1).sum()
+    )
+
+
+def test_a_plain_optimizer_has_its_gradients_watched():
+    model = mlp()
+    opt = torch.optim.SGD(model.parameters(), 0.1)
+    with Monitor(opt) as monitor:
+        for _ in range(2):
+            opt.zero_grad()
+            model(torch.randn(3, 4)).square().sum().backward()
+            opt.step()
+    assert [row["place"] for row in monitor.rows()] == [
+        f"param_groups[0]['params'][{i}]" for i in range(4)
+    ]
+    assert all(row["quantizer"] is None and row["gradient_to_noise"] > 0 for row in monitor.rows())
+
+
+def test_a_compiled_model_is_watched_too():
+    torch._dynamo.reset()
+    model = mlp()
+    quantize_activations(model, ACTIVATIONS, modules=nn.ReLU)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with Monitor() as monitor:
+        compiled(torch.randn(3, 4)).sum().backward()
+    assert {(row["place"], row["role"]) for row in monitor.rows()} == {
+        ("1", "activation"),
+        ("1", "error"),
+    }
+    torch._dynamo.reset()
+
+
+def test_scalars_reach_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    monitor = trained("native", True)[2]
+    with SummaryWriter(tmp_path) as writer:
+        monitor.write(writer, 7)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    (row,) = [
+        row for row in monitor.rows() if (row["place"], row["role"]) == ("0.weight", "weight")
+    ]
+    for figure in ("saturated", "flushed", "sqnr_db", "lost_updates", "gradient_to_noise"):
+        (event,) = events.Scalars(f"0.weight/weight/{figure}")
+        assert (event.step, event.value) == (7, pytest.approx(row[figure]))
+
+
+def test_every_figure_is_written_as_a_scalar():
+    monitor, written = trained("hooks", True)[2], {}
+
+    class Writer:
+        def add_scalar(self, tag, value, step):
+            written[tag] = (value, step)
+
+    monitor.write(Writer(), 3)
+    for row in monitor.rows():
+        for figure, value in row.items():
+            if isinstance(value, float):
+                assert written.pop(f"{row['place']}/{row['role']}/{figure}") == (value, 3)
+    assert not written
+
+
+def test_the_table_has_a_line_for_each_row():
+    _, _, monitor, _ = trained("hooks", True)
+    lines = str(monitor).splitlines()
+    assert lines[0].split("  ")[0] == "place"
+    assert len(lines) == 2 + len(monitor.rows())
+
+
+def test_errors():
+    with pytest.raises(
+        TypeError, match=r"optimizer must be a torch\.optim\.Optimizer or None, got int"
+    ):
+        Monitor(3)
+    with Monitor() as monitor, pytest.raises(RuntimeError, match="is watching already"):
+        monitor.__enter__()
+    assert not OBSERVERS

@@ -1,0 +1,168 @@
+"""Products by the kernels have the bits of the array program, in float32 where they compute in it,
+on any threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import qemu_swalp as q
+from qemu_swalp import kernels
+from qemu_swalp.kernels import cpu
+from qemu_swalp.kernels import matmul_plan
+from qemu_swalp.kernels import matmul_in_float32 as single
+from tests.helpers.samples import bits
+
+RANDOM = q.RandomBits(5, 6, 7, offset=3)
+SINGLE = [
+    "fp16/nearest_even",
+    "float<6,9>/toward_negative; chunk=5",
+    "float<8,21>/to_odd",
+    "fixed<12,4>/nearest_away",
+    "bf16/stochastic_a<14>; product=e5m2/stochastic",
+    "e4m3/stochastic_b<18>",
+    "e4m3/stochastic_c<18>; chunk=3",
+    "e5m2/nearest_even; product=float<8,20>/to_odd; chunk=6; total=float<6,15>/toward_zero",
+    "e8m0fnu/to_odd",
+]
+DOUBLE = [
+    "float<8,22>/nearest_even",
+    "fp16/nearest_even; group=2",
+    "bf16/stochastic_a<15>",
+    "e5m2/stochastic",
+    "fp16/nearest_even; chunk=4; total=float<8,23>/stochastic",
+    "posit8/nearest_even; product=posit8/toward_zero",
+    "nf4/stochastic",
+]
+
+
+def by_program(a: np.ndarray, b: np.ndarray, accumulation: str) -> np.ndarray:
+    with kernels.disabled():
+        return q.matmul(a, b, accumulation, random=RANDOM)
+
+
+def same(a: np.ndarray, b: np.ndarray) -> bool:
+    """Equal bits; any NaN equals any NaN."""
+    return bool(((bits(a) == bits(b)) | (np.isnan(a) & np.isnan(b))).all())
+
+
+def in_single(a: np.ndarray, b: np.ndarray, accumulation: str) -> bool:
+    """Whether the kernels compute in float32."""
+    limit = matmul_plan.limit_of(q.Accumulation.parse(accumulation).rules, a.shape[-1])
+    return limit is not None and single.suffices(a, b, limit)
+
+
+def coarse(rng: Any, shape: tuple[int, ...], spread: int) -> np.ndarray:
+    """Numbers of at most 12 bits, many of them 0, 1 or with few bits."""
+    whole = rng.integers(-4095, 4096, shape) >> rng.integers(0, 13, shape)
+    return (whole * 2.0 ** rng.integers(-spread, spread + 1, shape)).astype(np.float32)
+
+
+@settings(max_examples=150)
+@given(
+    st.sampled_from(SINGLE + DOUBLE),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 40),
+    st.integers(1, 30),
+    st.integers(1, 9),
+    st.integers(1, 40),
+)
+def test_coarse_operands(
+    accumulation: str, seed: int, spread: int, terms: int, rows: int, columns: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    a, b = coarse(rng, (rows, terms), spread), coarse(rng, (terms, columns), spread)
+    assert same(q.matmul(a, b, accumulation, random=RANDOM), by_program(a, b, accumulation))
+
+
+def test_which_products_are_computed_in_float32() -> None:
+    a, b = coarse(np.random.default_rng(0), (4, 9), 3), coarse(np.random.default_rng(1), (9, 4), 3)
+    for text in SINGLE + DOUBLE:
+        found = matmul_plan.matmul(a, b, q.Accumulation.parse(text).rules, RANDOM)
+        assert found is not None
+        assert found.dtype == (np.float32 if text in SINGLE else np.float64), text
+
+
+TOO_MUCH = [
+    (1 + 2.0**-13, 1 + 2.0**-12),
+    (2.0**-80, 2.0**-72),
+    (2.0**66, 2.0**62),
+    (2.0**-140 * 3, 2.0**-10),
+    (np.inf, 1.0),
+    (1.0, np.nan),
+    (31.0, 1082401.0),
+]  # 2^25 - 1, which float32 rounds up
+
+
+@pytest.mark.parametrize(("a", "b"), TOO_MUCH)
+def test_operands_that_float32_does_not_multiply(a: float, b: float) -> None:
+    """Too many bits, products out of range, special operands."""
+    x, y = np.full((3, 4), a, np.float32), np.full((4, 3), b, np.float32)
+    for text in ("float<8,21>/to_odd", "fp16/toward_zero"):
+        assert not in_single(x, y, text)
+        assert same(q.matmul(x, y, text), by_program(x, y, text))
+
+
+def test_sums_that_might_leave_float32() -> None:
+    """By the bound on what roundings add: 2,000 roundings to 8 bits may make 2^23 of 1; one of 1
+    bit doubles it.
+    """
+    rule = "bf16/toward_positive"
+    long, short = np.ones((1, 2000), np.float32), np.ones((1, 2), np.float32)
+    for size, fits in ((2.0**60, True), (2.0**80, False)):
+        assert in_single(long, long.T * size, rule) == fits
+        assert same(q.matmul(long, long.T * size, rule), by_program(long, long.T * size, rule))
+    assert in_single(short, short.T, "e8m0fnu/to_odd")
+    assert not in_single(long, long.T, "e8m0fnu/to_odd")
+
+
+@pytest.mark.parametrize("accumulation", [SINGLE[0], SINGLE[4], DOUBLE[2]])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((70, 3), (3, 41)),
+        ((2, 3), (3, 2500)),
+        ((1030, 2), (2, 1)),
+        ((3, 2, 40, 3), (2, 3, 50)),
+        ((1, 1), (1, 1)),
+    ],
+)
+def test_tiles_and_threads(accumulation: str, shapes: tuple[tuple[int, ...], ...]) -> None:
+    rng = np.random.default_rng(2)
+    a, b = (coarse(rng, shape, 5) for shape in shapes)
+    expected, before = by_program(a, b, accumulation), q.get_num_threads()
+    for threads in (1, 3):
+        q.set_num_threads(threads)
+        try:
+            assert same(q.matmul(a, b, accumulation, random=RANDOM), expected)
+        finally:
+            q.set_num_threads(before)
+
+
+@pytest.mark.parametrize("instructions", ["baseline", "avx2", "avx512"])
+def test_every_instruction_set(instructions: str) -> None:
+    rng = np.random.default_rng(3)
+    a, b = coarse(rng, (7, 20), 30), coarse(rng, (20, 33), 30)
+    try:
+        with cpu.instructions(instructions):
+            got = [q.matmul(a, b, text, random=RANDOM) for text in SINGLE + DOUBLE]
+    except ValueError as error:
+        pytest.skip(str(error))
+    assert all(
+        same(x, by_program(a, b, text)) for x, text in zip(got, SINGLE + DOUBLE, strict=True)
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_special_numbers(dtype: type) -> None:
+    values = np.array(
+        [0, -0.0, np.inf, -np.inf, np.nan, 1, -1, 2.0**-140, 3e38, -3e38, 2.0**-126], dtype
+    )
+    a, b = np.meshgrid(values, values)
+    for text in SINGLE + DOUBLE:
+        assert same(q.matmul(a, b, text, random=RANDOM), by_program(a, b, text)), text

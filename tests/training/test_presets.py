@@ -1,0 +1,158 @@
+"""Ready recipes, operands of a recipe, and recipes as tables."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import numpy as np
+import pytest
+
+from qemu_swalp import Accumulation
+from qemu_swalp.training import (
+    OPERANDS,
+    SUMS,
+    Recipe,
+    as_recipe,
+    recipe,
+    recipe_names,
+    register_recipe,
+    swalp,
+)
+from qemu_swalp.training import presets as recipes
+
+READY = (
+    "swalp8",
+    "bf16_sr",
+    "fp8_hybrid",
+    "fp8_ibm",
+    "fp8_deepseek",
+    "mxfp8",
+    "mxfp4",
+    "nvfp4",
+    "hbfp8",
+    "wage",
+)
+
+
+def test_the_ready_ones_have_their_names_and_cite_their_sources() -> None:
+    assert recipe_names()[: len(READY)] == READY
+    for name in READY:
+        assert "arXiv" in (inspect.getdoc(getattr(recipes, name)) or "")
+
+
+@pytest.mark.parametrize("name", READY)
+def test_each_is_plain_strings_and_rounds_matrices(name: str) -> None:
+    ready = recipe(name)
+    assert Recipe.from_dict(json.loads(json.dumps(ready.to_dict()))) == ready == as_recipe(name)
+    x = np.random.default_rng(0).standard_normal((40, 150)).astype(np.float32)
+    for role in ("weight", "activation", "error", "gradient", "momentum", "accumulator", *OPERANDS):
+        quantizer = ready.quantizer(role)
+        if quantizer is not None and not quantizer.rounding.stochastic:
+            assert np.isfinite(quantizer(x)).all()
+
+
+def test_nvfp4_rounds_errors_stochastically_and_weights_in_tiles_that_both_products_share() -> None:
+    nvfp4 = recipe("nvfp4")
+    stochastic = [name for name, q in nvfp4.operands if q.rounding.stochastic]
+    assert stochastic == ["dgrad.error", "wgrad.error"]
+    x = np.random.default_rng(0).standard_normal((32, 48)).astype(np.float32)
+    forward, dgrad = nvfp4.quantizer("forward.weight"), nvfp4.quantizer("dgrad.weight")
+    assert forward is not None
+    assert dgrad is not None
+    assert (forward(x) == dgrad(np.ascontiguousarray(x.T)).T).all()
+
+
+def test_mxfp8_never_saturates() -> None:
+    quantizer = recipe("mxfp8").quantizer("forward.input")
+    assert quantizer is not None
+    x = np.float32([[1.9999, 0.01] * 16])
+    assert abs(quantizer(x)[0, 0] - 2) < 2**-4
+
+
+def test_operands_by_name_and_by_kind() -> None:
+    made = Recipe(
+        operands={
+            "error": "e5m2/nearest_even",
+            "wgrad.error": None,
+            "forward.input": "bf16/nearest_even",
+        }
+    )
+    assert made.to_dict() == {
+        "operands": {"forward.input": "bf16/nearest_even", "dgrad.error": "e5m2/nearest_even"}
+    }
+    assert made.quantizer("wgrad.error") is None
+    assert made.of("fc.operands") == made
+    assert hash(made) == hash(Recipe.from_dict(made.to_dict()))
+
+
+def test_sums_by_name_and_all_alike() -> None:
+    some = Recipe(sums={"wgrad.sum": "fp16/to_odd; chunk=8", "dgrad.sum": None})
+    assert some.to_dict() == {"sums": {"wgrad.sum": "fp16/to_odd; chunk=8"}}
+    assert some.accumulation("forward.sum") is None
+    assert str(some.accumulation("wgrad.sum")) == "fp16/to_odd; chunk=8"
+    all_alike = Recipe(sums=Accumulation("fp16/to_odd", product="bf16/to_odd"))
+    assert [name for name, _ in all_alike.sums] == list(SUMS)
+    assert Recipe.from_dict(json.loads(json.dumps(all_alike.to_dict()))) == all_alike
+    assert str(some).splitlines()[2:] == [
+        "wgrad.sum (chunk=8)  fp16    to_odd",
+        "wgrad.sum of chunks  fp16    to_odd",
+    ]
+    assert str(all_alike).splitlines()[3] == "forward.sum of products  bf16    to_odd"
+
+
+def test_recipes_print_as_tables() -> None:
+    made = Recipe(
+        weight="bfp8",
+        state={"exp_avg_sq": "bf16", "step": None},
+        overrides={"*.bias": None, "head.*": Recipe(weight="e4m3fn/to_odd")},
+    )
+    assert str(made).splitlines()[2:] == [
+        "weight          bfp8            stochastic_a",
+        "exp_avg_sq      bf16            stochastic_a",
+        "*.bias          full precision",
+        "head.*: weight  e4m3fn          to_odd",
+    ]
+    assert str(Recipe()).splitlines()[2:] == ["all   full precision"]
+
+
+def test_a_registered_recipe_goes_by_its_name() -> None:
+    made = register_recipe("ours", swalp(6))
+    try:
+        assert register_recipe("ours", swalp(6)) == recipe("ours") == made
+        assert as_recipe("ours") is made
+        with pytest.raises(ValueError, match="'ours' stands for another recipe already"):
+            register_recipe("ours", swalp(5))
+    finally:
+        del recipes._RECIPES["ours"]
+
+
+def test_errors() -> None:
+    for call, kind, words in (
+        (lambda: recipe("mxfp9"), ValueError, "did you mean 'mxfp"),
+        (
+            lambda: as_recipe("bfp8"),
+            ValueError,
+            r"Recipe\(weight='bfp8'\), or the name of a ready one of swalp8, ",
+        ),
+        (lambda: as_recipe(None), TypeError, "got None"),
+        (
+            lambda: register_recipe("mine", "bfp8"),
+            TypeError,
+            "a string and a Recipe are registered, got 'mine'",
+        ),
+        (
+            lambda: Recipe(operands={"grad": "bf16"}),
+            ValueError,
+            "the name of an operand must be one of forward.input",
+        ),
+        (lambda: Recipe(operands={"input": 3}), TypeError, "a quantizer must be"),
+        (
+            lambda: Recipe(sums={"forward": "fp16"}),
+            ValueError,
+            "the name of a sum must be one of forward.sum",
+        ),
+        (lambda: Recipe(sums="bfp8"), ValueError, "sum must be of an element format"),
+    ):
+        with pytest.raises(kind, match=words):
+            call()
