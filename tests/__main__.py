@@ -15,6 +15,8 @@ KERAS = "tests/adapters/keras"
 PYTEST = ["pytest", "-n", "auto", "--dist", "worksteal"]
 CHECKS: list[tuple[list[str], dict[str, str]]] = [
     (["ruff", "check", "."], {}),
+    (["ruff", "format", "--check", "--quiet", "."], {}),
+    (["tests.clang_format"], {}),
     (["mypy"], {}),
     (["spec/generate.py", "--check"], {}),
     ([*PYTEST, "--ignore", KERAS], {}),
