@@ -31,7 +31,7 @@ def run(
     script: str, *arguments: str, backend: str = BACKEND, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Python in a process of its own."""
-    head = "import sys, keras, numpy as np\nfrom tests.adapters.keras import exact\n"
+    head = "import sys, keras, numpy as np\nfrom tests.helpers import keras_exact as exact\n"
     path = os.pathsep.join([str(ROOT), str(ROOT / "adapters"), os.environ.get("PYTHONPATH", "")])
     return subprocess.run(
         [sys.executable, "-c", head + script, *arguments],

@@ -372,7 +372,7 @@ class Own(nn.Module):
 
 def test_errors():
     for recipe, words in (
-        ({"elementwise": {"exponential": "bf16"}}, "the name of a step must be"),
+        ({"elementwise": {"exponential": "bf16"}}, "the name of an elementwise operation must be"),
         ({"elementwise": "bfp8"}, "must be of an element format"),
         ({"elementwise": "takum16"}, "up to 51 significant bits"),
     ):
