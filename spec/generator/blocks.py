@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from itertools import product
 
 import oracle
-from oracle import DETERMINISTIC, Bfp
+from oracle import DETERMINISTIC, Bfp, Element
 
 from .inputs import FLOAT32_MAX, float32, float32_bits
-from .writing import listed, table
+from .writing import listed, policy_column, table
 
 MANTISSAS = (
     1.0,
@@ -69,11 +69,22 @@ def block_words(count: int, seed: int) -> list[int]:
     return [oracle.element_word(seed, 0, 0, i) for i in range(count)]
 
 
+def block_policies(fmt: Element, array: list[float]) -> Iterator[str]:
+    """BLK-13: the policies a caller may name, for arrays with infinities."""
+    if any(map(math.isinf, array)):
+        yield from ("saturate", "propagate", "nan", *["infinity"][: fmt.has_infinity])
+
+
 def block_row(
-    fmt: Bfp, mode: str, shape: tuple[int, ...], array: list[float], words: list[int] | None
+    fmt: Bfp,
+    mode: str,
+    policy: str | None,
+    shape: tuple[int, ...],
+    array: list[float],
+    words: list[int] | None,
 ) -> str:
-    """One array under one format and rounding."""
-    blocks = oracle.quantize_blocks(array, shape, fmt, mode, words)
+    """One array under one format, rounding and policy."""
+    blocks = oracle.quantize_blocks(array, shape, fmt, mode, words, policy)
     spelled = [f"{word:08x}" for word in words or ()]
     columns = (
         shape,
@@ -84,7 +95,7 @@ def block_row(
         blocks.exponent_shape,
         blocks.exponents,
     )
-    return " ".join([oracle.spell(fmt), mode, *map(listed, columns)])
+    return " ".join([oracle.spell(fmt), mode, policy_column(policy), *map(listed, columns)])
 
 
 def blocks_file() -> str:
@@ -101,8 +112,12 @@ def blocks_file() -> str:
             first = (place + turn + word // 2) % len(modes)
             for mode in {"nearest_even": 0, modes[first]: 0, modes[(first + 4) % len(modes)]: 0}:
                 words = block_words(len(array), len(rows)) if "stochastic" in mode else None
-                rows.append(block_row(fmt, mode, shape, array, words))
+                rows.append(block_row(fmt, mode, None, shape, array, words))
+            for policy in block_policies(fmt.element, array):
+                rows.append(block_row(fmt, "nearest_even", policy, shape, array, None))
     columns = (
-        "format rounding shape input words output codes exponent_shape exponents; lists in C order"
+        "format rounding policy shape input words output codes exponent_shape exponents; lists in C"
+        " order, policy the caller's"
     )
-    return table("BLK-1 BLK-2 BLK-3 BLK-4 BLK-5 COD-4 RND-8 RND-9 SRC-1 SRC-2 STR-1", columns, rows)
+    clauses = "BLK-1 BLK-2 BLK-3 BLK-4 BLK-5 BLK-13 COD-4 RND-8 RND-9 SRC-1 SRC-2 STR-1"
+    return table(clauses, columns, rows)

@@ -10,9 +10,9 @@ from itertools import product
 import oracle
 from oracle import BINARY32, DETERMINISTIC, Block, Fixed, Float, Int
 
-from .blocks import MANTISSAS, block_words
+from .blocks import MANTISSAS, block_policies, block_words
 from .inputs import BFLOAT16, FLOAT16, FLOAT32_MAX, float32, float32_bits
-from .writing import listed, table
+from .writing import listed, policy_column, table
 
 SOURCES = {"float32": BINARY32, "float16": FLOAT16, "bfloat16": BFLOAT16, "float64": Float(11, 52)}
 
@@ -35,8 +35,22 @@ def scaled_formats() -> Iterator[tuple[str, Block]]:
         Block(fp8.element, (0, -1), (1, 3), BINARY32),
         Block(Fixed(6, 4, symmetric=True), 0, None, oracle.Exponent(4), "even"),
     ]
+    blocks += [
+        replace(named["mxfp4"], size=5, nonfinite="element"),  # type: ignore[type-var]
+        replace(nvfp4, size=4, nonfinite="element"),  # type: ignore[type-var]
+        Block(fp8.element, -1, 3, BINARY32, nonfinite="block"),
+        Block(Fixed(8, 0, signed=False), -1, 3, BFLOAT16, "minmax", nonfinite="block"),
+        Block(Float(5, 2), -1, 3),
+        Block(Float(4, 3, specials="fn", overflow="nan"), 0, None, BINARY32),
+    ]
     yield from ((oracle.spell(fmt), fmt) for fmt in blocks)
-    integers = (Int(8), Int(4), Int(8, axis=0), Int(4, size=3, axis=-1, scale=FLOAT16))
+    integers = (
+        Int(8),
+        Int(4),
+        Int(8, axis=0),
+        Int(4, size=3, axis=-1, scale=FLOAT16),
+        Int(8, size=3, axis=-1, scale=nvfp4.scale),
+    )
     points = (Int(8, True), Int(4, True, -1, 3), Int(8, True, 0, scale=BFLOAT16))
     yield from ((oracle.spell(fmt), fmt.block_format) for fmt in (*integers, *points))
 
@@ -59,17 +73,21 @@ def scaled_arrays() -> Iterator[tuple[str, tuple[int, ...], list[float]]]:
     yield "float32", (), [0.7001953125]
     yield "bfloat16", (2, 6), signs
     yield "float16", (2, 3), [65504.0, -1000.5, 2.0**-24, 3 * 2.0**-24, 0.0999755859375, -512.5]
+    yield from (
+        (source, (3, 3), [math.inf, 1.0, 0.75, -math.inf, math.nan, 0.5, 3.0, -1.5, 448.0])
+        for source in ("float16", "bfloat16", "float64")
+    )
     yield "float64", (4,), [1 / 3, -(2.0**-200), 2.0**-30 + 2.0**-70, 1e100]
 
 
-def scaled_row(name: str, fmt: Block, source: str, mode: str, shape: tuple[int, ...], array: list[float],
-               words: list[int] | None) -> str:  # fmt: skip
-    """One array under one format and rounding."""
-    found = oracle.quantize_scaled(array, shape, fmt, mode, words, SOURCES[source])
+def scaled_row(name: str, fmt: Block, source: str, mode: str, policy: str | None, shape: tuple[int, ...],
+               array: list[float], words: list[int] | None) -> str:  # fmt: skip
+    """One array under one format, rounding and policy."""
+    found = oracle.quantize_scaled(array, shape, fmt, mode, words, SOURCES[source], policy)
     second = None if found.second is None else [found.second]
     columns = (shape, array, [f"{word:08x}" for word in words or ()], found.values, found.codes, found.scale_shape,
                found.scales, second or (), found.zero_points or ())  # fmt: skip
-    return " ".join([name, source, mode, *map(listed, columns)])
+    return " ".join([name, source, mode, policy_column(policy), *map(listed, columns)])
 
 
 def scaled_file() -> str:
@@ -91,11 +109,15 @@ def scaled_file() -> str:
             continue
         for mode in ("nearest_even", modes[(place + turn) % len(modes)]):
             words = block_words(len(array), len(rows)) if "stochastic" in mode else None
-            rows.append(scaled_row(name, fmt, source, mode, shape or (1,), array, words))
-    columns = ("format dtype rounding shape input words output codes scale_shape scales second zero_points; "
-               "lists in C order, scales, second and zero_points decimal codes")  # fmt: skip
+            rows.append(scaled_row(name, fmt, source, mode, None, shape or (1,), array, words))
+        rows += [
+            scaled_row(name, fmt, source, "nearest_even", policy, shape, array, None)
+            for policy in block_policies(fmt.element, array)
+        ]
+    columns = ("format dtype rounding policy shape input words output codes scale_shape scales second zero_points; "
+               "lists in C order, policy the caller's, scales, second and zero_points decimal codes")  # fmt: skip
     clauses = (
-        "BLK-1 BLK-2 BLK-3 BLK-4 BLK-7 BLK-8 BLK-9 BLK-10 BLK-11 BLK-12 SRC-1 SRC-2 SRC-3 COD-4"
+        "BLK-1 BLK-2 BLK-3 BLK-4 BLK-7 BLK-8 BLK-9 BLK-10 BLK-11 BLK-12 BLK-13 SRC-1 SRC-2 SRC-3 COD-4"
         " COD-7 STR-1"
     )
     return table(clauses, columns, rows)

@@ -29,6 +29,11 @@ def table(clauses: str, columns: str, rows: Iterable[str]) -> str:
     return "\n".join([f"# clauses: {clauses}", f"# columns: {columns}", *rows, ""])
 
 
+def policy_column(policy: str | None) -> str:
+    """The caller's overflow policy; `-` where there is none."""
+    return policy or "-"
+
+
 def same(a: float, b: float) -> bool:
     """Equal as results are: NaN is NaN, and -0 is not 0."""
     return text(a) == text(b)

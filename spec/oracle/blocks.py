@@ -9,6 +9,7 @@ from fractions import Fraction
 from itertools import product
 from typing import NamedTuple
 
+from .elements import Element
 from .exact import binade, carrier, power
 from .families import Fixed
 from .rounding import quantize
@@ -53,6 +54,23 @@ def greatest(elements: Sequence[float]) -> Fraction:
     return max((abs(Fraction(x)) for x in elements if math.isfinite(x)), default=Fraction(0))
 
 
+def in_force(element: Element, policy: str | None) -> str:
+    """BLK-13: the overflow policy of the elements, given the caller's."""
+    return policy or ("propagate" if element.policy == "saturate" else element.policy)
+
+
+def round_infinity(x: float, element: Element, mode: str, policy: str) -> float:
+    """BLK-13: what an infinity becomes, before the scale."""
+    return x if policy == "propagate" else quantize(x, element, mode, 0, policy)
+
+
+def code_of(r: float, element: Element) -> int | None:
+    """COD-1: the code of an element; None where the element format has no infinity or no NaN."""
+    if math.isfinite(r) or (element.has_infinity if math.isinf(r) else element.nan_codes):
+        return element.encode(r)
+    return None
+
+
 @dataclass(frozen=True)
 class Bfp(Geometry):
     """BLK-1, BLK-5: `bfp<W>`."""
@@ -78,7 +96,9 @@ class Bfp(Geometry):
 
 
 class Blocks(NamedTuple):
-    """BLK-4, COD-4: an array quantized; a code is None where RND-9 leaves a NaN that has none."""
+    """BLK-4, COD-4: an array quantized; a code is None where BLK-13 or RND-9 leaves what has
+    none.
+    """
 
     values: list[float]
     codes: list[int | None]
@@ -92,23 +112,31 @@ def quantize_blocks(
     fmt: Bfp,
     mode: str = "nearest_even",
     words: Sequence[int] | None = None,
+    policy: str | None = None,
 ) -> Blocks:
-    """BLK-4, for an array in C order."""
+    """BLK-4, BLK-13, for an array in C order."""
+    policy = in_force(fmt.element, policy)
     homes = [fmt.block(index) for index in product(*map(range, shape))]
     scales = {home: fmt.scale(elements) for home, elements in members(array, homes).items()}
     rounded = [
-        quantize(
-            Fraction(x) / power(scales[home]) if math.isfinite(x) else x, fmt.element, mode, word
+        round_infinity(x, fmt.element, mode, policy)
+        if math.isinf(x)
+        else quantize(
+            x if math.isnan(x) else Fraction(x) / power(scales[home]),
+            fmt.element,
+            mode,
+            word,
+            policy,
         )
         for home, x, word in zip(homes, array, words or [0] * len(array), strict=True)
     ]
     values = [
-        r if math.isnan(r) else carrier(Fraction(r) * power(scales[home]))
+        carrier(Fraction(r) * power(scales[home])) if math.isfinite(r) else r
         for home, r in zip(homes, rounded, strict=True)
     ]
     return Blocks(
         values,
-        [None if math.isnan(r) else fmt.element.encode(r) for r in rounded],
+        [code_of(r, fmt.element) for r in rounded],
         [scales[home] for home in sorted(scales)],
         tuple(1 + max(home[axis] for home in scales) for axis in range(len(shape))),
     )

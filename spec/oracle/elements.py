@@ -73,11 +73,19 @@ class Element(ABC):
         nearer = abs(x - toward) - abs(away - x)
         return (nearer > 0) - (nearer < 0)
 
-    def stays(self, mode: str, below: bool) -> bool:
+    def stays(self, mode: str, policy: str, below: bool) -> bool:
         """RND-7: whether a finite number beyond an end of the range goes to that end in this
         mode.
         """
+        if mode == "to_odd":
+            return policy == "infinity" and self.is_odd_end(below)
         return mode in ("toward_zero", "toward_positive" if below else "toward_negative")
+
+    def is_odd_end(self, below: bool) -> bool:
+        """RND-7: whether the code of min or max is odd, of a table its place. Of formats with
+        infinities alone this is asked.
+        """
+        raise NotImplementedError
 
     @abstractmethod
     def code(self, value: Fraction) -> int:

@@ -164,6 +164,10 @@ class Float(Grid):
         leading = 0 if exponent == 0 and self.zero else self.steps
         return (leading + mantissa) % 2 == 1
 
+    def is_odd_end(self, below: bool) -> bool:
+        """RND-7; below unsigned formats there is no infinity."""
+        return (self.signed or not below) and self.top % 2 == 1
+
     @property
     def high(self) -> Fraction:
         return self.magnitude(self.top)
@@ -269,11 +273,9 @@ class P3109(Grid):
         """RND-5: the parity of the code."""
         return place % 2 == 1
 
-    def stays(self, mode: str, below: bool) -> bool:
-        """RND-7: to odd stays where the code of max is odd and infinity's even."""
-        return super().stays(mode, below) or (
-            mode == "to_odd" and not below and self.has_infinity and self.infinity % 2 == 0
-        )
+    def is_odd_end(self, below: bool) -> bool:
+        """RND-7; zero, which ends the range of unsigned formats, has an even code."""
+        return (self.signed or not below) and self.infinity % 2 == 0
 
     def code(self, value: Fraction) -> int:
         place = self.place(abs(value))

@@ -81,7 +81,7 @@ def out_of_range(fmt: Element, rule: Rule, policy: str, below: bool, finite: boo
         return (
             NAN if not fmt.has_infinity else end if one_sided else -math.inf if below else math.inf
         )
-    if finite and fmt.stays(rule.name, below) and (fmt.has_zero or not one_sided):  # FMT-9
+    if finite and fmt.stays(rule.name, policy, below) and (fmt.has_zero or not one_sided):  # FMT-9
         return end
     return NAN if policy == "nan" or one_sided else -math.inf if below else math.inf
 

@@ -10,7 +10,7 @@ from itertools import product
 from typing import NamedTuple
 
 from .binary32 import effective, in_dtype, multiply, two_levels
-from .blocks import Geometry, greatest, members
+from .blocks import Geometry, code_of, greatest, in_force, members, round_infinity
 from .elements import Element
 from .exact import NAN, binade, carrier, is_negative, power
 from .families import BINARY32, Fixed, Float
@@ -37,6 +37,7 @@ class Block(Geometry):
     scale: Float | Exponent = Exponent(8)
     rule: str = ""
     second: Float | None = None
+    nonfinite: str = ""
 
     @property
     def powers(self) -> tuple[int, int] | None:
@@ -51,6 +52,15 @@ class Block(Geometry):
     def chosen_rule(self) -> str:
         """BLK-3, BLK-8: the rule of a format that names none."""
         return self.rule or ("floor" if self.powers else "nearest")
+
+    def spoils_block(self, x: float, policy: str | None) -> bool:
+        """BLK-13: whether an element makes its block NaN, given the caller's policy."""
+        if isinstance(self.scale, Exponent):
+            return False
+        alone = self.scale.has_infinity or not has_nan(self.scale)
+        if (self.nonfinite or ("element" if alone else "block")) == "element":
+            return False
+        return math.isnan(x) or (math.isinf(x) and policy is None)
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ class Scale(NamedTuple):
 
 
 class Scaled(NamedTuple):
-    """COD-4: an array quantized. A code is None where RND-9 leaves a NaN that has none."""
+    """COD-4: an array quantized. A code is None where BLK-13 or RND-9 leaves what has none."""
 
     values: list[float]
     codes: list[int | None]
@@ -147,8 +157,10 @@ def affine(elements: Sequence[float], fmt: Block, scale: Float) -> tuple[Fractio
 Home = tuple[int, ...]
 
 
-def scales_of(blocks: dict[Home, list[float]], fmt: Block) -> tuple[dict[Home, Scale], int | None]:
-    """BLK-3, BLK-7 to BLK-11: the scale of each block, and the code of the array's."""
+def scales_of(
+    blocks: dict[Home, list[float]], fmt: Block, policy: str | None
+) -> tuple[dict[Home, Scale], int | None]:
+    """BLK-3, BLK-7 to BLK-11, BLK-13: the scale of each block, and the code of the array's."""
     amax = {home: greatest(elements) for home, elements in blocks.items()}
     found: dict[Home, Scale] = {}
     second: int | None = None
@@ -172,32 +184,34 @@ def scales_of(blocks: dict[Home, list[float]], fmt: Block) -> tuple[dict[Home, S
             if fmt.chosen_rule == "minmax":
                 value, zero_point = affine(elements, fmt, fmt.scale)
             found[home] = Scale(value, fmt.scale.code(value), zero_point)
-    if isinstance(fmt.scale, Float) and has_nan(fmt.scale) and not fmt.element.nan_codes:
-        for home, elements in blocks.items():
-            if any(map(math.isnan, elements)):
-                found[home] = found[home]._replace(nan=True, code=fmt.scale.canonical_nan)
+    for home, elements in blocks.items():
+        if isinstance(fmt.scale, Float) and any(fmt.spoils_block(x, policy) for x in elements):
+            found[home] = found[home]._replace(nan=True, code=fmt.scale.canonical_nan)
     return found, second
 
 
-def round_element(x: float, fmt: Block, scale: Scale, mode: str, word: int) -> float:
-    """BLK-4, BLK-8, BLK-10, BLK-11: the element, less the zero point."""
+def round_element(x: float, fmt: Block, scale: Scale, mode: str, word: int, policy: str) -> float:
+    """BLK-4, BLK-8, BLK-10, BLK-11, BLK-13: the element, less the zero point."""
     if math.isnan(x):
         return NAN
     if scale.zero_point is not None:
         low, high = -scale.zero_point, int(fmt.element.high) - scale.zero_point
-        if math.isinf(x):
+        if math.isinf(x) and policy == "saturate":
             return float(low if x < 0 else high)
+        if math.isinf(x):
+            return NAN if policy == "nan" else x
         n = round_to_grid(
             Fraction(x) / scale.value, Fixed(fmt.element.bits, 0), parse_rule(mode), word
         )
         return float(min(max(n, low), high))
     if math.isinf(x):
-        return quantize(x, fmt.element, mode, word)
+        return round_infinity(x, fmt.element, mode, policy)
     if scale.inverse is not None:
         scaled = multiply(abs(x), scale.inverse)
-        return quantize(-scaled if is_negative(x) else scaled, fmt.element, mode, word)
+        return quantize(-scaled if is_negative(x) else scaled, fmt.element, mode, word, policy)
     quotient = Fraction(x) / scale.value
-    return quantize(-0.0 if quotient == 0 and is_negative(x) else quotient, fmt.element, mode, word)
+    signed = -0.0 if quotient == 0 and is_negative(x) else quotient
+    return quantize(signed, fmt.element, mode, word, policy)
 
 
 def result(r: float, fmt: Block, scale: Scale, source: Float) -> float:
@@ -221,12 +235,14 @@ def quantize_scaled(
     mode: str = "nearest_even",
     words: Sequence[int] | None = None,
     source: Float = BINARY32,
+    policy: str | None = None,
 ) -> Scaled:
-    """BLK: an array in C order, of numbers that the source dtype holds."""
+    """BLK: an array in C order, of numbers that the source dtype holds; `policy`: the caller's."""
     homes = [fmt.block(index) for index in product(*map(range, shape))]
-    scales, second = scales_of(members(array, homes), fmt)
+    scales, second = scales_of(members(array, homes), fmt, policy)
+    used = in_force(fmt.element, policy)
     rounded = [
-        round_element(x, fmt, scales[home], mode, word)
+        round_element(x, fmt, scales[home], mode, word, used)
         for home, x, word in zip(homes, array, words or [0] * len(array), strict=True)
     ]
     lost = [scales[home].nan for home in homes]
@@ -250,10 +266,6 @@ def quantize_scaled(
 
 def element_code(r: float, element: Element, zero_point: int | None) -> int | None:
     """COD-1, COD-4: the code of an element, None where there is none."""
-    if math.isnan(r) and not element.nan_codes:
-        return None
-    return (
-        element.encode(r)
-        if zero_point is None
-        else element.encode(carrier(Fraction(r) + zero_point))
-    )
+    if zero_point is None or not math.isfinite(r):
+        return code_of(r, element)
+    return element.encode(carrier(Fraction(r) + zero_point))

@@ -50,6 +50,10 @@ class Table(Element):
     def high(self) -> Fraction:
         return self.ordered[-1]
 
+    def is_odd_end(self, below: bool) -> bool:
+        """RND-7."""
+        return (self.first_place + (0 if below else len(self.ordered) - 1)) % 2 == 1
+
     @property
     def signed(self) -> bool:  # type: ignore[override]
         return self.low < 0
