@@ -360,7 +360,7 @@ def test_recipes():
         ["forward.sum", "(chunk=4)", "fp16", "nearest_even"],
         ["forward.sum", "of", "chunks", "fp16", "nearest_even"],
     ]
-    study = find_breaking_role(lambda r: 2.0 if r.step("forward.sum") else 1.0, recipe)
+    study = find_breaking_role(lambda r: 2.0 if r.elementwise_rule("forward.sum") else 1.0, recipe)
     assert study.breaking == "forward.sum"
     assert set(study.without) == {"forward.function", "backward.function", "forward.sum"}
 
