@@ -5,96 +5,240 @@
 [0.1015625, 1.25, 448.0]
 """
 
-from .formats import (
-    P3109,
-    BinadeFormat,
-    Block,
-    Codebook,
-    ElementFormat,
-    Exponent,
-    Fixed,
-    Float,
-    Format,
-    Logarithmic,
-    Posit,
-    TableFormat,
-    Takum,
-    bfp,
-    integer,
-    load_formats,
-    names,
-    parse,
-    register,
-    unregister,
-)
-from .kernels import get_num_threads, set_num_threads
-from .ops.accumulation import Accumulation
-from .ops.analysis import Analysis, UpdateAnalysis, analyze, analyze_update
-from .ops.elementwise import add, divide, multiply, sqrt, subtract, sum
-from .ops.encode import BlockCodes, decode, encode
-from .ops.matmul import matmul
-from .ops.pack import pack, packed_bytes, unpack
-from .ops.quantize import quantize
-from .ops.quantizer import Quantizer
-from .random_bits import RandomBits, stream_id
-from .rounding import Rounding
-from .storage.ml_dtypes import from_ml_dtypes, to_ml_dtypes
-from .storage.safetensors import load_state, save_state
-from .storage.state_dict import QuantizedTensor, dequantize_state_dict, quantize_state_dict
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .formats import (
+        P3109 as P3109,
+    )
+    from .formats import (
+        BinadeFormat as BinadeFormat,
+    )
+    from .formats import (
+        Block as Block,
+    )
+    from .formats import (
+        Codebook as Codebook,
+    )
+    from .formats import (
+        ElementFormat as ElementFormat,
+    )
+    from .formats import (
+        Exponent as Exponent,
+    )
+    from .formats import (
+        Fixed as Fixed,
+    )
+    from .formats import (
+        Float as Float,
+    )
+    from .formats import (
+        Format as Format,
+    )
+    from .formats import (
+        Logarithmic as Logarithmic,
+    )
+    from .formats import (
+        Posit as Posit,
+    )
+    from .formats import (
+        TableFormat as TableFormat,
+    )
+    from .formats import (
+        Takum as Takum,
+    )
+    from .formats import (
+        bfp as bfp,
+    )
+    from .formats import (
+        integer as integer,
+    )
+    from .formats import (
+        load_formats as load_formats,
+    )
+    from .formats import (
+        names as names,
+    )
+    from .formats import (
+        parse as parse,
+    )
+    from .formats import (
+        register as register,
+    )
+    from .formats import (
+        unregister as unregister,
+    )
+    from .kernels import (
+        get_num_threads as get_num_threads,
+    )
+    from .kernels import (
+        set_num_threads as set_num_threads,
+    )
+    from .ops.accumulation import (
+        Accumulation as Accumulation,
+    )
+    from .ops.analysis import (
+        Analysis as Analysis,
+    )
+    from .ops.analysis import (
+        UpdateAnalysis as UpdateAnalysis,
+    )
+    from .ops.analysis import (
+        analyze as analyze,
+    )
+    from .ops.analysis import (
+        analyze_update as analyze_update,
+    )
+    from .ops.elementwise import (
+        add as add,
+    )
+    from .ops.elementwise import (
+        divide as divide,
+    )
+    from .ops.elementwise import (
+        multiply as multiply,
+    )
+    from .ops.elementwise import (
+        sqrt as sqrt,
+    )
+    from .ops.elementwise import (
+        subtract as subtract,
+    )
+    from .ops.elementwise import (
+        sum as sum,
+    )
+    from .ops.encode import (
+        BlockCodes as BlockCodes,
+    )
+    from .ops.encode import (
+        decode as decode,
+    )
+    from .ops.encode import (
+        encode as encode,
+    )
+    from .ops.matmul import (
+        matmul as matmul,
+    )
+    from .ops.pack import (
+        pack as pack,
+    )
+    from .ops.pack import (
+        packed_bytes as packed_bytes,
+    )
+    from .ops.pack import (
+        unpack as unpack,
+    )
+    from .ops.quantize import (
+        quantize as quantize,
+    )
+    from .ops.quantizer import (
+        Quantizer as Quantizer,
+    )
+    from .random_bits import (
+        RandomBits as RandomBits,
+    )
+    from .random_bits import (
+        stream_id as stream_id,
+    )
+    from .rounding import (
+        Rounding as Rounding,
+    )
+    from .storage.ml_dtypes import (
+        from_ml_dtypes as from_ml_dtypes,
+    )
+    from .storage.ml_dtypes import (
+        to_ml_dtypes as to_ml_dtypes,
+    )
+    from .storage.safetensors import (
+        load_state as load_state,
+    )
+    from .storage.safetensors import (
+        save_state as save_state,
+    )
+    from .storage.state_dict import (
+        QuantizedTensor as QuantizedTensor,
+    )
+    from .storage.state_dict import (
+        dequantize_state_dict as dequantize_state_dict,
+    )
+    from .storage.state_dict import (
+        quantize_state_dict as quantize_state_dict,
+    )
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Accumulation",
-    "Analysis",
-    "BinadeFormat",
-    "Block",
-    "BlockCodes",
-    "Codebook",
-    "QuantizedTensor",
-    "ElementFormat",
-    "Exponent",
-    "Fixed",
-    "Float",
-    "Format",
-    "Logarithmic",
-    "P3109",
-    "Posit",
-    "Quantizer",
-    "RandomBits",
-    "Rounding",
-    "TableFormat",
-    "Takum",
-    "UpdateAnalysis",
-    "add",
-    "analyze",
-    "analyze_update",
-    "bfp",
-    "decode",
-    "dequantize_state_dict",
-    "divide",
-    "encode",
-    "quantize_state_dict",
-    "from_ml_dtypes",
-    "get_num_threads",
-    "integer",
-    "load_formats",
-    "load_state",
-    "matmul",
-    "multiply",
-    "names",
-    "pack",
-    "packed_bytes",
-    "parse",
-    "quantize",
-    "register",
-    "save_state",
-    "set_num_threads",
-    "sqrt",
-    "stream_id",
-    "subtract",
-    "sum",
-    "to_ml_dtypes",
-    "unpack",
-    "unregister",
-]
+_HOMES = {
+    "formats": (
+        "P3109",
+        "BinadeFormat",
+        "Block",
+        "Codebook",
+        "ElementFormat",
+        "Exponent",
+        "Fixed",
+        "Float",
+        "Format",
+        "Logarithmic",
+        "Posit",
+        "TableFormat",
+        "Takum",
+        "bfp",
+        "integer",
+        "load_formats",
+        "names",
+        "parse",
+        "register",
+        "unregister",
+    ),
+    "kernels": ("get_num_threads", "set_num_threads"),
+    "ops.accumulation": ("Accumulation",),
+    "ops.analysis": ("Analysis", "UpdateAnalysis", "analyze", "analyze_update"),
+    "ops.elementwise": ("add", "divide", "multiply", "sqrt", "subtract", "sum"),
+    "ops.encode": ("BlockCodes", "decode", "encode"),
+    "ops.matmul": ("matmul",),
+    "ops.pack": ("pack", "packed_bytes", "unpack"),
+    "ops.quantize": ("quantize",),
+    "ops.quantizer": ("Quantizer",),
+    "random_bits": ("RandomBits", "stream_id"),
+    "rounding": ("Rounding",),
+    "storage.ml_dtypes": ("from_ml_dtypes", "to_ml_dtypes"),
+    "storage.safetensors": ("load_state", "save_state"),
+    "storage.state_dict": ("QuantizedTensor", "dequantize_state_dict", "quantize_state_dict"),
+}
+"""Module → the public names that live there, loaded when they are first used."""
+
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+_RENAMED = {
+    "Coded": "QuantizedTensor",
+    "encode_state": "quantize_state_dict",
+    "decode_state": "dequantize_state_dict",
+}
+"""Names of the first drafts, which go on with a warning."""
+
+_PARTS = ("formats", "kernels", "ops", "random_bits", "rounding", "storage", "training")
+
+__all__ = sorted(_MODULE_OF.keys() - {"sum"})  # `from qemu_swalp import *` leaves Python's `sum`
+
+
+def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        import warnings
+
+        new = _RENAMED[name]
+        warnings.warn(f"qemu_swalp.{name} is called {new} now", DeprecationWarning, stacklevel=2)
+        return __getattr__(new)
+    if name in _PARTS:
+        return import_module(f".{name}", __name__)
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULE_OF, *_PARTS})

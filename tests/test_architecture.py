@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
 import subprocess
 import sys
 from graphlib import TopologicalSorter
+from pathlib import Path
 
 import pytest
 
+import qemu_swalp as q
 from tests.import_graph import import_graph, parts_graph
 
 HEAVY = (
@@ -48,7 +52,47 @@ def test_no_framework_is_loaded(statement: str) -> None:
     assert loaded_after(statement) & set(HEAVY) == set()
 
 
-def test_the_test_above_can_fail() -> None:
+def test_a_name_is_loaded_when_it_is_used() -> None:
+    """`import qemu_swalp` by itself costs next to nothing; NumPy comes with the first name."""
+    assert "numpy" not in loaded_after("import qemu_swalp")
+    assert "numpy" in loaded_after("from qemu_swalp import quantize")
+
+
+def test_editors_see_every_public_name() -> None:
+    """What type checkers read and what is loaded at run time are the same names and modules."""
+    tree = ast.parse(Path(q.__file__).read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.name: node.module
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert seen == q._MODULE_OF
+    assert set(seen) <= set(dir(q))
+    for name in seen:
+        assert getattr(q, name) is not None
+
+
+def test_star_import_leaves_the_builtins_alone() -> None:
+    names: dict[str, object] = {}
+    exec("from qemu_swalp import *", names)
+    assert "quantize" in names
+    assert not set(names) & set(dir(builtins))
+
+
+@pytest.mark.parametrize(("old", "new"), q._RENAMED.items())
+def test_renamed_names_go_on_with_a_warning(old: str, new: str) -> None:
+    with pytest.warns(DeprecationWarning, match=f"qemu_swalp.{old} is called {new} now"):
+        assert getattr(q, old) is getattr(q, new)
+
+
+def test_an_unknown_name() -> None:
+    with pytest.raises(AttributeError, match="module 'qemu_swalp' has no attribute 'quantise'"):
+        q.quantise  # noqa: B018
+
+
+def test_the_tests_above_can_fail() -> None:
     assert "torch" in loaded_after("import qemu_swalp, torch")
 
 
