@@ -114,6 +114,7 @@ LAYERS = {
     ],
     "qemu_swalp_torch": [
         "_compat",
+        "sections",
         "tensors",
         "ops",
         "model",

@@ -34,8 +34,17 @@ SUMS = ("forward.sum", "dgrad.sum", "wgrad.sum")
 """How the three products are summed up."""
 
 
+SECTIONS = {
+    "optimizer": ("weight", "gradient", "momentum", "accumulator", "state"),
+    "activations": ("activation", "error"),
+    "products": ("operands", "sums"),
+    "elementwise": ("elementwise",),
+    "average": ("average",),
+}
+"""Section of a recipe → its fields. One call of an adapter applies one section."""
+
 RENAMED = {"steps": "elementwise"}
-"""Keys of recipes that were saved by version 0.1."""
+"""Keys of recipes that were saved by the first drafts."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +166,44 @@ class Recipe:
     def elementwise_rule(self, name: str) -> Quantizer | Accumulation | None:
         """How one of the `ELEMENTWISE` is rounded; None: not at all."""
         return dict(self.elementwise).get(name)
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Names of the `SECTIONS` in which something is rounded, in this recipe or an override.
+
+        >>> swalp(8).sections, Recipe(operands={"input": "mxfp4"}).sections
+        (('optimizer', 'activations'), ('products',))
+        """
+        recipes = (self, *(recipe for _, recipe in self.overrides if recipe is not None))
+        return tuple(
+            section
+            for section, names in SECTIONS.items()
+            if any(getattr(recipe, name) not in (None, ()) for recipe in recipes for name in names)
+        )
+
+    def check_section(self, section: str, call: str, calls: Mapping[str, str]) -> None:
+        """Refuse a recipe that says nothing of what a call is to apply.
+
+        Parameters
+        ----------
+        section : the section of `SECTIONS` that the call applies.
+        call : name of the call, for the error.
+        calls : section → name of the call that applies it, for the remedy.
+
+        Raises
+        ------
+        ValueError: if the section is empty. A silent no-op would pass for quantized training.
+        """
+        if section in self.sections:
+            return
+        others = [f"{calls[other]} ({other})" for other in self.sections if other in calls]
+        remedy = (
+            f"this recipe is applied by {', '.join(others)}" if others else "this recipe is empty"
+        )
+        raise ValueError(
+            f"nothing to round: {call} applies the section {section!r} of a recipe"
+            f" ({', '.join(SECTIONS[section])}), where this one has nothing; {remedy}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain strings, as for JSON or a checkpoint; `from_dict` reads them."""
@@ -322,6 +369,7 @@ FULL_PRECISION = Recipe()
 
 __all__ = [
     "OPERANDS",
+    "SECTIONS",
     "ROLES",
     "ELEMENTWISE",
     "SUMS",

@@ -9,6 +9,7 @@ from torch import nn
 from qemu_swalp._util.checks import check_int
 from qemu_swalp.training import Recipe, as_recipe
 
+from ..sections import check_section
 from ..tensors.call_counters import clock_of, join
 from .activation_hooks import ActivationSite, InputSite, OutputSite
 from .handle import SiteHandle
@@ -72,6 +73,7 @@ def quantize_activations(
     """
     check_module(model)
     recipe = as_recipe(recipe)
+    check_section(recipe, "activations")
     check_int("seed", seed, 0, 2**64 - 1)
     clock = clock_of(model)
     found: list[tuple[nn.Module, ActivationSite]] = []
@@ -88,8 +90,8 @@ def quantize_activations(
                 found.append((module, kind(clock, name, place, own, seed)))
     if not found:
         raise ValueError(
-            "nothing to round: the recipe must have activation or error, and modules= or inputs=,"
-            f" less exclude=, must choose a module of the model; got recipe {recipe.to_dict()},"
+            "nothing to round: modules= or inputs=, less exclude=, must choose a module of the"
+            f" model for which the recipe has activation or error; got recipe {recipe.to_dict()},"
             f" modules={modules!r}"
         )
     for module, site in found:

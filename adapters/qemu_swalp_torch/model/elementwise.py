@@ -17,6 +17,7 @@ from qemu_swalp.training import ELEMENTWISE, Recipe, as_recipe
 from ..ops.elementwise import StepRules
 from ..ops.functional import Stepwise
 from ..ops.matmul import Operands
+from ..sections import check_section
 from ..tensors.call_counters import Clock, clock_of, join
 from ..tensors.custom_ops import is_stochastic
 from .activations import check_module, warn_if_compiled
@@ -179,6 +180,7 @@ def quantize_elementwise(
     """
     check_module(model)
     recipe = as_recipe(recipe)
+    check_section(recipe, "elementwise")
     check_int("seed", seed, 0, 2**64 - 1)
     clock = clock_of(model)
     sites: list[StepSite] = []
@@ -201,8 +203,8 @@ def quantize_elementwise(
         sites.append(StepSite(clock, name, place, own, seed, module))
     if not sites:
         raise ValueError(
-            "nothing to round: the recipe must have steps, and modules= less exclude= must choose"
-            f" a module of the model; got recipe {recipe.to_dict()}, modules={modules!r}"
+            "nothing to round: modules= less exclude= must choose a module of the model for which"
+            f" the recipe has elementwise; got recipe {recipe.to_dict()}, modules={modules!r}"
         )
     warn_if_compiled(model, "quantize_elementwise")
     handles = [site.register() for site in sites]

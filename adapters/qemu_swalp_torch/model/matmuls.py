@@ -12,6 +12,7 @@ from qemu_swalp.training import OPERANDS, SUMS, Recipe, as_recipe
 
 from ..ops.accumulate import Geometry
 from ..ops.matmul import Operands, convolution, linear, matmul
+from ..sections import check_section
 from ..tensors.call_counters import Clock, clock_of, join
 from ..tensors.custom_ops import is_stochastic
 from .activations import check_module, warn_if_compiled
@@ -157,6 +158,7 @@ def quantize_gemms(
     """
     check_module(model)
     recipe = as_recipe(recipe)
+    check_section(recipe, "products")
     check_bool("attention", attention)
     check_int("seed", seed, 0, 2**64 - 1)
     clock = clock_of(model)
@@ -175,8 +177,8 @@ def quantize_gemms(
         sites.append(Gemm(clock, name, place, own, seed, module, attention))
     if not sites:
         raise ValueError(
-            "nothing to round: the recipe must have operands or sums, and modules= less exclude="
-            " must choose a module of the model that multiplies matrices; got recipe"
+            "nothing to round: modules= less exclude= must choose a module of the model that"
+            " multiplies matrices, for which the recipe has operands or sums; got recipe"
             f" {recipe.to_dict()}, modules={modules!r}"
         )
     warn_if_compiled(model, "quantize_gemms")

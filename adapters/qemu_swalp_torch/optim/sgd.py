@@ -24,6 +24,7 @@ from qemu_swalp.training import (
 )
 from qemu_swalp.training import SGD as CoreSGD
 
+from ..sections import check_section
 from ..tensors.arrays import settle, tensor_of, viewed
 from ..tensors.custom_ops import refuse_capture, untraced
 from .load_guard import LoadGuard
@@ -96,6 +97,8 @@ class SGD(Optimizer):
         allow_recipe_change: bool = False,
     ) -> None:
         recipe = as_recipe(recipe)
+        if recipe != FULL_PRECISION:
+            check_section(recipe, "optimizer")
         check_int("seed", seed, 0, 2**64 - 1)
         for name, value in (("foreach", foreach), ("fused", fused)):
             if value is not None:

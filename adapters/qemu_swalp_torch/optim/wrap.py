@@ -14,6 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from qemu_swalp._util.checks import check_bool, check_int
 from qemu_swalp.training import Draw, Recipe, as_recipe
 
+from ..sections import check_section
 from ..tensors.arrays import rounded_for
 from ..tensors.custom_ops import untraced
 from . import param_groups as configuration
@@ -92,6 +93,7 @@ def quantize_optimizer(
             f" {type(opt).__module__}.{type(opt).__qualname__}"
         )
     recipe = as_recipe(recipe)
+    check_section(recipe, "optimizer")
     check_int("seed", seed, 0, 2**64 - 1)
     if model is not None and named_parameters is not None:
         raise TypeError(
