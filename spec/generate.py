@@ -28,7 +28,7 @@ from generator import (
 
 VECTORS = Path(__file__).with_name("vectors")
 
-# ----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 # random bits
 
 # Random123, tests/kat_vectors, its three lines "philox4x32 10": what the oracle must give, never
@@ -84,7 +84,7 @@ def words_file() -> str:
     return table("RNG-2 RNG-3", "seed stream step element word; word is hexadecimal", rows)
 
 
-# ------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 # the files
 
 FILES: dict[str, Callable[[], str]] = {

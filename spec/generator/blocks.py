@@ -104,6 +104,7 @@ def blocks_file() -> str:
     """
     modes = [*DETERMINISTIC, "stochastic_a", "stochastic_b<8>", "stochastic_c<3>"]
     rows: list[str] = []
+    by_policy: list[str] = []
     for (place, (shape, array)), word, bounds in product(
         enumerate(block_arrays()), (4, 6, 8), ("symmetric", "twos")
     ):
@@ -113,11 +114,13 @@ def blocks_file() -> str:
             for mode in {"nearest_even": 0, modes[first]: 0, modes[(first + 4) % len(modes)]: 0}:
                 words = block_words(len(array), len(rows)) if "stochastic" in mode else None
                 rows.append(block_row(fmt, mode, None, shape, array, words))
-            for policy in block_policies(fmt.element, array):
-                rows.append(block_row(fmt, "nearest_even", policy, shape, array, None))
+            by_policy += [
+                block_row(fmt, "nearest_even", policy, shape, array, None)
+                for policy in block_policies(fmt.element, array)
+            ]
     columns = (
         "format rounding policy shape input words output codes exponent_shape exponents; lists in C"
         " order, policy the caller's"
     )
     clauses = "BLK-1 BLK-2 BLK-3 BLK-4 BLK-5 BLK-13 COD-4 RND-8 RND-9 SRC-1 SRC-2 STR-1"
-    return table(clauses, columns, rows)
+    return table(clauses, columns, [*rows, *by_policy])

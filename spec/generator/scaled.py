@@ -35,22 +35,8 @@ def scaled_formats() -> Iterator[tuple[str, Block]]:
         Block(fp8.element, (0, -1), (1, 3), BINARY32),
         Block(Fixed(6, 4, symmetric=True), 0, None, oracle.Exponent(4), "even"),
     ]
-    blocks += [
-        replace(named["mxfp4"], size=5, nonfinite="element"),  # type: ignore[type-var]
-        replace(nvfp4, size=4, nonfinite="element"),  # type: ignore[type-var]
-        Block(fp8.element, -1, 3, BINARY32, nonfinite="block"),
-        Block(Fixed(8, 0, signed=False), -1, 3, BFLOAT16, "minmax", nonfinite="block"),
-        Block(Float(5, 2), -1, 3),
-        Block(Float(4, 3, specials="fn", overflow="nan"), 0, None, BINARY32),
-    ]
     yield from ((oracle.spell(fmt), fmt) for fmt in blocks)
-    integers = (
-        Int(8),
-        Int(4),
-        Int(8, axis=0),
-        Int(4, size=3, axis=-1, scale=FLOAT16),
-        Int(8, size=3, axis=-1, scale=nvfp4.scale),
-    )
+    integers = (Int(8), Int(4), Int(8, axis=0), Int(4, size=3, axis=-1, scale=FLOAT16))
     points = (Int(8, True), Int(4, True, -1, 3), Int(8, True, 0, scale=BFLOAT16))
     yield from ((oracle.spell(fmt), fmt.block_format) for fmt in (*integers, *points))
 
@@ -63,8 +49,8 @@ def scaled_arrays() -> Iterator[tuple[str, tuple[int, ...], list[float]]]:
     signs = [x if i % 3 else -x for i, x in enumerate(tops)]
     yield "float32", (2, 6), [m * 2.0 ** (k % 5) for k, m in enumerate(MANTISSAS)]
     yield "float32", (12,), [float32(float32_bits(x) - i % 2) for i, x in enumerate(tops)]
-    yield "float32", (3, 7), [0.0, -0.0, 0.0, 0.0, 0.0, 1.0, -3.6875, math.nan, 2.5, -0.296875, 0.703125, 1.1015625,
-                              math.inf, 0.0625,
+    yield "float32", (3, 7), [0.0, -0.0, 0.0, 0.0, 0.0, 1.0, -3.6875,
+                              math.nan, 2.5, -0.296875, 0.703125, 1.1015625, math.inf, 0.0625,
                               -math.inf, 0.0, 0.0, 0.0, -1.0, 0.375, math.nan]  # fmt: skip
     yield "float32", (6,), [2.0**-149, 2.0**-148 * 3, -(2.0**-140), 2.0**-127, 0.0, -(2.0**-126)]
     yield "float32", (2, 3), [FLOAT32_MAX, -FLOAT32_MAX, 2.0**127, 2.0**121 * 1.5, -1.0, 2.0**-149]
@@ -73,21 +59,62 @@ def scaled_arrays() -> Iterator[tuple[str, tuple[int, ...], list[float]]]:
     yield "float32", (), [0.7001953125]
     yield "bfloat16", (2, 6), signs
     yield "float16", (2, 3), [65504.0, -1000.5, 2.0**-24, 3 * 2.0**-24, 0.0999755859375, -512.5]
-    yield from (
-        (source, (3, 3), [math.inf, 1.0, 0.75, -math.inf, math.nan, 0.5, 3.0, -1.5, 448.0])
-        for source in ("float16", "bfloat16", "float64")
-    )
     yield "float64", (4,), [1 / 3, -(2.0**-200), 2.0**-30 + 2.0**-70, 1e100]
 
 
-def scaled_row(name: str, fmt: Block, source: str, mode: str, policy: str | None, shape: tuple[int, ...],
-               array: list[float], words: list[int] | None) -> str:  # fmt: skip
+def scaled_row(
+    name: str, fmt: Block, source: str, mode: str, policy: str | None, shape: tuple[int, ...],
+    array: list[float], words: list[int] | None
+) -> str:  # fmt: skip
     """One array under one format, rounding and policy."""
     found = oracle.quantize_scaled(array, shape, fmt, mode, words, SOURCES[source], policy)
     second = None if found.second is None else [found.second]
-    columns = (shape, array, [f"{word:08x}" for word in words or ()], found.values, found.codes, found.scale_shape,
-               found.scales, second or (), found.zero_points or ())  # fmt: skip
+    spelled = [f"{word:08x}" for word in words or ()]
+    scales = (found.scale_shape, found.scales, second or (), found.zero_points or ())
+    columns = (shape, array, spelled, found.values, found.codes, *scales)
     return " ".join([name, source, mode, policy_column(policy), *map(listed, columns)])
+
+
+def fits(fmt: Block, source: str, shape: tuple[int, ...]) -> bool:
+    """BLK-2, SRC-1: whether the format takes arrays of that dtype and shape."""
+    axes = [] if fmt.axis is None else [fmt.axis] if isinstance(fmt.axis, int) else fmt.axis
+    rank = max(len(shape), 1)
+    if any(not -rank <= axis < rank for axis in axes):
+        return False
+    if len({axis % rank for axis in axes}) < len(axes):
+        return False
+    if source == "float64":
+        return fmt.second is None
+    return source != "float16" or fmt.element.bits <= 8
+
+
+def nonfinite_formats() -> Iterator[tuple[str, Block]]:
+    """BLK-13: every format above, and each choice where it is not the default."""
+    yield from scaled_formats()
+    named = oracle.formats()
+    e4m3fn = Float(4, 3, specials="fn")
+    blocks = (
+        replace(named["mxfp4"], size=5, nonfinite="element"),  # type: ignore[type-var]
+        replace(named["nvfp4"], size=4, nonfinite="element"),  # type: ignore[type-var]
+        Block(e4m3fn, -1, 3, BINARY32, nonfinite="block"),
+        Block(Fixed(8, 0, signed=False), -1, 3, BFLOAT16, "minmax", nonfinite="block"),
+        Block(Float(5, 2), -1, 3),
+        Block(replace(e4m3fn, overflow="nan"), 0, None, BINARY32),
+    )
+    yield from ((oracle.spell(fmt), fmt) for fmt in blocks)
+    integers = Int(8, size=3, axis=-1, scale=e4m3fn)
+    yield oracle.spell(integers), integers.block_format
+
+
+def nonfinite_rows() -> Iterator[str]:
+    """BLK-13: infinities and NaN in every source dtype, under the policies a caller may name."""
+    numbers = [math.inf, 1.0, 0.75, -math.inf, math.nan, 0.5, 3.0, -1.5, 448.0]
+    pairs = [math.inf, math.inf, -math.inf, -math.inf, 0.375, -5.0, 0.0, math.inf, 2.0]
+    for (name, fmt), source in product(nonfinite_formats(), SOURCES):
+        for array in (numbers, pairs) if source == "float32" else (numbers,):
+            if fits(fmt, source, (3, 3)):
+                for policy in (None, *block_policies(fmt.element, array)):
+                    yield scaled_row(name, fmt, source, "nearest_even", policy, (3, 3), array, None)
 
 
 def scaled_file() -> str:
@@ -97,27 +124,18 @@ def scaled_file() -> str:
     for (place, (name, fmt)), (turn, (source, shape, array)) in product(
         enumerate(scaled_formats()), enumerate(scaled_arrays())
     ):
-        axes = [] if fmt.axis is None else [fmt.axis] if isinstance(fmt.axis, int) else fmt.axis
-        rank = max(len(shape), 1)
-        if any(not -rank <= axis < rank for axis in axes) or len(
-            {axis % rank for axis in axes}
-        ) < len(axes):
-            continue
-        if (source == "float64" and fmt.second is not None) or (
-            source == "float16" and fmt.element.bits > 8
-        ):
+        if not fits(fmt, source, shape):
             continue
         for mode in ("nearest_even", modes[(place + turn) % len(modes)]):
             words = block_words(len(array), len(rows)) if "stochastic" in mode else None
             rows.append(scaled_row(name, fmt, source, mode, None, shape or (1,), array, words))
-        rows += [
-            scaled_row(name, fmt, source, "nearest_even", policy, shape, array, None)
-            for policy in block_policies(fmt.element, array)
-        ]
-    columns = ("format dtype rounding policy shape input words output codes scale_shape scales second zero_points; "
-               "lists in C order, policy the caller's, scales, second and zero_points decimal codes")  # fmt: skip
-    clauses = (
-        "BLK-1 BLK-2 BLK-3 BLK-4 BLK-7 BLK-8 BLK-9 BLK-10 BLK-11 BLK-12 BLK-13 SRC-1 SRC-2 SRC-3 COD-4"
-        " COD-7 STR-1"
+    columns = (
+        "format dtype rounding policy shape input words output codes scale_shape scales second"
+        " zero_points; lists in C order, policy the caller's, scales, second and zero_points"
+        " decimal codes"
     )
-    return table(clauses, columns, rows)
+    clauses = (
+        "BLK-1 BLK-2 BLK-3 BLK-4 BLK-7 BLK-8 BLK-9 BLK-10 BLK-11 BLK-12 BLK-13 SRC-1 SRC-2 SRC-3"
+        " COD-4 COD-7 STR-1"
+    )
+    return table(clauses, columns, [*rows, *nonfinite_rows()])

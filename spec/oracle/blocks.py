@@ -10,7 +10,7 @@ from itertools import product
 from typing import NamedTuple
 
 from .elements import Element
-from .exact import binade, carrier, power
+from .exact import NAN, binade, carrier, power
 from .families import Fixed
 from .rounding import quantize
 
@@ -55,13 +55,19 @@ def greatest(elements: Sequence[float]) -> Fraction:
 
 
 def in_force(element: Element, policy: str | None) -> str:
-    """BLK-13: the overflow policy of the elements, given the caller's."""
+    """BLK-13: the overflow policy of a block's infinities, given the caller's."""
     return policy or ("propagate" if element.policy == "saturate" else element.policy)
 
 
-def round_infinity(x: float, element: Element, mode: str, policy: str) -> float:
-    """BLK-13: what an infinity becomes, before the scale."""
-    return x if policy == "propagate" else quantize(x, element, mode, 0, policy)
+def round_element(
+    x: float | Fraction, element: Element, mode: str, word: int, policy: str
+) -> float:
+    """BLK-4, BLK-13: x, divided by the scale, as an element; infinities and NaN as they were."""
+    if isinstance(x, float) and math.isinf(x) and policy == "propagate":
+        return x
+    if isinstance(x, float) and math.isinf(x) and policy == "nan":
+        return NAN
+    return quantize(x, element, mode, word, policy if policy in element.policies else "saturate")
 
 
 def code_of(r: float, element: Element) -> int | None:
@@ -119,10 +125,8 @@ def quantize_blocks(
     homes = [fmt.block(index) for index in product(*map(range, shape))]
     scales = {home: fmt.scale(elements) for home, elements in members(array, homes).items()}
     rounded = [
-        round_infinity(x, fmt.element, mode, policy)
-        if math.isinf(x)
-        else quantize(
-            x if math.isnan(x) else Fraction(x) / power(scales[home]),
+        round_element(
+            Fraction(x) / power(scales[home]) if math.isfinite(x) else x,
             fmt.element,
             mode,
             word,

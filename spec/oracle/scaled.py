@@ -9,8 +9,8 @@ from fractions import Fraction
 from itertools import product
 from typing import NamedTuple
 
-from .binary32 import effective, in_dtype, multiply, two_levels
-from .blocks import Geometry, code_of, greatest, in_force, members, round_infinity
+from .binary32 import LARGEST, effective, in_dtype, multiply, two_levels
+from .blocks import Geometry, code_of, greatest, in_force, members, round_element
 from .elements import Element
 from .exact import NAN, binade, carrier, is_negative, power
 from .families import BINARY32, Fixed, Float
@@ -190,7 +190,7 @@ def scales_of(
     return found, second
 
 
-def round_element(x: float, fmt: Block, scale: Scale, mode: str, word: int, policy: str) -> float:
+def round_under(x: float, fmt: Block, scale: Scale, mode: str, word: int, policy: str) -> float:
     """BLK-4, BLK-8, BLK-10, BLK-11, BLK-13: the element, less the zero point."""
     if math.isnan(x):
         return NAN
@@ -205,13 +205,14 @@ def round_element(x: float, fmt: Block, scale: Scale, mode: str, word: int, poli
         )
         return float(min(max(n, low), high))
     if math.isinf(x):
-        return round_infinity(x, fmt.element, mode, policy)
+        return round_element(x, fmt.element, mode, word, policy)
     if scale.inverse is not None:
-        scaled = multiply(abs(x), scale.inverse)
-        return quantize(-scaled if is_negative(x) else scaled, fmt.element, mode, word, policy)
+        scaled = min(multiply(abs(x), scale.inverse), LARGEST)
+        signed = -scaled if is_negative(x) else scaled
+        return round_element(signed, fmt.element, mode, word, policy)
     quotient = Fraction(x) / scale.value
-    signed = -0.0 if quotient == 0 and is_negative(x) else quotient
-    return quantize(signed, fmt.element, mode, word, policy)
+    ratio = -0.0 if quotient == 0 and is_negative(x) else quotient
+    return round_element(ratio, fmt.element, mode, word, policy)
 
 
 def result(r: float, fmt: Block, scale: Scale, source: Float) -> float:
@@ -242,7 +243,7 @@ def quantize_scaled(
     scales, second = scales_of(members(array, homes), fmt, policy)
     used = in_force(fmt.element, policy)
     rounded = [
-        round_element(x, fmt, scales[home], mode, word, used)
+        round_under(x, fmt, scales[home], mode, word, used)
         for home, x, word in zip(homes, array, words or [0] * len(array), strict=True)
     ]
     lost = [scales[home].nan for home in homes]

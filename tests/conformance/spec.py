@@ -55,7 +55,7 @@ def published() -> dict[str, dict[str, Any]]:
     return dict(oracle().tables()["published"])
 
 
-# -------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 # readers
 
 
@@ -81,12 +81,13 @@ class StochasticRow(NamedTuple):
 
 
 class BlockRow(NamedTuple):
-    """One array in C order. `words` is None where the rounding draws none; a code is None where NaN
-    has none.
+    """One array in C order. `policy` is None where the caller names none, `words` where the
+    rounding draws none, a code where the element format has none.
     """
 
     format: str
     rounding: str
+    policy: str | None
     shape: tuple[int, ...]
     input: tuple[float, ...]
     words: tuple[int, ...] | None
@@ -97,11 +98,12 @@ class BlockRow(NamedTuple):
 
 
 class ScaledRow(NamedTuple):
-    """One array in C order, with the scales of its blocks; a code is None where NaN has none."""
+    """One array in C order, with the scales of its blocks; None as in `BlockRow`."""
 
     format: str
     dtype: str
     rounding: str
+    policy: str | None
     shape: tuple[int, ...]
     input: tuple[float, ...]
     words: tuple[int, ...] | None
@@ -258,14 +260,16 @@ def read_blocks() -> list[BlockRow]:
 
 
 def block_row(
-    name: str, rounding: str, shape: str, x: str, words: str, out: str, codes: str, *scales: str
-) -> BlockRow:
-    """A row of blocks.txt. A lone `-` among codes is NaN's, not an empty list: no array of the file
-    is empty.
+    name: str, rounding: str, policy: str, shape: str, x: str, words: str, out: str, codes: str,
+    *scales: str
+) -> BlockRow:  # fmt: skip
+    """A row of blocks.txt. A lone `-` among codes is what has none, not an empty list: no array of
+    the file is empty.
     """
     return BlockRow(
         name,
         rounding,
+        None if policy == "-" else policy,
         integers(shape),
         numbers(x),
         integers(words, 16) or None,
@@ -282,8 +286,10 @@ def read_scaled() -> list[ScaledRow]:
     return [scaled_row(*line.split()) for line in lines("scaled.txt")]
 
 
-def scaled_row(name: str, dtype: str, rounding: str, shape: str, x: str, words: str, out: str, codes: str,
-               *scales: str) -> ScaledRow:  # fmt: skip
+def scaled_row(
+    name: str, dtype: str, rounding: str, policy: str, shape: str, x: str, words: str, out: str,
+    codes: str, *scales: str
+) -> ScaledRow:  # fmt: skip
     """A row of scaled.txt; for a lone `-` among codes see `block_row`."""
     plain = tuple(None if item == "-" else int(item) for item in codes.split(","))
     drawn = integers(words, 16) or None
@@ -291,6 +297,7 @@ def scaled_row(name: str, dtype: str, rounding: str, shape: str, x: str, words: 
         name,
         dtype,
         rounding,
+        None if policy == "-" else policy,
         integers(shape),
         numbers(x),
         drawn,

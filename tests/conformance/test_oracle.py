@@ -71,7 +71,7 @@ def assert_same(x: np.ndarray, got: np.ndarray, expected: np.ndarray) -> None:
     assert same.all(), [(x[i].hex(), got[i].hex(), expected[i].hex()) for i in bad]
 
 
-# -----------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 # published facts
 
 
@@ -120,7 +120,7 @@ def test_limits_of_ml_dtypes(name: str) -> None:
     assert float(info.tiny) == fmt.magnitude(fmt.steps)
 
 
-# -----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 # ml_dtypes
 
 
@@ -177,7 +177,7 @@ def test_codes_of_ml_dtypes(name: str) -> None:
     )
 
 
-# --------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 # gfloat
 
 
@@ -250,7 +250,7 @@ def test_codes_of_gfloat(name: str) -> None:
     assert_same(np.array(codes, float), np.array([fmt.decode(code) for code in codes]), theirs)
 
 
-# ---------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 # brute force
 
 
@@ -288,6 +288,33 @@ def test_to_odd_makes_double_rounding_harmless() -> None:
     for row in spec.read_round("bf16"):
         twice = oracle.quantize(oracle.quantize(row.input, wide, "to_odd"), narrow)
         assert_same(np.array([row.input]), np.array([twice]), np.array([row.results[0]]))
+
+
+@pytest.mark.parametrize("mode", [mode for mode in oracle.DETERMINISTIC if mode != "to_odd"])
+@pytest.mark.parametrize("wide", ["fp16", "bf16"])
+def test_to_odd_prepares_any_mode(wide: str, mode: str) -> None:
+    """RND-7: to fp16 or bf16 to odd and then to e5m2 is rounding once, at the ends of both ranges
+    too, whatever the second mode.
+    """
+    narrow = FORMATS["e5m2"]
+    edges = [float(FORMATS[wide].high) * share for share in (0.5, 1.0, 1 + 2.0**-20, 1.5, 2.0)]
+    x = [*edges, *(-v for v in edges), *(row.input for row in spec.read_round("e5m2"))]
+    x += [row.input for row in spec.read_round(wide)] + random_inputs(narrow, 2000)
+    twice = [oracle.quantize(oracle.quantize(v, FORMATS[wide], "to_odd"), narrow, mode) for v in x]
+    assert_same(np.array(x), np.array(twice), judged(np.array(x), narrow, mode, "infinity"))
+
+
+def test_to_odd_at_the_ends() -> None:
+    """RND-7: the odd one of max and infinity, under `infinity` alone; an infinity stays."""
+    beyond = [60000.0, 65535.0, 65536.0, -65536.0]
+    fmt = FORMATS["e5m2"]
+    assert [oracle.quantize(x, fmt, "to_odd") for x in beyond] == [57344.0] * 3 + [-57344.0]
+    assert oracle.quantize(math.inf, fmt, "to_odd") == math.inf
+    assert math.isnan(oracle.quantize(65536.0, fmt, "to_odd", policy="nan"))
+    for even in (oracle.Float(3, 0), FORMATS["p3109_k8p4se"]):
+        assert oracle.quantize(2.0**30, even, "to_odd") == math.inf
+        assert oracle.quantize(-(2.0**30), even, "to_odd") == -math.inf
+    assert oracle.quantize(2.0**30, oracle.P3109(4, 2, signed=False), "to_odd") == 6.0
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 8])
@@ -330,7 +357,7 @@ def test_a_codebook_without_zero() -> None:
     assert [oracle.quantize(x, binary, "toward_zero") for x in (-0.25, 0.25)] == [-1.0, 1.0]
 
 
-# --------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 # codes, idempotence
 
 
@@ -427,6 +454,48 @@ def test_scale_rule() -> None:
     assert oracle.Bfp(4, range="twos").element == oracle.Fixed(4, 2)
 
 
+def scaled(name: str, x: list[float], policy: str | None = None) -> Any:
+    """A row of numbers in a named format."""
+    fmt = FORMATS[name]
+    block = fmt.block_format if isinstance(fmt, oracle.Int) else fmt
+    return oracle.quantize_scaled(x, (len(x),), block, policy=policy)
+
+
+@pytest.mark.parametrize("special", [math.inf, -math.inf, math.nan])
+def test_nonfinite_in_the_scale(special: float) -> None:
+    """BLK-13, COD-4: MX and NVFP4 blocks with an infinity or NaN are NaN, by the code of their
+    scale; other blocks are as without it.
+    """
+    for name, size, code in (("mxfp8_e4m3", 32, 255), ("mxfp4", 32, 255), ("nvfp4", 16, 0x7F)):
+        with_it, without = (scaled(name, [x, *[1.0] * (2 * size - 1)]) for x in (special, 1.0))
+        assert [math.isnan(v) for v in with_it.values] == [i < size for i in range(2 * size)]
+        assert with_it.values[size:] == without.values[size:]
+        assert with_it.scales == [code, without.scales[1]]
+        assert with_it.codes[:size] == [0] * size
+
+
+def test_nonfinite_at_its_place() -> None:
+    """BLK-13: by the elements elsewhere, and under every policy that the caller names."""
+    x = [math.inf, 1.0, -math.inf, 1.0]
+    for name in ("int8", "fp8_1x128"):
+        assert scaled(name, x).values == x
+    assert oracle.quantize_blocks(x, (4,), oracle.Bfp(8)).values == x
+    assert oracle.quantize_blocks(x, (4,), oracle.Bfp(8)).codes == [None, 64, None, 64]
+    assert scaled("mxfp4", x, "propagate").values == x
+    assert scaled("mxfp4", x, "saturate").values == [1.5, 1.0, -1.5, 1.0]
+    assert [str(v) for v in scaled("mxfp4", x, "nan").values] == ["nan", "1.0", "nan", "1.0"]
+    assert scaled("mxfp8_e5m2", x, "infinity").codes == [0x7C, 0x78, 0xFC, 0x78]
+    assert all(map(math.isnan, scaled("mxfp4", [math.nan, *x], "propagate").values))
+    assert scaled("mxfp4", [math.inf] * 4, "saturate").scales == [0]
+
+
+def test_finite_numbers_under_a_policy() -> None:
+    """BLK-13: `nan` is that of the element format where it has a NaN; else they saturate."""
+    x = [7.0, 1.0]
+    assert scaled("mxfp4", x, "nan").values == [6.0, 1.0]
+    assert math.isnan(scaled("mxfp8_e4m3", [500.0, 1.0], "nan").values[0])
+
+
 def test_rounding_by_the_binade() -> None:
     """SRC-2, SRC-3: the oracle's short cut to binary32 and the other sources gives what its search
     gives.
@@ -459,7 +528,7 @@ def test_scale_rules() -> None:
     assert oracle.BINARY32.decode(thirds.scales[0]) == float(np.float32(1) / np.float32(448))
 
 
-# --------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 # random bits and the rest
 
 
