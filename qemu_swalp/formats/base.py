@@ -126,11 +126,17 @@ class ElementFormat(Format):
         """What happens beyond the range (clause FMT-8)."""
         return "saturate"
 
-    def stays_in_range(self, mode: str, above: bool) -> bool:
-        """Whether a finite value beyond an end of the range stays there in this mode, under any
-        policy (RND-7).
+    def stays_in_range(self, mode: str, overflow: str, above: bool) -> bool:
+        """Whether a finite number beyond an end of the range goes to that end in this mode, under
+        "infinity" or "nan" (clause RND-7).
         """
+        if mode == "to_odd":
+            return overflow == "infinity" and self.is_odd_end(above)
         return mode in ("toward_zero", "toward_negative" if above else "toward_positive")
+
+    def is_odd_end(self, above: bool) -> bool:
+        """Whether the code of `max` (above) or `min` is odd; asked of formats with infinities."""
+        return False
 
     @property
     def has_infinity(self) -> bool:

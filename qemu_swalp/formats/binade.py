@@ -59,6 +59,9 @@ class BinadeFormat(ElementFormat):
         """
         return n & 1
 
+    def is_odd_end(self, above: bool) -> bool:
+        return (above or self.signed) and self.positive_count % 2 == 1
+
     @property
     def min(self) -> float:
         return -self.max if self.signed else (0.0 if self.has_zero else self.min_positive)

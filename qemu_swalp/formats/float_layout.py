@@ -72,6 +72,9 @@ class FloatLayout(BinadeFormat):
     def has_negative_zero(self) -> bool:
         return self.signed and self.zero and self.nan_code != self.ones + 1
 
+    def is_odd_end(self, above: bool) -> bool:
+        return (above or self.signed) and self.top_code % 2 == 1
+
     @cached_property
     def max(self) -> float:
         field, fraction = self.top_code >> self.mantissa, self.top_code & ((1 << self.mantissa) - 1)

@@ -103,11 +103,3 @@ class P3109(FloatLayout, family="p3109"):
         RND-5).
         """
         return n & 1 if self.mantissa else (xp.maximum(binade - self.emin + 1, 0)) & 1
-
-    def stays_in_range(self, mode: str, above: bool) -> bool:
-        """To odd, too, stays at max where its code is odd and that of infinity even: in unsigned
-        extended formats.
-        """
-        if mode == "to_odd" and above and self.domain == "extended":
-            return not self.signed
-        return super().stays_in_range(mode, above)

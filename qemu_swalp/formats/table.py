@@ -133,6 +133,10 @@ class TableFormat(ElementFormat):
     def has_negative_zero(self) -> bool:
         return {_is_negative_zero(v) for v in self.meanings if v == 0} == {False, True}
 
+    def is_odd_end(self, above: bool) -> bool:
+        """By the place of the value, not by its code (clause RND-3)."""
+        return (self.first_place + (self.value_count - 1 if above else 0)) % 2 == 1
+
     def values(self) -> list[float]:
         return list(self.finite)
 

@@ -153,7 +153,7 @@ def _ways(format: ElementFormat, policy: str, rounding: Rounding) -> tuple[int, 
         return BOUND, BOUND, INFINITY, BOUND if one_sided else INFINITY
     up = NAN if policy == "nan" else INFINITY
     down = NAN if one_sided else up
-    stays = [format.stays_in_range(rounding.mode, above) for above in (True, False)]
+    stays = [format.stays_in_range(rounding.mode, policy, above) for above in (True, False)]
     return BOUND if stays[0] else up, BOUND if stays[1] else down, up, down
 
 

@@ -40,9 +40,9 @@ def overflow_result(
             return xp.where(infinite, carrier.nan, bits)
         return xp.where(infinite & ~below if one_sided else infinite, carrier.infinity, bits)
     escaped = beyond
-    if format.stays_in_range(rounding.mode, above=True):
+    if format.stays_in_range(rounding.mode, overflow, above=True):
         escaped = escaped & (below | infinite)
-    if format.stays_in_range(rounding.mode, above=False):
+    if format.stays_in_range(rounding.mode, overflow, above=False):
         escaped = escaped & (~below | infinite)
     if overflow == "nan":
         return xp.where(escaped, carrier.nan, bits)
