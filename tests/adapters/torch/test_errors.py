@@ -84,7 +84,7 @@ def odd_parameter():
             "fused must be True or False, got 'yes'",
         ),
         (
-            lambda: quantize_optimizer(sgd(), Recipe(overrides={"*.bias": None})),
+            lambda: quantize_optimizer(sgd(), Recipe("bf16", overrides={"*.bias": None})),
             ValueError,
             (
                 r"the recipe has overrides by parameter name \(\*\.bias\), but .* have no names;"
@@ -93,7 +93,7 @@ def odd_parameter():
         ),
         (
             lambda: quantize_optimizer(
-                sgd(), Recipe(overrides={"x": None}), model=torch.nn.Linear(1, 1)
+                sgd(), Recipe("bf16", overrides={"x": None}), model=torch.nn.Linear(1, 1)
             ),
             ValueError,
             (
@@ -189,7 +189,7 @@ def odd_parameter():
             "momentum must be at least 0",
         ),
         (
-            lambda: SGD([torch.zeros(1)], recipe=Recipe(overrides={"a": None})),
+            lambda: SGD([torch.zeros(1)], recipe=Recipe("bf16", overrides={"a": None})),
             ValueError,
             "have no names; .* from .name, parameter. pairs",
         ),

@@ -313,7 +313,7 @@ def test_errors():
         (
             lambda: quantize_activations(mlp(), Recipe(weight="bfp8")),
             ValueError,
-            "nothing to round: the recipe must",
+            "nothing to round: quantize_activations applies the section .activations.",
         ),
         (
             lambda: quantize_activations(mlp(), NEAREST, modules=nn.Tanh),

@@ -497,7 +497,7 @@ class OwnForward(nn.Linear):
         (
             lambda: quantize_gemms(net(), Recipe(weight="bfp8")),
             ValueError,
-            "nothing to round: the recipe must have op",
+            "nothing to round: quantize_gemms applies the section .products.",
         ),
         (lambda: quantize_gemms(nn.Sequential(Matmul()), NEAREST), ValueError, "nothing to round"),
         (
