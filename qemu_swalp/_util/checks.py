@@ -36,3 +36,16 @@ def suggestion(text: str, choices: Iterable[str], cutoff: float = 0.6) -> str:
 
     near = get_close_matches(text, list(choices), 1, cutoff)
     return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def near_matches(text: str, choices: Iterable[str], count: int = 3) -> tuple[str, ...]:
+    """The `count` choices that are nearest to the text, the nearest first; the first ones where
+    none is near.
+
+    >>> near_matches("haed.*", ["conv.bias", "head.bias"], 1)
+    ('head.bias',)
+    """
+    from difflib import get_close_matches  # late: no call that succeeds needs it
+
+    choices = list(choices)
+    return tuple(get_close_matches(text, choices, count, 0.4) or choices[:count])

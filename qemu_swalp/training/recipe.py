@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from .._util.checks import check_choice
+from .._util.checks import check_bool, check_choice, near_matches
 from .._util.tables import table
 from ..arrays import Array
 from ..formats import bfp
@@ -72,12 +72,16 @@ class Recipe:
         named are computed in the arrays' own dtype.
     overrides : {pattern: Recipe or None}; for a parameter whose name matches a pattern (shell
         style, the first that matches) that recipe holds instead, None meaning full precision.
+    allow_empty : whether an entry point of an adapter that finds nothing to round leaves the model
+        as it is; by default it raises ValueError. Recipes that differ in this alone are equal, and
+        `to_dict` leaves it out: it changes no number.
 
     >>> recipe = Recipe(weight="bfp8", overrides={"*.bias": None})
     >>> recipe.of("fc.weight").weight, recipe.of("fc.bias").weight
     (Quantizer(format=..., rounding=...), None)
+    >>> operands = {"input": "mxfp4/nearest_even"}
     >>> sums = {"wgrad.sum": "fp16/to_odd; group=4"}
-    >>> print(Recipe("bfp8", operands={"input": "mxfp4/nearest_even"}, sums=sums, overrides={"*.bias": None}))
+    >>> print(Recipe("bfp8", operands=operands, sums=sums, overrides={"*.bias": None}))
     role                 format          rounding
     ───────────────────  ──────────────  ────────────
     weight               bfp8            stochastic_a
@@ -99,6 +103,7 @@ class Recipe:
     sums: tuple[tuple[str, Accumulation], ...] = ()
     elementwise: tuple[tuple[str, Quantizer | Accumulation], ...] = ()
     overrides: tuple[tuple[str, Recipe | None], ...] = ()
+    allow_empty: bool = field(default=False, compare=False)
 
     def __init__(
         self,
@@ -114,6 +119,7 @@ class Recipe:
         sums: Accumulation | Quantizer | str | Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
         elementwise: Quantizer | str | Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
         overrides: Mapping[str, Recipe | None] | tuple[tuple[str, Recipe | None], ...] = (),
+        allow_empty: bool = False,
     ) -> None:
         given = (weight, activation, error, gradient, momentum, accumulator, average)
         for role, value in zip(ROLES, given, strict=True):
@@ -145,6 +151,8 @@ class Recipe:
                     f" {recipe!r}"
                 )
         object.__setattr__(self, "overrides", tuple(_pairs(overrides)))
+        check_bool("allow_empty", allow_empty)
+        object.__setattr__(self, "allow_empty", allow_empty)
 
     def of(self, name: str) -> Recipe:
         """The recipe that holds for the parameter of that name; without overrides."""
@@ -152,6 +160,38 @@ class Recipe:
             if fnmatchcase(name, pattern):
                 return recipe or FULL_PRECISION
         return replace(self, overrides=()) if self.overrides else self
+
+    def unmatched(self, names: Iterable[str]) -> tuple[str, ...]:
+        """The patterns of `overrides` that match none of the names.
+
+        >>> Recipe(overrides={"*.bias": None, "haed.*": None}).unmatched(["head.bias"])
+        ('haed.*',)
+        """
+        names = tuple(names)
+        return tuple(
+            pattern
+            for pattern, _ in self.overrides
+            if not any(fnmatchcase(name, pattern) for name in names)
+        )
+
+    def check_patterns(self, names: Iterable[str]) -> None:
+        """Refuse patterns of `overrides` that match nothing.
+
+        Parameters
+        ----------
+        names : all names that the recipe may be asked about, those of other entry points included:
+            "*.bias" matches parameters and no output, "*.output" outputs and no parameter.
+
+        Raises
+        ------
+        ValueError: if a pattern matches none of the names; it gives the nearest of them.
+        """
+        names = tuple(dict.fromkeys(names))
+        for pattern in self.unmatched(names):
+            raise ValueError(
+                f"the pattern {pattern!r} of overrides matches none of {len(names)} names; the"
+                f" nearest are {', '.join(near_matches(pattern, names))}; correct or remove it"
+            )
 
     def quantizer(self, role: str) -> Quantizer | None:
         """The quantizer of a role, of an operand, or of a further optimizer state by name."""
@@ -192,9 +232,10 @@ class Recipe:
 
         Raises
         ------
-        ValueError: if the section is empty. A silent no-op would pass for quantized training.
+        ValueError: if the section is empty and the recipe does not `allow_empty`. A silent no-op
+            would pass for quantized training.
         """
-        if section in self.sections:
+        if self.allow_empty or section in self.sections:
             return
         others = [f"{calls[other]} ({other})" for other in self.sections if other in calls]
         remedy = (
@@ -228,7 +269,7 @@ class Recipe:
     def from_dict(plain: Mapping[str, Any]) -> Recipe:
         """Inverse of `to_dict`. ValueError for a key that is no role."""
         plain = {RENAMED.get(key, key): value for key, value in plain.items()}
-        known = {field.name for field in fields(Recipe)}
+        known = {item.name for item in fields(Recipe)} - {"allow_empty"}
         unknown = set(plain) - known
         if unknown:
             raise ValueError(

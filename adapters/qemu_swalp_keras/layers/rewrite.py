@@ -91,7 +91,7 @@ def quantize_activations(
             for part in layer._flatten_layers(include_self=False)
         ):
             hidden.append(f"{name} ({type(layer).__name__})")
-    if not sites:
+    if not sites and not recipe.allow_empty:
         raise ValueError(
             "nothing to round: the recipe must have activation or error, and layers= less exclude="
             f" must choose a layer of the model; got recipe {recipe.to_dict()}, layers={layers!r}"

@@ -88,7 +88,7 @@ def quantize_activations(
             own = recipe.of(f"{name}.{kind.end}")
             if (own.activation or own.error) and chosen(name, module, choice):
                 found.append((module, kind(clock, name, place, own, seed)))
-    if not found:
+    if not found and not recipe.allow_empty:
         raise ValueError(
             "nothing to round: modules= or inputs=, less exclude=, must choose a module of the"
             f" model for which the recipe has activation or error; got recipe {recipe.to_dict()},"

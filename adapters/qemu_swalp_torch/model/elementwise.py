@@ -201,7 +201,7 @@ def quantize_elementwise(
                 " exclude the module"
             )
         sites.append(StepSite(clock, name, place, own, seed, module))
-    if not sites:
+    if not sites and not recipe.allow_empty:
         raise ValueError(
             "nothing to round: modules= less exclude= must choose a module of the model for which"
             f" the recipe has elementwise; got recipe {recipe.to_dict()}, modules={modules!r}"

@@ -175,7 +175,7 @@ def quantize_gemms(
             continue
         _check_forward(name, module)
         sites.append(Gemm(clock, name, place, own, seed, module, attention))
-    if not sites:
+    if not sites and not recipe.allow_empty:
         raise ValueError(
             "nothing to round: modules= less exclude= must choose a module of the model that"
             " multiplies matrices, for which the recipe has operands or sums; got recipe"
