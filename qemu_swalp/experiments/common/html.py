@@ -1,5 +1,5 @@
 """Results of any experiments as one HTML page that needs nothing else: tables, pictures, commands,
-environments.
+environments. Its markup is in `html_report.jinja`, which escapes whatever results say.
 """
 
 from __future__ import annotations
@@ -7,30 +7,16 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..._util.extras import EXPERIMENTS, require
 from .report import RUNS, Row, read_lines, spread
 
-STYLE = """
-:root { color-scheme: light dark; --rule: #8888; --soft: #8882; --link: light-dark(#0b57d0, #8ab4f8); }
-body { font: 1rem/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; padding: 1rem 1.5rem 4rem; }
-h1 { font-size: 1.7rem; } h2 { margin-top: 3rem; padding-top: 1rem; border-top: 1px solid var(--rule); }
-a { color: var(--link); } :focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
-.skip:not(:focus) { position: absolute; left: -100vw; }
-.wide { overflow-x: auto; margin: 1rem 0; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-caption { text-align: left; font-weight: 600; padding-bottom: .4rem; }
-th, td { padding: .25rem .9rem .25rem 0; text-align: left; white-space: nowrap; }
-td.number { text-align: right; }
-thead th { border-bottom: 2px solid var(--rule); } tbody tr:hover { background: var(--soft); }
-figure { margin: 1.5rem 0; } img { max-width: 100%; height: auto; background: #fff; }
-figcaption { font-size: .9rem; } details { margin: .6rem 0; } summary { cursor: pointer; }
-pre, code { font: .875rem/1.45 ui-monospace, monospace; }
-pre { overflow-x: auto; background: var(--soft); padding: .7rem; }
-@media print { details > * { display: block; } .skip { display: none; } }
-"""
+TEMPLATE = Path(__file__).with_name("html_report.jinja")
+RUN_COLUMNS = ("kind", "word", "seed", "seconds", "device", "processor", "command")
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]
+"""Header and rows, whose first cell names the row."""
 
 
 def read(places: Iterable[Path]) -> list[tuple[Path, Row]]:
@@ -72,57 +58,35 @@ def read(places: Iterable[Path]) -> list[tuple[Path, Row]]:
 
 
 def page(results: Sequence[tuple[Path, Row]], title: str = "qemu-swalp: results") -> str:
-    """The page of all results, in the order given."""
-    names = [content["experiment"] for _, content in results]
-    anchors = [f"result-{place}" for place in range(1, len(names) + 1)]
-    contents = "".join(
-        f'<li><a href="#{anchor}">{escape(name)}</a></li>'
-        for anchor, name in zip(anchors, names, strict=True)
-    )
-    sections = "".join(
-        _section(anchor, file, content)
-        for anchor, (file, content) in zip(anchors, results, strict=True)
-    )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta'
-        f' charset="utf-8"><title>{escape(title)}</title>\n<meta name="viewport"'
-        f' content="width=device-width, initial-scale=1">\n<style>{STYLE}</style></head>\n<body><a'
-        ' class="skip" href="#main">Skip to the'
-        f" results</a>\n<header><h1>{escape(title)}</h1><nav"
-        f' aria-label="Experiments"><ul>{contents}</ul></nav></header>\n<main'
-        f' id="main">{sections}</main></body></html>\n'
-    )
+    """The page of all results, in the order given. ImportError without Jinja2."""
+    jinja2 = require("jinja2", EXPERIMENTS)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.tests["number_like"] = lambda cell: cell[:1].isdigit() or cell[:1] in ("(", "-")
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    sections = [_section(file, content) for file, content in results]
+    return str(template.render(title=title, results=sections)) + "\n"
 
 
-def _section(anchor: str, file: Path, content: Row) -> str:
+def _section(file: Path, content: Row) -> dict[str, Any]:
+    """What the template shows of one results.json: strings, and tables of strings."""
     name = str(content["experiment"])
-    settings = {key: _written(value) for key, value in content["settings"].items()}
+    picture = file.with_name(f"{name}.png")
     environment = dict(content["environment"])
     environment |= environment.pop("versions", {})
-    return "\n".join(
-        [
-            f'<section aria-labelledby="{anchor}"><h2 id="{anchor}">{escape(name)}</h2>',
-            (
-                f"<p>Made by <code>{escape(content['command'])}</code> in"
-                f" {content['seconds']:,.0f} s.</p>"
-            ),
-            _summary(name, content["summary"]),
-            _picture(file.with_name(f"{name}.png"), name),
-            _details("As printed", f"<pre>{escape(content['text'])}</pre>"),
-            _details(
-                "Settings", _table(f"Settings of {name}", ("setting", "value"), settings.items())
-            ),
-            _details(
-                "Environment",
-                _table(f"Environment of {name}", ("what", "which"), environment.items()),
-            ),
-            _runs(name, read_lines(file.with_name(RUNS))),
-            "</section>",
-        ]
-    )
+    return {
+        "name": name,
+        "command": content["command"],
+        "seconds": f"{content['seconds']:,.0f}",
+        "summary": _summary(content["summary"]),
+        "picture": base64.b64encode(picture.read_bytes()).decode() if picture.is_file() else "",
+        "text": content["text"],
+        "settings": [(key, _written(value)) for key, value in content["settings"].items()],
+        "environment": [(key, str(value)) for key, value in environment.items()],
+        "runs": _runs(read_lines(file.with_name(RUNS))),
+    }
 
 
-def _summary(name: str, rows: Sequence[Row]) -> str:
+def _summary(rows: Sequence[Row]) -> Table:
     """Every row of the summary; columns that are empty throughout are left out."""
     columns = [
         column
@@ -130,22 +94,19 @@ def _summary(name: str, rows: Sequence[Row]) -> str:
         if column != "key" and any(row.get(column) not in (None, "") for row in rows)
     ]
     body = [[_cell(column, row.get(column)) for column in columns] for row in rows]
-    return _table(f"Results of {name}: mean ± standard deviation over the seeds", columns, body)
+    return [column.replace("_", " ") for column in columns], body
 
 
-def _runs(name: str, lines: Sequence[Row]) -> str:
+def _runs(lines: Sequence[Row]) -> Table | None:
     """Where and how each single run was made: it may have been another day, on another machine."""
-    if not lines:
-        return ""
-    columns = ("kind", "word", "seed", "seconds", "device", "processor", "command")
     body = [
         [
             _written(line.get(column, line["environment"].get(column))) or "float32"
-            for column in columns
+            for column in RUN_COLUMNS
         ]
         for line in lines
     ]
-    return _details("Single runs", _table(f"Single runs of {name}", columns, body))
+    return (RUN_COLUMNS, body) if body else None
 
 
 def _cell(column: str, value: Any) -> str:
@@ -162,45 +123,3 @@ def _written(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _table(caption: str, header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """The first column names its line."""
-    heads = "".join(
-        f'<th scope="col">{escape(name.replace("_", " "))}</th>' for name in header
-    )
-    body = "".join(
-        f'<tr><th scope="row">{escape(str(first))}</th>'
-        + "".join(_data(str(cell)) for cell in rest)
-        + "</tr>"
-        for first, *rest in lines
-    )
-    return (
-        '<div class="wide" tabindex="0" role="region"'
-        f' aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _data(cell: str) -> str:
-    number = cell[:1].isdigit() or cell[:1] in ("(", "-")
-    return (
-        f'<td class="number">{escape(cell)}</td>'
-        if number
-        else f"<td>{escape(cell)}</td>"
-    )
-
-
-def _picture(file: Path, name: str) -> str:
-    if not file.is_file():
-        return f"<p>No picture: {escape(file.name)} is not beside the results.</p>"
-    data = base64.b64encode(file.read_bytes()).decode()
-    return (
-        f'<figure><img src="data:image/png;base64,{data}" alt="Curves of {escape(name)};'
-        ' the final values are in the table above."><figcaption>Curves of'
-        f" {escape(name)}.</figcaption></figure>"
-    )
-
-
-def _details(summary: str, content: str) -> str:
-    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
