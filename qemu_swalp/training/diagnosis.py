@@ -258,14 +258,10 @@ def _read(path: Path, recipe: Recipe) -> dict[Training, float]:
 
 
 def _append(path: Path, recipe: Recipe, name: str, seed: int | None, loss: float) -> None:
-    record = {
-        "in full precision": name,
-        "seed": seed,
-        "loss": loss,
-        "recipe": recipe.to_dict(),
-    }
+    record = {"in full precision": name, "seed": seed, "loss": loss, "recipe": recipe.to_dict()}
+    cut_off = path.is_file() and not path.read_bytes().endswith(b"\n")
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+        file.write("\n" * cut_off + json.dumps(record) + "\n")
 
 
 def _loss(value: float) -> float:

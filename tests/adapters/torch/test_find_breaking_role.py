@@ -38,7 +38,7 @@ def train(recipe: Recipe, seed: int) -> float:
         loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
         loss.backward()
         optimizer.step()
-    return float(loss)
+    return loss.item()
 
 
 def test_it_finishes_with_every_entry_point() -> None:
