@@ -44,7 +44,7 @@ SECTIONS = {
 """Section of a recipe → its fields. One call of an adapter applies one section."""
 
 RENAMED = {"steps": "elementwise"}
-"""Keys of recipes that were saved by the first drafts."""
+"""Keys of recipes that version 0.1 saved, and their names today."""
 
 
 @dataclass(frozen=True)
@@ -188,9 +188,11 @@ class Recipe:
         """
         names = tuple(dict.fromkeys(names))
         for pattern in self.unmatched(names):
+            nearest = ", ".join(near_matches(pattern, names))
             raise ValueError(
-                f"the pattern {pattern!r} of overrides matches none of {len(names)} names; the"
-                f" nearest are {', '.join(near_matches(pattern, names))}; correct or remove it"
+                f"the pattern {pattern!r} of overrides matches none of {len(names)} names"
+                + (f"; the nearest are {nearest}" if nearest else "")
+                + "; correct or remove the pattern"
             )
 
     def quantizer(self, role: str) -> Quantizer | None:
