@@ -13,12 +13,12 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from qemu_swalp._util.checks import check_int
-from qemu_swalp.training import Draw, Quantizer, apply
+from qemu_swalp.training import Quantizer, TensorRandomBits, apply
 
 from .tensors.arrays import array_of, tensor_of
 
 if TYPE_CHECKING:
-    from torch._C._distributed_c10d import GradBucket
+    from torch.distributed import GradBucket
 
 
 class LowPrecisionAllReduce:
@@ -46,7 +46,9 @@ class LowPrecisionAllReduce:
     def reduce(self, bucket: GradBucket) -> Future[Tensor]:
         """Send what this rank adds; on its arrival at all ranks, add in their order."""
         ranks, rank = distributed.get_world_size(self.group), distributed.get_rank(self.group)
-        draws = [Draw(self.seed, self.places[id(p)], self.step) for p in bucket.parameters()]
+        draws = [
+            TensorRandomBits(self.seed, self.places[id(p)], self.step) for p in bucket.parameters()
+        ]
         self.step += bucket.is_last()
         buffer, gradients = bucket.buffer(), bucket.gradients()
         buffer.div_(ranks)
@@ -73,7 +75,7 @@ class LowPrecisionAllReduce:
         return future
 
 
-def _round_(x: Tensor, quantizer: Quantizer, draw: Draw, role: str) -> None:
+def _round_(x: Tensor, quantizer: Quantizer, draw: TensorRandomBits, role: str) -> None:
     x.copy_(tensor_of(apply(quantizer, array_of(x), draw, role)))
 
 

@@ -17,10 +17,10 @@ from qemu_swalp.arrays import Array
 from qemu_swalp.ops.analysis import Analysis, UpdateAnalysis, analyze
 from qemu_swalp.training import Quantizer
 
+from ._compat import untraced
 from .optim.param_plan import labels
 from .optim.step_hooks import step_is_skipped
 from .tensors.arrays import local_part, tensor_of
-from .tensors.custom_ops import untraced
 from .tensors.observers import OBSERVERS, Label
 
 WEIGHTS = ("weight", "accumulator")

@@ -15,9 +15,10 @@ from torch.utils.hooks import RemovableHandle
 from qemu_swalp._util.checks import check_int
 from qemu_swalp.training import AverageState, Averaging, Policy, Quantizer, Window
 
+from .._compat import untraced
 from ..optim.step_hooks import step_is_skipped
 from ..tensors.arrays import TensorQuantizer, array_of, check_plain, is_dtensor, tensor_of
-from ..tensors.custom_ops import refuse_capture, untraced
+from ..tensors.custom_ops import refuse_capture
 
 Weights = nn.Module | Iterable[tuple[str, Tensor]] | Mapping[str, Tensor]
 

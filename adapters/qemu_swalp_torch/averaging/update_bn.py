@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._compat import BatchNorm
+
 
 @torch.no_grad()
 def update_bn(
@@ -112,7 +114,7 @@ class _Pool:
 
 
 def _tracks(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
+    return isinstance(module, BatchNorm) and module.running_mean is not None
 
 
 def _input_of(batch: Any, device: torch.device | str | None) -> Tensor:

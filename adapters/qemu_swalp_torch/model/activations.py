@@ -9,6 +9,7 @@ from torch import nn
 from qemu_swalp._util.checks import check_int
 from qemu_swalp.training import Recipe, as_recipe
 
+from .._compat import forward_hooks, forward_pre_hooks, is_compiled
 from ..sections import check_section
 from ..tensors.call_counters import clock_of, join
 from .activation_hooks import ActivationSite, InputSite, OutputSite
@@ -95,7 +96,7 @@ def quantize_activations(
             f" modules={modules!r}"
         )
     for module, site in found:
-        hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+        hooks = (*forward_pre_hooks(module).values(), *forward_hooks(module).values())
         if any(isinstance(hook, type(site)) for hook in hooks):
             raise ValueError(
                 f"the {site.end} of {site.module!r} is rounded already; remove() its handle first,"
@@ -119,16 +120,9 @@ def check_module(model: object) -> None:
 
 def warn_if_compiled(model: nn.Module, call: str) -> None:
     """Warn where the model was compiled before the present call changes it."""
-    if any(_is_compiled(module) for module in model.modules()):
+    if any(is_compiled(module) for module in model.modules()):
         warnings.warn(
             f"the model was compiled before; torch.compile ignores hooks added later: call {call}"
             " first, then torch.compile",
             stacklevel=3,
         )
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return (
-        type(module).__name__ == "OptimizedModule"
-        or getattr(module, "_compiled_call_impl", None) is not None
-    )

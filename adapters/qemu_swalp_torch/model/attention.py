@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -77,12 +76,6 @@ def weighted(
     p = rules.softmax(scores if mask is None else scores + mask)
     p = F.dropout(p, dropout) if dropout else p
     return matmul(p, v, rules.of_activations(".values" + part)), p
-
-
-def safe_softmax(scores: Tensor) -> Tensor:
-    """Over the last axis; rows of -infinity alone give zeros."""
-    result: Tensor = torch.ops.aten._safe_softmax(scores, -1)
-    return result
 
 
 def check_not_nested(query: Tensor) -> None:

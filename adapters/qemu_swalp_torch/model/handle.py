@@ -11,6 +11,7 @@ from torch import nn
 
 from qemu_swalp._util.checks import check_int
 
+from .._compat import forward_hooks, forward_pre_hooks
 from ..tensors.call_counters import Beginning, Replay, Site, clock_of, leave
 from .forward_override import forwards_of
 
@@ -121,8 +122,8 @@ def sites_of(model: nn.Module) -> Iterator[Site]:
     """All places of a model that are rounded."""
     for module in model.modules():
         own = (
-            *module._forward_pre_hooks.values(),
-            *module._forward_hooks.values(),
+            *forward_pre_hooks(module).values(),
+            *forward_hooks(module).values(),
             *forwards_of(module),
         )
         yield from (part for part in own if isinstance(part, Site))

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from qemu_swalp._util.checks import check_bool, check_int
 from qemu_swalp.training import OPERANDS, SUMS, Recipe, as_recipe
 
+from .._compat import ConvNd, ConvTransposeNd, output_padding_of, padding_of, safe_softmax
 from ..ops.accumulate import Geometry
 from ..ops.matmul import Operands, convolution, linear, matmul
 from ..sections import check_section
 from ..tensors.call_counters import Clock, clock_of, join
 from ..tensors.custom_ops import is_stochastic
 from .activations import check_module, warn_if_compiled
-from .attention import attend, safe_softmax
+from .attention import attend
 from .forward_override import ForwardSite, forwards_of, has_own_forward
 from .handle import SiteHandle
 from .sdpa import attention_within, calls_attention
@@ -225,40 +226,31 @@ def _matmul(module: Matmul, rules: Rules, a: Tensor, b: Tensor) -> Tensor:
     return matmul(a, b, rules.of_activations())
 
 
-def _convolution(module: nn.modules.conv._ConvNd, rules: Rules, input: Tensor) -> Tensor:
+def _convolution(module: ConvNd, rules: Rules, input: Tensor) -> Tensor:
     padding: Any = module.padding
     if module.padding_mode != "zeros" or isinstance(padding, str):
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        input = nn.functional.pad(input, module._reversed_padding_repeated_twice, mode=mode)
+        input = nn.functional.pad(input, padding_of(module), mode=mode)
         padding = (0,) * len(module.kernel_size)
     return _convolved(module, rules, input, padding, module.output_padding)
 
 
 def _transposed(
-    module: nn.modules.conv._ConvTransposeNd,
+    module: ConvTransposeNd,
     rules: Rules,
     input: Tensor,
     output_size: list[int] | None = None,
 ) -> Tensor:
-    sizes: Any = (
-        module.stride,
-        module.padding,
-        module.kernel_size,
-        len(module.kernel_size),
-        module.dilation,
-    )
     return _convolved(
         module,
         rules,
         input,
         module.padding,
-        tuple(module._output_padding(input, output_size, *sizes)),
+        tuple(output_padding_of(module, input, output_size)),
     )
 
 
-def _convolved(
-    module: nn.modules.conv._ConvNd, rules: Rules, x: Tensor, padding: Any, added: Any
-) -> Tensor:
+def _convolved(module: ConvNd, rules: Rules, x: Tensor, padding: Any, added: Any) -> Tensor:
     geometry = Geometry(
         module.stride, padding, module.dilation, module.transposed, added, module.groups
     )

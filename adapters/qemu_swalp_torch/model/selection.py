@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from qemu_swalp.training import selection
 
+from .._compat import AVERAGE_POOLS, ConvNd, NormBase
+
 Selection: TypeAlias = (
     "type[nn.Module] | str | Callable[[str, nn.Module], bool] | Sequence[Selection]"
 )
@@ -25,15 +27,13 @@ COMPUTING_MODULES: tuple[type[nn.Module], ...] = (
     nn.Bilinear,
     nn.Embedding,
     nn.EmbeddingBag,
-    nn.modules.conv._ConvNd,
-    nn.modules.batchnorm._NormBase,
+    ConvNd,
+    NormBase,
     nn.LayerNorm,
     nn.GroupNorm,
     nn.RMSNorm,
     nn.LocalResponseNorm,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._LPPoolNd,
+    *AVERAGE_POOLS,
     nn.MultiheadAttention,
     *NONLINEARITIES,
 )
@@ -58,7 +58,7 @@ class Matmul(nn.Module):
 
 GEMM_MODULES: tuple[type[nn.Module], ...] = (
     nn.Linear,
-    nn.modules.conv._ConvNd,
+    ConvNd,
     nn.MultiheadAttention,
     Matmul,
 )

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from qemu_swalp.arrays.dtypes import source_dtype
 from qemu_swalp.formats import Block
 from qemu_swalp.ops.quantize import check_representable
-from qemu_swalp.training import Draw, Quantizer, Recipe
+from qemu_swalp.training import Quantizer, Recipe, TensorRandomBits
 
 from ..tensors.arrays import check_plain, on_tensors
 from .param_groups import NAMES, RECIPE, SEED, STEP, Groups, recipe_from, sync
@@ -38,10 +38,10 @@ class Entry(NamedTuple):
         recipe = self.recipe
         return bool(self.states or recipe.weight or recipe.gradient or recipe.accumulator)
 
-    def draw(self, optimizer: Optimizer) -> Draw:
+    def draw(self, optimizer: Optimizer) -> TensorRandomBits:
         """Random bits of the present step."""
         group = optimizer.param_groups[self.group]
-        return Draw(group[SEED], self.tensor, group[STEP])
+        return TensorRandomBits(group[SEED], self.tensor, group[STEP])
 
 
 class Plan:

@@ -14,19 +14,20 @@ from qemu_swalp._util.checks import check_bool, check_int
 from qemu_swalp.arrays import Array
 from qemu_swalp.training import (
     FULL_PRECISION,
-    Hyper,
+    Hyperparameters,
     Recipe,
     Slots,
-    Step,
+    StepInputs,
     as_recipe,
     sgd_step,
     sgd_steps,
 )
 from qemu_swalp.training import SGD as CoreSGD
 
+from .._compat import untraced
 from ..sections import check_section
 from ..tensors.arrays import settle, tensor_of, viewed
-from ..tensors.custom_ops import refuse_capture, untraced
+from ..tensors.custom_ops import refuse_capture
 from .load_guard import LoadGuard
 from .param_groups import ACCUMULATOR, advance, count_on_device, counts_on_device, write
 from .param_plan import Entry, Plan, names_from
@@ -174,7 +175,7 @@ class SGD(Optimizer):
             for group in self.param_groups
         ]
         hypers = [
-            Hyper(
+            Hyperparameters(
                 rate,
                 group["momentum"],
                 group["dampening"],
@@ -195,16 +196,16 @@ class SGD(Optimizer):
                 self._settle(entry, step, *found)
         advance(self.param_groups)
 
-    def _given(self, entry: Entry, gradient: Tensor, hyper: Hyper) -> Step:
+    def _given(self, entry: Entry, gradient: Tensor, hyper: Hyperparameters) -> StepInputs:
         state = self.state[entry.parameter]
         kept = Slots(
             *(viewed(state[key]) if key in state else None for key in (MOMENTUM, ACCUMULATOR))
         )
-        return Step(
+        return StepInputs(
             viewed(entry.parameter), viewed(gradient), kept, hyper, entry.recipe, entry.draw(self)
         )
 
-    def _settle(self, entry: Entry, given: Step, weight: Array, slots: Slots) -> None:
+    def _settle(self, entry: Entry, given: StepInputs, weight: Array, slots: Slots) -> None:
         state = self.state[entry.parameter]
         settle(entry.parameter, given.weight, weight)
         for key, before, value in zip((MOMENTUM, ACCUMULATOR), given.slots, slots, strict=True):
@@ -217,7 +218,7 @@ class SGD(Optimizer):
                     value
                 ).clone()  # an unrounded first velocity is the gradient itself
 
-    def _update_in_graph(self, entry: Entry, gradient: Tensor, hyper: Hyper) -> None:
+    def _update_in_graph(self, entry: Entry, gradient: Tensor, hyper: Hyperparameters) -> None:
         """The same for gradients through it: state is replaced, the parameter alone is written in
         place.
         """

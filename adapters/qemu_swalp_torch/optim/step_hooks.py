@@ -17,10 +17,11 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from qemu_swalp import RandomBits
-from qemu_swalp.training import Draw, Quantizer
+from qemu_swalp.training import Quantizer, TensorRandomBits
 
+from .._compat import run_first_after_step, untraced
 from ..tensors.arrays import random_for, round_all, rounded_for
-from ..tensors.custom_ops import refuse_capture, untraced
+from ..tensors.custom_ops import refuse_capture
 from .load_guard import LoadGuard
 from .param_groups import ACCUMULATOR, advance, counts_on_device
 from .param_plan import MOMENTA, Entry, Plan, state_tensors
@@ -50,7 +51,7 @@ class StepHooks:
         after = optimizer.register_step_post_hook(self.after_step)
         # First, so that whatever else runs after the step (an Averager, logging) sees rounded
         # weights.
-        optimizer._optimizer_step_post_hooks.move_to_end(after.id, last=False)  # type: ignore[attr-defined]
+        run_first_after_step(optimizer, after)
         self.handles = [
             optimizer.register_step_pre_hook(self.before_step),
             after,
@@ -165,7 +166,12 @@ class StepHooks:
             self._round(p, recipe.weight, draw, "weight", waits=True)
 
     def _round(
-        self, p: Tensor, quantizer: Quantizer, draw: Draw, role: str, waits: bool = False
+        self,
+        p: Tensor,
+        quantizer: Quantizer,
+        draw: TensorRandomBits,
+        role: str,
+        waits: bool = False,
     ) -> None:
         """Round p in place; waits : at `round_waiting`, where it can wait."""
         if waits and self._waits():
@@ -185,7 +191,7 @@ class StepHooks:
         """x becomes the value in place, unless the step is skipped."""
         x.copy_(torch.where(self.skipped, x, value) if isinstance(self.skipped, Tensor) else value)
 
-    def rounded(self, x: Tensor, quantizer: Quantizer, draw: Draw, role: str) -> Tensor:
+    def rounded(self, x: Tensor, quantizer: Quantizer, draw: TensorRandomBits, role: str) -> Tensor:
         """x, which will be rounded in place; in a differentiable step the rounded value, since the
         graph may need x.
         """

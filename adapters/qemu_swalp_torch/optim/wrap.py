@@ -12,11 +12,11 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from qemu_swalp._util.checks import check_bool, check_int
-from qemu_swalp.training import Draw, Recipe, as_recipe
+from qemu_swalp.training import Recipe, TensorRandomBits, as_recipe
 
+from .._compat import complete_lbfgs, untraced
 from ..sections import check_section
 from ..tensors.arrays import rounded_for
-from ..tensors.custom_ops import untraced
 from . import param_groups as configuration
 from .load_guard import check_same_recipe
 from .param_groups import ACCUMULATOR, RECIPE, SEED, STEP
@@ -115,7 +115,7 @@ def quantize_optimizer(
     with torch.no_grad():
         for entry in hooks.entries:
             if entry.recipe.weight is not None:
-                draw = Draw(opt.param_groups[0][SEED], entry.tensor, 0)
+                draw = TensorRandomBits(opt.param_groups[0][SEED], entry.tensor, 0)
                 entry.parameter.copy_(
                     rounded_for(entry.parameter, entry.recipe.weight, draw, "initial")
                 )
@@ -189,10 +189,7 @@ def _attach_if_copy(opt: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any
 
 @untraced
 def _attach_copy(opt: Optimizer) -> None:
-    if isinstance(opt, torch.optim.LBFGS) and not hasattr(
-        opt, "_params"
-    ):  # torch's copies lack what its step reads
-        opt._params, opt._numel_cache = opt.param_groups[0]["params"], None
+    complete_lbfgs(opt)
     attach(opt)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from qemu_swalp import RandomBits
 from qemu_swalp.arrays import Array
-from qemu_swalp.training import ROLES, Draw, Quantizer, Recipe
+from qemu_swalp.training import ROLES, Quantizer, Recipe, TensorRandomBits
 from qemu_swalp.training.multi_tensor import round_in_place
 
 from .observers import Label, observe, watched
@@ -118,12 +118,12 @@ def rounded(x: Tensor, quantizer: Quantizer, random: RandomBits | None = None) -
     return tensor_of(quantizer(array_of(x), random))
 
 
-def rounded_for(x: Tensor, quantizer: Quantizer, draw: Draw, role: str) -> Tensor:
+def rounded_for(x: Tensor, quantizer: Quantizer, draw: TensorRandomBits, role: str) -> Tensor:
     """x `rounded`, with the random bits of a role."""
     return rounded(x, quantizer, random_for(quantizer, draw, role))
 
 
-def random_for(quantizer: Quantizer, draw: Draw, role: str) -> RandomBits | None:
+def random_for(quantizer: Quantizer, draw: TensorRandomBits, role: str) -> RandomBits | None:
     """The random bits that a quantizer takes for a role."""
     return draw(role) if quantizer.rounding.stochastic else None
 

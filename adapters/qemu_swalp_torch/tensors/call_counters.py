@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from qemu_swalp import stream_id
 
-from .custom_ops import Rule, constant, refuse_capture, tick
+from .._compat import backward_id, constant, forward_pre_hooks
+from .custom_ops import Rule, refuse_capture, tick
 
 
 class Site:
@@ -61,7 +62,7 @@ class Site:
         if torch.compiler.is_compiling():
             traced: Tensor = tick(self.count)
             return traced
-        if not self.clock.replaying and torch._C._current_graph_task_id() != -1:
+        if not self.clock.replaying and backward_id() != -1:
             self.clock.check_repeats(self)
             return self.repeatable
         step = self._step()
@@ -100,7 +101,7 @@ class Clock:
         """Forwards that the present backward may be recomputing."""
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
-        if torch.compiler.is_compiling() or torch._C._current_graph_task_id() != -1:
+        if torch.compiler.is_compiling() or backward_id() != -1:
             return
         self.with_gradient = torch.is_grad_enabled()
         if self.with_gradient:
@@ -112,7 +113,7 @@ class Clock:
         """At a recomputation: count the forwards made since the last backward, if this is another
         one.
         """
-        task = torch._C._current_graph_task_id()
+        task = backward_id()
         if task != self.task:
             self.task = task
             if self.forwards:
@@ -176,7 +177,7 @@ def clock_of(model: nn.Module) -> Clock:
     first.
     """
     return (
-        next((hook for hook in model._forward_pre_hooks.values() if isinstance(hook, Clock)), None)
+        next((hook for hook in forward_pre_hooks(model).values() if isinstance(hook, Clock)), None)
         or Clock()
     )
 
@@ -184,7 +185,7 @@ def clock_of(model: nn.Module) -> Clock:
 def join(model: nn.Module, clock: Clock, sites: Sequence[Site]) -> None:
     """Add sites to a model's clock, which runs before all else once random bits depend on it."""
     clock.sites += sites
-    if clock not in model._forward_pre_hooks.values() and any(site.stochastic for site in sites):
+    if clock not in forward_pre_hooks(model).values() and any(site.stochastic for site in sites):
         model.register_forward_pre_hook(clock, prepend=True)
 
 
@@ -195,8 +196,9 @@ def leave(model: nn.Module, sites: Sequence[Site]) -> None:
     for clock in {site.clock for site in sites}:
         clock.sites = [site for site in clock.sites if site not in sites]
         if not any(site.stochastic for site in clock.sites):
-            for key in [key for key, hook in model._forward_pre_hooks.items() if hook is clock]:
-                del model._forward_pre_hooks[key]
+            hooks = forward_pre_hooks(model)
+            for key in [key for key, hook in hooks.items() if hook is clock]:
+                del hooks[key]
 
 
 @constant

@@ -4,41 +4,25 @@ whole.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._compile import _disable_dynamo
 
 from qemu_swalp import Format, RandomBits, Rounding
 from qemu_swalp.training import Quantizer
 
+from .._compat import constant
 from .arrays import rounded
 from .observers import Label, observe
 
 SIGN = 1 << 63
 
-Function = TypeVar("Function", bound=Callable[..., object])
-
-
-def untraced(function: Function) -> Function:
-    """`torch.compile` runs the function as it is, between graphs."""
-    # torch.compiler.disable does the same, and imports the compiler at once.
-    return _disable_dynamo(function)  # type: ignore[return-value]
-
-
-def constant(function: Function) -> Function:
-    """`torch.compile` runs the function once and takes its result for a constant."""
-    # All that torch.compiler.assume_constant_result does, once it has imported the compiler.
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
-
 
 def refuse_capture(what: str, remedy: str) -> None:
     """RuntimeError while a CUDA graph is captured."""
-    if torch.cuda._initialized and torch.cuda.is_current_stream_capturing():
+    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             f"{what} cannot be captured in a CUDA graph, whose replays run no Python and would"
             f" repeat what was counted; {remedy}"
@@ -169,7 +153,7 @@ def _(count: Tensor) -> Tensor:
 
 def is_traced() -> bool:
     """Whether operations are being recorded, so that one of ours must be an operator."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def signed(n: int) -> int:

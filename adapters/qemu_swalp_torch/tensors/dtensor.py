@@ -17,6 +17,8 @@ from qemu_swalp import Block, Format, RandomBits
 from qemu_swalp.arrays import Array, namespace_of
 from qemu_swalp.training import Quantizer
 
+from .._compat import shard_window
+
 
 def round_shard(x: Tensor, quantizer: Quantizer, random: RandomBits | None) -> Tensor:
     """A new DTensor, x rounded. Collective where blocks of the format cross shards.
@@ -29,7 +31,7 @@ def round_shard(x: Tensor, quantizer: Quantizer, random: RandomBits | None) -> T
     if not isinstance(x, DTensor):
         raise TypeError(f"x must be a DTensor, got {type(x).__qualname__}")
     with torch.no_grad():
-        local, window, sharded = x.to_local(), _window(x), _sharded(x)
+        local, window, sharded = x.to_local(), shard_window(x), _sharded(x)
         if _blocks_within(quantizer.format, x.ndim, sharded):
             local = quantizer(local, _local_random(random, x, window))
         elif len(sharded) == 1 and _whole(quantizer.format, x.ndim, *sharded):
@@ -57,14 +59,6 @@ def _sharded(x: DTensor) -> set[int]:
                 f" {placement}; redistribute it first"
             )
     return {placement.dim % x.ndim for placement in x.placements if isinstance(placement, Shard)}
-
-
-def _window(x: DTensor) -> tuple[slice, ...]:
-    """Where this rank's elements stand in the global tensor."""
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    shape, offset = compute_local_shape_and_global_offset(x.shape, x.device_mesh, x.placements)
-    return tuple(slice(start, start + length) for start, length in zip(offset, shape, strict=True))
 
 
 def _blocks_within(format: Format, ndim: int, sharded: set[int]) -> bool:

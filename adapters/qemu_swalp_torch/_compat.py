@@ -1,0 +1,120 @@
+"""Private API of PyTorch: all that this adapter touches of it, and nothing of it anywhere else.
+
+Each item says what it is for. All were seen in PyTorch 2.11 to 2.13; for each there is a contract
+test in `tests/adapters/torch/test_compat.py`, which fails where a release changes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch._compile import _disable_dynamo
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd, _LPPoolNd
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+ConvNd, ConvTransposeNd = _ConvNd, _ConvTransposeNd
+"""Base classes of `nn.Conv1d` to `nn.Conv3d`, lazy and transposed ones included."""
+
+BatchNorm, NormBase = _BatchNorm, _NormBase
+"""Base classes of `nn.BatchNorm1d` and its kin, and of these and `nn.InstanceNorm1d` and its."""
+
+AVERAGE_POOLS = (_AvgPoolNd, _AdaptiveAvgPoolNd, _LPPoolNd)
+"""Base classes of the pooling layers that compute means."""
+
+Function = TypeVar("Function", bound=Callable[..., object])
+
+
+def untraced(function: Function) -> Function:
+    """`torch.compile` runs the function as it is, between graphs.
+
+    `torch.compiler.disable` does the same, and imports the compiler at once.
+    """
+    return _disable_dynamo(function)  # type: ignore[return-value]
+
+
+def constant(function: Function) -> Function:
+    """`torch.compile` runs the function once and uses its result as a constant.
+
+    This attribute is all that `torch.compiler.assume_constant_result` sets, once it has imported
+    the compiler.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def backward_id() -> int:
+    """Number of the backward pass that runs in this thread; -1 outside of any."""
+    return torch._C._current_graph_task_id()
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether the module is what `torch.compile` returned, or was compiled by `module.compile()`."""
+    wrapper = type(module)
+    return (wrapper.__module__, wrapper.__name__) == (
+        "torch._dynamo.eval_frame",
+        "OptimizedModule",
+    ) or getattr(module, "_compiled_call_impl", None) is not None
+
+
+def forward_hooks(module: nn.Module) -> MutableMapping[int, Callable[..., Any]]:
+    """The forward hooks of a module, by the ids of their handles."""
+    return module._forward_hooks
+
+
+def forward_pre_hooks(module: nn.Module) -> MutableMapping[int, Callable[..., Any]]:
+    """The forward pre-hooks of a module, by the ids of their handles."""
+    return module._forward_pre_hooks
+
+
+def run_first_after_step(optimizer: Optimizer, handle: RemovableHandle) -> None:
+    """Move a hook to the front of those that run after the optimizer's step."""
+    optimizer._optimizer_step_post_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
+
+
+def complete_lbfgs(optimizer: Optimizer) -> None:
+    """Give a copy of LBFGS the attributes that PyTorch's copies lack and its step reads."""
+    if isinstance(optimizer, torch.optim.LBFGS) and not hasattr(optimizer, "_params"):
+        optimizer._params, optimizer._numel_cache = optimizer.param_groups[0]["params"], None
+
+
+def version_of(x: Tensor) -> int:
+    """How often a tensor was written in place, as autograd counts."""
+    return x._version
+
+
+def safe_softmax(scores: Tensor) -> Tensor:
+    """Softmax over the last axis; rows of -infinity alone give zeros."""
+    result: Tensor = torch.ops.aten._safe_softmax(scores, -1)
+    return result
+
+
+def padding_of(convolution: nn.Module) -> Any:
+    """The padding of a convolution as `nn.functional.pad` reads it: last axis first, both ends."""
+    return convolution._reversed_padding_repeated_twice
+
+
+def output_padding_of(convolution: nn.Module, x: Tensor, output_size: list[int] | None) -> Any:
+    """What a transposed convolution adds to its output so that it has that spatial size."""
+    return convolution._output_padding(  # type: ignore[operator]
+        x,
+        output_size,
+        convolution.stride,
+        convolution.padding,
+        convolution.kernel_size,
+        len(convolution.kernel_size),  # type: ignore[arg-type]
+        convolution.dilation,
+    )
+
+
+def shard_window(x: Any) -> tuple[slice, ...]:
+    """Where the elements of this rank's shard of a DTensor stand in the global tensor."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    shape, offset = compute_local_shape_and_global_offset(x.shape, x.device_mesh, x.placements)
+    return tuple(slice(start, start + length) for start, length in zip(offset, shape, strict=True))
