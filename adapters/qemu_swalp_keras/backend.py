@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import keras
 
-from qemu_swalp.training import Draw, Quantizer, apply
+from qemu_swalp.training import Quantizer, TensorRandomBits, apply
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -68,7 +68,7 @@ def _at_hand(x: Any) -> bool:
     return bool(tf.executing_eagerly())
 
 
-def rounded(x: Any, quantizer: Quantizer | None, draw: Draw, role: str) -> Any:
+def rounded(x: Any, quantizer: Quantizer | None, draw: TensorRandomBits, role: str) -> Any:
     """The native tensor of x, rounded for its role."""
     value = tensor(x)
     if quantizer is None or backend() != "torch":
@@ -84,7 +84,7 @@ def untraced(function: Function) -> Function:
     """
     if backend() != "torch":
         return function
-    from qemu_swalp_torch.tensors.custom_ops import untraced as without_dynamo
+    from qemu_swalp_torch._compat import untraced as without_dynamo
 
     return without_dynamo(function)
 

@@ -1,5 +1,6 @@
-"""Layer 5: quantized SGD, averaging policies and learning-rate schedules as pure functions."""
+"""Recipes, quantized SGD, averaging policies and learning-rate schedules as pure functions."""
 
+from ..ops.quantizer import Quantizer
 from .averaging.aswa import ASWA
 from .averaging.base import AverageState, Policy, due
 from .averaging.ema import EMA
@@ -8,23 +9,12 @@ from .averaging.mean import Averaging
 from .averaging.sqwa import SQWA, SQWASchedule
 from .averaging.swap import SWAP
 from .diagnosis import RoleStudy, find_breaking_role
-from .presets import as_recipe, recipe, recipe_names, register_recipe
-from .recipe import (
-    ELEMENTWISE,
-    FULL_PRECISION,
-    OPERANDS,
-    ROLES,
-    SECTIONS,
-    SUMS,
-    Draw,
-    Quantizer,
-    Recipe,
-    apply,
-    fixed_point,
-    swalp,
-)
+from .presets import as_recipe, fixed_point, recipe, recipe_names, register_recipe, swalp
+from .recipe import FULL_PRECISION, Recipe
+from .roles import ELEMENTWISE, OPERANDS, ROLES, SECTIONS, SUMS
 from .schedules import SWALPSchedule
-from .sgd import SGD, Hyper, SGDState, Slots, Step, sgd_step, sgd_steps
+from .sgd import SGD, Hyperparameters, SGDState, Slots, StepInputs, sgd_step, sgd_steps
+from .tensor_rounding import TensorRandomBits, apply
 
 __all__ = [
     "ASWA",
@@ -38,8 +28,7 @@ __all__ = [
     "SWAP",
     "AverageState",
     "Averaging",
-    "Draw",
-    "Hyper",
+    "Hyperparameters",
     "Policy",
     "Quantizer",
     "Recipe",
@@ -50,7 +39,8 @@ __all__ = [
     "SUMS",
     "SWALPSchedule",
     "Slots",
-    "Step",
+    "StepInputs",
+    "TensorRandomBits",
     "Window",
     "apply",
     "as_recipe",

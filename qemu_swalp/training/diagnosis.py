@@ -12,7 +12,8 @@ from typing import Any
 
 from .._util.checks import check_int
 from .._util.tables import table
-from .recipe import FULL_PRECISION, OPERANDS, ROLES, Recipe
+from .recipe import FULL_PRECISION, Recipe
+from .roles import OPERANDS, ROLES
 
 NOTHING, EVERYTHING = "nothing", "everything"
 """What is in full precision under the recipe as it is, and without any rounding."""

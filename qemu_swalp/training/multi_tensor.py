@@ -11,8 +11,9 @@ from typing import Any
 from .. import kernels
 from ..arrays.dtypes import SOURCE_DTYPES
 from ..ops.quantize import check_representable
+from ..ops.quantizer import Quantizer
 from ..random_bits import RandomBits
-from .recipe import Draw, Quantizer
+from .tensor_rounding import TensorRandomBits
 
 ROLES = ("gradient", "momentum", "accumulator", "weight")
 
@@ -21,7 +22,7 @@ Found = tuple[Any, Any, Any]
 
 
 def fused_steps(steps: Sequence[Any], in_place: bool) -> list[Found | None]:
-    """What `sgd_step` gives for each `training.sgd.Step`; None where the kernels do not take it.
+    """What `sgd_step` gives for each `StepInputs`; None where the kernels do not take it.
 
     All that are taken are made in one call, once every one of them is known to be sound. in_place :
     whether the given arrays are written.
@@ -133,7 +134,7 @@ NO_KEYS = ((0, 0),) * len(ROLES)
 @lru_cache(maxsize=65536)
 def _keys(seed: int, tensor: int) -> tuple[tuple[int, int], ...]:
     """Keys of a tensor's streams, role by role."""
-    return tuple(bits.key for bits in map(Draw(seed, tensor, 0), ROLES))
+    return tuple(bits.key for bits in map(TensorRandomBits(seed, tensor, 0), ROLES))
 
 
 def _plain(hyper: Any) -> bool:
@@ -184,5 +185,5 @@ def _chunks_of(shape: tuple[int, ...], dtype: str, quantizers: Quantizers, limit
             if quantizer.rounding.stochastic:
                 RandomBits().check_reach(shape)
     return sgd.chunks_of(
-        shape, dtype, tuple(None if q is None else q.rule for q in quantizers), limits
+        shape, dtype, tuple(None if q is None else q.target for q in quantizers), limits
     )

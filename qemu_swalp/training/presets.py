@@ -14,9 +14,12 @@ wgrad.input     block<e4m3fn,scale=float<8,23>>                        nearest_e
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Literal
 
 from .._util.checks import check_choice
-from .recipe import Recipe, swalp
+from ..formats import bfp
+from ..ops.quantizer import Quantizer
+from .recipe import Recipe
 
 KINDS = ("input", "weight", "error")
 """Of operands."""
@@ -71,6 +74,30 @@ def as_recipe(given: Recipe | str) -> Recipe:
 def _ready(function: Callable[[], Recipe]) -> Callable[[], Recipe]:
     _RECIPES[function.__name__] = function
     return function
+
+
+def swalp(word: int = 8, block: Literal["small", "big"] = "small", average: Any = None) -> Recipe:
+    """SWALP's recipe (Yang et al. 2019, algorithm 2): every number in `word`-bit block floating
+    point, stochastic.
+
+    `block="small"`: one exponent for each index of axis 0 (each output channel of a weight, each
+    sample of an activation; a vector as a whole); "big": one for each tensor. `average` is the
+    quantizer of the averaged weights, None (the paper's choice) for full precision.
+
+    >>> swalp(8).to_dict()["momentum"]
+    'bfp<8,axis=0>/stochastic_a'
+    """
+    if block not in ("small", "big"):
+        raise ValueError(f"block must be 'small' or 'big', got {block!r}")
+    q = Quantizer(bfp(word, axis=0 if block == "small" else None))
+    return Recipe(weight=q, activation=q, error=q, gradient=q, momentum=q, average=average)
+
+
+def fixed_point(word: int, fraction: int) -> Recipe:
+    """Weights alone in `fixed<word,fraction>`, stochastic: the setting of SWALP's algorithm 1 and
+    its theory.
+    """
+    return Recipe(weight=f"fixed<{word},{fraction}>/stochastic")
 
 
 @_ready
@@ -187,7 +214,10 @@ def nvfp4() -> Recipe:
     matrices, which is in no recipe, and keeps some layers in bf16, mostly the last: leave them out
     by exclude=.
     """
-    tiles = "block<e2m1fn,axis=(-2,-1),size=16,scale=e4m3fn,rule=transformer_engine,second=float<8,23>>/nearest_even"
+    tiles = (
+        "block<e2m1fn,axis=(-2,-1),size=16,scale=e4m3fn,rule=transformer_engine,"
+        "second=float<8,23>>/nearest_even"
+    )
     return Recipe(
         operands={"input": "nvfp4/nearest_even", "weight": tiles, "error": "nvfp4/stochastic"}
     )

@@ -5,43 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
-from .._util.checks import check_bool, check_choice, near_matches
+from .._util.checks import check_bool, near_matches
 from .._util.tables import table
-from ..arrays import Array
-from ..formats import bfp
-from ..ops.accumulation import Accumulation, check_element
+from ..ops.accumulation import Accumulation
 from ..ops.quantizer import Quantizer
-from ..random_bits import RandomBits, stream_id
-from .functional import ELEMENTWISE
-
-ROLES = ("weight", "activation", "error", "gradient", "momentum", "accumulator", "average")
-
-OPERANDS = (
-    "forward.input",
-    "forward.weight",
-    "dgrad.error",
-    "dgrad.weight",
-    "wgrad.error",
-    "wgrad.input",
+from .roles import (
+    ROLES,
+    SECTIONS,
+    elementwise_rules,
+    operand_quantizers,
+    pairs,
+    product_accumulations,
 )
-"""The matrices that a layer's three products multiply: its output is input · weight, the gradient
-of its input (dgrad) error · weight, the gradient of its weight (wgrad) error · input.
-"""
-
-SUMS = ("forward.sum", "dgrad.sum", "wgrad.sum")
-"""How the three products are summed up."""
-
-
-SECTIONS = {
-    "optimizer": ("weight", "gradient", "momentum", "accumulator", "state"),
-    "activations": ("activation", "error"),
-    "products": ("operands", "sums"),
-    "elementwise": ("elementwise",),
-    "average": ("average",),
-}
-"""Section of a recipe → its fields. One call of an adapter applies one section."""
 
 RENAMED = {"steps": "elementwise"}
 """Keys of recipes that version 0.1 saved, and their names today."""
@@ -121,38 +98,25 @@ class Recipe:
         overrides: Mapping[str, Recipe | None] | tuple[tuple[str, Recipe | None], ...] = (),
         allow_empty: bool = False,
     ) -> None:
-        given = (weight, activation, error, gradient, momentum, accumulator, average)
-        for role, value in zip(ROLES, given, strict=True):
-            object.__setattr__(self, role, _optional(value))
-        object.__setattr__(
-            self, "state", tuple((name, _optional(value)) for name, value in _pairs(state))
-        )
-        object.__setattr__(self, "operands", tuple(_operands(dict(_pairs(operands)))))
-        together = isinstance(sums, Accumulation | Quantizer | str)
-        object.__setattr__(
-            self,
-            "sums",
-            tuple(_sums(dict.fromkeys(SUMS, sums) if together else dict(_pairs(sums)))),
-        )
-        alike = isinstance(elementwise, Quantizer | str)
-        object.__setattr__(
-            self,
-            "elementwise",
-            tuple(
-                _elementwise(
-                    dict.fromkeys(ELEMENTWISE, elementwise) if alike else dict(_pairs(elementwise))
-                )
-            ),
-        )
-        for pattern, recipe in _pairs(overrides):
+        by_role = (weight, activation, error, gradient, momentum, accumulator, average)
+        parts: dict[str, Any] = {
+            **{role: _optional(value) for role, value in zip(ROLES, by_role, strict=True)},
+            "state": tuple((name, _optional(value)) for name, value in pairs(state)),
+            "operands": operand_quantizers(operands),
+            "sums": product_accumulations(sums),
+            "elementwise": elementwise_rules(elementwise),
+            "overrides": tuple(pairs(overrides)),
+            "allow_empty": allow_empty,
+        }
+        check_bool("allow_empty", allow_empty)
+        for name, part in parts.items():
+            object.__setattr__(self, name, part)
+        for pattern, recipe in self.overrides:
             if recipe is not None and (not isinstance(recipe, Recipe) or recipe.overrides):
                 raise TypeError(
                     f"overrides[{pattern!r}] must be None or a Recipe without overrides, got"
                     f" {recipe!r}"
                 )
-        object.__setattr__(self, "overrides", tuple(_pairs(overrides)))
-        check_bool("allow_empty", allow_empty)
-        object.__setattr__(self, "allow_empty", allow_empty)
 
     def of(self, name: str) -> Recipe:
         """The recipe that holds for the parameter of that name; without overrides."""
@@ -213,7 +177,8 @@ class Recipe:
     def sections(self) -> tuple[str, ...]:
         """Names of the `SECTIONS` in which something is rounded, in this recipe or an override.
 
-        >>> swalp(8).sections, Recipe(operands={"input": "mxfp4"}).sections
+        >>> both = Recipe(weight="bfp8", activation="bfp8")
+        >>> both.sections, Recipe(operands={"input": "mxfp4"}).sections
         (('optimizer', 'activations'), ('products',))
         """
         recipes = (self, *(recipe for _, recipe in self.overrides if recipe is not None))
@@ -316,110 +281,9 @@ class Recipe:
             yield from (recipe or FULL_PRECISION)._lines(f"{pattern}: ")
 
 
-def swalp(word: int = 8, block: Literal["small", "big"] = "small", average: Any = None) -> Recipe:
-    """SWALP's recipe (Yang et al. 2019, algorithm 2): every number in `word`-bit block floating
-    point, stochastic.
-
-    `block="small"`: one exponent for each index of axis 0 (each output channel of a weight, each
-    sample of an activation; a vector as a whole); "big": one for each tensor. `average` is the
-    quantizer of the averaged weights, None (the paper's choice) for full precision.
-
-    >>> swalp(8).to_dict()["momentum"]
-    'bfp<8,axis=0>/stochastic_a'
-    """
-    if block not in ("small", "big"):
-        raise ValueError(f"block must be 'small' or 'big', got {block!r}")
-    q = Quantizer(bfp(word, axis=0 if block == "small" else None))
-    return Recipe(weight=q, activation=q, error=q, gradient=q, momentum=q, average=average)
-
-
-def fixed_point(word: int, fraction: int) -> Recipe:
-    """Weights alone in `fixed<word,fraction>`, stochastic: the setting of SWALP's algorithm 1 and
-    its theory.
-    """
-    return Recipe(weight=f"fixed<{word},{fraction}>/stochastic")
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Random bits of one tensor in one step, by role: `draw("weight")`."""
-
-    seed: int
-    tensor: int
-    step: int | Array
-
-    def __call__(self, role: str) -> RandomBits:
-        return RandomBits(self.seed, stream_id(role, self.tensor), self.step)
-
-
-def apply(quantizer: Quantizer | None, x: Array, draw: Draw, role: str) -> Any:
-    """x rounded for its role, or x itself where the role stays in full precision."""
-    return (
-        x
-        if quantizer is None
-        else quantizer(x, draw(role) if quantizer.rounding.stochastic else None)
-    )
-
-
 def _optional(value: Any) -> Quantizer | None:
     return None if value is None else Quantizer.parse(value)
 
 
-def _operands(given: dict[str, Any]) -> Iterator[tuple[str, Quantizer]]:
-    for name, quantizer in _named("an operand", given, OPERANDS):
-        yield name, Quantizer.parse(quantizer)
-
-
-def _elementwise(given: dict[str, Any]) -> Iterator[tuple[str, Quantizer | Accumulation]]:
-    for name, rule in _named("an elementwise operation", given, ELEMENTWISE):
-        if name.endswith(".sum"):
-            yield name, Accumulation.parse(rule)
-        else:
-            quantizer = Quantizer.parse(rule)
-            check_element(f"the elementwise operation {name!r}", quantizer)
-            yield name, quantizer
-
-
-def _named(what: str, given: dict[str, Any], names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """Those of the names that are given; "dgrad.error" goes before "error". ValueError for other
-    names.
-    """
-    general = tuple(dict.fromkeys(name.partition(".")[2] for name in names))
-    for name in given:
-        check_choice(f"the name of {what}", name, (*names, *general))
-    for name in names:
-        found = given.get(name, given.get(name.partition(".")[2]))
-        if found is not None:
-            yield name, found
-
-
-def _sums(given: dict[str, Any]) -> Iterator[tuple[str, Accumulation]]:
-    """Those that are not None. ValueError for other names."""
-    for name in given:
-        check_choice("the name of a sum", name, SUMS)
-    for name in SUMS:
-        if given.get(name) is not None:
-            yield name, Accumulation.parse(given[name])
-
-
-def _pairs(items: Any) -> Iterator[tuple[str, Any]]:
-    return iter(items.items()) if isinstance(items, Mapping) else iter(items)
-
-
 FULL_PRECISION = Recipe()
 """Rounds nothing."""
-
-
-__all__ = [
-    "OPERANDS",
-    "SECTIONS",
-    "ROLES",
-    "ELEMENTWISE",
-    "SUMS",
-    "Draw",
-    "Quantizer",
-    "Recipe",
-    "apply",
-    "fixed_point",
-    "swalp",
-]

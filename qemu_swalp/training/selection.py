@@ -14,8 +14,10 @@ def chosen(name: str, part: Any, selection: Any, kind: type, noun: str) -> bool:
     A selection is a type, a pattern of names (shell style), a predicate (name, part) -> bool, or a
     sequence of such. TypeError for anything else.
 
-    >>> chosen("fc1", 1.5, ["conv*", float], object, "layer"), chosen("fc1", 1.5, lambda n, p: p > 2, object, "layer")
-    (True, False)
+    >>> chosen("fc1", 1.5, ["conv*", float], object, "layer")
+    True
+    >>> chosen("fc1", 1.5, lambda name, part: part > 2, object, "layer")
+    False
     """
     if isinstance(selection, str):
         return fnmatchcase(name, selection)

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from ..arrays import Array
 from .multi_tensor import fused_steps
-from .recipe import FULL_PRECISION, Draw, Recipe, apply
+from .recipe import FULL_PRECISION, Recipe
+from .tensor_rounding import TensorRandomBits, apply
 
 Parameters = Mapping[str, Array]
 """Arrays by name. Their order numbers the random streams."""
@@ -38,7 +39,7 @@ class SGDState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Hyper:
+class Hyperparameters:
     """Hyper-parameters of one step, with the meaning that they have in `torch.optim.SGD`."""
 
     learning_rate: float | Array
@@ -50,24 +51,24 @@ class Hyper:
     maximize: bool = False
 
 
-class Step(NamedTuple):
+class StepInputs(NamedTuple):
     """The arguments of one `sgd_step`."""
 
     weight: Array
     gradient: Array
     slots: Slots
-    hyper: Hyper
+    hyper: Hyperparameters
     recipe: Recipe
-    draw: Draw
+    draw: TensorRandomBits
 
 
 def sgd_step(
     weight: Array,
     gradient: Array,
     slots: Slots,
-    hyper: Hyper,
+    hyper: Hyperparameters,
     recipe: Recipe,
-    draw: Draw,
+    draw: TensorRandomBits,
     in_place: bool = False,
 ) -> tuple[Array, Slots]:
     """One update of one tensor: the next (weight, slots). Arrays of any library, of equal shape and
@@ -84,10 +85,10 @@ def sgd_step(
     The step takes the unrounded v (algorithm 2, step 3: v_t = ρ·Q_M(v_{t-1}) + g_t), and weight
     decay is added after Q_G, as in the authors' code.
     """
-    return next(sgd_steps([Step(weight, gradient, slots, hyper, recipe, draw)], in_place))
+    return next(sgd_steps([StepInputs(weight, gradient, slots, hyper, recipe, draw)], in_place))
 
 
-def sgd_steps(steps: Sequence[Step], in_place: bool = False) -> Iterator[tuple[Array, Slots]]:
+def sgd_steps(steps: Sequence[StepInputs], in_place: bool = False) -> Iterator[tuple[Array, Slots]]:
     """`sgd_step` of many tensors: their next (weight, slots), in the order of `steps`.
 
     What the fused kernels take they make in one call, with the first result; each other step is
@@ -98,7 +99,12 @@ def sgd_steps(steps: Sequence[Step], in_place: bool = False) -> Iterator[tuple[A
 
 
 def _pure_step(
-    weight: Array, gradient: Array, slots: Slots, hyper: Hyper, recipe: Recipe, draw: Draw
+    weight: Array,
+    gradient: Array,
+    slots: Slots,
+    hyper: Hyperparameters,
+    recipe: Recipe,
+    draw: TensorRandomBits,
 ) -> tuple[Array, Slots]:
     """`sgd_step` by array operations."""
     g = apply(recipe.gradient, gradient, draw, "gradient")
@@ -184,17 +190,17 @@ class SGD:
         rate = (
             self.learning_rate(state.step) if callable(self.learning_rate) else self.learning_rate
         )
-        hyper = Hyper(
+        hyper = Hyperparameters(
             rate, self.momentum, self.dampening, self.weight_decay, self.nesterov, self.maximize
         )
         steps = [
-            Step(
+            StepInputs(
                 weight,
                 gradients[name],
                 state.slots[name],
                 hyper,
                 self.recipe.of(name),
-                Draw(self.seed, tensor, state.step),
+                TensorRandomBits(self.seed, tensor, state.step),
             )
             for tensor, (name, weight) in enumerate(params.items())
         ]

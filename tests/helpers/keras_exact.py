@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from qemu_swalp_keras import QuantizedOptimizer
 
-from qemu_swalp.training import Draw, Recipe, apply
+from qemu_swalp.training import Recipe, TensorRandomBits, apply
 
 BATCH, INPUTS, OUTPUTS, STEPS = 8, 4, 2, 16
 RECIPE = Recipe(weight="fixed<8,4>", gradient="fixed<8,6>", momentum="bfp<8>")
@@ -112,7 +112,7 @@ def training(
     """
     decays = np.broadcast_to(np.float32(decay), len(INITIAL))
     weights = [
-        apply(recipe.weight, w, Draw(*stream, 0), "initial")
+        apply(recipe.weight, w, TensorRandomBits(*stream, 0), "initial")
         for stream, w in zip(streams, INITIAL, strict=True)
     ]
     masters = list(weights)
@@ -130,7 +130,7 @@ def training(
         ]
         momenta = []
         for i, g in enumerate(mean):
-            draw = Draw(*streams[i], step)
+            draw = TensorRandomBits(*streams[i], step)
             g = apply(recipe.gradient, np.clip(g, -clipvalue, clipvalue), draw, "gradient")
             start = masters[i] if recipe.accumulator is not None else weights[i]
             velocity = np.float32(MOMENTUM) * state.momenta[i] - rate * g

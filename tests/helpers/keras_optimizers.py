@@ -10,7 +10,7 @@ import numpy as np
 from keras import optimizers as o
 from qemu_swalp_keras import QuantizedOptimizer
 
-from qemu_swalp.training import Draw, Quantizer, Recipe, apply
+from qemu_swalp.training import Quantizer, Recipe, TensorRandomBits, apply
 from tests.adapters.keras import conftest
 from tests.helpers.keras_native import BACKEND
 
@@ -143,19 +143,29 @@ def by_hand(kind: str) -> list[dict[str, np.ndarray]]:
     plain.build(held)
     scale = np.float32(clipper.loss_scale_factor or 1)
 
-    def rewrite(variable: Any, quantizer: Quantizer | None, draw: Draw, role: str) -> np.ndarray:
+    def rewrite(
+        variable: Any, quantizer: Quantizer | None, draw: TensorRandomBits, role: str
+    ) -> np.ndarray:
         value = apply(quantizer, keras.ops.convert_to_numpy(variable), draw, role)
         variable.assign(value)
         return np.array(value)
 
-    masters = [rewrite(v, recipe.weight, Draw(SEED, i, 0), "initial") for i, v in enumerate(held)]
+    masters = [
+        rewrite(v, recipe.weight, TensorRandomBits(SEED, i, 0), "initial")
+        for i, v in enumerate(held)
+    ]
     states = []
     for step, gradients in enumerate(GRADIENTS):
         clipped = clipper._clip_gradients(
             [keras.ops.convert_to_tensor(g / scale) for g in gradients]
         )
         rounded = [
-            apply(recipe.gradient, keras.ops.convert_to_numpy(g), Draw(SEED, i, step), "gradient")
+            apply(
+                recipe.gradient,
+                keras.ops.convert_to_numpy(g),
+                TensorRandomBits(SEED, i, step),
+                "gradient",
+            )
             for i, g in enumerate(clipped)
         ]
         if recipe.accumulator is not None:
@@ -163,7 +173,7 @@ def by_hand(kind: str) -> list[dict[str, np.ndarray]]:
                 v.assign(master)
         conftest.apply(plain, rounded, held)
         for i, v in enumerate(held):
-            draw = Draw(SEED, i, step)
+            draw = TensorRandomBits(SEED, i, step)
             for name, slot in slots(plain, v).items():
                 role, quantizer = quantizer_of(name, recipe)
                 rewrite(slot, quantizer, draw, role)

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 import qemu_swalp as q
 from qemu_swalp import kernels
 from qemu_swalp.kernels.backends import numpy as numpy_arrays
-from qemu_swalp.training import SGD, Draw, Quantizer, Recipe, fixed_point, swalp
+from qemu_swalp.training import SGD, Quantizer, Recipe, TensorRandomBits, fixed_point, swalp
 from qemu_swalp.training import multi_tensor as fused
-from qemu_swalp.training.sgd import Hyper, Slots, Step, sgd_step, sgd_steps
+from qemu_swalp.training.sgd import Hyperparameters, Slots, StepInputs, sgd_step, sgd_steps
 from tests.helpers.samples import bits
 
 RECIPES = {
@@ -85,7 +85,15 @@ def one_step(
     rate: Any = 0.1,
     in_place: bool = False,
 ) -> Any:
-    return sgd_step(weight, gradient, Slots(), Hyper(rate, 0.9), recipe, Draw(0, 0, 0), in_place)
+    return sgd_step(
+        weight,
+        gradient,
+        Slots(),
+        Hyperparameters(rate, 0.9),
+        recipe,
+        TensorRandomBits(0, 0, 0),
+        in_place,
+    )
 
 
 def test_given_arrays_are_written_only_in_place() -> None:
@@ -97,7 +105,13 @@ def test_given_arrays_are_written_only_in_place() -> None:
     assert written is weight
     assert (weight == new).all()
     again, kept = sgd_step(
-        weight, gradient, slots, Hyper(0.1, 0.9), RECIPES["swalp8"], Draw(0, 0, 1), True
+        weight,
+        gradient,
+        slots,
+        Hyperparameters(0.1, 0.9),
+        RECIPES["swalp8"],
+        TensorRandomBits(0, 0, 1),
+        True,
     )
     assert again is weight
     assert kept.velocity is slots.velocity
@@ -204,7 +218,14 @@ def test_tensors_that_share_memory_are_updated_in_their_order(calls: list[int], 
         held = memory.copy()
         weights = held[:1000], held[shift : shift + 1000]
         steps = [
-            Step(weight, gradient, Slots(), Hyper(0.1), RECIPES["fixed"], Draw(0, tensor, 0))
+            StepInputs(
+                weight,
+                gradient,
+                Slots(),
+                Hyperparameters(0.1),
+                RECIPES["fixed"],
+                TensorRandomBits(0, tensor, 0),
+            )
             for tensor, (weight, gradient) in enumerate(zip(weights, gradients, strict=True))
         ]
         for step, (weight, _) in zip(steps, sgd_steps(steps, in_place=True), strict=True):
@@ -220,7 +241,9 @@ def test_tensors_that_share_memory_are_updated_in_their_order(calls: list[int], 
 def test_a_failing_step_changes_nothing() -> None:
     good, bad = np.ones((4, 5), np.float32), np.ones((4, 5), np.float32)
     steps = [
-        Step(weight, weight, Slots(), Hyper(0.1), Recipe(format), Draw(0, 0, 0))
+        StepInputs(
+            weight, weight, Slots(), Hyperparameters(0.1), Recipe(format), TensorRandomBits(0, 0, 0)
+        )
         for weight, format in ((good, "fixed<8,4>"), (bad, "fixed<30,4>"))
     ]
     with pytest.raises(TypeError, match="cannot hold the values of fixed<30,4>"):
@@ -232,7 +255,9 @@ def test_a_failing_step_changes_nothing() -> None:
 def test_steps_beyond_the_random_sequence(step: int) -> None:
     w = np.ones(4, np.float32)
     with pytest.raises(ValueError, match="step must be"):
-        sgd_step(w, w, Slots(), Hyper(0.1), RECIPES["fixed"], Draw(0, 0, step))
+        sgd_step(
+            w, w, Slots(), Hyperparameters(0.1), RECIPES["fixed"], TensorRandomBits(0, 0, step)
+        )
 
 
 def test_read_only_weights_are_not_written() -> None:

@@ -21,10 +21,10 @@ from qemu_swalp.training import (
     SWAP,
     AverageState,
     Averaging,
-    Draw,
     Policy,
     Quantizer,
     SQWASchedule,
+    TensorRandomBits,
     Window,
     due,
 )
@@ -202,7 +202,9 @@ def test_a_rounded_ema_is_rounded_each_time_with_its_own_bits() -> None:
         weight = np.float32([n / 4, -n / 4])
         state = policy.update({"x": np.float32([0]), "a": weight}, state, n)
         moved = weight if expected is None else expected + 0.5 * (weight - expected)
-        expected = q.quantize(moved, "fixed<8,2>", "stochastic", random=Draw(9, 1, n)("average"))
+        expected = q.quantize(
+            moved, "fixed<8,2>", "stochastic", random=TensorRandomBits(9, 1, n)("average")
+        )
         assert policy.average(state)["a"].tobytes() == expected.tobytes()
 
 
@@ -240,7 +242,7 @@ def test_a_mean_that_is_rounded_once_takes_bits_of_its_own(policy: Policy) -> No
     mean = sum(latest[1:], latest[0]) / np.float32(len(latest))
     assert (
         policy.average(state)["a"]
-        == q.quantize(mean, "fixed<8,2>", "stochastic", random=Draw(5, 1, 3)("average"))
+        == q.quantize(mean, "fixed<8,2>", "stochastic", random=TensorRandomBits(5, 1, 3)("average"))
     ).all()
 
 

@@ -13,10 +13,10 @@ import qemu_swalp as q
 from qemu_swalp.training import (
     SGD,
     Averaging,
-    Draw,
     Quantizer,
     Recipe,
     SWALPSchedule,
+    TensorRandomBits,
     due,
     fixed_point,
     swalp,
@@ -84,7 +84,7 @@ def test_algorithm_2_step_by_step() -> None:
     for tensor, name in enumerate(W0):
         w, kept = W0[name], None
         for t, g in enumerate(GRADIENTS):
-            draw = Draw(11, tensor, t)
+            draw = TensorRandomBits(11, tensor, t)
             noisy = (
                 q.quantize(g[name], "bfp<6,axis=0>", "stochastic", random=draw("gradient"))
                 + 1e-3 * w

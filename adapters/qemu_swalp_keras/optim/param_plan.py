@@ -11,7 +11,7 @@ import keras
 from qemu_swalp.arrays.dtypes import source_dtype
 from qemu_swalp.formats import Block
 from qemu_swalp.ops.quantize import check_representable
-from qemu_swalp.training import FULL_PRECISION, Draw, Quantizer, Recipe
+from qemu_swalp.training import FULL_PRECISION, Quantizer, Recipe, TensorRandomBits
 
 MOMENTA = ("momentum", "m")
 """Names under which Keras's optimizers keep what the role `momentum` stands for."""
@@ -33,9 +33,9 @@ class Entry:
     slots: dict[str, Any] = field(default_factory=dict)
     """Optimizer variables like this one, by the name that the optimizer gave them."""
 
-    def draw(self, seed: int, step: Any) -> Draw:
+    def draw(self, seed: int, step: Any) -> TensorRandomBits:
         """Random bits of a step."""
-        return Draw(seed, self.tensor, step)
+        return TensorRandomBits(seed, self.tensor, step)
 
     @property
     def rounded_slots(self) -> list[tuple[str, Any, Quantizer]]:

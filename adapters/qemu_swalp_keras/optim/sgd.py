@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from qemu_swalp.training import FULL_PRECISION, Hyper, Recipe, Slots, sgd_step
+from qemu_swalp.training import FULL_PRECISION, Hyperparameters, Recipe, Slots, sgd_step
 from qemu_swalp.training import SGD as CoreSGD
 
 from ..backend import distinct, eagerly, tensor
@@ -121,7 +121,7 @@ class SGD(QuantizedBase):
         entry = self._entries[self._get_variable_index(variable)]
         weight = tensor(variable)
         decay = self.weight_decay if self.weight_decay and self._use_weight_decay(variable) else 0.0
-        hyper = Hyper(
+        hyper = Hyperparameters(
             ops.cast(learning_rate, weight.dtype), self.momentum, 0.0, decay, self.nesterov
         )
         gradient = ops.cast(tensor(gradient), weight.dtype)

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from ..._util.checks import check_bool, check_int
 from ...arrays import Array
 from ...formats import Format
-from ..recipe import Draw, Quantizer, apply
+from ...ops.quantizer import Quantizer
 from ..sgd import Parameters
+from ..tensor_rounding import TensorRandomBits, apply
 
 
 class AverageState(NamedTuple):
@@ -116,6 +117,6 @@ class Policy(ABC):
     def requantized(self, average: dict[str, Array], count: int) -> dict[str, Array]:
         """An average of `count` iterates, rounded once."""
         return {
-            name: apply(self.quantizer, mean, Draw(self.seed, tensor, count), "average")
+            name: apply(self.quantizer, mean, TensorRandomBits(self.seed, tensor, count), "average")
             for tensor, (name, mean) in enumerate(average.items())
         }

@@ -7,8 +7,8 @@ from typing import Any
 
 from ..._util.checks import check_bool
 from ...arrays import Array
-from ..recipe import Draw, apply
 from ..sgd import Parameters
+from ..tensor_rounding import TensorRandomBits, apply
 from .base import AverageState, Policy
 
 
@@ -58,13 +58,15 @@ class EMA(Policy):
                     weight,
                     None if state.value is None else state.value[name],
                     count,
-                    Draw(self.seed, tensor, count),
+                    TensorRandomBits(self.seed, tensor, count),
                 )
                 for tensor, (name, weight) in enumerate(params.items())
             },
         )
 
-    def include(self, weight: Array, value: Array | None, count: int, draw: Draw) -> Any:
+    def include(
+        self, weight: Array, value: Array | None, count: int, draw: TensorRandomBits
+    ) -> Any:
         """The average of one tensor, this weight, the `count`-th, included; `value` is what it was;
         None at first.
         """

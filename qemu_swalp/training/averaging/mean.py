@@ -7,8 +7,8 @@ from typing import Any
 
 from ...arrays import Array
 from ...formats import Fixed, Format, parse
-from ..recipe import Draw, apply
 from ..sgd import Parameters
+from ..tensor_rounding import TensorRandomBits, apply
 from .base import AverageState, Policy
 
 
@@ -61,13 +61,15 @@ class Averaging(Policy):
                     weight,
                     None if state.value is None else state.value[name],
                     count,
-                    Draw(self.seed, tensor, count),
+                    TensorRandomBits(self.seed, tensor, count),
                 )
                 for tensor, (name, weight) in enumerate(params.items())
             },
         )
 
-    def include(self, weight: Array, value: Array | None, count: Any, draw: Draw) -> Any:
+    def include(
+        self, weight: Array, value: Array | None, count: Any, draw: TensorRandomBits
+    ) -> Any:
         """What is kept of one tensor's iterates, this weight, the `count`-th, included.
 
         `count` is an int or a floating 0-d array; `value` is what was kept before: None, or zeros,

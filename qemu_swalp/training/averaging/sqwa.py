@@ -76,7 +76,8 @@ class SQWASchedule:
         which has `low` in the middle, where a model is captured then. Which of them the paper uses
         was not established.
 
-    >>> schedule = SQWASchedule(0.1, start=2, period=4, captures=2, high=0.04, low=0.01, fine_tuning=0.001)
+    >>> cycles = {"start": 2, "period": 4, "captures": 2, "high": 0.04, "low": 0.01}
+    >>> schedule = SQWASchedule(0.1, **cycles, fine_tuning=0.001)
     >>> [round(schedule(t), 4) for t in range(12)]
     [0.1, 0.1, 0.0325, 0.025, 0.0175, 0.01, 0.0325, 0.025, 0.0175, 0.01, 0.001, 0.001]
     >>> schedule.policy().start, schedule.policy().cycle, schedule.end

@@ -30,7 +30,8 @@ class SWAP(Policy):
 
     >>> import numpy as np
     >>> swap = SWAP(quantizer="fixed<8,2>/nearest_even")
-    >>> workers = [swap.update({"w": np.float32([weight])}, swap.init(), 1) for weight in (1.0, 2.0, 2.0)]
+    >>> weights = [np.float32([1]), np.float32([2]), np.float32([2])]
+    >>> workers = [swap.update({"w": weight}, swap.init(), 1) for weight in weights]
     >>> swap.average(swap.merge(workers))["w"].tolist()
     [1.75]
     """

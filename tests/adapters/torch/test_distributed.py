@@ -22,7 +22,7 @@ from qemu_swalp_torch import SGD, Averager, quantize_all_reduce, quantize_gemms,
 from torch import nn
 
 from qemu_swalp import quantize
-from qemu_swalp.training import EMA, Draw, Recipe, Window
+from qemu_swalp.training import EMA, Recipe, TensorRandomBits, Window
 
 WEIGHT = "fixed<8,4>"
 RECIPES = {
@@ -283,7 +283,10 @@ def test_the_low_precision_all_reduce_by_hand(same, results, name, ranks):
     def rounded(x, quantizer, place, step, role):
         format, _, rounding = quantizer.partition("/")
         return quantize(
-            x, format, rounding or "stochastic", random=Draw(5, place, step)(f"all_reduce.{role}")
+            x,
+            format,
+            rounding or "stochastic",
+            random=TensorRandomBits(5, place, step)(f"all_reduce.{role}"),
         )
 
     for step in range(2):

@@ -1,0 +1,89 @@
+"""Names of what a recipe can round, and the quantizers that a user writes for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .._util.checks import check_choice
+from ..ops.accumulation import Accumulation, check_element
+from ..ops.quantizer import Quantizer
+from .functional import ELEMENTWISE
+
+ROLES = ("weight", "activation", "error", "gradient", "momentum", "accumulator", "average")
+
+OPERANDS = (
+    "forward.input",
+    "forward.weight",
+    "dgrad.error",
+    "dgrad.weight",
+    "wgrad.error",
+    "wgrad.input",
+)
+"""The matrices that a layer's three products multiply: its output is input · weight, the gradient
+of its input (dgrad) error · weight, the gradient of its weight (wgrad) error · input.
+"""
+
+SUMS = ("forward.sum", "dgrad.sum", "wgrad.sum")
+"""How the three products are accumulated."""
+
+SECTIONS = {
+    "optimizer": ("weight", "gradient", "momentum", "accumulator", "state"),
+    "activations": ("activation", "error"),
+    "products": ("operands", "sums"),
+    "elementwise": ("elementwise",),
+    "average": ("average",),
+}
+"""Section of a recipe → its fields. One call of an adapter applies one section."""
+
+
+def operand_quantizers(chosen: Any) -> tuple[tuple[str, Quantizer], ...]:
+    """Of {name: quantizer}, by the names of `OPERANDS`."""
+    named = _named("an operand", dict(pairs(chosen)), OPERANDS)
+    return tuple((name, Quantizer.parse(quantizer)) for name, quantizer in named)
+
+
+def product_accumulations(chosen: Any) -> tuple[tuple[str, Accumulation], ...]:
+    """Of {name: accumulation}, or of one for all of `SUMS`."""
+    if isinstance(chosen, Accumulation | Quantizer | str):
+        chosen = dict.fromkeys(SUMS, chosen)
+    named = dict(pairs(chosen))
+    for name in named:
+        check_choice("the name of a sum", name, SUMS)
+    return tuple(
+        (name, Accumulation.parse(named[name])) for name in SUMS if named.get(name) is not None
+    )
+
+
+def elementwise_rules(chosen: Any) -> tuple[tuple[str, Quantizer | Accumulation], ...]:
+    """Of {name: quantizer}, or of one for all of `ELEMENTWISE`; sums become accumulations."""
+    if isinstance(chosen, Quantizer | str):
+        chosen = dict.fromkeys(ELEMENTWISE, chosen)
+    named = _named("an elementwise operation", dict(pairs(chosen)), ELEMENTWISE)
+    return tuple((name, _elementwise_rule(name, rule)) for name, rule in named)
+
+
+def _elementwise_rule(name: str, rule: Any) -> Quantizer | Accumulation:
+    if name.endswith(".sum"):
+        return Accumulation.parse(rule)
+    quantizer = Quantizer.parse(rule)
+    check_element(f"the elementwise operation {name!r}", quantizer)
+    return quantizer
+
+
+def _named(what: str, chosen: dict[str, Any], names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    """(name, value) in the order of the names; "dgrad.error" goes before "error", which stands for
+    all that end in it. ValueError for other names.
+    """
+    endings = tuple(dict.fromkeys(name.partition(".")[2] for name in names))
+    for name in chosen:
+        check_choice(f"the name of {what}", name, (*names, *endings))
+    for name in names:
+        value = chosen.get(name, chosen.get(name.partition(".")[2]))
+        if value is not None:
+            yield name, value
+
+
+def pairs(items: Any) -> Iterator[tuple[str, Any]]:
+    """(key, value) of a mapping, or of a sequence of pairs."""
+    return iter(items.items()) if isinstance(items, Mapping) else iter(items)
