@@ -1,0 +1,231 @@
+"""Contracts of the private API of PyTorch that `qemu_swalp_torch._compat` touches.
+
+A failure here says that this release of PyTorch changed an item: mend that item, and nothing else.
+"""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import qemu_swalp_torch
+import torch
+from qemu_swalp_torch import _compat
+from torch import nn
+
+PACKAGE = Path(qemu_swalp_torch.__file__).parent
+NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
+
+
+def changed(item: str) -> str:
+    return f"PyTorch {torch.__version__} changed what qemu_swalp_torch._compat.{item} relies on"
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+def names_of_ours(trees: list[ast.Module]) -> set[str]:
+    """Private names that the package itself defines: functions, classes, modules, attributes."""
+    ours = set(NAMED_TUPLES) | {path.stem for path in PACKAGE.rglob("*.py")}
+    for node in (node for tree in trees for node in ast.walk(tree)):
+        match node:
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name):
+                ours.add(name)
+            case ast.Attribute(attr=name, value=ast.Name(id="self"), ctx=ast.Store()):
+                ours.add(name)
+            case ast.Name(id=name, ctx=ast.Store()):
+                ours.add(name)
+    return ours
+
+
+def private_uses(tree: ast.Module, ours: set[str]) -> Iterator[str]:
+    """Private names of others that a file imports, reads as attributes, or asks for by strings."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                parts = [part for alias in names for part in alias.name.split(".")]
+            case ast.ImportFrom(module=module, names=names, level=0):
+                if (module or "").startswith("qemu_swalp"):
+                    continue
+                parts = [*(module or "").split("."), *(alias.name for alias in names)]
+            case ast.Attribute(attr=name):
+                parts = [name]
+            case ast.Call(func=ast.Name(id="getattr" | "hasattr" | "setattr" | "delattr")):
+                parts = [str(a.value) for a in node.args[1:2] if isinstance(a, ast.Constant)]
+            case _:
+                continue
+        yield from (part for part in parts if is_private(part) and part not in ours)
+
+
+def private_uses_by_file(package: Path) -> dict[str, list[str]]:
+    trees = {path: ast.parse(path.read_text()) for path in sorted(package.rglob("*.py"))}
+    ours = names_of_ours(list(trees.values()))
+    uses = {str(p.relative_to(package)): list(private_uses(t, ours)) for p, t in trees.items()}
+    return {file: found for file, found in uses.items() if found}
+
+
+def test_private_api_is_touched_in_one_file():
+    assert list(private_uses_by_file(PACKAGE)) == ["_compat.py"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch._dynamo",
+        "from torch._C import Graph",
+        "from torch.nn.modules.conv import _ConvNd",
+        "optimizer._optimizer_step_post_hooks.clear()",
+        "torch._C._current_graph_task_id()",
+        "getattr(module, '_compiled_call_impl', None)",
+    ],
+)
+def test_the_search_knows_private_api(source):
+    assert list(private_uses(ast.parse(source), NAMED_TUPLES))
+
+
+def test_base_classes():
+    for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose2d, nn.LazyConv2d):
+        assert issubclass(kind, _compat.ConvNd), changed("ConvNd")
+    for kind in (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d):
+        assert issubclass(kind, _compat.ConvTransposeNd), changed("ConvTransposeNd")
+    assert not issubclass(nn.Conv2d, _compat.ConvTransposeNd), changed("ConvTransposeNd")
+    for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
+        assert issubclass(kind, _compat.BatchNorm), changed("BatchNorm")
+    assert issubclass(nn.InstanceNorm2d, _compat.NormBase), changed("NormBase")
+    assert issubclass(_compat.BatchNorm, _compat.NormBase), changed("NormBase")
+    for kind in (nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.LPPool2d):
+        assert issubclass(kind, _compat.AVERAGE_POOLS), changed("AVERAGE_POOLS")
+    assert not issubclass(nn.MaxPool2d, _compat.AVERAGE_POOLS), changed("AVERAGE_POOLS")
+
+
+def test_untraced():
+    traced = []
+
+    @_compat.untraced
+    def probe(x: torch.Tensor) -> torch.Tensor:
+        traced.append(torch.compiler.is_compiling())
+        return x + 1
+
+    compiled = torch.compile(lambda x: probe(x * 2), backend="eager")
+    assert compiled(torch.ones(1)).item() == 3, changed("untraced")
+    assert traced == [False], changed("untraced")
+
+
+def test_constant():
+    calls = []
+
+    @_compat.constant
+    def probe(n: int) -> int:
+        calls.append(n)
+        return n + 1
+
+    compiled = torch.compile(lambda x: x * probe(2), backend="eager", fullgraph=True)
+    assert [compiled(torch.ones(1)).item() for _ in range(3)] == [3.0] * 3, changed("constant")
+    assert len(calls) == 1, changed("constant")
+
+
+def test_backward_id():
+    ids = []
+
+    class Probe(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            ids.append(_compat.backward_id())
+            return gradient
+
+    x = torch.ones(1, requires_grad=True)
+    for _ in range(2):
+        Probe.apply(x).backward()
+    assert _compat.backward_id() == -1, changed("backward_id")
+    assert len(set(ids)) == 2, changed("backward_id")
+    assert -1 not in ids, changed("backward_id")
+
+
+def test_is_compiled():
+    plain, called = nn.Linear(1, 1), nn.Linear(1, 1)
+    called.compile(backend="eager")
+    assert not _compat.is_compiled(plain), changed("is_compiled")
+    assert _compat.is_compiled(called), changed("is_compiled")
+    assert _compat.is_compiled(torch.compile(plain, backend="eager")), changed("is_compiled")
+
+
+def test_module_hooks():
+    module = nn.Linear(1, 1)
+
+    def hook(*_: object) -> None: ...
+
+    before, after = module.register_forward_pre_hook(hook), module.register_forward_hook(hook)
+    assert _compat.forward_pre_hooks(module) == {before.id: hook}, changed("forward_pre_hooks")
+    assert _compat.forward_hooks(module) == {after.id: hook}, changed("forward_hooks")
+    del _compat.forward_pre_hooks(module)[before.id]
+    before.remove()
+    assert not _compat.forward_pre_hooks(module), changed("forward_pre_hooks")
+
+
+def test_run_first_after_step():
+    order = []
+    opt = torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)
+    opt.register_step_post_hook(lambda *_: order.append("earlier"))
+    handle = opt.register_step_post_hook(lambda *_: order.append("ours"))
+    _compat.run_first_after_step(opt, handle)
+    opt.step()
+    assert order == ["ours", "earlier"], changed("run_first_after_step")
+
+
+def test_complete_lbfgs():
+    p = nn.Parameter(torch.ones(2))
+    opt = torch.optim.LBFGS([p])
+    assert opt._params is opt.param_groups[0]["params"], changed("complete_lbfgs")
+    del opt._params, opt._numel_cache
+    _compat.complete_lbfgs(opt)
+
+    def closure() -> torch.Tensor:
+        opt.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    opt.step(closure)
+    assert p.abs().max() < 1, changed("complete_lbfgs")
+
+
+def test_version_of():
+    x = torch.zeros(2)
+    before = _compat.version_of(x)
+    x.add_(1)
+    assert _compat.version_of(x) == before + 1, changed("version_of")
+
+
+def test_safe_softmax():
+    scores = torch.tensor([[0.0, -torch.inf], [-torch.inf, -torch.inf]])
+    assert _compat.safe_softmax(scores).tolist() == [[1, 0], [0, 0]], changed("safe_softmax")
+
+
+def test_padding_of():
+    same = nn.Conv2d(1, 1, (3, 2), padding="same")
+    assert list(_compat.padding_of(same)) == [0, 1, 1, 1], changed("padding_of")
+
+
+def test_output_padding_of():
+    layer = nn.ConvTranspose1d(1, 1, 3, stride=2, padding=1, output_padding=1)
+    x = torch.zeros(1, 1, 4)
+    assert list(_compat.output_padding_of(layer, x, None)) == [1], changed("output_padding_of")
+    assert list(_compat.output_padding_of(layer, x, [7])) == [0], changed("output_padding_of")
+
+
+def test_shard_window():
+    import torch.distributed as distributed
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        x = distribute_tensor(torch.zeros(3, 2), init_device_mesh("cpu", (1,)), [Shard(0)])
+        assert _compat.shard_window(x) == (slice(0, 3), slice(0, 2)), changed("shard_window")
+    finally:
+        distributed.destroy_process_group()
