@@ -1,10 +1,12 @@
 """Recipes, quantized SGD, averaging policies and learning-rate schedules as pure functions."""
 
+from typing import TYPE_CHECKING, Any
+
 from ..ops.quantizer import Quantizer
 from .averaging.aswa import ASWA
 from .averaging.base import AverageState, Policy, due
 from .averaging.ema import EMA
-from .averaging.lawa import Window
+from .averaging.lawa import LAWA
 from .averaging.mean import Averaging
 from .averaging.sqwa import SQWA, SQWASchedule
 from .averaging.swap import SWAP
@@ -20,6 +22,7 @@ __all__ = [
     "ASWA",
     "EMA",
     "FULL_PRECISION",
+    "LAWA",
     "OPERANDS",
     "ROLES",
     "SECTIONS",
@@ -41,7 +44,6 @@ __all__ = [
     "Slots",
     "StepInputs",
     "TensorRandomBits",
-    "Window",
     "apply",
     "as_recipe",
     "due",
@@ -54,3 +56,24 @@ __all__ = [
     "sgd_steps",
     "swalp",
 ]
+
+_RENAMED = {
+    "Draw": "TensorRandomBits",
+    "Hyper": "Hyperparameters",
+    "Step": "StepInputs",
+    "Window": "LAWA",
+}
+"""Names of version 0.1, which go on for one release with a warning."""
+
+if not TYPE_CHECKING:  # type checkers report the names of version 0.1
+
+    def __getattr__(name: str) -> Any:
+        if name not in _RENAMED:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import warnings
+
+        new = _RENAMED[name]
+        warnings.warn(
+            f"qemu_swalp.training.{name} is called {new} now", DeprecationWarning, stacklevel=2
+        )
+        return globals()[new]

@@ -17,6 +17,7 @@ import qemu_swalp as q
 from qemu_swalp.training import (
     ASWA,
     EMA,
+    LAWA,
     SQWA,
     SWAP,
     AverageState,
@@ -25,7 +26,6 @@ from qemu_swalp.training import (
     Quantizer,
     SQWASchedule,
     TensorRandomBits,
-    Window,
     due,
 )
 from qemu_swalp.training.averaging.aswa import decide
@@ -45,8 +45,8 @@ POLICIES: list[Policy] = [
     Averaging(exact=q.Fixed(8, 4)),
     EMA(decay=0.75),
     EMA(1, 2, quantizer=Quantizer("fixed<10,4>"), decay=0.9, warmup=True, seed=3),
-    Window(size=3),
-    Window(1, 2, quantizer=Quantizer("fixed<10,4>"), size=2, seed=4),
+    LAWA(size=3),
+    LAWA(1, 2, quantizer=Quantizer("fixed<10,4>"), size=2, seed=4),
     ASWA(score=near(1.0)),
     ASWA(0, 2, quantizer=NEAREST, score=near(0.0), accept_ties=True),
     SWAP(1),
@@ -142,7 +142,7 @@ def test_the_state_is_flat_and_the_record_plain(policy: Policy) -> None:
         isinstance(name, str) and isinstance(kept, np.ndarray) for name, kept in state.value.items()
     )
     record = json.loads(json.dumps(policy.record()))
-    assert record["policy"] == type(policy).__name__
+    assert record["policy"] == ("Window" if isinstance(policy, LAWA) else type(policy).__name__)
     assert (record["start"], record["cycle"]) == (policy.start, policy.cycle)
     assert record["quantizer"] == (None if policy.quantizer is None else str(policy.quantizer))
     assert "score" not in record
@@ -213,7 +213,7 @@ def test_a_window_is_the_mean_of_the_latest(
     iterates: list[tuple[float, float]], start: int, cycle: int, size: int
 ) -> None:
     taken = [a for step, (a, _) in enumerate(iterates, 1) if due(step, start, cycle)]
-    policy = Window(start, cycle, size=size)
+    policy = LAWA(start, cycle, size=size)
     state = run(policy, iterates)
     assert state.n_averaged == len(taken)
     if taken:
@@ -228,7 +228,7 @@ def test_a_window_is_the_mean_of_the_latest(
 @pytest.mark.parametrize(
     "policy",
     [
-        Window(quantizer=Quantizer("fixed<8,2>"), size=2, seed=5),
+        LAWA(quantizer=Quantizer("fixed<8,2>"), size=2, seed=5),
         SWAP(quantizer=Quantizer("fixed<8,2>"), seed=5),
         SQWA(quantizer=Quantizer("fixed<8,2>"), captures=9, seed=5),
     ],
@@ -238,7 +238,7 @@ def test_a_mean_that_is_rounded_once_takes_bits_of_its_own(policy: Policy) -> No
     state = policy.init()
     for step, weight in enumerate(weights, 1):
         state = policy.update({"x": weight, "a": weight}, state, step)
-    latest = weights[-2:] if isinstance(policy, Window) else weights
+    latest = weights[-2:] if isinstance(policy, LAWA) else weights
     mean = sum(latest[1:], latest[0]) / np.float32(len(latest))
     assert (
         policy.average(state)["a"]
@@ -350,10 +350,10 @@ def test_sqwa_averages_in_high_precision_and_quantizes_once() -> None:
         (lambda: EMA(warmup=1), TypeError, "warmup must be True or False"),
         (lambda: EMA(start=-1), ValueError, "start must be from 0"),
         (lambda: EMA(seed=-1), ValueError, "seed must be from 0"),
-        (lambda: Window(size=0), ValueError, "size must be from 1"),
-        (lambda: Window(quantizer=3), TypeError, "a quantizer must be"),
+        (lambda: LAWA(size=0), ValueError, "size must be from 1"),
+        (lambda: LAWA(quantizer=3), TypeError, "a quantizer must be"),
         (
-            lambda: Window().average(Window().init()),
+            lambda: LAWA().average(LAWA().init()),
             ValueError,
             "nothing averaged yet: averaging starts after step 0",
         ),

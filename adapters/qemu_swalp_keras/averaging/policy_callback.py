@@ -15,7 +15,7 @@ from ..layers.rewrite import synchronize
 
 
 class PolicyAverage(keras.callbacks.Callback):
-    """Averages the trainable weights during `fit` by a policy: `EMA`, `Window`, `ASWA`, `SQWA`,
+    """Averages the trainable weights during `fit` by a policy: `EMA`, `LAWA`, `ASWA`, `SQWA`,
     `SWAP`, `Averaging`.
 
     The policy's `start` and `cycle` count the steps that this callback has seen, over all calls of

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from qemu_swalp._util.checks import check_int
-from qemu_swalp.training import AverageState, Averaging, Policy, Quantizer, Window
+from qemu_swalp.training import LAWA, AverageState, Averaging, Policy, Quantizer
 
 from .._compat import untraced
 from ..optim.step_hooks import step_is_skipped
@@ -32,7 +32,7 @@ class Averager:
     model : a module, or (name, tensor) pairs, or {name: tensor}. Floating tensors are averaged,
         others ignored; the model is not copied. DTensors are averaged shard by shard, to the bits
         of the whole.
-    policy : any `qemu_swalp.training.Policy`, as in EMA(decay=0.999) or Window(cycle=100, size=5).
+    policy : any `qemu_swalp.training.Policy`, as in EMA(decay=0.999) or LAWA(cycle=100, size=5).
         None: `Averaging`, made of start, cycle, include_start, quantizer and seed;
         Averaging(exact="fixed<8,6>") keeps integers, on CPUs.
     start : number of updates before averaging begins (S). cycle : average every so many updates
@@ -281,7 +281,7 @@ class Averager:
         """Under which names the policy keeps what it has of a parameter."""
         return (
             [f"{name}@{slot}" for slot in range(self.rule.size)]
-            if isinstance(self.rule, Window)
+            if isinstance(self.rule, LAWA)
             else [name]
         )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...training import ASWA, EMA, Averaging, Policy, Window
+from ...training import ASWA, EMA, LAWA, Averaging, Policy
 from ..common.report import Progress, Row
 from .datasets import batches_in
 from .journal import Checkpoint, Job
@@ -115,7 +115,7 @@ def policies(settings: Settings, epoch: int, session: Session) -> dict[str, Poli
     if "ema" in settings.method:
         found["ema"] = EMA(start, first, include, decay=settings.ema_decay)
     if "lawa" in settings.method:
-        found["lawa"] = Window(start, first, include, size=settings.lawa_size)
+        found["lawa"] = LAWA(start, first, include, size=settings.lawa_size)
     if "aswa" in settings.method:
         found["aswa"] = ASWA(
             0, epoch, score=lambda weights: -session.evaluate("validation", weights)["error"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..._util.checks import check_int
 from ...arrays import Array
@@ -11,13 +12,14 @@ from .base import AverageState, Policy
 
 
 @dataclass(frozen=True)
-class Window(Policy):
-    """The equal-weight mean of the latest `size` iterates that were due, of fewer at first.
+class LAWA(Policy):
+    """Latest weight averaging: the equal-weight mean of the latest `size` iterates, of fewer at
+    first.
 
-    LAWA, latest weight averaging (Kaddour 2022, arXiv 2209.14981), takes the last checkpoints of as
-    many epochs; its descendants take them some hundred steps apart: `cycle`. The state holds `size`
-    copies of the weights, of which an update replaces the oldest: iterate n lies under "NAME@SLOT",
-    SLOT = (n - 1) mod size.
+    The paper (Kaddour 2022, arXiv 2209.14981) averages the checkpoints of the last epochs; later
+    work averages checkpoints that are some hundred steps apart, which is `cycle`. The state holds
+    `size` copies of the weights, of which an update replaces the oldest: iterate n lies under
+    "NAME@SLOT", SLOT = (n - 1) mod size.
 
     Parameters
     ----------
@@ -26,11 +28,11 @@ class Window(Policy):
     size : number of iterates, at least 1.
 
     >>> import numpy as np
-    >>> window = Window(size=3)
-    >>> state = window.init()
+    >>> lawa = LAWA(size=3)
+    >>> state = lawa.init()
     >>> for step in range(1, 6):
-    ...     state = window.update({"w": np.float32([step])}, state, step)
-    >>> state.n_averaged, sorted(state.value), window.average(state)["w"].tolist()
+    ...     state = lawa.update({"w": np.float32([step])}, state, step)
+    >>> state.n_averaged, sorted(state.value), lawa.average(state)["w"].tolist()
     (5, ['w@0', 'w@1', 'w@2'], [4.0])
     """
 
@@ -39,6 +41,10 @@ class Window(Policy):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_int("size", self.size, 1, 2**31)
+
+    def record(self) -> dict[str, Any]:
+        """As `Policy.record`, under the name that checkpoints of version 0.1 have for it."""
+        return super().record() | {"policy": "Window"}
 
     def take(self, params: Parameters, state: AverageState) -> AverageState:
         slot = state.n_averaged % self.size

@@ -22,7 +22,7 @@ from qemu_swalp_torch import SGD, Averager, quantize_all_reduce, quantize_gemms,
 from torch import nn
 
 from qemu_swalp import quantize
-from qemu_swalp.training import EMA, Recipe, TensorRandomBits, Window
+from qemu_swalp.training import EMA, LAWA, Recipe, TensorRandomBits
 
 WEIGHT = "fixed<8,4>"
 RECIPES = {
@@ -101,7 +101,7 @@ class Run:
             Averager(model, quantizer=recipe.average, seed=3),
             Averager(model),
             Averager(model, EMA(decay=0.75, quantizer=recipe.average)),
-            Averager(model, Window(size=2)),
+            Averager(model, LAWA(size=2)),
         ]
         for averager in self.averagers:
             averager.attach(self.optimizer)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from qemu_swalp_keras import SGD, PolicyAverage, update_bn
 
-from qemu_swalp.training import ASWA, EMA, SQWA, Averaging, Policy, Window, swalp
+from qemu_swalp.training import ASWA, EMA, LAWA, SQWA, Averaging, Policy, swalp
 from tests.adapters.keras.averaging.test_swalp import EPOCH, Recorder, compiled
 from tests.adapters.keras.conftest import BACKEND, data, network, same
 
@@ -26,7 +26,7 @@ def expected_of(policy: Policy, steps: list[list[np.ndarray]]) -> list[np.ndarra
 def test_the_average_is_the_cores() -> None:
     policies: list[Policy] = [
         EMA(3, decay=0.75, quantizer="bfp8/stochastic"),  # type: ignore[arg-type]
-        Window(0, EPOCH, size=2),
+        LAWA(0, EPOCH, size=2),
         SQWA(EPOCH, EPOCH, captures=1, quantizer="bfp<4,axis=0>"),
     ]  # type: ignore[arg-type]
     averages, recorder = [PolicyAverage(policy) for policy in policies], Recorder()

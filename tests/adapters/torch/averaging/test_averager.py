@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from qemu_swalp_torch import SGD, Averager, quantize_optimizer, scored_by, update_bn
 
-from qemu_swalp.training import ASWA, EMA, SQWA, Averaging, Recipe, Window, due, swalp
+from qemu_swalp.training import ASWA, EMA, LAWA, SQWA, Averaging, Recipe, due, swalp
 
 
 def parameter(*values, dtype=torch.float32):
@@ -81,8 +81,8 @@ def test_sums_are_float32_whatever_the_model(weights, dtype, kept):
 POLICIES = [
     EMA(start=1, decay=0.75),
     EMA(decay=0.9, quantizer="fixed<12,8>", seed=3, warmup=True),
-    Window(size=3),
-    Window(cycle=2, size=2, quantizer="bfp<8>/stochastic", seed=1),
+    LAWA(size=3),
+    LAWA(cycle=2, size=2, quantizer="bfp<8>/stochastic", seed=1),
     SQWA(captures=2, quantizer="fixed<8,4>/nearest_even"),
     Averaging(exact="fixed<8,6>"),
     ASWA(score=lambda params: -abs(float(params["p"].reshape(-1)[0]))),
@@ -305,7 +305,7 @@ def test_resumes_bit_for_bit(same, quantizer):
     same(a.average(), b.average())
 
 
-@pytest.mark.parametrize("policy", [None, Window(size=2), EMA(decay=0.5)], ids=str)
+@pytest.mark.parametrize("policy", [None, LAWA(size=2), EMA(decay=0.5)], ids=str)
 def test_a_checkpoint_from_before_the_first_average_holds_none(same, policy):
     p = parameter(1.0, 2.0)
     early, other = Averager([("p", p)], policy), Averager([("p", p)], policy)
