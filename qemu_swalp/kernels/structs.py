@@ -46,7 +46,7 @@ class Scaling(Structure):
     _fields_ = [
         *(
             (name, c_int32)
-            for name in ("rule", "least_power", "greatest_power", "even_bits", "spreads_nan")
+            for name in ("rule", "least_power", "greatest_power", "even_bits", "spoiled_from")
         ),
         *(
             (name, c_uint32)

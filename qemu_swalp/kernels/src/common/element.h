@@ -87,6 +87,7 @@ QS_FUNCTION Steps<C> steps_of(const Element& f, int scale) {
   s.below = goes<C>(f.below, lowest, least);
   s.positive_infinity = goes<C>(f.positive_infinity, s.bound, least);
   s.negative_infinity = goes<C>(f.negative_infinity, lowest, least);
+  if (f.negative_infinity == Goes::to_infinity) s.negative_infinity |= C::sign;  // unsigned, too
   s.zero = goes<C>(f.zero, 0, least);
   s.sign = f.is_signed ? C::sign : 0;
   s.negative_zero = f.has_negative_zero ? C::sign : 0;
@@ -94,17 +95,17 @@ QS_FUNCTION Steps<C> steps_of(const Element& f, int scale) {
   return s;
 }
 
-/// The least that suffices under this scale.
+/// The least that suffices under this scale. infinities: whether the elements may be infinite.
 template <class C>
-QS_FUNCTION Shape shape_of(const Element& f, int scale) {
+QS_FUNCTION Shape shape_of(const Element& f, int scale, bool infinities) {
   // A subnormal source counts as of the least normal binade. That is right below the knee, and at
   // the knee where the spacings meet there.
   const int knee = f.knee + scale + C::bias;
   const bool meets = f.floor == f.knee - f.fraction;
   if (f.table_count || knee < 1 || (knee == 1 && !meets)) return Shape::any;
   const bool saturates = f.has_zero && f.above == Goes::to_bound && f.below == Goes::to_bound &&
-                         f.positive_infinity == Goes::to_bound &&
-                         f.negative_infinity == Goes::to_bound;
+                         (!infinities || (f.positive_infinity == Goes::to_bound &&
+                                          f.negative_infinity == Goes::to_bound));
   return saturates ? Shape::saturating : Shape::regular;
 }
 

@@ -26,7 +26,7 @@ struct Scaling {
   Rule rule;
   int32_t least_power, greatest_power;  // of scales that are powers of two
   int32_t even_bits;                    // bits after the leading one that rule `even` keeps
-  int32_t spreads_nan;
+  int32_t spoiled_from;                 // the least `Extremes::special` that makes a block NaN
   uint32_t element_max32, scale_max32, scale_least32,
       full_range32;  // float32 bits: element max, scale max and least, M·max
   Element scale;  // the format of other scales, as positive numbers of the carrier (two levels: of
@@ -36,10 +36,17 @@ struct Scaling {
 /// What is found of a block before its scale: magnitude bits.
 template <class C>
 struct Extremes {
-  typename C::Lane amax;  // rule minmax: of the positive elements
-  typename C::Lane low;   // rule minmax: of the negative ones
-  typename C::Lane nan;   // 1 where the block has a NaN that spreads
+  typename C::Lane amax;     // rule minmax: of the positive elements
+  typename C::Lane low;      // rule minmax: of the negative ones
+  typename C::Lane special;  // `special_of` its magnitudes
 };
+
+/// What is not finite among elements whose greatest magnitude this is: 0 nothing, 1 infinities, 2
+/// NaN and perhaps infinities.
+template <class C>
+QS_FUNCTION typename C::Lane special_of(typename C::Lane magnitude) {
+  return (magnitude >= C::infinity) + (magnitude > C::infinity);
+}
 
 /// A block's scale.
 template <class C>
@@ -48,7 +55,8 @@ struct Scale {
   Number<C> number;  // any other
   uint32_t inverse;  // float32 bits by which the published rules multiply
   typename C::Lane zero_point;
-  typename C::Lane nan;
+  typename C::Lane nan;      // 1 where the block is NaN throughout
+  typename C::Lane special;  // as in Extremes
 };
 
 /// S of a block (BLK-3, BLK-7).
@@ -171,10 +179,16 @@ QS_FUNCTION TwoLevels<V> two_levels(V amax, const Above& above, const Scaling& s
   return {lesser<V>(scale, greatest), inverse};
 }
 
+template <class C>
+QS_FUNCTION bool is_spoiled(typename C::Lane special, const Scaling& scaling) {
+  return special >= typename C::Lane(scaling.spoiled_from);
+}
+
 /// The scale of a block that these are of.
 template <class C>
-QS_FUNCTION Scale<C> scale_of_two(uint32_t scale, uint32_t inverse, typename C::Lane nan) {
-  return {0, number_of_scale32<C>(scale), inverse, 0, nan};
+QS_FUNCTION Scale<C> scale_of_two(uint32_t scale, uint32_t inverse, typename C::Lane special,
+                                  const Scaling& scaling) {
+  return {0, number_of_scale32<C>(scale), inverse, 0, is_spoiled<C>(special, scaling), special};
 }
 
 /// Scale of a block by any rule.
@@ -188,7 +202,7 @@ QS_FUNCTION Scale<C> scale_of(Extremes<C> block, const Above& above, const Eleme
   } else if (is_two_level(scaling.rule)) {
     const TwoLevels<uint32_t> levels =
         two_levels<uint32_t>(to_binary32<C>(block.amax), above, scaling);
-    return scale_of_two<C>(levels.scale, levels.inverse, block.nan);
+    return scale_of_two<C>(levels.scale, levels.inverse, block.special, scaling);
   } else {
     const Number<C> top = {f.max_exponent, Lane(f.max_significand)};
     if (scaling.rule == Rule::nearest) {
@@ -207,7 +221,8 @@ QS_FUNCTION Scale<C> scale_of(Extremes<C> block, const Above& above, const Eleme
       found.zero_point = least_of(z, integer_of(top));
     }
   }
-  found.nan = block.nan;
+  found.nan = is_spoiled<C>(block.special, scaling);
+  found.special = block.special;
   return found;
 }
 
@@ -239,6 +254,9 @@ QS_FUNCTION typename C::Lane round_scaled(Mode mode, typename C::Lane raw, typen
       const Lane bound = negative ? scale.zero_point
                                   : Lane(integer_of<C>({f.max_exponent, Lane(f.max_significand)})) -
                                         scale.zero_point;
+      const Goes infinity = negative ? f.negative_infinity : f.positive_infinity;
+      if (magnitude == C::infinity && infinity != Goes::to_bound)
+        return infinity == Goes::to_nan ? C::nan : raw;
       const Lane n = magnitude == C::infinity ? bound : least_of(integer_of(r), bound);
       element = join<C>(number<C>(n, 0)) | (n && negative ? C::sign : 0);
     } else {

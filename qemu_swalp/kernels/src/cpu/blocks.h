@@ -89,17 +89,21 @@ class StepsByPower {
  public:
   struct Entry {
     int power;
-    Shape shape;
+    Shape shape, finite_shape;
     Steps<C> steps;
+    Shape shape_for(bool special) const { return special ? shape : finite_shape; }
   };
 
   const Entry& get(const Element& f, int power) {
     if (of_ != &f) {
       of_ = &f;
-      entries_.assign(count, Entry{none, Shape::any, {}});
+      entries_.assign(count, Entry{none, Shape::any, Shape::any, {}});
     }
     Entry& entry = entries_[unsigned(power) % count];
-    if (entry.power != power) entry = {power, shape_of<C>(f, power), steps_of<C>(f, power)};
+    if (entry.power != power) {
+      entry = {power, shape_of<C>(f, power, true), shape_of<C>(f, power, false),
+               steps_of<C>(f, power)};
+    }
     return entry;
   }
 
@@ -137,8 +141,9 @@ class Job {
         target_(static_cast<Stored*>(target)),
         steps_(steps_of<C>(plan.element, 0)),
         steps32_(steps_of<Single>(plan.element32, 0)),
-        shape_(shape_of<C>(plan.element, 0)),
-        shape32_(shape_of<Single>(plan.element32, 0)) {
+        shape_(shape_of<C>(plan.element, 0, true)),
+        shape32_(shape_of<Single>(plan.element32, 0, true)),
+        finite_shape32_(shape_of<Single>(plan.element32, 0, false)) {
     const BlockRows& b = blocks_;
     // A task reads whole segments, and enough columns of each row to make good use of the memory
     // that comes with them.
@@ -208,7 +213,7 @@ class Job {
       for (size_t i = 0; i < scratch.extremes.size(); ++i) {
         raise(to[i].amax, scratch.extremes[i].amax);
         raise(to[i].low, scratch.extremes[i].low);
-        raise(to[i].nan, scratch.extremes[i].nan);
+        raise(to[i].special, scratch.extremes[i].special);
       }
     });
   }
@@ -282,11 +287,14 @@ class Job {
         const Stored* from = source_ + at.source + c;
         Stored* to = target_ + at.target + c;
         int powers[piece / Vectors<C>::count];
+        bool special[piece / Vectors<C>::count];
         for (int64_t i = 0, block = 0; i < size; i += k, ++block) {
           Extremes<C> found{};
           widen<C>(found, from + i, least_of(k, size - i), false);
-          const bool nan = found.nan && plan_.scaling.spreads_nan;
-          powers[block] = nan ? spread : power_of<C>(found.amax, plan_.element, plan_.scaling);
+          special[block] = found.special;
+          powers[block] = is_spoiled<C>(found.special, plan_.scaling)
+                              ? spread
+                              : power_of<C>(found.amax, plan_.element, plan_.scaling);
         }
         const uint32_t* words = nullptr;
         if (is_stochastic(mode))
@@ -299,7 +307,7 @@ class Job {
           }
           const auto& entry = scratch.by_power.get(plan_.element, powers[block]);
           round(mode, from + i, to + i, n, words ? words + i : nullptr, entry.steps, powers[block],
-                entry.shape);
+                entry.shape_for(special[block]));
         }
       }
     });
@@ -321,7 +329,7 @@ class Job {
       const TwoLevels<Vector32> found = two_levels<Vector32>(amax, above_, plan_.scaling);
       for (size_t i = 0; i < size_t(count); ++i) {
         scratch.scales[size_t(first) + i] =
-            scale_of_two<C>(found.scale[i], found.inverse[i], at[i].nan);
+            scale_of_two<C>(found.scale[i], found.inverse[i], at[i].special, plan_.scaling);
       }
     });
   }
@@ -349,9 +357,6 @@ class Job {
         }
       }
     }
-    if (!plan_.scaling.spreads_nan) {
-      for (Extremes<C>& block : scratch.extremes) block.nan = 0;
-    }
   }
 
   void find_each(int64_t b, Range rows, Range columns, Scratch<C>& scratch) const {
@@ -363,7 +368,7 @@ class Job {
                     source_ + blocks_.row(b, r).source + columns.first, columns.size());
     }
     for (size_t i = 0; i < n; ++i)
-      scratch.extremes[i] = {scratch.amax[i], 0, scratch.most[i] > C::infinity};
+      scratch.extremes[i] = {scratch.amax[i], 0, special_of<C>(scratch.most[i])};
   }
 
   /// work(segment, columns) for each part of a range of columns that lies in one segment.
@@ -450,7 +455,8 @@ class Job {
         for (int64_t j = i; j < i + n; ++j) to[j] = Stored(C::nan);
       } else if (is_power(plan_.scaling.rule)) {
         const auto& entry = scratch.by_power.get(plan_.element, scale.power);
-        round(mode, from + i, to + i, n, own, entry.steps, scale.power, entry.shape);
+        round(mode, from + i, to + i, n, own, entry.steps, scale.power,
+              entry.shape_for(scale.special));
       } else {
         round_by(mode, scale, from + i, to + i, n, own);
       }
@@ -478,14 +484,17 @@ class Job {
           round_quotient_run<C, known>(mode, from, to, n, words, number, s, f, slow);
         }
       };
+      const Shape shape32 = scale.special ? shape32_ : finite_shape32_;
       const bool takes =
-          is_published(rule) ? shape32_ != Shape::any : takes_quotients(f) && takes_scale(number);
+          is_published(rule) ? shape32 != Shape::any : takes_quotients(f) && takes_scale(number);
       using Saturating = std::integral_constant<Shape, Shape::saturating>;
       using Regular = std::integral_constant<Shape, Shape::regular>;
-      if (takes && rule == Rule::minmax)
-        return run(Saturating(), with_zero_point(steps32_, f, scale.zero_point));
-      if (takes && shape32_ == Shape::saturating) return run(Saturating(), steps32_);
-      if (takes && C::storage == 32) return run(Regular(), steps32_);
+      if (takes && shape32 == Shape::saturating) {
+        return run(Saturating(), rule == Rule::minmax
+                                     ? with_zero_point(steps32_, f, scale.zero_point)
+                                     : steps32_);
+      }
+      if (takes && rule != Rule::minmax && C::storage == 32) return run(Regular(), steps32_);
     }
     for (int64_t i = 0; i < n; ++i) to[i] = slow(i);
   }
@@ -498,8 +507,9 @@ class Job {
       const Scale<C>& scale = scratch.scales[size_t(c / k - first)];
       if (scale.nan) return false;
       const auto& entry = scratch.by_power.get(plan_.element, scale.power);
-      if (entry.shape == Shape::any) return false;
-      scratch.steps.saturating &= entry.shape == Shape::saturating;
+      const Shape shape = entry.shape_for(scale.special);
+      if (shape == Shape::any) return false;
+      scratch.steps.saturating &= shape == Shape::saturating;
       scratch.steps.put(c - columns.first, entry.steps);
     }
     return true;
@@ -526,7 +536,7 @@ class Job {
   Stored* target_;
   Steps<C> steps_;
   Steps<Single> steps32_;
-  Shape shape_, shape32_;
+  Shape shape_, shape32_, finite_shape32_;
   Above above_{};
   bool fused_;
   int64_t group_ = 0, tasks_ = 0, row_step_ = 0, column_step_ = 0, row_parts_ = 1,

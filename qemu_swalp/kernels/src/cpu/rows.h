@@ -96,7 +96,7 @@ inline void widen(Extremes<C>& found, typename C::Lane raw, bool signs) {
   const Lane magnitude = raw & (C::sign - 1), finite = magnitude < C::infinity ? magnitude : 0;
   Lane& end = signs && (raw & C::sign) ? found.low : found.amax;
   end = greatest_of(end, finite);
-  found.nan |= magnitude > C::infinity;
+  found.special = greatest_of(found.special, special_of<C>(magnitude));
 }
 
 /// The same for a run of elements.
@@ -127,7 +127,7 @@ QS_INLINE void widen(Extremes<C>& found, const typename C::Stored* from, int64_t
   });
   found.amax = greatest_of(found.amax, greatest_lane(amax));
   found.low = greatest_of(found.low, greatest_lane(low));
-  found.nan |= greatest_lane(most) > C::infinity;
+  found.special = greatest_of(found.special, special_of<C>(greatest_lane(most)));
 }
 
 /// The same for a row of which each element has a block of its own; negative elements do not count

@@ -49,7 +49,7 @@ inline Vector32 divide32(Vector32 a, Vector32 b) {
 
 template <>
 inline Vector32 in_format(Vector32 magnitude, const Element& scale) {
-  if (shape_of<Single>(scale, 0) != Shape::any) {
+  if (shape_of<Single>(scale, 0, true) != Shape::any) {
     return round_element<Single, Shape::regular>(Known<Mode::nearest_even>(), magnitude, Vector32(),
                                                  steps_of<Single>(scale, 0), scale, 0);
   }
@@ -171,8 +171,8 @@ inline void round_published_run(M mode, const typename C::Stored* from, typename
 
 /// Whether `round_quotient_run` takes elements of a format.
 inline bool takes_quotients(const Element& f) {
-  return shape_of<Single>(f, 0) != Shape::any && f.fraction <= 21 && f.least_exponent >= -45 &&
-         greatest_of(f.max_exponent, f.min_exponent) < 127;
+  return shape_of<Single>(f, 0, true) != Shape::any && f.fraction <= 21 &&
+         f.least_exponent >= -45 && greatest_of(f.max_exponent, f.min_exponent) < 127;
 }
 
 /// Whether it takes a scale: one that float32 holds.

@@ -82,7 +82,7 @@ struct ChunkRole {
     if (waits()) {
       for (int s = threadIdx.x; s < blocks(); s += threads) scales->extremes[s] = {0, 0, 0};
     } else if (plan && plan->family == Family::element && threadIdx.x == 0) {
-      *single = segment_of<C>(plan->element, 0, false);
+      *single = segment_of<C>(plan->element, 0, true, false);
     }
   }
 
@@ -94,7 +94,7 @@ struct ChunkRole {
   /// Extremes of a pack, by all threads of a warp; count 0 where a thread has none.
   QS_DEVICE void widen(const Pack<C>& pack, uint32_t at, int count) const {
     PackExtremes<C> found{};
-    if (count) found.widen(pack, plan->scaling.rule == Rule::minmax, plan->scaling.spreads_nan);
+    if (count) found.widen(pack, plan->scaling.rule == Rule::minmax);
     const uint32_t first = count ? block_of(*layout, at) : 0;
     bool whole = count == 0 || layout->axes == 1;
     if (whole && count) whole = block_of(*layout, at + uint32_t(count) - 1) == first;

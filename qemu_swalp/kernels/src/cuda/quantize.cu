@@ -80,15 +80,14 @@ QS_DEVICE void round_elements(const Call& call, const Steps<C>& steps) {
 /// Extremes of the segments of a window, which are zero at first, by all threads.
 QS_DEVICE void find(const Call& call, const BlockRows& blocks, int64_t b, Range rows, Range columns,
                     Extremes<C>* extremes) {
-  const bool signs = call.plan.scaling.rule == Rule::minmax,
-             spreads = call.plan.scaling.spreads_nan;
+  const bool signs = call.plan.scaling.rule == Rule::minmax;
   const int64_t k = blocks.segment, first = columns.first / k, offset = columns.first - first * k;
   const bool one = offset + columns.size() <= k;
   Extremes<C> all{};
   each_pack<C>(call, columns, [&](int64_t c, int count) {
     PackExtremes<C> found{};
     each_row(call, blocks, b, rows, [&](BlockRows::Row row) {
-      found.widen(load<C>(source_of(call) + row.source + c, count), signs, spreads);
+      found.widen(load<C>(source_of(call) + row.source + c, count), signs);
     });
     if (one) {
       all = wider(all, found.all());
@@ -148,13 +147,13 @@ extern "C" __global__ void __launch_bounds__(threads) qs_round(const __grid_cons
     });
   }
   const Steps<C> steps = steps_of<C>(call.plan.element, 0);
-  switch (shape_of<C>(call.plan.element, 0)) {
+  switch (shape_of<C>(call.plan.element, 0, true)) {
     case Shape::saturating:
       return round_elements<Shape::saturating>(call, steps);
     case Shape::regular:
       return round_elements<Shape::regular>(call, steps);
     default: {
-      const Segment<C> one = segment_of<C>(call.plan.element, 0, false);
+      const Segment<C> one = segment_of<C>(call.plan.element, 0, true, false);
       return round_windows(call, [&](Lane raw, Lane word, int) {
         return round_any<C>(Mode_(), raw, word, one, call.plan.element);
       });

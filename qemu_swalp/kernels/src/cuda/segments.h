@@ -35,8 +35,8 @@ QS_DEVICE Common<C> common_of(const Plan& plan) {
 }
 
 template <class C>
-QS_DEVICE Segment<C> segment_of(const Element& element, int power, bool nan) {
-  return {steps_of<C>(element, power), power, shape_of<C>(element, power), nan};
+QS_DEVICE Segment<C> segment_of(const Element& element, int power, bool special, bool nan) {
+  return {steps_of<C>(element, power), power, shape_of<C>(element, power, special), nan};
 }
 
 template <class Lane>
@@ -48,12 +48,13 @@ template <class C>
 QS_DEVICE void raise(Extremes<C>* to, const Extremes<C>& block) {
   raise(&to->amax, block.amax);
   raise(&to->low, block.low);
-  raise(&to->nan, block.nan);
+  raise(&to->special, block.special);
 }
 
 template <class C>
 QS_DEVICE Extremes<C> wider(const Extremes<C>& a, const Extremes<C>& b) {
-  return {greatest_of(a.amax, b.amax), greatest_of(a.low, b.low), greatest_of(a.nan, b.nan)};
+  return {greatest_of(a.amax, b.amax), greatest_of(a.low, b.low),
+          greatest_of(a.special, b.special)};
 }
 
 /// The greatest value of a warp.
@@ -68,7 +69,7 @@ QS_DEVICE Lane greatest_of_warp(Lane value) {
 template <class C>
 QS_DEVICE void raise_by_warp(Extremes<C>* to, const Extremes<C>& block) {
   const Extremes<C> all{greatest_of_warp(block.amax), greatest_of_warp(block.low),
-                        greatest_of_warp(block.nan)};
+                        greatest_of_warp(block.special)};
   if (threadIdx.x % 32 == 0) raise(to, all);
 }
 
@@ -76,9 +77,9 @@ QS_DEVICE void raise_by_warp(Extremes<C>* to, const Extremes<C>& block) {
 template <class C>
 struct PackExtremes {
   typename C::Lane amax[pack_size<C>], low[pack_size<C>];
-  uint32_t nan;  // bit i: of place i
+  uint32_t infinite, nan;  // bit i: of place i
 
-  QS_DEVICE void widen(const Pack<C>& pack, bool signs, bool spreads) {
+  QS_DEVICE void widen(const Pack<C>& pack, bool signs) {
     using Lane = typename C::Lane;
     for (int i = 0; i < pack_size<C>; ++i) {
       const Lane raw = pack.at[i], magnitude = raw & (C::sign - 1),
@@ -86,12 +87,15 @@ struct PackExtremes {
       const bool below = signs && (raw & C::sign);
       amax[i] = greatest_of(amax[i], below ? Lane(0) : finite);
       low[i] = greatest_of(low[i], below ? finite : Lane(0));
-      nan |= uint32_t(spreads && magnitude > C::infinity) << i;
+      infinite |= uint32_t(magnitude == C::infinity) << i;
+      nan |= uint32_t(magnitude > C::infinity) << i;
     }
   }
-  QS_DEVICE Extremes<C> at(int i) const { return {amax[i], low[i], nan >> i & 1}; }
+  QS_DEVICE Extremes<C> at(int i) const {
+    return {amax[i], low[i], greatest_of((nan >> i & 1) * 2, infinite >> i & 1)};
+  }
   QS_DEVICE Extremes<C> all() const {
-    Extremes<C> found{0, 0, nan != 0};
+    Extremes<C> found{0, 0, typename C::Lane(nan ? 2 : infinite ? 1 : 0)};
     for (int i = 0; i < pack_size<C>; ++i) {
       found.amax = greatest_of(found.amax, amax[i]);
       found.low = greatest_of(found.low, low[i]);
@@ -107,7 +111,7 @@ QS_DEVICE void settle(const Plan& plan, const Above& above, const Extremes<C>* e
   for (int s = threadIdx.x; s < count; s += threads) {
     const Scale<C> scale = scale_of<C>(extremes[s], above, plan.element, plan.scaling);
     if (is_power(plan.scaling.rule)) {
-      scales[s].power = segment_of<C>(plan.element, scale.power, scale.nan);
+      scales[s].power = segment_of<C>(plan.element, scale.power, scale.special, scale.nan);
     } else {
       scales[s].other = scale;
     }
