@@ -1,9 +1,9 @@
-"""Softmax, normalization and nonlinearities as the elementary steps that a vector unit makes,
-forward and backward.
+"""Softmax, normalization and nonlinearities as the elementwise operations of a vector unit, forward
+and backward.
 
-Each function is written in the operations of an `Arithmetic`, which rounds what they give; in full
-precision they are the functions of the textbooks and their gradients. `g` is the gradient with
-respect to the output. Rows lie along the last axis: what is summed up is summed up along it.
+Each function calls the operations of an `Arithmetic`, which rounds their results. Without rounding
+they are the textbook functions and their gradients. `g` is the gradient with respect to the output.
+Rows lie along the last axis, along which sums and maxima are computed.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ ELEMENTWISE = tuple(
     for direction in ("forward", "backward")
     for kind in ("add", "multiply", "divide", "sqrt", "function", "sum")
 )
-"""Kinds of steps: "add" is subtraction too, "function" exp, log, tanh and erf, "sum" that of a
-row.
+"""Kinds of operations: "add" includes subtraction, "function" is exp, log, tanh and erf, "sum" the
+sum of a row.
 """
 
 
 class Arithmetic(Protocol):
-    """Operations on arrays that broadcast; each rounds its result by the rule of its kind."""
+    """Elementwise operations on arrays that broadcast, and the sum of a row.
+
+    Each rounds its result by the rule of its kind, one of `ELEMENTWISE`.
+    """
 
     def add(self, a: Any, b: Any) -> Any: ...
     def subtract(self, a: Any, b: Any) -> Any: ...
@@ -35,36 +38,36 @@ class Arithmetic(Protocol):
     def erf(self, x: Any) -> Any: ...
 
     def sum(self, x: Any) -> Any:
-        """Of shape (…, 1), as `greatest`."""
+        """The sum of each row, of shape (…, 1)."""
 
     def greatest(self, x: Any) -> Any:
-        """The maximum of each row; a choice, not a step."""
+        """The maximum of each row, of shape (…, 1). It selects a number, so nothing is rounded."""
 
 
 def softmax(ops: Arithmetic, x: Any) -> Any:
-    """exp(x - max x) over its sum."""
+    """y = e / Σ e, where e = exp(x - max x)."""
     e = ops.exp(ops.subtract(x, ops.greatest(x)))
     return ops.divide(e, ops.sum(e))
 
 
 def softmax_gradient(ops: Arithmetic, y: Any, g: Any) -> Any:
-    """y·(g - Σ g·y)."""
+    """y·(g - Σ g·y), where y is the output of `softmax`."""
     return ops.multiply(y, ops.subtract(g, ops.sum(ops.multiply(g, y))))
 
 
 def log_softmax(ops: Arithmetic, x: Any) -> Any:
-    """d - log Σ exp d, d = x - max x."""
+    """y = d - log Σ exp d, where d = x - max x."""
     d = ops.subtract(x, ops.greatest(x))
     return ops.subtract(d, ops.log(ops.sum(ops.exp(d))))
 
 
 def log_softmax_gradient(ops: Arithmetic, y: Any, g: Any) -> Any:
-    """g - exp y · Σ g."""
+    """g - exp(y)·Σ g, where y is the output of `log_softmax`."""
     return ops.subtract(g, ops.multiply(ops.exp(y), ops.sum(g)))
 
 
 def moments(ops: Arithmetic, x: Any, count: int, centered: bool) -> tuple[Any, Any, Any]:
-    """Mean μ (None unless centered), x - μ, and the mean of its squares."""
+    """Mean μ of each row of `count` numbers (None unless centered), x - μ, and mean (x - μ)²."""
     mean, d = None, x
     if centered:
         mean = ops.divide(ops.sum(x), count)
@@ -80,11 +83,14 @@ def reciprocal_root(ops: Arithmetic, variance: Any, eps: float) -> Any:
 def standardized_gradient(
     ops: Arithmetic, z: Any, r: Any, g: Any, count: int, centered: bool
 ) -> Any:
-    """Of z = (x - μ)·r: r·(g - mean g - z·mean(g·z)); without mean g unless centered."""
-    share = ops.multiply(z, ops.divide(ops.sum(ops.multiply(g, z)), count))
+    """r·(g - mean g - z·mean(g·z)), the gradient of z = (x - μ)·r; without mean g unless centered.
+
+    `count` is the number of elements in a row.
+    """
+    projection = ops.multiply(z, ops.divide(ops.sum(ops.multiply(g, z)), count))
     if centered:
         g = ops.subtract(g, ops.divide(ops.sum(g), count))
-    return ops.multiply(ops.subtract(g, share), r)
+    return ops.multiply(ops.subtract(g, projection), r)
 
 
 def sigmoid(ops: Arithmetic, x: Any) -> Any:
@@ -93,22 +99,22 @@ def sigmoid(ops: Arithmetic, x: Any) -> Any:
 
 
 def sigmoid_gradient(ops: Arithmetic, y: Any, g: Any) -> Any:
-    """g·y·(1 - y)."""
+    """g·y·(1 - y), where y is the output of `sigmoid`."""
     return ops.multiply(g, ops.multiply(y, ops.subtract(1.0, y)))
 
 
 def tanh_gradient(ops: Arithmetic, y: Any, g: Any) -> Any:
-    """g·(1 - y²)."""
+    """g·(1 - y²), where y = tanh x."""
     return ops.multiply(g, ops.subtract(1.0, ops.multiply(y, y)))
 
 
 def silu(ops: Arithmetic, x: Any) -> Any:
-    """x·sigmoid x."""
+    """x·sigmoid(x)."""
     return ops.multiply(x, sigmoid(ops, x))
 
 
 def silu_gradient(ops: Arithmetic, x: Any, g: Any) -> Any:
-    """g·s·(1 + x·(1 - s)), s = sigmoid x."""
+    """g·s·(1 + x·(1 - s)), where s = sigmoid(x)."""
     s = sigmoid(ops, x)
     return ops.multiply(g, ops.multiply(s, ops.add(ops.multiply(x, ops.subtract(1.0, s)), 1.0)))
 
@@ -130,7 +136,7 @@ def gelu_gradient(ops: Arithmetic, x: Any, g: Any) -> Any:
 
 
 CUBIC, SLOPE = 0.044715, math.sqrt(2 / math.pi)
-"""Of GELU's approximation by tanh (arXiv 1606.08415, section 2)."""
+"""Constants of GELU's approximation by tanh (arXiv 1606.08415, section 2)."""
 
 
 def tanh_gelu(ops: Arithmetic, x: Any) -> Any:

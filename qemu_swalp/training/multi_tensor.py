@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import kernels
 from ..arrays.dtypes import SOURCE_DTYPES
-from ..ops.quantize import check_representable
+from ..ops.arguments import check_representable
 from ..ops.quantizer import Quantizer
 from ..random_bits import RandomBits
 from .tensor_rounding import TensorRandomBits

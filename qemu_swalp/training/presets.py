@@ -1,4 +1,4 @@
-"""Ready recipes by name: published ways of training in low precision, for every adapter.
+"""Built-in presets: published recipes of low-precision training by name, for every adapter.
 
 >>> print(recipe("fp8_hybrid"))
 role            format                                                 rounding
@@ -22,85 +22,101 @@ from ..ops.quantizer import Quantizer
 from .recipe import Recipe
 
 KINDS = ("input", "weight", "error")
-"""Of operands."""
+"""The operands of matrix products, each for both products that it is in."""
 
-_RECIPES: dict[str, Callable[[], Recipe]] = {}
+_PRESETS: dict[str, Callable[[], Recipe]] = {}
 
 
 def recipe(name: str) -> Recipe:
-    """The ready recipe of that name, one of `recipe_names()`. ValueError for other names, with the
-    nearest.
+    """The preset of that name.
+
+    ValueError if the name is not one of `recipe_names()`; it suggests the nearest.
 
     >>> recipe("swalp8") == swalp(8), recipe("mxfp8").quantizer("wgrad.error").format.size
     (True, 32)
     """
     check_choice("the name of a recipe", name, recipe_names())
-    return _RECIPES[name]()
+    return _PRESETS[name]()
 
 
 def recipe_names() -> tuple[str, ...]:
-    """Names of all ready recipes: built in, then registered."""
-    return tuple(_RECIPES)
+    """Names of all presets: the built-in ones, then those registered."""
+    return tuple(_PRESETS)
 
 
-def register_recipe(name: str, made: Recipe) -> Recipe:
-    """Give a recipe a name, for `recipe` and whatever takes recipes by name. Returns the recipe.
+def register_recipe(name: str, recipe: Recipe) -> Recipe:
+    """Give a recipe a name, by which every call that accepts a recipe finds it. Returns the recipe.
 
-    TypeError unless it is a recipe. ValueError where the name stands for another one.
+    TypeError if `name` is not a string or `recipe` not a Recipe. ValueError if the name stands for
+    another recipe already.
     """
-    if not isinstance(made, Recipe) or not isinstance(name, str):
-        raise TypeError(f"a string and a Recipe are registered, got {name!r} and {made!r}")
-    if name in _RECIPES and _RECIPES[name]() != made:
+    if not isinstance(recipe, Recipe) or not isinstance(name, str):
+        raise TypeError(
+            "register_recipe needs a name, which is a string, and a Recipe, got"
+            f" {name!r} and {recipe!r}"
+        )
+    if name in _PRESETS and _PRESETS[name]() != recipe:
         raise ValueError(f"the name {name!r} stands for another recipe already; choose another")
-    _RECIPES.setdefault(name, lambda: made)
-    return made
+    _PRESETS.setdefault(name, lambda: recipe)
+    return recipe
 
 
-def as_recipe(given: Recipe | str) -> Recipe:
-    """A recipe from a recipe or the name of a ready one. TypeError for anything else, ValueError
-    for other names.
+def as_recipe(recipe: Recipe | str) -> Recipe:
+    """The recipe itself, or the preset of that name.
+
+    TypeError if it is neither a Recipe nor a string. ValueError if no preset has that name.
     """
-    if isinstance(given, Recipe):
-        return given
-    if isinstance(given, str) and given in _RECIPES:
-        return recipe(given)
-    kind = ValueError if isinstance(given, str) else TypeError
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str) and recipe in _PRESETS:
+        return _PRESETS[recipe]()
+    kind = ValueError if isinstance(recipe, str) else TypeError
     raise kind(
         "recipe must be a qemu_swalp.training.Recipe, such as swalp(8) or Recipe(weight='bfp8'),"
-        f" or the name of a ready one of {', '.join(recipe_names())}, got {given!r}"
+        f" or the name of a preset, one of {', '.join(recipe_names())}; got {recipe!r}"
     )
 
 
-def _ready(function: Callable[[], Recipe]) -> Callable[[], Recipe]:
-    _RECIPES[function.__name__] = function
+def _preset(function: Callable[[], Recipe]) -> Callable[[], Recipe]:
+    _PRESETS[function.__name__] = function
     return function
 
 
 def swalp(word: int = 8, block: Literal["small", "big"] = "small", average: Any = None) -> Recipe:
-    """SWALP's recipe (Yang et al. 2019, algorithm 2): every number in `word`-bit block floating
-    point, stochastic.
+    """SWALP's recipe: every number in block floating point, rounded stochastically (Yang et al.
+    2019, arXiv 1904.11943, algorithm 2).
 
-    `block="small"`: one exponent for each index of axis 0 (each output channel of a weight, each
-    sample of an activation; a vector as a whole); "big": one for each tensor. `average` is the
-    quantizer of the averaged weights, None (the paper's choice) for full precision.
+    Parameters
+    ----------
+    word : word length in bits.
+    block : "small", one exponent for each index of axis 0 (each output channel of a weight, each
+        sample of an activation; a vector as a whole), or "big", one for each tensor.
+    average : quantizer of the averaged weights; None, the paper's choice, for full precision.
+
+    Raises
+    ------
+    ValueError: if `block` is neither "small" nor "big", or the word length is out of range.
 
     >>> swalp(8).to_dict()["momentum"]
     'bfp<8,axis=0>/stochastic_a'
     """
     if block not in ("small", "big"):
         raise ValueError(f"block must be 'small' or 'big', got {block!r}")
-    q = Quantizer(bfp(word, axis=0 if block == "small" else None))
+    q = Quantizer(bfp(word, axis=0 if block == "small" else None), "stochastic")
     return Recipe(weight=q, activation=q, error=q, gradient=q, momentum=q, average=average)
 
 
 def fixed_point(word: int, fraction: int) -> Recipe:
-    """Weights alone in `fixed<word,fraction>`, stochastic: the setting of SWALP's algorithm 1 and
-    its theory.
+    """Weights alone in `fixed<word,fraction>`, rounded stochastically: the setting of SWALP's
+    algorithm 1 and its theory.
+
+    >>> str(fixed_point(8, 6).weight)
+    'fixed<8,6>/stochastic_a'
     """
     return Recipe(weight=f"fixed<{word},{fraction}>/stochastic")
 
 
-@_ready
+@_preset
 def swalp8() -> Recipe:
     """SWALP with 8-bit small-block floating point for every number (Yang et al. 2019, arXiv
     1904.11943).
@@ -110,7 +126,7 @@ def swalp8() -> Recipe:
     return swalp(8)
 
 
-@_ready
+@_preset
 def bf16_sr() -> Recipe:
     """Training on bfloat16 alone, weights rounded stochastically (Zamirai et al. 2020, arXiv
     2010.06192).
@@ -130,7 +146,7 @@ def bf16_sr() -> Recipe:
     )
 
 
-@_ready
+@_preset
 def fp8_hybrid() -> Recipe:
     """FP8 products: e4m3 forward, e5m2 for errors (Micikevicius et al. 2022, arXiv 2209.05433).
 
@@ -142,7 +158,7 @@ def fp8_hybrid() -> Recipe:
     return Recipe(operands={"input": forward, "weight": forward, "error": backward})
 
 
-@_ready
+@_preset
 def fp8_ibm() -> Recipe:
     """FP8 products summed up in 16 bits (Wang et al. 2018, arXiv 1812.08011).
 
@@ -159,7 +175,7 @@ def fp8_ibm() -> Recipe:
     )
 
 
-@_ready
+@_preset
 def fp8_deepseek() -> Recipe:
     """DeepSeek-V3's FP8 products (DeepSeek-AI 2024, arXiv 2412.19437, section 3.3).
 
@@ -172,7 +188,7 @@ def fp8_deepseek() -> Recipe:
     return Recipe(operands={"input": run, "error": run, "weight": "fp8_128x128/nearest_even"})
 
 
-@_ready
+@_preset
 def mxfp8() -> Recipe:
     """MXFP8 products: e4m3 for all operands, 32-wide blocks along the sum (Mishra et al. 2025,
     arXiv 2506.08027).
@@ -187,7 +203,7 @@ def mxfp8() -> Recipe:
     )
 
 
-@_ready
+@_preset
 def mxfp4() -> Recipe:
     """MXFP4 products (OCP MX 1.0), errors rounded stochastically, as in Tseng et al. 2025, arXiv
     2502.20586.
@@ -205,7 +221,7 @@ def mxfp4() -> Recipe:
     )
 
 
-@_ready
+@_preset
 def nvfp4() -> Recipe:
     """NVFP4 products (NVIDIA 2025, arXiv 2509.25149): 1×16 blocks for inputs and errors, 16×16 for
     weights.
@@ -223,7 +239,7 @@ def nvfp4() -> Recipe:
     )
 
 
-@_ready
+@_preset
 def hbfp8() -> Recipe:
     """Hybrid block floating point: 8-bit products, all else in float (Drumond et al. 2018, arXiv
     1804.01526).
@@ -234,7 +250,7 @@ def hbfp8() -> Recipe:
     return Recipe(operands=dict.fromkeys(KINDS, "hbfp8/nearest_even"))
 
 
-@_ready
+@_preset
 def wage() -> Recipe:
     """WAGE 2-8-8-8 (Wu et al. 2018, arXiv 1802.04680): ternary weights, 8-bit activations,
     gradients and errors.

@@ -13,26 +13,28 @@ from typing import Any, NamedTuple
 
 from ..arrays import Array
 from .multi_tensor import fused_steps
+from .presets import as_recipe
 from .recipe import FULL_PRECISION, Recipe
 from .tensor_rounding import TensorRandomBits, apply
 
 Parameters = Mapping[str, Array]
-"""Arrays by name. Their order numbers the random streams."""
+"""Arrays by name. Their order gives the index of each tensor's random stream."""
 
 
 class Slots(NamedTuple):
-    """What the optimizer keeps for one parameter, each of the parameter's shape and dtype, or
-    None.
-    """
+    """Optimizer state of one parameter: arrays of the parameter's shape and dtype, or None."""
 
     velocity: Array | None = None
-    """Momentum buffer, rounded; None before the first step and without momentum."""
+    """Momentum buffer, rounded; None before the first update and without momentum."""
     accumulator: Array | None = None
-    """The weight in the accumulator's format; None without one, and before the first step."""
+    """The weight in the accumulator's format; None before the first update and without one."""
 
 
 class SGDState(NamedTuple):
-    """`step`: number of updates made. `slots`: by parameter name."""
+    """State of the whole optimizer.
+
+    step : number of updates so far. slots : the state of each parameter, by name.
+    """
 
     step: int
     slots: dict[str, Slots]
@@ -40,7 +42,7 @@ class SGDState(NamedTuple):
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Hyper-parameters of one step, with the meaning that they have in `torch.optim.SGD`."""
+    """Hyperparameters of one update, with the meaning that they have in `torch.optim.SGD`."""
 
     learning_rate: float | Array
     """A number, or a 0-d array of the weights' library."""
@@ -52,7 +54,7 @@ class Hyperparameters:
 
 
 class StepInputs(NamedTuple):
-    """The arguments of one `sgd_step`."""
+    """The arguments of one `sgd_step`: one tensor, its gradient and state, and how to update it."""
 
     weight: Array
     gradient: Array
@@ -71,19 +73,36 @@ def sgd_step(
     draw: TensorRandomBits,
     in_place: bool = False,
 ) -> tuple[Array, Slots]:
-    """One update of one tensor: the next (weight, slots). Arrays of any library, of equal shape and
-    floating dtype.
+    """One update of one tensor.
 
-    Arrays of float32 and float64 that kernels take go by one pass over memory, with the same bits,
-    where their blocks let them be parted into runs of rows. in_place : whether the given weight and
-    slots may be written.
+        g = Q_G(gradient) + λ·w
+        v = ρ·v + (1 - τ)·g, stored as Q_M(v); v = g at the first update
+        u = g + ρ·v with Nesterov's momentum, else v; g without momentum
+        w = Q_W(w - α·u), or with an accumulator a = Q_acc(a - α·u), w = Q_W(a)
 
-    g = Q_G(gradient) + λ·w;   v = ρ·v + (1 - τ)·g (v = g at first);   u = g + ρ·v if Nesterov else
-    v (g if ρ = 0); w = Q_W(w - α·u), or with an accumulator a = Q_acc(a - α·u), w = Q_W(a);   v is
-    kept as Q_M(v).
+    The weight is updated by the unrounded v (Yang et al. 2019, algorithm 2, step 3:
+    v_t = ρ·Q_M(v_{t-1}) + g_t). Weight decay is added after Q_G, as in the authors' code. Float32
+    and float64 arrays are updated in one pass over memory, to the same bits, where a kernel can
+    split their blocks into runs of rows.
 
-    The step takes the unrounded v (algorithm 2, step 3: v_t = ρ·Q_M(v_{t-1}) + g_t), and weight
-    decay is added after Q_G, as in the authors' code.
+    Parameters
+    ----------
+    weight, gradient : arrays of any library, of equal shape and floating dtype.
+    slots : the parameter's state, `Slots()` before the first update.
+    hyper : learning rate α, momentum ρ, dampening τ, weight decay λ, …
+    recipe : its roles gradient (Q_G), momentum (Q_M), weight (Q_W) and accumulator (Q_acc) count.
+    draw : the tensor's random bits at this step.
+    in_place : whether the arrays of `weight` and `slots` may be overwritten.
+
+    Returns
+    -------
+    The next weight, and the next state.
+
+    >>> import numpy as np
+    >>> recipe, draw = Recipe(weight="fixed<8,4>/nearest_even"), TensorRandomBits(0, 0, 0)
+    >>> w, g = np.float32([1.0]), np.float32([2.0])
+    >>> sgd_step(w, g, Slots(), Hyperparameters(0.1), recipe, draw)[0].tolist()
+    [0.8125]
     """
     return next(sgd_steps([StepInputs(weight, gradient, slots, hyper, recipe, draw)], in_place))
 
@@ -91,11 +110,12 @@ def sgd_step(
 def sgd_steps(steps: Sequence[StepInputs], in_place: bool = False) -> Iterator[tuple[Array, Slots]]:
     """`sgd_step` of many tensors: their next (weight, slots), in the order of `steps`.
 
-    What the fused kernels take they make in one call, with the first result; each other step is
-    made when its result is asked for, so that no more than one is held.
+    One call of the kernels updates all tensors that they support, before the first result. The
+    others are updated one by one as their results are asked for, so that no more than one of them
+    is in memory.
     """
-    for step, found in zip(steps, fused_steps(steps, in_place), strict=True):
-        yield _pure_step(*step) if found is None else (found[0], Slots(*found[1:]))
+    for step, updated in zip(steps, fused_steps(steps, in_place), strict=True):
+        yield _pure_step(*step) if updated is None else (updated[0], Slots(*updated[1:]))
 
 
 def _pure_step(
@@ -106,7 +126,7 @@ def _pure_step(
     recipe: Recipe,
     draw: TensorRandomBits,
 ) -> tuple[Array, Slots]:
-    """`sgd_step` by array operations."""
+    """`sgd_step` by operations on whole arrays."""
     g = apply(recipe.gradient, gradient, draw, "gradient")
     if hyper.maximize:
         g = -g
@@ -132,11 +152,17 @@ class SGD:
 
     Parameters
     ----------
-    learning_rate : float, or a function of the step's index (from 0).
+    learning_rate : float, or a function of the index of the update (from 0).
     momentum, dampening, weight_decay, nesterov, maximize : as in `torch.optim.SGD`.
-    recipe : the roles weight, gradient, momentum and accumulator count here.
-    seed : of the random bits; the draw of a tensor depends on (seed, role, its place among the
+    recipe : a recipe or the name of a preset; its section "optimizer" counts here.
+    seed : of the random bits, which depend on (seed, role, index of the tensor among the
         parameters, step) alone.
+
+    Raises
+    ------
+    TypeError: if a number or the recipe is of another type.
+    ValueError: if a number is negative, if Nesterov's momentum has none or is dampened, or if the
+        recipe rounds something but nothing in its section "optimizer".
 
     >>> import numpy as np
     >>> from qemu_swalp.training import SGD, fixed_point
@@ -158,6 +184,9 @@ class SGD:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "recipe", as_recipe(self.recipe))
+        if self.recipe != FULL_PRECISION:
+            self.recipe.check_section("optimizer", "SGD", {"optimizer": "SGD"})
         for name in ("momentum", "weight_decay") + (
             () if callable(self.learning_rate) else ("learning_rate",)
         ):
@@ -173,14 +202,21 @@ class SGD:
             )
 
     def init(self, params: Parameters) -> SGDState:
-        """The state before the first step."""
+        """The state before the first update.
+
+        ValueError if a pattern of the recipe's overrides matches no parameter, unless the recipe
+        has sections that round something else than parameters.
+        """
+        if set(self.recipe.sections) <= {"optimizer", "average"}:
+            self.recipe.check_patterns(params)
         return SGDState(0, {name: Slots() for name in params})
 
     def update(
         self, params: Parameters, gradients: Parameters, state: SGDState
     ) -> tuple[dict[str, Array], SGDState]:
-        """The parameters and the state after one step. ValueError unless all three have the same
-        names.
+        """The parameters and the state after one update.
+
+        ValueError if the parameters, the gradients and the state differ in their names.
         """
         if set(params) != set(gradients) or set(params) != set(state.slots):
             raise ValueError(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from qemu_swalp.training import Recipe
+from qemu_swalp.training import SGD, Recipe, recipe, swalp
 
 NAMES = ["conv1.weight", "conv1.bias", "head.weight", "head.bias", "head.output"]
 RECIPE = Recipe(weight="bfp8", overrides={"*.bias": None, "head.*": Recipe(weight="bf16")})
@@ -40,3 +41,21 @@ def test_a_pattern_behind_one_that_takes_all_its_names_still_matches() -> None:
 def test_without_any_names_the_error_says_so() -> None:
     with pytest.raises(ValueError, match="matches none of 0 names"):
         RECIPE.check_patterns([])
+
+
+def test_sgd_refuses_what_it_would_pass_over() -> None:
+    params = {"w": np.zeros(2, np.float32)}
+    with pytest.raises(
+        ValueError, match="'v' of overrides matches none of 1 names; the nearest are w"
+    ):
+        SGD(0.1, recipe=Recipe(weight="bfp8", overrides={"v": None})).init(params)
+    shared = Recipe(weight="bfp8", activation="bfp8", overrides={"relu.output": None})
+    assert SGD(0.1, recipe=shared).init(params).step == 0
+    with pytest.raises(ValueError, match="SGD applies the section 'optimizer'"):
+        SGD(0.1, recipe=recipe("mxfp8"))
+
+
+def test_sgd_knows_presets_by_name() -> None:
+    assert SGD(0.1, recipe="swalp8").recipe == swalp(8)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="recipe must be"):
+        SGD(0.1, recipe=3)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Ready recipes, operands of a recipe, and recipes as tables."""
+"""Built-in presets, operands of a recipe, and recipes as tables."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from qemu_swalp.training import (
     SUMS,
     Recipe,
     as_recipe,
+    presets,
     recipe,
     recipe_names,
     register_recipe,
     swalp,
 )
-from qemu_swalp.training import presets as recipes
 
-READY = (
+PRESETS = (
     "swalp8",
     "bf16_sr",
     "fp8_hybrid",
@@ -35,13 +35,13 @@ READY = (
 )
 
 
-def test_the_ready_ones_have_their_names_and_cite_their_sources() -> None:
-    assert recipe_names()[: len(READY)] == READY
-    for name in READY:
-        assert "arXiv" in (inspect.getdoc(getattr(recipes, name)) or "")
+def test_presets_have_their_names_and_cite_their_sources() -> None:
+    assert recipe_names()[: len(PRESETS)] == PRESETS
+    for name in PRESETS:
+        assert "arXiv" in (inspect.getdoc(getattr(presets, name)) or "")
 
 
-@pytest.mark.parametrize("name", READY)
+@pytest.mark.parametrize("name", PRESETS)
 def test_each_is_plain_strings_and_rounds_matrices(name: str) -> None:
     ready = recipe(name)
     assert Recipe.from_dict(json.loads(json.dumps(ready.to_dict()))) == ready == as_recipe(name)
@@ -124,7 +124,7 @@ def test_a_registered_recipe_goes_by_its_name() -> None:
         with pytest.raises(ValueError, match="'ours' stands for another recipe already"):
             register_recipe("ours", swalp(5))
     finally:
-        del recipes._RECIPES["ours"]
+        del presets._PRESETS["ours"]
 
 
 def test_errors() -> None:
@@ -133,13 +133,13 @@ def test_errors() -> None:
         (
             lambda: as_recipe("bfp8"),
             ValueError,
-            r"Recipe\(weight='bfp8'\), or the name of a ready one of swalp8, ",
+            r"Recipe\(weight='bfp8'\), or the name of a preset, one of swalp8, ",
         ),
         (lambda: as_recipe(None), TypeError, "got None"),
         (
             lambda: register_recipe("mine", "bfp8"),
             TypeError,
-            "a string and a Recipe are registered, got 'mine'",
+            "register_recipe needs a name, which is a string, and a Recipe, got 'mine'",
         ),
         (
             lambda: Recipe(operands={"grad": "bf16"}),

@@ -36,7 +36,7 @@ def quantize_activations(
     Parameters
     ----------
     model : any module; its parameters, buffers and state_dict stay untouched.
-    recipe : its roles activation and error count here; or the name of a ready recipe such as
+    recipe : its roles activation and error count here; or the name of a preset such as
         "swalp8". The output of module `fc1` goes by the name `fc1.output` in its overrides: the
         pattern "fc1.*" takes in parameters and output.
     modules : which outputs: a module type, a pattern of module names (shell style), a predicate

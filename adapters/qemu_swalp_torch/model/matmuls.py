@@ -120,7 +120,7 @@ def quantize_gemms(
     ----------
     model : any module; parameters, buffers and state_dict stay untouched. Its chosen modules get a
         `forward` of ours.
-    recipe : its `operands` and `sums` count here, or the name of a ready recipe such as "mxfp8".
+    recipe : its `operands` and `sums` count here, or the name of a preset such as "mxfp8".
         Those of module `fc1` go by the name `fc1.operands` in its overrides: the pattern "fc1.*"
         takes them in. `qemu_swalp_torch.ops.matmul` tells in what shape each operand meets its
         quantizer, `qemu_swalp_torch.ops.accumulate` in what order convolutions sum up.

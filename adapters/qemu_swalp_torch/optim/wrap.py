@@ -51,7 +51,7 @@ def quantize_optimizer(
     ----------
     opt : any `torch.optim.Optimizer`, fused and foreach ones included; parameters of any shape in
         float16, bfloat16, float32 or float64, plain or DTensor.
-    recipe : `qemu_swalp.training.Recipe`, or the name of a ready one such as "swalp8"; its roles
+    recipe : `qemu_swalp.training.Recipe`, or the name of a preset such as "swalp8"; its roles
         weight, gradient, momentum (`momentum_buffer`, `exp_avg`), accumulator and the names in
         `state` count here. A second moment (`exp_avg_sq`) needs a wide format: in a narrow one it
         vanishes. Without one it stays in full precision.

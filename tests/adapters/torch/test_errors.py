@@ -41,7 +41,7 @@ def odd_parameter():
         (
             lambda: quantize_optimizer(sgd(), "bfp8"),
             ValueError,
-            "the name of a ready one of swalp8, .*, got 'bfp8'",
+            "the name of a preset, one of swalp8, .*; got 'bfp8'",
         ),
         (
             lambda: quantize_optimizer(sgd(), swalp(8), seed=-1),
@@ -121,7 +121,7 @@ def odd_parameter():
                 torch.optim.SGD([torch.zeros(1, dtype=torch.float16)]), Recipe(state={"s": "bf16"})
             ),
             TypeError,
-            "role s: an array of float16 cannot hold the values of bf16",
+            "role s: an array of float16 cannot represent the values of bf16",
         ),
         (
             lambda: quantize_optimizer(

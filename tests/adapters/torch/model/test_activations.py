@@ -303,7 +303,7 @@ def test_errors():
         (
             lambda: quantize_activations(mlp(), "bfp8"),
             ValueError,
-            "or the name of a ready one of swalp8, .*got 'bfp8'",
+            "or the name of a preset, one of swalp8, .*got 'bfp8'",
         ),
         (
             lambda: quantize_activations(mlp(), 8),
