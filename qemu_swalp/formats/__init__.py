@@ -1,16 +1,18 @@
-"""Layer 1: which values exist."""
+"""Number formats: which values exist, and how they are coded and named."""
 
 from .base import ElementFormat, Format, Overflow
 from .binade import BinadeFormat
-from .block import Block, bfp, integer
+from .block import Block
 from .codebook import Codebook
 from .fixed import Fixed
 from .floating import Float
 from .logarithmic import Logarithmic
 from .p3109 import P3109
+from .parser import names, parse
 from .posit import Posit
-from .registry import load_formats, names, parse, register, unregister
+from .registry import load_formats, register, unregister
 from .scale import Exponent
+from .scaled_integers import bfp, integer
 from .table import TableFormat
 from .takum import Takum
 

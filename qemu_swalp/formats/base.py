@@ -12,9 +12,12 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
+from weakref import WeakSet
 
 from .._util.checks import check_choice
+from .builtin_names import NAME_OF
+from .strings import string_with_parameters
 
 Overflow = Literal["saturate", "propagate", "infinity", "nan"]
 OVERFLOWS: tuple[str, ...] = get_args(Overflow)
@@ -22,17 +25,65 @@ OVERFLOWS: tuple[str, ...] = get_args(Overflow)
 FAMILIES: dict[str, Callable[..., Format]] = {}
 """Family name → constructor: the head of a format string and the `family` key of a TOML table."""
 
+_REDEFINED: WeakSet[type] = WeakSet()
+"""Classes whose family another class of that name has taken over, as a notebook cell run again."""
+
+
+class Cache(Protocol):
+    """A function that remembers its results, as `functools.lru_cache` makes it."""
+
+    def cache_clear(self) -> None: ...
+
+
+_caches: list[Cache] = []
+Cached = TypeVar("Cached", bound=Cache)
+
+
+def forget_on_redefinition(cache: Cached) -> Cached:
+    """Clear a cache whenever strings of formats may change their meaning.
+
+    Every cache whose key is the string of a format needs this decorator, above `lru_cache`. A cache
+    whose key is a `Format` does not need it: formats of two classes are never equal.
+    """
+    _caches.append(cache)
+    return cache
+
+
+def forget_strings() -> None:
+    """Clear these caches: a name or a family has come, gone or changed."""
+    for cache in _caches:
+        cache.cache_clear()
+
+
+def define_family(family: str, constructor: Callable[..., Format]) -> None:
+    """Let a constructor read the strings of a family, in the place of any earlier one.
+
+    Raises ValueError if `family` is not an identifier, or is built in elsewhere.
+    """
+    if not family.isidentifier():
+        raise ValueError(f"family must be an identifier, got {family!r}")
+    earlier = FAMILIES.get(family)
+    if earlier is not None:
+        module = earlier.__module__
+        if module.startswith(f"{__package__}.") and constructor.__module__ != module:
+            raise ValueError(f"the family {family!r} is built in; choose another name")
+        if isinstance(earlier, type) and earlier is not constructor:
+            _REDEFINED.add(earlier)
+    FAMILIES[family] = constructor
+    forget_strings()
+
 
 class Format(ABC):
-    """A set of numbers and how they are coded. Frozen, hashable, equal by parameters.
+    """A set of numbers and how they are coded. Frozen, hashable, equal by class and parameters.
 
     A subclass is a frozen dataclass declared with `family="name"`; the name heads its string, so
-    that `qemu_swalp.parse(str(f)) == f`.
+    that `qemu_swalp.parse(str(f)) == f`. A class that is declared again, as in a notebook cell that
+    is run again, takes the place of the earlier one in strings and registered names.
     """
 
     family: ClassVar[str] = ""
     variadic: ClassVar[str] = ""
-    """Name of the tuple field that takes all positional arguments of the string, if any."""
+    """Name of the tuple field that holds all positional arguments of the string, if any."""
 
     def __init_subclass__(cls, family: str = "", **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -44,11 +95,10 @@ class Format(ABC):
                     f"{cls.__name__}.{name} would hide the property {name!r} of every format; "
                     "give the field another name, or a default value"
                 )
+        family = family or cls.__dict__.get("family", "")  # a dataclass with slots is made anew
         if family:
-            if not family.isidentifier():
-                raise ValueError(f"family must be an identifier, got {family!r}")
             cls.family = family
-            FAMILIES[family] = cls
+            define_family(family, cls)
 
     @property
     @abstractmethod
@@ -65,20 +115,24 @@ class Format(ABC):
         return {}
 
     def __str__(self) -> str:
-        from .registry import builtin_name
-
-        return builtin_name(self) or self.short_name or self.canonical_string()
+        canonical_string = self.canonical_string()
+        return NAME_OF.get(canonical_string) or self.short_name or canonical_string
 
     @property
     def short_name(self) -> str | None:
-        """A name that `parse` reads by its pattern, where the family has such names (clause
-        STR-1).
-        """
+        """A name that `parse` reads by its pattern (clause STR-1); None without one."""
         return None
 
     def canonical_string(self) -> str:
         """`family<arguments>` (clause STR-1), whether or not the format has a name."""
-        return spell(self.family, self, self.derived_defaults(), self.variadic)
+        return string_with_parameters(self.family, self, self.derived_defaults(), self.variadic)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether neither its class nor that of a format within it has been redefined."""
+        fields = (getattr(self, name) for name in getattr(self, "__dataclass_fields__", ()))
+        within = (value for value in fields if isinstance(value, Format))
+        return type(self) not in _REDEFINED and all(format.is_current for format in within)
 
     def replace(self, **changes: Any) -> Any:
         """A copy with some parameters changed, validated anew.
@@ -88,34 +142,6 @@ class Format(ABC):
         'float<4,3,specials=fn,overflow=nan>'
         """
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
-
-
-def spell(family: str, fields_of: object, derived: dict[str, object], variadic: str = "") -> str:
-    """The string of a dataclass: required fields (and those of metadata "positional") by position,
-    the others by name where they are not at their default.
-    """
-    parts: list[str] = []
-    for field in dataclasses.fields(fields_of):  # type: ignore[arg-type]
-        value = getattr(fields_of, field.name)
-        if field.name == variadic:
-            parts += [_literal(v) for v in value]
-        elif field.default is dataclasses.MISSING or field.metadata.get("positional"):
-            parts.append(_literal(value))
-        elif value == derived.get(field.name, field.default):
-            continue
-        else:
-            parts.append(field.name if value is True else f"{field.name}={_literal(value)}")
-    return f"{family}<{','.join(parts)}>"
-
-
-def _literal(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float):
-        return repr(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
-    if isinstance(value, tuple):
-        return _literal(value[0]) if len(value) == 1 else "(" + ",".join(map(_literal, value)) + ")"
-    return str(value)
 
 
 class ElementFormat(Format):
@@ -171,14 +197,15 @@ class ElementFormat(Format):
 
     @abstractmethod
     def values(self) -> list[float]:
-        """All finite values in ascending order (exact). ValueError beyond 2^16 of them."""
+        """All finite values, exactly, in ascending order.
+
+        Raises ValueError if there are more than 2^16 of them.
+        """
 
     @property
     @abstractmethod
     def precision(self) -> int:
-        """Bits of the widest significand: what a dtype must hold for every value to be exact in
-        it.
-        """
+        """Bits of the widest significand: what a dtype needs for every value to be exact in it."""
 
     @property
     @abstractmethod

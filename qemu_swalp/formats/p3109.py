@@ -31,7 +31,8 @@ class P3109(FloatLayout, family="p3109"):
     >>> f = parse("p3109_k8p4se")
     >>> f == P3109(8, 4), f.max, f.bias, f.min_positive
     (True, 224.0, 8, 0.0009765625)
-    >>> [quantize([300.0, float("inf")], f, overflow=f.overflow_of(mode)).tolist() for mode in f.saturation_modes]
+    >>> policies = map(f.overflow_of, f.saturation_modes)
+    >>> [quantize([300.0, float("inf")], f, overflow=policy).tolist() for policy in policies]
     [[224.0, 224.0], [224.0, inf], [inf, inf]]
     """
 

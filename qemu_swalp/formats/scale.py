@@ -14,10 +14,10 @@ from .floating import Float
 POWER_RULES = ("floor", "ceil", "rceil", "even")
 """Rules of scales that are powers of two."""
 
-PUBLISHED_RULES = ("transformer_engine", "torchao")
-"""Rules that a library's float32 steps define."""
+VENDOR_RULES = ("transformer_engine", "torchao")
+"""Rules that are defined by the float32 operations of a vendor's library."""
 
-RULES = (*POWER_RULES, "nearest", "minmax", *PUBLISHED_RULES)
+RULES = (*POWER_RULES, "nearest", "minmax", *VENDOR_RULES)
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,28 @@ class Exponent(Format, family="exponent"):
 ScaleFormat = Exponent | BinadeFormat
 
 
-def powers(scale: ScaleFormat) -> tuple[int, int] | None:
-    """(least, greatest) S where the scales are the powers of two 2^S and no zero: `Exponent`, or a
-    `Float` such as e8m0fnu. None for any other format.
+def exponent_range(scale: ScaleFormat) -> tuple[int, int] | None:
+    """(least, greatest) S of scales that are powers of two 2^S, without a zero; else None.
+
+    They are those of `Exponent`, and of a `Float` such as e8m0fnu.
     """
     if isinstance(scale, Exponent):
         return scale.least_power, scale.greatest_power
     if isinstance(scale, Float) and scale.mantissa == 0 and not scale.signed and not scale.zero:
         return binade(scale.min_positive), binade(scale.max)
     return None
+
+
+def check_scale(name: str, format: object, kinds: tuple[type, ...]) -> None:
+    """Raise TypeError or ValueError unless the format can be that of a scale."""
+    if not isinstance(format, kinds):
+        raise TypeError(
+            f"{name} must be a format such as Float(8, 23), or parse('e8m0fnu'), got {format!r}"
+        )
+    if isinstance(format, BinadeFormat) and (
+        format.precision > 24 or format.bits > 31 + isinstance(format, Float)
+    ):
+        raise ValueError(
+            f"{name} may have up to 24 significant bits and a code of 32, got {format}, which has "
+            f"{format.precision} and {format.bits}"
+        )

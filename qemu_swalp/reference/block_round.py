@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..arrays import Array, Namespace
 from ..arrays.dtypes import SourceDtype
 from ..formats import Block
-from ..formats.scale import PUBLISHED_RULES
+from ..formats.scale import VENDOR_RULES
 from ..rounding import Rounding
 from .block_scales import Scales, integers
 from .division import BINARY32, Number, multiply32, number, number32, pack, product, round_quotient
@@ -112,7 +112,7 @@ def times_scale(
     """
     magnitude, sig, ulp = carrier.split(xp, elements)
     factor = number(xp, carrier, sig, ulp)
-    if format.rule in PUBLISHED_RULES and carrier.name != "float32":
+    if format.rule in VENDOR_RULES and carrier.name != "float32":
         bits = product(xp, BINARY32, factor, scale)
         found = number32(xp, bits)
         narrow = pack(xp, carrier, found.significand, found.exponent - 23, 23 + 0 * bits)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qemu_swalp as q
-from qemu_swalp.formats.registry import BUILTIN
+from qemu_swalp.formats.builtin_names import BUILTIN
 
 PUBLISHED = {  # name: (max, min normal, min subnormal, number of codes that are NaN or infinite)
     "fp16": (65504.0, 2.0**-14, 2.0**-24, 2048),
@@ -290,10 +290,10 @@ def test_bad_toml_registers_nothing(tmp_path, text: str, words: str) -> None:  #
         (
             lambda: q.parse("bfp8/stochastic"),
             ValueError,
-            r"as in quantize\(x, 'bfp8', 'stochastic'\)",
+            r"as in quantize\(x, 'bfp8', 'stochastic', random=RandomBits\(seed\)\)",
         ),
         (lambda: q.Codebook("1", "2"), TypeError, "must be numbers"),
-        (lambda: q.parse(8), TypeError, "a format must be a string or a Format, got 8"),
+        (lambda: q.parse(8), TypeError, "a format must be a string, a dtype or a Format, got 8"),
         (lambda: q.register("8bit", "e4m3fn"), ValueError, "starts with a letter"),
         (lambda: q.Rounding("nearest"), ValueError, "rounding mode must be one of"),
         (lambda: q.Rounding.parse("nearest_evn"), ValueError, "did you mean 'nearest_even'"),

@@ -67,10 +67,13 @@ BUILTIN = {
     "bm8_e2m5": "block<float<2,5,bias=2,specials=finite>,axis=(-2,-1),size=48>",
     "bm8_e4m3": "block<float<4,3,bias=8,specials=finite>,axis=(-2,-1),size=48>",
 }
-"""Name → canonical_string; `spec/formats.toml` tells where each comes from."""
+"""Name → canonical string; `spec/formats.toml` tells where each comes from."""
 
-ALIASES = {"msfp12", "msfp13", "msfp14", "msfp15", "msfp16", "hbfp8", "hbfp12"}
-"""Names of formats that have a more telling canonical_string, which their string therefore is."""
+WITHOUT_A_PRINTED_NAME = {"msfp12", "msfp13", "msfp14", "msfp15", "msfp16", "hbfp8", "hbfp12"}
+"""Names that are read and never printed: the string of these formats says more than the name."""
+
+NAME_OF = {string: name for name, string in BUILTIN.items() if name not in WITHOUT_A_PRINTED_NAME}
+"""Canonical string → the name that is printed for it."""
 
 _PATTERNS = {
     r"bfp(\d+)": "bfp<{0}>",
@@ -85,17 +88,13 @@ _PATTERNS = {
 
 
 @lru_cache(maxsize=4096)
-def named(name: str) -> str | None:
-    """The canonical_string that a built-in name, or a name by pattern (`bfp12`, `p3109_k5p2ue`),
-    stands for; None: no name.
+def string_of(name: str) -> str | None:
+    """The canonical string that a built-in name, or a name by pattern, stands for; None for others.
+
+    >>> string_of("bf16"), string_of("bfp12"), string_of("p3109_k5p2ue"), string_of("fp")
+    ('float<8,7>', 'bfp<12>', 'p3109<5,2,signed=false>', None)
     """
     if name in BUILTIN:
         return BUILTIN[name]
-    found = (
-        (re.fullmatch(pattern, name), canonical_string)
-        for pattern, canonical_string in _PATTERNS.items()
-    )
-    return next(
-        (canonical_string.format(*match.groups()) for match, canonical_string in found if match),
-        None,
-    )
+    matches = ((re.fullmatch(pattern, name), string) for pattern, string in _PATTERNS.items())
+    return next((string.format(*match.groups()) for match, string in matches if match), None)
