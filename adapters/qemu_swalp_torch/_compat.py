@@ -6,7 +6,8 @@ test in `tests/adapters/torch/test_compat.py`, which fails where a release chang
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, TypeVar
 
 import torch
@@ -54,7 +55,7 @@ def backward_id() -> int:
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether the module is what `torch.compile` returned, or was compiled by `module.compile()`."""
+    """Whether `torch.compile` returned the module, or `module.compile()` was called on it."""
     wrapper = type(module)
     return (wrapper.__module__, wrapper.__name__) == (
         "torch._dynamo.eval_frame",
@@ -75,6 +76,14 @@ def forward_pre_hooks(module: nn.Module) -> MutableMapping[int, Callable[..., An
 def run_first_after_step(optimizer: Optimizer, handle: RemovableHandle) -> None:
     """Move a hook to the front of those that run after the optimizer's step."""
     optimizer._optimizer_step_post_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
+
+
+def keep_step_hooks(optimizer: Optimizer, handles: Iterable[RemovableHandle]) -> None:
+    """Give a shallow copy of an optimizer these of its step hooks alone; the original keeps all."""
+    ids = {handle.id for handle in handles}
+    for name in ("_optimizer_step_pre_hooks", "_optimizer_step_post_hooks"):
+        hooks = getattr(optimizer, name)
+        setattr(optimizer, name, OrderedDict((i, hook) for i, hook in hooks.items() if i in ids))
 
 
 def complete_lbfgs(optimizer: Optimizer) -> None:

@@ -18,8 +18,8 @@ from qemu_swalp.ops.analysis import Analysis, UpdateAnalysis, analyze
 from qemu_swalp.training import Quantizer
 
 from ._compat import untraced
+from .optim.grad_scaler import step_is_skipped
 from .optim.param_plan import labels
-from .optim.step_hooks import step_is_skipped
 from .tensors.arrays import local_part, tensor_of
 from .tensors.observers import OBSERVERS, Label
 

@@ -16,7 +16,7 @@ from qemu_swalp._util.checks import check_int
 from qemu_swalp.training import LAWA, AverageState, Averaging, Policy, Quantizer
 
 from .._compat import untraced
-from ..optim.step_hooks import step_is_skipped
+from ..optim.grad_scaler import step_is_skipped
 from ..tensors.arrays import TensorQuantizer, array_of, check_plain, is_dtensor, tensor_of
 from ..tensors.custom_ops import refuse_capture
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from qemu_swalp.arrays.dtypes import source_dtype
 from qemu_swalp.formats import Block
-from qemu_swalp.ops.quantize import check_representable
+from qemu_swalp.ops.arguments import check_representable
 from qemu_swalp.training import Quantizer, Recipe, TensorRandomBits
 
 from ..tensors.arrays import check_plain, on_tensors
@@ -42,6 +43,17 @@ class Entry(NamedTuple):
         """Random bits of the present step."""
         group = optimizer.param_groups[self.group]
         return TensorRandomBits(group[SEED], self.tensor, group[STEP])
+
+
+def is_16bit(x: Tensor) -> bool:
+    """Whether a tensor is stored in float16 or bfloat16."""
+    return x.dtype in (torch.float16, torch.bfloat16)
+
+
+def needs_float32(entry: Entry) -> bool:
+    """Whether the optimizer's own 16-bit store would round before we do."""
+    stores = bool(entry.states or entry.recipe.weight or entry.recipe.accumulator)
+    return stores and is_16bit(entry.parameter)
 
 
 class Plan:

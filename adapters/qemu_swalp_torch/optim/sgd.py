@@ -30,8 +30,9 @@ from ..tensors.arrays import settle, tensor_of, viewed
 from ..tensors.custom_ops import refuse_capture
 from .load_guard import LoadGuard
 from .param_groups import ACCUMULATOR, advance, count_on_device, counts_on_device, write
-from .param_plan import Entry, Plan, names_from
+from .param_plan import Entry, Plan, is_16bit, names_from, needs_float32
 from .step_hooks import check_dense, grad_mode
+from .wrap import watch_copies
 
 MOMENTUM = "momentum_buffer"
 
@@ -145,6 +146,7 @@ class SGD(Optimizer):
         self._plan = Plan()
         LoadGuard(allow_recipe_change).register(self)
         self._plan.refresh(self)
+        watch_copies()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient. Returns the closure's loss, None without
@@ -189,50 +191,69 @@ class SGD(Optimizer):
             for entry, g in ready:
                 self._update_in_graph(entry, g, hypers[entry.group])
         else:
-            steps = [self._given(entry, g, hypers[entry.group]) for entry, g in ready]
+            steps = [self._inputs(entry, g, hypers[entry.group]) for entry, g in ready]
             for (entry, _), step, found in zip(
                 ready, steps, sgd_steps(steps, in_place=True), strict=True
             ):
-                self._settle(entry, step, *found)
+                self._store(entry, step, *found)
         advance(self.param_groups)
 
-    def _given(self, entry: Entry, gradient: Tensor, hyper: Hyperparameters) -> StepInputs:
+    def _inputs(self, entry: Entry, gradient: Tensor, hyper: Hyperparameters) -> StepInputs:
         state = self.state[entry.parameter]
-        kept = Slots(
-            *(viewed(state[key]) if key in state else None for key in (MOMENTUM, ACCUMULATOR))
+        weight, gradient, *slots = (
+            None if x is None else viewed(_computed(entry, x))
+            for x in (entry.parameter, gradient, state.get(MOMENTUM), state.get(ACCUMULATOR))
         )
-        return StepInputs(
-            viewed(entry.parameter), viewed(gradient), kept, hyper, entry.recipe, entry.draw(self)
-        )
+        return StepInputs(weight, gradient, Slots(*slots), hyper, entry.recipe, entry.draw(self))
 
-    def _settle(self, entry: Entry, given: StepInputs, weight: Array, slots: Slots) -> None:
-        state = self.state[entry.parameter]
-        settle(entry.parameter, given.weight, weight)
-        for key, before, value in zip((MOMENTUM, ACCUMULATOR), given.slots, slots, strict=True):
+    def _store(self, entry: Entry, inputs: StepInputs, weight: Array, slots: Slots) -> None:
+        p, state = entry.parameter, self.state[entry.parameter]
+        _store_result(entry, p, inputs.weight, weight)
+        for key, before, value in zip((MOMENTUM, ACCUMULATOR), inputs.slots, slots, strict=True):
             if value is None:
                 continue
             if key in state:
-                settle(state[key], before, value)
-            else:
-                state[key] = tensor_of(
-                    value
-                ).clone()  # an unrounded first velocity is the gradient itself
+                _store_result(entry, state[key], before, value)
+            else:  # a copy, since an unrounded first velocity is the gradient itself
+                state[key] = tensor_of(value).to(p.dtype, copy=True)
 
     def _update_in_graph(self, entry: Entry, gradient: Tensor, hyper: Hyperparameters) -> None:
         """The same for gradients through it: state is replaced, the parameter alone is written in
         place.
         """
         p, state = entry.parameter, self.state[entry.parameter]
-        kept = Slots(state.get(MOMENTUM), state.get(ACCUMULATOR))
-        weight, slots = sgd_step(p, gradient, kept, hyper, entry.recipe, entry.draw(self))
+        weight, gradient, *slots = (
+            None if x is None else _computed(entry, x)
+            for x in (p, gradient, state.get(MOMENTUM), state.get(ACCUMULATOR))
+        )
+        weight, slots = sgd_step(
+            weight, gradient, Slots(*slots), hyper, entry.recipe, entry.draw(self)
+        )
         p.copy_(weight)
         state.update(
             {
-                key: value
+                key: value.to(p.dtype)
                 for key, value in zip((MOMENTUM, ACCUMULATOR), slots, strict=True)
                 if value is not None
             }
         )
+
+
+def _computed(entry: Entry, x: Tensor) -> Tensor:
+    """What the step computes with: float32 for 16-bit tensors that are to be rounded once."""
+    return x.to(torch.float32) if _is_widened(entry, x) else x
+
+
+def _is_widened(entry: Entry, x: Tensor) -> bool:
+    return needs_float32(entry) and is_16bit(x)
+
+
+def _store_result(entry: Entry, x: Tensor, view: Array, result: Array) -> None:
+    """x becomes the result, which stands in its view already where that is x's own memory."""
+    if _is_widened(entry, x):
+        x.copy_(tensor_of(result))
+    else:
+        settle(x, view, result)
 
 
 def _check_hyper(group: dict[str, Any]) -> None:

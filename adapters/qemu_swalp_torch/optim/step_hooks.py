@@ -7,7 +7,6 @@ it only then.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,9 +21,12 @@ from qemu_swalp.training import Quantizer, TensorRandomBits
 from .._compat import run_first_after_step, untraced
 from ..tensors.arrays import random_for, round_all, rounded_for
 from ..tensors.custom_ops import refuse_capture
+from .float32_step import Float32Step
+from .grad_scaler import skips, unscale
 from .load_guard import LoadGuard
 from .param_groups import ACCUMULATOR, advance, counts_on_device
-from .param_plan import MOMENTA, Entry, Plan, state_tensors
+from .param_plan import Entry, Plan, needs_float32, state_tensors
+from .state_names import warn_of_unknown_state
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -39,6 +41,10 @@ class StepHooks:
         self.handles: list[RemovableHandle] = []
         self.plan = Plan()
         self.entries: list[Entry] = []
+        """What is rounded; during a step in float32 with the stand-in's parameters."""
+        self.updated: list[Entry] = []
+        """Those of them that had a gradient when the present update began."""
+        self.float32: Float32Step | None = None
         self.armed = self.names_checked = False
         self.skipped: bool | Tensor = False
         """Whether the present step does nothing; on the device, unread, where the optimizer is
@@ -65,27 +71,51 @@ class StepHooks:
     def refresh(self, optimizer: Optimizer) -> None:
         """Take note of the parameters that are to be rounded."""
         self.entries = [entry for entry in self.plan.refresh(optimizer) if entry.rounded]
+        if optimizer.defaults.get("differentiable"):
+            for entry in filter(needs_float32, self.entries):
+                raise ValueError(
+                    f"{entry.label} is stored in {entry.parameter.dtype}, and a step with"
+                    " differentiable=True cannot be computed in float32 and rounded once; convert"
+                    " the model to float32, or use qemu_swalp_torch.SGD"
+                )
 
     @untraced
     def before_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Arguments | None:
-        self.refresh(optimizer)
+        if not self._is_stand_in(optimizer):
+            self.float32 = None
+            self.refresh(optimizer)
         if not counts_on_device(optimizer.param_groups):
             refuse_capture("a quantized step", "quantize the optimizer with capturable=True")
         self.armed, self.skipped, self.waiting = True, False, []
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if isinstance(closure, Closure):  # a subclass's step calls super().step
             return None
+        if self.float32 is None and (wide := self._computed_in_float32(closure is not None)):
+            self.float32 = Float32Step(optimizer, wide, self.handles)
+            self.entries = [self.float32.entry(entry) for entry in self.entries]
+            optimizer = self.float32.stand_in
+            args = (optimizer, *args[1:])
         if closure is None:
             self.before_update(optimizer, 0)
-            return None
+            return args, kwargs
         closure = Closure(self, optimizer, closure)
-        return (
-            ((args[0], closure, *args[2:]), kwargs)
-            if len(args) > 1
-            else (args, {**kwargs, "closure": closure})
-        )
+        if len(args) > 1:
+            return (args[0], closure, *args[2:]), kwargs
+        return args, {**kwargs, "closure": closure}
+
+    def _computed_in_float32(self, has_closure: bool) -> list[Entry]:
+        """Those whose 16-bit weights or state are rounded; without gradient nothing happens."""
+        return [
+            entry
+            for entry in self.entries
+            if needs_float32(entry) and (has_closure or entry.parameter.grad is not None)
+        ]
+
+    def _is_stand_in(self, optimizer: Optimizer) -> bool:
+        """Whether this is the inner one of two nested steps, made by the stand-in of the outer."""
+        return self.float32 is not None and optimizer is self.float32.stand_in
 
     def before_update(self, optimizer: Optimizer, evaluation: int) -> None:
         """Round the gradients of the closure's call of that number; put accumulators in place of
@@ -95,11 +125,11 @@ class StepHooks:
         if self.skipped is True:
             return
         ready = [(entry, g) for entry in self.entries if (g := entry.parameter.grad) is not None]
+        self.updated = [entry for entry, _ in ready]
         for entry, g in ready:
             check_dense(g, entry.label)
-        with torch.no_grad():
-            if any(entry.recipe.gradient is not None for entry, _ in ready):
-                _unscale(optimizer)
+        if any(entry.recipe.gradient is not None for entry, _ in ready):
+            unscale(optimizer)
         with grad_mode(optimizer):
             for entry, g in ready:
                 if entry.recipe.gradient is not None:
@@ -133,23 +163,27 @@ class StepHooks:
     def after_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        float32 = None if self._is_stand_in(optimizer) else self.float32
+        if float32 is not None:
+            self.float32 = None
         if self.skipped is True:
             return
+        stepped = optimizer if float32 is None else float32.stand_in
         # Not armed: the outer of two nested steps (a subclass's step calls super().step). What the
         # inner one rounded is exact now and stays; what the subclass changed since is rounded.
         # Accumulators are as the inner one left them.
         with grad_mode(optimizer):
-            for entry in self.entries:
-                if entry.parameter.grad is not None and (
-                    self.armed or entry.recipe.accumulator is None
-                ):
-                    self._round_updated(optimizer, entry)
+            for entry in self.updated:
+                if self.armed or entry.recipe.accumulator is None:
+                    self._round_updated(stepped, entry)
         self.round_waiting()
         self.armed = False
+        if float32 is not None:
+            float32.store(e.parameter for e in self.updated if e.recipe.gradient is not None)
         advance(optimizer.param_groups, self.skipped)
         if not self.names_checked:
             self.names_checked = True
-            _check_state_names(optimizer, self.entries)
+            warn_of_unknown_state(optimizer, self.entries)
 
     def _round_updated(self, optimizer: Optimizer, entry: Entry) -> None:
         p, recipe, draw = entry.parameter, entry.recipe, entry.draw(optimizer)
@@ -221,44 +255,19 @@ class Closure:
         self.evaluations += 1
         if evaluation:
             self.hooks.before_evaluation(self.optimizer, evaluation)
+        float32 = self.hooks.float32
+        if float32 is not None:
+            float32.show_weights()
         loss = self.closure()
+        if float32 is not None:
+            float32.load_gradients()
         self.hooks.before_update(self.optimizer, evaluation)
         return loss
-
-
-def step_is_skipped(optimizer: Optimizer) -> bool:
-    """Whether a GradScaler has told a fused optimizer that gradients are infinite, so that the step
-    does nothing.
-    """
-    found = getattr(optimizer, "found_inf", None)
-    return found is not None and float(found) > 0
-
-
-def skips(optimizer: Optimizer) -> bool | Tensor:
-    """`step_is_skipped`, on the device where its steps are counted there."""
-    if not counts_on_device(optimizer.param_groups):
-        return step_is_skipped(optimizer)
-    found: Tensor | None = getattr(optimizer, "found_inf", None)
-    return False if found is None else found.reshape(()) > 0
 
 
 def grad_mode(optimizer: Optimizer) -> torch.set_grad_enabled:
     """Context in which an optimizer's step runs: with gradients where it is differentiable."""
     return torch.set_grad_enabled(bool(optimizer.defaults.get("differentiable")))
-
-
-def _unscale(optimizer: Optimizer) -> None:
-    """Divide all gradients by the scale that GradScaler leaves to a fused step, which then has
-    nothing to unscale.
-    """
-    scale = getattr(optimizer, "grad_scale", None)
-    if scale is None:
-        return
-    for group in optimizer.param_groups:
-        for p in group["params"]:
-            if p.grad is not None:
-                p.grad.div_(scale.to(p.grad.device))
-    optimizer.grad_scale = None  # type: ignore[attr-defined]
 
 
 def check_dense(gradient: Tensor, label: str) -> None:
@@ -272,48 +281,3 @@ def check_dense(gradient: Tensor, label: str) -> None:
 
 def _numbered(role: str, evaluation: int) -> str:
     return f"{role}.{evaluation}" if evaluation else role
-
-
-KEPT_BY_PYTORCH = frozenset(
-    (
-        "exp_avg_sq",
-        "max_exp_avg_sq",
-        "square_avg",
-        "grad_avg",
-        "acc_delta",
-        "sum",
-        "exp_inf",
-        "ax",
-        "eta",
-        "mu",
-        "prev",
-        "step_size",
-        "old_dirs",
-        "old_stps",
-        "ro",
-        "al",
-        "d",
-        "row_var",
-        "col_var",
-        "variance",
-        *MOMENTA,
-    )
-)
-"""State of the optimizers in `torch.optim`: a recipe may name it for whichever it meets."""
-
-
-def _check_state_names(optimizer: Optimizer, rounded: list[Entry]) -> None:
-    wanted = {
-        name for entry in rounded for name, quantizer in entry.recipe.state if quantizer is not None
-    }
-    wanted -= KEPT_BY_PYTORCH
-    present = {
-        name for state in optimizer.state.values() if isinstance(state, dict) for name in state
-    }
-    if wanted - present:
-        warnings.warn(
-            f"the recipe quantizes the optimizer state {', '.join(sorted(wanted - present))}, which"
-            f" {type(optimizer).__name__} does not keep; it keeps"
-            f" {', '.join(sorted(present)) or 'none'}",
-            stacklevel=2,
-        )

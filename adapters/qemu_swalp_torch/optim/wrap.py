@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -17,16 +19,28 @@ from qemu_swalp.training import Recipe, TensorRandomBits, as_recipe
 from .._compat import complete_lbfgs, untraced
 from ..sections import check_section
 from ..tensors.arrays import rounded_for
-from . import param_groups as configuration
 from .load_guard import check_same_recipe
-from .param_groups import ACCUMULATOR, RECIPE, SEED, STEP
-from .param_plan import check_entry, entries, names_from
+from .param_groups import (
+    ACCUMULATOR,
+    RECIPE,
+    SEED,
+    STEP,
+    Groups,
+    count_on_device,
+    erase,
+    is_configured,
+    write,
+)
+from .param_plan import Entry, check_entry, entries, names_from
 from .step_hooks import StepHooks
 
 OptimizerT = TypeVar("OptimizerT", bound=Optimizer)
 
 HOOKS = "_qemu_hooks"
 """Attribute of a quantized optimizer; copies come without it, as they come without hooks."""
+
+HOOKED: WeakSet[Optimizer] = WeakSet()
+"""The quantized optimizers of this process."""
 
 
 def quantize_optimizer(
@@ -108,18 +122,40 @@ def quantize_optimizer(
     check_bool("capturable", capturable)
     named = model.named_parameters() if model is not None else named_parameters
     names = names_from(opt.param_groups, named) if recipe.overrides else None
-    _configure(opt, recipe, seed, names, allow_recipe_change)
-    if capturable:
-        configuration.count_on_device(opt.param_groups)
-    hooks = attach(opt, allow_recipe_change)
-    with torch.no_grad():
-        for entry in hooks.entries:
-            if entry.recipe.weight is not None:
-                draw = TensorRandomBits(opt.param_groups[0][SEED], entry.tensor, 0)
-                entry.parameter.copy_(
-                    rounded_for(entry.parameter, entry.recipe.weight, draw, "initial")
-                )
+    with _all_or_nothing(opt):
+        _configure(opt, recipe, seed, names, allow_recipe_change)
+        if capturable:
+            count_on_device(opt.param_groups)
+        _round_weights(opt, attach(opt, allow_recipe_change).entries)
     return opt
+
+
+@torch.no_grad()
+def _round_weights(opt: Optimizer, entries: list[Entry]) -> None:
+    """Round the weights that an optimizer begins with: all of them, or none if one raises."""
+    rounded = []
+    for entry in entries:
+        if entry.recipe.weight is not None:
+            bits = TensorRandomBits(opt.param_groups[0][SEED], entry.tensor, 0)
+            value = rounded_for(entry.parameter, entry.recipe.weight, bits, "initial")
+            rounded.append((entry.parameter, value))
+    for p, value in rounded:
+        p.copy_(value)
+
+
+@contextmanager
+def _all_or_nothing(opt: Optimizer) -> Iterator[None]:
+    """If set-up raises within it, the optimizer is left as it was."""
+    groups, defaults = [dict(group) for group in opt.param_groups], opt.defaults
+    try:
+        yield
+    except BaseException:
+        _detach(opt)
+        opt.defaults = defaults
+        for group, before in zip(opt.param_groups, groups, strict=True):
+            group.clear()
+            group.update(before)
+        raise
 
 
 def unquantize_optimizer(opt: OptimizerT) -> OptimizerT:
@@ -133,14 +169,11 @@ def unquantize_optimizer(opt: OptimizerT) -> OptimizerT:
             "opt must be an optimizer that quantize_optimizer was called on, got"
             f" {type(opt).__name__}"
         )
-    hooks = opt.__dict__.pop(HOOKS, None)
-    if hooks is not None:
-        hooks.remove()
-    configuration.erase(opt.param_groups)
+    _detach(opt)
+    erase(opt.param_groups)
     for state in opt.state.values():
         if isinstance(state, dict):
             state.pop(ACCUMULATOR, None)
-    opt.defaults = dict(opt.defaults)
     return opt
 
 
@@ -151,8 +184,18 @@ def attach(opt: Optimizer, allow_recipe_change: bool = False) -> StepHooks:
     hooks.register(opt)
     setattr(opt, HOOKS, hooks)
     opt.defaults = Defaults(opt.defaults)
-    _watch_copies()
+    HOOKED.add(opt)
+    watch_copies()
     return hooks
+
+
+def _detach(opt: Optimizer) -> None:
+    """Inverse of `attach`."""
+    hooks = opt.__dict__.pop(HOOKS, None)
+    if hooks is not None:
+        hooks.remove()
+    opt.defaults = dict(opt.defaults)
+    HOOKED.discard(opt)
 
 
 def is_native(opt: Optimizer) -> bool:
@@ -170,27 +213,42 @@ class Defaults(dict[str, Any]):
 
 
 def _restore_defaults(plain: dict[str, Any]) -> Defaults:
-    _watch_copies()
+    watch_copies()
     return Defaults(plain)
 
 
 @cache
-def _watch_copies() -> None:
+def watch_copies() -> None:
     """From now on copies, whose hooks `Optimizer.__getstate__` drops, get theirs at their first
-    step.
+    step, and plain optimizers that hold our configuration are refused.
     """
     register_optimizer_step_pre_hook(_attach_if_copy)
 
 
 def _attach_if_copy(opt: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if RECIPE in opt.param_groups[0] and not hasattr(opt, HOOKS) and not is_native(opt):
-        _attach_copy(opt)
+        if isinstance(opt.defaults, Defaults):
+            _attach_copy(opt)
+        else:
+            _check_rounds_elsewhere(opt)
 
 
 @untraced
 def _attach_copy(opt: Optimizer) -> None:
     complete_lbfgs(opt)
     attach(opt)
+
+
+@untraced
+def _check_rounds_elsewhere(opt: Optimizer) -> None:
+    """RuntimeError unless the optimizer wraps a quantized one, whose list of groups it shares."""
+    if not any(other.param_groups is opt.param_groups for other in HOOKED):
+        raise RuntimeError(
+            f"this {type(opt).__name__} is not quantized, but its param_groups hold the"
+            " configuration of a quantized optimizer, whose state it loaded or whose param_groups"
+            " it was made from; call quantize_optimizer on it to go on with rounding, or"
+            " unquantize_optimizer to go on without"
+        )
 
 
 def _configure(
@@ -203,16 +261,16 @@ def _configure(
     """Write the configuration, all checked; seed and step are those that a copied or loaded
     optimizer brings.
     """
-    trial: configuration.Groups = [
+    trial: Groups = [
         {key: group[key] for key in ("params", "param_names") if key in group}
         for group in opt.param_groups
     ]
-    configuration.write(trial, recipe, seed, 0, names)
+    write(trial, recipe, seed, 0, names)
     for entry in entries(trial):
         check_entry(entry)
     step, first = 0, opt.param_groups[0]
-    if configuration.is_configured(opt.param_groups):
+    if is_configured(opt.param_groups):
         if not allow_recipe_change:
             check_same_recipe(first[RECIPE], trial[0][RECIPE])
         seed, step = first[SEED], first[STEP]
-    configuration.write(opt.param_groups, recipe, seed, step, names)
+    write(opt.param_groups, recipe, seed, step, names)

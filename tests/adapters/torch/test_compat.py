@@ -177,6 +177,34 @@ def test_run_first_after_step():
     assert order == ["ours", "earlier"], changed("run_first_after_step")
 
 
+def test_keep_step_hooks():
+    order = []
+    opt = torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)
+    opt.register_step_post_hook(lambda *_: order.append("theirs"))
+    handle = opt.register_step_post_hook(lambda *_: order.append("ours"))
+    copy = object.__new__(type(opt))
+    copy.__dict__ |= opt.__dict__
+    _compat.keep_step_hooks(copy, [handle])
+    copy.step()
+    assert order == ["ours"], changed("keep_step_hooks")
+    opt.step()
+    assert order == ["ours", "theirs", "ours"], changed("keep_step_hooks")
+
+
+def test_a_pre_hook_may_replace_the_optimizer_that_steps():
+    """`optim.float32_step` rests on it: documented of the arguments, the first among them."""
+    p, q = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    p.grad, q.grad = torch.ones(1), torch.ones(1)
+    opt, other = torch.optim.SGD([p], 1.0), torch.optim.SGD([q], 1.0)
+    seen = []
+    opt.register_step_pre_hook(lambda o, args, kwargs: ((other, *args[1:]), kwargs))
+    opt.register_step_post_hook(lambda o, args, kwargs: seen.append((o, args[0])))
+    opt.step()
+    item = "profile_hook_step: what pre-hooks return"
+    assert (p.item(), q.item()) == (1, 0), changed(item)
+    assert [(a is opt, b is other) for a, b in seen] == [(True, True)], changed(item)
+
+
 def test_complete_lbfgs():
     p = nn.Parameter(torch.ones(2))
     opt = torch.optim.LBFGS([p])

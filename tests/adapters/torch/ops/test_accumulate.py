@@ -272,5 +272,5 @@ def test_errors():
     ):
         quantize_gemms(model, Recipe(weight="bf16"))
     quantize_gemms(model, Recipe(sums=Quantizer("fp16/nearest_even")))
-    with pytest.raises(TypeError, match="an array of bfloat16 cannot hold the values of fp16"):
+    with pytest.raises(TypeError, match="an array of bfloat16 cannot represent the values of fp16"):
         model.bfloat16()(torch.ones(1, 3, dtype=torch.bfloat16))

@@ -1,0 +1,164 @@
+"""A step that computes in float32 for 16-bit parameters, so that its results are rounded once.
+
+An optimizer stores its results in the dtype of the parameters: to the nearest 16-bit number, before
+our rounding could see them. Here a stand-in makes the step, a copy of the optimizer that has the
+same numbers in float32. `Optimizer.step` lets a pre-hook replace the arguments of the step
+function, the optimizer among them. The optimizer itself changes at the end, so a step that raises
+leaves weights and state of its 16-bit parameters as they were.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from .._compat import keep_step_hooks, version_of
+from .param_plan import Entry, is_16bit
+
+COUNTERS = frozenset(("step", "eta", "mu", "mu_product"))
+"""State that PyTorch's optimizers keep in float32 whatever the dtype of the parameter."""
+
+
+class Float32Step:
+    """The stand-in of an optimizer for one step, and its way there and back.
+
+    It has the parameters of the entries in float32 and shares the others with the optimizer. Of the
+    optimizer's step hooks it has those of the handles: others see the optimizer itself, once.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        entries: Sequence[Entry],
+        handles: Iterable[RemovableHandle],
+    ) -> None:
+        self.optimizer = optimizer
+        self.labels = {entry.parameter: entry.label for entry in entries}
+        self.copies = {p: _copy_of(p) for p in self.labels}
+        self.load_gradients()
+        groups = [
+            {**group, "params": [self.copies.get(p, p) for p in group["params"]]}
+            for group in optimizer.param_groups
+        ]
+        # LBFGS has its only list of parameters as an attribute too.
+        lists = {
+            id(ours["params"]): theirs["params"]
+            for ours, theirs in zip(optimizer.param_groups, groups, strict=True)
+        }
+        state: defaultdict[Any, Any] = defaultdict(dict)
+        for p, kept in optimizer.state.items():
+            copy = self.copies.get(p)
+            state[p if copy is None else copy] = (
+                kept if copy is None else {key: _widened(value) for key, value in kept.items()}
+            )
+        self.stand_in: Optimizer = object.__new__(type(optimizer))
+        self.stand_in.__dict__ |= {
+            name: lists.get(id(value), value) for name, value in optimizer.__dict__.items()
+        }
+        self.stand_in.param_groups, self.stand_in.state = groups, state
+        keep_step_hooks(self.stand_in, handles)
+        self.attributes = dict(self.stand_in.__dict__)
+
+    def entry(self, entry: Entry) -> Entry:
+        """The entry with the stand-in's parameter."""
+        return entry._replace(parameter=self.copies.get(entry.parameter, entry.parameter))
+
+    @torch.no_grad()
+    def load_gradients(self) -> None:
+        """Hand the parameters' gradients to the stand-in."""
+        for p, copy in self.copies.items():
+            copy.grad = None if p.grad is None else p.grad.to(torch.float32)
+        self._note_versions()
+
+    @torch.no_grad()
+    def show_weights(self) -> None:
+        """Put the stand-in's weights into the model, which a closure is about to evaluate."""
+        self._check_untouched()
+        for p, copy in self.copies.items():
+            p.copy_(copy)
+        self._note_versions()
+
+    @torch.no_grad()
+    def store(self, gradients: Iterable[Tensor]) -> None:
+        """Take over what the stand-in computed: exact where it was rounded, else to the nearest.
+
+        `gradients` are the stand-in's parameters whose gradients were rounded. RuntimeError where
+        the optimizer wrote into a parameter of its own accord.
+        """
+        self._check_untouched()
+        rounded = {id(copy) for copy in gradients}
+        for p, copy in self.copies.items():
+            p.copy_(copy)
+            if copy.grad is None:
+                p.grad = None
+            elif id(copy) in rounded and p.grad is not None:
+                p.grad.copy_(copy.grad)
+            if copy in self.stand_in.state:
+                _store_state(self.stand_in.state.pop(copy), self.optimizer.state[p], p)
+        self.optimizer.state.update(self.stand_in.state)
+        for ours, theirs in zip(
+            self.optimizer.param_groups, self.stand_in.param_groups, strict=True
+        ):
+            ours.update({key: value for key, value in theirs.items() if key != "params"})
+        for name, value in self.stand_in.__dict__.items():
+            if value is not self.attributes.get(name):
+                setattr(self.optimizer, name, value)
+
+    def _note_versions(self) -> None:
+        self.versions = {p: version_of(p) for p in self.copies}
+
+    def _check_untouched(self) -> None:
+        for p, version in self.versions.items():
+            if version_of(p) != version:
+                raise RuntimeError(
+                    f"{type(self.optimizer).__name__}.step wrote into {self.labels[p]}"
+                    f" ({p.dtype}) itself, not through param_groups, so its update cannot be"
+                    " computed in float32 and rounded once; give the optimizer float32 parameters,"
+                    " or quantize the optimizer within it instead"
+                )
+
+
+def _copy_of(p: Tensor) -> Tensor:
+    """The parameter in float32, with the attributes that users gave it."""
+    copy = p.detach().to(torch.float32).requires_grad_(p.requires_grad)
+    copy.__dict__ |= p.__dict__
+    return copy
+
+
+def _widened(value: Any) -> Any:
+    """A value of the state with its 16-bit tensors in float32."""
+    if isinstance(value, Tensor):
+        return value.to(torch.float32) if is_16bit(value) else value
+    return [_widened(item) for item in value] if isinstance(value, list) else value
+
+
+def _store_state(computed: dict[str, Any], stored: dict[str, Any], p: Tensor) -> None:
+    """Put a parameter's computed state into what the optimizer stores of it, in its dtypes."""
+    for key in [key for key in stored if key not in computed]:
+        del stored[key]
+    for key, value in computed.items():
+        stored[key] = _narrowed(value, stored.get(key), p, key)
+
+
+def _narrowed(value: Any, before: Any, p: Tensor, key: str) -> Any:
+    """A computed value of the state in the dtype that it was stored in, new ones in that of p."""
+    if isinstance(value, list):
+        dtype = next((x.dtype for x in before or () if isinstance(x, Tensor)), p.dtype)
+        return [x.to(dtype) if _is_computed(x) else x for x in value]
+    if not _is_computed(value):
+        return value
+    if isinstance(before, Tensor) and before.dtype != value.dtype:
+        return before.copy_(value) if before.shape == value.shape else value.to(before.dtype)
+    is_scalar = value.ndim == 0 and p.ndim > 0
+    stays = isinstance(before, Tensor) or key in COUNTERS or is_scalar
+    return value if stays else value.to(p.dtype)
+
+
+def _is_computed(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.float32
