@@ -398,3 +398,10 @@ def test_sqwa_averages_in_high_precision_and_quantizes_once() -> None:
 def test_errors(make: Callable[[], object], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         make()
+
+
+@pytest.mark.parametrize("policy", [Averaging(), EMA(), SWAP()], ids=lambda p: type(p).__name__)
+def test_other_parameters_than_before_are_refused(policy: Policy) -> None:
+    state = policy.update({"w": np.float32([1]), "b": np.float32([1])}, policy.init(), 1)
+    with pytest.raises(ValueError, match="those of the average so far; in one only: b, c"):
+        policy.update({"w": np.float32([1]), "c": np.float32([1])}, state, 2)

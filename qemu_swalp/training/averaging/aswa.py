@@ -38,8 +38,8 @@ def decide(running: float, ahead: float, average: float, accept_ties: bool = Fal
 
 @dataclass(frozen=True)
 class ASWA(Policy):
-    """An equal-weight mean that takes in only what does not harm it, and starts anew from weights
-    that beat it.
+    """An equal-weight mean that adds only iterates which improve its validation score, and restarts
+    from weights whose score is better.
 
     `cycle` is one epoch in the paper, `start` 0. Of the paper the abstract was read, and the
     authors' code (dice-group/dice-embeddings, `dicee/weight_averaging.py`), whose order of
@@ -54,8 +54,8 @@ class ASWA(Policy):
         scored.
     score : function of the parameters by name, called twice for each iterate that is due; needed,
         and no part of `record`.
-    accept_ties : whether an iterate is taken in that leaves the score as it is. In the authors'
-        code it is not.
+    accept_ties : whether an iterate that leaves the score as it is is added. In the authors' code
+        it is not.
 
     `n_averaged` counts from the last restart. The state's `score` is that of the average.
 
@@ -90,12 +90,12 @@ class ASWA(Policy):
     def _score(self, state: AverageState) -> float:
         return float(self.score(self._rule.average(state)))
 
-    def take(self, params: Parameters, state: AverageState) -> AverageState:
-        anew = self._rule.take(params, self._rule.init())
+    def add(self, params: Parameters, state: AverageState) -> AverageState:
+        anew = self._rule.add(params, self._rule.init())
         running = self._score(anew)
         if state.value is None:
             return anew._replace(score=running)
-        ahead = self._rule.take(params, state)
+        ahead = self._rule.add(params, state)
         score, best = self._score(ahead), self._score(state) if state.score is None else state.score
         return {
             "restart": anew._replace(score=running),

@@ -7,14 +7,13 @@ from typing import Any
 
 from ..._util.checks import check_bool
 from ...arrays import Array
-from ..sgd import Parameters
 from ..tensor_rounding import TensorRandomBits, apply
-from .base import AverageState, Policy
+from .base import AverageState, TensorwisePolicy
 
 
 @dataclass(frozen=True)
-class EMA(Policy):
-    """w̄ ← Q(w̄ + (1 - d)·(w - w̄)), begun by the first iterate that is due: it remembers about
+class EMA(TensorwisePolicy):
+    """w̄ ← Q(w̄ + (1 - d)·(w - w̄)), starting at the first iterate that is due: an average over about
     1/(1 - d) iterates.
 
     Parameters
@@ -23,9 +22,9 @@ class EMA(Policy):
     quantizer : Q, applied each time. To nearest it stalls once (1 - d)·|w - w̄| is below half a
         quantum; stochastic rounding does not.
     decay : d, at least 0 and below 1.
-    warmup : whether the n-th update, the first iterate not counted, takes min(d, (1 + n)/(10 + n))
-        for d, as TensorFlow's `ExponentialMovingAverage` does with `num_updates`, so that the first
-        iterates do not linger.
+    warmup : whether the decay of the n-th update after the first iterate is
+        min(d, (1 + n)/(10 + n)), as in TensorFlow's `ExponentialMovingAverage` with `num_updates`,
+        so that the first iterates soon lose their weight.
 
     >>> import numpy as np
     >>> ema = EMA(decay=0.75)
@@ -49,27 +48,10 @@ class EMA(Policy):
             )
         check_bool("warmup", self.warmup)
 
-    def take(self, params: Parameters, state: AverageState) -> AverageState:
-        count = state.n_averaged + 1
-        return AverageState(
-            count,
-            {
-                name: self.include(
-                    weight,
-                    None if state.value is None else state.value[name],
-                    count,
-                    TensorRandomBits(self.seed, tensor, count),
-                )
-                for tensor, (name, weight) in enumerate(params.items())
-            },
-        )
-
     def include(
         self, weight: Array, value: Array | None, count: int, draw: TensorRandomBits
     ) -> Any:
-        """The average of one tensor, this weight, the `count`-th, included; `value` is what it was;
-        None at first.
-        """
+        """The average of one tensor with this weight, the `count`-th; `value` is the one before."""
         if value is None:
             return apply(self.quantizer, 1 * weight, draw, "average")
         decay = min(self.decay, count / (count + 9)) if self.warmup else self.decay

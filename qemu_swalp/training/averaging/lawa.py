@@ -46,7 +46,7 @@ class LAWA(Policy):
         """As `Policy.record`, under the name that checkpoints of version 0.1 have for it."""
         return super().record() | {"policy": "Window"}
 
-    def take(self, params: Parameters, state: AverageState) -> AverageState:
+    def add(self, params: Parameters, state: AverageState) -> AverageState:
         slot = state.n_averaged % self.size
         return AverageState(
             state.n_averaged + 1,

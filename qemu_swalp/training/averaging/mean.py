@@ -7,24 +7,23 @@ from typing import Any
 
 from ...arrays import Array
 from ...formats import Fixed, Format, parse
-from ..sgd import Parameters
 from ..tensor_rounding import TensorRandomBits, apply
-from .base import AverageState, Policy
+from .base import AverageState, TensorwisePolicy
 
 
 @dataclass(frozen=True)
-class Averaging(Policy):
+class Averaging(TensorwisePolicy):
     """The equal-weight mean of iterates: SWALP's, and SWA's (Izmailov et al. 2018, arXiv
     1803.05407).
 
     Parameters
     ----------
     start, cycle, include_start, seed : as in `Policy`.
-    quantizer : format of the average itself, applied to the running mean each time; None keeps a
-        sum in the weights' dtype, which is exact as long as it fits the significand: for 8-bit
-        weights over 2^16 averages in float32.
-    exact : a `Fixed` format that the weights are in: the sum is kept in int64, with no rounding
-        ever (NumPy and CuPy). Weights off its grid raise ValueError.
+    quantizer : format of the average itself, applied to the running mean at each iterate. None
+        keeps a sum in the weights' dtype, which is exact while it fits the significand: in float32,
+        2^16 iterates of 8-bit weights (8 + 16 bits of 24).
+    exact : the `Fixed` format of the weights: their sum is an int64, which is never rounded (NumPy
+        and CuPy). Weights off its grid raise ValueError.
 
     >>> import numpy as np
     >>> averaging = Averaging(start=10, cycle=2)
@@ -52,28 +51,13 @@ class Averaging(Policy):
                     " its own"
                 )
 
-    def take(self, params: Parameters, state: AverageState) -> AverageState:
-        count = state.n_averaged + 1
-        return AverageState(
-            count,
-            {
-                name: self.include(
-                    weight,
-                    None if state.value is None else state.value[name],
-                    count,
-                    TensorRandomBits(self.seed, tensor, count),
-                )
-                for tensor, (name, weight) in enumerate(params.items())
-            },
-        )
-
     def include(
         self, weight: Array, value: Array | None, count: Any, draw: TensorRandomBits
     ) -> Any:
-        """What is kept of one tensor's iterates, this weight, the `count`-th, included.
+        """The running mean, or sum, of one tensor with this weight, the `count`-th.
 
-        `count` is an int or a floating 0-d array; `value` is what was kept before: None, or zeros,
-        for the first.
+        `count` is an int or a floating 0-d array; `value` is the mean, or sum, before: None or
+        zeros before the first.
         """
         before = 0 if value is None else value
         if self.exact is not None:
@@ -87,12 +71,12 @@ class Averaging(Policy):
             return dict(value)
         if self.exact is not None:
             divisor = state.n_averaged * 2.0**self.exact.fraction
-            return {name: (kept / divisor).astype(dtype) for name, kept in value.items()}
-        return {name: kept / state.n_averaged for name, kept in value.items()}
+            return {name: (total / divisor).astype(dtype) for name, total in value.items()}
+        return {name: total / state.n_averaged for name, total in value.items()}
 
 
 def _units(weight: Array, format: Fixed) -> Array:
-    """Fixed-point weights as integers. ValueError where they are not on the grid (NaN never is)."""
+    """Fixed-point weights as integers. ValueError if one is off the grid, as NaN always is."""
     scaled = weight.astype("float64") * 2.0**format.fraction
     if not (scaled % 1 == 0).all():
         raise ValueError(

@@ -52,8 +52,8 @@ class SQWA(Policy):
         """Whether all models are captured."""
         return state.n_averaged >= self.captures
 
-    def take(self, params: Parameters, state: AverageState) -> AverageState:
-        return state if self.complete(state) else Averaging().take(params, state)
+    def add(self, params: Parameters, state: AverageState) -> AverageState:
+        return state if self.complete(state) else Averaging().add(params, state)
 
     def mean(self, state: AverageState, value: dict[str, Array], dtype: str) -> dict[str, Array]:
         return self.requantized(Averaging().mean(state, value, dtype), state.n_averaged)

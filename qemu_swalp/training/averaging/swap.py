@@ -13,7 +13,7 @@ from .mean import Averaging
 
 @dataclass(frozen=True)
 class SWAP(Policy):
-    """The equal-weight mean of what independent workers have averaged, each of its own weights.
+    """The equal-weight mean of the weights of independent workers.
 
     SWAP's phase 1 trains one model with large batches up to a training accuracy; in phase 2 each
     worker refines a copy of its own with small batches; phase 3 averages the copies, and batch-norm
@@ -36,12 +36,14 @@ class SWAP(Policy):
     [1.75]
     """
 
-    def take(self, params: Parameters, state: AverageState) -> AverageState:
-        return Averaging().take(params, state)
+    def add(self, params: Parameters, state: AverageState) -> AverageState:
+        return Averaging().add(params, state)
 
     def merge(self, states: Sequence[AverageState]) -> AverageState:
-        """The state of all workers together. ValueError where one has nothing, or the parameters'
-        names differ.
+        """The state of all workers together.
+
+        ValueError if there is no worker, if one has averaged nothing, or if the names of their
+        parameters differ.
         """
         values = [state.value for state in states if state.value is not None]
         if not values or len(values) < len(states):
@@ -57,7 +59,7 @@ class SWAP(Policy):
                 )
         first, *rest = values
         total = {
-            name: sum((value[name] for value in rest), 1 * kept) for name, kept in first.items()
+            name: sum((value[name] for value in rest), 1 * array) for name, array in first.items()
         }
         return AverageState(sum(state.n_averaged for state in states), total)
 
