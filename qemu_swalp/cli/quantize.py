@@ -27,7 +27,7 @@ from .. import (
 from .._util.extras import FILES, require
 from .._util.tables import table
 from ..formats.base import OVERFLOWS
-from ..ops.quantize import policy_of
+from ..ops.arguments import policy_of
 from .formats import add_load, load, read_format
 from .tensors import SUFFIXES, Tensors, check_suffix, holding, is_floating, open_file, write_file
 

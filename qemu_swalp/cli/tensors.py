@@ -14,7 +14,7 @@ import numpy as np
 from ..arrays import namespace_of
 from ..arrays.dtypes import SOURCE_DTYPES, source_dtype
 from ..formats import Format
-from ..ops.quantize import check_representable
+from ..ops.arguments import check_representable
 from ..storage.safetensors import open_tensors, read_tensor, write_tensors
 
 SUFFIXES = (".npy", ".npz", ".safetensors")

@@ -15,14 +15,14 @@ import numpy as np
 
 from ..arrays.dtypes import SOURCE_DTYPES
 from ..formats import BinadeFormat
-from .plan import Rule
+from ..reference.context import Target
 
 SINGLE = SOURCE_DTYPES["float32"]
 MOST = 126
 """Two numbers below 2^126 add up to one below 2^127."""
 
 
-def limit_of(products: Rule | None, sums: list[Rule], terms: int) -> int | None:
+def limit_of(products: Target | None, sums: list[Target], terms: int) -> int | None:
     """The greatest binade of products with which float32 may do, each partial sum being rounded;
     None: with none.
     """
@@ -42,7 +42,7 @@ def suffices(a: np.ndarray, b: np.ndarray, limit: int) -> bool:
     return bits <= SINGLE.precision and least >= SINGLE.least_exponent and most <= limit
 
 
-def _held(rule: Rule) -> bool:
+def _held(rule: Target) -> bool:
     f: Any = rule.format
     return (
         isinstance(f, BinadeFormat)
@@ -52,17 +52,17 @@ def _held(rule: Rule) -> bool:
     )
 
 
-def _shows(rule: Rule) -> bool:
+def _shows(rule: Target) -> bool:
     precision: int = rule.format.precision  # type: ignore[attr-defined]
     return precision + rule.rounding.random_bits + 2 <= SINGLE.precision
 
 
-def _is_small(rule: Rule) -> bool:
+def _is_small(rule: Target) -> bool:
     f: Any = rule.format
     return bool(max(f.max, -f.min) < 2.0**MOST)
 
 
-def _small_products(rules: list[Rule], terms: int) -> int:
+def _small_products(rules: list[Target], terms: int) -> int:
     """The greatest binade of so many finite products with which all sums stay below 2^126.
 
     A rounding to p bits makes a number at most 1 + u times as large, u = 2^(1 - p), or the least

@@ -16,9 +16,10 @@ import numpy as np
 
 from ..arrays.dtypes import SOURCE_DTYPES
 from ..random_bits import RandomBits
+from ..reference.context import Target
 from . import cpu, structs
 from . import matmul_in_float32 as single
-from .plan import DTYPES, Plan, Rule, plan_of
+from .plan import DTYPES, Plan, plan_of
 
 Shape = tuple[int, ...]
 MASK = 0xFFFFFFFF
@@ -29,14 +30,14 @@ class Rules(NamedTuple):
     `Accumulation`.
     """
 
-    product: Rule | None
-    sum: Rule
-    total: Rule | None
+    product: Target | None
+    sum: Target
+    total: Target | None
     group: int
     chunk: int | None
 
     @property
-    def kinds(self) -> tuple[Rule | None, Rule, Rule | None]:
+    def kinds(self) -> tuple[Target | None, Target, Target | None]:
         return self.product, self.sum, self.total
 
 

@@ -23,8 +23,9 @@ import numpy as np
 
 from ..arrays.dtypes import SOURCE_DTYPES
 from ..formats import Block, Format
+from ..reference.context import Target
 from . import structs
-from .plan import Plan, Rule, plan_of
+from .plan import Plan, plan_of
 from .strides import layout_of
 
 ROLES = ("gradient", "momentum", "accumulator", "weight")
@@ -93,7 +94,7 @@ class Chunks:
 
 @lru_cache(maxsize=4096)
 def chunks_of(
-    shape: tuple[int, ...], dtype: str, rules: tuple[Rule | None, ...], limits: Limits
+    shape: tuple[int, ...], dtype: str, rules: tuple[Target | None, ...], limits: Limits
 ) -> Chunks | None:
     """The chunks of a tensor; None where the roles' blocks do not let it be parted into small
     ones.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,12 +17,14 @@ from ..arrays import numpy_namespace
 from ..arrays.dtypes import SOURCE_DTYPES, SourceDtype
 from ..formats import BinadeFormat, Block, ElementFormat, Format, TableFormat
 from ..formats.binade import binade
-from ..reference import table as tables
+from ..reference.binary32 import bits32
 from ..reference.block_scales import fractional
-from ..reference.division import BINARY32
+from ..reference.context import BINARY32
 from ..reference.element import parts
-from ..reference.nvfp4 import bits32
-from ..rounding import DETERMINISTIC, STOCHASTIC, Rounding
+from ..reference.table import steps_of
+from ..reference.table_stochastic import sign_view_of
+from ..reference.table_values import keys, value_bits
+from ..rounding import DETERMINISTIC, NEAREST, STOCHASTIC, Rounding
 from . import structs
 
 DTYPES = list(SOURCE_DTYPES)
@@ -41,15 +43,6 @@ RULES = (
 BOUND, INFINITY, NAN, LEAST, ZERO = range(5)
 NO_BINADE = 10**6
 """Beyond every binade."""
-NEAREST = Rounding("nearest_even")
-
-
-class Rule(NamedTuple):
-    """How a role is rounded; the dtype holds the format."""
-
-    format: Format
-    policy: str
-    rounding: Rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +157,7 @@ def _scaling(arrays: _Arrays, carrier: SourceDtype, format: Block) -> structs.Sc
     found = structs.Scaling(
         rule=RULES.index(rule),
         even_bits=top - element.quantum_at(top),
-        spreads_nan=format.spreads_nan,
+        spoiled_from=2 if format.spreads_nan else 3,
     )
     if format.powers:
         found.least_power, found.greatest_power = format.powers
@@ -191,11 +184,11 @@ def _fill_table(
     rounding: Rounding,
 ) -> bool:
     wide = carrier.wide()
-    values = tables.value_bits(format, wide)
+    values = value_bits(format, wide)
     found.values, found.count = arrays.pointer(values, "int64"), len(values)
     if rounding.stochastic:
         for name, sign in (("positive", 1), ("negative", -1)):
-            frame = tables.sign_view_of(format, wide, sign)
+            frame = sign_view_of(format, wide, sign)
             if frame.divisors.max() >= 1 << 62:
                 return False
             setattr(
@@ -214,9 +207,9 @@ def _fill_table(
                 ),
             )
     else:
-        found.steps = arrays.pointer(tables.steps_of(format, wide, rounding.mode), "int64")
+        found.steps = arrays.pointer(steps_of(format, wide, rounding.mode), "int64")
     found.random_bits, found.has_negative_zero = rounding.random_bits, format.has_negative_zero
-    found.low, found.high = map(int, tables.keys((format.min, format.max), wide))
+    found.low, found.high = map(int, keys((format.min, format.max), wide))
     found.above, found.below, found.positive_infinity, found.negative_infinity = _ways(
         format, policy, rounding
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from .._util.checks import check_int
 from ..formats import Format
-from .quantize import element_of
+from ..reference.context import element_of
 from .quantizer import Quantizer
 
 PRECISION = 51
@@ -43,7 +43,7 @@ class Accumulation:
 
     >>> str(Accumulation("fp16/nearest_even", chunk=64))
     'fp16/nearest_even; chunk=64'
-    >>> Accumulation.parse("float<8,13>/toward_zero; group=32; chunk=128; total=tf32/nearest_even").chunk
+    >>> Accumulation.parse("float<8,13>/toward_zero; chunk=128; total=tf32/nearest_even").chunk
     128
     """
 
@@ -107,11 +107,11 @@ class Accumulation:
 
     @property
     def rules(self) -> Any:
-        """As the kernels take it."""
-        from ..kernels.matmul_plan import Rules  # late, as `Quantizer.rule`
+        """What the kernels compute by."""
+        from ..kernels.matmul_plan import Rules  # late: other arrays than the kernels' need none
 
-        product, total = (None if q is None else q.rule for q in (self.product, self.of_chunks))
-        return Rules(product, self.sum.rule, total, self.group, self.chunk)
+        product, total = (None if q is None else q.target for q in (self.product, self.of_chunks))
+        return Rules(product, self.sum.target, total, self.group, self.chunk)
 
     def __str__(self) -> str:
         """As `parse` reads it."""

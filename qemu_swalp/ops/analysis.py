@@ -17,10 +17,12 @@ from ..arrays import Array, Namespace, host, namespace_of
 from ..arrays.dtypes import source_dtype
 from ..formats import Format, Overflow, parse
 from ..random_bits import RandomBits
+from ..reference.context import Context, Target
 from ..reference.overflow import MARK
 from ..rounding import Rounding
+from .arguments import as_array
 from .pack import packed_bytes
-from .quantize import as_array, quantize, round_array
+from .quantize import quantize, round_array
 
 CHUNK = 1 << 16
 """Elements taken at a time in float64."""
@@ -158,14 +160,15 @@ def analyze(
     >>> found = analyze([0.3, 2.0, -500.0, 0.0001], "e4m3fn")
     >>> found.count, found.saturated, found.flushed, found.unchanged, found.bits_per_element
     (4, 1, 1, 1, 8.0)
-    >>> f"{found.sqnr_db:.2f} dB, at most {found.max_abs_error} off, {found.mean_error:.2f} on average"
-    '19.66 dB, at most 52.0 off, 13.00 on average'
+    >>> f"{found.sqnr_db:.2f} dB, at most {found.max_abs_error}, {found.mean_error:.2f} on average"
+    '19.66 dB, at most 52.0, 13.00 on average'
     """
     x = as_array(x)
     format, rounding = parse(format), Rounding.parse(rounding)
     result = quantize(x, format, rounding, random=random, overflow=overflow)
     xp = namespace_of(x)
-    marked = round_array(xp, x, source_dtype(xp.dtype(x)), format, MARK, rounding, random)
+    ctx = Context(xp, source_dtype(xp.dtype(x)))
+    marked = round_array(ctx, x, Target(format, MARK, rounding), random)
     before, after, marked = (host("x", a).reshape(-1) for a in (x, result, marked))
     return _figures(before, after, marked, packed_bytes(xp.shape(x), format))
 

@@ -1,4 +1,4 @@
-"""Layer 4: elementary operations rounded once from their exact values (clauses OPS of
+"""Elementary operations rounded once from their exact values (clauses OPS of
 `spec/semantics.md`).
 """
 
@@ -15,10 +15,12 @@ from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import source_dtype
 from ..formats import Format
 from ..random_bits import RandomBits
-from ..reference.round_to_odd import DOUBLE, narrowed, odd_quotient, odd_root, odd_sum, widened
+from ..reference.context import BINARY64, Context
+from ..reference.round_to_odd import narrowed, odd_quotient, odd_root, odd_sum, widened
 from .accumulation import Accumulation, check_element
+from .arguments import as_array, check_like, check_representable
 from .matmul import matmul
-from .quantize import as_array, check_like, check_representable, policy_of, round_array
+from .quantize import round_array
 from .quantizer import Quantizer
 
 
@@ -67,8 +69,10 @@ def add(
 
     >>> import numpy as np
     >>> x = np.float32([256.0, 1.0])
-    >>> add(x, np.float32(1.0), "bf16/nearest_even").tolist(), add(x, np.float32(1.0), "bf16/toward_positive").tolist()
-    ([256.0, 2.0], [258.0, 2.0])
+    >>> add(x, np.float32(1.0), "bf16/nearest_even").tolist()
+    [256.0, 2.0]
+    >>> add(x, np.float32(1.0), "bf16/toward_positive").tolist()
+    [258.0, 2.0]
     """
     return _operate(ADD, quantizer, random, a, b)
 
@@ -131,8 +135,8 @@ def sum(
         columns = xp.transposed(xp.reshape(x, (before, count)))
     else:
         columns = xp.reshape(x, (before, count, after))
-    found = matmul(xp.zeros((1, count), x) + 1, columns, accumulation, random=random)
-    return xp.reshape(found, (*shape[:axis], *((1,) if keepdims else ()), *shape[axis + 1 :]))
+    totals = matmul(xp.zeros((1, count), x) + 1, columns, accumulation, random=random)
+    return xp.reshape(totals, (*shape[:axis], *((1,) if keepdims else ()), *shape[axis + 1 :]))
 
 
 def _operate(
@@ -142,24 +146,21 @@ def _operate(
     *operands: Array,
 ) -> Any:
     """Q of the operation, for arrays that are yet to be checked."""
-    quantizer, given = Quantizer.parse(quantizer), [as_array(x) for x in operands]
+    quantizer, arrays = Quantizer.parse(quantizer), [as_array(x) for x in operands]
     check_element("the quantizer", quantizer)
-    xp, shape = _common(given)
-    carrier = source_dtype(xp.dtype(given[0]))
-    check_representable(quantizer.format, carrier)
+    xp, shape = _common(arrays)
+    ctx = Context(xp, source_dtype(xp.dtype(arrays[0])))
+    check_representable(quantizer.format, ctx.dtype)
     if quantizer.rounding.stochastic and not isinstance(random, RandomBits):
         raise ValueError(
             f"{quantizer} needs random=RandomBits(seed, stream, step), with another stream for"
             f" every operation and another step for every call, got {random!r}"
         )
     with np.errstate(all="ignore"):
-        wide = [xp.broadcast(widened(xp, x, carrier), shape or (1,)) for x in given]
-        value = (operation.near if carrier is DOUBLE else operation.odd)(xp, *wide)
-        format = quantizer.format
-        found = round_array(
-            xp, value, DOUBLE, format, policy_of(format, None), quantizer.rounding, random
-        )
-        return xp.reshape(narrowed(xp, found, carrier), shape)
+        wide = [xp.broadcast(widened(ctx, x), shape or (1,)) for x in arrays]
+        value = (operation.near if ctx.dtype == BINARY64 else operation.odd)(xp, *wide)
+        result = round_array(ctx.of(BINARY64), value, quantizer.target, random)
+        return xp.reshape(narrowed(ctx, result), shape)
 
 
 def _common(operands: Sequence[Array]) -> tuple[Namespace, tuple[int, ...]]:

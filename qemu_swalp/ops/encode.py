@@ -1,30 +1,24 @@
-"""Layer 4: the bits of a value. Encode and decode (clauses COD)."""
+"""The bits of a value: encode and decode (clauses COD)."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 from ..arrays import Array, Namespace, namespace_of
-from ..arrays.dtypes import SourceDtype, source_dtype
-from ..formats import BinadeFormat, Block, Exponent, Format, Overflow, TableFormat, parse
+from ..arrays.dtypes import source_dtype
+from ..formats import Block, Exponent, Format, Overflow, TableFormat, parse
 from ..random_bits import RandomBits
-from ..reference.block_round import round_elements, times_scale, with_nan
-from ..reference.block_scales import Scales, Shared, block_scales, scale_codes, scales_of_codes
-from ..reference.blocks import blocks_shape, over_blocks
-from ..reference.division import NEAREST, Number
-from ..reference.element import round_binade
-from ..reference.table import round_table
-from ..reference.table_codes import table_codes, table_values
-from ..rounding import Rounding
-from .quantize import (
-    as_array,
-    by_chunks,
-    check_random,
-    check_representable,
-    element_of,
-    policy_of,
-    quantize,
-)
+from ..reference.block_codes import block_values, element_codes, shared_by_values
+from ..reference.block_round import round_elements, with_nan
+from ..reference.block_scales import Scales, Shared, block_scales
+from ..reference.blocks import blocks_shape
+from ..reference.codes import binade_bits, codes_of_values
+from ..reference.context import Context, Target, element_of
+from ..reference.scale_codes import scale_codes, scales_of_codes
+from ..reference.table_codes import table_values
+from ..rounding import NEAREST, Rounding
+from .arguments import as_array, check_random, check_representable, policy_of
+from .quantize import by_chunks, quantize
 
 
 class BlockCodes(NamedTuple):
@@ -82,10 +76,15 @@ def encode(
     x = as_array(x)
     xp = namespace_of(x)
     format = parse(format)
-    carrier = _carrier(xp.dtype(x), format)
+    ctx = _context(xp, xp.dtype(x), format)
     shape = xp.shape(x)
     if isinstance(format, Block):
-        return _encode_blocks(xp, x, carrier, format, rounding, random, overflow)
+        policy = policy_of(format, overflow)
+        if rounding is None:
+            return _encode_values(ctx, x, format)
+        target = Target(format, policy, Rounding.parse(rounding))
+        check_random(xp, x, target.rounding, random)
+        return _encode_rounded(ctx, x, format, target, random)
     if rounding is not None:
         x = quantize(x, format, rounding, random=random, overflow=overflow)
     width = code_width(format.bits)
@@ -97,7 +96,7 @@ def encode(
         NEAREST,
         None,
         None,
-        lambda part, words, scales: xp.unsigned(_codes(xp, part, carrier, format), width),
+        lambda part, words, scales: xp.unsigned(codes_of_values(ctx, part, format), width),
     )
     return xp.reshape(codes, shape)
 
@@ -118,122 +117,99 @@ def decode(codes: Array, format: Format | str, dtype: str = "float32") -> Any:
     if isinstance(format, Block):
         return _decode_blocks(codes, format, dtype)
     xp = namespace_of(codes)
-    integers, shape, carrier = _integers(xp, codes, format, dtype)
+    ctx = _context(xp, dtype, format)
+    integers, shape = _integers(ctx, codes)
     element = element_of(format)
     if isinstance(element, TableFormat):
-        bits = table_values(xp, integers, carrier, element)
+        bits = table_values(ctx, integers, element)
     else:
-        bits = _binade_bits(xp, integers, carrier, element, 0)
-    return xp.reshape(xp.floats(xp.cast(bits, carrier.storage), dtype), shape)
+        bits = binade_bits(ctx, integers, element)
+    return xp.reshape(ctx.floats(bits), shape)
 
 
-def _integers(
-    xp: Namespace, codes: Array, format: Format, dtype: str
-) -> tuple[Array, tuple[int, ...], SourceDtype]:
-    """Element codes as integers of the carrier, of at least one dimension; the shape that they had;
-    the carrier.
-    """
+def code_width(bits: int) -> int:
+    """Bits of the least unsigned dtype that has such codes (clause COD-2)."""
+    return next(width for width in (8, 16, 32) if bits <= width)
+
+
+def _context(xp: Namespace, dtype: str, format: Format) -> Context:
+    """For codes of the format, with integers that have their bits."""
+    source = source_dtype(dtype)
+    check_representable(format, source)
+    return Context(xp, source.wide() if element_of(format).bits > 31 else source)
+
+
+def _integers(ctx: Context, codes: Array) -> tuple[Array, tuple[int, ...]]:
+    """Element codes as integers of at least one dimension, and the shape that they had."""
+    xp = ctx.xp
     if "int" not in xp.dtype(codes):
         raise TypeError(f"codes must be an integer array, got dtype {xp.dtype(codes)}")
-    carrier = _carrier(dtype, format)
     shape = xp.shape(codes)
-    return xp.reshape(xp.cast(codes, carrier.width), shape or (1,)), shape, carrier
+    return xp.reshape(xp.cast(codes, ctx.dtype.width), shape or (1,)), shape
 
 
-def _carrier(dtype: str, format: Format) -> SourceDtype:
-    carrier = source_dtype(dtype)
-    check_representable(format, carrier)
-    return carrier.wide() if element_of(format).bits > 31 else carrier
-
-
-def _encode_blocks(
-    xp: Namespace,
-    x: Array,
-    carrier: SourceDtype,
-    format: Block,
-    rounding: Rounding | str | None,
-    random: RandomBits | Array | None,
-    overflow: Overflow | None,
-) -> BlockCodes:
-    shape = xp.shape(x)
-    lifted = xp.reshape(x, shape or (1,))
-    if rounding is None and not format.powers:
+def _encode_values(ctx: Context, x: Array, format: Block) -> BlockCodes:
+    """Codes of an array of values of the format."""
+    xp, shape = ctx.xp, ctx.xp.shape(x)
+    if not format.powers:
         raise ValueError(
             f"the scales of {format} cannot be told from values alone; give the array as it was"
             ' before quantization, and the rounding: encode(x, format, "nearest_even")'
         )
-    policy, mode = policy_of(format, overflow), Rounding.parse(rounding or "nearest_even")
-    if rounding is not None:
-        check_random(xp, x, mode, random)
-    shared = block_scales(xp, lifted, carrier, format)
-    if rounding is None and 0 not in shape:
-        shared = _shared_by_values(xp, lifted, carrier, format, shared)
-    over = shared.scales.over_elements(xp, xp.shape(lifted), format)
-    width, blocks = code_width(format.bits), blocks_shape(shape, format)
-    if rounding is not None:
-        check_representable(format.element, carrier)
-
-    def coded(part: Array, words: Array | None, scales: Scales | None) -> Array:
-        scales = scales or Scales()
-        if rounding is None:
-            return xp.unsigned(_codes(xp, part, carrier, format, scales), width)
-        elements = round_elements(xp, part, carrier, format, policy, mode, words, scales)
-        return xp.unsigned(_element_codes(xp, elements, carrier, format, scales), width)
-
+    lifted, width = xp.reshape(x, shape or (1,)), code_width(format.bits)
+    shared = block_scales(ctx, lifted, format)
     if 0 in shape:
-        codes = xp.unsigned(xp.cast(xp.bits(lifted), 32), width)
-    else:
-        codes = by_chunks(xp, lifted, mode, random, over, coded)
-    scale_width = code_width(format.scale.bits)
-    scales, (_, _, _, zero_point, _) = scale_codes(xp, carrier, format, shared), shared.scales
-    stored = (
-        xp.signed(scales, scale_width)
-        if isinstance(format.scale, Exponent)
-        else xp.unsigned(scales, scale_width)
+        return _block_codes(ctx, _no_codes(xp, x, width), format, shared)
+    shared = shared_by_values(ctx, lifted, format, shared)
+    codes = by_chunks(
+        xp,
+        lifted,
+        NEAREST,
+        None,
+        shared.scales.over_elements(xp, xp.shape(lifted), format),
+        lambda part, words, scales: xp.unsigned(codes_of_values(ctx, part, format, scales), width),
     )
-    return BlockCodes(
-        xp.reshape(codes, shape),
-        xp.reshape(stored, blocks),
-        (
-            None
-            if shared.second is None
-            else xp.reshape(xp.unsigned(shared.second, 32), (1,) * len(shape))
-        ),
-        None if zero_point is None else xp.reshape(xp.unsigned(zero_point, width), blocks),
-    )
+    return _block_codes(ctx, xp.reshape(codes, shape), format, shared)
 
 
-def _shared_by_values(
-    xp: Namespace, x: Array, carrier: SourceDtype, format: Block, shared: Shared
-) -> Shared:
-    """The scales that the rule gives, or one power of two less or more where only that makes all
-    elements of a block values (clause COD-4).
-    """
-    if format.idempotent and format.rule == "floor":
-        return shared
-    found = shared.own.exponent
-    for step in (-1, 2):
-        over = shared.scales._replace(exponent=found).over_elements(xp, xp.shape(x), format)
-        wrong = _differs(xp, x, carrier, format, over)
-        found = found + step * over_blocks(xp, xp.cast(wrong, carrier.width), format)
-    found = xp.clip(found, *(format.powers or (0, 0)))
-    return Shared(shared.scales._replace(exponent=found), Number(found, None))
+def _encode_rounded(
+    ctx: Context, x: Array, format: Block, target: Target, random: RandomBits | Array | None
+) -> BlockCodes:
+    """Codes of an array that is rounded to the format."""
+    xp, shape = ctx.xp, ctx.xp.shape(x)
+    check_representable(format.element, ctx.dtype)
+    lifted, width = xp.reshape(x, shape or (1,)), code_width(format.bits)
+    shared = block_scales(ctx, lifted, format)
+    if 0 in shape:
+        return _block_codes(ctx, _no_codes(xp, x, width), format, shared)
+
+    def codes_of(part: Array, words: Array | None, scales: Scales | None) -> Array:
+        scales = scales or Scales()
+        elements = round_elements(ctx, part, format, target, words, scales)
+        return xp.unsigned(element_codes(ctx, elements, format, scales), width)
+
+    over = shared.scales.over_elements(xp, xp.shape(lifted), format)
+    codes = by_chunks(xp, lifted, target.rounding, random, over, codes_of)
+    return _block_codes(ctx, xp.reshape(codes, shape), format, shared)
 
 
-def _element_codes(
-    xp: Namespace, elements: Array, carrier: SourceDtype, format: Block, scales: Scales
-) -> Array:
-    """Codes of what `round_elements` gave; 0 where the block is NaN."""
-    if scales.nan is not None:
-        elements = xp.floats(xp.where(scales.nan, 0, xp.bits(elements)), carrier.name)
-    if scales.zero_point is None:
-        return _codes(xp, elements, carrier, format.element)
-    _, sig, ulp = carrier.split(xp, elements)
-    n = xp.shift_left(
-        xp.shift_right(sig, xp.clip(0 - ulp, 0, carrier.width - 1)), xp.clip(ulp, 0, format.bits)
-    )
-    codes = scales.zero_point + xp.where(carrier.negative(xp, elements), 0 - n, n)
-    return codes if scales.nan is None else xp.where(scales.nan, 0, codes)
+def _no_codes(xp: Namespace, x: Array, width: int) -> Array:
+    """The codes of an array without elements."""
+    return xp.unsigned(xp.cast(xp.bits(x), 32), width)
+
+
+def _block_codes(ctx: Context, codes: Array, format: Block, shared: Shared) -> BlockCodes:
+    """The element codes, with what the blocks share in its dtypes and shapes."""
+    xp, shape = ctx.xp, ctx.xp.shape(codes)
+    blocks, scale_width = blocks_shape(shape, format), code_width(format.scale.bits)
+    scales = scale_codes(ctx, format, shared)
+    store = xp.signed if isinstance(format.scale, Exponent) else xp.unsigned
+    second, zero_points = shared.global_scale, shared.scales.zero_point
+    if second is not None:
+        second = xp.reshape(xp.unsigned(second, 32), (1,) * len(shape))
+    if zero_points is not None:
+        zero_points = xp.reshape(xp.unsigned(zero_points, code_width(format.bits)), blocks)
+    return BlockCodes(codes, xp.reshape(store(scales, scale_width), blocks), second, zero_points)
 
 
 def _decode_blocks(codes: Any, format: Block, dtype: str) -> Any:
@@ -242,137 +218,38 @@ def _decode_blocks(codes: Any, format: Block, dtype: str) -> Any:
             f"the codes of {format} must be BlockCodes(codes, scales, …), got"
             f" {type(codes).__name__}"
         )
-    given = BlockCodes(*codes)
-    xp = namespace_of(given.codes)
-    integers, shape, carrier = _integers(xp, given.codes, format, dtype)
+    parts = BlockCodes(*codes)
+    xp = namespace_of(parts.codes)
+    ctx = _context(xp, dtype, format)
+    integers, shape = _integers(ctx, parts.codes)
+    _check_parts(xp, parts, format, shape)
+    if 0 in shape:
+        return ctx.floats(integers)
+    lifted = xp.shape(integers)
+    shapes = (blocks_shape(lifted, format), (1,) * len(lifted), blocks_shape(lifted, format))
+    shared = (
+        None if part is None else xp.reshape(xp.cast(part, ctx.dtype.width), lengths)
+        for part, lengths in zip(parts[1:], shapes, strict=True)
+    )
+    scales = scales_of_codes(ctx, format, *shared).over_elements(xp, lifted, format)
+    values = block_values(ctx, integers, format, scales)
+    return xp.reshape(with_nan(ctx, values, scales.nan), shape)
+
+
+def _check_parts(xp: Namespace, parts: BlockCodes, format: Block, shape: tuple[int, ...]) -> None:
+    """ValueError unless the codes have the parts of the format, in the shapes of its blocks."""
     blocks = blocks_shape(shape, format)
-    parts = {
+    expected = {
         "scales": (blocks, True),
         "second": ((1,) * len(shape), format.second is not None),
         "zero_points": (blocks, format.rule == "minmax"),
     }
-    for name, (expected, needed) in parts.items():
-        part = getattr(given, name)
+    for name, (lengths, needed) in expected.items():
+        part = getattr(parts, name)
         if (part is not None) != needed:
             raise ValueError(f"the codes of {format} {'lack' if needed else 'have no'} {name}")
-        if needed and xp.shape(part) != expected:
+        if needed and xp.shape(part) != lengths:
             raise ValueError(
-                f"codes of shape {shape} in {format} have {name} of shape {expected}, "
+                f"codes of shape {shape} in {format} have {name} of shape {lengths}, "
                 f"got {xp.shape(part)}"
             )
-    if 0 in shape:
-        return xp.floats(xp.cast(integers, carrier.storage), dtype)
-    lifted = xp.shape(integers)
-    shared = [
-        (
-            None
-            if part is None
-            else xp.reshape(
-                xp.cast(part, carrier.width),
-                (1,) * len(lifted) if name == "second" else blocks_shape(lifted, format),
-            )
-        )
-        for name, part in zip(("scales", "second", "zero_points"), given[1:], strict=True)
-    ]
-    scales = scales_of_codes(xp, carrier, format, *shared).over_elements(xp, lifted, format)
-    if format.powers:
-        values = xp.floats(
-            xp.cast(
-                _binade_bits(xp, integers, carrier, format.element, scales.exponent),
-                carrier.storage,
-            ),
-            dtype,
-        )
-    else:
-        bits = _binade_bits(xp, integers, carrier, format.element, 0)
-        if scales.zero_point is not None:
-            n = (integers & ((1 << format.bits) - 1)) - scales.zero_point
-            exponent, fraction = carrier.normalize(xp, xp.abs(n))
-            bits = xp.where(n == 0, 0, carrier.join(xp, exponent, fraction))
-            bits = xp.where(n < 0, bits | -(1 << (carrier.storage - 1)), bits)
-        elements = xp.floats(xp.cast(bits, carrier.storage), dtype)
-        values = times_scale(xp, elements, carrier, format, scales.number)
-    return xp.reshape(with_nan(xp, values, carrier, scales.nan), shape)
-
-
-def code_width(bits: int) -> int:
-    """Bits of the least unsigned dtype that holds such codes (clause COD-2)."""
-    return next(width for width in (8, 16, 32) if bits <= width)
-
-
-def _codes(
-    xp: Namespace, x: Array, carrier: SourceDtype, format: Format, scales: Scales | None = None
-) -> Array:
-    """Codes of an array of values, whose blocks have these scales (powers of two)."""
-    scales = scales or Scales()
-    if xp.concrete(x) and xp.any(_differs(xp, x, carrier, format, scales)):
-        raise ValueError(
-            f"encode needs values of {format}, and some elements are not (NaN counts where the"
-            " format has "
-            f'none); quantize first: encode(quantize(x, "{format}"), "{format}")'
-        )
-    element = element_of(format)
-    if isinstance(element, TableFormat):
-        return table_codes(xp, x, carrier, element)
-    codes = _binade_codes(xp, x, carrier, element, scales.exponent)
-    return codes if scales.nan is None else xp.where(scales.nan, 0, codes)
-
-
-def _differs(
-    xp: Namespace, x: Array, carrier: SourceDtype, format: Format, scales: Scales
-) -> Array:
-    """Mask of the elements that are no values of the format, whose blocks have these scales."""
-    element = element_of(format)
-    mode = Rounding("toward_zero")
-    policy = "infinity" if element.has_infinity else "saturate"
-    if isinstance(element, TableFormat):
-        kept = round_table(xp, x, carrier, element, policy, mode, None)
-    else:
-        kept = round_binade(xp, x, carrier, element, policy, mode, None, scales.exponent)
-    magnitude = xp.cast(xp.bits(x), carrier.width) & ((1 << (carrier.storage - 1)) - 1)
-    nan = magnitude > carrier.infinity
-    sign_of_zero = (magnitude == 0) & (
-        xp.bits(kept) == 0
-    )  # -0 has the code of 0 where the format has no -0
-    differs = (xp.bits(kept) != xp.bits(x)) & ~sign_of_zero
-    if not element.has_nan:
-        differs = differs | nan
-    return differs if scales.nan is None else (differs & ~scales.nan) | (scales.nan & ~nan)
-
-
-def _binade_codes(
-    xp: Namespace, x: Array, carrier: SourceDtype, format: BinadeFormat, scale: Array
-) -> Array:
-    magnitude, sig, ulp = carrier.split(xp, x)
-    negative = carrier.negative(xp, x)
-    ulp = ulp - scale
-    exponent = carrier.normalize(xp, sig)[0] + ulp
-    shift = format.quantum(exponent, xp) - ulp + 0 * sig
-    most = carrier.width - 1
-    down, up = xp.clip(shift, 0, most), xp.clip(0 - shift, 0, most)
-    n = xp.where(shift >= 0, xp.shift_right(sig, down), xp.shift_left(sig, up))
-    if not format.has_negative_zero:
-        negative = negative & (n != 0)
-    codes = format.encode_parts(negative, n, exponent, xp)
-    if format.infinity_code is not None:
-        sign = format.signed << (format.bits - 1)
-        infinity = xp.where(negative, format.infinity_code + sign, codes * 0 + format.infinity_code)
-        codes = xp.where(magnitude == carrier.infinity, infinity, codes)
-    if format.nan_code is not None:
-        codes = xp.where(magnitude > carrier.infinity, format.nan_code, codes)
-    return codes
-
-
-def _binade_bits(
-    xp: Namespace, codes: Array, carrier: SourceDtype, format: BinadeFormat, scale: Array
-) -> Array:
-    negative, n, q = format.decode_parts(codes, xp)
-    exponent, fraction = carrier.normalize(xp, n)
-    bits = xp.where(n == 0, 0, carrier.join(xp, exponent + q + scale, fraction))
-    infinite, nan = format.special_codes(codes, xp)
-    if infinite is not None:
-        bits = xp.where(infinite, carrier.infinity, bits)
-    if nan is not None:
-        bits = xp.where(nan, carrier.nan, bits)
-        negative = negative & ~nan
-    return xp.where(negative, bits | -(1 << (carrier.storage - 1)), bits)

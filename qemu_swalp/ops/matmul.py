@@ -1,4 +1,4 @@
-"""Layer 4: matrix products with every partial sum rounded (clauses SUM of `spec/semantics.md`)."""
+"""Matrix products with every partial sum rounded (clauses SUM of `spec/semantics.md`)."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from .. import kernels
 from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import source_dtype
 from ..random_bits import PRODUCT, SUM, TOTAL, RandomBits
-from ..reference.round_to_odd import DOUBLE, narrowed, odd_sum, widened
+from ..reference.context import BINARY64, Context
+from ..reference.round_to_odd import narrowed, odd_sum, widened
 from .accumulation import MOST_TERMS, Accumulation
-from .quantize import as_array, check_like, check_representable, policy_of, round_array
+from .arguments import as_array, check_like, check_representable
+from .quantize import round_array
 from .quantizer import Quantizer
 
 
@@ -56,12 +58,12 @@ def matmul(
     """
     a, b = as_array(a), as_array(b)
     xp, accumulation = namespace_of(a), Accumulation.parse(accumulation)
-    carrier, shape = source_dtype(xp.dtype(a)), _shape(xp, a, b)
+    ctx, shape = Context(xp, source_dtype(xp.dtype(a))), _shape(xp, a, b)
     for quantizer in (accumulation.sum, accumulation.of_chunks):
         if quantizer is not None:
-            check_representable(quantizer.format, carrier)
+            check_representable(quantizer.format, ctx.dtype)
     if accumulation.product is not None:
-        check_representable(accumulation.product.format, DOUBLE)
+        check_representable(accumulation.product.format, BINARY64)
     if not accumulation.stochastic:
         random = None
     elif isinstance(random, RandomBits):
@@ -73,12 +75,12 @@ def matmul(
         )
     if math.prod(shape) == 0 or xp.shape(a)[-1] == 0:
         return xp.zeros(shape, a)
-    found = kernels.matmul(xp, a, b, accumulation.rules, random)
-    if found is not None:
-        return found
+    result = kernels.matmul(xp, a, b, accumulation.rules, random)
+    if result is not None:
+        return result
     with np.errstate(all="ignore"):
-        a, b = widened(xp, a, carrier), widened(xp, b, carrier)
-        return narrowed(xp, _summed(xp, a, b, accumulation, random), carrier)
+        a, b = widened(ctx, a), widened(ctx, b)
+        return narrowed(ctx, _accumulated(xp, a, b, accumulation, random))
 
 
 def _shape(xp: Namespace, a: Array, b: Array) -> tuple[int, ...]:
@@ -98,17 +100,16 @@ def _shape(xp: Namespace, a: Array, b: Array) -> tuple[int, ...]:
     return (*leading, m[-2], n[-1])
 
 
-def _summed(
+def _accumulated(
     xp: Namespace, a: Array, b: Array, accumulation: Accumulation, random: RandomBits | None
 ) -> Array:
-    """The array program, in float64."""
+    """The reference implementation, in float64."""
     terms, group, sums = xp.shape(a)[-1], accumulation.group, 0
     chunk, of_chunks = accumulation.chunk or terms, accumulation.of_chunks
 
     def rounded(x: Array, quantizer: Quantizer, kind: int, number: int) -> Array:
         bits = None if random is None else replace(random, part=(number, kind))
-        policy = policy_of(quantizer.format, None)
-        return round_array(xp, x, DOUBLE, quantizer.format, policy, quantizer.rounding, bits)
+        return round_array(Context(xp, BINARY64), x, quantizer.target, bits)
 
     total = partial = None
     for start in range(0, terms, chunk):

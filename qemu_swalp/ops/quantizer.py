@@ -1,4 +1,4 @@
-"""Layer 4: a format together with a rounding mode."""
+"""A format together with a rounding mode."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Any
 from ..arrays import Array
 from ..formats import Format, parse
 from ..random_bits import RandomBits
+from ..reference.context import Target
 from ..rounding import Rounding
-from .quantize import policy_of, quantize
+from .arguments import policy_of
+from .quantize import quantize
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,9 @@ class Quantizer:
         return True
 
     @property
-    def rule(self) -> Any:
-        """As the kernels take it."""
-        from ..kernels.plan import Rule  # late: arrays that the kernels do not take need none of it
-
-        return Rule(self.format, policy_of(self.format, None), self.rounding)
+    def target(self) -> Target:
+        """What it rounds to, for the functions that compute."""
+        return Target(self.format, policy_of(self.format, None), self.rounding)
 
     def __str__(self) -> str:
         return f"{self.format}/{self.rounding}"

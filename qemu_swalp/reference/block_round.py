@@ -2,124 +2,94 @@
 
 from __future__ import annotations
 
-from ..arrays import Array, Namespace
-from ..arrays.dtypes import SourceDtype
+from ..arrays import Array
 from ..formats import Block
 from ..formats.scale import VENDOR_RULES
-from ..rounding import Rounding
+from ..rounding import Choice
+from .binary32 import multiply32, number32, to_binary32
 from .block_scales import Scales, integers
-from .division import BINARY32, Number, multiply32, number, number32, pack, product, round_quotient
+from .context import BINARY32, Context, Magnitude, Target
+from .division import Number, number, pack, product, round_quotient
 from .element import Rounded, finish, round_binade, round_magnitude
-from .nvfp4 import to_binary32
 from .overflow import MARK
 
 
 def round_scaled(
-    xp: Namespace,
-    x: Array,
-    carrier: SourceDtype,
-    format: Block,
-    overflow: str,
-    rounding: Rounding,
-    words: Array | None,
-    scales: Scales,
+    ctx: Context, x: Array, format: Block, target: Target, words: Array | None, scales: Scales
 ) -> Array:
-    """x rounded to the format, whose scales broadcast to x's shape."""
+    """x rounded to the format, which is the target's; its scales broadcast to x's shape."""
     if format.powers:
-        rounded = round_binade(
-            xp, x, carrier, format.element, overflow, rounding, words, scales.exponent
-        )
+        rounded = round_binade(ctx, x, format.element, target, words, scales.exponent)
     else:
-        elements = round_elements(xp, x, carrier, format, overflow, rounding, words, scales)
-        rounded = times_scale(xp, elements, carrier, format, scales.number)
-    return with_nan(xp, rounded, carrier, scales.nan)
+        elements = round_elements(ctx, x, format, target, words, scales)
+        rounded = times_scale(ctx, elements, format, scales.number)
+    return with_nan(ctx, rounded, scales.nan)
 
 
-def with_nan(xp: Namespace, values: Array, carrier: SourceDtype, nan: Array | None) -> Array:
+def with_nan(ctx: Context, values: Array, nan: Array | None) -> Array:
     """The values, NaN where the mask holds."""
     if nan is None:
         return values
-    return xp.floats(
-        xp.where(nan, carrier.infinity + (1 << (carrier.mantissa - 1)), xp.bits(values)),
-        carrier.name,
-    )
+    xp, dtype = ctx
+    return xp.floats(xp.where(nan, dtype.nan, xp.bits(values)), dtype.name)
 
 
 def round_elements(
-    xp: Namespace,
-    x: Array,
-    carrier: SourceDtype,
-    format: Block,
-    overflow: str,
-    rounding: Rounding,
-    words: Array | None,
-    scales: Scales,
+    ctx: Context, x: Array, format: Block, target: Target, words: Array | None, scales: Scales
 ) -> Array:
     """x divided by the scale and rounded to the element format (less the zero point), in the dtype
     of x.
     """
-    magnitude, sig, ulp = carrier.split(xp, x)
-    negative = carrier.negative(xp, x)
+    magnitude, negative = ctx.magnitude_bits(x), ctx.negative(x)
+    choice = Choice(target.rounding, negative, words)
     element = format.element
     if format.powers:
-        rounded = round_magnitude(
-            xp, carrier, element, rounding, sig, ulp - scales.exponent, negative, words
-        )
+        sig, ulp = ctx.split(magnitude)
+        scaled = Magnitude(sig, ulp - scales.exponent)
+        rounded = round_magnitude(ctx, element, scaled, choice)
     elif scales.inverse is not None:
-        scaled = multiply32(xp, to_binary32(xp, carrier, magnitude), scales.inverse)
-        parts = BINARY32.split_magnitude(xp, scaled)
-        rounded = round_magnitude(xp, carrier, element, rounding, *parts, negative, words)
+        single = multiply32(ctx.xp, to_binary32(ctx, magnitude), scales.inverse)
+        scaled = ctx.of(BINARY32).split(single)
+        rounded = round_magnitude(ctx, element, scaled, choice)
     else:
-        rounded = round_quotient(
-            xp, carrier, element, rounding, sig, ulp, scales.number, negative, words
-        )
+        rounded = round_quotient(ctx, element, ctx.split(magnitude), scales.number, choice)
     if scales.zero_point is None:
-        return round_binade(xp, x, carrier, element, overflow, rounding, words, rounded=rounded)
-    return _round_affine(
-        xp, x, carrier, int(element.max), overflow, scales.zero_point, magnitude, negative, rounded
-    )
+        return round_binade(ctx, x, element, target, rounded=rounded)
+    return _round_affine(ctx, x, target, scales.zero_point, rounded)
 
 
 def _round_affine(
-    xp: Namespace,
-    x: Array,
-    carrier: SourceDtype,
-    most: int,
-    overflow: str,
-    zero_point: Array,
-    magnitude: Array,
-    negative: Array,
-    rounded: Rounded,
+    ctx: Context, x: Array, target: Target, zero_point: Array, rounded: Rounded
 ) -> Array:
-    """Integers from -zero_point to most - zero_point (clause BLK-10)."""
+    """Integers from -zero_point to the element's max - zero_point (clause BLK-10)."""
+    xp, dtype = ctx
+    magnitude, negative = ctx.magnitude_bits(x), ctx.negative(x)
+    most = int(target.element.max)
     bound = xp.where(negative, zero_point, most - zero_point) + 0 * magnitude
-    n = integers(xp, carrier, rounded)
-    beyond = (n > bound) | (magnitude == carrier.infinity)
+    n = integers(ctx, rounded)
+    beyond = (n > bound) | (magnitude == dtype.infinity)
     n = xp.where(beyond, bound, n)
-    exponent, fraction = carrier.normalize(xp, n)
-    bits = xp.where(n == 0, 0, carrier.join(xp, exponent, fraction))
-    bits = xp.where(negative & (n != 0), bits | -(1 << (carrier.storage - 1)), bits)
-    if overflow == MARK:
-        bits = xp.where(beyond, carrier.nan, bits)
-    return finish(xp, x, carrier, magnitude, bits)
+    bits = xp.where(n == 0, 0, ctx.join(*ctx.normalize(n)))
+    bits = ctx.signed(bits, negative & (n != 0))
+    if target.policy == MARK:
+        bits = xp.where(beyond, dtype.nan, bits)
+    return finish(ctx, x, magnitude, bits)
 
 
-def times_scale(
-    xp: Namespace, elements: Array, carrier: SourceDtype, format: Block, scale: Number
-) -> Array:
-    """Element values times scales that are no powers of two: rounded once to the dtype (by the
-    published rules to float32 first), the greatest finite number beyond its range.
+def times_scale(ctx: Context, elements: Array, format: Block, scale: Number) -> Array:
+    """Element values times scales that are no powers of two: rounded once to the dtype (by vendor
+    rules to float32 first), the greatest finite number beyond its range.
     """
-    magnitude, sig, ulp = carrier.split(xp, elements)
-    factor = number(xp, carrier, sig, ulp)
-    if format.rule in VENDOR_RULES and carrier.name != "float32":
-        bits = product(xp, BINARY32, factor, scale)
-        found = number32(xp, bits)
-        narrow = pack(xp, carrier, found.significand, found.exponent - 23, 23 + 0 * bits)
+    xp, dtype = ctx
+    magnitude = ctx.magnitude_bits(elements)
+    factor = number(ctx, ctx.split(magnitude))
+    if format.rule in VENDOR_RULES and dtype.name != "float32":
+        bits = product(ctx.of(BINARY32), factor, scale)
+        exponent, significand = number32(xp, bits)
+        narrow = pack(ctx, Magnitude(significand, exponent - 23), 23 + 0 * bits)
         bits = xp.where(bits == 0, 0, narrow)
     else:
-        bits = product(xp, carrier, factor, scale)
-    bits = xp.where(magnitude == 0, 0, xp.minimum(bits, carrier.infinity - 1))
-    bits = xp.where(magnitude >= carrier.infinity, magnitude, bits)
-    bits = xp.where(carrier.negative(xp, elements), bits | -(1 << (carrier.storage - 1)), bits)
-    return xp.floats(xp.cast(bits, carrier.storage), carrier.name)
+        bits = product(ctx, factor, scale)
+    bits = xp.where(magnitude == 0, 0, xp.minimum(bits, dtype.infinity - 1))
+    bits = xp.where(magnitude >= dtype.infinity, magnitude, bits)
+    return ctx.floats(ctx.signed(bits, ctx.negative(elements)))

@@ -13,36 +13,37 @@ from ..arrays import Array, Namespace
 from ..arrays.dtypes import SourceDtype
 from ..formats import BinadeFormat
 from ..formats.binade import binade
-from ..rounding import Rounding, rounds_up
-from .overflow import MARK, overflow_result
+from ..rounding import Choice, rounds_up
+from .context import Context, Magnitude, Target
+from .overflow import MARK, OutOfRange, overflow_result
 
 Rounded = tuple[Array, Array, Array]
 """(binade, fraction, whether it is zero) of rounded magnitudes, before the range check."""
 
 
 def round_binade(
-    xp: Namespace,
+    ctx: Context,
     x: Array,
-    carrier: SourceDtype,
     format: BinadeFormat,
-    overflow: str,
-    rounding: Rounding,
-    words: Array | None,
+    target: Target,
+    words: Array | None = None,
     scale: Array | int = 0,
     rounded: Rounded | None = None,
 ) -> Array:
     """x/2^scale rounded to the format, times 2^scale.
 
-    words : int32 random words of x's shape, for stochastic modes. scale : integers that broadcast
-        to x's shape.
+    format : of the elements, where the target's is a block format. words : int32 random words of
+        x's shape, for stochastic modes. scale : integers that broadcast to x's shape.
     rounded : what the magnitudes of x/2^scale round to, where that is known (as under another
         scale).
     """
-    magnitude, sig, ulp = carrier.split(xp, x)
-    negative = carrier.negative(xp, x)
-    infinite = magnitude == carrier.infinity
+    xp, dtype = ctx
+    magnitude, negative = ctx.magnitude_bits(x), ctx.negative(x)
+    infinite = magnitude == dtype.infinity
     if rounded is None:
-        rounded = round_magnitude(xp, carrier, format, rounding, sig, ulp - scale, negative, words)
+        sig, ulp = ctx.split(magnitude)
+        choice = Choice(target.rounding, negative, words)
+        rounded = round_magnitude(ctx, format, Magnitude(sig, ulp - scale), choice)
     exponent, fraction, zero = rounded
     zero = zero & ~infinite
 
@@ -50,37 +51,35 @@ def round_binade(
         least = binade(format.min_positive)  # a power of two in every format without zero
         fraction = xp.where(exponent < least, 0, fraction)
         exponent = xp.maximum(exponent, least)
-    bound_exponent, bound_fraction = _bounds(xp, carrier, format, negative, exponent)
+    bound_exponent, bound_fraction = _bounds(ctx, format, negative, exponent)
     beyond = (exponent > bound_exponent) | (
         (exponent == bound_exponent) & (fraction > bound_fraction)
     )
     over = infinite | (beyond & ~zero)
     exponent = xp.where(over, bound_exponent, exponent)
     fraction = xp.where(over, bound_fraction, fraction)
-    bits = xp.where(zero, 0, carrier.join(xp, exponent + scale, fraction))
+    bits = xp.where(zero, 0, ctx.join(exponent + scale, fraction))
 
     below = negative if format.signed else negative & ~zero
-    least_bits = (
-        0 if format.has_zero else carrier.join(xp, 0 * exponent + least + scale, 0 * fraction)
-    )
+    least_bits = 0 if format.has_zero else ctx.join(0 * exponent + least + scale, 0 * fraction)
     if not format.signed:
         over = over | below
         bits = xp.where(below, least_bits, bits)
     if not format.has_zero:
         bits = xp.where(zero, least_bits, bits)
-    bits = overflow_result(xp, carrier, format, overflow, rounding, bits, below, over, infinite)
-    if not format.has_zero and overflow in ("infinity", "nan", MARK):  # clause FMT-9
-        bits = xp.where(zero if format.signed else zero | negative, carrier.nan, bits)
+    bits = overflow_result(ctx, target, bits, OutOfRange(over, below, infinite))
+    if not format.has_zero and target.policy in ("infinity", "nan", MARK):  # clause FMT-9
+        bits = xp.where(zero if format.signed else zero | negative, dtype.nan, bits)
     if format.signed:
-        signed = negative if format.has_negative_zero else negative & ~zero
-        bits = xp.where(signed, bits | -(1 << (carrier.storage - 1)), bits)
-    return finish(xp, x, carrier, magnitude, bits)
+        bits = ctx.signed(bits, negative if format.has_negative_zero else negative & ~zero)
+    return finish(ctx, x, magnitude, bits)
 
 
-def finish(xp: Namespace, x: Array, carrier: SourceDtype, magnitude: Array, bits: Array) -> Array:
+def finish(ctx: Context, x: Array, magnitude: Array, bits: Array) -> Array:
     """The array with these bits, NaN where x is NaN (clause RND-9)."""
-    result = xp.cast(bits, carrier.storage)
-    return xp.floats(xp.where(magnitude > carrier.infinity, xp.bits(x), result), carrier.name)
+    xp, dtype = ctx
+    result = xp.cast(bits, dtype.storage)
+    return xp.floats(xp.where(magnitude > dtype.infinity, xp.bits(x), result), dtype.name)
 
 
 def fraction_words(xp: Namespace, sig: Array, shift: Array, width: int) -> tuple[Array, Array]:
@@ -99,87 +98,61 @@ def fraction_words(xp: Namespace, sig: Array, shift: Array, width: int) -> tuple
     return xp.where(inside, left, right), xp.where(inside, 0, rest)
 
 
-def aligned(xp: Namespace, words: Array | None, width: int) -> Array | None:
-    """32-bit random words in the top bits of integers of `width`."""
-    return words if words is None or width == 32 else xp.shift_left(xp.cast(words, 64), 32)
-
-
 def round_magnitude(
-    xp: Namespace,
-    carrier: SourceDtype,
-    format: BinadeFormat,
-    rounding: Rounding,
-    sig: Array,
-    ulp: Array,
-    negative: Array,
-    words: Array | None,
+    ctx: Context, format: BinadeFormat, magnitude: Magnitude, choice: Choice
 ) -> Rounded:
-    """sig·2^ulp rounded to a multiple of its quantum; sig has at most as many bits as
-    `SourceDtype.normalize` takes.
+    """A magnitude rounded to a multiple of its quantum; sig has at most as many bits as
+    `Context.normalize` takes.
     """
-    lead, _ = carrier.normalize(xp, sig)
-    q = xp.maximum(ulp, format.quantum(lead + ulp, xp))
-    n = round_to_multiple(
-        xp,
-        carrier,
-        rounding,
-        sig,
-        ulp,
-        q,
-        negative,
-        words,
-        lambda n: format.parity(n, lead + ulp, xp),
-    )
-    exponent, fraction = carrier.normalize(xp, n)
+    sig, ulp = magnitude
+    lead, _ = ctx.normalize(sig)
+    q = ctx.xp.maximum(ulp, format.quantum(lead + ulp, ctx.xp))
+    n = round_to_multiple(ctx, magnitude, q, choice, lambda n: format.parity(n, lead + ulp, ctx.xp))
+    exponent, fraction = ctx.normalize(n)
     return exponent + q, fraction, n == 0
 
 
 def round_to_multiple(
-    xp: Namespace,
-    carrier: SourceDtype,
-    rounding: Rounding,
-    sig: Array,
-    ulp: Array,
+    ctx: Context,
+    magnitude: Magnitude,
     q: Array,
-    negative: Array,
-    words: Array | None,
+    choice: Choice,
     parity: Callable[[Array], Array] = lambda n: n & 1,
 ) -> Array:
     """n where sig·2^ulp rounds to n·2^q, q ≥ ulp. parity: of the candidate toward zero (clause
     RND-5).
     """
-    width = carrier.width
+    xp, width = ctx.xp, ctx.dtype.width
+    sig, ulp = magnitude
     shift = xp.minimum(q - ulp, 2 * width - 1)
     n = xp.shift_right(sig, xp.minimum(shift, width - 1))
-    high, low = fraction_words(xp, sig, shift, width)
-    away = rounds_up(xp, rounding, high, low, parity(n), negative, aligned(xp, words, width))
-    return n + xp.cast(away, width)
+    return n + xp.cast(
+        rounds_up(xp, choice, *fraction_words(xp, sig, shift, width), parity(n)), width
+    )
 
 
 def _bounds(
-    xp: Namespace, carrier: SourceDtype, format: BinadeFormat, negative: Array, like: Array
+    ctx: Context, format: BinadeFormat, negative: Array, like: Array
 ) -> tuple[Array | int, Array | int]:
     """(binade, fraction) of the greatest magnitude of each element's sign."""
-    top, bottom = (
-        parts(carrier, format.max),
-        parts(carrier, -format.min if format.signed else format.max),
-    )
+    top = parts(ctx.dtype, format.max)
+    bottom = parts(ctx.dtype, -format.min if format.signed else format.max)
     if top == bottom:
         return like * 0 + top[0], like * 0 + top[1]
     return (
-        xp.where(negative, like * 0 + bottom[0], top[0]),
-        xp.where(negative, like * 0 + bottom[1], top[1]),
+        ctx.xp.where(negative, like * 0 + bottom[0], top[0]),
+        ctx.xp.where(negative, like * 0 + bottom[1], top[1]),
     )
 
 
-def parts(carrier: SourceDtype, value: float) -> tuple[int, int]:
-    """(binade, fraction) of a number, as `SourceDtype.normalize` gives them."""
+def parts(dtype: SourceDtype, value: float) -> tuple[int, int]:
+    """(binade, fraction) of a number, as `Context.normalize` gives them."""
     e = binade(value)
     numerator, denominator = value.as_integer_ratio()
-    scale = carrier.significand - e
+    scale = dtype.significand - e
     units = (
         (numerator << max(scale, 0)) // denominator
         if scale >= 0
         else numerator // (denominator << -scale)
     )
-    return e, units - (1 << carrier.significand)
+    return e, units - (1 << dtype.significand)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ..arrays import Array, Namespace
-from ..arrays.dtypes import SourceDtype
-from ..formats import ElementFormat
-from ..rounding import Rounding
+from typing import NamedTuple
+
+from ..arrays import Array
+from .context import Context, Target
 
 MARK = "mark"
 """A policy for this package alone: what is out of range becomes NaN, in every format and mode, so
@@ -13,38 +13,39 @@ as to be counted.
 """
 
 
-def overflow_result(
-    xp: Namespace,
-    carrier: SourceDtype,
-    format: ElementFormat,
-    overflow: str,
-    rounding: Rounding,
-    bits: Array,
-    below: Array,
-    beyond: Array,
-    infinite: Array,
-) -> Array:
-    """Magnitude bits, with those of infinity or NaN where the policy has it so.
+class OutOfRange(NamedTuple):
+    """Masks of elements."""
 
-    bits : where saturation leads. beyond : mask of the elements out of range; below : of those at
-        its lower end.
-    infinite : mask of the infinite elements, which are out of range.
+    beyond: Array
+    """Out of range."""
+    below: Array
+    """Of those, the ones at the lower end."""
+    infinite: Array
+    """Of those, the infinities."""
+
+
+def overflow_result(ctx: Context, target: Target, bits: Array, masks: OutOfRange) -> Array:
+    """Magnitude bits, with those of infinity or NaN where the policy asks for them.
+
+    bits : what saturation gives.
     """
-    if overflow == "saturate":
+    (xp, dtype), element = ctx, target.element
+    beyond, below, infinite = masks
+    if target.policy == "saturate":
         return bits
-    if overflow == MARK:
-        return xp.where(beyond, carrier.nan, bits)
-    one_sided = format.min >= 0
-    if overflow == "propagate":
-        if not format.has_infinity:
-            return xp.where(infinite, carrier.nan, bits)
-        return xp.where(infinite & ~below if one_sided else infinite, carrier.infinity, bits)
-    escaped = beyond
-    if format.stays_in_range(rounding.mode, overflow, above=True):
-        escaped = escaped & (below | infinite)
-    if format.stays_in_range(rounding.mode, overflow, above=False):
-        escaped = escaped & (~below | infinite)
-    if overflow == "nan":
-        return xp.where(escaped, carrier.nan, bits)
-    bits = xp.where(escaped, carrier.infinity, bits)
-    return xp.where(escaped & below, carrier.nan, bits) if one_sided else bits
+    if target.policy == MARK:
+        return xp.where(beyond, dtype.nan, bits)
+    one_sided = element.min >= 0
+    if target.policy == "propagate":
+        if not element.has_infinity:
+            return xp.where(infinite, dtype.nan, bits)
+        return xp.where(infinite & ~below if one_sided else infinite, dtype.infinity, bits)
+    leaves = beyond
+    if element.stays_in_range(target.rounding.mode, target.policy, above=True):
+        leaves = leaves & (below | infinite)
+    if element.stays_in_range(target.rounding.mode, target.policy, above=False):
+        leaves = leaves & (~below | infinite)
+    if target.policy == "nan":
+        return xp.where(leaves, dtype.nan, bits)
+    bits = xp.where(leaves, dtype.infinity, bits)
+    return xp.where(leaves & below, dtype.nan, bits) if one_sided else bits

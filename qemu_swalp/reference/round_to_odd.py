@@ -1,4 +1,4 @@
-"""Layer 4: sums, quotients and roots rounded to odd in float64 (clause SUM-3 of
+"""Sums, quotients and roots rounded to odd in float64 (clause SUM-3 of
 `spec/semantics.md`).
 
 A rounding to fewer bits then gives what it would give of the exact number: Boldo and Melquiond,
@@ -9,34 +9,36 @@ harm: the products here are exact.
 from __future__ import annotations
 
 from ..arrays import Array, Namespace
-from ..arrays.dtypes import SOURCE_DTYPES, SourceDtype
+from ..arrays.dtypes import SourceDtype
+from .context import BINARY64, Context
 
-DOUBLE = SOURCE_DTYPES["float64"]
 MAGNITUDE = 2**63 - 1
 
 
-def widened(xp: Namespace, x: Array, carrier: SourceDtype) -> Array:
+def widened(ctx: Context, x: Array) -> Array:
     """In float64."""
-    return x if carrier is DOUBLE else _recoded(xp, x, carrier, DOUBLE)
+    return _converted(ctx, x, BINARY64)
 
 
-def narrowed(xp: Namespace, x: Array, carrier: SourceDtype) -> Array:
-    """From float64, in a dtype that holds the values."""
-    return x if carrier is DOUBLE else _recoded(xp, x, DOUBLE, carrier)
+def narrowed(ctx: Context, x: Array) -> Array:
+    """From float64, in the dtype of the context, which represents the values."""
+    return _converted(ctx.of(BINARY64), x, ctx.dtype)
 
 
-def _recoded(xp: Namespace, x: Array, source: SourceDtype, target: SourceDtype) -> Array:
-    found = xp.converted(x, target.name)
-    if found is not None:
-        return found
-    source, target = source.wide(), target.wide()
-    magnitude, sig, ulp = source.split(xp, x)
-    binade, fraction = target.normalize(xp, sig)
-    bits = xp.where(sig == 0, 0, target.join(xp, binade + ulp, fraction))
-    bits = xp.where(magnitude < source.infinity, bits, target.infinity)
-    bits = xp.where(magnitude > source.infinity, target.nan, bits)
-    bits = xp.where(source.negative(xp, x), bits | -(1 << (target.storage - 1)), bits)
-    return xp.floats(xp.cast(bits, target.storage), target.name)
+def _converted(ctx: Context, x: Array, dtype: SourceDtype) -> Array:
+    if ctx.dtype == dtype:
+        return x
+    result = ctx.xp.converted(x, dtype.name)
+    if result is not None:
+        return result
+    xp, source, target = ctx.xp, ctx.of(ctx.dtype.wide()), ctx.of(dtype.wide())
+    magnitude = source.magnitude_bits(x)
+    sig, ulp = source.split(magnitude)
+    binade, fraction = target.normalize(sig)
+    bits = xp.where(sig == 0, 0, target.join(binade + ulp, fraction))
+    bits = xp.where(magnitude < ctx.dtype.infinity, bits, dtype.infinity)
+    bits = xp.where(magnitude > ctx.dtype.infinity, dtype.nan, bits)
+    return target.floats(target.signed(bits, source.negative(x)))
 
 
 def odd_sum(xp: Namespace, a: Array | None, b: Array) -> Array:
@@ -46,7 +48,7 @@ def odd_sum(xp: Namespace, a: Array | None, b: Array) -> Array:
     """
     if a is None:
         bits = xp.bits(b)
-        return xp.floats(xp.where((bits & MAGNITUDE) == 0, 0, bits), DOUBLE.name)
+        return xp.floats(xp.where((bits & MAGNITUDE) == 0, 0, bits), BINARY64.name)
     total = a + b
     of_b = total - a
     left = (a - (total - of_b)) + (b - of_b)
@@ -80,7 +82,7 @@ def odd_root(xp: Namespace, x: Array) -> Array:
 def _halves(xp: Namespace, x: Array) -> tuple[Array, Array]:
     """x as the sum of two numbers of at most 26 significant bits each."""
     bits = xp.bits(x)
-    high = xp.floats((bits + (1 << 26)) & -(1 << 27), DOUBLE.name)
+    high = xp.floats((bits + (1 << 26)) & -(1 << 27), BINARY64.name)
     return high, x - high
 
 
@@ -92,6 +94,6 @@ def _odd(xp: Namespace, near: Array, left: Array, *signs: Array) -> Array:
     magnitude, sign = bits & MAGNITUDE, rest
     for each in signs:
         sign = sign ^ each
-    inexact = ((rest & MAGNITUDE) != 0) & (magnitude < DOUBLE.infinity) & (magnitude != 0)
+    inexact = ((rest & MAGNITUDE) != 0) & (magnitude < BINARY64.infinity) & (magnitude != 0)
     toward = xp.where(sign < 0, 0 * bits - 1, 1)
-    return xp.floats(xp.where(inexact & ((bits & 1) == 0), bits + toward, bits), DOUBLE.name)
+    return xp.floats(xp.where(inexact & ((bits & 1) == 0), bits + toward, bits), BINARY64.name)

@@ -26,7 +26,7 @@ from ..arrays.dtypes import source_dtype
 from ..formats import Block, Exponent, Format, TableFormat, parse
 from ..ops.encode import BlockCodes
 from ..ops.pack import pack, packed_parts, unpack
-from ..ops.quantize import check_representable
+from ..ops.arguments import check_representable
 from .state_dict import QuantizedTensor
 
 KEY = "qemu_swalp"

@@ -13,7 +13,7 @@ from ..arrays import DTYPES, Array, host, namespace_of
 from ..formats import Format, Overflow, parse
 from ..ops.encode import BlockCodes, decode, encode
 from ..ops.pack import packed_bytes
-from ..ops.quantize import as_array
+from ..ops.arguments import as_array
 from ..random_bits import RandomBits, stream_id
 from ..rounding import Rounding
 

@@ -10,7 +10,7 @@ import qemu_swalp as q
 from qemu_swalp import kernels
 from qemu_swalp.arrays import namespace_of
 from qemu_swalp.arrays.dtypes import source_dtype
-from qemu_swalp.ops import quantize as quantization
+from qemu_swalp.ops.quantize import by_reference
 from tests.benchmarks.cases import CASES, ROUNDINGS, bits_of
 from tests.benchmarks.libraries import Numpy
 from tests.benchmarks.timing import Call
@@ -50,17 +50,13 @@ def compiled(case: str, rounding: str, x: Any) -> Call | None:
     import torch
 
     xp = namespace_of(x)
-    carrier, format, mode = (
-        source_dtype(xp.dtype(x)),
-        q.parse(CASES[case]),
-        q.Rounding.parse(ROUNDINGS[rounding]),
-    )
-    policy = quantization.policy_of(format, None)
+    dtype = source_dtype(xp.dtype(x))
+    target = q.Quantizer(CASES[case], ROUNDINGS[rounding]).target
     bits = bits_of(rounding)
     counters = None if bits is None else bits.counters(xp, xp.lengths(x))
 
     def program(x: Any, random: Any) -> Any:
-        return quantization._quantize(xp, carrier, format, policy, mode, x, random)
+        return by_reference(xp, dtype, target, x, random)
 
     program(x, counters)  # what a format derives once is there then, and need not be traced
     torch.compiler.reset()  # which otherwise refuses a function that it has compiled eight times

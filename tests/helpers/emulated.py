@@ -22,7 +22,7 @@ from qemu_swalp.kernels.gpu import launch as cuda
 from qemu_swalp.kernels.gpu import matmul as cuda_products
 from qemu_swalp.kernels.matmul_plan import result_shape
 from qemu_swalp.kernels.plan import plan_of
-from qemu_swalp.ops.quantize import policy_of
+from qemu_swalp.ops.arguments import policy_of
 
 HERE = Path(__file__).parent
 

@@ -246,7 +246,7 @@ def test_a_failing_step_changes_nothing() -> None:
         )
         for weight, format in ((good, "fixed<8,4>"), (bad, "fixed<30,4>"))
     ]
-    with pytest.raises(TypeError, match="cannot hold the values of fixed<30,4>"):
+    with pytest.raises(TypeError, match="cannot represent the values of fixed<30,4>"):
         list(sgd_steps(steps, in_place=True))
     assert (good == 1).all()
 
@@ -270,7 +270,7 @@ def test_read_only_weights_are_not_written() -> None:
 
 def test_what_a_dtype_does_not_hold() -> None:
     w = np.ones((4, 5), np.float32)
-    with pytest.raises(TypeError, match="cannot hold the values of fixed<30,4>"):
+    with pytest.raises(TypeError, match="cannot represent the values of fixed<30,4>"):
         one_step(w, w, Recipe("fixed<30,4>"))
     assert (w == 1).all()
 

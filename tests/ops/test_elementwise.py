@@ -181,7 +181,7 @@ def test_bad_arguments() -> None:
         q.divide(a, a[:, 0], "fp16/to_odd")
     with pytest.raises(ValueError, match="the quantizer must be of an element format"):
         q.sqrt(a, "bfp8/to_odd")
-    with pytest.raises(TypeError, match="an array of float16 cannot hold the values of bf16"):
+    with pytest.raises(TypeError, match="an array of float16 cannot represent the values of bf16"):
         q.multiply(a.astype(np.float16), a.astype(np.float16), "bf16/to_odd")
     with pytest.raises(
         ValueError, match=r"fp16/stochastic_a needs random=RandomBits\(seed, stream, step\)"

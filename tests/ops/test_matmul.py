@@ -219,7 +219,7 @@ def test_bad_arguments() -> None:
         ValueError, match=r"leading axes .* must broadcast, got shapes \(2, 1, 3\) and \(3, 3, 1\)"
     ):
         q.matmul(np.ones((2, 1, 3)), np.ones((3, 3, 1)), "fp16/to_odd")
-    with pytest.raises(TypeError, match="an array of float16 cannot hold the values of bf16"):
+    with pytest.raises(TypeError, match="an array of float16 cannot represent the values of bf16"):
         q.matmul(a.astype(np.float16), a.T.astype(np.float16), "bf16/to_odd")
     with pytest.raises(
         ValueError, match=r"fp16/stochastic_a needs random=RandomBits\(seed, stream, step\)"

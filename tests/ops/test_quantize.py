@@ -91,7 +91,7 @@ class NotQuantizable(q.Format):
             lambda: q.quantize(X.astype("float16"), "bf16"),
             TypeError,
             (
-                "an array of float16 cannot hold the values of bf16: it lacks small values .*;"
+                "an array of float16 cannot represent the values of bf16: it lacks small values .*;"
                 " convert it to bfloat16"
             ),
         ),
@@ -109,7 +109,7 @@ class NotQuantizable(q.Format):
         (
             lambda: q.quantize(X.astype(ml_dtypes.bfloat16), "bfp<16>"),
             TypeError,
-            "bfloat16 cannot hold the values of bfp16",
+            "bfloat16 cannot represent the values of bfp16",
         ),
         (
             lambda: q.quantize(X, "codebook<0,0.1,dtype=float64>"),

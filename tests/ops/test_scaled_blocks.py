@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import qemu_swalp as q
 from qemu_swalp.arrays import namespace_of
-from qemu_swalp.reference.division import divide32, multiply32
+from qemu_swalp.reference.binary32 import divide32, multiply32
 from qemu_swalp.rounding import DETERMINISTIC
 from tests.helpers.formats import OTHERS, OWN_BLOCKS, RULED
 

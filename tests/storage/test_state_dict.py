@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import qemu_swalp as q
-from qemu_swalp.ops.quantize import element_of
+from qemu_swalp.reference.context import element_of
 from tests.helpers.backends import Backend, same_bits
 from tests.helpers.formats import FAR_APART, OTHERS, OWN, OWN_BLOCKS, PARAMETRIZED, RULED
 
@@ -239,7 +239,7 @@ def of(name: str, **changes: Any) -> Callable[[Any, Any], None]:
             of("table", format="codebok<1,2>"),
             "table: cannot read the format 'codebok<1,2>': unknown family",
         ),
-        (of("table", format=3), "table: a format must be a string or a Format, got 3"),
+        (of("table", format=3), "table: a format must be a string, a dtype or a Format, got 3"),
         (
             of("table", format="e4m3fn"),
             "table.codes: 33 codes of 8 bits are packed in a uint8 array of shape",
@@ -348,7 +348,7 @@ def test_what_cannot_be_encoded() -> None:
             {"w": x.astype(np.float16)},
             "bf16",
             TypeError,
-            "^w: an array of float16 cannot hold the values of bf16",
+            "^w: an array of float16 cannot represent the values of bf16",
         ),
         ({"w": [1.0]}, "bf16", TypeError, "expected an array of numpy"),
     ):

@@ -11,7 +11,7 @@ from qemu_swalp import Format, stream_id
 from qemu_swalp._util.checks import check_int
 from qemu_swalp.arrays.dtypes import source_dtype
 from qemu_swalp.formats import Block
-from qemu_swalp.ops.quantize import check_representable
+from qemu_swalp.ops.arguments import check_representable
 from qemu_swalp.training import Quantizer
 
 from ..backend import untraced

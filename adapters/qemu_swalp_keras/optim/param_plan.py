@@ -10,7 +10,7 @@ import keras
 
 from qemu_swalp.arrays.dtypes import source_dtype
 from qemu_swalp.formats import Block
-from qemu_swalp.ops.quantize import check_representable
+from qemu_swalp.ops.arguments import check_representable
 from qemu_swalp.training import FULL_PRECISION, Quantizer, Recipe, TensorRandomBits
 
 MOMENTA = ("momentum", "m")

@@ -314,12 +314,12 @@ def test_errors():
         (
             lambda: Quantize("bf16/nearest_even")(keras.Input((2,), dtype="float16")),
             TypeError,
-            "float16 cannot hold",
+            "float16 cannot represent",
         ),
         (
             lambda: Quantize("bf16/nearest_even")(ops.ones((2,), "float16")),
             TypeError,
-            "float16 cannot hold",
+            "float16 cannot represent",
         ),
         (
             lambda: disabled(3).__enter__(),

@@ -188,7 +188,7 @@ def test_errors():
         (
             lambda: quantize(ops.ones((2,), "float16"), "bf16"),
             TypeError,
-            "an array of float16 cannot hold",
+            "an array of float16 cannot represent",
         ),
         (lambda: quantize(x, "bfp<8,axis=1>"), ValueError, "axis"),
     ):
