@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .._util import extras
-from ..experiments import EXPERIMENTS, load
+from ..experiments import EXPERIMENTS, load_experiment
 from ..experiments.common import report
 from ..experiments.common.settings import Settings, choose, flag
 
@@ -25,7 +25,7 @@ def add_commands(commands: Any) -> None:
     experiments = command.add_subparsers(metavar="EXPERIMENT", required=True)
     for name, what in EXPERIMENTS.items():
         one = experiments.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
-        kind = load(name).Settings
+        kind = load_experiment(name).Settings
         add_options(one, kind, {"out": _out(name)})
         one.add_argument("--quick", action="store_true", help="tiny, only to see that it works")
         one.set_defaults(run=lambda chosen, name=name, kind=kind: _reproduce(chosen, name, kind))
@@ -40,15 +40,14 @@ def add_options(
     """
     for item in dataclasses.fields(kind):
         default = item.default
-        said = f"{item.metadata['help']} (default: {defaults.get(item.name) or _written(default)})".replace(
-            "%", "%%"
-        )
+        shown = defaults.get(item.name) or _written(default)
+        text = f"{item.metadata['help']} (default: {shown})".replace("%", "%%")
         if isinstance(default, bool):
             parser.add_argument(
                 flag(item),
                 action=argparse.BooleanOptionalAction,
                 default=argparse.SUPPRESS,
-                help=said,
+                help=text,
             )
             continue
         several = isinstance(default, tuple)
@@ -64,7 +63,7 @@ def add_options(
                 if item.metadata["choices"]
                 else {int: "N", float: "X", str: item.metadata["metavar"]}[number]
             ),
-            help=said,
+            help=text,
         )
 
 
@@ -95,7 +94,7 @@ def _reproduce(chosen: argparse.Namespace, name: str, kind: type[Settings]) -> i
     out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     with report.one_thread():
-        outcome = load(name).run(settings)
+        outcome = load_experiment(name).run(settings)
     seconds = time.perf_counter() - start
     asked = {"command": settings.command(name), "settings": settings.record()}
     written = report.publish(name, asked, outcome, seconds, out)

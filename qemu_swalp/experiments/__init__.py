@@ -1,4 +1,4 @@
-"""Layer 6: the experiments of `qemu-swalp reproduce`.
+"""The experiments of `qemu-swalp reproduce`.
 
 Each module holds a `Settings` dataclass and a function `run`; `vision` holds several experiments on
 one engine.
@@ -32,16 +32,17 @@ EXPERIMENTS = {
 """Name of each experiment → what it shows, in one line."""
 
 
-def load(name: str) -> ModuleType | Experiment:
-    """The module of an experiment, imported now, or what stands for one."""
+def load_experiment(name: str) -> ModuleType | Experiment:
+    """The experiment of that name, one of `EXPERIMENTS`: its `Settings` and its function `run`."""
     if name in PRESETS:
         return experiment(name)
     return import_module(f".{name.replace('-', '_')}", __name__)
 
 
-def load_on(framework: str, name: str) -> ModuleType:
-    """The module of what an experiment does on "torch" or "keras". The adapter's ImportError where
-    that is missing.
+def load_on_framework(framework: str, name: str) -> ModuleType:
+    """The module by which an experiment trains on "torch" or "keras".
+
+    ImportError, which says what to install, if the framework is missing.
     """
     import_module(f"qemu_swalp_{framework}")
     return import_module(f".{name}.on_{framework}", __name__)

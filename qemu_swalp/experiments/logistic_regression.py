@@ -92,11 +92,11 @@ def _text(settings: Settings, frameworks: list[str], summary: list[Row]) -> str:
         f" {settings.start}; mean ± standard deviation over {settings.seeds} seeds"
     ]
     for framework in frameworks:
-        own = _of(summary, framework)
+        of_framework = _of(summary, framework)
         for metric, title, digits in zip(METRICS, TITLES, (4, 4, 2), strict=True):
             parts += [
                 f"{title} on {framework}",
-                pivot(own, "bits", metric, digits, "fractional bits"),
+                pivot(of_framework, "bits", metric, digits, "fractional bits"),
             ]
     parts += [_agreement(summary, *pair) for pair in combinations(frameworks, 2)]
     return "\n\n".join(parts)

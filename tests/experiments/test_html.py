@@ -14,7 +14,7 @@ import pytest
 
 from qemu_swalp.cli import main
 from qemu_swalp.cli import parser as command_line
-from qemu_swalp.experiments import load
+from qemu_swalp.experiments import load_experiment
 from qemu_swalp.experiments.common.html import page
 
 VOID = {"meta", "img", "link", "br"}
@@ -171,7 +171,7 @@ def test_what_is_no_result_is_refused(
 
 
 def test_the_command_of_settings_makes_them_again() -> None:
-    kind = load("mnist-lenet").Settings
+    kind = load_experiment("mnist-lenet").Settings
     for settings in (
         kind(),
         kind(

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from qemu_swalp.experiments.vision.cifar import cifar
-from qemu_swalp.experiments.vision.datasets import distorted, load
+from qemu_swalp.experiments.vision.datasets import distorted, load_dataset
 from qemu_swalp.experiments.vision.imagenet import MEAN, STD, central_crop, random_crop
 from tests.experiments.folders import pictures
 
@@ -50,7 +50,7 @@ def test_jpeg_is_decoded_as_far_as_needed(jpeg_folder: Path) -> None:
 def test_batches_depend_on_seed_and_epoch_alone_and_hold_every_image_once(
     dataset: str, data_folder: Path
 ) -> None:
-    source = load(dataset, str(data_folder), 50, 10, 20)
+    source = load_dataset(dataset, str(data_folder), 50, 10, 20)
     assert len(source) == 40
 
     def labels_and_images(seed: int, epoch: int) -> tuple[list[int], torch.Tensor]:
@@ -156,12 +156,12 @@ def test_damaged_and_malicious_files_are_refused(
 )
 def test_missing_files_are_named(dataset: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=words):
-        load(dataset, str(tmp_path), 0, 0, 0)
+        load_dataset(dataset, str(tmp_path), 0, 0, 0)
     if dataset != "mnist":
         with pytest.raises(
             FileNotFoundError, match=f"--data-dir is needed: the folder that holds {dataset}"
         ):
-            load(dataset, "", 0, 0, 0)
+            load_dataset(dataset, "", 0, 0, 0)
 
 
 @pytest.mark.parametrize("dataset", ["cifar10", "imagenet"])
@@ -169,4 +169,4 @@ def test_some_images_must_be_left_to_train_on(dataset: str, data_folder: Path) -
     with pytest.raises(
         ValueError, match="--validation must be less than the 20 images there are, got 20"
     ):
-        load(dataset, str(data_folder), 20, 20, 0)
+        load_dataset(dataset, str(data_folder), 20, 20, 0)

@@ -14,7 +14,7 @@ import pytest
 
 from qemu_swalp import Fixed
 from qemu_swalp.cli import main
-from qemu_swalp.experiments import load_on
+from qemu_swalp.experiments import load_on_framework
 from qemu_swalp.experiments.common import data, report
 from qemu_swalp.experiments.digits.run import Settings
 from qemu_swalp.experiments.softmax.core import Softmax, Training
@@ -35,13 +35,15 @@ def few_steps(framework: str) -> dict[str, np.ndarray]:
     found = {}
     with report.progress(1) as bar:
         for format in FORMATS:
-            stacks = load_on(framework, "softmax").train(problem, training, format, bar, "")
+            stacks = load_on_framework(framework, "softmax").train(
+                problem, training, format, bar, ""
+            )
             found |= {f"softmax {format} {i}": stack for i, stack in enumerate(stacks)}
         settings = Settings(
             seed=7, seeds=1, network_epochs=1, network_start=0, network_batch=500, hidden=8
         )
         for word in WORDS:
-            logits = load_on(framework, "digits").train(
+            logits = load_on_framework(framework, "digits").train(
                 settings, problem.data, word, False, bar, ""
             )
             found |= {f"network {word} {i}": part for i, part in enumerate(logits)}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from qemu_swalp.cli import main
-from qemu_swalp.experiments import EXPERIMENTS, load
+from qemu_swalp.experiments import EXPERIMENTS, load_experiment
 from qemu_swalp.experiments.common import report
 from qemu_swalp.experiments.common.settings import choose
 from qemu_swalp.experiments.vision import PRESETS
@@ -39,7 +39,11 @@ def fixed_part(results: dict[str, Any]) -> dict[str, Any]:
 def test_reproduce_writes_results_and_a_picture_and_the_same_again(
     name: str, tmp_path: Path, data_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["--data-dir", str(data_folder)] if hasattr(load(name).Settings(), "data_dir") else []
+    more = (
+        ["--data-dir", str(data_folder)]
+        if hasattr(load_experiment(name).Settings(), "data_dir")
+        else []
+    )
     more += {"logistic-regression": ["--framework", "core", "torch"]}.get(name, [])
     if name in PRESETS:
         more += ["--method", "sgd", "swa", "--epochs", "2", "--subset", "96", "--test-subset", "24"]
@@ -119,7 +123,7 @@ def test_without_pytorch_digits_leaves_out_part_two_with_a_sentence(
 
 
 def test_options_override_quick_values() -> None:
-    kind = load("digits").Settings
+    kind = load_experiment("digits").Settings
     assert choose(kind, {}, quick=False) == kind()
     quick = choose(kind, {"epochs": 9}, quick=True)
     assert (quick.epochs, quick.seeds, quick.learning_rate) == (9, 2, kind().learning_rate)
@@ -142,7 +146,7 @@ def test_options_override_quick_values() -> None:
 )
 def test_settings_are_checked(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        choose(load("logistic-regression").Settings, given, quick=False)
+        choose(load_experiment("logistic-regression").Settings, given, quick=False)
 
 
 def test_summaries_are_means_and_sample_deviations_in_order_of_appearance() -> None:

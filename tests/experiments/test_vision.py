@@ -15,10 +15,10 @@ from qemu_swalp_torch import quantize_activations
 
 from qemu_swalp import quantize
 from qemu_swalp.cli import main
-from qemu_swalp.experiments import load
+from qemu_swalp.experiments import load_experiment
 from qemu_swalp.experiments.common import report
 from qemu_swalp.experiments.vision import PRESETS, models, swap, tables
-from qemu_swalp.experiments.vision.datasets import load as load_images
+from qemu_swalp.experiments.vision.datasets import load_dataset as load_images
 from qemu_swalp.experiments.vision.journal import Checkpoint, Job, Journal
 from qemu_swalp.experiments.vision.presets import settings_of
 from qemu_swalp.experiments.vision.run import KINDS, jobs
@@ -70,7 +70,7 @@ def source_of(settings: Settings, folder: Path) -> Source:
     ],
 )
 def test_the_defaults_are_the_released_recipe(name: str, recipe: tuple[float, ...]) -> None:
-    settings = load(name).Settings()
+    settings = load_experiment(name).Settings()
     assert (
         settings.epochs,
         settings.start,
@@ -386,7 +386,7 @@ def test_jobs_are_what_methods_numbers_and_seeds_ask_for() -> None:
 
 
 def test_the_table_has_the_published_figure_beside_ours() -> None:
-    settings = load("cifar100-vgg16").Settings(seeds=1)
+    settings = load_experiment("cifar100-vgg16").Settings(seeds=1)
     lines = [
         {
             "kind": "plain",
@@ -448,7 +448,7 @@ def test_help_tells_every_option(name: str, capsys: pytest.CaptureFixture[str]) 
         main(["reproduce", name, "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert exit_.value.code == 0
-    assert f"(default: {load(name).Settings().epochs})" in text
+    assert f"(default: {load_experiment(name).Settings().epochs})" in text
     for part in (
         "--method {sgd,decayed,swa,ema,lawa,aswa,sqwa,swap}",
         "--no-include-start",

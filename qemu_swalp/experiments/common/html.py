@@ -20,13 +20,13 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
 def read(places: Iterable[Path]) -> list[tuple[Path, Row]]:
-    """(file, content) of each results.json: given as such, or found in a folder or anywhere below
+    """(file, content) of each results.json: given as such, or results in a folder or anywhere below
     it.
 
     FileNotFoundError, ValueError where there is none, or it is no results.json of `qemu-swalp
     reproduce`.
     """
-    found = []
+    results = []
     for place in places:
         files = sorted(place.rglob("results.json")) if place.is_dir() else [place]
         if not files or not files[0].is_file():
@@ -53,8 +53,8 @@ def read(places: Iterable[Path]) -> list[tuple[Path, Row]]:
                     f"{file} is not a results.json of this version, with {', '.join(sorted(keys))};"
                     " run `qemu-swalp reproduce` again"
                 )
-            found.append((file, content))
-    return found
+            results.append((file, content))
+    return results
 
 
 def page(results: Sequence[tuple[Path, Row]], title: str = "qemu-swalp: results") -> str:

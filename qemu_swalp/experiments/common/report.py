@@ -139,7 +139,7 @@ def pivot(summary: Sequence[Row], line: str, value: str, digits: int, header: st
 
 def versions() -> dict[str, str]:
     """Versions of everything that can change a figure."""
-    found = {"python": platform.python_version()}
+    known = {"python": platform.python_version()}
     for package in (
         "qemu-swalp",
         "numpy",
@@ -151,10 +151,10 @@ def versions() -> dict[str, str]:
         "jax",
     ):
         try:
-            found[package] = metadata.version(package)
+            known[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return known
 
 
 def environment() -> dict[str, Any]:
@@ -205,16 +205,14 @@ RUNS = "runs.jsonl"
 
 
 def read_lines(file: Path) -> list[Row]:
-    """The JSON lines of a file that are whole: the last may have been cut off. None where there is
-    no file.
-    """
-    found = []
+    """The JSON lines of a file, but a last one that was cut off; none if there is no file."""
+    lines = []
     for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
         try:
-            found.append(json.loads(line))
+            lines.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-    return found
+    return lines
 
 
 def plain(value: Any) -> Any:

@@ -83,16 +83,14 @@ class Settings:
         return {item.name: values[item.name] for item in fields(self) if item.metadata["recorded"]}
 
 
-def choose(kind: type[Settings], given: Mapping[str, Any], quick: bool) -> Any:
-    """Settings of that kind from the values given; the others at their default, or at their quick
-    value.
-    """
+def choose(kind: type[Settings], values: Mapping[str, Any], quick: bool) -> Any:
+    """Settings of that kind from these values; the others have their default, or quick value."""
     small = {
         item.name: item.metadata["quick"]
         for item in fields(kind)
         if item.metadata["quick"] is not None
     }
-    return kind(**((small if quick else {}) | dict(given)))
+    return kind(**((small if quick else {}) | dict(values)))
 
 
 def flag(item: Field[Any], no: str = "") -> str:

@@ -77,7 +77,7 @@ def epoch(settings: Settings, samples: int) -> int:
 
 def rows(train: Train, settings: Settings, data: Dataset, bar: Progress) -> list[Row]:
     """A row for each number of bits, method and seed."""
-    found: list[Row] = []
+    results: list[Row] = []
     for word in (None, *settings.words):
         label = f"network, {f'bfp<{word}>' if word else 'float32'}"
         last, average = train(settings, data, word, False, bar, label)
@@ -85,7 +85,7 @@ def rows(train: Train, settings: Settings, data: Dataset, bar: Progress) -> list
         methods = METHODS if word is None else LOW_PRECISION
         for method, logits in zip(methods, (last, decayed, average), strict=True):
             errors = 100 * np.mean(logits.argmax(-1) != data.test_labels, axis=1)
-            found += [
+            results += [
                 {
                     "bits": word or "float32",
                     "method": method,
@@ -94,4 +94,4 @@ def rows(train: Train, settings: Settings, data: Dataset, bar: Progress) -> list
                 }
                 for seed, error in zip(settings.run_seeds, errors, strict=True)
             ]
-    return found
+    return results

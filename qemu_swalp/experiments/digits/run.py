@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from ... import Fixed
-from .. import load_on
+from .. import load_on_framework
 from ..common.data import Dataset, digits
 from ..common.report import Outcome, Progress, Row, pivot, progress, summarize
 from ..common.sweep_plots import legend, sweep_panel, sweep_panels
@@ -65,7 +65,7 @@ def run(settings: Settings) -> Outcome:
 def _network(framework: str) -> tuple[ModuleType | None, str]:
     """The module of part two, or what PyTorch lacks for it."""
     try:
-        return load_on(framework, "digits"), ""
+        return load_on_framework(framework, "digits"), ""
     except ImportError as error:
         if framework != "torch":
             raise

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ... import Fixed
 from ...training import SGD, Averaging, Recipe, SWALPSchedule
-from .. import load_on
+from .. import load_on_framework
 from ..common.data import CLASSES, Dataset
 from ..common.report import Progress, Row
 from ..common.sgd_runs import Indices, Reals, Snapshot, descend, shuffles
@@ -105,8 +105,8 @@ class Softmax:
             np.maximum(p[np.arange(len(labels)), labels], 1e-300)
         ).mean() + self.decay / 2 * np.sum(w * w)
         wrong = np.argmax(self.test @ w, axis=1) != self.data.test_labels
-        found = (np.linalg.norm(gradient), loss, 100 * wrong.mean())
-        return dict(zip(METRICS, map(float, found), strict=True))
+        values = (np.linalg.norm(gradient), loss, 100 * wrong.mean())
+        return dict(zip(METRICS, map(float, values), strict=True))
 
 
 def train_on_core(
@@ -144,8 +144,8 @@ def trainer(framework: str) -> tuple[str, Trainer]:
     """
     if framework == "core":
         return framework, train_on_core
-    twin = load_on(framework, "softmax")
-    return twin.FRAMEWORK, twin.train
+    module = load_on_framework(framework, "softmax")
+    return module.FRAMEWORK, module.train
 
 
 def weights_in(format: Fixed | None) -> Recipe:

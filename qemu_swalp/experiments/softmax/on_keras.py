@@ -1,4 +1,4 @@
-"""Softmax regression on Keras, by `compile` and `fit`: the twin of `softmax_torch`."""
+"""Softmax regression on Keras, by `compile` and `fit`: the twin of `on_torch`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FRAMEWORK = f"Keras ({keras.backend.backend()})"
 
 
 class Batches(keras.utils.PyDataset):
-    """`descent.shuffles` for `fit`: item t is the mini-batch of step t + 1, (runs, batch, …) and
+    """`sgd_runs.shuffles` for `fit`: item t is the mini-batch of step t + 1, (runs, batch, …) and
     (runs, batch).
 
     It holds a whole training, since `fit` calls `on_epoch_end` more often than epochs end.
@@ -90,7 +90,7 @@ def fit(
 def train(
     problem: Softmax, training: Training, format: Fixed | None, bar: Progress, label: str
 ) -> Stacks:
-    """As `softmax.train_on_core`, gradients by Keras."""
+    """As `core.train_on_core`, gradients by Keras."""
     last, average = _descend(problem, training, training.rate, format, bar, label)
     schedule = SWALPSchedule(**asdict(training.decayed(len(problem.train))))
     decayed, _ = _descend(problem, training, schedule, format, bar, label)

@@ -1,5 +1,5 @@
 """Softmax regression on PyTorch, with the adapter's quantized SGD and averager: the twin of
-`softmax.train_on_core`.
+`core.train_on_core`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def threads(count: int = 1) -> Iterator[None]:
 def train(
     problem: Softmax, training: Training, format: Fixed | None, bar: Progress, label: str
 ) -> Stacks:
-    """As `softmax.train_on_core`, gradients by autograd."""
+    """As `core.train_on_core`, gradients by autograd."""
     with threads():
         last, average = _descend(problem, training, training.rate, format, bar, label)
         decayed, _ = _descend(

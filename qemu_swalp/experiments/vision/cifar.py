@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..._util.extras import EXPERIMENTS, require
-from .types import Pictures
+from .types import LabeledImages
 
 CLASSES = {"cifar10": 10, "cifar100": 100}
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
@@ -33,7 +33,7 @@ FILES = {
 JPEG = "cifar10_jpeg.npz"
 
 
-def cifar(dataset: str, folder: Path, subset: int = 0) -> tuple[Pictures, Pictures]:
+def cifar(dataset: str, folder: Path, subset: int = 0) -> tuple[LabeledImages, LabeledImages]:
     """(training, test) images from `folder`; of JPEG no more than the first `subset` training
     images are decoded.
 
@@ -44,7 +44,7 @@ def cifar(dataset: str, folder: Path, subset: int = 0) -> tuple[Pictures, Pictur
     for place in (folder / name, folder):
         if (place / test).is_file():
             parts = [_read(place / file, key) for file in train]
-            return Pictures(*map(np.concatenate, zip(*parts, strict=True))), _read(
+            return LabeledImages(*map(np.concatenate, zip(*parts, strict=True))), _read(
                 place / test, key
             )
     if dataset == "cifar10" and (folder / JPEG).is_file():
@@ -72,7 +72,7 @@ class _Plain(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} has no place in CIFAR's files")
 
 
-def _read(path: Path, key: bytes) -> Pictures:
+def _read(path: Path, key: bytes) -> LabeledImages:
     try:
         with path.open("rb") as file:
             content = _Plain(file, encoding="bytes").load()
@@ -95,10 +95,10 @@ def _read(path: Path, key: bytes) -> Pictures:
         _damaged(
             path, f"images {images.dtype} {images.shape}, labels {labels.dtype} {labels.shape}"
         )
-    return Pictures(images.reshape(-1, 3, 32, 32), labels.astype(np.int64))
+    return LabeledImages(images.reshape(-1, 3, 32, 32), labels.astype(np.int64))
 
 
-def _read_jpeg(path: Path, subset: int) -> tuple[Pictures, Pictures]:
+def _read_jpeg(path: Path, subset: int) -> tuple[LabeledImages, LabeledImages]:
     """`jpeg_train` holds the files one after another, image i from `offset_train[i]` on; so does
     `jpeg_test`.
     """
@@ -117,7 +117,7 @@ def _decode(
     offset: NDArray[np.int64],
     labels: NDArray[np.integer[Any]],
     count: int,
-) -> Pictures:
+) -> LabeledImages:
     image = require("PIL.Image", EXPERIMENTS)
     count = min(count or len(labels), len(labels))
     decoded = [
@@ -126,7 +126,7 @@ def _decode(
         )
         for i in range(count)
     ]
-    return Pictures(
+    return LabeledImages(
         np.ascontiguousarray(np.stack(decoded).transpose(0, 3, 1, 2)),
         labels[:count].astype(np.int64),
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..common.data import mnist
 from .cifar import CLASSES, MEAN, STD, cifar
 from .imagenet import ImageNet
-from .types import Batch, Pictures, Source
+from .types import Batch, LabeledImages, Source
 
 
 def batches_in(images: int, batch: int) -> int:
@@ -33,9 +33,9 @@ class Arrays:
     random, and flip every other image; 0 leaves them.
     """
 
-    train_set: Pictures
-    validation: Pictures
-    test: Pictures
+    train_set: LabeledImages
+    validation: LabeledImages
+    test: LabeledImages
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: int
@@ -82,7 +82,9 @@ def distorted(
     return np.ascontiguousarray(moved.transpose(0, 3, 1, 2))
 
 
-def split(pictures: Pictures, subset: int, validation: int) -> tuple[Pictures, Pictures]:
+def split(
+    pictures: LabeledImages, subset: int, validation: int
+) -> tuple[LabeledImages, LabeledImages]:
     """(training, validation): the first `subset` images, 0 for all, of which the last are held out.
 
     ValueError unless some are left to train on.
@@ -93,23 +95,23 @@ def split(pictures: Pictures, subset: int, validation: int) -> tuple[Pictures, P
         raise ValueError(
             f"--validation must be less than the {len(labels)} images there are, got {validation}"
         )
-    return Pictures(images[:cut], labels[:cut]), Pictures(images[cut:], labels[cut:])
+    return LabeledImages(images[:cut], labels[:cut]), LabeledImages(images[cut:], labels[cut:])
 
 
-def first(pictures: Pictures, count: int) -> Pictures:
+def first(pictures: LabeledImages, count: int) -> LabeledImages:
     """The first `count` images, 0 for all."""
-    return Pictures(pictures.images[: count or None], pictures.labels[: count or None])
+    return LabeledImages(pictures.images[: count or None], pictures.labels[: count or None])
 
 
-def load(dataset: str, folder: str, subset: int, validation: int, test: int) -> Source:
+def load_dataset(dataset: str, folder: str, subset: int, validation: int, test: int) -> Source:
     """The data set of that name; of its test images the first `test`, 0 for all.
 
-    FileNotFoundError that names the files; ValueError where they are damaged.
+    FileNotFoundError, which names the files, if they are missing; ValueError if they are damaged.
     """
     if dataset == "mnist":
         data = mnist(folder)
         train, tests = (
-            Pictures((x * 255).round().astype(np.uint8).reshape(-1, 1, 28, 28), y)
+            LabeledImages((x * 255).round().astype(np.uint8).reshape(-1, 1, 28, 28), y)
             for x, y in ((data.train, data.train_labels), (data.test, data.test_labels))
         )
         return Arrays(

@@ -73,12 +73,14 @@ class ImageNet:
 
 def _shuffled(folder: Path, names: list[str], count: int) -> list[Example]:
     """The first `count` images, 0 for all, in one fixed order that mixes the classes."""
-    found = [
+    examples = [
         (path, label)
         for label, name in enumerate(names)
         for path in sorted((folder / name).iterdir())
     ]
-    return [found[i] for i in np.random.default_rng(0).permutation(len(found))[: count or None]]
+    return [
+        examples[i] for i in np.random.default_rng(0).permutation(len(examples))[: count or None]
+    ]
 
 
 def _batches(

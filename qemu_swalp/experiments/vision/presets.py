@@ -64,20 +64,24 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def settings_of(name: str) -> type[Settings]:
     """The `Settings` of an experiment: the common options with its own defaults."""
-    own = dict(PRESETS[name])
-    dataset, model, quick = own.pop("dataset"), own.pop("model"), own.pop("quick", {})
+    defaults = dict(PRESETS[name])
+    dataset, model, quick = (
+        defaults.pop("dataset"),
+        defaults.pop("model"),
+        defaults.pop("quick", {}),
+    )
     changed = [
         (
             item.name,
             item.type,
             field(
-                default=own.get(item.name, item.default),
+                default=defaults.get(item.name, item.default),
                 metadata=dict(item.metadata)
                 | ({"quick": quick[item.name]} if item.name in quick else {}),
             ),
         )
         for item in fields(Settings)
-        if item.name in own or item.name in quick
+        if item.name in defaults or item.name in quick
     ]
     return make_dataclass(
         name.title().replace("-", ""),

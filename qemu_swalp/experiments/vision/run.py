@@ -8,7 +8,7 @@ from pathlib import Path
 from ..common.report import Outcome, Row, progress
 from ..softmax.on_torch import threads
 from . import tables
-from .datasets import load
+from .datasets import load_dataset
 from .journal import Job, Journal
 from .runs import decayed, plain, sqwa, steps_of
 from .settings import Settings
@@ -35,7 +35,7 @@ def run(name: str, settings: Settings) -> Outcome:
     is finished.
     """
     averages = tuple(method for method in PLAIN if method in settings.method)
-    source = load(
+    source = load_dataset(
         settings.dataset,
         settings.data_dir,
         settings.subset,

@@ -72,11 +72,11 @@ class Run:
 
     def evaluate(self, method: str, weights: Weights | None = None) -> None:
         """A row of a method now, which the curve has too."""
-        found = self.session.evaluate("test", weights)
+        scores = self.session.evaluate("test", weights)
         epoch = self.session.epoch
         if epoch in (self.settings.start, self.settings.epochs):
-            self.rows.append({"method": method, "epoch": epoch} | found)
-        self.curve[-1][method] = found["error"]
+            self.rows.append({"method": method, "epoch": epoch} | scores)
+        self.curve[-1][method] = scores["error"]
 
 
 def plain(
@@ -105,22 +105,22 @@ def policies(settings: Settings, epoch: int, session: Session) -> dict[str, Poli
         settings.cycle[0] or epoch,
         settings.include_start,
     )
-    found: dict[str, Policy] = {}
+    by_name: dict[str, Policy] = {}
     for cycle in settings.cycle:
         for word in settings.average_words:
             quantizer: Any = settings.quantizer(word) if word else None
-            found[average_name(cycle, word)] = Averaging(
+            by_name[average_name(cycle, word)] = Averaging(
                 start, cycle or epoch, include, quantizer, seed=session.seed
             )
     if "ema" in settings.method:
-        found["ema"] = EMA(start, first, include, decay=settings.ema_decay)
+        by_name["ema"] = EMA(start, first, include, decay=settings.ema_decay)
     if "lawa" in settings.method:
-        found["lawa"] = LAWA(start, first, include, size=settings.lawa_size)
+        by_name["lawa"] = LAWA(start, first, include, size=settings.lawa_size)
     if "aswa" in settings.method:
-        found["aswa"] = ASWA(
+        by_name["aswa"] = ASWA(
             0, epoch, score=lambda weights: -session.evaluate("validation", weights)["error"]
         )
-    return found
+    return by_name
 
 
 def average_name(cycle: int, word: int) -> str:

@@ -13,7 +13,7 @@ from ..common.settings import option
 METHODS = ("sgd", "decayed", "swa", "ema", "lawa", "aswa", "sqwa", "swap")
 ROLES = ("weight", "activation", "error", "gradient", "momentum")
 """Those of algorithm 2."""
-OWN = {"ema": "plain", "lawa": "plain", "sqwa": "sqwa", "swap": "swap"}
+KIND_OF_PREFIX = {"ema": "plain", "lawa": "plain", "sqwa": "sqwa", "swap": "swap"}
 """First word of an option → the one kind of run that it concerns."""
 
 
@@ -223,5 +223,5 @@ class Settings(Common):
         return {"dataset": self.dataset, "model": self.model} | {
             key: value
             for key, value in self.record().items()
-            if key not in chosen and OWN.get(key.partition("_")[0], kind) == kind
+            if key not in chosen and KIND_OF_PREFIX.get(key.partition("_")[0], kind) == kind
         }

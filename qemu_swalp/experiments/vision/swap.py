@@ -40,10 +40,10 @@ def swap(
         session.load_state_dict(state["session"])
         bar.skip(session.step + len(state["workers"]) * _refinement(settings, source))
     while state["large"]:
-        found = session.train_epoch(
+        point = session.train_epoch(
             lambda step: settings.swap_rate, settings.swap_batch, bar, f"{label}, phase 1"
         )
-        reached = 100 - found["train_error"] >= settings.swap_accuracy
+        reached = 100 - point["train_error"] >= settings.swap_accuracy
         left = settings.swap_phases[0] - session.epoch
         if reached:
             bar.skip(left * batches_in(len(source), settings.swap_batch))
@@ -51,7 +51,7 @@ def swap(
             "session": session.state_dict(),
             "workers": [],
             "large": bool(left) and not reached,
-            "curve": [*state["curve"], {"epoch": session.epoch} | found],
+            "curve": [*state["curve"], {"epoch": session.epoch} | point],
         }
         checkpoint.save(state)
     weights = session.model.state_dict()
@@ -63,8 +63,11 @@ def swap(
             state["workers"].append(tuple(refine(job, settings, source, weights, rank, bar)))
             checkpoint.save(state)
         merged = SWAP().merge([AverageState(*worker) for worker in state["workers"]])
-    found = session.evaluate("test", SWAP().average(merged))
-    return {"rows": [{"method": "swap", "epoch": settings.epochs} | found], "curve": state["curve"]}
+    scores = session.evaluate("test", SWAP().average(merged))
+    return {
+        "rows": [{"method": "swap", "epoch": settings.epochs} | scores],
+        "curve": state["curve"],
+    }
 
 
 def _refinement(settings: Settings, source: Source) -> int:
@@ -107,8 +110,8 @@ def in_processes(
     """
     with tempfile.TemporaryDirectory() as folder:
         torch.save(weights, Path(folder) / "weights.pt")
-        given = (job, type(settings).experiment, dataclasses.asdict(settings), source, folder)
-        spawn(_worker, given, settings.swap_workers)  # type: ignore[no-untyped-call]
+        arguments = (job, type(settings).experiment, dataclasses.asdict(settings), source, folder)
+        spawn(_worker, arguments, settings.swap_workers)  # type: ignore[no-untyped-call]
         return AverageState(*torch.load(Path(folder) / "merged.pt", weights_only=True))
 
 
@@ -131,10 +134,10 @@ def _worker(
         state = refine(job, settings, source, weights, rank, bar)
     count, sums = (
         torch.tensor(state.n_averaged),
-        {name: kept.cpu() for name, kept in (state.value or {}).items()},
+        {name: array.cpu() for name, array in (state.value or {}).items()},
     )
-    for kept in (count, *sums.values()):
-        distributed.all_reduce(kept)
+    for total in (count, *sums.values()):
+        distributed.all_reduce(total)
     if rank == 0:
         torch.save((int(count), sums), Path(folder) / "merged.pt")
     distributed.destroy_process_group()

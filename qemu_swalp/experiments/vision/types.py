@@ -13,7 +13,7 @@ Batch = tuple[Tensor, Tensor]
 """Images (n, channels, height, width) in float32, normalized; labels (n) in int64."""
 
 
-class Pictures(NamedTuple):
+class LabeledImages(NamedTuple):
     """Images as uint8 (n, channels, height, width), labels (n)."""
 
     images: NDArray[np.uint8]
