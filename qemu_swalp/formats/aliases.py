@@ -67,7 +67,7 @@ AMBIGUOUS: dict[str, tuple[str, ...]] = {
     "float4": ("e2m1fn", "mxfp4", "nvfp4", "nf4"),
     "f4": ("e2m1fn", "float32"),
     "mxfp6": ("mxfp6_e3m2", "mxfp6_e2m3"),
-    "float": ("float32", "float64", "float<exponent,mantissa>"),
+    "float": ("float32", "float64"),
 }
 """Names that stand for more than one format, and what may be meant."""
 
@@ -112,16 +112,24 @@ def meanings_of(name: str) -> tuple[str, ...]:
         return _FORMATS[key]
     if match := re.fullmatch(r"binary(\d+)p(\d+)([su][ef])", key):  # the draft of IEEE P3109
         return ("p3109_k{}p{}{}".format(*match.groups()),)
-    if match := re.fullmatch(r"(u?)int(\d+)", key):
-        return _integers(bool(match[1]), int(match[2]))
-    return (plain.lower(),) if string_of(plain.lower()) else ()
+    if string_of(plain.lower()):
+        return (plain.lower(),)
+    return integers_called(key)
 
 
-def _integers(unsigned: bool, bits: int) -> tuple[str, ...]:
-    """Integers as they are, and integers under a scale."""
-    plain = (f"fixed<{bits},0,unsigned>" if unsigned else f"fixed<{bits},0>",)
-    scaled = (f"int<{bits},zero_point>" if unsigned else f"int<{bits}>",)
-    return plain * (2 - unsigned <= bits <= 32) + scaled * (2 <= bits <= 16)
+def integers_called(name: str) -> tuple[str, ...]:
+    """What an integer dtype may stand for: integers as they are, or under a scale.
+
+    >>> integers_called("int8"), integers_called("uint16"), integers_called("bool")
+    (('fixed<8,0>', 'int<8>'), ('fixed<16,0,unsigned>', 'int<16,zero_point>'), ())
+    """
+    match = re.fullmatch(r"(u?)int(\d+)", name)
+    if match is None:
+        return ()
+    unsigned, bits = bool(match[1]), int(match[2])
+    plain = f"fixed<{bits},0,unsigned>" if unsigned else f"fixed<{bits},0>"
+    scaled = f"int<{bits},zero_point>" if unsigned else f"int<{bits}>"
+    return (plain,) * (2 - unsigned <= bits <= 32) + (scaled,) * (2 <= bits <= 16)
 
 
 def remedy_for(name: str, known: Iterable[str]) -> str:

@@ -175,6 +175,7 @@ class Block(Format, family="block"):
         """Length of a block along each axis of an array of `ndim` dimensions; None: the whole axis
         (clause BLK-2).
 
+        >>> from qemu_swalp import bfp
         >>> bfp(8, axis=0).extents(2), bfp(8, axis=(0, 1), size=2).extents(2), bfp(8).extents(2)
         ((1, None), (2, 2), (None, None))
         """

@@ -18,7 +18,7 @@ class Float(FloatLayout, family="float"):
 
     Parameters
     ----------
-    exponent : 1..11; `mantissa` : 0..23. The range must fit float64.
+    exponent : 1..11; `mantissa` : 0..52. The range must fit float64.
     bias : exponent bias; default 2^(exponent-1) - 1.
     signed : whether there is a sign bit.
     subnormals : whether exponent field 0 holds subnormal values; if not, it holds zero alone.
@@ -45,7 +45,7 @@ class Float(FloatLayout, family="float"):
 
     def __post_init__(self) -> None:
         check_int("exponent", self.exponent, 1, 11)
-        check_int("mantissa", self.mantissa, 0, 23)
+        check_int("mantissa", self.mantissa, 0, 52)
         for name in ("signed", "subnormals", "zero"):
             check_bool(name, getattr(self, name))
         check_choice("specials", self.specials, get_args(Specials))

@@ -10,7 +10,7 @@ from typing import Any
 
 from .._util.checks import suggestion
 from ..rounding import Rounding
-from .aliases import meanings_of, remedy_for
+from .aliases import integers_called, meanings_of, remedy_for
 from .base import FAMILIES, Format, forget_on_redefinition
 from .builtin_names import BUILTIN, string_of
 from .dtypes import dtype_name
@@ -54,6 +54,8 @@ def parse(format: object) -> Format:
     text = format if isinstance(format, str) else dtype_name(format)
     if text is None:
         raise TypeError(f"a format must be a string, a dtype or a Format, got {format!r}")
+    if not isinstance(format, str) and integers_called(text):
+        raise _is_ambiguous(f"the dtype {text}", integers_called(text))
     return _parsed(text.strip())
 
 
@@ -84,10 +86,7 @@ def _parsed(text: str) -> Format:
     if len(meanings) == 1:
         return parse(meanings[0])
     if meanings:
-        raise ValueError(
-            f"{text!r} may stand for several formats: {', '.join(map(repr, meanings))}; choose one,"
-            f" or give the name to one, as in register({text!r}, {meanings[0]!r})"
-        )
+        raise _is_ambiguous(repr(text), meanings)
     if text in FAMILIES:
         raise ValueError(
             f"{text!r} is a family of formats; give parameters: {form_of(text, FAMILIES[text])}"
@@ -96,6 +95,11 @@ def _parsed(text: str) -> Format:
         f"unknown format {text!r}{remedy_for(text, names())}; qemu_swalp.names() lists the"
         f" names, and {', '.join(f'{family}<…>' for family in FAMILIES)} are parametrized"
     )
+
+
+def _is_ambiguous(what: str, meanings: tuple[str, ...]) -> ValueError:
+    choices = ", ".join(map(repr, meanings))
+    return ValueError(f"{what} may stand for several formats; choose one of {choices}")
 
 
 def _is_quantizer(text: str) -> ValueError:
@@ -189,6 +193,11 @@ class _Parser:
                 named[value] = True
             else:
                 positional.append(parse(value) if isinstance(value, str) else value)
+        unknown = next((name for name in named if name not in parameters), None)
+        if unknown is not None:
+            near = suggestion(unknown, parameters)
+            form = form_of(family, constructor)
+            raise self.error(f"{family} has no parameter {unknown!r}{near}; its form is {form}")
         try:
             signature.bind(*positional, **named)
             return constructor(*positional, **named)

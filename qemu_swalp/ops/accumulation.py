@@ -8,6 +8,7 @@ from typing import Any
 
 from .._util.checks import check_int
 from ..formats import Format
+from ..formats.base import forget_on_redefinition
 from ..reference.context import element_of
 from .quantizer import Quantizer
 
@@ -136,6 +137,7 @@ class Accumulation:
         return given if isinstance(given, Accumulation) else Accumulation(given)
 
 
+@forget_on_redefinition
 @lru_cache(maxsize=256)
 def _parsed(text: str) -> Accumulation:
     first, *further = (part.strip() for part in text.split(";"))

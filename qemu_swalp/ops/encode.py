@@ -128,7 +128,12 @@ def decode(codes: Array, format: Format | str, dtype: str = "float32") -> Any:
 
 
 def code_width(bits: int) -> int:
-    """Bits of the least unsigned dtype that has such codes (clause COD-2)."""
+    """Bits of the least unsigned dtype that has such codes (clause COD-2).
+
+    Raises ValueError if codes have more than 32 bits.
+    """
+    if bits > 32:
+        raise ValueError(f"codes have at most 32 bits, and this format has {bits}; keep the values")
     return next(width for width in (8, 16, 32) if bits <= width)
 
 
@@ -136,7 +141,9 @@ def _context(xp: Namespace, dtype: str, format: Format) -> Context:
     """For codes of the format, with integers that have their bits."""
     source = source_dtype(dtype)
     check_representable(format, source)
-    return Context(xp, source.wide() if element_of(format).bits > 31 else source)
+    bits = element_of(format).bits
+    code_width(bits)
+    return Context(xp, source.wide() if bits > 31 else source)
 
 
 def _integers(ctx: Context, codes: Array) -> tuple[Array, tuple[int, ...]]:

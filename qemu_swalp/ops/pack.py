@@ -34,6 +34,7 @@ def pack(codes: Array, format: Format | str | int) -> np.ndarray:
     (['0xf1', '0x5'], 2)
     """
     width = _width(format)
+    code_width(width)  # refuses more than 32 bits
     array = _host(codes)
     if array.size and not -(1 << (width - 1)) <= int(array.min()) <= int(array.max()) < 1 << width:
         raise ValueError(
@@ -60,6 +61,7 @@ def unpack(packed: Array, format: Format | str | int, shape: int | Sequence[int]
     [1, 15, 5]
     """
     width = _width(format)
+    code_width(width)  # refuses more than 32 bits
     lengths = _lengths(shape)
     count = math.prod(lengths)
     array = _host(packed)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..arrays import Array
 from ..formats import Format, parse
+from ..formats.dtypes import dtype_name
 from ..random_bits import RandomBits
 from ..reference.context import Target
 from ..rounding import Rounding
@@ -59,7 +60,7 @@ class Quantizer:
         """A quantizer from a quantizer, a format or a string."""
         if isinstance(given, Quantizer):
             return given
-        if not isinstance(given, Format | str):
+        if not isinstance(given, Format | str) and dtype_name(given) is None:
             raise TypeError(
                 "a quantizer must be a Quantizer, a Format or a string such as 'bfp8/stochastic', "
                 f"got {given!r}"
