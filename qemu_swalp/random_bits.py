@@ -1,5 +1,5 @@
-"""Layer 3: counter-based random bits (clauses RNG-1 to RNG-4). Stateless: the same counters give
-the same bits in every array library, on any device, in any chunking.
+"""Counter-based random bits (clauses RNG-1 to RNG-4). Stateless: the same counters give the same
+bits in every array library, on any device, in any chunking.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class RandomBits:
 
     >>> import numpy as np
     >>> from qemu_swalp import quantize
-    >>> quantize(np.full(4, 0.3), "fixed<8,0>", "stochastic", random=RandomBits(seed=1, step=7)).tolist()
+    >>> random = RandomBits(seed=1, step=7)
+    >>> quantize(np.full(4, 0.3), "fixed<8,0>", "stochastic", random=random).tolist()
     [0.0, 0.0, 0.0, 1.0]
     """
 
@@ -78,12 +79,12 @@ class RandomBits:
         """The counters of an array of that shape. ValueError where it ends beyond the sequence."""
         self.check_reach(shape)
         keys = round_keys(*self.key)
-        return Counters(*map(xp.lane, (self.offset // 4, self.offset % 4, self.step, keys)))
+        return Counters(*map(xp.as_words, (self.offset // 4, self.offset % 4, self.step, keys)))
 
 
 class Counters(NamedTuple):
-    """The numbers behind the random words of an array, as lanes: data, so that one compiled program
-    serves every stream, step and offset.
+    """The numbers behind the random words of an array, as 0-d words: data, so that one compiled
+    program serves every stream, step and offset.
 
     first : block of the first element. skipped : 0..3, words of that block before it. step : as in
         `RandomBits`.
@@ -102,9 +103,9 @@ class Counters(NamedTuple):
         if device is not None and generator_agrees(xp, device):
             flat = xp.generate(self.first, self.skipped, count, self.step, self.keys[0])
         else:
-            lanes = xp.lanes(self.first, self.skipped, count, like)
+            blocks = xp.block_numbers(self.first, self.skipped, count, like)
             flat = xp.words(
-                philox(xp, (lanes, self.step, *self.keys[0]), self.keys), self.skipped, count
+                philox(xp, (blocks, self.step, *self.keys[0]), self.keys), self.skipped, count
             )
         return xp.reshape(flat, shape)
 
@@ -150,7 +151,7 @@ def philox_words(
 
 
 def philox(xp: Namespace, counter: tuple[Array, ...], keys: Array) -> list[Array]:
-    """Philox4x32-10 on lanes: word 0 of the counter is an array of lanes, the others and the
+    """Philox4x32-10 on arrays: word 0 of the counter is an array of words, the others and the
     `round_keys` are 0-d.
     """
     c0, *rest = counter

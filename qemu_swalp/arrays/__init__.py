@@ -1,7 +1,7 @@
-"""The array libraries. One class each gives the few primitives in which the array program is
-written.
+"""The array libraries: for each a class with the primitives that the reference implementation is
+written in.
 
-A library is probed only if the program has already imported it, so asking about an array never
+A library is asked only if the program has already imported it, so asking about an array never
 imports a framework.
 """
 
@@ -50,7 +50,7 @@ def namespace_of(x: object) -> Namespace:
 
 
 def host(name: str, x: Array) -> np.ndarray:
-    """`Namespace.host` of an argument of that name. TypeError for what is no array, or has no
+    """`Namespace.host` of an argument of that name. TypeError if it is not an array, or has no
     values now.
     """
     xp = namespace_of(x)

@@ -44,7 +44,7 @@ class JaxNamespace(NumpyNamespace):
     def table(self, values: Table, width: int, like: Array) -> Array:
         return jnp.asarray(np.asarray(values, INTEGER[width]))
 
-    def lanes(self, first: Any, skipped: Any, count: int | Array, like: Array) -> Array:
+    def block_numbers(self, first: Any, skipped: Any, count: int | Array, like: Array) -> Array:
         # A block for each element, on rows of four: XLA is many times slower at interleaving the
         # words of a block than at computing it four times, and slower still in
         # `lax.rng_bit_generator`.
@@ -56,20 +56,20 @@ class JaxNamespace(NumpyNamespace):
     def _column(self, rows: tuple[int, int], skipped: Any) -> Array:
         return lax.broadcasted_iota("uint32", rows, 1) + skipped
 
-    def multiply_wide(self, lanes: Array, factor: int) -> tuple[Array, Array]:
+    def multiply_wide(self, words: Array, factor: int) -> tuple[Array, Array]:
         if jax.device_count() == 1:
-            return lax.mulhi(lanes, lax.full_like(lanes, factor)), lanes * np.uint32(factor)
+            return lax.mulhi(words, lax.full_like(words, factor)), words * np.uint32(factor)
         # XLA's partitioner for several devices does not know mulhi (JAX 0.10.2): long
         # multiplication of 16-bit halves.
         low, high = np.uint32(factor & 0xFFFF), np.uint32(factor >> 16)
-        a, b = lanes & 0xFFFF, lanes >> 16
+        a, b = words & 0xFFFF, words >> 16
         middle = a * high + (a * low >> 16)
         carried = b * low + (middle & 0xFFFF)
-        return b * high + (middle >> 16) + (carried >> 16), lanes * np.uint32(factor)
+        return b * high + (middle >> 16) + (carried >> 16), words * np.uint32(factor)
 
-    def words(self, lanes: Sequence[Array], skipped: Any, count: int | Array) -> Array:
-        word = self._column(lanes[0].shape, skipped) & 3
-        even, odd = (jnp.where(word < 2, lanes[i], lanes[i + 2]) for i in (0, 1))
+    def words(self, outputs: Sequence[Array], skipped: Any, count: int | Array) -> Array:
+        word = self._column(outputs[0].shape, skipped) & 3
+        even, odd = (jnp.where(word < 2, outputs[i], outputs[i + 2]) for i in (0, 1))
         return self.bits(jnp.where(word & 1 == 0, even, odd)).reshape(-1)[:count]
 
     def run(self, program: Callable[..., Any], settings: tuple[Any, ...], *arrays: Any) -> Any:

@@ -18,7 +18,7 @@ _HIGH = int(sys.byteorder == "little")
 
 @cache
 def _dtype_name(dtype: Any) -> str:
-    return str(dtype)  # NumPy takes microseconds to find it
+    return str(dtype)  # NumPy needs microseconds for it
 
 
 class NumpyNamespace(Namespace):
@@ -128,18 +128,18 @@ class NumpyNamespace(Namespace):
     def any(self, mask: Array) -> bool:
         return bool(mask.any())
 
-    def lane(self, word: Any) -> Any:
+    def as_words(self, word: Any) -> Any:
         return word.astype("uint32") if self.owns(word) else np.asarray(word, "uint32")[()]
 
-    def lanes(self, first: Any, skipped: Any, count: int | Array, like: Array) -> Array:
+    def block_numbers(self, first: Any, skipped: Any, count: int | Array, like: Array) -> Array:
         return self.xp.arange(-(-(count + int(skipped)) // 4), dtype="uint32") + first
 
-    def multiply_wide(self, lanes: Array, factor: int) -> tuple[Array, Array]:
-        halves = (lanes.astype("uint64") * self.xp.uint64(factor)).view("uint32").reshape(-1, 2)
+    def multiply_wide(self, words: Array, factor: int) -> tuple[Array, Array]:
+        halves = (words.astype("uint64") * self.xp.uint64(factor)).view("uint32").reshape(-1, 2)
         return halves[:, _HIGH], halves[:, 1 - _HIGH]
 
-    def words(self, lanes: Sequence[Array], skipped: Any, count: int | Array) -> Array:
-        flat = self.xp.stack(list(lanes), axis=-1).reshape(-1).view("int32")
+    def words(self, outputs: Sequence[Array], skipped: Any, count: int | Array) -> Array:
+        flat = self.xp.stack(list(outputs), axis=-1).reshape(-1).view("int32")
         return flat[int(skipped) : int(skipped) + count]
 
     def host(self, x: Array) -> np.ndarray:
@@ -151,8 +151,8 @@ class NumpyNamespace(Namespace):
 
 
 class HostNamespace(NumpyNamespace):
-    """NumPy itself. Pieces of 65,536 elements keep the temporaries of the array program near the
-    caches, and are long enough for the few microseconds that each operation takes to start.
+    """NumPy itself. Pieces of 65,536 elements keep the temporaries of the reference implementation
+    near the caches, and are long enough for the few microseconds that each operation needs to start.
     """
 
     chunk = 65536

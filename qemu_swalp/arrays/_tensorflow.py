@@ -12,7 +12,7 @@ from .namespace import Array, Namespace, Table
 
 try:
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext as within_xla
-# not public: without it every graph is taken for one that XLA compiles, which costs time, not bits
+# not public: without it every graph counts as one that XLA compiles, which costs time, not bits
 except ImportError:
 
     def within_xla(graph: tf.Graph) -> bool:
@@ -111,8 +111,8 @@ class TensorflowNamespace(Namespace):
 
     def searchsorted(self, values: Table, x: Array) -> Array:
         table = self.table(values, self.width(x), x)
-        found = tf.searchsorted(table, tf.reshape(x, [-1]), side="right")
-        return tf.cast(tf.reshape(found, tf.shape(x)), x.dtype)
+        counts = tf.searchsorted(table, tf.reshape(x, [-1]), side="right")
+        return tf.cast(tf.reshape(counts, tf.shape(x)), x.dtype)
 
     def width(self, x: Array) -> int:
         return int(x.dtype.size) * 8
@@ -145,14 +145,14 @@ class TensorflowNamespace(Namespace):
         here: np.ndarray = (tf.cast(x, tf.float32) if x.dtype == tf.bfloat16 else x).numpy()
         return here
 
-    def lane(self, word: Any) -> Any:
+    def as_words(self, word: Any) -> Any:
         return (
             word
             if isinstance(word, int | tuple)
             else tf.cast(tf.cast(word, tf.int64) & MASK, tf.uint32)
         )
 
-    def lanes(self, first: Any, skipped: Any, count: int | Array, like: Array) -> Array:
+    def block_numbers(self, first: Any, skipped: Any, count: int | Array, like: Array) -> Array:
         # A block for each element: these are for XLA, which fuses that better than interleaving the
         # words of a block.
         place = self._place(skipped, count)
@@ -161,14 +161,14 @@ class TensorflowNamespace(Namespace):
     def _place(self, skipped: Any, count: int | Array) -> Array:
         return tf.range(skipped, count + skipped, dtype=tf.int64)
 
-    def multiply_wide(self, lanes: Array, factor: int) -> tuple[Array, Array]:
-        product = tf.cast(lanes, tf.uint64) * tf.constant(factor, tf.uint64)
+    def multiply_wide(self, words: Array, factor: int) -> tuple[Array, Array]:
+        product = tf.cast(words, tf.uint64) * tf.constant(factor, tf.uint64)
         high = tf.bitwise.right_shift(product, tf.constant(32, tf.uint64))
         return tf.cast(high, tf.uint32), tf.cast(product, tf.uint32)
 
-    def words(self, lanes: Sequence[Array], skipped: Any, count: int | Array) -> Array:
+    def words(self, outputs: Sequence[Array], skipped: Any, count: int | Array) -> Array:
         word = self._place(skipped, count) & 3
-        even, odd = (tf.where(word < 2, lanes[i], lanes[i + 2]) for i in (0, 1))
+        even, odd = (tf.where(word < 2, outputs[i], outputs[i + 2]) for i in (0, 1))
         return tf.bitcast(tf.where(word & 1 == 0, even, odd), tf.int32)
 
     def generator_device(self, like: Array) -> str | None:

@@ -1,4 +1,4 @@
-"""PyTorch, on any device. It lacks arithmetic on uint32, so Philox lanes are int64."""
+"""PyTorch, on any device. It lacks arithmetic on uint32, so Philox words are int64."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _is_traced() -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _kept_table(data: bytes, kind: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def _table(data: bytes, kind: str, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """A table on a device. A copy from the host for each call would wait for the device, and CUDA
     graphs take none.
     """
@@ -94,7 +94,7 @@ class TorchNamespace(Namespace):
         device = None if like is None else like.device
         if type(like) is torch.Tensor and not like.is_cpu and not _is_traced():
             array = np.asarray(values)
-            return _kept_table(array.tobytes(), str(array.dtype), INTEGER[width], device)
+            return _table(array.tobytes(), str(array.dtype), INTEGER[width], device)
         return torch.as_tensor(values, dtype=INTEGER[width], device=device)
 
     def gather(self, table: Array, index: Array) -> Array:
@@ -128,23 +128,25 @@ class TorchNamespace(Namespace):
     def any(self, mask: Array) -> bool:
         return bool(mask.any())
 
-    def lane(self, word: Any) -> Any:
+    def as_words(self, word: Any) -> Any:
         return word.to(torch.int64) if isinstance(word, torch.Tensor) else word
 
-    def lanes(self, first: Any, skipped: Any, count: int | Array, like: Array) -> Array:
+    def block_numbers(self, first: Any, skipped: Any, count: int | Array, like: Array) -> Array:
         return torch.arange(
             first, first + -(-(count + skipped) // 4), dtype=torch.int64, device=like.device
         )
 
-    def multiply_wide(self, lanes: Array, factor: int) -> tuple[Array, Array]:
-        # Only the low 32 bits of a lane count; the product may wrap to a negative int64: its bits
+    def multiply_wide(self, words: Array, factor: int) -> tuple[Array, Array]:
+        # Only the low 32 bits of a word count; the product may wrap to a negative int64: its bits
         # are right.
-        product = lanes.bitwise_and_(MASK).mul_(factor)
+        product = words.bitwise_and_(MASK).mul_(factor)
         return product >> 32, product
 
-    def words(self, lanes: Sequence[Array], skipped: Any, count: int | Array) -> Array:
+    def words(self, outputs: Sequence[Array], skipped: Any, count: int | Array) -> Array:
         return (
-            torch.stack(list(lanes), dim=-1).reshape(-1)[skipped : skipped + count].to(torch.int32)
+            torch.stack(list(outputs), dim=-1)
+            .reshape(-1)[skipped : skipped + count]
+            .to(torch.int32)
         )
 
     def host(self, x: Array) -> np.ndarray:

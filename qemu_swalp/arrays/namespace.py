@@ -1,4 +1,4 @@
-"""The primitives that the array program needs of an array library."""
+"""What the reference implementation needs of an array library."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Namespace(ABC):
     """One array library. Integer arrays are int16, int32 or int64; masks are boolean arrays.
 
     Arithmetic, comparison and the bitwise operators `& | ^` come from the arrays themselves, for
-    equal integer dtypes and Python ints, and wrap around. Here stands what libraries spell
-    differently.
+    equal integer dtypes and Python ints, and wrap around. This class has what
+    libraries call by different names.
     """
 
     name: str
@@ -69,8 +69,8 @@ class Namespace(ABC):
         """The floating array with these bits; inverse of `bits`."""
 
     def converted(self, x: Array, dtype: str) -> Array | None:
-        """Numbers in another floating dtype that holds them; None where subnormal ones may become
-        zeros.
+        """Numbers in another floating dtype that represents them; None where subnormal ones may
+        become zeros.
         """
         return None
 
@@ -101,8 +101,8 @@ class Namespace(ABC):
         """⌊x/2^count⌋ (arithmetic shift); 0 ≤ count < width."""
 
     def where(self, mask: Array, a: Array | int, b: Array | int) -> Array:
-        """a where the mask holds, else b. TypeError unless one of them is an array, which gives the
-        dtype.
+        """a where the mask holds, else b. TypeError unless one of them is an array, whose dtype
+        is the result's.
         """
         if isinstance(a, int) and isinstance(b, int):
             raise TypeError(
@@ -192,36 +192,34 @@ class Namespace(ABC):
     def any(self, mask: Array) -> bool:
         """Whether the mask of a concrete array holds anywhere."""
 
-    # Random words. A lane is what holds a 32-bit word without sign in arithmetic; `first`,
-    # `skipped`, `step` and `key` are those of `randombits.Counters`, as 0-d lanes.
+    # Random words: unsigned 32-bit numbers, in whichever dtype the library computes with them.
+    # `first`, `skipped`, `step` and `key` are those of `random_bits.Counters`, as 0-d words.
 
     @abstractmethod
-    def lane(self, word: Any) -> Any:
-        """A word (an int, or a 0-d integer array of the library), or nested tuples of ints, as 0-d
-        lanes.
+    def as_words(self, word: Any) -> Any:
+        """An int, a 0-d integer array of the library, or nested tuples of ints, as 0-d words."""
+
+    @abstractmethod
+    def block_numbers(self, first: Any, skipped: Any, count: int | Array, like: Array) -> Array:
+        """The Philox blocks of `count` elements: a word for each block, or for each element,
+        whichever is faster.
         """
 
     @abstractmethod
-    def lanes(self, first: Any, skipped: Any, count: int | Array, like: Array) -> Array:
-        """The block of each of `count` elements: one lane for a block, or for an element, whichever
-        is faster.
-        """
-
-    @abstractmethod
-    def multiply_wide(self, lanes: Array, factor: int) -> tuple[Array, Array]:
-        """(high, low) words of the 64-bit products with an unsigned 32-bit factor. The lanes may be
+    def multiply_wide(self, words: Array, factor: int) -> tuple[Array, Array]:
+        """(high, low) words of the 64-bit products with an unsigned 32-bit factor. The words may be
         overwritten.
         """
 
     @abstractmethod
-    def words(self, lanes: Sequence[Array], skipped: Any, count: int | Array) -> Array:
-        """Each element's word of the four words of its block, as a 1-d int32 array; `lanes` as the
-        blocks came.
+    def words(self, outputs: Sequence[Array], skipped: Any, count: int | Array) -> Array:
+        """Each element's word of the four words of its block, as a 1-d int32 array; `outputs` are
+        Philox's four, in the order of `block_numbers`.
         """
 
     def generator_device(self, like: Array) -> str | None:
         """The device for which `generate` would make the words; None where the library has no
-        Philox generator, or where `lanes` are faster.
+        Philox generator, or where `block_numbers` are faster.
         """
         return None
 

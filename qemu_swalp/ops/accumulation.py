@@ -19,7 +19,7 @@ MOST_TERMS = 2**31 - 1
 
 @dataclass(frozen=True)
 class Accumulation:
-    """How a·b is summed up where the adder is narrow: each partial sum is rounded once, from its
+    """How a·b is accumulated where the adder is narrow: each partial sum is rounded once, from its
     exact value.
 
     Written as its sum, then what else there is, as in "float<6,9>/nearest_even; chunk=64" (clause
@@ -31,16 +31,17 @@ class Accumulation:
         string.
     product : quantizer of each product before it is added; None adds exact products, as fused
         multiply-add does.
-    group : so many products are added between roundings, as in units that sum up several at once.
-        Default: 1.
-    chunk : so many products form a sum of their own, which then goes to a total (Wang et al. 2018,
-        arXiv 1812.08011); a multiple of `group`. None: all of them.
+    group : number of products that are added between roundings, as in units that add several at
+        once. Default: 1.
+    chunk : number of products in each partial sum that is added to a total (Wang et al. 2018, arXiv
+        1812.08011); a multiple of `group`. None: all of them, without a total.
     total : quantizer of the total; the sum's by default.
 
     Raises
     ------
-    TypeError : a quantizer that is none. ValueError : a block format; more than 51 significant
-        bits; a chunk that is no multiple of the group; a total without chunks.
+    TypeError: if a quantizer is not a Quantizer, a format or a string.
+    ValueError: if a format is a block format or has more than 51 significant bits, if `chunk` is
+        not a multiple of `group`, or if there is a total without chunks.
 
     >>> str(Accumulation("fp16/nearest_even", chunk=64))
     'fp16/nearest_even; chunk=64'
@@ -72,8 +73,8 @@ class Accumulation:
                 f"total={total} needs chunk=, the number of products in each sum that is added"
                 " to it"
             )
-        for name, given in (("sum", sum), ("product", product), ("total", total)):
-            quantizer = None if given is None else Quantizer.parse(given)
+        for name, quantized in (("sum", sum), ("product", product), ("total", total)):
+            quantizer = None if quantized is None else Quantizer.parse(quantized)
             if quantizer is not None:
                 check_element(name, quantizer)
             object.__setattr__(self, name, quantizer)
@@ -87,7 +88,7 @@ class Accumulation:
 
     @property
     def stochastic(self) -> bool:
-        """Whether a product takes random bits."""
+        """Whether a product needs random bits."""
         return any(
             q.rounding.stochastic for q in (self.sum, self.product, self.total) if q is not None
         )
@@ -130,11 +131,13 @@ class Accumulation:
         )
 
     @staticmethod
-    def parse(given: Accumulation | Quantizer | Format | str) -> Accumulation:
+    def parse(accumulation: Accumulation | Quantizer | Format | str) -> Accumulation:
         """From an accumulation, its string, or the quantizer of its sum alone."""
-        if isinstance(given, str):
-            return _parsed(given)
-        return given if isinstance(given, Accumulation) else Accumulation(given)
+        if isinstance(accumulation, str):
+            return _parsed(accumulation)
+        if isinstance(accumulation, Accumulation):
+            return accumulation
+        return Accumulation(accumulation)
 
 
 @forget_on_redefinition

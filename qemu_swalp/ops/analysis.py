@@ -1,8 +1,8 @@
 """What rounding does to an array, in figures: errors, what leaves the range, what is lost, what it
 costs in bits.
 
-`quantize` knows nothing of this and pays nothing for it. The array is rounded by its own library;
-the figures are then taken on the host, in float64, so that every library gives the same.
+`quantize` costs nothing more for it. The array is rounded by its own library; the figures are then
+computed on the host, in float64, so that they are the same in every library.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .pack import packed_bytes
 from .quantize import quantize, round_array
 
 CHUNK = 1 << 16
-"""Elements taken at a time in float64."""
+"""Elements converted to float64 at a time."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +157,11 @@ def analyze(
     traced graph. The array stays as it is. Sums of squares are those of float64: beyond 10^154 they
     are infinite.
 
-    >>> found = analyze([0.3, 2.0, -500.0, 0.0001], "e4m3fn")
-    >>> found.count, found.saturated, found.flushed, found.unchanged, found.bits_per_element
-    (4, 1, 1, 1, 8.0)
-    >>> f"{found.sqnr_db:.2f} dB, at most {found.max_abs_error}, {found.mean_error:.2f} on average"
-    '19.66 dB, at most 52.0, 13.00 on average'
+    >>> figures = analyze([0.3, 2.0, -500.0, 0.0001], "e4m3fn")
+    >>> figures.count, figures.saturated, figures.flushed, figures.unchanged
+    (4, 1, 1, 1)
+    >>> f"{figures.sqnr_db:.2f} dB, errors up to {figures.max_abs_error}"
+    '19.66 dB, errors up to 52.0'
     """
     x = as_array(x)
     format, rounding = parse(format), Rounding.parse(rounding)
@@ -198,8 +198,8 @@ def analyze_update(
     _check_update(xp, weight, update)
     result = quantize(weight + update, format, rounding, random=random, overflow=overflow)
     before, change, after = (host("weight and update", a) for a in (weight, update, result))
-    given = (change != 0) & (change == change)
-    return UpdateAnalysis(int(given.sum()), int((given & (after == before)).sum()))
+    updated = (change != 0) & (change == change)
+    return UpdateAnalysis(int(updated.sum()), int((updated & (after == before)).sum()))
 
 
 def _check_update(xp: Namespace, weight: Array, update: Array) -> None:

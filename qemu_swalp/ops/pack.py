@@ -1,4 +1,4 @@
-"""Codes in their real number of bits (clause COD-5)."""
+"""Bit-packed codes (clause COD-5)."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def pack(codes: Array, format: Format | str | int) -> np.ndarray:
 
 
 def unpack(packed: Array, format: Format | str | int, shape: int | Sequence[int]) -> np.ndarray:
-    """The codes of a stream that `pack` made, as a NumPy array of the given shape, in the dtype
-    that `encode` gives.
+    """The codes of a stream that `pack` wrote, as a NumPy array of that shape, in the dtype of
+    `encode`.
 
     Raises ValueError where the stream does not have the ⌈count·bits/8⌉ bytes of that shape.
 

@@ -56,13 +56,13 @@ class Quantizer:
         return f"{self.format}/{self.rounding}"
 
     @staticmethod
-    def parse(given: Quantizer | Format | str) -> Quantizer:
+    def parse(quantizer: Quantizer | Format | str) -> Quantizer:
         """A quantizer from a quantizer, a format or a string."""
-        if isinstance(given, Quantizer):
-            return given
-        if not isinstance(given, Format | str) and dtype_name(given) is None:
+        if isinstance(quantizer, Quantizer):
+            return quantizer
+        if not isinstance(quantizer, Format | str) and dtype_name(quantizer) is None:
             raise TypeError(
                 "a quantizer must be a Quantizer, a Format or a string such as 'bfp8/stochastic', "
-                f"got {given!r}"
+                f"got {quantizer!r}"
             )
-        return Quantizer(given)
+        return Quantizer(quantizer)

@@ -1,3 +1,3 @@
-"""The array program: one rounding algorithm in integer arithmetic, the same for every array
-library.
+"""The reference implementation: one rounding algorithm in integer arithmetic, the same for every
+array library.
 """

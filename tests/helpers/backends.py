@@ -141,7 +141,7 @@ class Backend:
 
 
 class NumpyProgram(Backend):
-    """The array program on NumPy, without the compiled kernels."""
+    """The reference implementation on NumPy, without the compiled kernels."""
 
     name = "numpy-program"
 
@@ -195,7 +195,7 @@ class Torch(Backend):
 
 
 class TorchProgram(Torch):
-    """The array program on PyTorch, without the compiled kernels."""
+    """The reference implementation on PyTorch, without the compiled kernels."""
 
     name = "torch-program"
 

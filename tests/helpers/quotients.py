@@ -11,7 +11,7 @@ import numpy as np
 
 ROUNDINGS = ("stochastic_a", "stochastic_b", "stochastic_c", "stochastic_c<31>")
 SCALE_BITS = {"float16": 9, "bfloat16": 6, "float32": 22, "float64": 24}
-"""Of a scale d whose greatest element is 3: the dtype holds 3·d, and a float32 holds d."""
+"""Of a scale d whose greatest element is 3: the dtype represents 3·d, and float32 d."""
 E2M1_BOUNDS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0, 3.5, 4.0, 5.0)
 """The positive values of e2m1fn below its greatest, and the middles."""
 
@@ -45,21 +45,21 @@ def above_middles(dividend: float) -> np.ndarray:
     """
     shifted = np.uint64(int(np.frexp(dividend)[0] * 2**24) << 40)
     d = np.arange(2**23, 2**24, dtype=np.uint64)
-    found = shifted // d
-    half = np.where(found >= 2**40, np.uint64(2**16), np.uint64(2**15))
-    chosen = (found % (4 * half) == half) & (found * d != shifted)
+    quotient = shifted // d
+    half = np.where(quotient >= 2**40, np.uint64(2**16), np.uint64(2**15))
+    chosen = (quotient % (4 * half) == half) & (quotient * d != shifted)
     return np.ldexp(d[chosen].astype(np.float64), -23)
 
 
 def amaxes(name: str) -> np.ndarray:
     """NVFP4: of arrays in which a step divides as in `above_middles`."""
     reciprocals = above_middles(1.0)[::12]
-    found = (
+    values = (
         2688 * reciprocals
         if name == "nvfp4_torchao"
         else [*2688 / reciprocals, *above_middles(2688.0)[::12]]
     )
-    return np.float32(found)
+    return np.float32(values)
 
 
 def under_second_scale(amax: np.float32) -> np.ndarray:

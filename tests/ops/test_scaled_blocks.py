@@ -231,7 +231,7 @@ def test_tiles() -> None:
     ("call", "error", "words"),
     [
         (
-            lambda: q.Block(q.parse("e4m3fn"), scale="e8m0fnu"),
+            lambda: q.Block(q.parse("e4m3fn"), scale=8),
             TypeError,
             "scale must be a format such as",
         ),
@@ -256,12 +256,12 @@ def test_tiles() -> None:
         (
             lambda: q.parse("mxfp4").replace(second=q.Float(8, 23)),
             ValueError,
-            "rule='floor' has no second scale",
+            "rule='floor' has no global scale",
         ),
         (
             lambda: q.parse("nvfp4").replace(second=q.parse("bf16")),
             ValueError,
-            "second must be float<8,23> or None",
+            "second, the global scale, must be float<8,23> or None",
         ),
         (lambda: q.bfp(8, axis=(0, 1), size=(1, 2, 3)), ValueError, "one for each of the 2 axes"),
         (lambda: q.Exponent(17), ValueError, "exponent_bits must be from 2 to 16, got 17"),
