@@ -21,6 +21,8 @@
 (True, 20)
 """
 
+from warnings import warn
+
 try:
     import torch as _torch  # noqa: F401
 except ImportError as _error:
@@ -43,6 +45,22 @@ from .monitoring import Monitor
 from .optim.sgd import SGD
 from .optim.wrap import quantize_optimizer, unquantize_optimizer
 from .tensors.straight_through import quantize
+
+_RENAMED = {"quantize_steps": quantize_elementwise, "register_steps": register_elementwise}
+
+
+def __getattr__(name: str) -> object:
+    """Names of version 0.1, for one release."""
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warn(
+        f"qemu_swalp_torch.{name} is called {_RENAMED[name].__name__} since version 0.2; the old"
+        " name goes in version 0.3",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return _RENAMED[name]
+
 
 __all__ = [
     "COMPUTING_MODULES",

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._compile import _disable_dynamo
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd, _LPPoolNd
@@ -29,14 +28,6 @@ AVERAGE_POOLS = (_AvgPoolNd, _AdaptiveAvgPoolNd, _LPPoolNd)
 """Base classes of the pooling layers that compute means."""
 
 Function = TypeVar("Function", bound=Callable[..., object])
-
-
-def untraced(function: Function) -> Function:
-    """`torch.compile` runs the function as it is, between graphs.
-
-    `torch.compiler.disable` does the same, and imports the compiler at once.
-    """
-    return _disable_dynamo(function)  # type: ignore[return-value]
 
 
 def constant(function: Function) -> Function:

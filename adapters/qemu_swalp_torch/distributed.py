@@ -13,9 +13,8 @@ from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
 from qemu_swalp._util.checks import check_int
+from qemu_swalp.interop.torch import array_of, tensor_of
 from qemu_swalp.training import Quantizer, TensorRandomBits, apply
-
-from .tensors.arrays import array_of, tensor_of
 
 if TYPE_CHECKING:
     from torch.distributed import GradBucket

@@ -14,13 +14,12 @@ from torch.utils.hooks import RemovableHandle
 from qemu_swalp import RandomBits
 from qemu_swalp._util.tables import table
 from qemu_swalp.arrays import Array
+from qemu_swalp.interop.torch import local_part, tensor_of, untraced
 from qemu_swalp.ops.analysis import Analysis, UpdateAnalysis, analyze
 from qemu_swalp.training import Quantizer
 
-from ._compat import untraced
 from .optim.grad_scaler import step_is_skipped
 from .optim.param_plan import labels
-from .tensors.arrays import local_part, tensor_of
 from .tensors.observers import OBSERVERS, Label
 
 WEIGHTS = ("weight", "accumulator")
@@ -73,16 +72,15 @@ class Monitor:
     >>> from qemu_swalp.training import Recipe
     >>> from qemu_swalp_torch import quantize_optimizer
     >>> w = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
-    >>> opt = quantize_optimizer(torch.optim.SGD([("w", w)], lr=0.01), Recipe(weight="fixed<8,4>/nearest_even"))
+    >>> recipe = Recipe(weight="fixed<8,4>/nearest_even")
+    >>> opt = quantize_optimizer(torch.optim.SGD([("w", w)], lr=0.01), recipe)
     >>> with Monitor(opt) as monitor:
     ...     for _ in range(3):
     ...         w.grad = torch.tensor([1.0, 9.0])
     ...         opt.step()
-    >>> print(monitor)
-    place  role    quantizer                saturated  flushed  SQNR, dB  lost updates
-    gradient/noise ─────  ──────  ───────────────────────  ─────────  ───────  ────────
-    ────────────  ────────────── w      weight  fixed<8,4>/nearest_even      0.00%    0.00%
-    33.0        50.00%             inf
+    >>> (row,) = monitor.rows()
+    >>> row["role"], row["saturated"], row["lost_updates"], row["gradient_to_noise"]
+    ('weight', 0.0, 0.5, inf)
     """
 
     def __init__(self, optimizer: Optimizer | None = None) -> None:

@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from qemu_swalp._util.checks import check_int
+from qemu_swalp.interop.torch import array_of, check_plain, is_dtensor, tensor_of, untraced
 from qemu_swalp.training import LAWA, AverageState, Averaging, Policy, Quantizer
 
-from .._compat import untraced
 from ..optim.grad_scaler import step_is_skipped
-from ..tensors.arrays import TensorQuantizer, array_of, check_plain, is_dtensor, tensor_of
+from ..tensors.arrays import TensorQuantizer
 from ..tensors.custom_ops import refuse_capture
 
 Weights = nn.Module | Iterable[tuple[str, Tensor]] | Mapping[str, Tensor]

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..tensors.arrays import tensor_of
+from qemu_swalp.interop.torch import tensor_of
+
 from .averager import copy_into
 
 
@@ -24,7 +25,8 @@ def scored_by(
     >>> from qemu_swalp.training import ASWA
     >>> from qemu_swalp_torch import Averager
     >>> model = torch.nn.Linear(1, 1)
-    >>> averager = Averager(model, ASWA(score=scored_by(model, lambda m: -abs(m.weight.item() - 3))))
+    >>> score = scored_by(model, lambda m: -abs(m.weight.item() - 3))
+    >>> averager = Averager(model, ASWA(score=score))
     >>> for weight in (2.0, 4.0, 9.0):
     ...     _ = torch.nn.init.constant_(model.weight, weight)
     ...     averager.update()

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from qemu_swalp.training import Recipe
 
-from ..tensors.call_counters import Clock, Site
+from ..tensors.call_counters import Position
 from ..tensors.custom_ops import is_stochastic
 from ..tensors.straight_through import straight_through
+from .removable import Removable, RoundingSite
 
 
-class ActivationSite(Site, ABC):
+class ActivationSite(RoundingSite):
     """Rounds tensors, at any depth of tuples, lists and dicts, each with a stream of its own."""
 
     end = suffix = ""
-    """Whether inputs or outputs are rounded; what is put after the names of places and roles for
+    """Whether inputs or outputs are rounded; what is put after the names of sites and roles for
     it.
     """
 
-    def __init__(self, clock: Clock, module: str, place: int, recipe: Recipe, seed: int) -> None:
-        super().__init__(clock, module + self.suffix, place, seed)
-        self.module = module
+    def __init__(self, position: Position, recipe: Recipe) -> None:
+        super().__init__(position._replace(name=position.name + self.suffix))
+        self.module_name = position.name
         self.activation = None if recipe.activation is None else str(recipe.activation)
         self.error = None if recipe.error is None else str(recipe.error)
         self.stochastic = any(
             is_stochastic(q) for q in (self.activation, self.error) if q is not None
         )
-
-    @abstractmethod
-    def register(self, module: nn.Module) -> RemovableHandle:
-        """Hook the site to its module."""
 
     def rounded(self, value: Any) -> Any:
         """The value with its floating tensors rounded, or the value itself where the site is
@@ -69,8 +65,8 @@ class OutputSite(ActivationSite):
 
     end = "output"
 
-    def register(self, module: nn.Module) -> RemovableHandle:
-        return module.register_forward_hook(self)
+    def register(self, module: nn.Module) -> Sequence[Removable]:
+        return (module.register_forward_hook(self),)
 
     def __call__(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         return self.rounded(output)
@@ -81,8 +77,8 @@ class InputSite(ActivationSite):
 
     end, suffix = "input", ".input"
 
-    def register(self, module: nn.Module) -> RemovableHandle:
-        return module.register_forward_pre_hook(self)
+    def register(self, module: nn.Module) -> Sequence[Removable]:
+        return (module.register_forward_pre_hook(self),)
 
     def __call__(self, module: nn.Module, inputs: Any) -> Any:
         return self.rounded(inputs)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Iterator
 
 from torch import nn
 
-from qemu_swalp._util.checks import check_int
-from qemu_swalp.training import Recipe, as_recipe
+from qemu_swalp.training import Recipe
 
-from .._compat import forward_hooks, forward_pre_hooks, is_compiled
-from ..sections import check_section
-from ..tensors.call_counters import clock_of, join
+from .._compat import forward_hooks, forward_pre_hooks
+from ..tensors.call_counters import Position
 from .activation_hooks import ActivationSite, InputSite, OutputSite
 from .handle import SiteHandle
-from .selection import COMPUTING_MODULES, Selection, chosen, is_inner
+from .selection import COMPUTING_MODULES, Selection, chosen
+from .walk import round_within
 
 
 def quantize_activations(
@@ -67,62 +66,45 @@ def quantize_activations(
     >>> import torch
     >>> from torch import nn
     >>> model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 1))
-    >>> handle = quantize_activations(model, Recipe(activation="e4m3fn", error="e5m2"), modules=nn.ReLU)
+    >>> recipe = Recipe(activation="e4m3fn", error="e5m2")
+    >>> handle = quantize_activations(model, recipe, modules=nn.ReLU)
     >>> model(torch.ones(1, 2)).sum().backward()
     >>> handle.names
     ['1']
     """
-    check_module(model)
-    recipe = as_recipe(recipe)
-    check_section(recipe, "activations")
-    check_int("seed", seed, 0, 2**64 - 1)
-    clock = clock_of(model)
-    found: list[tuple[nn.Module, ActivationSite]] = []
-    for place, (name, module) in enumerate(model.named_modules()):
-        if is_inner(module) or chosen(name, module, exclude):
-            continue
+
+    def sites_at(position: Position, module: nn.Module, recipe: Recipe) -> Iterator[ActivationSite]:
         kinds: tuple[tuple[type[ActivationSite], Selection], ...] = (
             (InputSite, inputs),
             (OutputSite, modules),
         )
         for kind, choice in kinds:
-            own = recipe.of(f"{name}.{kind.end}")
-            if (own.activation or own.error) and chosen(name, module, choice):
-                found.append((module, kind(clock, name, place, own, seed)))
-    if not found and not recipe.allow_empty:
+            part = recipe.of(f"{position.name}.{kind.end}")
+            if (part.activation or part.error) and chosen(position.name, module, choice):
+                site = kind(position, part)
+                _check_unrounded(module, site)
+                yield site
+
+    return round_within(
+        model,
+        recipe,
+        "activations",
+        sites_at=sites_at,
+        modules=modules,
+        exclude=exclude,
+        seed=seed,
+        call="quantize_activations",
+        choice=(
+            "modules= or inputs=, less exclude=, must choose a module of the model for which the"
+            " recipe has activation or error"
+        ),
+    )
+
+
+def _check_unrounded(module: nn.Module, site: ActivationSite) -> None:
+    hooks = (*forward_pre_hooks(module).values(), *forward_hooks(module).values())
+    if any(isinstance(hook, type(site)) for hook in hooks):
         raise ValueError(
-            "nothing to round: modules= or inputs=, less exclude=, must choose a module of the"
-            f" model for which the recipe has activation or error; got recipe {recipe.to_dict()},"
-            f" modules={modules!r}"
-        )
-    for module, site in found:
-        hooks = (*forward_pre_hooks(module).values(), *forward_hooks(module).values())
-        if any(isinstance(hook, type(site)) for hook in hooks):
-            raise ValueError(
-                f"the {site.end} of {site.module!r} is rounded already; remove() its handle first,"
-                " or exclude the module"
-            )
-    warn_if_compiled(model, "quantize_activations")
-    sites = [site for _, site in found]
-    handles = [site.register(module) for module, site in found]
-    join(model, clock, sites)
-    return SiteHandle(model, sites, handles)
-
-
-def check_module(model: object) -> None:
-    """TypeError unless it is a module."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            "model must be a torch.nn.Module, got"
-            f" {type(model).__module__}.{type(model).__qualname__}"
-        )
-
-
-def warn_if_compiled(model: nn.Module, call: str) -> None:
-    """Warn where the model was compiled before the present call changes it."""
-    if any(is_compiled(module) for module in model.modules()):
-        warnings.warn(
-            f"the model was compiled before; torch.compile ignores hooks added later: call {call}"
-            " first, then torch.compile",
-            stacklevel=3,
+            f"the {site.end} of {site.module_name!r} is rounded already; remove() its handle first,"
+            " or exclude the module"
         )

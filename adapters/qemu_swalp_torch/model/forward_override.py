@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
-from ..tensors.call_counters import Clock, Site
+from ..tensors.call_counters import Position
+from .removable import Removable, RoundingSite
 
 
-class ForwardSite(Site):
-    """What a module has in place of its `forward`. Where there are two, that of steps runs that of
-    products.
+class ForwardSite(RoundingSite):
+    """What a module has in place of its `forward`.
+
+    Of two on one module, that of elementwise operations calls that of products.
     """
 
     level = 0
@@ -20,12 +22,12 @@ class ForwardSite(Site):
     inner: Any = None
     """The other site, whose `run` takes the softmax of its attention before the inputs."""
 
-    def __init__(self, clock: Clock, name: str, place: int, seed: int, module: nn.Module) -> None:
-        super().__init__(clock, name, place, seed)
+    def __init__(self, position: Position, module: nn.Module) -> None:
+        super().__init__(position)
         self.module = module
 
-    def register(self) -> RemovableHandle:
-        """Take the place of the module's forward."""
+    def register(self, module: nn.Module) -> Sequence[Removable]:
+        """Stand in for the module's forward."""
         above = forward_of(self.module)
         if above is not None and above.level > self.level:
             above.inner = self
@@ -34,7 +36,7 @@ class ForwardSite(Site):
             self.module.__dict__["forward"] = self
         # A hook, since nn.TransformerEncoderLayer calls its parts in inference only if they have
         # one.
-        return self.module.register_forward_pre_hook(_called)
+        return module.register_forward_pre_hook(_called), self
 
     def remove(self) -> None:
         """Give the module back the forward that it had before."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 from torch import nn
@@ -14,12 +13,7 @@ from qemu_swalp._util.checks import check_int
 from .._compat import forward_hooks, forward_pre_hooks
 from ..tensors.call_counters import Beginning, Replay, Site, clock_of, leave
 from .forward_override import forwards_of
-
-
-class Removable(Protocol):
-    """A hook's handle, or what else can be taken off a module."""
-
-    def remove(self) -> None: ...
+from .removable import Removable
 
 
 class SiteHandle:
@@ -34,7 +28,7 @@ class SiteHandle:
 
     @property
     def names(self) -> list[str]:
-        """Names of the places that are rounded: "fc1" for the output, or the products, of module
+        """Names of the sites: "fc1" for the output, or the products, of module
         `fc1`.
         """
         return [site.name for site in self.sites]
@@ -46,8 +40,8 @@ class SiteHandle:
         leave(self.model, self.sites)
 
     def state_dict(self) -> dict[str, int]:
-        """Random step of each place: how often it was passed. For an exact resume of stochastic
-        rounding.
+        """Number of calls of each site, the counter's step of its random bits. For an exact resume
+        of stochastic rounding.
         """
         return {site.name: site.calls for site in self.sites}
 
@@ -67,7 +61,7 @@ class SiteHandle:
         """Count calls on that device from now on, and read nothing from it.
 
         A CUDA graph of forward and backward that is captured after that, or made by
-        `torch.compile`, draws fresh random bits at each replay. One kernel more for each place and
+        `torch.compile`, draws fresh random bits at each replay. One kernel more for each site and
         forward.
         """
         for site in self.sites:
@@ -94,7 +88,7 @@ class SiteHandle:
 @contextmanager
 def disabled(model: nn.Module) -> Iterator[nn.Module]:
     """Within it the model computes without rounding of activations, errors, operands, sums and
-    steps, as SWALP's average is evaluated.
+    elementwise operations, as SWALP's average is evaluated.
 
     >>> import torch
     >>> from qemu_swalp.training import Recipe
@@ -119,11 +113,11 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
 
 
 def sites_of(model: nn.Module) -> Iterator[Site]:
-    """All places of a model that are rounded."""
+    """All sites of a model."""
     for module in model.modules():
-        own = (
+        hooks = (
             *forward_pre_hooks(module).values(),
             *forward_hooks(module).values(),
             *forwards_of(module),
         )
-        yield from (part for part in own if isinstance(part, Site))
+        yield from (part for part in hooks if isinstance(part, Site))

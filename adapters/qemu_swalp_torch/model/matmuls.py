@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
-from qemu_swalp._util.checks import check_bool, check_int
-from qemu_swalp.training import OPERANDS, SUMS, Recipe, as_recipe
+from qemu_swalp._util.checks import check_bool
+from qemu_swalp.training import OPERANDS, SUMS, Recipe
 
 from .._compat import ConvNd, ConvTransposeNd, output_padding_of, padding_of, safe_softmax
 from ..ops.accumulate import Geometry
 from ..ops.matmul import Operands, convolution, linear, matmul
-from ..sections import check_section
-from ..tensors.call_counters import Clock, clock_of, join
+from ..tensors.call_counters import Position
 from ..tensors.custom_ops import is_stochastic
-from .activations import check_module, warn_if_compiled
 from .attention import attend
 from .forward_override import ForwardSite, forwards_of, has_own_forward
 from .handle import SiteHandle
 from .sdpa import attention_within, calls_attention
-from .selection import GEMM_MODULES, Matmul, Selection, chosen, is_inner
+from .selection import GEMM_MODULES, Matmul, Selection, chosen
+from .walk import round_within
 
 
 class Gemm(ForwardSite):
@@ -30,16 +29,9 @@ class Gemm(ForwardSite):
     """
 
     def __init__(
-        self,
-        clock: Clock,
-        name: str,
-        place: int,
-        recipe: Recipe,
-        seed: int,
-        module: nn.Module,
-        attention: bool,
+        self, position: Position, recipe: Recipe, module: nn.Module, attention: bool
     ) -> None:
-        super().__init__(clock, name, place, seed, module)
+        super().__init__(position, module)
         self.attention = attention
         self.quantizers = {
             operand: None if (q := recipe.quantizer(operand)) is None else str(q)
@@ -157,35 +149,32 @@ def quantize_gemms(
     >>> handle.names
     ['0']
     """
-    check_module(model)
-    recipe = as_recipe(recipe)
-    check_section(recipe, "products")
     check_bool("attention", attention)
-    check_int("seed", seed, 0, 2**64 - 1)
-    clock = clock_of(model)
     if modules is GEMM_MODULES:
         modules = (*GEMM_MODULES, *_registered, _calls_attention)
-    sites: list[Gemm] = []
-    for place, (name, module) in enumerate(model.named_modules()):
-        own = recipe.of(f"{name}.operands")
-        if not (own.operands or own.sums) or is_inner(module):
-            continue
-        if not chosen(name, module, modules) or chosen(name, module, exclude):
-            continue
-        if not attention and _forward_of(module) in (_matmul, attention_within):
-            continue
-        _check_forward(name, module)
-        sites.append(Gemm(clock, name, place, own, seed, module, attention))
-    if not sites and not recipe.allow_empty:
-        raise ValueError(
-            "nothing to round: modules= less exclude= must choose a module of the model that"
-            " multiplies matrices, for which the recipe has operands or sums; got recipe"
-            f" {recipe.to_dict()}, modules={modules!r}"
-        )
-    warn_if_compiled(model, "quantize_gemms")
-    handles = [site.register() for site in sites]
-    join(model, clock, sites)
-    return SiteHandle(model, sites, [*handles, *sites])
+
+    def sites_at(position: Position, module: nn.Module, recipe: Recipe) -> Iterator[Gemm]:
+        part = recipe.of(f"{position.name}.operands")
+        if not (part.operands or part.sums) or not chosen(position.name, module, modules):
+            return
+        if attention or _forward_of(module) not in (_matmul, attention_within):
+            _check_forward(position.name, module)
+            yield Gemm(position, part, module, attention)
+
+    return round_within(
+        model,
+        recipe,
+        "products",
+        sites_at=sites_at,
+        modules=modules,
+        exclude=exclude,
+        seed=seed,
+        call="quantize_gemms",
+        choice=(
+            "modules= less exclude= must choose a module of the model that multiplies matrices, for"
+            " which the recipe has operands or sums"
+        ),
+    )
 
 
 def _calls_attention(name: str, module: nn.Module) -> bool:
@@ -294,10 +283,13 @@ def register_gemms(kind: type[nn.Module], forward: Callable[..., Any]) -> None:
     >>> class Conv1D(nn.Module):
     ...     def __init__(self):
     ...         super().__init__()
-    ...         self.weight, self.bias = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.zeros(3))
+    ...         self.weight = nn.Parameter(torch.ones(2, 3))
+    ...         self.bias = nn.Parameter(torch.zeros(3))
     ...     def forward(self, x):
     ...         return x @ self.weight + self.bias
-    >>> register_gemms(Conv1D, lambda module, rules, x: linear(x, module.weight.t(), module.bias, rules.of()))
+    >>> def forward(module, rules, x):
+    ...     return linear(x, module.weight.t(), module.bias, rules.of())
+    >>> register_gemms(Conv1D, forward)
     >>> model = Conv1D()
     >>> handle = quantize_gemms(model, Recipe(operands={"input": "fixed<8,1>/nearest_even"}))
     >>> model(torch.tensor([[0.6, 0.3]])).tolist()

@@ -1,5 +1,5 @@
-"""The elementary steps of `qemu_swalp.training.functional` on tensors: in autograd, in graphs, by
-the rules of one call.
+"""The elementwise operations of `qemu_swalp.training.functional` on tensors, each rounded: in
+autograd, in graphs, by the rules of one call.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from torch import Tensor
 
 import qemu_swalp
 from qemu_swalp import Accumulation, RandomBits
+from qemu_swalp.interop.torch import array_of, tensor_of
 from qemu_swalp.training.functional import ELEMENTWISE
 
-from ..tensors.arrays import array_of, tensor_of
 from ..tensors.call_counters import stream
 from ..tensors.custom_ops import (
     Rule,
@@ -45,87 +45,87 @@ KINDS = {"subtract": "add", **dict.fromkeys(("exp", "log", "tanh", "erf"), "func
 """Of those that are no kind of their own."""
 
 
-class StepRules(NamedTuple):
-    """How the steps of one call of a function are rounded: for each of `ELEMENTWISE` a string or
-    None, and random bits.
+class ElementwiseRules(NamedTuple):
+    """How the operations of one call of a function are rounded: for each of `ELEMENTWISE` a string
+    or None, and random bits.
     """
 
     quantizers: tuple[str | None, ...]
     seed: int
-    place: int
+    index: int
     step: int | Tensor
     part: str = ""
     """Of the call among several; set apart from those of others by random streams of its own."""
 
     def of(self, name: str, number: int) -> Rule | None:
-        """For one of `ELEMENTWISE`, the step of that number in its direction."""
+        """For one of `ELEMENTWISE`, the operation of that number in its direction."""
         quantizer = self.quantizers[ELEMENTWISE.index(name)]
         if quantizer is None:
             return None
         return Rule(
-            quantizer, self.seed, stream(f"{name}{self.part}.{number}", self.place), self.step
+            quantizer, self.seed, stream(f"{name}{self.part}.{number}", self.index), self.step
         )
 
-    def within(self, part: str) -> StepRules:
-        """For a part of the call that numbers its steps anew."""
+    def within(self, part: str) -> ElementwiseRules:
+        """For a part of the call that numbers its operations anew."""
         return self._replace(part=f"{self.part}.{part}")
 
 
-class Steps:
+class RoundedArithmetic:
     """An `Arithmetic` by the rules of one call, forward or backward."""
 
-    def __init__(self, rules: StepRules, direction: str) -> None:
+    def __init__(self, rules: ElementwiseRules, direction: str) -> None:
         self.rules, self.direction, self.count = rules, direction, 0
 
-    def _step(self, operation: str, *operands: Any) -> Tensor:
+    def _rounded(self, operation: str, *operands: Any) -> Tensor:
         like = next(x for x in operands if isinstance(x, Tensor))
         a, *rest = (x if isinstance(x, Tensor) else like.new_full((), x) for x in operands)
         rule = self.rules.of(f"{self.direction}.{KINDS.get(operation, operation)}", self.count)
         self.count += 1
-        return PLAIN[operation](a, *rest) if rule is None else step(operation, [a, *rest], rule)
+        return PLAIN[operation](a, *rest) if rule is None else operate(operation, [a, *rest], rule)
 
     def add(self, a: Any, b: Any) -> Tensor:
-        return self._step("add", a, b)
+        return self._rounded("add", a, b)
 
     def subtract(self, a: Any, b: Any) -> Tensor:
-        return self._step("subtract", a, b)
+        return self._rounded("subtract", a, b)
 
     def multiply(self, a: Any, b: Any) -> Tensor:
-        return self._step("multiply", a, b)
+        return self._rounded("multiply", a, b)
 
     def divide(self, a: Any, b: Any) -> Tensor:
-        return self._step("divide", a, b)
+        return self._rounded("divide", a, b)
 
     def sqrt(self, x: Tensor) -> Tensor:
-        return self._step("sqrt", x)
+        return self._rounded("sqrt", x)
 
     def exp(self, x: Tensor) -> Tensor:
-        return self._step("exp", x)
+        return self._rounded("exp", x)
 
     def log(self, x: Tensor) -> Tensor:
-        return self._step("log", x)
+        return self._rounded("log", x)
 
     def tanh(self, x: Tensor) -> Tensor:
-        return self._step("tanh", x)
+        return self._rounded("tanh", x)
 
     def erf(self, x: Tensor) -> Tensor:
-        return self._step("erf", x)
+        return self._rounded("erf", x)
 
     def sum(self, x: Tensor) -> Tensor:
-        return self._step("sum", x)
+        return self._rounded("sum", x)
 
     def greatest(self, x: Tensor) -> Tensor:
         return x.amax(-1, keepdim=True)
 
 
-def step(operation: str, operands: list[Tensor], rule: Rule) -> Tensor:
+def operate(operation: str, operands: list[Tensor], rule: Rule) -> Tensor:
     """The operation rounded; its gradient is that of the exact one."""
     if torch.is_grad_enabled() and any(x.requires_grad for x in operands):  # create_graph=True
-        value = step(operation, [x.detach() for x in operands], rule)
+        value = operate(operation, [x.detach() for x in operands], rule)
         result: Tensor = _Valued.apply(PLAIN[operation](*operands), value)  # type: ignore[no-untyped-call]
         return result
     if is_traced():
-        traced: Tensor = _step(
+        traced: Tensor = _elementwise(
             operation,
             operands,
             rule.quantizer,
@@ -166,26 +166,26 @@ class _Valued(torch.autograd.Function):
         return gradients[0], None
 
 
-@torch.library.custom_op("qemu_swalp::step", mutates_args=())
-def _step(
+@torch.library.custom_op("qemu_swalp::elementwise", mutates_args=())
+def _elementwise(
     operation: str,
     operands: list[Tensor],
     quantizer: str,
     seed: int,
     stream: int,
-    step_number: Tensor,
+    step: Tensor,
 ) -> Tensor:
-    rule = Rule(quantizer, unsigned(seed), unsigned(stream), known_step(step_number))
-    return step(operation, operands, rule).clone(memory_format=torch.contiguous_format)
+    rule = Rule(quantizer, unsigned(seed), unsigned(stream), known_step(step))
+    return operate(operation, operands, rule).clone(memory_format=torch.contiguous_format)
 
 
-@_step.register_fake
+@_elementwise.register_fake
 def _(
     operation: str,
     operands: list[Tensor],
     quantizer: str,
     seed: int,
     stream: int,
-    step_number: Tensor,
+    step: Tensor,
 ) -> Tensor:
     return torch.empty_like(PLAIN[operation](*operands), memory_format=torch.contiguous_format)

@@ -1,7 +1,7 @@
-"""Softmax, normalization and nonlinearities by rounded elementary steps, in autograd.
+"""Softmax, normalization and nonlinearities with each elementwise operation rounded, in autograd.
 
-`qemu_swalp.training.functional` has the steps of each, forward and backward. Double backward
-differentiates the exact steps.
+`qemu_swalp.training.functional` has the operations of each, forward and backward. Double backward
+differentiates the exact operations.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qemu_swalp.training import functional as steps
+from qemu_swalp.training import functional
 
-from ..tensors.arrays import unviewed
-from .elementwise import StepRules, Steps
+from .elementwise import ElementwiseRules, RoundedArithmetic
+from .normalize import affine, standardize, standardize_by
 
 FORMULAS: dict[str, tuple[Callable[..., Any], Callable[..., Any], bool]] = {
-    "softmax": (steps.softmax, steps.softmax_gradient, True),
-    "log_softmax": (steps.log_softmax, steps.log_softmax_gradient, True),
-    "sigmoid": (steps.sigmoid, steps.sigmoid_gradient, True),
-    "tanh": (lambda ops, x: ops.tanh(x), steps.tanh_gradient, True),
-    "silu": (steps.silu, steps.silu_gradient, False),
-    "gelu": (steps.gelu, steps.gelu_gradient, False),
-    "tanh_gelu": (steps.tanh_gelu, steps.tanh_gelu_gradient, False),
+    "softmax": (functional.softmax, functional.softmax_gradient, True),
+    "log_softmax": (functional.log_softmax, functional.log_softmax_gradient, True),
+    "sigmoid": (functional.sigmoid, functional.sigmoid_gradient, True),
+    "tanh": (lambda ops, x: ops.tanh(x), functional.tanh_gradient, True),
+    "silu": (functional.silu, functional.silu_gradient, False),
+    "gelu": (functional.gelu, functional.gelu_gradient, False),
+    "tanh_gelu": (functional.tanh_gelu, functional.tanh_gelu_gradient, False),
 }
 """Function, gradient, and whether that is of the output, else of the input."""
 
 
-class Stepwise:
-    """The functions of `torch.nn.functional` by rounded steps, at one call of a module; arguments
-    and shapes are theirs.
+class ElementwiseFunctions:
+    """The functions of `torch.nn.functional`, each elementwise operation rounded, at one call of a
+    module; arguments and shapes are theirs.
     """
 
-    def __init__(self, rules: StepRules) -> None:
+    def __init__(self, rules: ElementwiseRules) -> None:
         self.rules, self.calls = rules, 0
 
-    def _next(self) -> StepRules:
+    def _next(self) -> ElementwiseRules:
         rules = self.rules.within(str(self.calls)) if self.calls else self.rules
         self.calls += 1
         return rules
@@ -128,7 +128,7 @@ class Stepwise:
             centered,
             rules,
         )[0]
-        return _affine(z[..., None], weight, bias, rules)[..., 0].reshape(x.shape)
+        return affine(z[..., None], weight, bias, rules)[..., 0].reshape(x.shape)
 
     def group_norm(
         self,
@@ -140,7 +140,7 @@ class Stepwise:
     ) -> Tensor:
         x, rules = _autocast(x), self._next()
         z = standardize(x.reshape(x.shape[0], num_groups, -1), eps, True, rules)[0]
-        return _affine(z.reshape(*x.shape[:2], -1), weight, bias, rules).reshape(x.shape)
+        return affine(z.reshape(*x.shape[:2], -1), weight, bias, rules).reshape(x.shape)
 
     def batch_norm(
         self,
@@ -173,25 +173,9 @@ class Stepwise:
         elif running_mean is None or running_var is None:
             raise ValueError("batch normalization in evaluation needs running_mean and running_var")
         else:
-            z = _Shifted.apply(rows, running_mean[:, None], running_var[:, None], eps, rules)  # type: ignore[no-untyped-call]
-        y = _affine(z[None], weight, bias, rules)[0]
+            z = standardize_by(rows, running_mean[:, None], running_var[:, None], eps, rules)
+        y = affine(z[None], weight, bias, rules)[0]
         return y.reshape(x.shape[1], x.shape[0], *x.shape[2:]).transpose(0, 1)
-
-
-def standardize(
-    x: Tensor, eps: float, centered: bool, rules: StepRules
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(x - μ)/√(σ² + ε) of rows, with μ and σ², which carry no gradient; of centered=False μ is
-    0.
-    """
-    result: tuple[Tensor, Tensor, Tensor] = _Standardize.apply(x, eps, centered, rules)  # type: ignore[no-untyped-call]
-    return result
-
-
-def _affine(z: Tensor, weight: Tensor | None, bias: Tensor | None, rules: StepRules) -> Tensor:
-    """z·weight + bias; z of shape (A, P, B), weight and bias with P elements."""
-    result: Tensor = _Affine.apply(z, weight, bias, rules.within("affine"))  # type: ignore[no-untyped-call]
-    return result
 
 
 def _autocast(x: Tensor) -> Tensor:
@@ -201,9 +185,9 @@ def _autocast(x: Tensor) -> Tensor:
 
 class _Formula(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, name: str, rules: StepRules) -> Tensor:
+    def forward(ctx: Any, x: Tensor, name: str, rules: ElementwiseRules) -> Tensor:
         function, _, of_output = FORMULAS[name]
-        y: Tensor = function(Steps(rules, "forward"), x)
+        y: Tensor = function(RoundedArithmetic(rules, "forward"), x)
         ctx.save_for_backward(y if of_output else x)
         ctx.name, ctx.rules = name, rules
         return y
@@ -211,94 +195,4 @@ class _Formula(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         (saved,), (g,) = ctx.saved_tensors, gradients
-        return FORMULAS[ctx.name][1](Steps(ctx.rules, "backward"), saved, g), None, None
-
-
-class _Standardize(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, eps: float, centered: bool, rules: StepRules
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        z, r, mean, variance = _standardized(x, eps, centered, rules)
-        mean = torch.zeros_like(variance) if mean is None else mean
-        ctx.save_for_backward(x, z, r)
-        ctx.mark_non_differentiable(mean, variance)
-        ctx.eps, ctx.centered, ctx.rules = eps, centered, rules
-        return z, mean, variance
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        x, z, r = ctx.saved_tensors
-        if torch.is_grad_enabled():  # create_graph=True: r has a gradient
-            z, r, _, _ = _standardized(x, ctx.eps, ctx.centered, ctx.rules)
-        ops = Steps(ctx.rules, "backward")
-        return (
-            steps.standardized_gradient(ops, z, r, gradients[0], z.shape[-1], ctx.centered),
-            None,
-            None,
-            None,
-        )
-
-
-def _standardized(
-    x: Tensor, eps: float, centered: bool, rules: StepRules
-) -> tuple[Tensor, Tensor, Any, Tensor]:
-    """(x - μ)·r, r, μ, σ²."""
-    ops = Steps(rules, "forward")
-    mean, d, variance = steps.moments(ops, x, x.shape[-1], centered)
-    r = steps.reciprocal_root(ops, variance, eps)
-    return ops.multiply(d, r), r, mean, variance
-
-
-class _Shifted(torch.autograd.Function):
-    """(x - mean)·r of rows by given statistics."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, mean: Tensor, variance: Tensor, eps: float, rules: StepRules
-    ) -> Tensor:
-        ops = Steps(rules, "forward")
-        d = ops.subtract(x, mean.to(x.dtype))
-        r = steps.reciprocal_root(ops, variance.to(x.dtype), eps)
-        ctx.save_for_backward(r)
-        ctx.rules = rules
-        y: Tensor = ops.multiply(d, r)
-        return y
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        (r,) = ctx.saved_tensors
-        return Steps(ctx.rules, "backward").multiply(gradients[0], r), None, None, None, None
-
-
-class _Affine(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, z: Tensor, weight: Tensor | None, bias: Tensor | None, rules: StepRules
-    ) -> Tensor:
-        ops = Steps(rules, "forward")
-        ctx.save_for_backward(z, weight)
-        ctx.rules, ctx.shape = rules, None if bias is None else bias.shape
-        y = z if weight is None else ops.multiply(z, _column(weight, z))
-        return y.clone() if bias is None else ops.add(y, _column(bias, z))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        z, weight = ctx.saved_tensors
-        (g,) = gradients
-        ops, dz, dw, db = Steps(ctx.rules, "backward"), g, None, None
-        if weight is not None:
-            dz = ops.multiply(g, _column(weight, z))
-            dw = ops.sum(_by_parameter(ops.multiply(g, z))).reshape(weight.shape).to(weight.dtype)
-        if ctx.shape is not None:
-            db = ops.sum(_by_parameter(g)).reshape(ctx.shape)
-        return dz, dw, db, None
-
-
-def _column(parameter: Tensor, z: Tensor) -> Tensor:
-    return unviewed(parameter).to(z.dtype).reshape(-1, 1)
-
-
-def _by_parameter(x: Tensor) -> Tensor:
-    """(A, P, B) as (P, A·B)."""
-    return x.movedim(1, 0).flatten(1)
+        return FORMULAS[ctx.name][1](RoundedArithmetic(ctx.rules, "backward"), saved, g), None, None

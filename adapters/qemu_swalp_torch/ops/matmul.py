@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear as product
 
-from ..tensors.arrays import unviewed
+from qemu_swalp.interop.torch import unviewed
+
 from ..tensors.custom_ops import Rule, apply_rule
 from ..tensors.straight_through import straight_through
 from .accumulate import Geometry, convolve, gradient_of_input, gradient_of_weight, times

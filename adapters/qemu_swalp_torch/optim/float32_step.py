@@ -10,13 +10,15 @@ leaves weights and state of its 16-bit parameters as they were.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
+
+from qemu_swalp.interop.torch import is_dtensor
 
 from .._compat import keep_step_hooks, version_of
 from .param_plan import Entry, is_16bit
@@ -26,44 +28,67 @@ COUNTERS = frozenset(("step", "eta", "mu", "mu_product"))
 
 
 class Float32Step:
-    """The stand-in of an optimizer for one step, and its way there and back.
+    """The stand-in of an optimizer for its steps, and the way of the numbers there and back.
 
     It has the parameters of the entries in float32 and shares the others with the optimizer. Of the
     optimizer's step hooks it has those of the handles: others see the optimizer itself, once.
+    Between steps its float32 tensors hold no memory; the objects stay, since `torch.compile` would
+    otherwise compile every step anew.
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        entries: Sequence[Entry],
-        handles: Iterable[RemovableHandle],
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, entries: Iterable[Entry]) -> None:
         self.optimizer = optimizer
         self.labels = {entry.parameter: entry.label for entry in entries}
-        self.copies = {p: _copy_of(p) for p in self.labels}
+        self.copies: dict[Tensor, Tensor] = {}
+        self.kept: dict[Tensor, dict[str, Tensor]] = {p: {} for p in self.labels}
+        """Tensors of the stand-in's state, empty between steps."""
+        self.stand_in: Optimizer = object.__new__(type(optimizer))
+
+    def fits(self, entries: Iterable[Entry]) -> bool:
+        """Whether it is of these entries."""
+        return [id(p) for p in self.labels] == [id(entry.parameter) for entry in entries]
+
+    @torch.no_grad()
+    def begin(self, handles: Iterable[RemovableHandle]) -> None:
+        """Make the stand-in what the optimizer is, in float32."""
+        optimizer = self.optimizer
+        self.copies = {p: _in_float32(p, self.copies.get(p)) for p in self.labels}
+        for p, copy in self.copies.items():
+            copy.requires_grad_(p.requires_grad)
+            copy.__dict__ |= p.__dict__
         self.load_gradients()
         groups = [
             {**group, "params": [self.copies.get(p, p) for p in group["params"]]}
             for group in optimizer.param_groups
         ]
+        state: defaultdict[Any, Any] = defaultdict(dict)
+        for p, values in optimizer.state.items():
+            if p in self.copies:
+                kept = self.kept[p]
+                state[self.copies[p]] = {k: _widened(v, kept.get(k)) for k, v in values.items()}
+            else:
+                state[p] = values
         # LBFGS has its only list of parameters as an attribute too.
         lists = {
             id(ours["params"]): theirs["params"]
             for ours, theirs in zip(optimizer.param_groups, groups, strict=True)
         }
-        state: defaultdict[Any, Any] = defaultdict(dict)
-        for p, kept in optimizer.state.items():
-            copy = self.copies.get(p)
-            state[p if copy is None else copy] = (
-                kept if copy is None else {key: _widened(value) for key, value in kept.items()}
-            )
-        self.stand_in: Optimizer = object.__new__(type(optimizer))
+        self.stand_in.__dict__.clear()
         self.stand_in.__dict__ |= {
             name: lists.get(id(value), value) for name, value in optimizer.__dict__.items()
         }
         self.stand_in.param_groups, self.stand_in.state = groups, state
         keep_step_hooks(self.stand_in, handles)
         self.attributes = dict(self.stand_in.__dict__)
+
+    def end(self) -> None:
+        """Free the memory of the stand-in's tensors."""
+        for p, copy in self.copies.items():
+            copy.grad = None
+            for tensor in (copy, *self.kept[p].values()):
+                if not is_dtensor(tensor):
+                    tensor.data = tensor.new_empty(0)
+        self.stand_in.__dict__.clear()
 
     def entry(self, entry: Entry) -> Entry:
         """The entry with the stand-in's parameter."""
@@ -100,7 +125,7 @@ class Float32Step:
             elif id(copy) in rounded and p.grad is not None:
                 p.grad.copy_(copy.grad)
             if copy in self.stand_in.state:
-                _store_state(self.stand_in.state.pop(copy), self.optimizer.state[p], p)
+                self._store_state(p, self.stand_in.state.pop(copy), self.optimizer.state[p])
         self.optimizer.state.update(self.stand_in.state)
         for ours, theirs in zip(
             self.optimizer.param_groups, self.stand_in.param_groups, strict=True
@@ -109,6 +134,16 @@ class Float32Step:
         for name, value in self.stand_in.__dict__.items():
             if value is not self.attributes.get(name):
                 setattr(self.optimizer, name, value)
+
+    def _store_state(self, p: Tensor, computed: dict[str, Any], stored: dict[str, Any]) -> None:
+        """Put a parameter's computed state into what the optimizer stores, in its dtypes."""
+        for key in [key for key in stored if key not in computed]:
+            del stored[key]
+        self.kept[p] = {}
+        for key, value in computed.items():
+            stored[key] = _narrowed(value, stored.get(key), p, key)
+            if isinstance(value, Tensor) and stored[key] is not value:
+                self.kept[p][key] = value
 
     def _note_versions(self) -> None:
         self.versions = {p: version_of(p) for p in self.copies}
@@ -124,26 +159,20 @@ class Float32Step:
                 )
 
 
-def _copy_of(p: Tensor) -> Tensor:
-    """The parameter in float32, with the attributes that users gave it."""
-    copy = p.detach().to(torch.float32).requires_grad_(p.requires_grad)
-    copy.__dict__ |= p.__dict__
-    return copy
+def _in_float32(x: Tensor, kept: Tensor | None) -> Tensor:
+    """x in float32; in the object kept from the last step, where it may be refilled."""
+    value = x.detach().to(torch.float32)
+    if kept is None or is_dtensor(x):
+        return value
+    kept.data = value
+    return kept
 
 
-def _widened(value: Any) -> Any:
+def _widened(value: Any, kept: Tensor | None) -> Any:
     """A value of the state with its 16-bit tensors in float32."""
     if isinstance(value, Tensor):
-        return value.to(torch.float32) if is_16bit(value) else value
-    return [_widened(item) for item in value] if isinstance(value, list) else value
-
-
-def _store_state(computed: dict[str, Any], stored: dict[str, Any], p: Tensor) -> None:
-    """Put a parameter's computed state into what the optimizer stores of it, in its dtypes."""
-    for key in [key for key in stored if key not in computed]:
-        del stored[key]
-    for key, value in computed.items():
-        stored[key] = _narrowed(value, stored.get(key), p, key)
+        return _in_float32(value, kept) if is_16bit(value) else value
+    return [_widened(item, None) for item in value] if isinstance(value, list) else value
 
 
 def _narrowed(value: Any, before: Any, p: Tensor, key: str) -> Any:

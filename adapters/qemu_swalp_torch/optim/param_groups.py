@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from qemu_swalp.formats.base import forget_on_redefinition
 from qemu_swalp.training import Recipe
 
 RECIPE, SEED, STEP, NAMES, DTYPES = (
@@ -99,6 +100,7 @@ def dtypes(group: dict[str, Any]) -> str:
     return ",".join(sorted({str(p.dtype).removeprefix("torch.") for p in group["params"]}))
 
 
+@forget_on_redefinition
 @lru_cache(maxsize=256)
 def recipe_from(text: str) -> Recipe:
     """Inverse of what `write` stores."""

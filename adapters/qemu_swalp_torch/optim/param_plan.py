@@ -11,10 +11,11 @@ from torch.optim import Optimizer
 
 from qemu_swalp.arrays.dtypes import source_dtype
 from qemu_swalp.formats import Block
+from qemu_swalp.interop.torch import check_plain
 from qemu_swalp.ops.arguments import check_representable
 from qemu_swalp.training import Quantizer, Recipe, TensorRandomBits
 
-from ..tensors.arrays import check_plain, on_tensors
+from ..tensors.arrays import on_tensors
 from .param_groups import NAMES, RECIPE, SEED, STEP, Groups, recipe_from, sync
 
 MOMENTA = ("momentum_buffer", "exp_avg")

@@ -12,6 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from qemu_swalp._util.checks import check_bool, check_int
 from qemu_swalp.arrays import Array
+from qemu_swalp.interop.torch import settle, tensor_of, untraced, viewed
 from qemu_swalp.training import (
     FULL_PRECISION,
     Hyperparameters,
@@ -24,9 +25,7 @@ from qemu_swalp.training import (
 )
 from qemu_swalp.training import SGD as CoreSGD
 
-from .._compat import untraced
 from ..sections import check_section
-from ..tensors.arrays import settle, tensor_of, viewed
 from ..tensors.custom_ops import refuse_capture
 from .load_guard import LoadGuard
 from .param_groups import ACCUMULATOR, advance, count_on_device, counts_on_device, write

@@ -16,9 +16,10 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from qemu_swalp import RandomBits
+from qemu_swalp.interop.torch import untraced
 from qemu_swalp.training import Quantizer, TensorRandomBits
 
-from .._compat import run_first_after_step, untraced
+from .._compat import run_first_after_step
 from ..tensors.arrays import random_for, round_all, rounded_for
 from ..tensors.custom_ops import refuse_capture
 from .float32_step import Float32Step
@@ -45,6 +46,8 @@ class StepHooks:
         self.updated: list[Entry] = []
         """Those of them that had a gradient when the present update began."""
         self.float32: Float32Step | None = None
+        """The present step, if it computes in float32."""
+        self.last_float32: Float32Step | None = None
         self.armed = self.names_checked = False
         self.skipped: bool | Tensor = False
         """Whether the present step does nothing; on the device, unread, where the optimizer is
@@ -93,7 +96,7 @@ class StepHooks:
         if isinstance(closure, Closure):  # a subclass's step calls super().step
             return None
         if self.float32 is None and (wide := self._computed_in_float32(closure is not None)):
-            self.float32 = Float32Step(optimizer, wide, self.handles)
+            self.float32 = self._float32_step(optimizer, wide)
             self.entries = [self.float32.entry(entry) for entry in self.entries]
             optimizer = self.float32.stand_in
             args = (optimizer, *args[1:])
@@ -112,6 +115,12 @@ class StepHooks:
             for entry in self.entries
             if needs_float32(entry) and (has_closure or entry.parameter.grad is not None)
         ]
+
+    def _float32_step(self, optimizer: Optimizer, entries: list[Entry]) -> Float32Step:
+        if self.last_float32 is None or not self.last_float32.fits(entries):
+            self.last_float32 = Float32Step(optimizer, entries)
+        self.last_float32.begin(self.handles)
+        return self.last_float32
 
     def _is_stand_in(self, optimizer: Optimizer) -> bool:
         """Whether this is the inner one of two nested steps, made by the stand-in of the outer."""
@@ -164,9 +173,8 @@ class StepHooks:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         float32 = None if self._is_stand_in(optimizer) else self.float32
-        if float32 is not None:
-            self.float32 = None
         if self.skipped is True:
+            self._end(float32)
             return
         stepped = optimizer if float32 is None else float32.stand_in
         # Not armed: the outer of two nested steps (a subclass's step calls super().step). What the
@@ -180,10 +188,16 @@ class StepHooks:
         self.armed = False
         if float32 is not None:
             float32.store(e.parameter for e in self.updated if e.recipe.gradient is not None)
+        self._end(float32)
         advance(optimizer.param_groups, self.skipped)
         if not self.names_checked:
             self.names_checked = True
             warn_of_unknown_state(optimizer, self.entries)
+
+    def _end(self, float32: Float32Step | None) -> None:
+        if float32 is not None:
+            self.float32, self.updated = None, []
+            float32.end()
 
     def _round_updated(self, optimizer: Optimizer, entry: Entry) -> None:
         p, recipe, draw = entry.parameter, entry.recipe, entry.draw(optimizer)

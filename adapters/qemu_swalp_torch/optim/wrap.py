@@ -14,9 +14,10 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from qemu_swalp._util.checks import check_bool, check_int
+from qemu_swalp.interop.torch import untraced
 from qemu_swalp.training import Recipe, TensorRandomBits, as_recipe
 
-from .._compat import complete_lbfgs, untraced
+from .._compat import complete_lbfgs
 from ..sections import check_section
 from ..tensors.arrays import rounded_for
 from .load_guard import check_same_recipe

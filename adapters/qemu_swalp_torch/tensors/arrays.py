@@ -1,9 +1,4 @@
-"""What the core is handed for a tensor, and rounding in place.
-
-A CPU tensor of few elements goes to the core as its NumPy view: the array program makes some
-hundred small calls, which cost a third as much there. The bits are the same in both libraries
-(clauses RND and RNG of `spec/semantics.md`).
-"""
+"""Quantizers of the parameters of an optimizer, and rounding of many tensors in place."""
 
 from __future__ import annotations
 
@@ -16,53 +11,11 @@ from torch import Tensor
 
 from qemu_swalp import RandomBits
 from qemu_swalp.arrays import Array
+from qemu_swalp.interop.torch import has_gradient, is_dtensor, rounded, viewed
+from qemu_swalp.ops.round_many import round_many
 from qemu_swalp.training import ROLES, Quantizer, Recipe, TensorRandomBits
-from qemu_swalp.training.multi_tensor import round_in_place
 
 from .observers import Label, observe, watched
-
-HOST_ELEMENTS = 1 << 16
-"""Above so many elements PyTorch's threads make up for its calls."""
-
-HOST_DTYPES = frozenset((torch.float16, torch.float32, torch.float64))
-
-
-def array_of(x: Tensor) -> Array:
-    """The NumPy view of a small CPU tensor, or the tensor itself; without gradient, sharing its
-    memory.
-    """
-    x = x.detach()
-    if type(x) is Tensor and x.is_cpu and x.dtype in HOST_DTYPES and x.numel() <= HOST_ELEMENTS:
-        return x.numpy()
-    return x
-
-
-def viewed(x: Tensor) -> Array:
-    """`array_of`, but the NumPy view of CPU tensors of any size, as the fused kernels take them."""
-    x = x.detach()
-    return x.numpy() if type(x) is Tensor and x.is_cpu and x.dtype in HOST_DTYPES else array_of(x)
-
-
-def settle(x: Tensor, given: Array, found: Array) -> None:
-    """x becomes `found`, unless that is `given`, the view of x that was written."""
-    if found is given:
-        torch.autograd.graph.increment_version(x)
-    else:
-        x.copy_(tensor_of(found))
-
-
-def unviewed(x: Tensor) -> Tensor:
-    """x, or a copy where `array_of` would have NumPy view it.
-
-    FSDP frees the storage of the weights that it has gathered, which PyTorch forbids once NumPy has
-    viewed it.
-    """
-    return x.clone() if x.is_cpu and x.numel() <= HOST_ELEMENTS else x
-
-
-def tensor_of(array: Array) -> Tensor:
-    """Inverse of `array_of`; NumPy's scalars, which 0-d arithmetic gives, are taken too."""
-    return array if isinstance(array, Tensor) else torch.as_tensor(array)
 
 
 class TensorQuantizer(Quantizer):
@@ -110,14 +63,6 @@ def on_tensors(recipe: Recipe, place: str) -> Recipe:
     )
 
 
-def rounded(x: Tensor, quantizer: Quantizer, random: RandomBits | None = None) -> Tensor:
-    """A new tensor, x rounded. In grad mode its gradient is x's, straight through."""
-    if has_gradient(x):
-        result: Tensor = _Rounded.apply(x, quantizer, random)  # type: ignore[no-untyped-call]
-        return result
-    return tensor_of(quantizer(array_of(x), random))
-
-
 def rounded_for(x: Tensor, quantizer: Quantizer, draw: TensorRandomBits, role: str) -> Tensor:
     """x `rounded`, with the random bits of a role."""
     return rounded(x, quantizer, random_for(quantizer, draw, role))
@@ -138,54 +83,10 @@ def round_all(tensors: Sequence[tuple[Tensor, Quantizer, RandomBits | None]]) ->
             xs,
             quantizers,
             random,
-            round_in_place([viewed(x) for x in xs], quantizers, random),
+            round_many([viewed(x) for x in xs], quantizers, random),
             strict=True,
         ):
             if done:
                 torch.autograd.graph.increment_version(x)
             else:
                 x.copy_(rounded(x, quantizer, bits))
-
-
-def has_gradient(x: Tensor) -> bool:
-    """Whether what is computed from x now is to have a gradient."""
-    return x.requires_grad and torch.is_grad_enabled()
-
-
-class _Rounded(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, quantizer: Quantizer, random: RandomBits | None) -> Tensor:
-        return rounded(x, quantizer, random)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Any) -> Any:
-        return gradients[0], None, None
-
-
-def is_dtensor(x: Tensor) -> bool:
-    """Whether x is a `torch.distributed.tensor.DTensor`; does not import it for plain tensors."""
-    if type(x).__torch_dispatch__ is Tensor.__torch_dispatch__:
-        return False
-    from torch.distributed.tensor import DTensor
-
-    return isinstance(x, DTensor)
-
-
-def local_part(x: Tensor) -> Tensor:
-    """The shard that this rank has of a DTensor; any other tensor itself."""
-    return x.to_local() if is_dtensor(x) else x  # type: ignore[attr-defined]
-
-
-def check_plain(x: Tensor, label: str) -> None:
-    """TypeError unless x is a tensor whose memory we may read: a dense plain one, or a DTensor."""
-    if x.layout is not torch.strided:
-        raise TypeError(
-            f"{label} has the layout {x.layout}; quantization takes dense tensors: call to_dense()"
-            " first"
-        )
-    if type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__ and not is_dtensor(x):
-        raise TypeError(
-            f"{label} is a {type(x).__module__}.{type(x).__qualname__}, a tensor subclass whose"
-            " storage is its own; quantization takes torch.Tensor, torch.nn.Parameter and DTensor:"
-            " convert it, or leave it out by an override of the recipe"
-        )

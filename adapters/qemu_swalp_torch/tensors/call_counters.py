@@ -1,11 +1,11 @@
-"""Random steps of the places where a model rounds, and how a recomputation finds those of the calls
+"""Steps of the random bits where a model rounds, and how a recomputation finds those of the calls
 that it repeats.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +16,24 @@ from .._compat import backward_id, constant, forward_pre_hooks
 from .custom_ops import Rule, refuse_capture, tick
 
 
+class Position(NamedTuple):
+    """Where a site stands in a model, and with it which random bits it draws."""
+
+    clock: Clock
+    name: str
+    """Of the module, for errors and monitors."""
+    index: int
+    """Of the module among all modules of the model."""
+    seed: int
+
+
 class Site:
-    """A place in a model where tensors are rounded. The number of the call is the random step."""
+    """Where a model rounds tensors. The number of the call is the step of its random bits."""
 
     stochastic = False
 
-    def __init__(self, clock: Clock, name: str, place: int, seed: int) -> None:
-        self.clock, self.name, self.place, self.seed = clock, name, place, seed
+    def __init__(self, position: Position) -> None:
+        self.clock, self.name, self.index, self.seed = position
         self.enabled, self.unread = True, False
         self.repeatable: int | Tensor = 0
         self.times = 0
@@ -36,7 +47,7 @@ class Site:
 
     @property
     def calls(self) -> int:
-        """How often the place was passed."""
+        """How often the site was called."""
         return int(self.count)
 
     @calls.setter
@@ -44,19 +55,15 @@ class Site:
         self.count.fill_(value)
 
     def rule(self, role: str, quantizer: str | None, step: int | Tensor) -> Rule | None:
-        """The rule by which a tensor of this place is rounded in a role, at the step that `turn`
+        """The rule by which a tensor of this site is rounded in a role, at the step that `turn`
         gave.
         """
         if quantizer is None:
             return None
-        return Rule(
-            quantizer, self.seed, stream(role, self.place), step, place=self.name, role=role
-        )
+        return Rule(quantizer, self.seed, stream(role, self.index), step, site=self.name, role=role)
 
     def turn(self) -> int | Tensor:
-        """Random step of this call. A recomputation within a backward repeats that of the
-        forward.
-        """
+        """Step of this call's random bits; a recomputation in a backward repeats the forward's."""
         if not self.stochastic:
             return 0
         if torch.compiler.is_compiling():
@@ -202,6 +209,6 @@ def leave(model: nn.Module, sites: Sequence[Site]) -> None:
 
 
 @constant
-def stream(role: str, place: int) -> int:
+def stream(role: str, index: int) -> int:
     """`stream_id` of an activation."""
-    return stream_id(role, place)
+    return stream_id(role, index)

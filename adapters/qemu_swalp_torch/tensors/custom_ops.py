@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from qemu_swalp import Format, RandomBits, Rounding
+from qemu_swalp.formats.base import forget_on_redefinition
+from qemu_swalp.interop.torch import rounded
 from qemu_swalp.training import Quantizer
 
 from .._compat import constant
-from .arrays import rounded
 from .observers import Label, observe
 
 SIGN = 1 << 63
@@ -30,8 +31,9 @@ def refuse_capture(what: str, remedy: str) -> None:
 
 
 class Rule(NamedTuple):
-    """A quantizer by its string, where its random bits stand, which count for stochastic rounding
-    alone, and for observers whose number it is.
+    """A quantizer by its string, with random bits if it is stochastic.
+
+    Observers are told the site and the role of what is rounded.
     """
 
     quantizer: str
@@ -39,7 +41,7 @@ class Rule(NamedTuple):
     stream: int = 0
     step: int | Tensor = 0
     offset: int = 0
-    place: str = ""
+    site: str = ""
     role: str = ""
 
 
@@ -60,7 +62,7 @@ def apply_rule(x: Tensor, rule: Rule) -> Tensor:
             signed(rule.stream),
             step_tensor(rule),
             rule.offset,
-            rule.place,
+            rule.site,
             rule.role,
         )
         return result
@@ -70,10 +72,11 @@ def apply_rule(x: Tensor, rule: Rule) -> Tensor:
         if quantizer.rounding.stochastic
         else None
     )
-    observe(Label(rule.place, rule.role), x.detach(), quantizer, random)
+    observe(Label(rule.site, rule.role), x.detach(), quantizer, random)
     return rounded(x, quantizer, random)
 
 
+@forget_on_redefinition
 @lru_cache(maxsize=1024)
 def parsed(quantizer: str) -> Quantizer:
     """The quantizer of a string."""
@@ -86,6 +89,7 @@ def spelled(quantizer: Quantizer | str) -> str:
     return _spelled(quantizer)
 
 
+@forget_on_redefinition
 @lru_cache(maxsize=1024)
 def _spelled(quantizer: Quantizer | str) -> str:
     return str(Quantizer.parse(quantizer))
@@ -97,6 +101,7 @@ def spelled_pair(format: Format | str, rounding: Rounding | str) -> str:
     return _spelled_pair(format, rounding)
 
 
+@forget_on_redefinition
 @lru_cache(maxsize=1024)
 def _spelled_pair(format: Format | str, rounding: Rounding | str) -> str:
     return str(Quantizer(format, rounding))
@@ -115,10 +120,10 @@ def _round(
     stream: int,
     step: Tensor,
     offset: int,
-    place: str,
+    site: str,
     role: str,
 ) -> Tensor:
-    rule = Rule(quantizer, unsigned(seed), unsigned(stream), known_step(step), offset, place, role)
+    rule = Rule(quantizer, unsigned(seed), unsigned(stream), known_step(step), offset, site, role)
     return apply_rule(x, rule).clone(memory_format=torch.contiguous_format)
 
 
@@ -130,7 +135,7 @@ def _(
     stream: int,
     step: Tensor,
     offset: int,
-    place: str,
+    site: str,
     role: str,
 ) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)

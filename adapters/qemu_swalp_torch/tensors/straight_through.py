@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from qemu_swalp import Format, RandomBits, Rounding
+from qemu_swalp.interop.torch import check_plain
 from qemu_swalp.training import Quantizer
 
-from .arrays import check_plain
 from .custom_ops import Rule, apply_rule, is_stochastic, rule_of, spelled, spelled_pair
 
 

@@ -13,6 +13,8 @@ import torch
 from qemu_swalp_torch import _compat
 from torch import nn
 
+from qemu_swalp.interop.torch import untraced
+
 PACKAGE = Path(qemu_swalp_torch.__file__).parent
 NAMED_TUPLES = {"_asdict", "_fields", "_make", "_replace"}
 
@@ -102,7 +104,7 @@ def test_base_classes():
 def test_untraced():
     traced = []
 
-    @_compat.untraced
+    @untraced
     def probe(x: torch.Tensor) -> torch.Tensor:
         traced.append(torch.compiler.is_compiling())
         return x + 1

@@ -54,7 +54,7 @@ def by_hand(model, x, recipe, seed, call):
 )
 @pytest.mark.parametrize("elements", [1 << 16, -1], ids=["as NumPy views", "as tensors"])
 def test_forward_and_backward_have_the_cores_bits(same, monkeypatch, recipe, elements):
-    monkeypatch.setattr("qemu_swalp_torch.tensors.arrays.HOST_ELEMENTS", elements)
+    monkeypatch.setattr("qemu_swalp.interop.torch.HOST_ELEMENTS", elements)
     model, plain = mlp(), mlp()
     quantize_activations(model, recipe, modules=nn.ReLU, seed=2**64 - 1)
     for call in range(3):

@@ -15,15 +15,15 @@ from qemu_swalp_torch import (
     register_elementwise,
     register_gemms,
 )
-from qemu_swalp_torch.ops.elementwise import StepRules
-from qemu_swalp_torch.ops.functional import Stepwise
+from qemu_swalp_torch.ops.elementwise import ElementwiseRules
+from qemu_swalp_torch.ops.functional import ElementwiseFunctions
 from torch import nn
 from torch.nn import functional as F
 
 import qemu_swalp as q
 from qemu_swalp.training import ELEMENTWISE, Recipe, find_breaking_role
 
-EXACT = Stepwise(StepRules((None,) * len(ELEMENTWISE), 0, 0, 0))
+EXACT = ElementwiseFunctions(ElementwiseRules((None,) * len(ELEMENTWISE), 0, 0, 0))
 NEAREST = Recipe(elementwise="float<6,9>/nearest_even")
 STOCHASTIC = Recipe(
     elementwise={"add": "fp16", "function": "e5m2", "sum": "fp16; group=2", "multiply": "bf16"}
@@ -181,10 +181,10 @@ def test_every_step_lies_on_its_grid(call):
     """What the last step of each function and gradient gives."""
     function, *parameters = CALLS[call]
     fmt = "float<6,4>"
-    rules = StepRules(tuple(f"{fmt}/stochastic" for _ in ELEMENTWISE), 0, 0, 0)
+    rules = ElementwiseRules(tuple(f"{fmt}/stochastic" for _ in ELEMENTWISE), 0, 0, 0)
     x = torch.randn(4, 6, 5, requires_grad=True)
     parameters = [p.detach().float().requires_grad_() for p in parameters]
-    y = function(Stepwise(rules), x, *parameters)
+    y = function(ElementwiseFunctions(rules), x, *parameters)
     torch.testing.assert_close(y, function(F, x, *parameters), atol=0.7, rtol=0.3)
     gradients = torch.autograd.grad(y, [x, *parameters], q.quantize(torch.randn(y.shape), fmt))
     for found in (y.detach(), *gradients):
@@ -378,7 +378,9 @@ def test_errors():
     ):
         with pytest.raises(ValueError, match=words):
             Recipe(**recipe)
-    with pytest.raises(ValueError, match="nothing to round: quantize_elementwise applies the section .elementwise."):
+    with pytest.raises(
+        ValueError, match="nothing to round: quantize_elementwise applies the section .elementwise."
+    ):
         quantize_elementwise(nn.GELU(), "mxfp8")
     with pytest.raises(ValueError, match="nothing to round"):
         quantize_elementwise(nn.Linear(1, 1), NEAREST)
@@ -386,7 +388,7 @@ def test_errors():
         quantize_elementwise([], NEAREST)
     model = nn.GELU()
     quantize_elementwise(model, NEAREST)
-    with pytest.raises(ValueError, match="the steps of '' are rounded already"):
+    with pytest.raises(ValueError, match="the elementwise operations of '' are rounded already"):
         quantize_elementwise(model, NEAREST)
     model = nn.GELU()
     model.forward = lambda x: x

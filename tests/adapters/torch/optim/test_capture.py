@@ -15,12 +15,12 @@ from qemu_swalp_torch import (
     quantize_gemms,
     quantize_optimizer,
 )
-from qemu_swalp_torch.tensors import arrays as tensors
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from qemu_swalp import RandomBits, kernels, quantize
+from qemu_swalp.interop import torch as tensors
 from qemu_swalp.training import Recipe, swalp
 
 ops = torch.ops.aten

@@ -8,9 +8,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qemu_swalp_torch import SGD, quantize_optimizer
-from qemu_swalp_torch.tensors import arrays as tensors
 
-from qemu_swalp.kernels.backends import numpy as numpy_arrays
+from qemu_swalp.interop import torch as tensors
+from qemu_swalp.kernels.cpu import CPU
 from qemu_swalp.training import SGD as CoreSGD
 from qemu_swalp.training import Recipe, swalp
 
@@ -166,9 +166,9 @@ def test_checkpoints_pass_between_ours_and_torchs(same):
 def test_all_parameters_go_in_one_call(same, monkeypatch):
     """Of all groups, each with its own numbers."""
     found = []
-    sgd = numpy_arrays.sgd
+    sgd = CPU.sgd
     monkeypatch.setattr(
-        numpy_arrays, "sgd", lambda steps, *rest: (found.append(len(steps)), sgd(steps, *rest))
+        CPU, "sgd", lambda tensors, chunks: (found.append(len(tensors)), sgd(tensors, chunks))
     )
     start = [torch.randn(9, 3), torch.randn(3), torch.randn(2, 2, 5)]
     together, alone = ([torch.nn.Parameter(x.clone()) for x in start] for _ in range(2))

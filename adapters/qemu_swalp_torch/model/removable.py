@@ -1,0 +1,24 @@
+"""Sites that can be put on a module, and taken off."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import nn
+
+from ..tensors.call_counters import Site
+
+
+class Removable(Protocol):
+    """A hook's handle, or what else can be taken off a module."""
+
+    def remove(self) -> None: ...
+
+
+class RoundingSite(Site):
+    """A site that can be put on its module."""
+
+    def register(self, module: nn.Module) -> Sequence[Removable]:
+        """Begin to round there. Returns what ends it."""
+        raise NotImplementedError

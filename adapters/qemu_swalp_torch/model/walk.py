@@ -1,0 +1,66 @@
+"""The walk over a model's modules that all calls make which round within it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable
+
+from torch import nn
+
+from qemu_swalp._util.checks import check_int
+from qemu_swalp.training import Recipe, as_recipe
+
+from .._compat import is_compiled
+from ..sections import check_section
+from ..tensors.call_counters import Position, Site, clock_of, join
+from .handle import SiteHandle
+from .removable import RoundingSite
+from .selection import Selection, chosen, is_inner
+
+
+def round_within(
+    model: nn.Module,
+    recipe: Recipe | str,
+    section: str,
+    *,
+    sites_at: Callable[[Position, nn.Module, Recipe], Iterable[RoundingSite]],
+    modules: Selection,
+    exclude: Selection,
+    seed: int,
+    call: str,
+    choice: str,
+) -> SiteHandle:
+    """Register the sites that `sites_at` makes for each module, all of them or none.
+
+    `section` is that of the recipe which `call` applies, `choice` says what modules must be chosen.
+    TypeError or ValueError for bad arguments, or where there is nothing to round.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            "model must be a torch.nn.Module, got"
+            f" {type(model).__module__}.{type(model).__qualname__}"
+        )
+    recipe = as_recipe(recipe)
+    check_section(recipe, section)
+    check_int("seed", seed, 0, 2**64 - 1)
+    clock = clock_of(model)
+    pairs = [
+        (module, site)
+        for index, (name, module) in enumerate(model.named_modules())
+        if not is_inner(module) and not chosen(name, module, exclude)
+        for site in sites_at(Position(clock, name, index, seed), module, recipe)
+    ]
+    if not pairs and not recipe.allow_empty:
+        raise ValueError(
+            f"nothing to round: {choice}; got recipe {recipe.to_dict()}, modules={modules!r}"
+        )
+    if any(is_compiled(module) for module in model.modules()):
+        warnings.warn(
+            f"the model was compiled before; torch.compile ignores hooks added later: call {call}"
+            " first, then torch.compile",
+            stacklevel=3,
+        )
+    handles = [handle for module, site in pairs for handle in site.register(module)]
+    sites: list[Site] = [site for _, site in pairs]
+    join(model, clock, sites)
+    return SiteHandle(model, sites, handles)
