@@ -12,7 +12,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-COMPILING = Path("qemu_swalp") / "kernels" / "compiling.py"
+BUILD = Path("qemu_swalp") / "kernels" / "build.py"
 
 
 class KernelsHook(BuildHookInterface):  # type: ignore[misc]
@@ -20,20 +20,21 @@ class KernelsHook(BuildHookInterface):  # type: ignore[misc]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile, and mark the wheel as one for this platform."""
-        spec = importlib.util.spec_from_file_location("compiling", Path(self.root) / COMPILING)
-        compiling = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(compiling)
+        spec = importlib.util.spec_from_file_location("build", Path(self.root) / BUILD)
+        build = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(build)
         try:
-            library = compiling.compile_library()
+            library = build.compile_library()
         except subprocess.CalledProcessError as error:
             self.app.display_warning(
-                f"the C++ compiler failed ({error}), so no compiled kernels: arrays take the "
-                "slower array program"
+                f"the C++ compiler failed ({error}), so no compiled kernels: arrays use the "
+                "slower reference implementation"
             )
             return
         if library is None:
             self.app.display_warning(
-                "no C++ compiler, so no compiled kernels: arrays take the slower array program"
+                "no C++ compiler, so no compiled kernels: arrays use the slower reference "
+                "implementation"
             )
             return
         build_data["pure_python"] = False

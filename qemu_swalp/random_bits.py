@@ -53,6 +53,16 @@ class RandomBits:
         check_int("seed", self.seed, 0, 2**64 - 1)
         check_int("stream", self.stream, 0, 2**64 - 1)
         check_int("offset", self.offset, 0, 2**34 - 1)
+        self._check_step()
+
+    def at(self, step: int | Array) -> RandomBits:
+        """The same sequence at another step, the only thing that is validated again."""
+        bits: RandomBits = object.__new__(RandomBits)
+        bits.__dict__.update(self.__dict__, step=step)
+        bits._check_step()
+        return bits
+
+    def _check_step(self) -> None:
         if isinstance(self.step, bool | int | float | str):
             check_int("step", self.step, 0, MASK)
 

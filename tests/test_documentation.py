@@ -21,7 +21,7 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 NEEDS_CUPY = {
     "qemu_swalp.arrays._cupy",
     "qemu_swalp.kernels.backends.cupy",
-    "qemu_swalp.kernels.gpu.device",
+    "qemu_swalp.kernels.gpu.cupy_devices",
 }
 
 

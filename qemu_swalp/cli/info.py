@@ -175,7 +175,7 @@ def _host_path() -> str:
         return "array program, since QEMU_SWALP_KERNELS is off"
     if instructions is None:
         return (
-            "array program: no compiled kernels; install from source with a C++ compiler for the"
+            f"array program: {cpu.refusal()}; install from source with a C++ compiler for the"
             " fast path"
         )
     return f"compiled kernels ({instructions}, up to {kernels.get_num_threads()} threads)"

@@ -1,8 +1,8 @@
-"""The fused kernels: what the array program computes, in one pass over memory, from one C++ source
-for CPU and GPU.
+"""The compiled kernels: the results of the reference implementation in one pass over memory, from
+one C++ source for CPUs and GPUs.
 
-`quantize` takes them where it can. They give the same bits. An array library, a device or a format
-that they do not take goes to the array program.
+`quantize` dispatches to them where it can. Array libraries, devices and formats that they do not
+support use the reference implementation, with the same bits.
 """
 
 from __future__ import annotations
@@ -12,25 +12,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import SourceDtype
-from ..formats import Format
 from ..random_bits import RandomBits
-from ..rounding import Rounding
+from ..reference.accumulation import AccumulationTargets
+from ..reference.context import Target
 from .threads import get_num_threads, set_num_threads
 
-__all__ = ["disabled", "enabled", "get_num_threads", "quantize", "route_of", "set_num_threads"]
+if TYPE_CHECKING:
+    from .backends.base import KernelBackend
 
-ROUTES = {"numpy": "numpy", "torch": "torch", "cupy": "cupy"}
-"""Array library → our module that hands its arrays to the kernels."""
+__all__ = ["backend_of", "disabled", "enabled", "get_num_threads", "quantize", "set_num_threads"]
+
+BACKENDS = ("numpy", "torch", "cupy")
+"""Array libraries with a module of that name in `backends`."""
 
 _enabled = os.environ.get("QEMU_SWALP_KERNELS", "on") != "off"
 
 
 def enabled() -> bool:
-    """Whether kernels are taken at all: not where the environment variable QEMU_SWALP_KERNELS is
+    """Whether kernels are used at all: not if the environment variable QEMU_SWALP_KERNELS is
     "off".
     """
     return _enabled
@@ -38,7 +41,7 @@ def enabled() -> bool:
 
 @contextmanager
 def disabled() -> Iterator[None]:
-    """Within it everything goes by the array program, in all threads. For comparisons.
+    """A context in which all threads use the reference implementation, for comparisons.
 
     >>> import qemu_swalp as q
     >>> with disabled():
@@ -54,49 +57,47 @@ def disabled() -> Iterator[None]:
 
 
 @cache
-def _route(library: str) -> Any:
-    return import_module(f".backends.{ROUTES[library]}", __name__) if library in ROUTES else None
+def _backend(library: str) -> KernelBackend | None:
+    if library not in BACKENDS:
+        return None
+    backend: KernelBackend = import_module(f".backends.{library}", __name__).BACKEND
+    return backend
 
 
-def route_of(x: Array) -> Any:
-    """Our module that hands arrays of x's library to the kernels; None without one."""
-    return _route(namespace_of(x).name) if _enabled else None
+def backend_of(x: Array) -> KernelBackend | None:
+    """The backend of x's array library; None if it has none, or kernels are disabled."""
+    return _backend(namespace_of(x).name) if _enabled else None
 
 
 @cache
 def _plan_of() -> Any:
-    return import_module(".plan", __name__).plan_of  # late: it builds on the array program
+    return import_module(".plan", __name__).plan_of  # late: arrays without kernels need no plans
 
 
 def matmul(
-    xp: Namespace, a: Array, b: Array, rules: Any, random: RandomBits | None
+    xp: Namespace, a: Array, b: Array, targets: AccumulationTargets, random: RandomBits | None
 ) -> Array | None:
-    """The result of `qemu_swalp.matmul`, whose arguments are checked; None where the kernels do not
-    take them.
-    """
-    route = _route(xp.name) if _enabled else None
-    if route is None or not (route.takes(a, None) and route.takes(b, None)):
+    """The result of `qemu_swalp.matmul` of checked arguments; None if no kernel supports them."""
+    backend = _backend(xp.name) if _enabled else None
+    if backend is None or not (backend.accepts(a) and backend.accepts(b)):
         return None
-    return route.matmul(a, b, rules, random)
+    return backend.matmul(a, b, targets, random)
 
 
 def quantize(
     xp: Namespace,
     x: Array,
-    carrier: SourceDtype,
-    format: Format,
-    policy: str,
-    rounding: Rounding,
+    dtype: SourceDtype,
+    target: Target,
     random: RandomBits | Array | None,
     out: Array | None,
 ) -> Array | None:
-    """The result of `qemu_swalp.quantize`, whose arguments are checked; None where the kernels do
-    not take them.
+    """The result of `qemu_swalp.quantize` of checked arguments; None if no kernel supports them.
 
     x has elements. random : None unless the rounding is stochastic.
     """
-    route = _route(xp.name) if _enabled else None
-    if route is None or not route.takes(x, out):
+    backend = _backend(xp.name) if _enabled else None
+    if backend is None or not backend.accepts(x, out):
         return None
-    plan = _plan_of()(carrier, format, policy, rounding)
-    return None if plan is None else route.quantize(x, plan, format, random, out)
+    plan = _plan_of()(dtype, target)
+    return None if plan is None else backend.quantize(x, plan, target.format, random, out)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 SOURCES = Path(__file__).parent / "src"
 LIBRARY = Path(__file__).parent / "library.bin"
-"""Not a .so, which Python would take for a module of its own."""
+"""Not a .so, which Python would import as a module."""
 
 FLAGS = [
     "-std=c++17",
@@ -121,9 +121,15 @@ class CudaProgram(NamedTuple):
         """The source."""
         return (SOURCES / self.source).read_text()
 
+    def definitions(self) -> tuple[tuple[str, str], ...]:
+        """Of all macros: beside its own, how Python lays out the structures that both share."""
+        from .layouts import fingerprint  # late: the build of the package runs this file alone
+
+        return (*self.defined, ("QS_LAYOUTS", f"{fingerprint()}u"))
+
     def options(self) -> tuple[str, ...]:
         """Of the compiler. The digest is for caches, which see no header."""
-        defined = (*self.defined, ("QS_SOURCES", digest()))
+        defined = (*self.definitions(), ("QS_SOURCES", digest()))
         return (
             "-std=c++17",
             "--device-int128",

@@ -1,64 +1,101 @@
-"""The compiled kernels on arrays in the host's memory."""
+"""The compiled library, which runs the kernels on the CPU."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from ctypes import addressof, c_char, c_int, c_void_p
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
 
 from ..formats import Format
 from ..random_bits import RandomBits
-from . import structs, threads
+from ..reference.accumulation import AccumulationTargets
+from . import layouts, structs, threads
+from . import matmul_plan as plans
 from .build import LIBRARY, digest
+from .chunks import Chunks, Limits
+from .matmul_plan import Matrix, Shape
 from .plan import Plan
+from .processor import Memory, Processor
 from .strides import layout_of
 
+SIGNATURES: dict[str, list[Any]] = {
+    "qs_quantize": [
+        ctypes.POINTER(structs.Plan),
+        ctypes.POINTER(structs.Layout),
+        ctypes.POINTER(structs.Random),
+        c_void_p,
+        c_void_p,
+        c_int,
+    ],
+    "qs_round_many": [c_void_p, c_int, c_int],
+    "qs_sgd": [c_void_p, c_int, c_int],
+    "qs_matmul": [c_void_p, c_int],
+}
 
-class Memory(NamedTuple):
-    """An array in the host's memory: address, and strides in elements."""
 
-    address: int
-    strides: tuple[int, ...]
+def library() -> Any:
+    """The compiled library; None if there is none that fits: `refusal` says why."""
+    return _loaded()[0]
+
+
+def refusal() -> str:
+    """Why there is no library, as a clause; "" if there is one."""
+    return _loaded()[1]
 
 
 @cache
-def library() -> Any:
-    """The compiled library; None where the package was built without, or from other sources than
-    these.
-    """
+def _loaded() -> tuple[Any, str]:
     if not LIBRARY.exists():
-        return None
+        return None, "no compiled kernels"
     try:
-        found = ctypes.CDLL(str(LIBRARY))
-        found.qs_sources.restype = found.qs_instruction_set.restype = ctypes.c_char_p
-    except (OSError, AttributeError):
-        return None
-    if found.qs_sources().decode() != digest():
-        return None
-    found.qs_quantize.argtypes = [
-        structs.PlanPointer,
-        structs.LayoutPointer,
-        structs.RandomPointer,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-        ctypes.c_int,
-    ]
-    found.qs_sgd.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_int]
-    found.qs_multiply.argtypes = [ctypes.c_void_p, ctypes.c_int]
-    found.qs_quantize.restype = found.qs_sgd.restype = found.qs_multiply.restype = None
-    return found
+        loaded = ctypes.CDLL(str(LIBRARY))
+        loaded.qs_sources.restype = loaded.qs_instruction_set.restype = ctypes.c_char_p
+        loaded.qs_layouts.restype = ctypes.POINTER(structs.LayoutEntry)
+        sources, laid_out = loaded.qs_sources().decode(), _layouts(loaded)
+    except (OSError, AttributeError) as error:
+        return None, f"the compiled kernels cannot be loaded ({error})"
+    if sources != digest():
+        return None, "the compiled kernels are of other sources"
+    if difference := _difference(laid_out, layouts.layouts()):
+        return None, f"the compiled kernels lay out {difference}"
+    for name, types in SIGNATURES.items():
+        getattr(loaded, name).argtypes, getattr(loaded, name).restype = types, None
+    return loaded, ""
+
+
+def _layouts(loaded: Any) -> dict[str, int]:
+    """Sizes and offsets of the structures as the library was compiled with."""
+    count = c_int()
+    entries = loaded.qs_layouts(ctypes.byref(count))
+    return {entry.name.decode(): entry.value for entry in entries[: count.value]}
+
+
+def _difference(library: dict[str, int], python: dict[str, int]) -> str:
+    """The first structure or field that both do not lay out alike; "" if there is none."""
+    for name in python | library:
+        if library.get(name) != python.get(name):
+            return f"{name} at {library.get(name)}, Python at {python.get(name)}"
+    return ""
 
 
 def instruction_set() -> str | None:
-    """The instruction set that the kernels take: avx512, avx2 or baseline; None without kernels."""
+    """The instruction set in use: avx512, avx2 or baseline; None without a library."""
     return None if library() is None else str(library().qs_instruction_set().decode())
 
 
 @contextmanager
 def instructions(name: str) -> Iterator[None]:
-    """Within it the kernels take that instruction set. ValueError where this machine lacks it."""
+    """A context in which the kernels use an instruction set.
+
+    Raises
+    ------
+    ValueError : if this machine or the library lacks it.
+    """
     before = instruction_set()
     if before is None or not library().qs_choose(name.encode()):
         raise ValueError(
@@ -70,49 +107,81 @@ def instructions(name: str) -> Iterator[None]:
         library().qs_choose(before.encode())
 
 
-def quantize(
-    plan: Plan,
-    format: Format,
-    shape: tuple[int, ...],
-    source: Memory,
-    target: Memory,
-    random: RandomBits | int | None,
-) -> bool:
-    """Round `source` into `target`, which may be the same memory, but not overlap it otherwise.
+class Cpu(Processor):
+    """The CPU, by the compiled library, on as many threads as `get_num_threads` says."""
 
-    random : `RandomBits`, or the address of a 32-bit word for each element in C order. False, and
-        nothing done, where
-    the layout needs a copy first.
-    """
-    layout = layout_of(shape, source.strides, target.strides, format)
-    if layout is None:
-        return False
-    library().qs_quantize(
-        plan.structure,
-        layout,
-        random_of(random),
-        source.address,
-        target.address,
-        threads.get_num_threads(),
-    )
-    return True
+    limits = Limits(chunk=8192, most=1 << 17)
+    """Gradient, momentum and weight of a chunk stay in the cache."""
+
+    def quantize(
+        self,
+        plan: Plan,
+        format: Format,
+        shape: Shape,
+        source: Memory,
+        target: Memory,
+        random: structs.Random,
+    ) -> bool:
+        layout = layout_of(shape, source.strides, target.strides, format)
+        if layout is None:
+            return False
+        library().qs_quantize(
+            plan.structure,
+            layout,
+            random,
+            source.address,
+            target.address,
+            threads.get_num_threads(),
+        )
+        return True
+
+    def matmul(
+        self,
+        dtype: str,
+        a: Matrix,
+        b: Matrix,
+        out: int,
+        targets: AccumulationTargets,
+        drawn: structs.Random,
+        random: RandomBits | None,
+    ) -> bool:
+        x, y = _array(a, dtype), _array(b, dtype)
+        computing = plans.computing_dtype(x, y, targets)
+        roundings = plans.plans_of(targets, computing)
+        if roundings is None:
+            return False
+        x, y = x.astype(computing, copy=False), y.astype(computing, copy=False)
+        result = _array(Matrix(out, plans.result_shape(a.shape, b.shape)), dtype)
+        computed = result if computing == dtype else np.empty(result.shape, computing)
+        call = plans.structure_of(computing, a.shape, b.shape, targets, drawn, random)
+        leading = result.shape[:-2]
+        firsts = [plans.firsts(operand.shape, leading) for operand in (a, b)]
+        call.first_a, call.first_b = (first.ctypes.data for first in firsts)
+        call.a, call.b, call.out = (array.ctypes.data for array in (x, y, computed))
+        call.plans = structs.MatmulPlans(
+            *(None if plan is None else addressof(plan.structure) for plan in roundings)
+        )
+        library().qs_matmul(addressof(call), threads.get_num_threads())
+        if computed is not result:
+            result[...] = computed
+        return True
+
+    def chunked_roundings(self, chunks: Chunks) -> list[structs.ChunkedRounding | None]:
+        return [None if plan is None else plan.pointers for plan in chunks.plans]
+
+    def round_many(self, tensors: np.ndarray, chunks: Sequence[Chunks]) -> None:
+        library().qs_round_many(tensors.ctypes.data, len(tensors), threads.get_num_threads())
+
+    def sgd(self, tensors: np.ndarray, chunks: Sequence[Chunks]) -> None:
+        library().qs_sgd(tensors.ctypes.data, len(tensors), threads.get_num_threads())
 
 
-def sgd(steps: Any) -> None:
-    """Make the steps of SGD of a ctypes array of `structs.Sgd`, of one dtype."""
-    library().qs_sgd(steps, len(steps), threads.get_num_threads())
+CPU = Cpu()
 
 
-def multiply(products: structs.Products) -> None:
-    """Write a product of matrices in the host's memory."""
-    library().qs_multiply(ctypes.addressof(products), threads.get_num_threads())
-
-
-def random_of(random: RandomBits | int | None, step_at: int | None = None) -> structs.Random:
-    """As the kernels take it. step_at : where in a GPU's memory the step stands, instead of in
-    `random`.
-    """
-    if isinstance(random, RandomBits):
-        step = int(random.step) if step_at is None else 0
-        return structs.Random(None, step_at, random.offset, step, random.key)
-    return structs.Random(random)
+def _array(matrix: Matrix, dtype: str) -> np.ndarray:
+    """Contiguous memory as NumPy sees it, without a reference to who owns it."""
+    kind = np.dtype(dtype)
+    size = kind.itemsize * int(np.prod(matrix.shape))
+    memory = memoryview((c_char * size).from_address(matrix.address))
+    return np.frombuffer(memory, kind).reshape(matrix.shape)

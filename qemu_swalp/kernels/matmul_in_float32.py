@@ -27,7 +27,7 @@ def limit_of(products: Target | None, sums: list[Target], terms: int) -> int | N
     None: with none.
     """
     rounded = sums if products is None else [products, *sums]
-    if not all(map(_held, rounded)) or not all(map(_shows, sums)):
+    if not all(map(_is_representable, rounded)) or not all(map(_shows, sums)):
         return None
     return (
         MOST - 2 if all(map(_is_small, rounded)) else min(MOST - 2, _small_products(rounded, terms))
@@ -42,8 +42,8 @@ def suffices(a: np.ndarray, b: np.ndarray, limit: int) -> bool:
     return bits <= SINGLE.precision and least >= SINGLE.least_exponent and most <= limit
 
 
-def _held(rule: Target) -> bool:
-    f: Any = rule.format
+def _is_representable(target: Target) -> bool:
+    f: Any = target.format
     return (
         isinstance(f, BinadeFormat)
         and f.precision <= SINGLE.precision
@@ -52,24 +52,24 @@ def _held(rule: Target) -> bool:
     )
 
 
-def _shows(rule: Target) -> bool:
-    precision: int = rule.format.precision  # type: ignore[attr-defined]
-    return precision + rule.rounding.random_bits + 2 <= SINGLE.precision
+def _shows(target: Target) -> bool:
+    precision: int = target.format.precision  # type: ignore[attr-defined]
+    return precision + target.rounding.random_bits + 2 <= SINGLE.precision
 
 
-def _is_small(rule: Target) -> bool:
-    f: Any = rule.format
+def _is_small(target: Target) -> bool:
+    f: Any = target.format
     return bool(max(f.max, -f.min) < 2.0**MOST)
 
 
-def _small_products(rules: list[Target], terms: int) -> int:
+def _small_products(targets: list[Target], terms: int) -> int:
     """The greatest binade of so many finite products with which all sums stay below 2^126.
 
     A rounding to p bits makes a number at most 1 + u times as large, u = 2^(1 - p), or the least
     positive one. Each product, below 2^(binade + 2), meets at most 2·terms roundings of sums, and
     e^(2·terms·u) bounds what these make of it; its own doubles it.
     """
-    formats: list[Any] = [rule.format for rule in rules]
+    formats: list[Any] = [target.format for target in targets]
     growth = math.log2(4 * terms) + 2 * terms * max(
         2.0 ** (1 - f.precision) for f in formats
     ) * math.log2(math.e)

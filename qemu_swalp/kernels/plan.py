@@ -1,8 +1,8 @@
-"""A format, a rounding and a policy in a carrier, as the plain numbers that the kernels compute
-with.
+"""A format, a rounding and a policy in a source dtype, as the plain numbers with which the kernels
+compute.
 
 Nothing here asks which family a format is of: a binade format is sampled (its quantum in every
-binade), a table format lists its values. So a user's own format takes the kernels like any other.
+binade), a table format lists its values. So kernels support a user's own format like any other.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ import numpy as np
 
 from ..arrays import numpy_namespace
 from ..arrays.dtypes import SOURCE_DTYPES, SourceDtype
-from ..formats import BinadeFormat, Block, ElementFormat, Format, TableFormat
+from ..formats import BinadeFormat, Block, TableFormat
 from ..formats.binade import binade
+from ..formats.overflow import overflow_results
 from ..reference.binary32 import bits32
 from ..reference.block_scales import fractional
-from ..reference.context import BINARY32
+from ..reference.context import BINARY32, Target
 from ..reference.element import parts
 from ..reference.table import steps_of
 from ..reference.table_stochastic import sign_view_of
 from ..reference.table_values import keys, value_bits
-from ..rounding import DETERMINISTIC, NEAREST, STOCHASTIC, Rounding
+from ..rounding import DETERMINISTIC, NEAREST, STOCHASTIC
 from . import structs
 
 DTYPES = list(SOURCE_DTYPES)
@@ -40,7 +41,6 @@ RULES = (
     "transformer_engine",
     "torchao",
 )
-BOUND, INFINITY, NAN, LEAST, ZERO = range(5)
 NO_BINADE = 10**6
 """Beyond every binade."""
 
@@ -62,26 +62,25 @@ class _Arrays(list[np.ndarray]):
 
 
 @lru_cache(maxsize=4096)
-def plan_of(carrier: SourceDtype, format: Format, policy: str, rounding: Rounding) -> Plan | None:
-    """The plan; None where the kernels do not round so: where ties go by another parity than n's
-    (clause RND-5), and where a table's neighbours lie too far apart for its exact stochastic
-    rounding.
+def plan_of(source: SourceDtype, target: Target) -> Plan | None:
+    """The plan; None if ties go by another parity than n's (clause RND-5), or if neighbours in a
+    table lie too far apart for exact stochastic rounding: the kernels support neither.
     """
-    arrays = _Arrays()
+    arrays, rounding = _Arrays(), target.rounding
     plan = structs.Plan(
-        DTYPES.index(carrier.name), 0, MODES.index(rounding.mode), rounding.random_bits
+        DTYPES.index(source.name), 0, MODES.index(rounding.mode), rounding.random_bits
     )
-    element = format.element if isinstance(format, Block) else format
+    element = target.element
     if isinstance(element, TableFormat):
         plan.family = 1
-        if not _fill_table(plan.table, arrays, carrier, element, policy, rounding):
+        if not _fill_table(plan.table, arrays, source, target):
             return None
     elif isinstance(element, BinadeFormat) and _counts_by_n(element):
-        plan.element = _element(arrays, carrier, element, policy, rounding)
-        if isinstance(format, Block):
+        plan.element = _element(arrays, source, target)
+        if isinstance(target.format, Block):
             plan.family = 2
-            plan.element32 = _element(arrays, BINARY32, element, policy, rounding)
-            plan.scaling = _scaling(arrays, carrier, format)
+            plan.element32 = _element(arrays, BINARY32, target)
+            plan.scaling = _scaling(arrays, source, target.format)
     else:
         return None
     return Plan(plan, tuple(arrays))
@@ -99,118 +98,93 @@ def _counts_by_n(format: BinadeFormat) -> bool:
     )
 
 
-def _element(
-    arrays: _Arrays, carrier: SourceDtype, format: BinadeFormat, policy: str, rounding: Rounding
-) -> structs.Element:
+def _element(arrays: _Arrays, source: SourceDtype, target: Target) -> structs.Element:
+    format: Any = target.element
     binades, quanta = format.sample()
-    kept = int(binades[-1] - quanta[-1])
-    below = int(
-        np.flatnonzero(np.append(True, quanta != binades - kept))[-1]
-    )  # how many before the steady ones
-    found = structs.Element(knee=int(binades[0]) + below, floor=int(quanta[0]), fraction=kept)
-    if below == 0:
-        found.knee = -NO_BINADE
-    elif (quanta[:below] != quanta[0]).any():
-        found.table_first, found.table_count = int(binades[0]), len(quanta)
-        found.table = arrays.pointer(quanta, "int32")
-    hidden = 1 << carrier.significand
-    found.max_exponent, fraction = parts(carrier, format.max)
-    found.max_significand = fraction + hidden
-    found.min_exponent, found.min_significand = found.max_exponent, found.max_significand
-    if format.signed:
-        found.min_exponent, fraction = parts(carrier, -format.min)
-        found.min_significand = fraction + hidden
-    found.least_exponent = binade(format.min_positive)
-    found.is_signed, found.has_zero = format.signed, format.has_zero
-    found.has_negative_zero = format.has_negative_zero
-    found.above, found.below, found.positive_infinity, found.negative_infinity = _ways(
-        format, policy, rounding
+    fraction_bits = int(binades[-1] - quanta[-1])
+    # Binades before those whose quanta are steadily 2^(binade - fraction_bits).
+    below = int(np.flatnonzero(np.append(True, quanta != binades - fraction_bits))[-1])
+    element = structs.Element(
+        breakpoint=int(binades[0]) + below, ulp_exponent=int(quanta[0]), fraction=fraction_bits
     )
-    found.zero = ZERO if format.has_zero else NAN if policy in ("infinity", "nan") else LEAST
-    if not format.has_zero and not format.signed and policy in ("infinity", "nan"):  # clause FMT-9
-        found.below = found.negative_infinity = NAN
-    found.random_bits = rounding.random_bits
-    return found
+    if below == 0:
+        element.breakpoint = -NO_BINADE
+    elif (quanta[:below] != quanta[0]).any():
+        element.table_first, element.table_count = int(binades[0]), len(quanta)
+        element.table = arrays.pointer(quanta, "int32")
+    hidden = 1 << source.significand
+    element.max_exponent, fraction = parts(source, format.max)
+    element.max_significand = fraction + hidden
+    element.min_exponent, element.min_significand = element.max_exponent, element.max_significand
+    if format.signed:
+        element.min_exponent, fraction = parts(source, -format.min)
+        element.min_significand = fraction + hidden
+    element.least_exponent = binade(format.min_positive)
+    element.is_signed, element.has_zero = format.signed, format.has_zero
+    element.has_negative_zero = format.has_negative_zero
+    results = overflow_results(format, target.policy, target.rounding)
+    for name, result in results._asdict().items():
+        setattr(element, name, result)
+    element.random_bits = target.rounding.random_bits
+    return element
 
 
-def _ways(format: ElementFormat, policy: str, rounding: Rounding) -> tuple[int, int, int, int]:
-    """Where finite numbers above and below the range go, and the infinities (clauses RND-7 and
-    RND-8).
-    """
-    one_sided = format.min >= 0
-    if policy == "saturate":
-        return BOUND, BOUND, BOUND, BOUND
-    if policy == "propagate":
-        if not format.has_infinity:
-            return BOUND, BOUND, NAN, NAN
-        return BOUND, BOUND, INFINITY, BOUND if one_sided else INFINITY
-    up = NAN if policy == "nan" else INFINITY
-    down = NAN if one_sided else up
-    stays = [format.stays_in_range(rounding.mode, policy, above) for above in (True, False)]
-    return BOUND if stays[0] else up, BOUND if stays[1] else down, up, down
-
-
-def _scaling(arrays: _Arrays, carrier: SourceDtype, format: Block) -> structs.Scaling:
+def _scaling(arrays: _Arrays, source: SourceDtype, format: Block) -> structs.Scaling:
     element = format.element
     top = binade(element.max)
     rule = "two_nearest" if format.rule == "nearest" and format.second is not None else format.rule
-    found = structs.Scaling(
+    scaling = structs.Scaling(
         rule=RULES.index(rule),
         even_bits=top - element.quantum_at(top),
         spoiled_from=2 if format.spreads_nan else 3,
     )
     if format.powers:
-        found.least_power, found.greatest_power = format.powers
-        return found
+        scaling.least_power, scaling.greatest_power = format.powers
+        return scaling
     scale = fractional(format)
-    found.scale = _element(
-        arrays, carrier if format.second is None else BINARY32, scale, "saturate", NEAREST
+    scaling.scale = _element(
+        arrays,
+        source if format.second is None else BINARY32,
+        Target(scale, "saturate", NEAREST),
     )
     if format.second is not None:
-        found.element_max32, found.scale_max32 = bits32(element.max), bits32(scale.max)
-        found.scale_least32, found.full_range32 = (
+        scaling.element_max32, scaling.scale_max32 = bits32(element.max), bits32(scale.max)
+        scaling.scale_least32, scaling.full_range32 = (
             bits32(scale.min_positive),
             bits32(element.max * scale.max),
         )
-    return found
+    return scaling
 
 
-def _fill_table(
-    found: structs.Table,
-    arrays: _Arrays,
-    carrier: SourceDtype,
-    format: TableFormat,
-    policy: str,
-    rounding: Rounding,
-) -> bool:
-    wide = carrier.wide()
+def _fill_table(table: structs.Table, arrays: _Arrays, source: SourceDtype, target: Target) -> bool:
+    wide, rounding = source.wide(), target.rounding
+    format: Any = target.element
     values = value_bits(format, wide)
-    found.values, found.count = arrays.pointer(values, "int64"), len(values)
+    table.values, table.count = arrays.pointer(values, "int64"), len(values)
     if rounding.stochastic:
         for name, sign in (("positive", 1), ("negative", -1)):
-            frame = sign_view_of(format, wide, sign)
-            if frame.divisors.max() >= 1 << 62:
+            view = sign_view_of(format, wide, sign)
+            if view.divisors.max() >= 1 << 62:
                 return False
             setattr(
-                found,
+                table,
                 name,
-                structs.Frame(
+                structs.SignView(
                     *(
                         arrays.pointer(
-                            getattr(frame, column),
+                            getattr(view, column),
                             "int32" if column == "ulp_exponents" else "int64",
                         )
                         for column in ("keys", "bits", "ulp_exponents", "starts", "divisors")
                     ),
-                    len(frame.keys),
-                    frame.not_positive,
+                    len(view.keys),
+                    view.not_positive,
                 ),
             )
     else:
-        found.steps = arrays.pointer(steps_of(format, wide, rounding.mode), "int64")
-    found.random_bits, found.has_negative_zero = rounding.random_bits, format.has_negative_zero
-    found.low, found.high = map(int, keys((format.min, format.max), wide))
-    found.above, found.below, found.positive_infinity, found.negative_infinity = _ways(
-        format, policy, rounding
-    )
+        table.thresholds = arrays.pointer(steps_of(format, wide, rounding.mode), "int64")
+    table.random_bits, table.has_negative_zero = rounding.random_bits, format.has_negative_zero
+    table.low, table.high = map(int, keys((format.min, format.max), wide))
+    results = overflow_results(format, target.policy, rounding)
+    table.above, table.below, table.positive_infinity, table.negative_infinity, _ = results
     return True

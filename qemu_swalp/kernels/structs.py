@@ -1,17 +1,29 @@
-"""The structures of `src/*.h` that Python fills in, as ctypes lays them out."""
+"""The structures of `src/common/*.h` that Python fills in, as ctypes lays them out."""
 
 from __future__ import annotations
 
-from ctypes import POINTER, Structure, c_double, c_int32, c_int64, c_uint32, c_uint64, c_void_p
+from ctypes import (
+    Structure,
+    c_char_p,
+    c_double,
+    c_int32,
+    c_int64,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
 
 MOST_AXES = 8
 
 
 class Element(Structure):
-    """A binade format in a carrier."""
+    """A binade format in a source dtype."""
 
     _fields_ = [
-        *((name, c_int32) for name in ("knee", "floor", "fraction", "table_first", "table_count")),
+        *(
+            (name, c_int32)
+            for name in ("breakpoint", "ulp_exponent", "fraction", "table_first", "table_count")
+        ),
         ("table", c_void_p),
         *(
             (name, c_int32)
@@ -56,7 +68,7 @@ class Scaling(Structure):
     ]
 
 
-class Frame(Structure):
+class SignView(Structure):
     """One sign's view of a table."""
 
     _fields_ = [
@@ -67,22 +79,22 @@ class Frame(Structure):
 
 
 class Table(Structure):
-    """A table format in a carrier."""
+    """A table format in a source dtype."""
 
     _fields_ = [
-        ("steps", c_void_p),
+        ("thresholds", c_void_p),
         ("values", c_void_p),
         *((name, c_int32) for name in ("count", "random_bits", "has_negative_zero")),
         ("low", c_int64),
         ("high", c_int64),
         *((name, c_int32) for name in ("above", "below", "positive_infinity", "negative_infinity")),
-        ("positive", Frame),
-        ("negative", Frame),
+        ("positive", SignView),
+        ("negative", SignView),
     ]
 
 
 class Plan(Structure):
-    """A format, a rounding and a policy in a carrier."""
+    """A format, a rounding and a policy in a source dtype."""
 
     _fields_ = [
         *((name, c_int32) for name in ("dtype", "family", "mode", "random_bits")),
@@ -125,8 +137,8 @@ class Counts(Structure):
     ]
 
 
-class Call(Structure):
-    """What a kernel on a GPU is called with."""
+class QuantizeCall(Structure):
+    """What the kernels of `cuda/quantize.cu` are called with."""
 
     _fields_ = [
         ("plan", Plan),
@@ -141,13 +153,26 @@ class Call(Structure):
     ]
 
 
-class Role(Structure):
-    """How a role is rounded in chunks."""
+class ChunkedRounding(Structure):
+    """How a tensor is rounded in chunks."""
 
     _fields_ = [("plan", c_void_p), ("chunk", c_void_p), ("last", c_void_p), ("random", Random)]
 
 
-class Sgd(Structure):
+class TensorRounding(Structure):
+    """A tensor to round."""
+
+    _fields_ = [
+        ("dtype", c_int32),
+        ("elements", c_int64),
+        ("chunk_elements", c_int64),
+        ("source", c_void_p),
+        ("target", c_void_p),
+        ("rounding", ChunkedRounding),
+    ]
+
+
+class SgdTensor(Structure):
     """One tensor's step of SGD."""
 
     _fields_ = [
@@ -171,30 +196,36 @@ class Sgd(Structure):
             )
         ),
         *(
-            (name, Role)
-            for name in ("gradient_role", "momentum_role", "accumulator_role", "weight_role")
+            (f"{role}_rounding", ChunkedRounding)
+            for role in ("gradient", "momentum", "accumulator", "weight")
         ),
     ]
 
 
-class Plans(Structure):
-    """How the roundings of a product of matrices go."""
+class MatmulPlans(Structure):
+    """How products, sums and totals are rounded."""
 
     _fields_ = [(name, c_void_p) for name in ("product", "sum", "total")]
 
 
-class Products(Structure):
+class Matmul(Structure):
     """A product of matrices."""
 
     _fields_ = [
         *((name, c_int32) for name in ("dtype", "group", "chunk")),
         *((name, c_int64) for name in ("batches", "rows", "columns", "terms")),
         *((name, c_void_p) for name in ("first_a", "first_b", "a", "b", "out")),
-        ("plans", Plans),
+        ("plans", MatmulPlans),
         ("random", Random),
         ("seed", c_uint32 * 2),
         ("stream", c_uint32 * 2),
     ]
+
+
+class Span(Structure):
+    """What the numbers of an array need."""
+
+    _fields_ = [(name, c_uint32) for name in ("bits", "far", "most")]
 
 
 class SpanCall(Structure):
@@ -203,16 +234,30 @@ class SpanCall(Structure):
     _fields_ = [("arrays", c_void_p * 2), ("counts", c_int64 * 2), ("spans", c_void_p)]
 
 
-class ProductsCall(Structure):
-    """What the kernel of products on a GPU is called with."""
+class MatmulCall(Structure):
+    """What the kernel of `cuda/matmul.cu` is called with."""
 
-    _fields_ = [("products", Products), ("single", Plans), ("spans", c_void_p), ("limit", c_int32)]
+    _fields_ = [
+        ("matmul", Matmul),
+        ("single", MatmulPlans),
+        ("spans", c_void_p),
+        ("limit", c_int32),
+    ]
 
 
-class SgdCall(Structure):
-    """What the kernel of many steps on a GPU is called with."""
+class RoundManyCall(Structure):
+    """What the kernel of `cuda/round_many.cu` is called with."""
 
     _fields_ = [("tensors", c_void_p), ("first_task", c_void_p), ("count", c_int32)]
 
 
-PlanPointer, LayoutPointer, RandomPointer = POINTER(Plan), POINTER(Layout), POINTER(Random)
+class SgdCall(Structure):
+    """What the kernel of `cuda/sgd.cu` is called with."""
+
+    _fields_ = [("tensors", c_void_p), ("first_task", c_void_p), ("count", c_int32)]
+
+
+class LayoutEntry(Structure):
+    """A row of the table of sizes and offsets that the library exports (`common/layouts.h`)."""
+
+    _fields_ = [("name", c_char_p), ("value", c_int64)]

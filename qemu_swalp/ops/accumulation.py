@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any
 
 from .._util.checks import check_int
 from ..formats import Format
 from ..formats.base import forget_on_redefinition
+from ..reference.accumulation import AccumulationTargets
 from ..reference.context import element_of
 from .quantizer import Quantizer
 
@@ -108,12 +108,10 @@ class Accumulation:
         ]
 
     @property
-    def rules(self) -> Any:
-        """What the kernels compute by."""
-        from ..kernels.matmul_plan import Rules  # late: other arrays than the kernels' need none
-
+    def targets(self) -> AccumulationTargets:
+        """What it rounds to, for the functions that compute."""
         product, total = (None if q is None else q.target for q in (self.product, self.of_chunks))
-        return Rules(product, self.sum.target, total, self.group, self.chunk)
+        return AccumulationTargets(product, self.sum.target, total, self.group, self.chunk)
 
     def __str__(self) -> str:
         """As `parse` reads it."""

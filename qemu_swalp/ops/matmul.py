@@ -75,7 +75,7 @@ def matmul(
         )
     if math.prod(shape) == 0 or xp.shape(a)[-1] == 0:
         return xp.zeros(shape, a)
-    result = kernels.matmul(xp, a, b, accumulation.rules, random)
+    result = kernels.matmul(xp, a, b, accumulation.targets, random)
     if result is not None:
         return result
     with np.errstate(all="ignore"):

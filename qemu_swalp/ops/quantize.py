@@ -95,7 +95,7 @@ def round_array(
     if is_empty(lengths):
         return x if out is None else xp.write(out, x)
     if target.policy != MARK:
-        result = kernels.quantize(xp, x, dtype, *target, random, out)
+        result = kernels.quantize(xp, x, dtype, target, random, out)
         if result is not None:
             return result
     if xp.chunk is None and isinstance(random, RandomBits):

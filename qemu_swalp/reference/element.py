@@ -13,9 +13,10 @@ from ..arrays import Array, Namespace
 from ..arrays.dtypes import SourceDtype
 from ..formats import BinadeFormat
 from ..formats.binade import binade
+from ..formats.overflow import NAN
 from ..rounding import Choice, rounds_up
 from .context import Context, Magnitude, Target
-from .overflow import MARK, OutOfRange, overflow_result
+from .overflow import OutOfRange, overflow_bits, results_of
 
 Rounded = tuple[Array, Array, Array]
 """(binade, fraction, whether it is zero) of rounded magnitudes, before the range check."""
@@ -67,9 +68,10 @@ def round_binade(
         bits = xp.where(below, least_bits, bits)
     if not format.has_zero:
         bits = xp.where(zero, least_bits, bits)
-    bits = overflow_result(ctx, target, bits, OutOfRange(over, below, infinite))
-    if not format.has_zero and target.policy in ("infinity", "nan", MARK):  # clause FMT-9
-        bits = xp.where(zero if format.signed else zero | negative, dtype.nan, bits)
+    results = results_of(target)
+    bits = overflow_bits(ctx, results, bits, OutOfRange(over, below, infinite))
+    if not format.has_zero and results.zero == NAN:  # clause FMT-9
+        bits = xp.where(zero, dtype.nan, bits)
     if format.signed:
         bits = ctx.signed(bits, negative if format.has_negative_zero else negative & ~zero)
     return finish(ctx, x, magnitude, bits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..arrays import Array
+from ..formats.overflow import INFINITY, NAN, OverflowResults, overflow_results
 from .context import Context, Target
 
 MARK = "mark"
@@ -24,28 +25,34 @@ class OutOfRange(NamedTuple):
     """Of those, the infinities."""
 
 
-def overflow_result(ctx: Context, target: Target, bits: Array, masks: OutOfRange) -> Array:
-    """Magnitude bits, with those of infinity or NaN where the policy asks for them.
+def results_of(target: Target) -> OverflowResults:
+    """What each class of numbers becomes."""
+    if target.policy == MARK:
+        return OverflowResults(NAN, NAN, NAN, NAN, NAN)
+    return overflow_results(target.element, target.policy, target.rounding)
+
+
+def overflow_bits(ctx: Context, results: OverflowResults, bits: Array, masks: OutOfRange) -> Array:
+    """Magnitude bits, with those of infinity or NaN where `results` ask for them.
 
     bits : what saturation gives.
     """
-    (xp, dtype), element = ctx, target.element
-    beyond, below, infinite = masks
-    if target.policy == "saturate":
-        return bits
-    if target.policy == MARK:
-        return xp.where(beyond, dtype.nan, bits)
-    one_sided = element.min >= 0
-    if target.policy == "propagate":
-        if not element.has_infinity:
-            return xp.where(infinite, dtype.nan, bits)
-        return xp.where(infinite & ~below if one_sided else infinite, dtype.infinity, bits)
-    leaves = beyond
-    if element.stays_in_range(target.rounding.mode, target.policy, above=True):
-        leaves = leaves & (below | infinite)
-    if element.stays_in_range(target.rounding.mode, target.policy, above=False):
-        leaves = leaves & (~below | infinite)
-    if target.policy == "nan":
-        return xp.where(leaves, dtype.nan, bits)
-    bits = xp.where(leaves, dtype.infinity, bits)
-    return xp.where(leaves & below, dtype.nan, bits) if one_sided else bits
+    xp, dtype = ctx
+    for result, special in ((INFINITY, dtype.infinity), (NAN, dtype.nan)):
+        above, below, up, down = (each == result for each in results[:4])
+        if above and below and up and down:
+            bits = xp.where(masks.beyond, special, bits)
+            continue
+        if up or down:
+            bits = xp.where(_at_ends(masks.infinite, masks.below, up, down), special, bits)
+        if above or below:
+            finite = masks.beyond & ~masks.infinite
+            bits = xp.where(_at_ends(finite, masks.below, above, below), special, bits)
+    return bits
+
+
+def _at_ends(mask: Array, below: Array, upper: bool, lower: bool) -> Array:
+    """The part of a mask at one end of the range, or at both."""
+    if upper and lower:
+        return mask
+    return mask & ~below if upper else mask & below

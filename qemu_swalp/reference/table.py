@@ -19,7 +19,7 @@ from ..arrays.dtypes import SourceDtype
 from ..formats import TableFormat
 from .context import Context, Target
 from .element import finish
-from .overflow import OutOfRange, overflow_result
+from .overflow import OutOfRange, overflow_bits, results_of
 from .table_stochastic import stochastic_bits
 from .table_values import keys, magnitude_bits, value_bits
 
@@ -43,7 +43,7 @@ def round_table(
         low, high = map(int, keys((format.min, format.max), dtype))
         magnitudes = bits & ~dtype.sign
         masks = OutOfRange((key < low) | (key > high), key < low, magnitude == dtype.infinity)
-        bits = bits - magnitudes + overflow_result(ctx, target, magnitudes, masks)
+        bits = bits - magnitudes + overflow_bits(ctx, results_of(target), magnitudes, masks)
     return finish(ctx, x, magnitude, bits)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..arrays import Array
-from .multi_tensor import fused_steps
+from .fused_sgd import fused_steps
 from .presets import as_recipe
 from .recipe import FULL_PRECISION, Recipe
 from .tensor_rounding import TensorRandomBits, apply

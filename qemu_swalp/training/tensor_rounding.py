@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ..arrays import Array
@@ -29,7 +30,13 @@ class TensorRandomBits:
     step: int | Array
 
     def __call__(self, role: str) -> RandomBits:
-        return RandomBits(self.seed, stream_id(role, self.tensor), self.step)
+        return _first_bits(self.seed, self.tensor, role).at(self.step)
+
+
+@lru_cache(maxsize=65536, typed=True)
+def _first_bits(seed: int, tensor: int, role: str) -> RandomBits:
+    """The random bits at step 0, validated once."""
+    return RandomBits(seed, stream_id(role, tensor))
 
 
 def apply(quantizer: Quantizer | None, x: Array, draw: TensorRandomBits, role: str) -> Any:

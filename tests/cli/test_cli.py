@@ -286,7 +286,7 @@ def test_info_probes_pytorch(capsys: Capture) -> None:
 
 
 def test_info_says_why_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qemu_swalp.kernels.cpu.library", lambda: None)
+    monkeypatch.setattr("qemu_swalp.kernels.cpu._loaded", lambda: (None, "no compiled kernels"))
     assert info.path("numpy", True).startswith(
         "array program: no compiled kernels; install from source with a C++"
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 import ctypes
 import subprocess
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,32 +16,33 @@ import numpy as np
 
 import qemu_swalp as q
 from qemu_swalp.arrays.dtypes import SOURCE_DTYPES
-from qemu_swalp.kernels import build as compiling
-from qemu_swalp.kernels import cpu
-from qemu_swalp.kernels.backends import numpy as numpy_arrays
-from qemu_swalp.kernels.gpu import launch as cuda
-from qemu_swalp.kernels.gpu import matmul as cuda_products
-from qemu_swalp.kernels.matmul_plan import result_shape
+from qemu_swalp.kernels import build
+from qemu_swalp.kernels.backends.base import TensorKey
+from qemu_swalp.kernels.backends.numpy import NumpyBackend
+from qemu_swalp.kernels.gpu.processor import Gpu
+from qemu_swalp.kernels.matmul_plan import Matrix, result_shape
 from qemu_swalp.kernels.plan import plan_of
+from qemu_swalp.kernels.processor import Memory, random_of
 from qemu_swalp.ops.arguments import policy_of
+from qemu_swalp.reference.context import Target
 
 HERE = Path(__file__).parent
 
 
 @cache
-def library(program: compiling.CudaProgram) -> ctypes.CDLL:
+def library(program: build.CudaProgram) -> ctypes.CDLL:
     """The kernels of a program, compiled for the CPU."""
-    words = [f"-D{name}={value}" for name, value in program.defined]
+    words = [f"-D{name}={value}" for name, value in program.definitions()]
     target = Path(_folder().name) / ("".join(words) + ".so")
     flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Werror"]
     subprocess.run(
         [
-            *(compiling.compiler() or ["c++"]),
+            *(build.compiler() or ["c++"]),
             *flags,
             *words,
             f'-DPROGRAM="{program.source}"',
             "-I",
-            compiling.SOURCES,
+            build.SOURCES,
             "-I",
             HERE,
             HERE / "emulated_cuda.cpp",
@@ -58,7 +60,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 
 
 class EmulatedDevice:
-    """As `cuda.Device`."""
+    """A `kernels.gpu.device.Device`."""
 
     processors = 1
 
@@ -66,8 +68,11 @@ class EmulatedDevice:
         self.kept: list[np.ndarray] = []
         self.launched: list[str] = []
 
+    def stream(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
     def launch(
-        self, program: compiling.CudaProgram, kernel: str, blocks: int, call: ctypes.Structure
+        self, program: build.CudaProgram, kernel: str, blocks: int, call: ctypes.Structure
     ) -> None:
         self.launched.append(kernel)
         getattr(library(program), f"emulated_{kernel}")(blocks, ctypes.byref(call))
@@ -86,6 +91,7 @@ class EmulatedDevice:
 
 
 DEVICE = EmulatedDevice()
+GPU = Gpu(DEVICE)
 
 
 def quantize(
@@ -97,17 +103,21 @@ def quantize(
     out: np.ndarray | None = None,
     step_at: int | None = None,
 ) -> np.ndarray:
-    """As `qemu_swalp.quantize`. AssertionError where the kernels do not take the format."""
+    """As `qemu_swalp.quantize`. AssertionError if the kernels do not support the format."""
     format, rounding = q.parse(format), q.Rounding.parse(rounding)
     out = np.empty_like(x) if out is None else out
-    plan = plan_of(SOURCE_DTYPES[str(x.dtype)], format, policy_of(format, overflow), rounding)
+    plan = plan_of(
+        SOURCE_DTYPES[str(x.dtype)], Target(format, policy_of(format, overflow), rounding)
+    )
     assert plan is not None
-    words = random.ctypes.data if isinstance(random, np.ndarray) else random
-    bits = cpu.random_of(words if rounding.stochastic else None, step_at)
-    memories = [
-        cpu.Memory(a.ctypes.data, tuple(s // a.itemsize for s in a.strides)) for a in (x, out)
-    ]
-    if not cuda.quantize(DEVICE, plan, format, x.shape, *memories, bits):
+    if not rounding.stochastic:
+        drawn = random_of(None)
+    elif isinstance(random, np.ndarray):
+        drawn = random_of(None, words=random.ctypes.data)
+    else:
+        drawn = random_of(random, step_at=step_at)
+    memories = [Memory(a.ctypes.data, tuple(s // a.itemsize for s in a.strides)) for a in (x, out)]
+    if not GPU.quantize(plan, format, x.shape, *memories, drawn):
         out[...] = quantize(
             np.ascontiguousarray(x), format, rounding, random, overflow, None, step_at
         )
@@ -124,34 +134,25 @@ def matmul(
     """As `qemu_swalp.matmul` of float32 or float64 arrays."""
     a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
     out = np.full(result_shape(a.shape, b.shape), np.nan, a.dtype)
-    matrices = (cuda_products.Matrix(x.ctypes.data, x.shape) for x in (a, b))
-    rules = q.Accumulation.parse(accumulation).rules
-    assert cuda_products.matmul(
-        DEVICE,
+    matrices = (Matrix(x.ctypes.data, x.shape) for x in (a, b))
+    targets = q.Accumulation.parse(accumulation).targets
+    assert GPU.matmul(
         str(a.dtype),
         *matrices,
         out.ctypes.data,
-        rules,
-        cpu.random_of(random, step_at),
+        targets,
+        random_of(random, step_at=step_at),
         random,
     )
     return out
 
 
-class SgdRoute:
-    """The part of a route (`kernels.sgd`) that steps NumPy arrays on the device."""
+class EmulatedBackend(NumpyBackend):
+    """NumPy arrays, worked on by the emulated GPU."""
 
-    SGD_LIMITS = cuda.SGD_LIMITS
-    kind, address, writable, empty_like = map(
-        staticmethod,
-        (numpy_arrays.kind, numpy_arrays.address, numpy_arrays.writable, np.empty_like),
-    )
-
-    def structure(self, chunks: Any, kind: Any) -> bytes:
-        return cuda.sgd_on_device(chunks, DEVICE)
-
-    def sgd(self, steps: Any, kind: Any, chunks: Any) -> None:
-        cuda.sgd(DEVICE, steps, chunks)
+    def tensor_key(self, x: Any) -> TensorKey | None:
+        key = super().tensor_key(x)
+        return None if key is None else key._replace(processor=GPU)
 
 
-SGD_ROUTE = SgdRoute()
+BACKEND = EmulatedBackend()

@@ -8,13 +8,15 @@
     emulated::run_grid(blocks, qemu_swalp::threads, [call] { name(*call); }); \
   }
 
-#ifdef QS_MODE
-EMULATED(qs_round, Call)
-EMULATED(qs_reduce, Call)
-EMULATED(qs_blocks, Call)
+#if defined(QS_MODE)
+EMULATED(qs_round, QuantizeCall)
+EMULATED(qs_reduce, QuantizeCall)
+EMULATED(qs_blocks, QuantizeCall)
 #elif defined(QS_SUM)
 EMULATED(qs_span, SpanCall)
-EMULATED(qs_multiply, ProductsCall)
+EMULATED(qs_matmul, MatmulCall)
+#elif defined(QS_ROUND_MODE)
+EMULATED(qs_round_many, RoundManyCall)
 #else
 EMULATED(qs_sgd, SgdCall)
 #endif

@@ -1,4 +1,4 @@
-"""Formats and arrays that lead the kernels through every path."""
+"""Formats, rules and arrays that lead the kernels through every path."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POLICIES = ("saturate", "propagate", "infinity", "nan")
 
 @dataclasses.dataclass(frozen=True)
 class Uneven(q.BinadeFormat, family="uneven_kernel_test"):
-    """Its quanta follow no rule: the kernels take a table."""
+    """Its quanta follow no rule: the kernels read them from a table."""
 
     fraction: int
 
@@ -69,6 +69,30 @@ BLOCKS = (
     "int<4,zero_point,axis=-1,size=17>",
     "int<8,axis=0>",
     "block<e4m3fn,axis=-1,size=16,scale=e4m3fn,second=float<8,23>>",
+)
+
+FEW_FORMATS = (
+    "e4m3fn",
+    "e5m2",
+    "nf4",
+    "bfp8",
+    "bfp<8,axis=0>",
+    "bfp<8,axis=-1>",
+    "mxfp4",
+    "int8",
+    "nvfp4",
+    "block<e4m3fn,axis=(0,1),size=13>",
+    "int<4,zero_point,axis=-1,size=17>",
+    "block<e2m1fn,axis=0,size=32,scale=e8m0fnu>",
+)
+"""One of each kind that the kernels tell apart."""
+ACCUMULATIONS = (
+    "fp16/nearest_even",
+    "float<6,9>/stochastic; chunk=5",
+    "fp16/nearest_even; group=2",
+    "e5m2/to_odd; product=e5m2/stochastic; chunk=4; total=float<8,20>/stochastic_c<5>",
+    "nf4/stochastic; product=posit8/nearest_even",
+    "bf16/stochastic_a<14>",
 )
 
 

@@ -14,8 +14,7 @@ import qemu_swalp as q
 from qemu_swalp import kernels
 from qemu_swalp.training import SGD, swalp
 from tests.helpers.backends import Backend, backend, gpu_missing
-from tests.helpers.samples import array, bits
-from tests.kernels.test_cuda import FORMATS, SUMS
+from tests.helpers.samples import ACCUMULATIONS, FEW_FORMATS, array, bits
 from tests.kernels.test_matmul import coarse
 
 RANDOM = q.RandomBits(3, 5, 7, offset=2)
@@ -31,7 +30,7 @@ def gpu(request: pytest.FixtureRequest) -> Backend:
 @pytest.fixture
 def launched(gpu: Backend, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Names of the kernels that run."""
-    from qemu_swalp.kernels.gpu.device import CupyDevice
+    from qemu_swalp.kernels.gpu.cupy_devices import CupyDevice
 
     found: list[str] = []
     launch = CupyDevice.launch
@@ -46,7 +45,7 @@ def launched(gpu: Backend, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str
     return found
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", FEW_FORMATS)
 def test_every_rounding(format: str, gpu: Backend, launched: list[str]) -> None:
     for dtype in gpu.dtypes:
         if dtype == "float64" and format == "nvfp4":
@@ -62,7 +61,7 @@ def test_every_rounding(format: str, gpu: Backend, launched: list[str]) -> None:
             )
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", FEW_FORMATS)
 def test_large_arrays_views_and_in_place(format: str, gpu: Backend, launched: list[str]) -> None:
     shape = (1 << 10, (1 << 12) + 5)
     x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
@@ -102,7 +101,7 @@ def test_steps_of_sgd(gpu: Backend, launched: list[str]) -> None:
     )
 
 
-@pytest.mark.parametrize("accumulation", SUMS)
+@pytest.mark.parametrize("accumulation", ACCUMULATIONS)
 def test_products(accumulation: str, gpu: Backend, launched: list[str]) -> None:
     rng = np.random.default_rng(0)
     for dtype in ("float32", "float64"):
@@ -113,7 +112,7 @@ def test_products(accumulation: str, gpu: Backend, launched: list[str]) -> None:
             )
             launched.clear()
             got = gpu.matmul(a, b, accumulation, RANDOM)
-            assert launched[-1:] == ["qs_multiply"]
+            assert launched[-1:] == ["qs_matmul"]
             assert (bits(got) == bits(q.matmul(a, b, accumulation, random=RANDOM))).all(), (
                 dtype,
                 spread,

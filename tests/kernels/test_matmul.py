@@ -1,5 +1,5 @@
-"""Products by the kernels have the bits of the array program, in float32 where they compute in it,
-on any threads.
+"""Products by the kernels have the bits of the reference implementation, in float32 where they
+compute in it, on any threads.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from hypothesis import strategies as st
 
 import qemu_swalp as q
 from qemu_swalp import kernels
-from qemu_swalp.kernels import cpu
-from qemu_swalp.kernels import matmul_plan
-from qemu_swalp.kernels import matmul_in_float32 as single
+from qemu_swalp.kernels import cpu, matmul_plan
 from tests.helpers.samples import bits
 
 RANDOM = q.RandomBits(5, 6, 7, offset=3)
@@ -53,8 +51,9 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 
 def in_single(a: np.ndarray, b: np.ndarray, accumulation: str) -> bool:
     """Whether the kernels compute in float32."""
-    limit = matmul_plan.limit_of(q.Accumulation.parse(accumulation).rules, a.shape[-1])
-    return limit is not None and single.suffices(a, b, limit)
+    return (
+        matmul_plan.computing_dtype(a, b, q.Accumulation.parse(accumulation).targets) == "float32"
+    )
 
 
 def coarse(rng: Any, shape: tuple[int, ...], spread: int) -> np.ndarray:
@@ -83,9 +82,7 @@ def test_coarse_operands(
 def test_which_products_are_computed_in_float32() -> None:
     a, b = coarse(np.random.default_rng(0), (4, 9), 3), coarse(np.random.default_rng(1), (9, 4), 3)
     for text in SINGLE + DOUBLE:
-        found = matmul_plan.matmul(a, b, q.Accumulation.parse(text).rules, RANDOM)
-        assert found is not None
-        assert found.dtype == (np.float32 if text in SINGLE else np.float64), text
+        assert in_single(a, b, text) == (text in SINGLE), text
 
 
 TOO_MUCH = [

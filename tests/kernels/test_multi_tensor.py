@@ -1,4 +1,6 @@
-"""The fused step of quantized SGD gives the bits of the pure functions on the array program."""
+"""Fused steps of quantized SGD, and rounding of many tensors, give the bits of the reference
+implementation.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,17 @@ from hypothesis import strategies as st
 
 import qemu_swalp as q
 from qemu_swalp import kernels
-from qemu_swalp.kernels.backends import numpy as numpy_arrays
-from qemu_swalp.training import SGD, Quantizer, Recipe, TensorRandomBits, fixed_point, swalp
-from qemu_swalp.training import multi_tensor as fused
+from qemu_swalp.kernels.cpu import CPU
+from qemu_swalp.ops.round_many import round_many
+from qemu_swalp.training import (
+    SGD,
+    Quantizer,
+    Recipe,
+    TensorRandomBits,
+    fixed_point,
+    fused_sgd,
+    swalp,
+)
 from qemu_swalp.training.sgd import Hyperparameters, Slots, StepInputs, sgd_step, sgd_steps
 from tests.helpers.samples import bits
 
@@ -122,7 +132,7 @@ def test_which_steps_are_fused(monkeypatch: pytest.MonkeyPatch) -> None:
     of whole tensors.
     """
     found: list[bool] = []
-    steps = fused.fused_steps
+    steps = fused_sgd.fused_steps
 
     def watched(*arguments: Any) -> Any:
         results = steps(*arguments)
@@ -145,9 +155,9 @@ def test_which_steps_are_fused(monkeypatch: pytest.MonkeyPatch) -> None:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tensors each call of the kernels had."""
     found: list[int] = []
-    sgd = numpy_arrays.sgd
+    sgd = CPU.sgd
     monkeypatch.setattr(
-        numpy_arrays, "sgd", lambda steps, *rest: (found.append(len(steps)), sgd(steps, *rest))
+        CPU, "sgd", lambda tensors, chunks: (found.append(len(tensors)), sgd(tensors, chunks))
     )
     return found
 
@@ -297,9 +307,11 @@ def test_rounding_many_in_place(dtype: str, monkeypatch: pytest.MonkeyPatch) -> 
     it was.
     """
     found: list[int] = []
-    sgd = numpy_arrays.sgd
+    call = CPU.round_many
     monkeypatch.setattr(
-        numpy_arrays, "sgd", lambda steps, *rest: (found.append(len(steps)), sgd(steps, *rest))
+        CPU,
+        "round_many",
+        lambda tensors, chunks: (found.append(len(tensors)), call(tensors, chunks)),
     )
     given = [
         ("bfp<8,axis=0>", (30, 500)),
@@ -317,7 +329,7 @@ def test_rounding_many_in_place(dtype: str, monkeypatch: pytest.MonkeyPatch) -> 
     quantizers = [Quantizer(text) for text, _ in given]
     random: list[Any] = [q.RandomBits(3, 2**33 + i, 5) for i in range(len(given))]
     random[-1] = q.RandomBits(3, 1, np.int64(5))
-    done = fused.round_in_place(arrays, quantizers, random)
+    done = round_many(arrays, quantizers, random)
     assert done == [True] * 5 + [False] * 3
     assert found == [5]
     for x, old, quantizer, bits_of, taken in zip(
@@ -327,4 +339,4 @@ def test_rounding_many_in_place(dtype: str, monkeypatch: pytest.MonkeyPatch) -> 
             expected = quantizer(old, bits_of) if taken else old
         assert (bits(x) == bits(expected)).all()
     with kernels.disabled():
-        assert fused.round_in_place(arrays, quantizers, random) == [False] * len(arrays)
+        assert round_many(arrays, quantizers, random) == [False] * len(arrays)

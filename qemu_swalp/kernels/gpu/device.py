@@ -1,97 +1,81 @@
-"""GPUs by way of CuPy, which compiles the kernels at their first use and keeps them on disk for the
-next process.
-"""
+"""What the kernels need of a GPU, and how they are launched on it."""
 
 from __future__ import annotations
 
 import ctypes
-from contextlib import AbstractContextManager, ExitStack
-from functools import cache
-from typing import Any
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from typing import Any, Protocol
 
-import cupy
 import numpy as np
 
+from .. import structs
 from ..build import CudaProgram
-from .launch import THREADS
+from ..plan import Plan
+
+THREADS = 256
+"""Of a thread block."""
+RESIDENT = 8
+"""Thread blocks that a processor of the GPU holds at a time: no more are launched, and they share
+the work.
+"""
+SOURCE_DTYPES = ("Half", "BFloat", "Single", "Double")
+"""Of `src/common/dtype.h`, in the order of `plan.DTYPES`."""
 
 
-class CupyDevice:
-    """As `cuda.Device`, on CuPy's current stream."""
+class Device(Protocol):
+    """A GPU, used on the caller's current stream."""
 
-    def __init__(self, index: int) -> None:
-        self.index = index
-        self.processors = int(cupy.cuda.Device(index).attributes["MultiProcessorCount"])
+    def __hash__(self) -> int:
+        """One object for a GPU."""
+
+    @property
+    def processors(self) -> int:
+        """How many the GPU has."""
 
     def stream(self) -> AbstractContextManager[Any]:
-        """Within it CuPy works on this GPU and on the caller's stream."""
-        return cupy.cuda.Device(self.index)  # type: ignore[no-any-return]
+        """A context in which the caller's library works on this GPU."""
 
     def launch(
         self, program: CudaProgram, kernel: str, blocks: int, call: ctypes.Structure
     ) -> None:
-        by_value = np.frombuffer(bytearray(call), [("bytes", np.uint8, ctypes.sizeof(call))])
-        with self.stream():
-            _kernel(program, kernel)((blocks,), (THREADS,), (by_value,))
+        """Start a kernel on so many thread blocks."""
 
     def zeros(self, size: int) -> tuple[int, Any]:
-        with self.stream():
-            memory = cupy.zeros(size, np.uint8)
-        return int(memory.data.ptr), memory
+        """(address of so many zero bytes, their owner)."""
 
     def upload(self, data: bytes) -> tuple[int, Any]:
-        with self.stream():
-            memory = cupy.asarray(np.frombuffer(data, np.uint8))
-        return int(memory.data.ptr), memory
+        """(address of a copy, its owner)."""
 
     def keep(self, values: np.ndarray) -> int:
-        with self.stream():
-            kept = cupy.asarray(values)
-            cupy.cuda.get_current_stream().synchronize()  # other streams read it too
-        _kept.append(kept)
-        return int(kept.data.ptr)
+        """Address of a copy that lives as long as the process."""
 
 
-_kept: list[Any] = []
+def launch(
+    device: Device, program: CudaProgram, kernel: str, tasks: int, call: ctypes.Structure
+) -> None:
+    """Start a kernel on a thread block for each task, or on as many as the GPU holds at a time."""
+    device.launch(program, kernel, min(tasks, RESIDENT * device.processors), call)
 
 
-@cache
-def device(index: int) -> CupyDevice:
-    """The GPU of that number."""
-    return CupyDevice(index)
+@lru_cache(maxsize=4096)
+def plan_on(device: Device, plan: Plan) -> structs.Plan:
+    """The plan's structure, pointing to copies of its arrays on the device."""
+    moved = {int(a.ctypes.data): device.keep(a) for a in plan.arrays}
+    copy = structs.Plan.from_buffer_copy(plan.structure)
+    _redirect(copy, moved)
+    return copy
 
 
-@cache
-def _kernel(program: CudaProgram, name: str) -> Any:
-    return _module(program).get_function(name)
+def _redirect(structure: ctypes.Structure, moved: dict[int, int]) -> None:
+    for name, kind, *_ in structure._fields_:
+        value = getattr(structure, name)
+        if isinstance(value, ctypes.Structure):
+            _redirect(value, moved)
+        elif kind is ctypes.c_void_p and value:
+            setattr(structure, name, moved[value])
 
 
-@cache
-def _module(program: CudaProgram) -> Any:
-    return cupy.RawModule(code=program.text(), options=program.options())
-
-
-class TorchDevice(CupyDevice):
-    """As `cuda.Device`, on PyTorch's current stream and with its memory."""
-
-    def stream(self) -> AbstractContextManager[Any]:
-        import torch
-
-        both = ExitStack()
-        both.enter_context(cupy.cuda.Device(self.index))
-        both.enter_context(
-            cupy.cuda.ExternalStream(torch.cuda.current_stream(self.index).cuda_stream, self.index)
-        )
-        return both
-
-    def zeros(self, size: int) -> tuple[int, Any]:
-        import torch
-
-        memory = torch.zeros(size, dtype=torch.uint8, device=f"cuda:{self.index}")
-        return memory.data_ptr(), memory
-
-
-@cache
-def torch_device(index: int) -> TorchDevice:
-    """The GPU of that number, for PyTorch's tensors."""
-    return TorchDevice(index)
+def kept(device: Device, structure: ctypes.Structure) -> int:
+    """Address of a copy of a structure that lives as long as the process."""
+    return device.keep(np.frombuffer(bytes(structure), np.uint8))

@@ -22,13 +22,13 @@ struct Counts {
 
 QS_FUNCTION Counts counts_of(const Layout& layout) {
   const int outer = layout.axes - 1;
-  Counts found{layout.lengths[outer], layout.extents[outer], 0, 1, 1};
-  found.segments = ceiling(found.columns, found.segment);
+  Counts counts{layout.lengths[outer], layout.extents[outer], 0, 1, 1};
+  counts.segments = ceiling(counts.columns, counts.segment);
   for (int a = 0; a < outer; ++a) {
-    found.count *= ceiling(layout.lengths[a], layout.extents[a]);
-    found.most_rows *= least_of(layout.extents[a], layout.lengths[a]);
+    counts.count *= ceiling(layout.lengths[a], layout.extents[a]);
+    counts.most_rows *= least_of(layout.extents[a], layout.lengths[a]);
   }
-  return found;
+  return counts;
 }
 
 /// The block rows of a layout, which must live as long.
@@ -59,7 +59,7 @@ class BlockRows : public Counts {
       const int64_t at = block_row * layout_.extents[0] + index;
       return {at * layout_.source_strides[0], at * layout_.target_strides[0], at * columns};
     }
-    Row found{0, 0, 0};
+    Row row{0, 0, 0};
     int64_t stride = columns;
     for (int a = outer_ - 1; a >= 0; --a) {
       const int64_t blocks = ceiling(layout_.lengths[a], layout_.extents[a]);
@@ -67,12 +67,12 @@ class BlockRows : public Counts {
       const int64_t at = block * layout_.extents[a] + index % high;
       block_row /= blocks;
       index /= high;
-      found.source += at * layout_.source_strides[a];
-      found.target += at * layout_.target_strides[a];
-      found.element += at * stride;
+      row.source += at * layout_.source_strides[a];
+      row.target += at * layout_.target_strides[a];
+      row.element += at * stride;
       stride *= layout_.lengths[a];
     }
-    return found;
+    return row;
   }
 
  private:

@@ -1,39 +1,39 @@
 // Source dtypes taken apart into integers and put together again (clause SRC-1); the C++ of
-// `carriers.py`.
+// `arrays/dtypes.py`.
 #pragma once
 #include "common/portable.h"
 
 QS_BEGIN
 
-/// Layout of a source dtype. Lane: unsigned integers that it is computed in. Wide: twice as many
+/// Layout of a source dtype. Word: unsigned integers that it is computed in. Wide: twice as many
 /// bits.
-template <class StoredType, class LaneType, class WideType, int MantissaBits, int ExponentBias>
-struct Carrier {
+template <class StoredType, class WordType, class WideType, int MantissaBits, int ExponentBias>
+struct SourceDtype {
   using Stored = StoredType;
-  using Lane = LaneType;
+  using Word = WordType;
   using Wide = WideType;
   static constexpr int mantissa = MantissaBits, bias = ExponentBias;
-  static constexpr int storage = 8 * sizeof(Stored), width = 8 * sizeof(Lane);
+  static constexpr int storage = 8 * sizeof(Stored), width = 8 * sizeof(Word);
   /// Mantissa bits of the float32 or float64 in which integers of `width` are normalized.
   static constexpr int significand = width == 32 ? 23 : 52;
   static constexpr int least_exponent = 1 - bias - mantissa;
-  static constexpr Lane sign = Lane(1) << (storage - 1);
-  static constexpr Lane infinity = sign - (Lane(1) << mantissa);
-  static constexpr Lane nan = infinity + (Lane(1) << (mantissa - 1));
-  static constexpr Lane hidden = Lane(1) << significand;
+  static constexpr Word sign = Word(1) << (storage - 1);
+  static constexpr Word infinity = sign - (Word(1) << mantissa);
+  static constexpr Word nan = infinity + (Word(1) << (mantissa - 1));
+  static constexpr Word hidden = Word(1) << significand;
 };
 
-using Half = Carrier<uint16_t, uint32_t, uint64_t, 10, 15>;
-using BFloat = Carrier<uint16_t, uint32_t, uint64_t, 7, 127>;
-using Single = Carrier<uint32_t, uint32_t, uint64_t, 23, 127>;
-using Double = Carrier<uint64_t, uint64_t, uint128, 52, 1023>;
+using Half = SourceDtype<uint16_t, uint32_t, uint64_t, 10, 15>;
+using BFloat = SourceDtype<uint16_t, uint32_t, uint64_t, 7, 127>;
+using Single = SourceDtype<uint32_t, uint32_t, uint64_t, 23, 127>;
+using Double = SourceDtype<uint64_t, uint64_t, uint128, 52, 1023>;
 
 /// A positive number: significand·2^(exponent - C::significand), the hidden bit set. Zero:
 /// significand 0.
 template <class C>
 struct Number {
   int exponent;
-  typename C::Lane significand;
+  typename C::Word significand;
 };
 
 /// Binade of an integer n > 0.
@@ -46,7 +46,7 @@ QS_FUNCTION int lead(uint128 n) {
 /// sig·2^ulp as a number; sig of at most C::significand + 1 bits, or a multiple of a power of two
 /// that leaves no more.
 template <class C>
-QS_FUNCTION Number<C> number(typename C::Lane sig, int ulp) {
+QS_FUNCTION Number<C> number(typename C::Word sig, int ulp) {
   if (sig == 0) return {0, 0};
   const int e = lead(sig), up = C::significand - e;
   return {e + ulp, up >= 0 ? sig << up : sig >> -up};
@@ -54,7 +54,7 @@ QS_FUNCTION Number<C> number(typename C::Lane sig, int ulp) {
 
 /// The number with these magnitude bits, which are not those of infinity or NaN.
 template <class C>
-QS_FUNCTION Number<C> number_of_bits(typename C::Lane magnitude) {
+QS_FUNCTION Number<C> number_of_bits(typename C::Word magnitude) {
   const auto field = magnitude >> C::mantissa;
   const auto base = (field > 1 ? field - 1 : 0) << C::mantissa;
   return number<C>(magnitude - base, int(field > 1 ? field : 1) + C::least_exponent - 1);
@@ -62,13 +62,13 @@ QS_FUNCTION Number<C> number_of_bits(typename C::Lane magnitude) {
 
 /// Magnitude bits of a number, cut toward zero to the dtype (clause SRC-2).
 template <class C>
-QS_FUNCTION typename C::Lane join(Number<C> x) {
-  using Lane = typename C::Lane;
+QS_FUNCTION typename C::Word join(Number<C> x) {
+  using Word = typename C::Word;
   if (x.significand == 0) return 0;
   const int field = x.exponent + C::bias;
   if (field >= 2 * C::bias + 1) return C::infinity - 1;
   if (field > 0)
-    return (Lane(field - 1) << C::mantissa) + (x.significand >> (C::significand - C::mantissa));
+    return (Word(field - 1) << C::mantissa) + (x.significand >> (C::significand - C::mantissa));
   const int down = C::significand - C::mantissa + 1 - field;
   return down < C::width ? x.significand >> down : 0;
 }
@@ -76,26 +76,26 @@ QS_FUNCTION typename C::Lane join(Number<C> x) {
 /// Magnitude bits of sig·2^ulp rounded to nearest even; infinity beyond the range. `more`: whether
 /// something less than one unit of sig is left of the number.
 template <class C, class Integer>
-QS_FUNCTION typename C::Lane pack(Integer sig, int ulp, bool more = false) {
-  using Lane = typename C::Lane;
+QS_FUNCTION typename C::Word pack(Integer sig, int ulp, bool more = false) {
+  using Word = typename C::Word;
   if (sig == 0) return 0;
   const int e = lead(sig) + ulp;
   const int q = e - C::mantissa > C::least_exponent ? e - C::mantissa : C::least_exponent;
   const int shift = q - ulp;
-  Lane n;
+  Word n;
   if (shift <= 0) {
-    n = Lane(sig) << -shift;
+    n = Word(sig) << -shift;
   } else if (shift > 8 * int(sizeof(Integer))) {
     n = 0;
   } else {
     const Integer half = Integer(1) << (shift - 1), below = sig & (half - 1);
-    n = shift == 8 * int(sizeof(Integer)) ? 0 : Lane(sig >> shift);
+    n = shift == 8 * int(sizeof(Integer)) ? 0 : Word(sig >> shift);
     n += (sig & half) && (below || more || (n & 1));
   }
   // n holds the hidden bit of a normal number, so this is right for subnormals and after a carry
   // too.
   const int field = q - C::least_exponent;
-  return field >= 2 * C::bias ? C::infinity : (Lane(field) << C::mantissa) + n;
+  return field >= 2 * C::bias ? C::infinity : (Word(field) << C::mantissa) + n;
 }
 
 QS_END

@@ -1,4 +1,4 @@
-// Philox4x32-10 (clauses RNG-1 and RNG-3); the C++ of `randombits.py`.
+// Philox4x32-10 (clauses RNG-1 and RNG-3); the C++ of `random_bits.py`.
 #pragma once
 #include "common/portable.h"
 

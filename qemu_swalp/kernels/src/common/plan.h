@@ -9,7 +9,7 @@ QS_BEGIN
 enum class Dtype : int32_t { float16, bfloat16, float32, float64 };
 enum class Family : int32_t { element, table, block };
 
-/// A format, a rounding and a policy in a carrier.
+/// A format, a rounding and a policy in a source dtype.
 struct Plan {
   Dtype dtype;
   Family family;

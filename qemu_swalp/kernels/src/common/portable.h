@@ -62,26 +62,26 @@ QS_INLINE T greatest_of(T a, T b) {
   return a > b ? a : b;
 }
 
-// Arithmetic that is written once for a lane and for a vector of lanes.
+// Arithmetic that is written once for a word and for a vector of words.
 
-/// Lane, signed counterpart and mask of a lane or vector V.
+/// Word, signed counterpart and mask of V, a word or a vector of words.
 template <class V>
 struct Kind;
 template <>
 struct Kind<uint32_t> {
-  using Lane = uint32_t;
+  using Word = uint32_t;
   using Signed = int32_t;
   using Mask = bool;
 };
 template <>
 struct Kind<uint64_t> {
-  using Lane = uint64_t;
+  using Word = uint64_t;
   using Signed = int64_t;
   using Mask = bool;
 };
 
 template <class V>
-using lane_of = typename Kind<V>::Lane;
+using word_of = typename Kind<V>::Word;
 template <class V>
 using mask_of = typename Kind<V>::Mask;
 
@@ -96,7 +96,7 @@ QS_INLINE V select(mask_of<V> mask, V a, V b) {
   return mask ? a : b;
 }
 
-/// The lesser and the greater of signed lanes, in the words that compilers know as one instruction.
+/// The lesser and the greater of signed words, as compilers know them: one instruction.
 template <class V>
 QS_INLINE V lesser(V a, V b) {
   const auto x = signed_of(a), y = signed_of(b);

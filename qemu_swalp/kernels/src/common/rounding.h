@@ -1,6 +1,6 @@
 // Which neighbour is taken (clause RND-4); the C++ of `rounding.py`.
 //
-// V is the unsigned integer of a carrier, or on a CPU a vector of such; what a comparison of V
+// V is the unsigned integer of a source dtype, or on a CPU a vector of such; what a comparison of V
 // gives is a mask.
 #pragma once
 #include "common/portable.h"
@@ -40,8 +40,8 @@ struct Fraction {
 /// clear top bit.
 template <class V>
 QS_INLINE Fraction<V> fraction_of(V sig, V shift) {
-  using Lane = lane_of<V>;
-  constexpr Lane width = 8 * sizeof(Lane), most = width - 1;
+  using Word = word_of<V>;
+  constexpr Word width = 8 * sizeof(Word), most = width - 1;
   const auto inside = signed_of(shift) < signed_of(V() + width);
   const V left = (sig << 1) << ((most - shift) & most), right = sig >> ((shift - width) & most);
   const V rest = (sig << 1) << ((2 * width - 1 - shift) & most);
@@ -49,11 +49,12 @@ QS_INLINE Fraction<V> fraction_of(V sig, V shift) {
 }
 
 /// Whether the candidate away from zero is taken. odd, negative: 0 or 1. word: the random word in
-/// the top 32 bits. kept: mask of the top N bits.
+/// the top 32 bits. random_mask: mask of the top N bits.
 template <class M, class V>
-QS_INLINE mask_of<V> goes_away(M mode, Fraction<V> nu, V odd, V negative, V word, lane_of<V> kept) {
-  using Lane = lane_of<V>;
-  constexpr Lane top = Lane(1) << (8 * sizeof(Lane) - 1);
+QS_INLINE mask_of<V> rounds_up(M mode, Fraction<V> nu, V odd, V negative, V word,
+                               word_of<V> random_mask) {
+  using Word = word_of<V>;
+  constexpr Word top = Word(1) << (8 * sizeof(Word) - 1);
   const V high = nu.high, low = nu.low, none = V();
   if (mode == Mode::nearest_away) return signed_of(high) < signed_of(none);
   if (mode == Mode::nearest_even) {
@@ -63,17 +64,17 @@ QS_INLINE mask_of<V> goes_away(M mode, Fraction<V> nu, V odd, V negative, V word
   if (mode == Mode::toward_negative) return ((high | low) != none) & (negative != none);
   if (mode == Mode::to_odd) return ((high | low) != none) & (odd == none);
   if (mode == Mode::toward_zero) return high != high;
-  const V floor = high & kept, sum = floor + (word & kept);
+  const V floor = high & random_mask, sum = floor + (word & random_mask);
   const auto carry = signed_of(sum ^ top) < signed_of(floor ^ top);
   if (mode == Mode::stochastic_a) return carry;
-  const Lane last = kept & (Lane(0) - kept),
+  const Word last = random_mask & (Word(0) - random_mask),
              next = last >> 1;  // weights 2^-N and 2^-(N+1); next is 0 where N = width
   auto up = next ? (high & next) != none : (low & top) != none;
   if (mode == Mode::stochastic_c) {
     const V below = next ? (high & (next - 1)) | low : low & (top - 1);
     up = up & ((below | (high & last)) != none);
   }
-  return carry | (up & (sum == none + kept));
+  return carry | (up & (sum == none + random_mask));
 }
 
 QS_END

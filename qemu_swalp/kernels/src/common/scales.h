@@ -1,5 +1,5 @@
 // The scales of blocks, by every rule (clauses BLK-3, BLK-7 to BLK-11); the C++ of
-// `engine/scales.py`, `published.py`.
+// `reference/block_scales.py` and `reference/nvfp4.py`.
 #pragma once
 #include "common/quotient.h"
 
@@ -19,7 +19,7 @@ enum class Rule : int32_t {
 
 QS_FUNCTION constexpr bool is_power(Rule rule) { return rule <= Rule::even; }
 QS_FUNCTION constexpr bool is_two_level(Rule rule) { return rule >= Rule::two_nearest; }
-QS_FUNCTION constexpr bool is_published(Rule rule) { return rule >= Rule::transformer_engine; }
+QS_FUNCTION constexpr bool is_vendor(Rule rule) { return rule >= Rule::transformer_engine; }
 
 /// What is known of the scales of a block format.
 struct Scaling {
@@ -29,22 +29,22 @@ struct Scaling {
   int32_t spoiled_from;                 // the least `Extremes::special` that makes a block NaN
   uint32_t element_max32, scale_max32, scale_least32,
       full_range32;  // float32 bits: element max, scale max and least, M·max
-  Element scale;  // the format of other scales, as positive numbers of the carrier (two levels: of
-                  // float32)
+  Element scale;     // the format of other scales, as positive numbers of the source dtype (two
+                     // levels: of float32)
 };
 
-/// What is found of a block before its scale: magnitude bits.
+/// What the scale of a block follows from: magnitude bits.
 template <class C>
 struct Extremes {
-  typename C::Lane amax;     // rule minmax: of the positive elements
-  typename C::Lane low;      // rule minmax: of the negative ones
-  typename C::Lane special;  // `special_of` its magnitudes
+  typename C::Word amax;     // rule minmax: of the positive elements
+  typename C::Word low;      // rule minmax: of the negative ones
+  typename C::Word special;  // `special_of` its magnitudes
 };
 
 /// What is not finite among elements whose greatest magnitude this is: 0 nothing, 1 infinities, 2
 /// NaN and perhaps infinities.
 template <class C>
-QS_FUNCTION typename C::Lane special_of(typename C::Lane magnitude) {
+QS_FUNCTION typename C::Word special_of(typename C::Word magnitude) {
   return (magnitude >= C::infinity) + (magnitude > C::infinity);
 }
 
@@ -53,15 +53,15 @@ template <class C>
 struct Scale {
   int power;         // S of 2^S
   Number<C> number;  // any other
-  uint32_t inverse;  // float32 bits by which the published rules multiply
-  typename C::Lane zero_point;
-  typename C::Lane nan;      // 1 where the block is NaN throughout
-  typename C::Lane special;  // as in Extremes
+  uint32_t inverse;  // float32 bits by which the vendor rules multiply
+  typename C::Word zero_point;
+  typename C::Word nan;      // 1 where the block is NaN throughout
+  typename C::Word special;  // as in Extremes
 };
 
 /// S of a block (BLK-3, BLK-7).
 template <class C>
-QS_FUNCTION int power_of(typename C::Lane amax, const Element& f, const Scaling& scaling) {
+QS_FUNCTION int power_of(typename C::Word amax, const Element& f, const Scaling& scaling) {
   if (amax == 0) return scaling.least_power;
   const Number<C> x = number_of_bits<C>(amax);
   int s = x.exponent - f.max_exponent;
@@ -73,7 +73,7 @@ QS_FUNCTION int power_of(typename C::Lane amax, const Element& f, const Scaling&
 }
 
 template <class C>
-QS_FUNCTION Number<C> scale_of_quotient(typename C::Lane sig, int ulp, Number<C> divisor,
+QS_FUNCTION Number<C> scale_of_quotient(typename C::Word sig, int ulp, Number<C> divisor,
                                         const Element& scale) {
   return in_range(round_quotient<C>(Mode::nearest_even, sig, ulp, divisor, scale, 0, 0, 0), scale);
 }
@@ -81,27 +81,27 @@ QS_FUNCTION Number<C> scale_of_quotient(typename C::Lane sig, int ulp, Number<C>
 /// more + less, magnitude bits with more ≥ less, in the scale's format. Three bits below the
 /// greater number's last, the lowest of them set where anything is left: enough to round once.
 template <class C>
-QS_FUNCTION Number<C> sum_in(const Element& scale, typename C::Lane more, typename C::Lane less) {
-  using Lane = typename C::Lane;
+QS_FUNCTION Number<C> sum_in(const Element& scale, typename C::Word more, typename C::Word less) {
+  using Word = typename C::Word;
   const Number<C> a = number_of_bits<C>(more), b = number_of_bits<C>(less);
   const int down = greatest_of(0, least_of(a.exponent - b.exponent, int(C::width) - 1));
-  const Lane addend = less == 0 ? 0 : b.significand * 8;
-  Lane kept = addend >> down;
-  kept |= (kept << down) != addend;
-  const Lane total = a.significand * 8 + kept;
+  const Word addend = less == 0 ? 0 : b.significand * 8;
+  Word shifted = addend >> down;
+  shifted |= (shifted << down) != addend;
+  const Word total = a.significand * 8 + shifted;
   const int ulp = a.exponent - C::significand - 3;
   const int q = greatest_of(ulp, quantum(scale, lead(total) + ulp));
-  const Lane shift = Lane(
+  const Word shift = Word(
       least_of(q - ulp, int(C::width) - 1));  // at most width - 3 bits: below 1/2 from there on
-  const Fraction<Lane> nu = {shift ? total << (C::width - shift) : 0, 0};
-  Lane n = total >> shift;
-  n += goes_away(Mode::nearest_even, nu, Lane(n & 1), Lane(0), Lane(0), Lane(0)) ? 1 : 0;
+  const Fraction<Word> nu = {shift ? total << (C::width - shift) : 0, 0};
+  Word n = total >> shift;
+  n += rounds_up(Mode::nearest_even, nu, Word(n & 1), Word(0), Word(0), Word(0)) ? 1 : 0;
   return in_range(number<C>(n, q), scale);
 }
 
 /// A rounded magnitude that is an integer, or beyond 2^significand.
 template <class C>
-QS_FUNCTION typename C::Lane integer_of(Number<C> x) {
+QS_FUNCTION typename C::Word integer_of(Number<C> x) {
   if (x.significand == 0) return 0;
   const int down = C::significand - x.exponent;
   return x.significand >> greatest_of(0, least_of(down, int(C::significand)));
@@ -113,24 +113,24 @@ QS_FUNCTION V in_format(V magnitude, const Element& scale);
 template <>
 QS_FUNCTION uint32_t in_format(uint32_t magnitude, const Element& scale) {
   return round_element<Single, Shape::any>(Mode::nearest_even, magnitude, 0u,
-                                           steps_of<Single>(scale, 0), scale, 0);
+                                           constants_of<Single>(scale, 0), scale, 0);
 }
 
 template <class C>
 QS_FUNCTION Number<C> number_of_scale32(uint32_t bits) {
   const Number<Single> x = number_of_bits<Single>(bits);
-  return {x.exponent, typename C::Lane(x.significand) << (C::significand - Single::significand)};
+  return {x.exponent, typename C::Word(x.significand) << (C::significand - Single::significand)};
 }
 
 /// What the blocks of an array under two levels of scales have in common: float32 bits.
-struct Above {
-  uint32_t second;   // the array's scale; transformer_engine: the amax of the array
+struct GlobalScale {
+  uint32_t scale;    // the array's scale; transformer_engine: the amax of the array
   uint32_t factor;   // transformer_engine: what amax is multiplied by
   uint32_t inverse;  // 1 over the array's scale; transformer_engine: over e
   uint32_t share;    // transformer_engine: 1/(M·max)
 };
 
-QS_FUNCTION Above above_blocks(uint32_t whole, const Scaling& scaling) {
+QS_FUNCTION GlobalScale global_scale_of(uint32_t whole, const Scaling& scaling) {
   if (scaling.rule == Rule::two_nearest) {
     return {greatest_of(divide32(divide32(whole, scaling.element_max32), scaling.scale_max32), 1u),
             0, 0, 0};
@@ -141,11 +141,11 @@ QS_FUNCTION Above above_blocks(uint32_t whole, const Scaling& scaling) {
     return {whole, multiply32(encode, divide32(one32, scaling.element_max32)),
             divide32(one32, encode), divide32(one32, scaling.full_range32)};
   }
-  const uint32_t second = divide32(whole, scaling.full_range32);
-  return {second, 0, divide32(one32, second), 0};
+  const uint32_t scale = divide32(whole, scaling.full_range32);
+  return {scale, 0, divide32(one32, scale), 0};
 }
 
-/// float32 bits of blocks' scales under one of the whole array, and of what the published rules
+/// float32 bits of blocks' scales under one of the whole array, and of what the vendor rules
 /// multiply by.
 template <class V>
 struct TwoLevels {
@@ -154,119 +154,120 @@ struct TwoLevels {
 
 /// BLK-9, BLK-11. amax: float32 bits.
 template <class V>
-QS_FUNCTION TwoLevels<V> two_levels(V amax, const Above& above, const Scaling& scaling) {
-  const V none{}, greatest = none + largest32, second = none + above.second;
+QS_FUNCTION TwoLevels<V> two_levels(V amax, const GlobalScale& global, const Scaling& scaling) {
+  const V none{}, greatest = none + largest32, array = none + global.scale;
   V scale, inverse{};
   if (scaling.rule == Rule::two_nearest) {
     const V wanted =
-        lesser<V>(divide32<V>(divide32<V>(amax, none + scaling.element_max32), second), greatest);
+        lesser<V>(divide32<V>(divide32<V>(amax, none + scaling.element_max32), array), greatest);
     const V block = greater<V>(in_format<V>(wanted, scaling.scale), none + scaling.scale_least32);
-    scale = greater<V>(multiply32<V>(block, second), none + 1);
+    scale = greater<V>(multiply32<V>(block, array), none + 1);
   } else if (scaling.rule == Rule::transformer_engine) {
     const V block =
-        in_format<V>(lesser<V>(multiply32<V>(amax, none + above.factor), greatest), scaling.scale);
+        in_format<V>(lesser<V>(multiply32<V>(amax, none + global.factor), greatest), scaling.scale);
     inverse =
-        lesser<V>(divide32<V>(none + one32, multiply32<V>(block, none + above.inverse)), greatest);
-    scale = multiply32<V>(multiply32<V>(block, second), none + above.share);
+        lesser<V>(divide32<V>(none + one32, multiply32<V>(block, none + global.inverse)), greatest);
+    scale = multiply32<V>(multiply32<V>(block, array), none + global.share);
   } else {
     const V least = none + 0x3C800000u;  // 2^-6
-    const V wanted = divide32<V>(divide32<V>(amax, none + scaling.element_max32), second);
+    const V wanted = divide32<V>(divide32<V>(amax, none + scaling.element_max32), array);
     const V block = in_format<V>(greater<V>(least, lesser<V>(wanted, none + scaling.scale_max32)),
                                  scaling.scale);
-    inverse = divide32<V>(none + above.inverse, block);
-    scale = multiply32<V>(block, second);
+    inverse = divide32<V>(none + global.inverse, block);
+    scale = multiply32<V>(block, array);
   }
   return {lesser<V>(scale, greatest), inverse};
 }
 
 template <class C>
-QS_FUNCTION bool is_spoiled(typename C::Lane special, const Scaling& scaling) {
-  return special >= typename C::Lane(scaling.spoiled_from);
+QS_FUNCTION bool is_spoiled(typename C::Word special, const Scaling& scaling) {
+  return special >= typename C::Word(scaling.spoiled_from);
 }
 
 /// The scale of a block that these are of.
 template <class C>
-QS_FUNCTION Scale<C> scale_of_two(uint32_t scale, uint32_t inverse, typename C::Lane special,
+QS_FUNCTION Scale<C> scale_of_two(uint32_t scale, uint32_t inverse, typename C::Word special,
                                   const Scaling& scaling) {
   return {0, number_of_scale32<C>(scale), inverse, 0, is_spoiled<C>(special, scaling), special};
 }
 
 /// Scale of a block by any rule.
 template <class C>
-QS_FUNCTION Scale<C> scale_of(Extremes<C> block, const Above& above, const Element& f,
+QS_FUNCTION Scale<C> scale_of(Extremes<C> block, const GlobalScale& global, const Element& f,
                               const Scaling& scaling) {
-  using Lane = typename C::Lane;
-  Scale<C> found = {};
+  using Word = typename C::Word;
+  Scale<C> scale = {};
   if (is_power(scaling.rule)) {
-    found.power = power_of<C>(block.amax, f, scaling);
+    scale.power = power_of<C>(block.amax, f, scaling);
   } else if (is_two_level(scaling.rule)) {
     const TwoLevels<uint32_t> levels =
-        two_levels<uint32_t>(to_binary32<C>(block.amax), above, scaling);
+        two_levels<uint32_t>(to_binary32<C>(block.amax), global, scaling);
     return scale_of_two<C>(levels.scale, levels.inverse, block.special, scaling);
   } else {
-    const Number<C> top = {f.max_exponent, Lane(f.max_significand)};
+    const Number<C> top = {f.max_exponent, Word(f.max_significand)};
     if (scaling.rule == Rule::nearest) {
       const Number<C> x = number_of_bits<C>(block.amax);
-      found.number =
+      scale.number =
           scale_of_quotient<C>(x.significand, x.exponent - C::significand, top, scaling.scale);
     } else {
-      const Lane more = greatest_of(block.amax, block.low), less = least_of(block.amax, block.low);
+      const Word more = greatest_of(block.amax, block.low), less = least_of(block.amax, block.low);
       const Number<C> width = more ? sum_in<C>(scaling.scale, more, less) : Number<C>{0, 0};
-      found.number = scale_of_quotient<C>(width.significand, width.exponent - C::significand, top,
+      scale.number = scale_of_quotient<C>(width.significand, width.exponent - C::significand, top,
                                           scaling.scale);
       const Number<C> low = number_of_bits<C>(block.low);
-      const Lane z =
+      const Word z =
           integer_of(round_quotient<C>(Mode::nearest_even, low.significand,
-                                       low.exponent - C::significand, found.number, f, 0, 0, 0));
-      found.zero_point = least_of(z, integer_of(top));
+                                       low.exponent - C::significand, scale.number, f, 0, 0, 0));
+      scale.zero_point = least_of(z, integer_of(top));
     }
   }
-  found.nan = is_spoiled<C>(block.special, scaling);
-  found.special = block.special;
-  return found;
+  scale.nan = is_spoiled<C>(block.special, scaling);
+  scale.special = block.special;
+  return scale;
 }
 
 /// An element under a scale that is no power of two (BLK-4, BLK-10, BLK-11): divided, rounded,
 /// multiplied again.
 template <class C>
-QS_FUNCTION typename C::Lane round_scaled(Mode mode, typename C::Lane raw, typename C::Lane word,
-                                          const Scale<C>& scale, const Steps<C>& s,
-                                          const Steps<Single>& s32, const Element& f, Rule rule) {
-  using Lane = typename C::Lane;
-  const Lane magnitude = raw & (C::sign - 1), negative = raw >> (C::storage - 1);
+QS_FUNCTION typename C::Word round_scaled(Mode mode, typename C::Word raw, typename C::Word word,
+                                          const Scale<C>& scale, const Constants<C>& s,
+                                          const Constants<Single>& s32, const Element& f,
+                                          Rule rule) {
+  using Word = typename C::Word;
+  const Word magnitude = raw & (C::sign - 1), negative = raw >> (C::storage - 1);
   if (magnitude > C::infinity) return raw;
-  const Lane finite = magnitude == C::infinity ? 0 : magnitude;
-  Lane element;
-  if (is_published(rule)) {
+  const Word finite = magnitude == C::infinity ? 0 : magnitude;
+  Word element;
+  if (is_vendor(rule)) {
     const uint32_t sign = negative ? Single::sign : 0;
     const uint32_t scaled = multiply32(to_binary32<C>(finite), scale.inverse) | sign;
     const uint32_t r =
         rounded<Single, Shape::any>(mode, scaled, uint32_t(word >> (C::width - 32)), s32, f, 0);
     const Number<Single> x = number_of_bits<Single>(least_of(r, largest32));
-    const Lane lanes =
-        join<C>({x.exponent, Lane(x.significand) << (C::significand - Single::significand)});
-    element = checked<C, Shape::any>(raw, lanes, s);
+    const Word magnitude_bits =
+        join<C>({x.exponent, Word(x.significand) << (C::significand - Single::significand)});
+    element = checked<C, Shape::any>(raw, magnitude_bits, s);
   } else {
     const Number<C> x = number_of_bits<C>(finite);
     const Number<C> r = round_quotient<C>(mode, x.significand, x.exponent - C::significand,
-                                          scale.number, f, negative, word, s.kept);
+                                          scale.number, f, negative, word, s.random_mask);
     if (rule == Rule::minmax) {
-      const Lane bound = negative ? scale.zero_point
-                                  : Lane(integer_of<C>({f.max_exponent, Lane(f.max_significand)})) -
+      const OverflowResult infinity = negative ? f.negative_infinity : f.positive_infinity;
+      if (magnitude == C::infinity && infinity != OverflowResult::to_bound)
+        return infinity == OverflowResult::to_nan ? C::nan : raw;
+      const Word bound = negative ? scale.zero_point
+                                  : Word(integer_of<C>({f.max_exponent, Word(f.max_significand)})) -
                                         scale.zero_point;
-      const Goes infinity = negative ? f.negative_infinity : f.positive_infinity;
-      if (magnitude == C::infinity && infinity != Goes::to_bound)
-        return infinity == Goes::to_nan ? C::nan : raw;
-      const Lane n = magnitude == C::infinity ? bound : least_of(integer_of(r), bound);
+      const Word n = magnitude == C::infinity ? bound : least_of(integer_of(r), bound);
       element = join<C>(number<C>(n, 0)) | (n && negative ? C::sign : 0);
     } else {
       element = checked<C, Shape::any>(raw, join<C>(r), s);
     }
   }
-  const Lane size = element & (C::sign - 1);
+  const Word size = element & (C::sign - 1);
   if (size == 0 || size >= C::infinity) return element;
-  Lane bits;
-  if (is_published(rule) && C::mantissa < Single::mantissa) {
+  Word bits;
+  if (is_vendor(rule) && C::mantissa < Single::mantissa) {
     const Number<C> x = number_of_bits<C>(size);
     const uint32_t exact =
         product<Single>({x.exponent, uint32_t(x.significand)},

@@ -1,30 +1,30 @@
 // Rounding to a table of values (clauses RND-3, RND-4, RND-6, RND-12); the C++ of
-// `engine/table.py`.
+// `reference/table.py`.
 #pragma once
 #include "common/element.h"
 
 QS_BEGIN
 
 /// One sign's view of a table, in which x counts as positive: values u_0 < … < u_k.
-struct Frame {
-  const int64_t* keys;      // magnitude bits of the values u > 0
-  const int64_t* bits;      // of each value, in its true sign
-  const int32_t* grains;    // for each interval, g: both ends are multiples of 2^g
-  const int64_t* starts;    // u_i/2^g modulo 2^64
-  const int64_t* divisors;  // (u_{i+1} - u_i)/2^g, less than 2^62
+struct SignView {
+  const int64_t* keys;           // magnitude bits of the values u > 0
+  const int64_t* bits;           // of each value, in its true sign
+  const int32_t* ulp_exponents;  // for each interval, g: both ends are multiples of 2^g
+  const int64_t* starts;         // u_i/2^g modulo 2^64
+  const int64_t* divisors;       // (u_{i+1} - u_i)/2^g, less than 2^62
   int32_t key_count, not_positive;
 };
 
-/// A table as the kernels see it, in one carrier, under one policy and rounding mode.
+/// A table as the kernels see it, in one source dtype, under one policy and rounding mode.
 struct Table {
   const int64_t*
-      steps;  // for each pair of adjacent values, the least key that becomes the upper one
+      thresholds;  // for each pair of adjacent values, the least key that becomes the upper one
   const int64_t* values;  // bits of the values, ascending
   int32_t count;          // of values
   int32_t random_bits, has_negative_zero;
   int64_t low, high;  // keys of the ends of the range
-  Goes above, below, positive_infinity, negative_infinity;
-  Frame positive, negative;
+  OverflowResult above, below, positive_infinity, negative_infinity;
+  SignView positive, negative;
 };
 
 /// How many of ascending integers are not above x.
@@ -72,50 +72,51 @@ QS_FUNCTION Fraction<uint64_t> fraction_in(uint64_t sig, int shift, uint64_t sta
 
 /// The range check and the special values; `bits`: of the value that x saturates to.
 template <class C>
-QS_FUNCTION typename C::Lane checked_in_table(typename C::Lane raw, typename C::Lane bits,
+QS_FUNCTION typename C::Word checked_in_table(typename C::Word raw, typename C::Word bits,
                                               const Table& t) {
-  using Lane = typename C::Lane;
-  const Lane magnitude = raw & (C::sign - 1);
+  using Word = typename C::Word;
+  const Word magnitude = raw & (C::sign - 1);
   if (magnitude > C::infinity) return raw;
   const bool minus = (raw & C::sign) != 0, infinite = magnitude == C::infinity;
   const int64_t key = minus ? -int64_t(magnitude) : int64_t(magnitude);
   if (t.has_negative_zero && minus && bits == 0) bits = C::sign;
   if (!infinite && key >= t.low && key <= t.high) return bits;
-  const Goes where = infinite ? (minus ? t.negative_infinity : t.positive_infinity)
-                              : (key < t.low ? t.below : t.above);
-  const Lane size = bits & (C::sign - 1);
-  return (bits & C::sign) | goes<C>(where, size, size);
+  const OverflowResult where = infinite ? (minus ? t.negative_infinity : t.positive_infinity)
+                                        : (key < t.low ? t.below : t.above);
+  const Word size = bits & (C::sign - 1);
+  return (bits & C::sign) | overflow_result<C>(where, size, size);
 }
 
 /// One element, as bits.
 template <class C>
-QS_FUNCTION typename C::Lane round_to_table(Mode mode, typename C::Lane raw, uint64_t word,
+QS_FUNCTION typename C::Word round_to_table(Mode mode, typename C::Word raw, uint64_t word,
                                             const Table& t) {
-  using Lane = typename C::Lane;
-  const Lane magnitude = raw & (C::sign - 1);
+  using Word = typename C::Word;
+  const Word magnitude = raw & (C::sign - 1);
   if (magnitude > C::infinity) return raw;
   const bool minus = (raw & C::sign) != 0;
   const int64_t key = minus ? -int64_t(magnitude) : int64_t(magnitude);
-  Lane bits;
+  Word bits;
   if (is_stochastic(mode)) {
     const bool negative = minus && magnitude != 0;
-    const Frame& f = negative ? t.negative : t.positive;
+    const SignView& f = negative ? t.negative : t.positive;
     const int last = t.count - 1;
-    int place = not_above(f.keys, f.key_count, int64_t(magnitude)) + f.not_positive - 1;
-    if (place >= 0 && place < last) {
-      const Lane field = greatest_of(Lane(1), Lane(magnitude >> C::mantissa));
-      const Lane sig = magnitude - ((field - 1) << C::mantissa);
+    int index = not_above(f.keys, f.key_count, int64_t(magnitude)) + f.not_positive - 1;
+    if (index >= 0 && index < last) {
+      const Word field = greatest_of(Word(1), Word(magnitude >> C::mantissa));
+      const Word sig = magnitude - ((field - 1) << C::mantissa);
       const int ulp = int(field) + C::least_exponent - 1;
-      const Fraction<uint64_t> nu = fraction_in<C>(
-          sig, ulp - f.grains[place], uint64_t(f.starts[place]), uint64_t(f.divisors[place]));
-      place += goes_away(mode, nu, uint64_t(0), uint64_t(negative), word,
+      const Fraction<uint64_t> nu =
+          fraction_in<C>(sig, ulp - f.ulp_exponents[index], uint64_t(f.starts[index]),
+                         uint64_t(f.divisors[index]));
+      index += rounds_up(mode, nu, uint64_t(0), uint64_t(negative), word,
                          top_bits<uint64_t>(t.random_bits))
                    ? 1
                    : 0;
     }
-    bits = Lane(uint64_t(f.bits[place < 0 ? 0 : place > last ? last : place]));
+    bits = Word(uint64_t(f.bits[index < 0 ? 0 : index > last ? last : index]));
   } else {
-    bits = Lane(uint64_t(t.values[not_above(t.steps, t.count - 1, key)]));
+    bits = Word(uint64_t(t.values[not_above(t.thresholds, t.count - 1, key)]));
   }
   bits &= C::sign | (C::sign - 1);
   return checked_in_table<C>(raw, bits, t);

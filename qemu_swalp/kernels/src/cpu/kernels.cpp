@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "cpu/matmul.h"
-#include "cpu/multi_tensor.h"
+#include "cpu/sgd.h"
 
 #define QS_JOIN(a, b) a##b
 #define QS_NAME(function, variant) QS_JOIN(function, variant)
@@ -37,6 +37,19 @@ void in_parallel(int64_t tasks, int threads, Work work) {
   for (std::thread& other : others) other.join();
 }
 
+/// work(tensor, index of the chunk, scratch of the thread) for all chunks of some tensors.
+template <class Scratch, class Tensor, class Work>
+void each_chunk(const Tensor* tensors, int count, int threads, Work work) {
+  std::vector<std::pair<const Tensor*, int64_t>> tasks;
+  for (const Tensor* t = tensors; t < tensors + count; ++t) {
+    for (int64_t chunk = 0; chunk * t->chunk_elements < t->elements; ++chunk)
+      tasks.push_back({t, chunk});
+  }
+  in_parallel<Scratch>(int64_t(tasks.size()), threads, [&](int64_t task, Scratch& scratch) {
+    work(*tasks[size_t(task)].first, tasks[size_t(task)].second, scratch);
+  });
+}
+
 template <class C>
 void quantize(const Plan& plan, const Layout& layout, const Random& random, const void* source,
               void* target, int threads) {
@@ -44,18 +57,27 @@ void quantize(const Plan& plan, const Layout& layout, const Random& random, cons
   run_all(job, [&](auto work) { in_parallel<Scratch<C>>(job.tasks(), threads, work); });
 }
 
+template <class C>
+void round_many(const TensorRounding* tensors, int count, int threads) {
+  each_chunk<Scratch<C>>(tensors, count, threads,
+                         [](const TensorRounding& t, int64_t chunk, Scratch<C>& scratch) {
+                           round_tensor_chunk<C>(t, chunk, scratch);
+                         });
+}
+
 template <class C, class Float>
-void sgd(const Sgd* tensors, const std::vector<std::pair<int64_t, int64_t>>& tasks, int threads) {
+void sgd(const SgdTensor* tensors, int count, int threads) {
   using Memory = SgdScratch<C, Float>;
-  in_parallel<Memory>(int64_t(tasks.size()), threads, [&](int64_t task, Memory& memory) {
-    step_chunk<C, Float>(tensors[tasks[size_t(task)].first], tasks[size_t(task)].second, memory);
-  });
+  each_chunk<Memory>(tensors, count, threads,
+                     [](const SgdTensor& t, int64_t chunk, Memory& memory) {
+                       step_chunk<C, Float>(t, chunk, memory);
+                     });
 }
 
 template <class C>
-void multiply(const Products& products, int threads) {
-  const ProductJob<C> job(products);
-  using Memory = ProductScratch<C>;
+void multiply(const Matmul& matmul, int threads) {
+  const MatmulJob<C> job(matmul);
+  using Memory = MatmulScratch<C>;
   in_parallel<Memory>(job.tasks(), threads,
                       [&](int64_t task, Memory& memory) { job.run(task, memory); });
 }
@@ -80,24 +102,27 @@ QS_HIDDEN void QS_NAME(qs_quantize_, QS_VARIANT)(const qemu_swalp::Plan* plan,
   }
 }
 
-/// Steps of tensors of one dtype, float32 or float64.
-QS_HIDDEN void QS_NAME(qs_sgd_, QS_VARIANT)(const qemu_swalp::Sgd* tensors, int count,
+/// Rounds tensors of one dtype, float32 or float64.
+QS_HIDDEN void QS_NAME(qs_round_many_, QS_VARIANT)(const qemu_swalp::TensorRounding* tensors,
+                                                   int count, int threads) {
+  using namespace qemu_swalp;
+  if (count == 0) return;
+  if (tensors[0].dtype == Dtype::float32) return round_many<Single>(tensors, count, threads);
+  return round_many<Double>(tensors, count, threads);
+}
+
+/// SGD steps of tensors of one dtype, float32 or float64.
+QS_HIDDEN void QS_NAME(qs_sgd_, QS_VARIANT)(const qemu_swalp::SgdTensor* tensors, int count,
                                             int threads) {
   using namespace qemu_swalp;
-  std::vector<std::pair<int64_t, int64_t>> tasks;
-  for (int t = 0; t < count; ++t) {
-    for (int64_t chunk = 0; chunk * tensors[t].chunk_elements < tensors[t].elements; ++chunk)
-      tasks.push_back({t, chunk});
-  }
   if (count == 0) return;
-  if (tensors[0].dtype == Dtype::float32) return sgd<Single, float>(tensors, tasks, threads);
-  return sgd<Double, double>(tensors, tasks, threads);
+  if (tensors[0].dtype == Dtype::float32) return sgd<Single, float>(tensors, count, threads);
+  return sgd<Double, double>(tensors, count, threads);
 }
 
 /// A product of matrices of float32 or float64.
-QS_HIDDEN void QS_NAME(qs_multiply_, QS_VARIANT)(const qemu_swalp::Products* products,
-                                                 int threads) {
+QS_HIDDEN void QS_NAME(qs_matmul_, QS_VARIANT)(const qemu_swalp::Matmul* matmul, int threads) {
   using namespace qemu_swalp;
-  if (products->dtype == Dtype::float32) return multiply<Single>(*products, threads);
-  return multiply<Double>(*products, threads);
+  if (matmul->dtype == Dtype::float32) return multiply<Single>(*matmul, threads);
+  return multiply<Double>(*matmul, threads);
 }

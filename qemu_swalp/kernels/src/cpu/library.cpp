@@ -2,30 +2,28 @@
 // that is asked for.
 #include <cstring>
 
-#include "common/plan.h"
-
-namespace qemu_swalp {
-struct Products;
-struct Sgd;
-}  // namespace qemu_swalp
+#include "common/layouts.h"
 
 #define QS_EXPORT extern "C" __attribute__((visibility("default")))
 
-using Quantize = void(const qemu_swalp::Plan*, const qemu_swalp::Layout*, const qemu_swalp::Random*,
-                      const void*, void*, int);
+using namespace qemu_swalp;
 
-using SgdSteps = void(const qemu_swalp::Sgd*, int, int);
+using Quantize = void(const Plan*, const Layout*, const Random*, const void*, void*, int);
+using RoundMany = void(const TensorRounding*, int, int);
+using SgdMany = void(const SgdTensor*, int, int);
+using Multiply = void(const Matmul*, int);
 
-using Multiply = void(const qemu_swalp::Products*, int);
+#define QS_DECLARE(variant)          \
+  Quantize qs_quantize_##variant;    \
+  RoundMany qs_round_many_##variant; \
+  SgdMany qs_sgd_##variant;          \
+  Multiply qs_matmul_##variant;
 
 extern "C" {
-Quantize qs_quantize_baseline;
-SgdSteps qs_sgd_baseline;
-Multiply qs_multiply_baseline;
+QS_DECLARE(baseline)
 #if defined(__x86_64__)
-Quantize qs_quantize_avx2, qs_quantize_avx512;
-SgdSteps qs_sgd_avx2, qs_sgd_avx512;
-Multiply qs_multiply_avx2, qs_multiply_avx512;
+QS_DECLARE(avx2)
+QS_DECLARE(avx512)
 #endif
 }
 
@@ -34,10 +32,14 @@ namespace {
 struct Variant {
   const char* name;
   Quantize* quantize;
-  SgdSteps* sgd;
-  Multiply* multiply;
+  RoundMany* round_many;
+  SgdMany* sgd;
+  Multiply* matmul;
   bool there;  // on this machine
 };
+
+#define QS_FUNCTIONS(variant) \
+  #variant, qs_quantize_##variant, qs_round_many_##variant, qs_sgd_##variant, qs_matmul_##variant
 
 #if defined(__x86_64__)
 bool has_avx512() {
@@ -46,16 +48,16 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512cd");
 }
 bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-
-const Variant variants[] = {
-    {"avx512", qs_quantize_avx512, qs_sgd_avx512, qs_multiply_avx512, has_avx512()},
-    {"avx2", qs_quantize_avx2, qs_sgd_avx2, qs_multiply_avx2, has_avx2()},
-    {"baseline", qs_quantize_baseline, qs_sgd_baseline, qs_multiply_baseline, true},
-};
-#else
-const Variant variants[] = {
-    {"baseline", qs_quantize_baseline, qs_sgd_baseline, qs_multiply_baseline, true}};
 #endif
+
+/// The widest first.
+const Variant variants[] = {
+#if defined(__x86_64__)
+    {QS_FUNCTIONS(avx512), has_avx512()},
+    {QS_FUNCTIONS(avx2), has_avx2()},
+#endif
+    {QS_FUNCTIONS(baseline), true},
+};
 
 const Variant* choose(const char* name) {
   for (const Variant& variant : variants) {
@@ -68,28 +70,35 @@ const Variant* chosen = choose(nullptr);
 
 }  // namespace
 
-QS_EXPORT void qs_quantize(const qemu_swalp::Plan* plan, const qemu_swalp::Layout* layout,
-                           const qemu_swalp::Random* random, const void* source, void* target,
-                           int threads) {
+QS_EXPORT void qs_quantize(const Plan* plan, const Layout* layout, const Random* random,
+                           const void* source, void* target, int threads) {
   chosen->quantize(plan, layout, random, source, target, threads);
 }
 
-QS_EXPORT void qs_sgd(const qemu_swalp::Sgd* tensors, int count, int threads) {
+QS_EXPORT void qs_round_many(const TensorRounding* tensors, int count, int threads) {
+  chosen->round_many(tensors, count, threads);
+}
+
+QS_EXPORT void qs_sgd(const SgdTensor* tensors, int count, int threads) {
   chosen->sgd(tensors, count, threads);
 }
 
-QS_EXPORT void qs_multiply(const qemu_swalp::Products* products, int threads) {
-  chosen->multiply(products, threads);
-}
+QS_EXPORT void qs_matmul(const Matmul* matmul, int threads) { chosen->matmul(matmul, threads); }
 
 QS_EXPORT const char* qs_instruction_set() { return chosen->name; }
 
 /// Takes an instruction set from now on; 0 where this machine lacks it.
 QS_EXPORT int qs_choose(const char* name) {
-  const Variant* found = choose(name);
-  if (found) chosen = found;
-  return found != nullptr;
+  const Variant* variant = choose(name);
+  if (variant) chosen = variant;
+  return variant != nullptr;
 }
 
 /// The digest of the sources that this was compiled from.
 QS_EXPORT const char* qs_sources() { return QS_SOURCES; }
+
+/// Sizes and offsets of all that Python fills in.
+QS_EXPORT const LayoutEntry* qs_layouts(int* count) {
+  *count = int(sizeof layouts / sizeof layouts[0]);
+  return layouts;
+}

@@ -5,8 +5,8 @@
 #pragma once
 #include <optional>
 
-#include "cpu/blocks.h"
-#include "common/sums.h"
+#include "common/accumulation.h"
+#include "cpu/job.h"
 
 QS_BEGIN
 
@@ -25,7 +25,7 @@ struct FloatVector<Double> {
 
 /// A thread's tile.
 template <class C>
-struct ProductScratch {
+struct MatmulScratch {
   Scratch<C> scratch;
   std::vector<typename C::Stored> product, sum, total;
   std::vector<const typename C::Stored*> a,
@@ -36,7 +36,7 @@ struct ProductScratch {
 template <class C>
 class TileRounder {
  public:
-  TileRounder(const Products& p, const Plan* plan, Part part, int64_t first,
+  TileRounder(const Matmul& p, const Plan* plan, Part part, int64_t first,
               std::vector<typename C::Stored>& tile)
       : p_(p),
         plan_(*plan),
@@ -57,7 +57,7 @@ class TileRounder {
   }
 
  private:
-  const Products& p_;
+  const Matmul& p_;
   const Plan& plan_;
   Part part_;
   Random random_;
@@ -68,11 +68,11 @@ class TileRounder {
 
 /// Tiles of the result, and the work on one.
 template <class C>
-class ProductJob {
+class MatmulJob {
  public:
   using Stored = typename C::Stored;
 
-  explicit ProductJob(const Products& p)
+  explicit MatmulJob(const Matmul& p)
       : p_(p),
         rows_(greatest_of<int64_t>(1, tile_elements / p.columns)),
         columns_(least_of(p.columns, tile_elements)),
@@ -81,7 +81,7 @@ class ProductJob {
 
   int64_t tasks() const { return row_parts_ * column_parts_; }
 
-  void run(int64_t task, ProductScratch<C>& memory) const {
+  void run(int64_t task, MatmulScratch<C>& memory) const {
     const int64_t row = task / column_parts_ * rows_, column = task % column_parts_ * columns_;
     const Range rows{row, least_of(row + rows_, p_.batches * p_.rows)};
     const Range columns{column, least_of(column + columns_, p_.columns)};
@@ -134,33 +134,33 @@ class ProductJob {
 
  private:
   using V = Vectors<C>;
-  using Lanes = typename V::V;
+  using Vector = typename V::V;
   using Float = typename FloatVector<C>::Type;
 
-  QS_INLINE static Float times(Stored a, Lanes b) { return Float(Lanes() + a) * Float(b); }
+  QS_INLINE static Float times(Stored a, Vector b) { return Float(Vector() + a) * Float(b); }
 
   static void multiply(Stored a, const Stored* b, Stored* to, int64_t n) {
     in_vectors<V::count>(n, [&](int64_t i, auto count) {
-      V::store(to + i, Lanes(times(a, V::load(b + i, count))), count);
+      V::store(to + i, Vector(times(a, V::load(b + i, count))), count);
     });
   }
 
   static void multiply_add(Stored a, const Stored* b, Stored* sum, int64_t n) {
     in_vectors<V::count>(n, [&](int64_t i, auto count) {
       const Float product = times(a, V::load(b + i, count));
-      V::store(sum + i, odd_sum<C, Lanes>(Float(V::load(sum + i, count)), product), count);
+      V::store(sum + i, odd_sum<C, Vector>(Float(V::load(sum + i, count)), product), count);
     });
   }
 
   static void add_tile(Stored* to, const Stored* from, int64_t n) {
     in_vectors<V::count>(n, [&](int64_t i, auto count) {
       V::store(to + i,
-               odd_sum<C, Lanes>(Float(V::load(to + i, count)), Float(V::load(from + i, count))),
+               odd_sum<C, Vector>(Float(V::load(to + i, count)), Float(V::load(from + i, count))),
                count);
     });
   }
 
-  const Products& p_;
+  const Matmul& p_;
   int64_t rows_, columns_, row_parts_, column_parts_;
 };
 

@@ -8,13 +8,13 @@
 
 QS_BEGIN
 
-/// Vectors of a carrier's lanes, and their way from and to memory.
+/// Vectors of a source dtype's words, and their way from and to memory.
 template <class C>
 struct Vectors {
-  using Lane = typename C::Lane;
+  using Word = typename C::Word;
   using Stored = typename C::Stored;
-  using V = typename VectorOf<Lane>::Type;
-  static constexpr int count = sizeof(V) / sizeof(Lane);
+  using V = typename VectorOf<Word>::Type;
+  static constexpr int count = sizeof(V) / sizeof(Word);
   typedef Stored Packed __attribute__((vector_size(count * sizeof(Stored))));
   typedef uint32_t PackedWords __attribute__((vector_size(count * sizeof(uint32_t))));
 
@@ -31,7 +31,7 @@ struct Vectors {
     const Packed packed = __builtin_convertvector(x, Packed);
     __builtin_memcpy(to, &packed, n * sizeof(Stored));
   }
-  /// 32-bit words in the top bits of lanes.
+  /// 32-bit words in the top bits of words.
   template <class N>
   static V words(const uint32_t* from, N n) {
     PackedWords packed{};
@@ -39,9 +39,9 @@ struct Vectors {
     return __builtin_convertvector(packed, V) << (C::width - 32);
   }
   template <class N>
-  static V lanes(const Lane* from, N n) {
+  static V load_words(const Word* from, N n) {
     V x{};
-    __builtin_memcpy(&x, from, n * sizeof(Lane));
+    __builtin_memcpy(&x, from, n * sizeof(Word));
     return x;
   }
 };
@@ -61,27 +61,27 @@ QS_INLINE void in_vectors(int64_t n, Work work) {
 }
 
 template <class C>
-inline typename C::Lane lane_of_word(uint32_t word) {
-  return typename C::Lane(word) << (C::width - 32);
+inline typename C::Word in_top_bits(uint32_t word) {
+  return typename C::Word(word) << (C::width - 32);
 }
 
 /// A run of elements under one scale.
 template <class C, Shape shape, class M>
 QS_INLINE void round_run(M mode, const typename C::Stored* from, typename C::Stored* to, int64_t n,
-                         const uint32_t* words, const Steps<C>& given, const Element& f,
+                         const uint32_t* words, const Constants<C>& given, const Element& f,
                          int scale) {
   using V = Vectors<C>;
-  using Lane = typename C::Lane;
-  const Steps<C> s = given;  // a copy that no store can change
+  using Word = typename C::Word;
+  const Constants<C> s = given;  // a copy that no store can change
   if constexpr (shape == Shape::any) {
     for (int64_t i = 0; i < n; ++i) {
-      const Lane word = is_stochastic(mode) ? lane_of_word<C>(words[i]) : 0;
-      to[i] = typename C::Stored(round_element<C, shape>(mode, Lane(from[i]), word, s, f, scale));
+      const Word word = is_stochastic(mode) ? in_top_bits<C>(words[i]) : 0;
+      to[i] = typename C::Stored(round_element<C, shape>(mode, Word(from[i]), word, s, f, scale));
     }
   } else {
     in_vectors<V::count>(n, [&](int64_t i, auto count) {
-      using Lanes = typename V::V;
-      const Lanes word = is_stochastic(mode) ? V::words(words + i, count) : Lanes();
+      using Vector = typename V::V;
+      const Vector word = is_stochastic(mode) ? V::words(words + i, count) : Vector();
       V::store(to + i, round_element<C, shape>(mode, V::load(from + i, count), word, s, f, scale),
                count);
     });
@@ -91,61 +91,61 @@ QS_INLINE void round_run(M mode, const typename C::Stored* from, typename C::Sto
 /// What one more element makes of the extremes of its block. `signs`: whether negative elements
 /// count apart, in `low`.
 template <class C>
-inline void widen(Extremes<C>& found, typename C::Lane raw, bool signs) {
-  using Lane = typename C::Lane;
-  const Lane magnitude = raw & (C::sign - 1), finite = magnitude < C::infinity ? magnitude : 0;
-  Lane& end = signs && (raw & C::sign) ? found.low : found.amax;
+inline void widen(Extremes<C>& extremes, typename C::Word raw, bool signs) {
+  using Word = typename C::Word;
+  const Word magnitude = raw & (C::sign - 1), finite = magnitude < C::infinity ? magnitude : 0;
+  Word& end = signs && (raw & C::sign) ? extremes.low : extremes.amax;
   end = greatest_of(end, finite);
-  found.special = greatest_of(found.special, special_of<C>(magnitude));
+  extremes.special = greatest_of(extremes.special, special_of<C>(magnitude));
 }
 
 /// The same for a run of elements.
 template <class C>
-QS_INLINE void widen(Extremes<C>& found, const typename C::Stored* from, int64_t n, bool signs) {
+QS_INLINE void widen(Extremes<C>& extremes, const typename C::Stored* from, int64_t n, bool signs) {
   using V = Vectors<C>;
-  using Lanes = typename V::V;
-  const Lanes none{};
-  Lanes amax{}, low{}, most{};
+  using Vector = typename V::V;
+  const Vector none{};
+  Vector amax{}, low{}, most{};
   if (!signs) {
     in_vectors<V::count>(n, [&](int64_t i, auto count) {
-      most = greater<Lanes>(most, V::load(from + i, count) & (C::sign - 1));
+      most = greater<Vector>(most, V::load(from + i, count) & (C::sign - 1));
     });
-    const typename C::Lane all = greatest_lane(most);
+    const typename C::Word all = greatest_lane(most);
     if (all < C::infinity) {
-      found.amax = greatest_of(found.amax, all);
+      extremes.amax = greatest_of(extremes.amax, all);
       return;
     }
   }
   in_vectors<V::count>(n, [&](int64_t i, auto count) {
-    const Lanes raw = V::load(from + i, count), magnitude = raw & (C::sign - 1);
-    const Lanes finite =
-        select<Lanes>(signed_of(magnitude) < signed_of(none + C::infinity), magnitude, none);
-    const Lanes minus = signs ? select<Lanes>((raw & C::sign) != none, finite, none) : none;
-    amax = greater<Lanes>(amax, finite ^ minus);
-    low = greater<Lanes>(low, minus);
-    most = greater<Lanes>(most, magnitude);
+    const Vector raw = V::load(from + i, count), magnitude = raw & (C::sign - 1);
+    const Vector finite =
+        select<Vector>(signed_of(magnitude) < signed_of(none + C::infinity), magnitude, none);
+    const Vector minus = signs ? select<Vector>((raw & C::sign) != none, finite, none) : none;
+    amax = greater<Vector>(amax, finite ^ minus);
+    low = greater<Vector>(low, minus);
+    most = greater<Vector>(most, magnitude);
   });
-  found.amax = greatest_of(found.amax, greatest_lane(amax));
-  found.low = greatest_of(found.low, greatest_lane(low));
-  found.special = greatest_of(found.special, special_of<C>(greatest_lane(most)));
+  extremes.amax = greatest_of(extremes.amax, greatest_lane(amax));
+  extremes.low = greatest_of(extremes.low, greatest_lane(low));
+  extremes.special = greatest_of(extremes.special, special_of<C>(greatest_lane(most)));
 }
 
 /// The same for a row of which each element has a block of its own; negative elements do not count
 /// apart.
 template <class C>
-inline void widen_each(typename C::Lane* amax, typename C::Lane* most,
+inline void widen_each(typename C::Word* amax, typename C::Word* most,
                        const typename C::Stored* from, int64_t n) {
   using V = Vectors<C>;
-  using Lanes = typename V::V;
-  const Lanes none{};
+  using Vector = typename V::V;
+  const Vector none{};
   in_vectors<V::count>(n, [&](int64_t i, auto count) {
-    const Lanes magnitude = V::load(from + i, count) & (C::sign - 1);
-    const Lanes finite =
-        select<Lanes>(signed_of(magnitude) < signed_of(none + C::infinity), magnitude, none);
-    const Lanes a = V::lanes(amax + i, count), m = V::lanes(most + i, count);
-    const Lanes wider = greater<Lanes>(a, finite), more = greater<Lanes>(m, magnitude);
-    __builtin_memcpy(amax + i, &wider, count * sizeof(typename C::Lane));
-    __builtin_memcpy(most + i, &more, count * sizeof(typename C::Lane));
+    const Vector magnitude = V::load(from + i, count) & (C::sign - 1);
+    const Vector finite =
+        select<Vector>(signed_of(magnitude) < signed_of(none + C::infinity), magnitude, none);
+    const Vector a = V::load_words(amax + i, count), m = V::load_words(most + i, count);
+    const Vector wider = greater<Vector>(a, finite), more = greater<Vector>(m, magnitude);
+    __builtin_memcpy(amax + i, &wider, count * sizeof(typename C::Word));
+    __builtin_memcpy(most + i, &more, count * sizeof(typename C::Word));
   });
 }
 
@@ -157,35 +157,36 @@ template <class C>
 inline void round_short_table(const typename C::Stored* from, typename C::Stored* to, int64_t n,
                               const Table& t) {
   using V = Vectors<C>;
-  using Lane = typename C::Lane;
-  using Lanes = typename V::V;
-  const Lanes none{};
-  Lane steps[short_table], values[short_table];
+  using Word = typename C::Word;
+  using Vector = typename V::V;
+  const Vector none{};
+  Word thresholds[short_table], values[short_table];
   for (int i = 0; i < t.count; ++i) {
-    values[i] = Lane(uint64_t(t.values[i])) & (C::sign | (C::sign - 1));
-    steps[i] = i + 1 < t.count ? Lane(uint64_t(t.steps[i])) : 0;
+    values[i] = Word(uint64_t(t.values[i])) & (C::sign | (C::sign - 1));
+    thresholds[i] = i + 1 < t.count ? Word(uint64_t(t.thresholds[i])) : 0;
   }
   const int last = t.count - 1;
   // Where both ends and both infinities saturate, NaN alone is left to look at.
-  const bool saturates = t.above == Goes::to_bound && t.below == Goes::to_bound &&
-                         t.positive_infinity == Goes::to_bound &&
-                         t.negative_infinity == Goes::to_bound;
-  const Lane low = saturates ? Lane(0) - C::infinity : Lane(uint64_t(t.low));
-  const Lane high = saturates ? C::infinity : Lane(uint64_t(t.high)),
+  const bool saturates = t.above == OverflowResult::to_bound &&
+                         t.below == OverflowResult::to_bound &&
+                         t.positive_infinity == OverflowResult::to_bound &&
+                         t.negative_infinity == OverflowResult::to_bound;
+  const Word low = saturates ? Word(0) - C::infinity : Word(uint64_t(t.low));
+  const Word high = saturates ? C::infinity : Word(uint64_t(t.high)),
              signs = t.has_negative_zero ? 1 : 0;
   in_vectors<V::count>(n, [&](int64_t i, auto count) {
-    const Lanes raw = V::load(from + i, count), magnitude = raw & (C::sign - 1);
-    const Lanes key = select<Lanes>((raw & C::sign) != none, none - magnitude, magnitude);
-    Lanes bits = none + values[0];
+    const Vector raw = V::load(from + i, count), magnitude = raw & (C::sign - 1);
+    const Vector key = select<Vector>((raw & C::sign) != none, none - magnitude, magnitude);
+    Vector bits = none + values[0];
     for (int j = 0; j < last; ++j) {
-      bits =
-          select<Lanes>(signed_of(key) >= signed_of(none + steps[j]), none + values[j + 1], bits);
+      bits = select<Vector>(signed_of(key) >= signed_of(none + thresholds[j]), none + values[j + 1],
+                            bits);
     }
     const auto beyond =
         (signed_of(key) < signed_of(none + low)) | (signed_of(key) > signed_of(none + high));
     const auto special = beyond | ((bits == none) & (none + signs != none));
     V::store(to + i, bits, count);
-    if (!any<Lanes>(special)) return;
+    if (!any<Vector>(special)) return;
     for (size_t j = 0; j < size_t(count); ++j) {
       to[i + int64_t(j)] = typename C::Stored(checked_in_table<C>(raw[j], bits[j], t));
     }

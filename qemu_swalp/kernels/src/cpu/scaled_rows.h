@@ -51,7 +51,7 @@ template <>
 inline Vector32 in_format(Vector32 magnitude, const Element& scale) {
   if (shape_of<Single>(scale, 0, true) != Shape::any) {
     return round_element<Single, Shape::regular>(Known<Mode::nearest_even>(), magnitude, Vector32(),
-                                                 steps_of<Single>(scale, 0), scale, 0);
+                                                 constants_of<Single>(scale, 0), scale, 0);
   }
   for (int i = 0; i < vector_bytes / 4; ++i)
     magnitude[i] = in_format<uint32_t>(magnitude[i], scale);
@@ -132,12 +132,12 @@ inline Vector32 multiplied(Vector32 element, Floats s, bool by_float32) {
       product =
           (product - one_where<Vector32>(rest > Floats())) | one_where<Vector32>(rest != Floats());
     }
-    Steps<Single> held{};
-    held.knee = uint32_t(Single::bias + 1 - C::bias);
-    held.floor = uint32_t(C::least_exponent - Single::least_exponent + 1);
-    held.normal = down;
-    held.tiny = join<Single>({C::least_exponent, Single::hidden});
-    product = rounded<Single, Shape::regular>(Known<Mode::nearest_even>(), product, none, held,
+    Constants<Single> target{};
+    target.breakpoint = uint32_t(Single::bias + 1 - C::bias);
+    target.ulp_exponent = uint32_t(C::least_exponent - Single::least_exponent + 1);
+    target.normal = down;
+    target.tiny = join<Single>({C::least_exponent, Single::hidden});
+    product = rounded<Single, Shape::regular>(Known<Mode::nearest_even>(), product, none, target,
                                               Element(), 0);
   }
   const auto finite = signed_of(size) < signed_of(none + Single::infinity);
@@ -145,26 +145,27 @@ inline Vector32 multiplied(Vector32 element, Floats s, bool by_float32) {
       finite, lesser<Vector32>(product, none + largest) | (element & Single::sign), element);
 }
 
-/// The published rules: |x|⊗i rounded, then times s. Steps and element here and below: those of
+/// The vendor rules: |x|⊗i rounded, then times s. Constants and element here and below: those of
 /// float32.
 template <class C, Shape shape, class M>
-inline void round_published_run(M mode, const typename C::Stored* from, typename C::Stored* to,
-                                int64_t n, const uint32_t* words, const Number<Single>& number,
-                                uint32_t inverse_bits, const Steps<Single>& given,
-                                const Element& f) {
+inline void round_vendor_run(M mode, const typename C::Stored* from, typename C::Stored* to,
+                             int64_t n, const uint32_t* words, const Number<Single>& number,
+                             uint32_t inverse_bits, const Constants<Single>& given,
+                             const Element& f) {
   using V = Vectors<C>;
-  using Lanes = Vector32;
-  const Lanes none{};
-  const Steps<Single> s = given;
+  using Vector = Vector32;
+  const Vector none{};
+  const Constants<Single> s = given;
   const Floats inverse = Floats(none + inverse_bits), factor = Floats(none + join<Single>(number));
   in_vectors<V::count>(n, [&](int64_t i, auto count) {
-    const Lanes raw = widened<C>(V::load(from + i, count)), magnitude = raw & (Single::sign - 1);
-    const Lanes scaled = select<Lanes>(magnitude == none, none, Lanes(Floats(magnitude) * inverse));
-    const Lanes word = is_stochastic(mode) ? V::words(words + i, count) : Lanes();
-    const Lanes r =
+    const Vector raw = widened<C>(V::load(from + i, count)), magnitude = raw & (Single::sign - 1);
+    const Vector scaled =
+        select<Vector>(magnitude == none, none, Vector(Floats(magnitude) * inverse));
+    const Vector word = is_stochastic(mode) ? V::words(words + i, count) : Vector();
+    const Vector r =
         rounded<Single, Shape::regular>(mode, scaled | (raw & Single::sign), word, s, f, 0);
-    const Lanes finite_r = lesser<Lanes>(r, none + largest32);
-    const Lanes product = multiplied<C>(checked<Single, shape>(raw, finite_r, s), factor, true);
+    const Vector finite_r = lesser<Vector>(r, none + largest32);
+    const Vector product = multiplied<C>(checked<Single, shape>(raw, finite_r, s), factor, true);
     V::store(to + i, narrowed<C>(product), count);
   });
 }
@@ -177,12 +178,13 @@ inline bool takes_quotients(const Element& f) {
 
 /// Whether it takes a scale: one that float32 holds.
 inline bool takes_scale(const Number<Single>& s) {
-  const Number<Single> held = number_of_bits<Single>(join<Single>(s));
-  return held.exponent == s.exponent && held.significand == s.significand;
+  const Number<Single> rounded_scale = number_of_bits<Single>(join<Single>(s));
+  return rounded_scale.exponent == s.exponent && rounded_scale.significand == s.significand;
 }
 
-/// The steps of elements with a zero point: bounds that come with the scale.
-inline Steps<Single> with_zero_point(Steps<Single> s, const Element& f, uint32_t zero_point) {
+/// The constants of elements with a zero point: bounds that come with the scale.
+inline Constants<Single> with_zero_point(Constants<Single> s, const Element& f,
+                                         uint32_t zero_point) {
   const uint32_t most = integer_of<Single>({f.max_exponent, uint32_t(f.max_significand)});
   s.bound = join<Single>(number<Single>(most - zero_point, 0));
   s.negative_bound = join<Single>(number<Single>(zero_point, 0));
@@ -203,31 +205,32 @@ inline Steps<Single> with_zero_point(Steps<Single> s, const Element& f, uint32_t
 /// 2^-22, in units of 2^-45, and less than 2. Where that lifts x to infinity, x/s is at least
 /// 2^127, beyond the range, and so is whatever comes of it.
 ///
-/// Products are multiples of 2^-45 times a unit of s: their residual has no bit below 2^-149 either
+/// Matmul are multiples of 2^-45 times a unit of s: their residual has no bit below 2^-149 either
 /// where s is at least 2^-81. For smaller s an element of float16 or bfloat16 that is not zero goes
 /// by `round_scaled`.
 template <class C, Shape shape, class M, class Slow>
 inline void round_quotient_run(M mode, const typename C::Stored* from, typename C::Stored* to,
                                int64_t n, const uint32_t* words, const Number<Single>& number,
-                               const Steps<Single>& given, const Element& f, Slow slow) {
+                               const Constants<Single>& given, const Element& f, Slow slow) {
   using V = Vectors<C>;
-  using Lanes = Vector32;
-  const Lanes none{};
-  const Steps<Single> s = given;
+  using Vector = Vector32;
+  const Vector none{};
+  const Constants<Single> s = given;
   const int up = greatest_of(0, least_of(127, -number.exponent));
   const Floats lift = power_of_two(up), factor = Floats(none + join<Single>(number));
   const Floats divisor = Floats(none + join<Single>({number.exponent + up, number.significand}));
   const bool faint = C::mantissa < Single::mantissa && number.exponent < -81;
   in_vectors<V::count>(n, [&](int64_t i, auto count) {
-    const Lanes raw = widened<C>(V::load(from + i, count)), sign = raw & Single::sign,
-                magnitude = raw ^ sign;
-    const Lanes quotient = quotient_to_odd(Floats(magnitude) * lift, divisor);
-    const Lanes word = is_stochastic(mode) ? V::words(words + i, count) : Lanes();
-    const Lanes doubt = is_stochastic(mode) ? quotient & 1 : none;
-    const Lanes r = rounded<Single, Shape::regular>(mode, (quotient - doubt) | sign, word, s, f, 0);
-    bool sure = !faint || !any<Lanes>(magnitude != none);
+    const Vector raw = widened<C>(V::load(from + i, count)), sign = raw & Single::sign,
+                 magnitude = raw ^ sign;
+    const Vector quotient = quotient_to_odd(Floats(magnitude) * lift, divisor);
+    const Vector word = is_stochastic(mode) ? V::words(words + i, count) : Vector();
+    const Vector doubt = is_stochastic(mode) ? quotient & 1 : none;
+    const Vector r =
+        rounded<Single, Shape::regular>(mode, (quotient - doubt) | sign, word, s, f, 0);
+    bool sure = !faint || !any<Vector>(magnitude != none);
     if (is_stochastic(mode)) {
-      sure &= !any<Lanes>(
+      sure &= !any<Vector>(
           r != rounded<Single, Shape::regular>(mode, (quotient + doubt) | sign, word, s, f, 0));
     }
     if (!sure) {

@@ -20,19 +20,19 @@ typedef int64_t SignedVector64 __attribute__((vector_size(vector_bytes)));
 
 template <>
 struct Kind<Vector32> {
-  using Lane = uint32_t;
+  using Word = uint32_t;
   using Signed = SignedVector32;
   using Mask = SignedVector32;
 };
 template <>
 struct Kind<Vector64> {
-  using Lane = uint64_t;
+  using Word = uint64_t;
   using Signed = SignedVector64;
   using Mask = SignedVector64;
 };
 
 /// The vector of a lane.
-template <class Lane>
+template <class Word>
 struct VectorOf;
 template <>
 struct VectorOf<uint32_t> {
@@ -45,9 +45,9 @@ struct VectorOf<uint64_t> {
 
 /// The greatest lane, all of them below 2^(width - 1); `step`: half of how many are left to look
 /// at.
-template <class V, int step = sizeof(V) / sizeof(lane_of<V>) / 2>
-inline lane_of<V> greatest_lane(V x) {
-  constexpr int count = sizeof(V) / sizeof(lane_of<V>);
+template <class V, int step = sizeof(V) / sizeof(word_of<V>) / 2>
+inline word_of<V> greatest_lane(V x) {
+  constexpr int count = sizeof(V) / sizeof(word_of<V>);
 #if defined(__clang__)
   V other;
   for (int i = 0; i < count; ++i) other[i] = x[(i + step) % count];

@@ -8,7 +8,7 @@
 
 QS_BEGIN
 
-/// Products of the low halves of 64-bit lanes.
+/// Products of the low halves of 64-bit words.
 inline Vector64 multiply_halves(Vector64 a, uint64_t b) {
 #if defined(__AVX512F__)
   return Vector64(_mm512_mul_epu32(__m512i(a), _mm512_set1_epi64(int64_t(b))));
@@ -40,12 +40,12 @@ constexpr int group_words = 4 * group_blocks;
 
 /// Words of `count` groups of blocks.
 inline void fill_groups(uint32_t* out, uint32_t block, int count, const Random& random) {
-  Vector64 lane;
-  for (int i = 0; i < group_blocks / group; ++i) lane[i] = uint64_t(i);
+  Vector64 index;
+  for (int i = 0; i < group_blocks / group; ++i) index[i] = uint64_t(i);
   for (; count > 0; --count, out += group_words, block += group_blocks) {
     Vector64 c0[group], c1[group], c2[group], c3[group];
     for (int g = 0; g < group; ++g) {
-      c0[g] = (lane + block + uint64_t(g * (group_blocks / group))) & 0xFFFFFFFFu;
+      c0[g] = (index + block + uint64_t(g * (group_blocks / group))) & 0xFFFFFFFFu;
       c1[g] = Vector64() + random.step;
       c2[g] = Vector64() + random.key[0];
       c3[g] = Vector64() + random.key[1];

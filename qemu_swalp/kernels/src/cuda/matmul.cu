@@ -3,30 +3,12 @@
 // there are totals.
 //
 // A thread has an element of the result. What it costs is the rounding of each term, not the terms'
-// way from memory. It is computed in float32 where that does (`single.py`), which `qs_span` finds
-// out, so that the host need not look.
+// way from memory. It is computed in float32 where that does (`matmul_in_float32.py`), which
+// `qs_span` finds out, so that the host need not look.
+#include "common/layouts.h"
 #include "cuda/segments.h"
-#include "common/sums.h"
 
 QS_BEGIN
-
-/// What float32 numbers of an array need: bits, 255 less the least exponent field, the greatest.
-struct Span {
-  uint32_t bits, far, most;
-};
-
-struct SpanCall {
-  const uint32_t* arrays[2];
-  int64_t counts[2];
-  Span* spans;  // zero
-};
-
-struct ProductsCall {
-  Products products;  // its plans: in float64
-  Plans single;       // in float32
-  const Span* spans;  // null: float32 does not do
-  int32_t limit;      // greatest binade of products where it does, in a field of float32
-};
 
 using OfProduct = Known<Mode::QS_PRODUCT>;
 using OfSum = Known<Mode::QS_SUM>;
@@ -50,10 +32,10 @@ QS_DEVICE void convert(double from, float& to) { to = float(from); }
 template <class C, class M>
 class Rounder {
  public:
-  using Lane = typename C::Lane;
+  using Word = typename C::Word;
 
   /// By all threads, which are in step from here on. keys, segment: in shared memory.
-  QS_DEVICE Rounder(const Products& p, const Plan* plan, Part part, uint64_t element,
+  QS_DEVICE Rounder(const Matmul& p, const Plan* plan, Part part, uint64_t element,
                     uint32_t (*keys)[2], Segment<C>& segment)
       : p_(p),
         plan_(plan),
@@ -63,20 +45,20 @@ class Rounder {
         segment_(segment) {
     __syncthreads();
     if (threadIdx.x == 0 && plan && plan->family == Family::element)
-      segment = segment_of<C>(plan->element, 0, false);
+      segment = segment_of<C>(plan->element, 0, true, false);
     __syncthreads();
   }
 
-  QS_DEVICE Lane operator()(Lane raw, uint32_t step) {
-    const Lane word = is_stochastic(M()) ? Lane(this->word(step)) << (C::width - 32) : 0;
+  QS_DEVICE Word operator()(Word raw, uint32_t step) {
+    const Word word = is_stochastic(M()) ? Word(this->word(step)) << (C::width - 32) : 0;
     if (plan_->family == Family::table) return round_by_table<C>(M(), raw, word, plan_->table);
     return round_by<C>(M(), raw, word, segment_, plan_->element);
   }
 
  private:
   QS_DEVICE uint32_t word(uint32_t step) {
-    const uint32_t place = count_++ % threads;
-    if (place == 0) {  // keys of the next roundings, one by each thread
+    const uint32_t turn = count_++ % threads;
+    if (turn == 0) {  // keys of the next roundings, one by each thread
       Random random{};
       turn_to(random, p_, part_, count_ - 1 + threadIdx.x);
       __syncthreads();
@@ -84,14 +66,14 @@ class Rounder {
       keys_[threadIdx.x][1] = random.key[1];
       __syncthreads();
     }
-    const Random random{nullptr, nullptr, 0, step, {keys_[place][0], keys_[place][1]}};
+    const Random random{nullptr, nullptr, 0, step, {keys_[turn][0], keys_[turn][1]}};
     const Words words = philox(uint32_t(element_ / 4), random);
     const uint32_t low = element_ % 2 ? words.at[1] : words.at[0],
                    high = element_ % 2 ? words.at[3] : words.at[2];
     return element_ % 4 < 2 ? low : high;
   }
 
-  const Products& p_;
+  const Matmul& p_;
   const Plan* plan_;
   Part part_;
   uint64_t element_;
@@ -104,12 +86,12 @@ struct Keys {
   uint32_t at[3][threads][2];
 };
 
-/// The product in lanes of C of arrays of Source. What lies beyond the result is computed, and not
-/// written.
+/// The product, computed in C, of arrays of Source. What lies beyond the result is computed, and
+/// not written.
 template <class C, class Source>
-QS_DEVICE void multiply(const Products& p, const Plans& plans, Keys& keys) {
-  using Lane = typename C::Lane;
-  using Float = typename FloatOf<Lane>::Type;
+QS_DEVICE void multiply(const Matmul& p, const MatmulPlans& plans, Keys& keys) {
+  using Word = typename C::Word;
+  using Float = typename FloatOf<Word>::Type;
   __shared__ Segment<C> segments[3];
   const int64_t total = p.batches * p.rows * p.columns, chunk = p.chunk ? p.chunk : p.terms;
   const uint32_t step = now(p.random).step;
@@ -125,20 +107,20 @@ QS_DEVICE void multiply(const Products& p, const Plans& plans, Keys& keys) {
                                 segments[1]);
     Rounder<C, OfTotal> round_total(p, plans.total, Part::total, uint64_t(element), keys.at[2],
                                     segments[2]);
-    Lane sum = 0, whole = 0;
+    Word sum = 0, whole = 0;
     int64_t in_chunk = 0;
     for (int64_t k = 0; k < p.terms; ++k) {
       Float x, y;
       convert(a[k], x);
       convert(b[k * p.columns], y);
       Float term = qemu_swalp::multiply(x, y);
-      if (QS_HAS_PRODUCT) term = bits_as<Float>(round_product(bits_as<Lane>(term), step));
-      sum = odd_sum<C, Lane>(bits_as<Float>(sum), term);
+      if (QS_HAS_PRODUCT) term = bits_as<Float>(round_product(bits_as<Word>(term), step));
+      sum = odd_sum<C, Word>(bits_as<Float>(sum), term);
       ++in_chunk;
       const bool ends = in_chunk == chunk || k + 1 == p.terms;
       if (ends || in_chunk % p.group == 0) sum = round_sum(sum, step);
       if (!QS_HAS_TOTAL || !ends) continue;
-      whole = round_total(odd_sum<C, Lane>(bits_as<Float>(whole), bits_as<Float>(sum)), step);
+      whole = round_total(odd_sum<C, Word>(bits_as<Float>(whole), bits_as<Float>(sum)), step);
       sum = 0;
       in_chunk = 0;
     }
@@ -147,8 +129,8 @@ QS_DEVICE void multiply(const Products& p, const Plans& plans, Keys& keys) {
   }
 }
 
-/// Whether float32 holds each product, and more than each sum: `single.suffices`.
-QS_DEVICE bool single_does(const ProductsCall& call) {
+/// Whether float32 holds each product, and more than each sum: `matmul_in_float32.suffices`.
+QS_DEVICE bool single_does(const MatmulCall& call) {
   if (!call.spans) return false;
   const Span a = call.spans[0], b = call.spans[1];
   const int bits = int(a.bits + b.bits), most = int(a.most + b.most) - 2 * Single::bias;
@@ -163,7 +145,7 @@ using namespace qemu_swalp;
 extern "C" __global__ void __launch_bounds__(threads)
     qs_span(const __grid_constant__ SpanCall call) {
   for (int side = 0; side < 2; ++side) {
-    Span found{};
+    Span span{};
     for (int64_t i = int64_t(blockIdx.x) * threads + threadIdx.x; i < call.counts[side];
          i += int64_t(gridDim.x) * threads) {
       const uint32_t magnitude = call.arrays[side][i] & (Single::sign - 1),
@@ -171,12 +153,12 @@ extern "C" __global__ void __launch_bounds__(threads)
       if (magnitude == 0) continue;
       const uint32_t significand = (magnitude & (Single::hidden - 1)) | Single::hidden;
       const uint32_t lowest = significand & (0 - significand);  // the last bit that is set
-      found.bits = greatest_of(found.bits, uint32_t(Single::mantissa + 1 - lead(lowest)));
-      found.far = greatest_of(found.far, 255 - field);
-      found.most = greatest_of(found.most, field);
+      span.bits = greatest_of(span.bits, uint32_t(Single::mantissa + 1 - lead(lowest)));
+      span.far = greatest_of(span.far, 255 - field);
+      span.most = greatest_of(span.most, field);
     }
-    const Span all{greatest_of_warp(found.bits), greatest_of_warp(found.far),
-                   greatest_of_warp(found.most)};
+    const Span all{greatest_of_warp(span.bits), greatest_of_warp(span.far),
+                   greatest_of_warp(span.most)};
     if (threadIdx.x % 32) continue;
     raise(&call.spans[side].bits, all.bits);
     raise(&call.spans[side].far, all.far);
@@ -185,9 +167,9 @@ extern "C" __global__ void __launch_bounds__(threads)
 }
 
 extern "C" __global__ void __launch_bounds__(threads)
-    qs_multiply(const __grid_constant__ ProductsCall call) {
+    qs_matmul(const __grid_constant__ MatmulCall call) {
   __shared__ Keys keys;
-  const Products& p = call.products;
+  const Matmul& p = call.matmul;
   if (p.dtype == Dtype::float64) return multiply<Double, double>(p, p.plans, keys);
   if (single_does(call)) return multiply<Single, float>(p, call.single, keys);
   multiply<Double, float>(p, p.plans, keys);

@@ -1,8 +1,8 @@
 // Packs on a GPU: neighbours in a row that a thread reads and writes by one access, and their
 // random words.
 #pragma once
-#include "common/philox.h"
 #include "common/dtype.h"
+#include "common/philox.h"
 
 #define QS_DEVICE __device__ __forceinline__
 
@@ -66,25 +66,25 @@ struct PackWords {
 /// Those of elements from `first` on, of which `skipped` words of the first block belong to others.
 template <int size, int skipped>
 QS_DEVICE PackWords<size> words_from(uint64_t first, const Random& random) {
-  PackWords<size> found;
+  PackWords<size> of_pack;
   for (int block = 0; block * 4 < size + skipped; ++block) {
     const Words words = philox(uint32_t(first / 4) + uint32_t(block), random);
     for (int j = 0; j < 4; ++j) {
       const int i = block * 4 + j - skipped;
-      if (i >= 0 && i < size) found.at[i] = words.at[j];
+      if (i >= 0 && i < size) of_pack.at[i] = words.at[j];
     }
   }
-  return found;
+  return of_pack;
 }
 
 template <int size>
 QS_DEVICE PackWords<size> pack_words(const Random& random, uint64_t element, int count) {
   if (random.words) {
-    PackWords<size> found{};
+    PackWords<size> words{};
     for (int i = 0; i < size; ++i) {
-      if (i < count) found.at[i] = random.words[element + i];
+      if (i < count) words.at[i] = random.words[element + i];
     }
-    return found;
+    return words;
   }
   const uint64_t first = element + random.offset;
   switch (first % 4) {
@@ -105,18 +105,18 @@ QS_DEVICE Random now(Random random) {
   return random;
 }
 
-/// round(raw, word, place) for the elements of a pack, in place; the first of them has this number
-/// in its array.
+/// round(raw, word, index in the pack) for the elements of a pack, in place; the first of them has
+/// this number in its array.
 template <class C, bool stochastic, class Round>
 QS_DEVICE void round_pack(Pack<C>& pack, const Random& random, int64_t element, int count,
                           Round round) {
-  using Lane = typename C::Lane;
+  using Word = typename C::Word;
   constexpr int size = pack_size<C>;
   PackWords<size> words{};
   if (stochastic) words = pack_words<size>(random, uint64_t(element), count);
   for (int i = 0; i < size; ++i) {
     pack.at[i] =
-        typename C::Stored(round(Lane(pack.at[i]), Lane(words.at[i]) << (C::width - 32), i));
+        typename C::Stored(round(Word(pack.at[i]), Word(words.at[i]) << (C::width - 32), i));
   }
 }
 

@@ -1,4 +1,5 @@
-// The kernels on a GPU, compiled for a carrier and a rounding mode: QS_CARRIER and QS_MODE.
+// The kernels on a GPU, compiled for a source dtype and a rounding mode: QS_SOURCE_DTYPE and
+// QS_MODE.
 //
 // Elements: `qs_round`. Blocks of which a window holds some whole ones: `qs_blocks`. Larger ones in
 // two passes: the extremes of all of them by `qs_reduce`, into memory that is zero, then
@@ -9,9 +10,9 @@
 
 QS_BEGIN
 
-using C = QS_CARRIER;
+using C = QS_SOURCE_DTYPE;
 using Mode_ = Known<Mode::QS_MODE>;
-using Lane = C::Lane;
+using Word = C::Word;
 using Stored = C::Stored;
 
 constexpr int size = pack_size<C>;
@@ -22,15 +23,15 @@ struct Shared {
   Entry<C> scales[most_segments];
 };
 
-QS_DEVICE const Stored* source_of(const Call& call) {
+QS_DEVICE const Stored* source_of(const QuantizeCall& call) {
   return static_cast<const Stored*>(call.source);
 }
-QS_DEVICE Stored* target_of(const Call& call) { return static_cast<Stored*>(call.target); }
+QS_DEVICE Stored* target_of(const QuantizeCall& call) { return static_cast<Stored*>(call.target); }
 
 /// Elements that follow one another in memory, some packs of a thread at a time: their loads wait
 /// for none.
 template <class Round>
-QS_DEVICE void round_run(const Call& call, const Random& random, Round round) {
+QS_DEVICE void round_run(const QuantizeCall& call, const Random& random, Round round) {
   constexpr int together = 4;
   const int64_t columns = call.counts.columns, apart = int64_t(threads) * size;
   int64_t at = (int64_t(blockIdx.x) * together * threads + threadIdx.x) * size;
@@ -55,7 +56,7 @@ QS_DEVICE void round_run(const Call& call, const Random& random, Round round) {
 }
 
 template <class Round>
-QS_DEVICE void round_windows(const Call& call, Round round) {
+QS_DEVICE void round_windows(const QuantizeCall& call, Round round) {
   const Random random = stochastic ? now(call.random) : Random{};
   if (call.layout.axes == 1) return round_run(call, random, round);
   const BlockRows blocks(call.layout, call.counts);
@@ -71,35 +72,35 @@ QS_DEVICE void round_windows(const Call& call, Round round) {
 }
 
 template <Shape shape>
-QS_DEVICE void round_elements(const Call& call, const Steps<C>& steps) {
-  round_windows(call, [&](Lane raw, Lane word, int) {
-    return round_element<C, shape>(Mode_(), raw, word, steps, call.plan.element, 0);
+QS_DEVICE void round_elements(const QuantizeCall& call, const Constants<C>& constants) {
+  round_windows(call, [&](Word raw, Word word, int) {
+    return round_element<C, shape>(Mode_(), raw, word, constants, call.plan.element, 0);
   });
 }
 
 /// Extremes of the segments of a window, which are zero at first, by all threads.
-QS_DEVICE void find(const Call& call, const BlockRows& blocks, int64_t b, Range rows, Range columns,
-                    Extremes<C>* extremes) {
+QS_DEVICE void find(const QuantizeCall& call, const BlockRows& blocks, int64_t b, Range rows,
+                    Range columns, Extremes<C>* extremes) {
   const bool signs = call.plan.scaling.rule == Rule::minmax;
   const int64_t k = blocks.segment, first = columns.first / k, offset = columns.first - first * k;
   const bool one = offset + columns.size() <= k;
   Extremes<C> all{};
   each_pack<C>(call, columns, [&](int64_t c, int count) {
-    PackExtremes<C> found{};
+    PackExtremes<C> pack_extremes{};
     each_row(call, blocks, b, rows, [&](BlockRows::Row row) {
-      found.widen(load<C>(source_of(call) + row.source + c, count), signs);
+      pack_extremes.widen(load<C>(source_of(call) + row.source + c, count), signs);
     });
     if (one) {
-      all = wider(all, found.all());
+      all = wider(all, pack_extremes.all());
       return;
     }
     const uint64_t at = uint64_t(offset + c - columns.first), segment = at / uint64_t(k);
     if (at + uint64_t(count) <= (segment + 1) * uint64_t(k)) {
-      raise(&extremes[segment], found.all());
+      raise(&extremes[segment], pack_extremes.all());
       return;
     }
     for (int i = 0; i < size; ++i) {
-      if (i < count) raise(&extremes[(at + uint64_t(i)) / uint64_t(k)], found.at(i));
+      if (i < count) raise(&extremes[(at + uint64_t(i)) / uint64_t(k)], pack_extremes.at(i));
     }
   });
   if (one) raise_by_warp(extremes, all);
@@ -110,7 +111,7 @@ QS_DEVICE int segments_of(const BlockRows& blocks, Range columns) {
 }
 
 /// Rounds a window under the scales of its segments.
-QS_DEVICE void apply(const Call& call, const BlockRows& blocks, const Random& random,
+QS_DEVICE void apply(const QuantizeCall& call, const BlockRows& blocks, const Random& random,
                      const Common<C>& common, int64_t b, Range rows, Range columns,
                      const Entry<C>* scales) {
   const int64_t k = blocks.segment, offset = columns.first % k;
@@ -126,7 +127,7 @@ QS_DEVICE void apply(const Call& call, const BlockRows& blocks, const Random& ra
         round_pack_under<C, Mode_>(pack, random, element, count, scales[segment], common,
                                    call.plan);
       } else {
-        round_pack<C, stochastic>(pack, random, element, count, [&](Lane raw, Lane word, int i) {
+        round_pack<C, stochastic>(pack, random, element, count, [&](Word raw, Word word, int i) {
           const uint64_t own = i < count ? (at + uint64_t(i)) / uint64_t(k) : segment;
           return round_under<C>(Mode_(), raw, word, scales[own], common, call.plan);
         });
@@ -140,28 +141,30 @@ QS_END
 
 using namespace qemu_swalp;
 
-extern "C" __global__ void __launch_bounds__(threads) qs_round(const __grid_constant__ Call call) {
+extern "C" __global__ void __launch_bounds__(threads)
+    qs_round(const __grid_constant__ QuantizeCall call) {
   if (call.plan.family == Family::table) {
-    return round_windows(call, [&](Lane raw, Lane word, int) {
+    return round_windows(call, [&](Word raw, Word word, int) {
       return round_by_table<C>(Mode_(), raw, word, call.plan.table);
     });
   }
-  const Steps<C> steps = steps_of<C>(call.plan.element, 0);
+  const Constants<C> constants = constants_of<C>(call.plan.element, 0);
   switch (shape_of<C>(call.plan.element, 0, true)) {
     case Shape::saturating:
-      return round_elements<Shape::saturating>(call, steps);
+      return round_elements<Shape::saturating>(call, constants);
     case Shape::regular:
-      return round_elements<Shape::regular>(call, steps);
+      return round_elements<Shape::regular>(call, constants);
     default: {
       const Segment<C> one = segment_of<C>(call.plan.element, 0, true, false);
-      return round_windows(call, [&](Lane raw, Lane word, int) {
+      return round_windows(call, [&](Word raw, Word word, int) {
         return round_any<C>(Mode_(), raw, word, one, call.plan.element);
       });
     }
   }
 }
 
-extern "C" __global__ void __launch_bounds__(threads) qs_reduce(const __grid_constant__ Call call) {
+extern "C" __global__ void __launch_bounds__(threads)
+    qs_reduce(const __grid_constant__ QuantizeCall call) {
   __shared__ Extremes<C> extremes[most_segments];
   const BlockRows blocks(call.layout, call.counts);
   each_window(call, blocks, [&](int64_t b, Range rows, Range columns) {
@@ -177,14 +180,15 @@ extern "C" __global__ void __launch_bounds__(threads) qs_reduce(const __grid_con
   });
 }
 
-extern "C" __global__ void __launch_bounds__(threads) qs_blocks(const __grid_constant__ Call call) {
+extern "C" __global__ void __launch_bounds__(threads)
+    qs_blocks(const __grid_constant__ QuantizeCall call) {
   __shared__ Shared shared;
   const BlockRows blocks(call.layout, call.counts);
   const Random random = stochastic ? now(call.random) : Random{};
-  Above above{};
+  GlobalScale global{};
   if (call.whole)
-    above = above_blocks(to_binary32<C>(static_cast<const Extremes<C>*>(call.whole)->amax),
-                         call.plan.scaling);
+    global = global_scale_of(to_binary32<C>(static_cast<const Extremes<C>*>(call.whole)->amax),
+                             call.plan.scaling);
   const Common<C> common = common_of<C>(call.plan);
   each_window(call, blocks, [&](int64_t b, Range rows, Range columns) {
     const int count = segments_of(blocks, columns);
@@ -198,7 +202,7 @@ extern "C" __global__ void __launch_bounds__(threads) qs_blocks(const __grid_con
       find(call, blocks, b, rows, columns, shared.extremes);
     }
     __syncthreads();
-    settle(call.plan, above, extremes, count, shared.scales);
+    settle(call.plan, global, extremes, count, shared.scales);
     __syncthreads();
     apply(call, blocks, random, common, b, rows, columns, shared.scales);
   });

@@ -1,15 +1,15 @@
 // Blocks of a format that a thread block of a GPU works on at a time: their extremes and scales in
 // shared memory.
 #pragma once
-#include "cuda/packs.h"
 #include "common/plan.h"
+#include "cuda/packs.h"
 
 QS_BEGIN
 
 /// The scale of a block, a power of two, ready to be used.
 template <class C>
 struct Segment {
-  Steps<C> steps;
+  Constants<C> constants;
   int32_t power;
   Shape shape;
   int32_t nan;
@@ -24,23 +24,23 @@ union Entry {
 /// What scales that are no powers of two have in common.
 template <class C>
 struct Common {
-  Steps<C> steps;
-  Steps<Single> steps32;
+  Constants<C> constants;
+  Constants<Single> constants32;
 };
 
 template <class C>
 QS_DEVICE Common<C> common_of(const Plan& plan) {
   if (is_power(plan.scaling.rule)) return {};
-  return {steps_of<C>(plan.element, 0), steps_of<Single>(plan.element32, 0)};
+  return {constants_of<C>(plan.element, 0), constants_of<Single>(plan.element32, 0)};
 }
 
 template <class C>
 QS_DEVICE Segment<C> segment_of(const Element& element, int power, bool special, bool nan) {
-  return {steps_of<C>(element, power), power, shape_of<C>(element, power, special), nan};
+  return {constants_of<C>(element, power), power, shape_of<C>(element, power, special), nan};
 }
 
-template <class Lane>
-QS_DEVICE void raise(Lane* to, Lane value) {
+template <class Word>
+QS_DEVICE void raise(Word* to, Word value) {
   if (value) atomicMax(to, value);
 }
 
@@ -58,14 +58,14 @@ QS_DEVICE Extremes<C> wider(const Extremes<C>& a, const Extremes<C>& b) {
 }
 
 /// The greatest value of a warp.
-template <class Lane>
-QS_DEVICE Lane greatest_of_warp(Lane value) {
+template <class Word>
+QS_DEVICE Word greatest_of_warp(Word value) {
   for (int step = 16; step > 0; step /= 2)
     value = greatest_of(value, __shfl_xor_sync(0xFFFFFFFFu, value, step));
   return value;
 }
 
-/// One lane's for all of a warp.
+/// What the threads of a warp raise together.
 template <class C>
 QS_DEVICE void raise_by_warp(Extremes<C>* to, const Extremes<C>& block) {
   const Extremes<C> all{greatest_of_warp(block.amax), greatest_of_warp(block.low),
@@ -73,20 +73,20 @@ QS_DEVICE void raise_by_warp(Extremes<C>* to, const Extremes<C>& block) {
   if (threadIdx.x % 32 == 0) raise(to, all);
 }
 
-/// Extremes of the elements of a pack that stand at the same place in several rows.
+/// Extremes of the elements of a pack that stand in the same columns of several rows.
 template <class C>
 struct PackExtremes {
-  typename C::Lane amax[pack_size<C>], low[pack_size<C>];
-  uint32_t infinite, nan;  // bit i: of place i
+  typename C::Word amax[pack_size<C>], low[pack_size<C>];
+  uint32_t infinite, nan;  // bit i: of element i
 
   QS_DEVICE void widen(const Pack<C>& pack, bool signs) {
-    using Lane = typename C::Lane;
+    using Word = typename C::Word;
     for (int i = 0; i < pack_size<C>; ++i) {
-      const Lane raw = pack.at[i], magnitude = raw & (C::sign - 1),
+      const Word raw = pack.at[i], magnitude = raw & (C::sign - 1),
                  finite = magnitude < C::infinity ? magnitude : 0;
       const bool below = signs && (raw & C::sign);
-      amax[i] = greatest_of(amax[i], below ? Lane(0) : finite);
-      low[i] = greatest_of(low[i], below ? finite : Lane(0));
+      amax[i] = greatest_of(amax[i], below ? Word(0) : finite);
+      low[i] = greatest_of(low[i], below ? finite : Word(0));
       infinite |= uint32_t(magnitude == C::infinity) << i;
       nan |= uint32_t(magnitude > C::infinity) << i;
     }
@@ -95,21 +95,21 @@ struct PackExtremes {
     return {amax[i], low[i], greatest_of((nan >> i & 1) * 2, infinite >> i & 1)};
   }
   QS_DEVICE Extremes<C> all() const {
-    Extremes<C> found{0, 0, typename C::Lane(nan ? 2 : infinite ? 1 : 0)};
+    Extremes<C> all_of_pack{0, 0, typename C::Word(nan ? 2 : infinite ? 1 : 0)};
     for (int i = 0; i < pack_size<C>; ++i) {
-      found.amax = greatest_of(found.amax, amax[i]);
-      found.low = greatest_of(found.low, low[i]);
+      all_of_pack.amax = greatest_of(all_of_pack.amax, amax[i]);
+      all_of_pack.low = greatest_of(all_of_pack.low, low[i]);
     }
-    return found;
+    return all_of_pack;
   }
 };
 
 /// Scales of blocks, by all threads.
 template <class C>
-QS_DEVICE void settle(const Plan& plan, const Above& above, const Extremes<C>* extremes, int count,
-                      Entry<C>* scales) {
+QS_DEVICE void settle(const Plan& plan, const GlobalScale& global, const Extremes<C>* extremes,
+                      int count, Entry<C>* scales) {
   for (int s = threadIdx.x; s < count; s += threads) {
-    const Scale<C> scale = scale_of<C>(extremes[s], above, plan.element, plan.scaling);
+    const Scale<C> scale = scale_of<C>(extremes[s], global, plan.element, plan.scaling);
     if (is_power(plan.scaling.rule)) {
       scales[s].power = segment_of<C>(plan.element, scale.power, scale.special, scale.nan);
     } else {
@@ -121,43 +121,43 @@ QS_DEVICE void settle(const Plan& plan, const Above& above, const Extremes<C>* e
 // What is seldom asked for is called, not inlined: else a kernel takes minutes to compile.
 
 template <class C, class M>
-__device__ __noinline__ typename C::Lane round_any(M mode, typename C::Lane raw,
-                                                   typename C::Lane word, const Segment<C>& s,
+__device__ __noinline__ typename C::Word round_any(M mode, typename C::Word raw,
+                                                   typename C::Word word, const Segment<C>& s,
                                                    const Element& element) {
-  return round_element<C, Shape::any>(mode, raw, word, s.steps, element, s.power);
+  return round_element<C, Shape::any>(mode, raw, word, s.constants, element, s.power);
 }
 
 template <class C, class M>
-__device__ __noinline__ typename C::Lane round_by_table(M mode, typename C::Lane raw,
-                                                        typename C::Lane word, const Table& table) {
+__device__ __noinline__ typename C::Word round_by_table(M mode, typename C::Word raw,
+                                                        typename C::Word word, const Table& table) {
   return round_to_table<C>(mode, raw, uint64_t(word) << (64 - C::width), table);
 }
 
 template <class C, class M>
-__device__ __noinline__ typename C::Lane round_by_quotient(M mode, typename C::Lane raw,
-                                                           typename C::Lane word,
+__device__ __noinline__ typename C::Word round_by_quotient(M mode, typename C::Word raw,
+                                                           typename C::Word word,
                                                            const Scale<C>& scale,
                                                            const Common<C>& common,
                                                            const Plan& plan) {
   if (scale.nan) return C::nan;
-  return round_scaled<C>(mode, raw, word, scale, common.steps, common.steps32, plan.element,
+  return round_scaled<C>(mode, raw, word, scale, common.constants, common.constants32, plan.element,
                          plan.scaling.rule);
 }
 
 template <class C, class M>
-QS_DEVICE typename C::Lane round_by(M mode, typename C::Lane raw, typename C::Lane word,
+QS_DEVICE typename C::Word round_by(M mode, typename C::Word raw, typename C::Word word,
                                     const Segment<C>& s, const Element& element) {
   if (s.nan) return C::nan;
   if (s.shape == Shape::saturating)
-    return round_element<C, Shape::saturating>(mode, raw, word, s.steps, element, s.power);
+    return round_element<C, Shape::saturating>(mode, raw, word, s.constants, element, s.power);
   if (s.shape == Shape::regular)
-    return round_element<C, Shape::regular>(mode, raw, word, s.steps, element, s.power);
+    return round_element<C, Shape::regular>(mode, raw, word, s.constants, element, s.power);
   return round_any<C>(mode, raw, word, s, element);
 }
 
 /// An element under the scale of its block.
 template <class C, class M>
-QS_DEVICE typename C::Lane round_under(M mode, typename C::Lane raw, typename C::Lane word,
+QS_DEVICE typename C::Word round_under(M mode, typename C::Word raw, typename C::Word word,
                                        const Entry<C>& entry, const Common<C>& common,
                                        const Plan& plan) {
   if (is_power(plan.scaling.rule)) return round_by<C>(mode, raw, word, entry.power, plan.element);
@@ -168,15 +168,15 @@ QS_DEVICE typename C::Lane round_under(M mode, typename C::Lane raw, typename C:
 template <class C, class M>
 QS_DEVICE void round_pack_under(Pack<C>& pack, const Random& random, int64_t element, int count,
                                 const Entry<C>& entry, const Common<C>& common, const Plan& plan) {
-  using Lane = typename C::Lane;
+  using Word = typename C::Word;
   constexpr bool stochastic = is_stochastic(M());
   if (is_power(plan.scaling.rule) && !entry.power.nan && entry.power.shape == Shape::saturating) {
-    const Steps<C> steps = entry.power.steps;
-    round_pack<C, stochastic>(pack, random, element, count, [&](Lane raw, Lane word, int) {
-      return round_element<C, Shape::saturating>(M(), raw, word, steps, plan.element, 0);
+    const Constants<C> constants = entry.power.constants;
+    round_pack<C, stochastic>(pack, random, element, count, [&](Word raw, Word word, int) {
+      return round_element<C, Shape::saturating>(M(), raw, word, constants, plan.element, 0);
     });
   } else {
-    round_pack<C, stochastic>(pack, random, element, count, [&](Lane raw, Lane word, int) {
+    round_pack<C, stochastic>(pack, random, element, count, [&](Word raw, Word word, int) {
       return round_under<C>(M(), raw, word, entry, common, plan);
     });
   }

@@ -1,31 +1,16 @@
 // How the threads of a GPU share an array: a thread block takes a window, some rows and columns of
 // a block row, and each of its threads takes packs, neighbours in a row that one access reads.
 #pragma once
-#include "common/block_rows.h"
+#include "common/layouts.h"
 #include "cuda/packs.h"
 
 QS_BEGIN
 
 constexpr int most_segments = QS_MOST_SEGMENTS;  // of a window
 
-/// What a kernel is called with; Python fills it in.
-struct Call {
-  Plan plan;
-  Layout layout;
-  Counts counts;
-  Random random;
-  const void* source;
-  void* target;
-  void* extremes;                 // in two passes: of all blocks
-  const void* whole;              // under two levels of scales: the extremes of the array
-  int64_t row_step, column_step;  // of a window
-  uint64_t row_parts, column_parts, windows;
-  int32_t width;  // threads side by side, a power of two
-};
-
 /// work(block row, rows, columns) for the windows of this thread block.
 template <class Work>
-QS_DEVICE void each_window(const Call& call, const BlockRows& blocks, Work work) {
+QS_DEVICE void each_window(const QuantizeCall& call, const BlockRows& blocks, Work work) {
   for (uint64_t w = blockIdx.x; w < call.windows; w += gridDim.x) {
     const uint64_t over = w / call.column_parts, b = over / call.row_parts;
     const int64_t column = int64_t(w % call.column_parts) * call.column_step;
@@ -37,7 +22,7 @@ QS_DEVICE void each_window(const Call& call, const BlockRows& blocks, Work work)
 
 /// work(first column, how many) for the packs of some columns that are this thread's.
 template <class C, class Work>
-QS_DEVICE void each_pack(const Call& call, Range columns, Work work) {
+QS_DEVICE void each_pack(const QuantizeCall& call, Range columns, Work work) {
   constexpr int size = pack_size<C>;
   const int64_t step = int64_t(call.width) * size;
   for (int64_t c = columns.first + int64_t(threadIdx.x & (call.width - 1)) * size; c < columns.last;
@@ -48,8 +33,8 @@ QS_DEVICE void each_pack(const Call& call, Range columns, Work work) {
 
 /// work(row) for the rows of a window that are this thread's.
 template <class Work>
-QS_DEVICE void each_row(const Call& call, const BlockRows& blocks, int64_t block_row, Range rows,
-                        Work work) {
+QS_DEVICE void each_row(const QuantizeCall& call, const BlockRows& blocks, int64_t block_row,
+                        Range rows, Work work) {
   for (int64_t r = rows.first + threadIdx.x / call.width; r < rows.last;
        r += threads / call.width) {
     work(blocks.row(block_row, r));

@@ -1,25 +1,26 @@
 // Matrix products with every partial sum rounded (clauses SUM of `spec/semantics.md`): what a call
-// is told, and the sum rounded to odd. `qemu_swalp/ops/matmul.py` is what it equals.
+// is told, and the sum rounded to odd. They equal `ops/matmul.py`.
 #pragma once
-#include "common/step.h"
+#include "common/float_arithmetic.h"
+#include "common/plan.h"
 
 QS_BEGIN
 
 /// How products, sums and totals are rounded; `product` and `total` null: not, or there are none.
-struct Plans {
+struct MatmulPlans {
   const Plan *product, *sum, *total;
 };
 
 /// a·b of contiguous matrices of float32 or float64: the result has `batches` of (rows, columns),
 /// each a sum of `terms`.
-struct Products {
+struct Matmul {
   Dtype dtype;
   int32_t group, chunk;  // chunk 0: there are no totals
   int64_t batches, rows, columns, terms;
   const int64_t *first_a, *first_b;  // of each batch: the element where its matrix begins
   const void *a, *b;
   void* out;
-  Plans plans;
+  MatmulPlans plans;
   Random random;  // its key: of no rounding
   uint32_t seed[2], stream[2];
 };
@@ -27,7 +28,7 @@ struct Products {
 enum class Part : uint32_t { product = 1, sum = 2, total = 3 };
 
 /// Sets the key of rounding n of a kind (clause SUM-5).
-QS_FUNCTION void turn_to(Random& random, const Products& p, Part part, uint32_t n) {
+QS_FUNCTION void turn_to(Random& random, const Matmul& p, Part part, uint32_t n) {
   const uint32_t counter[4] = {p.stream[0], p.stream[1], n, uint32_t(part)};
   const Words words = philox(counter, p.seed);
   random.key[0] = words.at[0];

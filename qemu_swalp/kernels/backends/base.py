@@ -1,0 +1,179 @@
+"""What the kernels need to know of an array library, and what they do with its arrays.
+
+A library gets a subclass here: a module of the library's name whose `BACKEND` is an instance, and a
+line in `kernels.BACKENDS`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
+
+from ...arrays import Array
+from ...formats import Format
+from ...random_bits import RandomBits
+from ...reference.accumulation import AccumulationTargets
+from .. import structs
+from ..matmul_plan import Matrix, result_shape
+from ..plan import Plan
+from ..processor import Memory, Processor, random_of
+
+
+class TensorKey(NamedTuple):
+    """What tensors of one call of the kernels have in common."""
+
+    dtype: str
+    processor: Processor
+
+
+class KernelBackend(ABC):
+    """Hands the arrays of one library to the kernels, without copies where their memory allows."""
+
+    @abstractmethod
+    def accepts(self, x: Array, out: Array | None = None) -> bool:
+        """Whether the kernels can work on x, and write to `out`."""
+
+    @abstractmethod
+    def processor_of(self, x: Array) -> Processor:
+        """What works on an accepted array: the CPU, or the GPU that holds it."""
+
+    @abstractmethod
+    def tensor_key(self, x: Array) -> TensorKey | None:
+        """For work on many tensors at once; None if x cannot take part: if it is not contiguous,
+        has no elements, or is of another dtype than float32 and float64.
+        """
+
+    @abstractmethod
+    def address(self, x: Array) -> int:
+        """Of the first element."""
+
+    @abstractmethod
+    def memory(self, x: Array) -> Memory:
+        """The address, and strides in elements, of an array that is `in_rows`."""
+
+    @abstractmethod
+    def in_rows(self, x: Array) -> bool:
+        """Whether elements lie whole strides apart, and those of the last axis side by side."""
+
+    @abstractmethod
+    def contiguous(self, x: Array) -> Array:
+        """The array in C order, a copy unless it is `in_rows` already."""
+
+    @abstractmethod
+    def empty(self, shape: tuple[int, ...], like: Array) -> Array:
+        """A new array in C order, of the dtype and device of another."""
+
+    @abstractmethod
+    def may_overlap(self, a: Array, b: Array) -> bool:
+        """Whether two arrays may share memory."""
+
+    @abstractmethod
+    def widened(self, x: Array) -> Array:
+        """x in C order, in float32 if it has fewer bits."""
+
+    @abstractmethod
+    def cast(self, x: Array, like: Array) -> Array:
+        """x in the dtype of another array."""
+
+    @abstractmethod
+    def words(self, random: Array, like: Array) -> Array:
+        """Random words in C order, on the device of another array."""
+
+    def detached(self, x: Array) -> Array:
+        """The array without its history, for libraries that record gradients."""
+        return x
+
+    def writable(self, x: Array) -> bool:
+        """Whether x may be written in place."""
+        return True
+
+    def write(self, out: Array, x: Array) -> Array:
+        """`out`, to which x has been copied."""
+        out[...] = x
+        return out
+
+    def written(self, out: Array) -> Array:
+        """`out`, to which the kernels have written."""
+        return out
+
+    def step_address(self, step: Any) -> int | None:
+        """Of a step in the memory of a GPU, which is read when the kernel runs; else None."""
+        return None
+
+    def empty_like(self, x: Array) -> Array:
+        """A new array in C order, of the shape, dtype and device of another."""
+        return self.empty(tuple(x.shape), x)
+
+    def quantize(
+        self,
+        x: Array,
+        plan: Plan,
+        format: Format,
+        random: RandomBits | Array | None,
+        out: Array | None,
+    ) -> Array:
+        """x rounded, in `out` or a new array; x and `out` are accepted."""
+        processor = self.processor_of(x)
+        with processor.stream():
+            x = self.detached(x)
+            source = x if self.in_rows(x) else self.contiguous(x)
+            target = None if out is None else self._direct(source, self.detached(out))
+            direct = target is not None
+            if target is None:
+                target = self.empty_like(x)
+            words, drawn = self._draw(random, x)
+            shape = tuple(x.shape)
+            if not processor.quantize(
+                plan, format, shape, self.memory(source), self.memory(target), drawn
+            ):
+                source, target, direct = self.contiguous(source), self.empty_like(x), False
+                processor.quantize(
+                    plan, format, shape, self.memory(source), self.memory(target), drawn
+                )
+            del words  # needed up to here
+            if out is None:
+                return target
+            return self.written(out) if direct else self.write(out, target)
+
+    def _direct(self, source: Array, out: Array) -> Array | None:
+        """`out`, if the kernels may write to it directly."""
+        if not self.in_rows(out):
+            return None
+        same = self.memory(out) == self.memory(source)
+        return out if same or not self.may_overlap(out, source) else None
+
+    def _draw(
+        self, random: RandomBits | Array | None, like: Array
+    ) -> tuple[Array | None, structs.Random]:
+        """Random words in memory, if they are given, and how the kernels read them."""
+        if random is None or isinstance(random, RandomBits):
+            step_at = None if random is None else self.step_address(random.step)
+            return None, random_of(random, step_at=step_at)
+        words = self.words(random, like)
+        return words, random_of(None, words=self.address(words))
+
+    def matmul(
+        self, a: Array, b: Array, targets: AccumulationTargets, random: RandomBits | None
+    ) -> Array | None:
+        """a·b of accepted arrays; None if the kernels do not support the targets."""
+        processor = self.processor_of(a)
+        if self.processor_of(b) is not processor:
+            return None
+        shapes = tuple(a.shape), tuple(b.shape)
+        with processor.stream():
+            wide_a, wide_b = self.widened(self.detached(a)), self.widened(self.detached(b))
+            out = self.empty(result_shape(*shapes), wide_a)
+            done = processor.matmul(
+                self.dtype_name(wide_a),
+                Matrix(self.address(wide_a), shapes[0]),
+                Matrix(self.address(wide_b), shapes[1]),
+                self.address(out),
+                targets,
+                self._draw(random, wide_a)[1],
+                random,
+            )
+            return self.cast(out, a) if done else None
+
+    def dtype_name(self, x: Array) -> str:
+        """Such as "float32"."""
+        return str(x.dtype)

@@ -1,0 +1,78 @@
+"""Many tensors in a GPU's memory: rounded, or stepped by quantized SGD, in one launch for each
+rounding mode, or tuple of modes, since a program is compiled for those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from ctypes import Structure
+from functools import lru_cache
+
+import numpy as np
+
+from .. import structs
+from ..build import CudaProgram
+from ..chunks import ChunkedPlan, Chunks, Limits
+from ..multi_tensor import ROLES
+from .device import SOURCE_DTYPES, THREADS, Device, kept, launch, plan_on
+
+LIMITS = Limits(chunk=4096, most=1 << 16, blocks=128)
+"""Of a chunk, which a thread block works on."""
+SHARED = (("QS_THREADS", str(THREADS)), ("QS_MOST_BLOCKS", str(LIMITS.blocks)))
+
+
+def round_many(device: Device, tensors: np.ndarray, chunks: Sequence[Chunks]) -> None:
+    """As `Processor.round_many`."""
+    for modes, part in _by_modes(tensors, chunks):
+        program = rounding_program_of(SOURCE_DTYPES[part["dtype"][0]], modes[0])
+        _launch(device, program, "qs_round_many", part, structs.RoundManyCall)
+
+
+def sgd(device: Device, tensors: np.ndarray, chunks: Sequence[Chunks]) -> None:
+    """As `Processor.sgd`."""
+    for modes, part in _by_modes(tensors, chunks):
+        program = sgd_program_of(SOURCE_DTYPES[part["dtype"][0]], modes)
+        _launch(device, program, "qs_sgd", part, structs.SgdCall)
+
+
+def rounding_program_of(source_dtype: str, mode: str) -> CudaProgram:
+    """The program that rounds many tensors."""
+    defined = (("QS_SOURCE_DTYPE", source_dtype), ("QS_ROUND_MODE", mode), *SHARED)
+    return CudaProgram("cuda/round_many.cu", defined)
+
+
+def sgd_program_of(source_dtype: str, modes: Sequence[str]) -> CudaProgram:
+    """The program of SGD steps. modes : of the roles, as `Chunks.modes`."""
+    named = zip(ROLES, modes, strict=True)
+    defined = (
+        ("QS_SOURCE_DTYPE", source_dtype),
+        *((f"QS_{role.upper()}", mode or "nearest_even") for role, mode in named),
+        ("QS_ACCUMULATES", str(int(modes[ROLES.index("accumulator")] != ""))),
+        *SHARED,
+    )
+    return CudaProgram("cuda/sgd.cu", defined)
+
+
+@lru_cache(maxsize=4096)
+def chunked_rounding_on(device: Device, plan: ChunkedPlan) -> structs.ChunkedRounding:
+    """A rounding, pointing to copies on the device."""
+    parts = (plan_on(device, plan.plan), plan.chunk, plan.last)
+    return structs.ChunkedRounding(*(kept(device, part) for part in parts))
+
+
+def _by_modes(
+    tensors: np.ndarray, chunks: Sequence[Chunks]
+) -> list[tuple[tuple[str, ...], np.ndarray]]:
+    """Tensors whose roundings have the same modes, with those."""
+    modes = [each.modes for each in chunks]
+    return [(own, tensors[[mode == own for mode in modes]]) for own in dict.fromkeys(modes)]
+
+
+def _launch(
+    device: Device, program: CudaProgram, kernel: str, tensors: np.ndarray, call: type[Structure]
+) -> None:
+    first_task = np.zeros(len(tensors) + 1, np.uint32)
+    np.cumsum(-(-tensors["elements"] // tensors["chunk_elements"]), out=first_task[1:])
+    memories = [device.upload(array.tobytes()) for array in (tensors, first_task)]
+    addresses = (address for address, _ in memories)
+    launch(device, program, kernel, int(first_task[-1]), call(*addresses, len(tensors)))

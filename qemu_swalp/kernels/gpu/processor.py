@@ -1,0 +1,67 @@
+"""A GPU as a processor of arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from ...formats import Format
+from ...random_bits import RandomBits
+from ...reference.accumulation import AccumulationTargets
+from .. import structs
+from ..chunks import Chunks
+from ..matmul_plan import Matrix
+from ..plan import Plan
+from ..processor import Memory, Processor
+from . import matmul, multi_tensor, quantize
+from .device import Device
+
+
+class Gpu(Processor):
+    """The kernels of `src/cuda` on a device."""
+
+    limits = multi_tensor.LIMITS
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+
+    def stream(self) -> AbstractContextManager[Any]:
+        return self.device.stream()
+
+    def quantize(
+        self,
+        plan: Plan,
+        format: Format,
+        shape: tuple[int, ...],
+        source: Memory,
+        target: Memory,
+        random: structs.Random,
+    ) -> bool:
+        return quantize.quantize(self.device, plan, format, shape, source, target, random)
+
+    def matmul(
+        self,
+        dtype: str,
+        a: Matrix,
+        b: Matrix,
+        out: int,
+        targets: AccumulationTargets,
+        drawn: structs.Random,
+        random: RandomBits | None,
+    ) -> bool:
+        return matmul.matmul(self.device, dtype, a, b, out, targets, drawn, random)
+
+    def chunked_roundings(self, chunks: Chunks) -> list[structs.ChunkedRounding | None]:
+        return [
+            None if plan is None else multi_tensor.chunked_rounding_on(self.device, plan)
+            for plan in chunks.plans
+        ]
+
+    def round_many(self, tensors: np.ndarray, chunks: Sequence[Chunks]) -> None:
+        multi_tensor.round_many(self.device, tensors, chunks)
+
+    def sgd(self, tensors: np.ndarray, chunks: Sequence[Chunks]) -> None:
+        multi_tensor.sgd(self.device, tensors, chunks)

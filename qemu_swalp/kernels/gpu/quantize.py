@@ -1,0 +1,147 @@
+"""Quantization of arrays in a GPU's memory: which kernels are launched, and how thread blocks share
+an array (`src/cuda/windows.h`).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from ...formats import Block, Format
+from .. import structs
+from ..build import CudaProgram
+from ..plan import MODES, Plan
+from ..processor import Memory
+from ..strides import layout_of
+from .device import SOURCE_DTYPES, THREADS, Device, launch, plan_on
+
+MOST_SEGMENTS = 256
+"""Blocks of the format side by side in a window."""
+ONE_PASS = 1 << 16
+"""Elements of a window up to which a thread block finds its scales and rounds in one launch."""
+LEAST_COLUMNS = 64
+"""Of such a window, to use all of the memory that comes with an access."""
+PACKS = (8, 8, 4, 4)
+"""Elements of a pack (`src/cuda/packs.h`), in the order of `plan.DTYPES`."""
+
+
+def quantize(
+    device: Device,
+    plan: Plan,
+    format: Format,
+    shape: tuple[int, ...],
+    source: Memory,
+    target: Memory,
+    random: structs.Random,
+) -> bool:
+    """As `Processor.quantize`, of arrays in the memory of the device."""
+    layout = layout_of(shape, source.strides, target.strides, format)
+    whole = (
+        layout_of(shape, source.strides, target.strides, format.element)
+        if isinstance(format, Block)
+        else layout
+    )
+    if layout is None or whole is None:
+        return False
+    call = structs.QuantizeCall(
+        plan_on(device, plan), layout, counts_of(layout), random, source.address, target.address
+    )
+    if not isinstance(format, Block):
+        _launch_windows(device, "qs_round", call, 8)
+        return True
+    memories = []  # alive until all is launched: from then on the stream keeps them
+    if format.second is not None:
+        memories.append(_reduce(device, call, whole))
+        call.whole = memories[-1][0]
+    fits = (
+        call.counts.most_rows * least_columns(call.counts.columns, call.counts.segment) <= ONE_PASS
+    )
+    if not fits:
+        memories.append(_reduce(device, call, layout))
+        call.extremes = memories[-1][0]
+    _launch_windows(device, "qs_blocks", call, 2 if fits else 8, fits)
+    return True
+
+
+def _reduce(device: Device, call: structs.QuantizeCall, layout: structs.Layout) -> tuple[int, Any]:
+    """Memory with the extremes of the blocks of a layout."""
+    counts = counts_of(layout)
+    word = 8 if SOURCE_DTYPES[call.plan.dtype] == "Double" else 4
+    extremes = device.zeros(counts.count * counts.segments * 3 * word)
+    reduction = structs.QuantizeCall(
+        call.plan, layout, counts, call.random, call.source, None, extremes[0]
+    )
+    _launch_windows(device, "qs_reduce", reduction, 8)
+    return extremes
+
+
+def _launch_windows(
+    device: Device, kernel: str, call: structs.QuantizeCall, packs: int, whole: bool = False
+) -> None:
+    """packs : for each thread, of a window. whole : whether windows hold whole blocks."""
+    dtype, counts = call.plan.dtype, call.counts
+    windows = windows_of(
+        counts.columns, counts.segment, counts.count, counts.most_rows, PACKS[dtype], packs, whole
+    )
+    for name, value in windows._asdict().items():
+        setattr(call, name, value)
+    program = program_of(SOURCE_DTYPES[dtype], MODES[call.plan.mode])
+    launch(device, program, kernel, windows.windows, call)
+
+
+def program_of(source_dtype: str, mode: str) -> CudaProgram:
+    """Of what quantizes arrays."""
+    return CudaProgram(
+        "cuda/quantize.cu",
+        (
+            ("QS_SOURCE_DTYPE", source_dtype),
+            ("QS_MODE", mode),
+            ("QS_THREADS", str(THREADS)),
+            ("QS_MOST_SEGMENTS", str(MOST_SEGMENTS)),
+        ),
+    )
+
+
+class Windows(NamedTuple):
+    """How the block rows of an array are parted: fields of `structs.QuantizeCall`."""
+
+    row_step: int
+    column_step: int
+    row_parts: int
+    column_parts: int
+    windows: int
+    width: int
+
+
+@lru_cache(maxsize=4096)
+def windows_of(
+    columns: int, segment: int, count: int, most_rows: int, pack: int, packs: int, whole: bool
+) -> Windows:
+    """Windows of some `packs` for each thread; of whole blocks, or of parts of them."""
+    elements = THREADS * pack * packs
+    most_columns = min(columns, MOST_SEGMENTS * segment)
+    if whole:
+        rows, least = most_rows, least_columns(columns, segment)
+        across = min(most_columns, least * max(1, elements // (rows * least)))
+    else:
+        across = min(most_columns, elements if most_rows == 1 else THREADS * pack)
+        rows = min(most_rows, max(1, elements // across))
+    parts = -(-most_rows // rows), -(-columns // across)
+    width = min(THREADS, 1 << (-(-across // pack) - 1).bit_length())
+    return Windows(rows, across, *parts, count * parts[0] * parts[1], width)
+
+
+def least_columns(columns: int, segment: int) -> int:
+    """Of a window of whole blocks."""
+    return min(-(-min(LEAST_COLUMNS, columns) // segment), MOST_SEGMENTS) * segment
+
+
+def counts_of(layout: structs.Layout) -> structs.Counts:
+    """As `src/common/block_rows.h`."""
+    outer = layout.axes - 1
+    columns, segment = layout.lengths[outer], layout.extents[outer]
+    counts = structs.Counts(columns, segment, -(-columns // segment), 1, 1)
+    for length, extent in zip(layout.lengths[:outer], layout.extents[:outer], strict=True):
+        counts.count *= -(-length // extent)
+        counts.most_rows *= min(length, extent)
+    return counts

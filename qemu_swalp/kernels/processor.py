@@ -1,0 +1,99 @@
+"""What runs the kernels: the CPU or a GPU, on arrays that are given by their addresses."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..formats import Format
+from ..random_bits import RandomBits
+from ..reference.accumulation import AccumulationTargets
+from . import structs
+from .chunks import Chunks, Limits
+from .matmul_plan import Matrix
+from .plan import Plan
+
+
+class Memory(NamedTuple):
+    """Where an array lies: its address, and its strides in elements."""
+
+    address: int
+    strides: tuple[int, ...]
+
+
+class Processor(ABC):
+    """The CPU, or a GPU. Instances are equal only if they are the same."""
+
+    limits: Limits
+    """Of the chunks in which many tensors are worked on."""
+
+    def stream(self) -> AbstractContextManager[Any]:
+        """A context in which arrays of the caller's library are allocated and copied."""
+        return nullcontext()
+
+    @abstractmethod
+    def quantize(
+        self,
+        plan: Plan,
+        format: Format,
+        shape: tuple[int, ...],
+        source: Memory,
+        target: Memory,
+        random: structs.Random,
+    ) -> bool:
+        """Round `source` to `target`, which is the same memory or does not overlap it.
+
+        Returns
+        -------
+        bool : False, and nothing is written, if the strides have to be simplified by a copy first.
+        """
+
+    @abstractmethod
+    def matmul(
+        self,
+        dtype: str,
+        a: Matrix,
+        b: Matrix,
+        out: int,
+        targets: AccumulationTargets,
+        drawn: structs.Random,
+        random: RandomBits | None,
+    ) -> bool:
+        """Write a·b to the address `out`; all three are contiguous, of float32 or float64.
+
+        drawn : `random` as the kernels read it.
+
+        Returns
+        -------
+        bool : False, and nothing is written, if the kernels do not round by these targets.
+        """
+
+    @abstractmethod
+    def chunked_roundings(self, chunks: Chunks) -> list[structs.ChunkedRounding | None]:
+        """The roundings of a tensor, pointing to plans in the memory of the processor."""
+
+    @abstractmethod
+    def round_many(self, tensors: np.ndarray, chunks: Sequence[Chunks]) -> None:
+        """Round tensors of one dtype, an array of `structs.TensorRounding`."""
+
+    @abstractmethod
+    def sgd(self, tensors: np.ndarray, chunks: Sequence[Chunks]) -> None:
+        """Make the SGD steps of tensors of one dtype, an array of `structs.SgdTensor`."""
+
+
+def random_of(
+    random: RandomBits | None, words: int | None = None, step_at: int | None = None
+) -> structs.Random:
+    """Random words as the kernels read them.
+
+    words : address of one 32-bit word for each element in C order, in place of `random`.
+    step_at : address of the step in a GPU's memory, in place of `random.step`.
+    """
+    if random is None:
+        return structs.Random(words)
+    step = int(random.step) if step_at is None else 0
+    return structs.Random(None, step_at, random.offset, step, random.key)

@@ -1,0 +1,57 @@
+// What the kernels on a GPU are called with; Python fills it in.
+#pragma once
+#include "common/accumulation.h"
+#include "common/block_rows.h"
+#include "common/sgd.h"
+
+QS_BEGIN
+
+/// Of `cuda/quantize.cu`.
+struct QuantizeCall {
+  Plan plan;
+  Layout layout;
+  Counts counts;
+  Random random;
+  const void* source;
+  void* target;
+  void* extremes;                 // in two passes: of all blocks
+  const void* whole;              // under two levels of scales: the extremes of the array
+  int64_t row_step, column_step;  // of a window
+  uint64_t row_parts, column_parts, windows;
+  int32_t width;  // threads side by side, a power of two
+};
+
+/// Of `cuda/round_many.cu`. A task is a chunk.
+struct RoundManyCall {
+  const TensorRounding* tensors;
+  const uint32_t* first_task;  // of each tensor, and their count
+  int32_t count;
+};
+
+/// Of `cuda/sgd.cu`.
+struct SgdCall {
+  const SgdTensor* tensors;
+  const uint32_t* first_task;
+  int32_t count;
+};
+
+/// What float32 numbers of an array need: bits, 255 less the least exponent field, the greatest.
+struct Span {
+  uint32_t bits, far, most;
+};
+
+/// Of `cuda/matmul.cu`, which looks at both operands before their product.
+struct SpanCall {
+  const uint32_t* arrays[2];
+  int64_t counts[2];
+  Span* spans;  // zero at first
+};
+
+struct MatmulCall {
+  Matmul matmul;       // its plans: in float64
+  MatmulPlans single;  // in float32
+  const Span* spans;   // null: float32 does not do
+  int32_t limit;       // greatest binade of products where it does, in a field of float32
+};
+
+QS_END

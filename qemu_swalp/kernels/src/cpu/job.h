@@ -1,0 +1,274 @@
+// Quantization of arrays on a CPU: what a task does.
+#pragma once
+#include <vector>
+
+#include "cpu/extremes.h"
+#include "cpu/run_rounder.h"
+#include "cpu/tasks.h"
+
+QS_BEGIN
+
+/// A plan and its arrays, in one source dtype.
+template <class C>
+class Job {
+ public:
+  using Word = typename C::Word;
+  using Stored = typename C::Stored;
+
+  Job(const Plan& plan, const Layout& layout, const Random& random, const void* source,
+      void* target)
+      : plan_(plan),
+        random_(random),
+        blocks_(layout, counts_of(layout)),
+        narrow_(is_narrow(plan, blocks_)),
+        tasks_(blocks_, plan.family == Family::block, narrow_),
+        source_(static_cast<const Stored*>(source)),
+        target_(static_cast<Stored*>(target)),
+        rounder_(plan) {}
+
+  /// Draws these random words from now on.
+  void draw(const Random& random) { random_ = random; }
+
+  int64_t tasks() const { return tasks_.count(); }
+  bool one_pass() const { return tasks_.one_pass(); }
+  bool two_level() const {
+    return plan_.family == Family::block && is_two_level(plan_.scaling.rule);
+  }
+
+  /// Raises `whole` to the greatest finite magnitude of a task's elements.
+  void find_whole(int64_t task, Word& whole) const {
+    each(task, [&](int64_t b, Range rows, Range columns) {
+      Extremes<C> extremes{};
+      for (int64_t r = rows.first; r < rows.last; ++r) {
+        widen<C>(extremes, source_ + blocks_.row(b, r).source + columns.first, columns.size(),
+                 false);
+      }
+      raise(whole, extremes.amax);
+    });
+  }
+  /// Of all elements, which blocks under two levels of scales need.
+  void set_whole(Word whole) { global_ = global_scale_of(to_binary32<C>(whole), plan_.scaling); }
+
+  /// All of a task at once.
+  void run(int64_t task, Scratch<C>& scratch) const {
+    each(task, [&](int64_t b, Range rows, Range columns) {
+      if (plan_.family != Family::block) return apply(b, rows, columns, scratch);
+      if (in_registers()) return run_segments(b, columns, scratch);
+      find_extremes<C>(blocks_, plan_.scaling, source_, b, rows, columns, scratch);
+      find_scales(scratch);
+      apply(b, rows, columns, scratch);
+    });
+  }
+
+  /// First of two passes: what the scales need, into `extremes` of all blocks.
+  void reduce(int64_t task, Scratch<C>& scratch, Extremes<C>* extremes) const {
+    each(task, [&](int64_t b, Range rows, Range columns) {
+      find_extremes<C>(blocks_, plan_.scaling, source_, b, rows, columns, scratch);
+      Extremes<C>* to = extremes + b * blocks_.segments + columns.first / blocks_.segment;
+      for (size_t i = 0; i < scratch.extremes.size(); ++i) {
+        raise(to[i].amax, scratch.extremes[i].amax);
+        raise(to[i].low, scratch.extremes[i].low);
+        raise(to[i].special, scratch.extremes[i].special);
+      }
+    });
+  }
+
+  /// Second of two passes.
+  void round(int64_t task, Scratch<C>& scratch, const Scale<C>* scales) const {
+    each(task, [&](int64_t b, Range rows, Range columns) {
+      const int64_t first = columns.first / blocks_.segment,
+                    last = ceiling(columns.last, blocks_.segment);
+      const Scale<C>* from = scales + b * blocks_.segments;
+      scratch.scales.assign(from + first, from + last);
+      apply(b, rows, columns, scratch);
+    });
+  }
+
+  int64_t blocks() const { return blocks_.count * blocks_.segments; }
+
+  /// Between the two: scales of all blocks.
+  std::vector<Scale<C>> scales(const std::vector<Extremes<C>>& extremes) const {
+    std::vector<Scale<C>> scales(extremes.size());
+    for (size_t i = 0; i < scales.size(); ++i)
+      scales[i] = scale_of<C>(extremes[i], global_, plan_.element, plan_.scaling);
+    return scales;
+  }
+
+ private:
+  template <class Work>
+  void each(int64_t task, Work work) const {
+    tasks_.each(blocks_, task, work);
+  }
+
+  /// Whether blocks are narrower than a vector, under scales that are powers of two.
+  static bool is_narrow(const Plan& plan, const BlockRows& blocks) {
+    return plan.family == Family::block && is_power(plan.scaling.rule) &&
+           blocks.segment < Vectors<C>::count;
+  }
+
+  /// Whether each block is a short run of its own under a power of two: then nothing need be stored
+  /// of it.
+  bool in_registers() const {
+    return is_power(plan_.scaling.rule) && blocks_.most_rows == 1 &&
+           blocks_.segment >= Vectors<C>::count && blocks_.segment <= piece;
+  }
+
+  /// Scales and rounding of such blocks. All scales of a piece come first: each takes long, but not
+  /// from the next.
+  void run_segments(int64_t b, Range columns, Scratch<C>& scratch) const {
+    constexpr int spread = 1 << 30;
+    const BlockRows::Row at = blocks_.row(b, 0);
+    const int64_t k = blocks_.segment, step = piece / k * k;
+    with_mode(plan_.mode, [&](auto mode) {
+      for (int64_t c = columns.first; c < columns.last; c += step) {
+        const int64_t size = least_of(step, columns.last - c);
+        const Stored* from = source_ + at.source + c;
+        Stored* to = target_ + at.target + c;
+        int powers[piece / Vectors<C>::count];
+        bool special[piece / Vectors<C>::count];
+        for (int64_t i = 0, block = 0; i < size; i += k, ++block) {
+          Extremes<C> extremes{};
+          widen<C>(extremes, from + i, least_of(k, size - i), false);
+          special[block] = extremes.special;
+          powers[block] = is_spoiled<C>(extremes.special, plan_.scaling)
+                              ? spread
+                              : power_of<C>(extremes.amax, plan_.element, plan_.scaling);
+        }
+        const uint32_t* words = nullptr;
+        if (is_stochastic(mode))
+          words = scratch.words.fill(random_, uint64_t(at.element + c), int(size));
+        for (int64_t i = 0, block = 0; i < size; i += k, ++block) {
+          const int64_t n = least_of(k, size - i);
+          if (powers[block] == spread) {
+            for (int64_t j = i; j < i + n; ++j) to[j] = Stored(C::nan);
+            continue;
+          }
+          const auto& entry = scratch.by_power.get(plan_.element, powers[block]);
+          rounder_.round(mode, from + i, to + i, n, words ? words + i : nullptr, entry.constants,
+                         powers[block], entry.shape_for(special[block]));
+        }
+      }
+    });
+  }
+
+  /// The scales of blocks whose extremes are in `scratch`.
+  void find_scales(Scratch<C>& scratch) const {
+    const std::vector<Extremes<C>>& blocks = scratch.extremes;
+    if (!two_level()) {
+      for (size_t i = 0; i < blocks.size(); ++i) {
+        scratch.scales[i] = scale_of<C>(blocks[i], global_, plan_.element, plan_.scaling);
+      }
+      return;
+    }
+    in_vectors<vector_bytes / 4>(int64_t(blocks.size()), [&](int64_t first, auto count) {
+      const auto at = &blocks[size_t(first)];
+      Vector32 amax{};
+      for (size_t i = 0; i < size_t(count); ++i) amax[i] = to_binary32<C>(at[i].amax);
+      const TwoLevels<Vector32> levels = two_levels<Vector32>(amax, global_, plan_.scaling);
+      for (size_t i = 0; i < size_t(count); ++i) {
+        scratch.scales[size_t(first) + i] =
+            scale_of_two<C>(levels.scale[i], levels.inverse[i], at[i].special, plan_.scaling);
+      }
+    });
+  }
+
+  /// Rounds some rows and columns, whose scales are in `scratch`.
+  void apply(int64_t b, Range rows, Range columns, Scratch<C>& scratch) const {
+    const bool by_columns = narrow_ && prepare(columns, scratch),
+               saturating = scratch.columns.saturating;
+    with_mode(plan_.mode, [&](auto mode) {
+      for (int64_t r = rows.first; r < rows.last; ++r) {
+        const BlockRows::Row at = blocks_.row(b, r);
+        for (int64_t c = columns.first; c < columns.last; c += piece) {
+          const Range part{c, least_of(c + piece, columns.last)};
+          const uint32_t* words = nullptr;
+          if (is_stochastic(mode))
+            words = scratch.words.fill(random_, uint64_t(at.element + c), int(part.size()));
+          const Stored* from = source_ + at.source + c;
+          Stored* to = target_ + at.target + c;
+          if (plan_.family == Family::table) {
+            rounder_.round_table(from, to, part.size(), words);
+          } else if (plan_.family == Family::element) {
+            rounder_.round_unscaled(mode, from, to, part.size(), words);
+          } else if (by_columns) {
+            if (saturating) {
+              rounder_.template round_columns<Shape::saturating>(
+                  mode, from, to, part.size(), words, scratch.columns, c - columns.first);
+            } else {
+              rounder_.template round_columns<Shape::regular>(mode, from, to, part.size(), words,
+                                                              scratch.columns, c - columns.first);
+            }
+          } else {
+            round_segments(mode, from, to, part, columns.first, words, scratch);
+          }
+        }
+      }
+    });
+  }
+
+  /// Elements of some columns; `origin`: the column of the first scale's segment.
+  template <class M>
+  QS_INLINE void round_segments(M mode, const Stored* from, Stored* to, Range columns,
+                                int64_t origin, const uint32_t* words, Scratch<C>& scratch) const {
+    const int64_t first = origin / blocks_.segment;
+    in_segments(columns, blocks_.segment, [&](int64_t segment, Range part) {
+      const Scale<C>& scale = scratch.scales[size_t(segment - first)];
+      const int64_t i = part.first - columns.first, n = part.size();
+      const uint32_t* own = words ? words + i : nullptr;
+      if (scale.nan) {
+        for (int64_t j = i; j < i + n; ++j) to[j] = Stored(C::nan);
+      } else if (is_power(plan_.scaling.rule)) {
+        const auto& entry = scratch.by_power.get(plan_.element, scale.power);
+        rounder_.round(mode, from + i, to + i, n, own, entry.constants, scale.power,
+                       entry.shape_for(scale.special));
+      } else {
+        rounder_.round_by_quotient(mode, scale, from + i, to + i, n, own);
+      }
+    });
+  }
+
+  /// Derives the constants of each column; false where one of them needs Shape::any or is NaN
+  /// throughout.
+  bool prepare(Range columns, Scratch<C>& scratch) const {
+    scratch.columns.set(columns.size());
+    const int64_t k = blocks_.segment, first = columns.first / k;
+    for (int64_t c = columns.first; c < columns.last; ++c) {
+      const Scale<C>& scale = scratch.scales[size_t(c / k - first)];
+      if (scale.nan) return false;
+      const auto& entry = scratch.by_power.get(plan_.element, scale.power);
+      const Shape shape = entry.shape_for(scale.special);
+      if (shape == Shape::any) return false;
+      scratch.columns.saturating &= shape == Shape::saturating;
+      scratch.columns.put(c - columns.first, entry.constants);
+    }
+    return true;
+  }
+
+  const Plan& plan_;
+  Random random_;
+  BlockRows blocks_;
+  bool narrow_;
+  Tasks tasks_;
+  const Stored* source_;
+  Stored* target_;
+  RunRounder<C> rounder_;
+  GlobalScale global_{};
+};
+
+/// All of a job. each(work): work(task, scratch) for all tasks, before it returns.
+template <class C, class Each>
+void run_all(Job<C>& job, Each each) {
+  if (job.two_level()) {
+    typename C::Word whole = 0;
+    each([&](int64_t task, Scratch<C>&) { job.find_whole(task, whole); });
+    job.set_whole(whole);
+  }
+  if (job.one_pass())
+    return each([&](int64_t task, Scratch<C>& scratch) { job.run(task, scratch); });
+  std::vector<Extremes<C>> extremes(size_t(job.blocks()), Extremes<C>{});
+  each([&](int64_t task, Scratch<C>& scratch) { job.reduce(task, scratch, extremes.data()); });
+  const std::vector<Scale<C>> scales = job.scales(extremes);
+  each([&](int64_t task, Scratch<C>& scratch) { job.round(task, scratch, scales.data()); });
+}
+
+QS_END
