@@ -1,4 +1,4 @@
-"""Ready recipes on real data: `python -m tests.benchmarks.torch_recipes [--data-dir FOLDER]
+"""Built-in presets on real data: `python -m tests.benchmarks.torch_recipes [--data-dir FOLDER]
 [--device cuda]`.
 
 A residual network and a transformer of some ten thousand parameters read MNIST at 14×14 pixels, the
@@ -21,6 +21,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -138,12 +139,10 @@ def quantized(
     recipe: Recipe, model: nn.Module, rate: float, seed: int = 0
 ) -> torch.optim.Optimizer:
     """An optimizer of the model, both under a recipe."""
-    if recipe.activation or recipe.error:
-        quantize_activations(model, recipe, modules=ROUNDED, seed=seed)
-    if recipe.operands or recipe.sums:
-        quantize_gemms(model, recipe, exclude=("first", "last"), seed=seed)
-    if recipe.elementwise:
-        quantize_elementwise(model, recipe, seed=seed)
+    recipe = replace(recipe, allow_empty=True)  # each recipe leaves some sections empty
+    quantize_activations(model, recipe, modules=ROUNDED, seed=seed)
+    quantize_gemms(model, recipe, exclude=("first", "last"), seed=seed)
+    quantize_elementwise(model, recipe, seed=seed)
     return quantize_optimizer(
         torch.optim.SGD(model.parameters(), rate, momentum=0.9), recipe, seed=seed
     )
@@ -258,9 +257,9 @@ def _spread(values: tuple[float, ...]) -> str:
 
 
 def variants() -> dict[str, Recipe]:
-    """One role at a time, in 8 bits; then the ready recipes."""
+    """One role at a time, in 8 bits; then the presets."""
     run, row = "bfp<8,axis=-1,size=32>", "bfp<8,axis=0>"
-    found: dict[str, Recipe] = {"float32": FULL_PRECISION}
+    by_name: dict[str, Recipe] = {"float32": FULL_PRECISION}
     for rounding in ("nearest_even", "stochastic"):
         roles = {
             role: Recipe(**{role: f"{row}/{rounding}"})
@@ -272,9 +271,9 @@ def variants() -> dict[str, Recipe]:
             )
             for kind in ("forward", "dgrad", "wgrad")
         }
-        found |= {f"{role}, {rounding}": recipe for role, recipe in roles.items()}
-    found["steps in bf16"] = Recipe(elementwise="bf16/nearest_even")
-    return found | {name: as_recipe(name) for name in RECIPES[1:]}
+        by_name |= {f"{role}, {rounding}": recipe for role, recipe in roles.items()}
+    by_name["elementwise in bf16"] = Recipe(elementwise="bf16/nearest_even")
+    return by_name | {name: as_recipe(name) for name in RECIPES[1:]}
 
 
 def step_of(
