@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from .._util.checks import check_int
@@ -271,14 +270,16 @@ def _loss(value: float) -> float:
 
 def _mean(losses: Sequence[float]) -> float:
     """Infinite where one of them is not finite; NaN of none."""
-    return fmean(map(_loss, losses)) if losses else math.nan
+    return math.fsum(map(_loss, losses)) / len(losses) if losses else math.nan
 
 
 def _std(losses: Sequence[float]) -> float:
     """Sample standard deviation; 0 for a single loss, infinite where one of them is not finite."""
     if not all(map(math.isfinite, losses)):
         return math.inf
-    return stdev(losses) if len(losses) > 1 else 0.0
+    mean = _mean(losses)
+    squares = math.fsum((loss - mean) ** 2 for loss in losses)
+    return math.sqrt(squares / max(len(losses) - 1, 1))
 
 
 def _written(losses: Sequence[float]) -> str:
