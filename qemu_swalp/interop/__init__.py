@@ -1,1 +1,1 @@
-"""What more than one adapter needs of a framework."""
+"""What the adapters of several frameworks need of one array library: imported by them alone."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,9 +18,9 @@ from qemu_swalp.training import LAWA, AverageState, Averaging, Policy, Quantizer
 
 from ..optim.grad_scaler import step_is_skipped
 from ..tensors.arrays import TensorQuantizer
+from .tensors import Weights, copy_into, named_tensors, restored
+from .state import check_state
 from ..tensors.custom_ops import refuse_capture
-
-Weights = nn.Module | Iterable[tuple[str, Tensor]] | Mapping[str, Tensor]
 
 
 class Averager:
@@ -79,20 +79,20 @@ class Averager:
         seed: int = 0,
     ) -> None:
         parsed = None if quantizer is None else Quantizer.parse(quantizer)
-        made = Averaging(start, cycle, include_start, parsed, seed)
+        default = Averaging(start, cycle, include_start, parsed, seed)
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(
                 "policy must be a qemu_swalp.training.Policy, such as EMA(decay=0.999), or None, "
                 f"got {policy!r}"
             )
-        if policy is not None and made != Averaging():
+        if policy is not None and default != Averaging():
             raise TypeError(
                 "policy and the arguments that make one exclude each other: give start, cycle, "
                 f"include_start, quantizer and seed to {type(policy).__name__}"
             )
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise TypeError(f"dtype must be a floating torch.dtype or None, got {dtype!r}")
-        named = _named(model)
+        named = named_tensors(model)
         self.parameters = {name: p for name, p in named.items() if p.is_floating_point()}
         if not self.parameters:
             raise ValueError(
@@ -100,7 +100,7 @@ class Averager:
                 f" {sorted(named) or 'none'}"
             )
         self.model = model if isinstance(model, nn.Module) else None
-        rule = policy or made
+        rule = policy or default
         if rule.quantizer is not None:
             rule = replace(rule, quantizer=TensorQuantizer.of(rule.quantizer, "all", "average"))
         self.rule: Policy = rule
@@ -189,13 +189,12 @@ class Averager:
             **({} if self.model is None else dict(self.model.named_buffers())),
             **self.parameters,
         }
-        kept = {name: tensor.detach().clone() for name, tensor in tensors.items()}
         self.swapped = True
         try:
-            copy_into(average, self.parameters)
-            yield self
+            with restored(tensors):
+                copy_into(average, self.parameters)
+                yield self
         finally:
-            copy_into(kept, tensors)
             self.swapped = False
 
     def apply_to(self, model: Weights) -> None:
@@ -203,7 +202,7 @@ class Averager:
 
         ValueError, and no change, before the first average and where names or shapes differ.
         """
-        average, targets = self.average(), _named(model)
+        average, targets = self.average(), named_tensors(model)
         missing = sorted(set(average) - set(targets))
         if missing:
             raise ValueError(
@@ -243,37 +242,13 @@ class Averager:
         model or rule.
         """
         expected = self.state_dict()
-        if set(state) != set(expected):
-            raise ValueError(
-                f"the averager's state must have the keys {', '.join(expected)}, "
-                f"got {', '.join(map(str, state))}"
-            )
-        ours, theirs = expected["rule"], state["rule"]
-        for key in (*ours, *(key for key in theirs if key not in ours)):
-            if theirs.get(key) != ours.get(key):
-                raise ValueError(
-                    f"the checkpoint's average has {key}={theirs.get(key)!r}, this averager "
-                    f"{key}={ours.get(key)!r}; make it with the checkpoint's arguments"
-                )
-        check_int("step", state["step"], -1, 2**62)
-        check_int("n_averaged", state["n_averaged"], 0, 2**62)
-        values = state["values"]
-        if set(values) != set(expected["values"]):
-            raise ValueError(
-                "the checkpoint averages other parameters: "
-                f"{', '.join(sorted(set(values) ^ set(expected['values'])))} in one only"
-            )
-        held: dict[str, Any] = {}
+        check_state(state, expected)
+        value: dict[str, Any] = {}
         for key, ours in expected["values"].items():
-            if values[key].shape != ours.shape:
-                raise ValueError(
-                    f"{key} has shape {tuple(ours.shape)}, in the checkpoint"
-                    f" {tuple(values[key].shape)}"
-                )
-            copied = values[key].to(ours.device, ours.dtype, copy=True)
-            held[key] = copied.numpy() if self.exact else array_of(copied)
+            copied = state["values"][key].to(ours.device, ours.dtype, copy=True)
+            value[key] = copied.numpy() if self.exact else array_of(copied)
         self.state = AverageState(
-            state["n_averaged"], held if state["n_averaged"] else None, state["score"]
+            state["n_averaged"], value if state["n_averaged"] else None, state["score"]
         )
         self.step = state["step"]
 
@@ -309,23 +284,3 @@ class _Weights(Mapping[str, Any]):
 
     def __len__(self) -> int:
         return len(self.averager.parameters)
-
-
-def _named(model: Weights) -> dict[str, Tensor]:
-    if isinstance(model, nn.Module):
-        return dict(model.named_parameters())
-    named = dict(model)
-    for name, p in named.items():
-        if not isinstance(name, str) or not isinstance(p, Tensor):
-            raise TypeError(
-                "model must be a torch.nn.Module, (name, tensor) pairs or a dict of these, got the"
-                f" pair ({name!r}, {type(p).__qualname__})"
-            )
-    return named
-
-
-@torch.no_grad()
-def copy_into(sources: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
-    """Copy tensors, name by name, into the targets of the same names."""
-    for name, source in sources.items():
-        targets[name].copy_(source)

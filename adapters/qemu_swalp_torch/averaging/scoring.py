@@ -10,7 +10,7 @@ from torch import nn
 
 from qemu_swalp.interop.torch import tensor_of
 
-from .averager import copy_into
+from .tensors import copy_into, restored
 
 
 def scored_by(
@@ -36,12 +36,9 @@ def scored_by(
 
     @torch.no_grad()
     def score(params: Mapping[str, Any]) -> float:
-        held = {name: p for name, p in model.named_parameters() if name in params}
-        kept = {name: p.detach().clone() for name, p in held.items()}
-        try:
-            copy_into({name: tensor_of(params[name]) for name in held}, held)
+        weights = {name: p for name, p in model.named_parameters() if name in params}
+        with restored(weights):
+            copy_into({name: tensor_of(params[name]) for name in weights}, weights)
             return float(evaluate(model))
-        finally:
-            copy_into(kept, held)
 
     return score
