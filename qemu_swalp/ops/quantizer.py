@@ -20,9 +20,9 @@ class Quantizer:
     """A format and a rounding mode, written `FORMAT/ROUNDING` (clause STR-2); called on arrays, it
     rounds them.
 
-    A format alone is rounded stochastically.
+    A format alone is rounded to nearest, ties to even, as everywhere.
 
-    >>> str(Quantizer("bfp8")), Quantizer("e4m3fn/nearest_even")([0.1]).tolist()
+    >>> str(Quantizer("bfp8/stochastic")), Quantizer("e4m3fn")([0.1]).tolist()
     ('bfp8/stochastic_a', [0.1015625])
     """
 
@@ -34,9 +34,7 @@ class Quantizer:
             format, slash, after = format.partition("/")
             rounding = after if slash else None
         object.__setattr__(self, "format", parse(format))
-        object.__setattr__(
-            self, "rounding", Rounding.parse("stochastic" if rounding is None else rounding)
-        )
+        object.__setattr__(self, "rounding", Rounding.parse(rounding or "nearest_even"))
 
     def __call__(self, x: Array, random: RandomBits | None = None, out: Array | None = None) -> Any:
         """`quantize(x, format, rounding)`; `random` counts for stochastic rounding only."""

@@ -64,7 +64,12 @@ def test_gradient_and_metrics_agree_with_finite_differences(mnist_folder: Path) 
         (weights_in(Fixed(8, 4)), 0.0),
         (weights_in(None), 0.9),
         (recipe_of(4), 0.9),
-        (Recipe(weight="e4m3fn", momentum="bf16/nearest_even", gradient="e5m2"), 0.9),
+        (
+            Recipe(
+                weight="e4m3fn/stochastic", momentum="bf16/nearest_even", gradient="e5m2/stochastic"
+            ),
+            0.9,
+        ),
     ],
     ids=["fixed", "float32", "bfp4", "fp8"],
 )

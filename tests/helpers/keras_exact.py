@@ -19,9 +19,14 @@ from qemu_swalp_keras import QuantizedOptimizer
 from qemu_swalp.training import Recipe, TensorRandomBits, apply
 
 BATCH, INPUTS, OUTPUTS, STEPS = 8, 4, 2, 16
-RECIPE = Recipe(weight="fixed<8,4>", gradient="fixed<8,6>", momentum="bfp<8>")
+RECIPE = Recipe(
+    weight="fixed<8,4>/stochastic", gradient="fixed<8,6>/stochastic", momentum="bfp<8>/stochastic"
+)
 MASTER = Recipe(
-    weight="fixed<6,2>", gradient="fixed<8,6>", momentum="bfp<8>", accumulator="fixed<12,8>"
+    weight="fixed<6,2>/stochastic",
+    gradient="fixed<8,6>/stochastic",
+    momentum="bfp<8>/stochastic",
+    accumulator="fixed<12,8>/stochastic",
 )
 SEED, RATE, MOMENTUM, START, CYCLE = 3, 2.0**-3, 0.5, 6, 2
 

@@ -14,12 +14,20 @@ from qemu_swalp.training import Quantizer, Recipe, TensorRandomBits, apply
 from tests.adapters.keras import conftest
 from tests.helpers.keras_native import BACKEND
 
-BLOCK = "bfp<8,axis=0>"
+BLOCK = "bfp<8,axis=0>/stochastic"
 ADAM = Recipe(
-    weight=BLOCK, gradient="e5m2", momentum=BLOCK, state={"velocity": "bf16/nearest_even"}
+    weight=BLOCK,
+    gradient="e5m2/stochastic",
+    momentum=BLOCK,
+    state={"velocity": "bf16/nearest_even"},
 )
 SGD = Recipe(weight=BLOCK, gradient=BLOCK, momentum=BLOCK)
-MASTER = Recipe(weight="e4m3fn", gradient="e5m2", momentum="bf16", accumulator="bf16")
+MASTER = Recipe(
+    weight="e4m3fn/stochastic",
+    gradient="e5m2/stochastic",
+    momentum="bf16/stochastic",
+    accumulator="bf16/stochastic",
+)
 
 KINDS: dict[str, tuple[Callable[[], Any], Recipe]] = {
     "SGD": (lambda: o.SGD(0.1), SGD),
@@ -33,39 +41,52 @@ KINDS: dict[str, tuple[Callable[[], Any], Recipe]] = {
     "Adam": (lambda: o.Adam(0.05), ADAM),
     "Adam-amsgrad": (
         lambda: o.Adam(0.05, amsgrad=True),
-        Recipe(weight=BLOCK, state={"velocity_hat": "bf16"}),
+        Recipe(weight=BLOCK, state={"velocity_hat": "bf16/stochastic"}),
     ),
     "Adam-accumulator": (lambda: o.Adam(0.05, weight_decay=0.1), MASTER),
     "AdamW": (lambda: o.AdamW(0.05, clipvalue=0.2), ADAM),
     "Nadam": (lambda: o.Nadam(0.05), ADAM),
     "Adamax": (
         lambda: o.Adamax(0.05),
-        Recipe(weight=BLOCK, gradient="e5m2", momentum=BLOCK, state={"norm": "bf16"}),
+        Recipe(
+            weight=BLOCK,
+            gradient="e5m2/stochastic",
+            momentum=BLOCK,
+            state={"norm": "bf16/stochastic"},
+        ),
     ),
     "RMSprop": (
         lambda: o.RMSprop(0.05),
-        Recipe(weight=BLOCK, gradient="e5m2", state={"velocity": "bf16"}),
+        Recipe(weight=BLOCK, gradient="e5m2/stochastic", state={"velocity": "bf16/stochastic"}),
     ),
     "RMSprop-centered": (
         lambda: o.RMSprop(0.05, momentum=0.9, centered=True),
         Recipe(
-            weight=BLOCK, momentum=BLOCK, state={"velocity": "bf16", "average_gradient": "e5m2"}
+            weight=BLOCK,
+            momentum=BLOCK,
+            state={"velocity": "bf16/stochastic", "average_gradient": "e5m2/stochastic"},
         ),
     ),
     "Adagrad": (
         lambda: o.Adagrad(0.1),
-        Recipe(weight=BLOCK, gradient=BLOCK, state={"accumulator": "bf16"}),
+        Recipe(weight=BLOCK, gradient=BLOCK, state={"accumulator": "bf16/stochastic"}),
     ),
     "Adadelta": (
         lambda: o.Adadelta(1.0),
         Recipe(
             weight=BLOCK,
             gradient=BLOCK,
-            state={"accumulated_grad": "bf16", "accumulated_delta_var": "bf16"},
+            state={
+                "accumulated_grad": "bf16/stochastic",
+                "accumulated_delta_var": "bf16/stochastic",
+            },
         ),
     ),
     "Lion": (lambda: o.Lion(0.05, weight_decay=0.01), SGD),
-    "Ftrl": (lambda: o.Ftrl(0.1), Recipe(weight=BLOCK, gradient=BLOCK, state={"linear": "bf16"})),
+    "Ftrl": (
+        lambda: o.Ftrl(0.1),
+        Recipe(weight=BLOCK, gradient=BLOCK, state={"linear": "bf16/stochastic"}),
+    ),
     "Adafactor": (lambda: o.Adafactor(0.1), Recipe(weight=BLOCK, gradient=BLOCK)),
     "Lamb": (lambda: o.Lamb(0.05), ADAM),
     "Muon": (lambda: o.Muon(0.05), Recipe(weight=BLOCK, gradient=BLOCK, momentum=BLOCK)),

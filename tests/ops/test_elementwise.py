@@ -186,7 +186,7 @@ def test_bad_arguments() -> None:
     with pytest.raises(
         ValueError, match=r"fp16/stochastic_a needs random=RandomBits\(seed, stream, step\)"
     ):
-        q.subtract(a, a, "fp16")
+        q.subtract(a, a, "fp16/stochastic")
     with pytest.raises(TypeError, match="expected an array of"):
         q.sqrt(a.astype(np.int32), "fp16/to_odd")
     with pytest.raises(ValueError, match="axis must be one of the 2 axes of x, got 2"):

@@ -161,7 +161,7 @@ def test_strings() -> None:
     first = q.Quantizer("fp16", "nearest_even")
     assert made == q.Accumulation(first, "bf16/stochastic_a<8>", 4, 16, "float<8,23>/to_odd")
     assert q.Accumulation.parse(made) is made
-    assert str(q.Accumulation.parse(" fp16 ;chunk=3")) == "fp16/stochastic_a; chunk=3"
+    assert str(q.Accumulation.parse(" fp16 ;chunk=3")) == "fp16/nearest_even; chunk=3"
     assert q.Accumulation.parse(q.Quantizer("fp16/to_odd")) == q.Accumulation("fp16/to_odd")
 
 
@@ -230,4 +230,4 @@ def test_bad_arguments() -> None:
     with pytest.raises(TypeError, match="expected an array of"):
         q.matmul(a.astype(np.int32), a.T, "fp16/to_odd")
     with pytest.raises(ValueError, match=r"random bits reach 2\^34 elements"):
-        q.matmul(a, a.T, "fp16", random=q.RandomBits(offset=2**34 - 1))
+        q.matmul(a, a.T, "fp16/stochastic", random=q.RandomBits(offset=2**34 - 1))

@@ -44,9 +44,9 @@ POLICIES: list[Policy] = [
     Averaging(2, 3, True, NEAREST),
     Averaging(exact=q.Fixed(8, 4)),
     EMA(decay=0.75),
-    EMA(1, 2, quantizer=Quantizer("fixed<10,4>"), decay=0.9, warmup=True, seed=3),
+    EMA(1, 2, quantizer=Quantizer("fixed<10,4>/stochastic"), decay=0.9, warmup=True, seed=3),
     LAWA(size=3),
-    LAWA(1, 2, quantizer=Quantizer("fixed<10,4>"), size=2, seed=4),
+    LAWA(1, 2, quantizer=Quantizer("fixed<10,4>/stochastic"), size=2, seed=4),
     ASWA(score=near(1.0)),
     ASWA(0, 2, quantizer=NEAREST, score=near(0.0), accept_ties=True),
     SWAP(1),
@@ -196,7 +196,7 @@ def test_ema_warms_up_as_tensorflow_does() -> None:
 
 
 def test_a_rounded_ema_is_rounded_each_time_with_its_own_bits() -> None:
-    policy = EMA(quantizer=Quantizer("fixed<8,2>"), decay=0.5, seed=9)
+    policy = EMA(quantizer=Quantizer("fixed<8,2>/stochastic"), decay=0.5, seed=9)
     state, expected = policy.init(), None
     for n in range(1, 20):
         weight = np.float32([n / 4, -n / 4])
@@ -228,9 +228,9 @@ def test_a_window_is_the_mean_of_the_latest(
 @pytest.mark.parametrize(
     "policy",
     [
-        LAWA(quantizer=Quantizer("fixed<8,2>"), size=2, seed=5),
-        SWAP(quantizer=Quantizer("fixed<8,2>"), seed=5),
-        SQWA(quantizer=Quantizer("fixed<8,2>"), captures=9, seed=5),
+        LAWA(quantizer=Quantizer("fixed<8,2>/stochastic"), size=2, seed=5),
+        SWAP(quantizer=Quantizer("fixed<8,2>/stochastic"), seed=5),
+        SQWA(quantizer=Quantizer("fixed<8,2>/stochastic"), captures=9, seed=5),
     ],
 )
 def test_a_mean_that_is_rounded_once_takes_bits_of_its_own(policy: Policy) -> None:

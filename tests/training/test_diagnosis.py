@@ -29,7 +29,7 @@ def descend(recipe: Recipe) -> float:
 def test_it_is_found(coarse: str, fine: str) -> None:
     """Rounded up on a coarse grid a role drives training off; the others are fine enough."""
     study = find_breaking_role(
-        descend, Recipe(**{coarse: "fixed<8,0>/toward_positive", fine: "fixed<24,18>"})
+        descend, Recipe(**{coarse: "fixed<8,0>/toward_positive", fine: "fixed<24,18>/stochastic"})
     )
     assert study.breaking == coarse
     assert study.recovered(coarse) > 0.9
@@ -50,10 +50,10 @@ def test_two_that_break_together_are_not_one() -> None:
 
 def test_operands_state_and_overrides_are_roles_too() -> None:
     recipe = Recipe(
-        operands={"error": "e5m2"},
-        state={"exp_avg_sq": "bf16"},
-        sums={"wgrad.sum": "fp16"},
-        overrides={"head.*": Recipe(weight="bf16"), "*.bias": None},
+        operands={"error": "e5m2/stochastic"},
+        state={"exp_avg_sq": "bf16/stochastic"},
+        sums={"wgrad.sum": "fp16/stochastic"},
+        overrides={"head.*": Recipe(weight="bf16/stochastic"), "*.bias": None},
     )
     asked: list[Recipe] = []
     study = find_breaking_role(lambda r: asked.append(r) or 1.0, recipe)  # type: ignore[func-returns-value]

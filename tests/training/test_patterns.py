@@ -8,7 +8,9 @@ import pytest
 from qemu_swalp.training import SGD, Recipe, recipe, swalp
 
 NAMES = ["conv1.weight", "conv1.bias", "head.weight", "head.bias", "head.output"]
-RECIPE = Recipe(weight="bfp8", overrides={"*.bias": None, "head.*": Recipe(weight="bf16")})
+RECIPE = Recipe(
+    weight="bfp8/stochastic", overrides={"*.bias": None, "head.*": Recipe(weight="bf16/stochastic")}
+)
 
 
 def test_patterns_that_all_match_pass() -> None:
@@ -19,7 +21,7 @@ def test_patterns_that_all_match_pass() -> None:
 
 @pytest.mark.parametrize("pattern", ["haed.*", "Head.*", "head.weights", "head"])
 def test_a_pattern_that_matches_nothing_is_refused_with_the_nearest_names(pattern: str) -> None:
-    recipe = Recipe(weight="bfp8", overrides={"*.bias": None, pattern: None})
+    recipe = Recipe(weight="bfp8/stochastic", overrides={"*.bias": None, pattern: None})
     assert recipe.unmatched(iter(NAMES)) == (pattern,)
     with pytest.raises(
         ValueError, match=f"{pattern!r} of overrides matches none of 5 names".replace("*", "\\*")
@@ -48,8 +50,10 @@ def test_sgd_refuses_what_it_would_pass_over() -> None:
     with pytest.raises(
         ValueError, match="'v' of overrides matches none of 1 names; the nearest are w"
     ):
-        SGD(0.1, recipe=Recipe(weight="bfp8", overrides={"v": None})).init(params)
-    shared = Recipe(weight="bfp8", activation="bfp8", overrides={"relu.output": None})
+        SGD(0.1, recipe=Recipe(weight="bfp8/stochastic", overrides={"v": None})).init(params)
+    shared = Recipe(
+        weight="bfp8/stochastic", activation="bfp8/stochastic", overrides={"relu.output": None}
+    )
     assert SGD(0.1, recipe=shared).init(params).step == 0
     with pytest.raises(ValueError, match="SGD applies the section 'optimizer'"):
         SGD(0.1, recipe=recipe("mxfp8"))

@@ -103,8 +103,8 @@ def test_sums_by_name_and_all_alike() -> None:
 
 def test_recipes_print_as_tables() -> None:
     made = Recipe(
-        weight="bfp8",
-        state={"exp_avg_sq": "bf16", "step": None},
+        weight="bfp8/stochastic",
+        state={"exp_avg_sq": "bf16/stochastic", "step": None},
         overrides={"*.bias": None, "head.*": Recipe(weight="e4m3fn/to_odd")},
     )
     assert str(made).splitlines()[2:] == [
@@ -142,17 +142,17 @@ def test_errors() -> None:
             "register_recipe needs a name, which is a string, and a Recipe, got 'mine'",
         ),
         (
-            lambda: Recipe(operands={"grad": "bf16"}),
+            lambda: Recipe(operands={"grad": "bf16/stochastic"}),
             ValueError,
             "the name of an operand must be one of forward.input",
         ),
         (lambda: Recipe(operands={"input": 3}), TypeError, "a quantizer must be"),
         (
-            lambda: Recipe(sums={"forward": "fp16"}),
+            lambda: Recipe(sums={"forward": "fp16/stochastic"}),
             ValueError,
             "the name of a sum must be one of forward.sum",
         ),
-        (lambda: Recipe(sums="bfp8"), ValueError, "sum must be of an element format"),
+        (lambda: Recipe(sums="bfp8/stochastic"), ValueError, "sum must be of an element format"),
     ):
         with pytest.raises(kind, match=words):
             call()

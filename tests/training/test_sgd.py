@@ -77,7 +77,9 @@ def test_algorithm_2_step_by_step() -> None:
     own random bits.
     """
     recipe = Recipe(
-        weight="bfp<8,axis=0>", gradient="bfp<6,axis=0>", momentum="e4m3fn/nearest_even"
+        weight="bfp<8,axis=0>/stochastic",
+        gradient="bfp<6,axis=0>/stochastic",
+        momentum="e4m3fn/nearest_even",
     )
     optimizer = SGD(0.05, momentum=0.9, weight_decay=1e-3, recipe=recipe, seed=11)
     params, state = run(optimizer)
@@ -202,7 +204,7 @@ def test_start_and_cycle() -> None:
 
 def test_recipes_are_plain_strings() -> None:
     recipe = Recipe(
-        weight="bfp8",
+        weight="bfp8/stochastic",
         momentum="fixed<8,6>/to_odd",
         state={"exp_avg_sq": "bf16/nearest_even", "step": None},
         overrides={"*.bias": None, "head.*": Recipe(weight="e4m3fn/stochastic_b<4>")},
@@ -218,7 +220,7 @@ def test_swalp_recipe() -> None:
     recipe = swalp(6, "big")
     assert {
         recipe.quantizer(role) for role in ("weight", "activation", "error", "gradient", "momentum")
-    } == {Quantizer("bfp6")}
+    } == {Quantizer("bfp6/stochastic")}
     assert recipe.average is None
     assert str(swalp().weight) == "bfp<8,axis=0>/stochastic_a"
 
@@ -245,8 +247,16 @@ def test_schedule_shape() -> None:
             "must have the same names",
         ),
         (lambda: Averaging(cycle=0), ValueError, "cycle must be from 1"),
-        (lambda: Averaging(exact="e4m3fn"), TypeError, "exact must be a fixed-point format"),
-        (lambda: Averaging(exact="fixed<8,6>", quantizer="bfp8"), ValueError, "exclude each other"),
+        (
+            lambda: Averaging(exact="e4m3fn"),
+            TypeError,
+            "exact must be a fixed-point format",
+        ),
+        (
+            lambda: Averaging(exact="fixed<8,6>", quantizer="bfp8/stochastic"),
+            ValueError,
+            "exclude each other",
+        ),
         (
             lambda: Averaging(start=3).average(Averaging().init()),
             ValueError,

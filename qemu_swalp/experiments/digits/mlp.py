@@ -61,7 +61,7 @@ def recipe_of(word: int | None) -> Recipe:
     """Every number in `word`-bit block floating point; None: float32."""
     if word is None:
         return Recipe()
-    q = Quantizer(bfp(word, axis=(0, 1)))
+    q = Quantizer(bfp(word, axis=(0, 1)), "stochastic")
     return Recipe(weight=q, activation=q, error=q, gradient=q, momentum=q)
 
 

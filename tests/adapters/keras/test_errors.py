@@ -117,14 +117,14 @@ def test_arguments(make: Any, error: type[Exception], words: str) -> None:
     ("recipe", "error", "words"),
     [
         (
-            Recipe(weight="bfp<8,axis=1>"),
+            Recipe(weight="bfp<8,axis=1>/stochastic"),
             ValueError,
             "hidden/bias, role weight: bfp<8,axis=1> names axis 1, which an array "
             "of 1 dimensions does not have; or give it another recipe by an override",
         ),
-        (Recipe(momentum="float<9,3>"), TypeError, "hidden/kernel, role momentum: "),
+        (Recipe(momentum="float<9,3>/stochastic"), TypeError, "hidden/kernel, role momentum: "),
         (
-            Recipe(weight="bfp8", state={"velocity": "bf16"}),
+            Recipe(weight="bfp8/stochastic", state={"velocity": "bf16/stochastic"}),
             ValueError,
             "The recipe rounds the optimizer state velocity, "
             "which this optimizer does not keep. It keeps: momentum",
@@ -153,7 +153,7 @@ def test_variables_that_do_not_go_with_the_recipe(
 
 
 def test_accumulator_and_constraint_exclude_each_other() -> None:
-    recipe = Recipe(weight="bfp8", accumulator="bf16")
+    recipe = Recipe(weight="bfp8/stochastic", accumulator="bf16/stochastic")
     v = keras.Variable(np.ones(2, "f4"), name="v")
     v.constraint = keras.constraints.NonNeg()
     with pytest.raises(

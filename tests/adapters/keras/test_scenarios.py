@@ -151,7 +151,7 @@ def test_options_of_the_inner_optimizer(option: str) -> None:
 @pytest.mark.parametrize("native", [False, True])
 def test_an_accumulator_without_a_weight_format_is_the_weight(native: bool) -> None:
     """Its buffer is its own: JAX's training loop donates buffers, each once."""
-    recipe = Recipe(accumulator="fixed<12,8>")
+    recipe = Recipe(accumulator="fixed<12,8>/stochastic")
     model = exact.compiled(opt=SGD(0.1, recipe=recipe) if native else exact.optimizer(recipe))
     exact.fit(model)
     assert all(on_grid(w, recipe.accumulator) for w in model.weights)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import qemu_swalp
 from qemu_swalp.training import Recipe, swalp
 
-BLOCK = "bfp<8,axis=0>"
+BLOCK = "bfp<8,axis=0>/stochastic"
 ADAM = Recipe(
     weight=BLOCK, gradient=BLOCK, momentum=BLOCK, state={"exp_avg_sq": "float<8,7>/nearest_even"}
 )
@@ -26,12 +26,15 @@ OPTIMIZERS: dict[str, tuple[Callable[[Any], Any], Recipe]] = {
         lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=1e-2),
         swalp(8, "big"),
     ),
-    "SGD-plain": (lambda p: torch.optim.SGD(p, 0.1, maximize=True), Recipe(weight="fixed<8,5>")),
+    "SGD-plain": (
+        lambda p: torch.optim.SGD(p, 0.1, maximize=True),
+        Recipe(weight="fixed<8,5>/stochastic"),
+    ),
     "SGD-foreach": (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, foreach=True), swalp(8)),
     "SGD-fused": (lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, fused=True), swalp(8)),
     "SGD-accumulator": (
         lambda p: torch.optim.SGD(p, 0.1, momentum=0.9),
-        Recipe(weight="e4m3fn", momentum=BLOCK, accumulator="bf16"),
+        Recipe(weight="e4m3fn/stochastic", momentum=BLOCK, accumulator="bf16/stochastic"),
     ),
     "SGD-native": (None, swalp(8)),
     "Adam": (lambda p: torch.optim.Adam(p, 0.05, foreach=False), ADAM),
@@ -41,49 +44,67 @@ OPTIMIZERS: dict[str, tuple[Callable[[Any], Any], Recipe]] = {
     "AdamW-fused": (lambda p: torch.optim.AdamW(p, 0.05, fused=True), ADAM),
     "RMSprop": (
         lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9),
-        Recipe(weight=BLOCK, gradient=BLOCK, momentum=BLOCK, state={"square_avg": "bf16"}),
+        Recipe(
+            weight=BLOCK, gradient=BLOCK, momentum=BLOCK, state={"square_avg": "bf16/stochastic"}
+        ),
     ),
     "Adagrad": (
         lambda p: torch.optim.Adagrad(p, 0.1),
-        Recipe(weight=BLOCK, gradient="e5m2", state={"sum": "bf16"}),
+        Recipe(weight=BLOCK, gradient="e5m2/stochastic", state={"sum": "bf16/stochastic"}),
     ),
     "Adagrad-fused": (
         lambda p: torch.optim.Adagrad(p, 0.1, fused=True),
-        Recipe(weight=BLOCK, state={"sum": "bf16"}),
+        Recipe(weight=BLOCK, state={"sum": "bf16/stochastic"}),
     ),
     "ASGD": (
         lambda p: torch.optim.ASGD(p, 0.05),
-        Recipe(weight=BLOCK, gradient=BLOCK, state={"ax": "bf16"}),
+        Recipe(weight=BLOCK, gradient=BLOCK, state={"ax": "bf16/stochastic"}),
     ),
     "Adadelta": (
         lambda p: torch.optim.Adadelta(p, 1.0),
-        Recipe(weight=BLOCK, gradient=BLOCK, state={"square_avg": "bf16", "acc_delta": "bf16"}),
+        Recipe(
+            weight=BLOCK,
+            gradient=BLOCK,
+            state={"square_avg": "bf16/stochastic", "acc_delta": "bf16/stochastic"},
+        ),
     ),
     "Adafactor": (
         lambda p: torch.optim.Adafactor(p, 0.05),
-        Recipe(weight=BLOCK, gradient=BLOCK, state={"row_var": "bf16", "col_var": "bf16"}),
+        Recipe(
+            weight=BLOCK,
+            gradient=BLOCK,
+            state={"row_var": "bf16/stochastic", "col_var": "bf16/stochastic"},
+        ),
     ),
     "Adamax": (
         lambda p: torch.optim.Adamax(p, 0.05),
-        Recipe(weight=BLOCK, gradient=BLOCK, momentum=BLOCK, state={"exp_inf": "bf16"}),
+        Recipe(weight=BLOCK, gradient=BLOCK, momentum=BLOCK, state={"exp_inf": "bf16/stochastic"}),
     ),
     "NAdam": (lambda p: torch.optim.NAdam(p, 0.05), ADAM),
     "RAdam": (lambda p: torch.optim.RAdam(p, 0.05), ADAM),
     "Rprop": (
         lambda p: torch.optim.Rprop(p, 0.05),
-        Recipe(weight=BLOCK, gradient=BLOCK, state={"prev": "bf16", "step_size": "bf16"}),
+        Recipe(
+            weight=BLOCK,
+            gradient=BLOCK,
+            state={"prev": "bf16/stochastic", "step_size": "bf16/stochastic"},
+        ),
     ),
     "Muon": (
         lambda p: torch.optim.Muon(p, 0.05),
-        Recipe(weight="fixed<8,5>", gradient=BLOCK, momentum=BLOCK),
+        Recipe(weight="fixed<8,5>/stochastic", gradient=BLOCK, momentum=BLOCK),
     ),
     "LBFGS": (
         lambda p: torch.optim.LBFGS(p, 0.5, max_iter=3, history_size=3),
-        Recipe(weight="bfp8", gradient="bf16", state={"old_dirs": "bf16"}),
+        Recipe(
+            weight="bfp8/stochastic",
+            gradient="bf16/stochastic",
+            state={"old_dirs": "bf16/stochastic"},
+        ),
     ),
     "LBFGS-wolfe": (
         lambda p: torch.optim.LBFGS(p, 1, max_iter=3, line_search_fn="strong_wolfe"),
-        Recipe(weight="fixed<8,6>", accumulator="bf16"),
+        Recipe(weight="fixed<8,6>/stochastic", accumulator="bf16/stochastic"),
     ),
 }
 

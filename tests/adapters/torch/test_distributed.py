@@ -27,20 +27,29 @@ from qemu_swalp.training import EMA, LAWA, Recipe, TensorRandomBits
 WEIGHT = "fixed<8,4>"
 RECIPES = {
     "one scale a row": Recipe(
-        WEIGHT, gradient="bfp<8,axis=0>", momentum="bfp<8,axis=0>", average="bfp<9,axis=0>"
+        WEIGHT,
+        gradient="bfp<8,axis=0>/stochastic",
+        momentum="bfp<8,axis=0>/stochastic",
+        average="bfp<9,axis=0>/stochastic",
     ),
     "one scale a tensor": Recipe(
-        weight=WEIGHT, gradient="bfp8", momentum="bfp<6>", average="bfp<9>"
+        weight=WEIGHT,
+        gradient="bfp8/stochastic",
+        momentum="bfp<6>/stochastic",
+        average="bfp<9>/stochastic",
     ),
     "blocks across shards": Recipe(
-        weight=WEIGHT, gradient="mxfp4", momentum="bfp<8,axis=0,size=2>", average="nvfp4"
+        weight=WEIGHT,
+        gradient="mxfp4/stochastic",
+        momentum="bfp<8,axis=0,size=2>/stochastic",
+        average="nvfp4/stochastic",
     ),
     "accumulator": Recipe(
-        weight="fixed<6,2>",
-        gradient="e5m2",
-        momentum="e4m3fn",
-        accumulator="float<8,9>",
-        average="fixed<9,5>",
+        weight="fixed<6,2>/stochastic",
+        gradient="e5m2/stochastic",
+        momentum="e4m3fn/stochastic",
+        accumulator="float<8,9>/stochastic",
+        average="fixed<9,5>/stochastic",
     ),
     "operands": Recipe(
         WEIGHT,
@@ -285,7 +294,7 @@ def test_the_low_precision_all_reduce_by_hand(same, results, name, ranks):
         return quantize(
             x,
             format,
-            rounding or "stochastic",
+            rounding,
             random=TensorRandomBits(5, place, step)(f"all_reduce.{role}"),
         )
 
@@ -312,7 +321,7 @@ def test_errors():
     with pytest.raises(
         TypeError, match=r"model must be a .*DistributedDataParallel, got torch\.nn\.mod"
     ):
-        quantize_all_reduce(nn.Linear(1, 1), "bf16")
+        quantize_all_reduce(nn.Linear(1, 1), "bf16/stochastic")
 
 
 SCRIPT = textwrap.dedent("""

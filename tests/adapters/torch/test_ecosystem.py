@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from qemu_swalp.training import Recipe, swalp
 
-RECIPE = Recipe(**swalp(8).to_dict(), operands={"input": "bfp<6,axis=-1>"})
+RECIPE = Recipe(**swalp(8).to_dict(), operands={"input": "bfp<6,axis=-1>/stochastic"})
 STEPS, BATCH = 6, 4
 
 

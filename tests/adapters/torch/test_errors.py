@@ -84,7 +84,9 @@ def odd_parameter():
             "fused must be True or False, got 'yes'",
         ),
         (
-            lambda: quantize_optimizer(sgd(), Recipe("bf16", overrides={"*.bias": None})),
+            lambda: quantize_optimizer(
+                sgd(), Recipe("bf16/stochastic", overrides={"*.bias": None})
+            ),
             ValueError,
             (
                 r"the recipe has overrides by parameter name \(\*\.bias\), but .* have no names;"
@@ -93,7 +95,7 @@ def odd_parameter():
         ),
         (
             lambda: quantize_optimizer(
-                sgd(), Recipe("bf16", overrides={"x": None}), model=torch.nn.Linear(1, 1)
+                sgd(), Recipe("bf16/stochastic", overrides={"x": None}), model=torch.nn.Linear(1, 1)
             ),
             ValueError,
             (
@@ -109,7 +111,7 @@ def odd_parameter():
             "model and named_parameters exclude each other",
         ),
         (
-            lambda: quantize_optimizer(sgd((3,)), Recipe(weight="bfp<8,axis=1>")),
+            lambda: quantize_optimizer(sgd((3,)), Recipe(weight="bfp<8,axis=1>/stochastic")),
             ValueError,
             (
                 r"param_groups\[0\]\['params'\]\[0\], role weight: bfp<8,axis=1> names axis 1, .*"
@@ -118,7 +120,8 @@ def odd_parameter():
         ),
         (
             lambda: quantize_optimizer(
-                torch.optim.SGD([torch.zeros(1, dtype=torch.float16)]), Recipe(state={"s": "bf16"})
+                torch.optim.SGD([torch.zeros(1, dtype=torch.float16)]),
+                Recipe(state={"s": "bf16/stochastic"}),
             ),
             TypeError,
             "role s: an array of float16 cannot represent the values of bf16",
@@ -189,7 +192,7 @@ def odd_parameter():
             "momentum must be at least 0",
         ),
         (
-            lambda: SGD([torch.zeros(1)], recipe=Recipe("bf16", overrides={"a": None})),
+            lambda: SGD([torch.zeros(1)], recipe=Recipe("bf16/stochastic", overrides={"a": None})),
             ValueError,
             "have no names; .* from .name, parameter. pairs",
         ),
@@ -234,7 +237,7 @@ def test_a_failed_call_changes_nothing():
     opt = torch.optim.SGD([good, bad], 0.1)
     groups = [dict(group) for group in opt.param_groups]
     with pytest.raises(ValueError, match="axis 1"):
-        quantize_optimizer(opt, Recipe(weight="bfp<8,axis=1>"))
+        quantize_optimizer(opt, Recipe(weight="bfp<8,axis=1>/stochastic"))
     assert opt.param_groups == groups
     assert good.tolist() == torch.full((2, 3), 0.3).tolist()
     assert not opt._optimizer_step_pre_hooks
@@ -242,7 +245,7 @@ def test_a_failed_call_changes_nothing():
 
 def test_an_added_group_without_names_is_refused_at_the_step():
     p = torch.nn.Parameter(torch.ones(2))
-    recipe = Recipe("bf16", overrides={"b": None})
+    recipe = Recipe("bf16/stochastic", overrides={"b": None})
     opt = quantize_optimizer(torch.optim.SGD([p], 0.1), recipe, named_parameters=[("a", p)])
     opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
     with pytest.raises(ValueError, match=r"the parameters of param_groups\[1\] have no names"):

@@ -21,9 +21,15 @@ from qemu_swalp import RandomBits, stream_id
 from qemu_swalp.ops.analysis import analyze
 from qemu_swalp.training import Recipe
 
-NEAREST = Recipe(weight="fixed<8,4>/nearest_even", momentum="bfp<8,axis=0>", gradient="e4m3fn")
+NEAREST = Recipe(
+    weight="fixed<8,4>/nearest_even",
+    momentum="bfp<8,axis=0>/stochastic",
+    gradient="e4m3fn/stochastic",
+)
 ACTIVATIONS = Recipe(
-    activation="fixed<6,2>", error="float<3,2>", operands={"input": "fixed<4,2>/nearest_even"}
+    activation="fixed<6,2>/stochastic",
+    error="float<3,2>/stochastic",
+    operands={"input": "fixed<4,2>/nearest_even"},
 )
 
 
@@ -79,7 +85,7 @@ def trained(kind, watched, steps=6):
         "native": lambda p: SGD(p, 0.05, 0.5, recipe=NEAREST),
     }[kind]
     opt = make(list(model.named_parameters()))
-    averager = Averager(model, quantizer="bfp<9>")
+    averager = Averager(model, quantizer="bfp<9>/stochastic")
     averager.attach(opt)
     gradients = []
     opt.register_step_pre_hook(lambda *_: gradients.append(model[0].weight.grad.clone()))

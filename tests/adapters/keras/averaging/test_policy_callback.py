@@ -27,7 +27,7 @@ def test_the_average_is_the_cores() -> None:
     policies: list[Policy] = [
         EMA(3, decay=0.75, quantizer="bfp8/stochastic"),  # type: ignore[arg-type]
         LAWA(0, EPOCH, size=2),
-        SQWA(EPOCH, EPOCH, captures=1, quantizer="bfp<4,axis=0>"),
+        SQWA(EPOCH, EPOCH, captures=1, quantizer="bfp<4,axis=0>/stochastic"),
     ]  # type: ignore[arg-type]
     averages, recorder = [PolicyAverage(policy) for policy in policies], Recorder()
     model = compiled(SGD(0.1, recipe=swalp(8)), jit_compile=False)

@@ -16,9 +16,9 @@ from qemu_swalp import RandomBits, stream_id
 from qemu_swalp.training import Recipe
 from tests.helpers.keras_native import BACKEND, MODES, normal, numpy, pull_back, same, traced
 
-STOCHASTIC = Recipe(activation="fixed<8,3>", error="fixed<12,8>")
+STOCHASTIC = Recipe(activation="fixed<8,3>/stochastic", error="fixed<12,8>/stochastic")
 NEAREST = Recipe(activation="fixed<8,4>/nearest_even", error="e5m2/nearest_even")
-BLOCKS = Recipe(activation="bfp<4,axis=0>", error="bfp<6>/stochastic_b<8>")
+BLOCKS = Recipe(activation="bfp<4,axis=0>/stochastic", error="bfp<6>/stochastic_b<8>")
 SEED = 2**64 - 1
 RUNS = {
     "auto": {"jit_compile": "auto"},
@@ -86,7 +86,7 @@ def batches(*arrays, size=4):
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize(
     "recipe",
-    [STOCHASTIC, Recipe(activation="fixed<8,3>", error="fixed<12,8>/nearest_even")],
+    [STOCHASTIC, Recipe(activation="fixed<8,3>/stochastic", error="fixed<12,8>/nearest_even")],
     ids=["stochastic", "nearest error"],
 )
 def test_fit_evaluate_and_predict_have_the_cores_bits_and_count_calls(run, recipe):
@@ -138,7 +138,13 @@ def test_compiled_by_torch():
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     "recipe",
-    [STOCHASTIC, NEAREST, BLOCKS, Recipe(activation="e4m3fn"), Recipe(error="bfp8")],
+    [
+        STOCHASTIC,
+        NEAREST,
+        BLOCKS,
+        Recipe(activation="e4m3fn/stochastic"),
+        Recipe(error="bfp8/stochastic"),
+    ],
     ids=["stochastic", "nearest", "blocks", "activation", "error"],
 )
 def test_the_layer_in_a_custom_loop(mode, recipe):
@@ -189,7 +195,7 @@ def test_bits_are_those_of_the_torch_adapter():
         def forward(self, x):
             return 2 * x
 
-    recipe = Recipe(activation="bfp<4,axis=0>", error="e4m3fn")
+    recipe = Recipe(activation="bfp<4,axis=0>/stochastic", error="e4m3fn/stochastic")
     module = torch.nn.Sequential(Times2(), torch.nn.Identity(), Times2())
     in_torch(module, recipe, modules=Times2, seed=3)
     model = keras.Sequential(
@@ -356,7 +362,9 @@ def test_rounds_in_the_dtype_that_comes(policy):
             layers.Dense(3, dtype="float32", name="head"),
         ]
     )
-    quantized = quantize_activations(model, Recipe(activation="fixed<8,3>", error="fixed<8,6>"))
+    quantized = quantize_activations(
+        model, Recipe(activation="fixed<8,3>/stochastic", error="fixed<8,6>/stochastic")
+    )
     dense = quantized.get_layer("dense_quantize")
     out = dense(model.get_layer("dense")(normal((2, 5))))
     assert keras.backend.standardize_dtype(out.dtype) == dtype

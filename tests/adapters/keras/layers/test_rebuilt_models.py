@@ -94,7 +94,9 @@ def test_layers_are_chosen_by_type_name_and_predicate(options, names):
 
 def test_overrides_go_by_the_name_of_the_output():
     inner = Recipe(error="e5m2/nearest_even")
-    recipe = Recipe(activation="bf16", overrides={"*head/*": None, "block/inner/output": inner})
+    recipe = Recipe(
+        activation="bf16/stochastic", overrides={"*head/*": None, "block/inner/output": inner}
+    )
     model = nested()
     quantized = quantize_activations(model, recipe)
     found = {
@@ -125,7 +127,7 @@ def test_recurrent_layers_with_states_and_masks(kind):
     sequence, *states = kind(3, return_sequences=True, return_state=True, name="rnn")(embedded)
     pooled = layers.GlobalAveragePooling1D(name="pool")(sequence)
     model = keras.Model(ids, [sequence, *states, pooled])
-    recipe = Recipe(activation="fixed<8,4>", error="fixed<12,8>")
+    recipe = Recipe(activation="fixed<8,4>/stochastic", error="fixed<12,8>/stochastic")
     quantized = quantize_activations(model, recipe, layers=["rnn", "embedding"], seed=SEED)
     x = np.int32([[1, 2, 3, 0, 0, 0], [4, 5, 6, 7, 8, 0]])
     rounded = {name: quantized.get_layer(f"{name}_quantize") for name in ("rnn", "embedding")}
@@ -175,7 +177,7 @@ def test_structures_integers_and_none():
     out = layer({"a": x, "rest": (x, [x, np.int32([1])])})
     parts = [numpy(out["a"]), numpy(out["rest"][0]), numpy(out["rest"][1][0])]
     for part, suffix in zip(parts, (".a", ".rest.0", ".rest.1.0"), strict=True):
-        same(part, Quantizer("fixed<8,1>")(x, bits("activation" + suffix, 1, 0, 0)))
+        same(part, Quantizer("fixed<8,1>/stochastic")(x, bits("activation" + suffix, 1, 0, 0)))
     same(out["rest"][1][1], np.int32([1]))
     assert isinstance(out["rest"], tuple)
 
@@ -185,8 +187,8 @@ def test_rematerialization_counts_once():
     with keras.RematScope(mode="full"):
         layer = Quantize("bf16", "bf16", place=1)
     y, gradient = pull_back(layer, ops.convert_to_tensor(x), ops.convert_to_tensor(upstream))
-    same(y, Quantizer("bf16")(x, bits("activation", 1, 0, 0)))
-    same(gradient, Quantizer("bf16")(upstream, bits("error", 1, 0, 0)))
+    same(y, Quantizer("bf16/stochastic")(x, bits("activation", 1, 0, 0)))
+    same(gradient, Quantizer("bf16/stochastic")(upstream, bits("error", 1, 0, 0)))
     assert int(layer.calls) == 1
 
 
@@ -198,13 +200,17 @@ def test_a_layer_without_known_shape_and_a_model_not_yet_built():
     same(unquantize_activations(quantized)(x), np.maximum(x, 0))
     i = keras.Input((None, 3))
     model = keras.Model(i, layers.ReLU(name="relu")(i))
-    quantized = quantize_activations(model, Recipe(activation="bfp<4,axis=-1,size=2>"), seed=SEED)
+    quantized = quantize_activations(
+        model, Recipe(activation="bfp<4,axis=-1,size=2>/stochastic"), seed=SEED
+    )
     for length in (2, 5):
         x = normal((3, length, 3))
         quantized.get_layer("relu_quantize").calls.assign(0)
         same(
             quantized.predict(x, verbose=0),
-            Quantizer("bfp<4,axis=-1,size=2>")(np.maximum(x, 0), bits("activation", 1, 0)),
+            Quantizer("bfp<4,axis=-1,size=2>/stochastic")(
+                np.maximum(x, 0), bits("activation", 1, 0)
+            ),
         )
 
 
@@ -277,7 +283,7 @@ def test_errors():
             "recipe must be a qemu_swalp.training.Recipe",
         ),
         (
-            lambda: quantize_activations(model, Recipe(weight="bfp8")),
+            lambda: quantize_activations(model, Recipe(weight="bfp8/stochastic")),
             ValueError,
             "nothing to round: the recipe must",
         ),
@@ -298,7 +304,7 @@ def test_errors():
         ),
         (lambda: quantize_activations(model, NEAREST, seed=-1), ValueError, "seed must be from 0"),
         (
-            lambda: quantize_activations(model, Recipe(activation="bfp<8,axis=2>")),
+            lambda: quantize_activations(model, Recipe(activation="bfp<8,axis=2>/stochastic")),
             ValueError,
             "axis",
         ),

@@ -18,10 +18,17 @@ RECIPES = {
     "float32": Recipe(),
     "swalp": swalp(8),
     "swalp-big-average": swalp(8, "big", average="bfp<9>/stochastic"),
-    "accumulator": Recipe(weight="e4m3fn", gradient="e5m2", momentum="bf16", accumulator="bf16"),
+    "accumulator": Recipe(
+        weight="e4m3fn/stochastic",
+        gradient="e5m2/stochastic",
+        momentum="bf16/stochastic",
+        accumulator="bf16/stochastic",
+    ),
     "fixed": core.fixed_point(8, 5),
     "overrides": Recipe(
-        weight="bfp8", momentum="bfp8", overrides={"b": Recipe(gradient="fixed<8,4>/nearest_even")}
+        weight="bfp8/stochastic",
+        momentum="bfp8/stochastic",
+        overrides={"b": Recipe(gradient="fixed<8,4>/nearest_even")},
     ),
 }
 HYPER = {

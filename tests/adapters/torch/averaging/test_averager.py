@@ -80,7 +80,7 @@ def test_sums_are_float32_whatever_the_model(weights, dtype, kept):
 
 POLICIES = [
     EMA(start=1, decay=0.75),
-    EMA(decay=0.9, quantizer="fixed<12,8>", seed=3, warmup=True),
+    EMA(decay=0.9, quantizer="fixed<12,8>/stochastic", seed=3, warmup=True),
     LAWA(size=3),
     LAWA(cycle=2, size=2, quantizer="bfp<8>/stochastic", seed=1),
     SQWA(captures=2, quantizer="fixed<8,4>/nearest_even"),
@@ -172,7 +172,7 @@ class TestAttached:
         averager = Averager([("p", p)])
         if averager_first and not copied:
             averager.attach(opt)
-        quantize_optimizer(opt, Recipe(weight="fixed<8,2>"))
+        quantize_optimizer(opt, Recipe(weight="fixed<8,2>/stochastic"))
         if copied:
             p, opt = copy.deepcopy((p, opt))
             averager = Averager([("p", p)])
@@ -325,7 +325,10 @@ def test_mismatched_and_damaged_checkpoints_are_refused_whole(same):
     before = averager.average()
     for other, words in (
         (Averager([("p", parameter(1.0, 2.0))], cycle=3), "has cycle=3, this averager cycle=1"),
-        (Averager([("p", parameter(1.0, 2.0))], quantizer="bf16"), "quantizer='bf16/stochastic_a'"),
+        (
+            Averager([("p", parameter(1.0, 2.0))], quantizer="bf16/stochastic"),
+            "quantizer='bf16/stochastic_a'",
+        ),
         (Averager([("q", parameter(1.0, 2.0))]), "averages other parameters: p, q in one only"),
         (Averager([("p", parameter(1.0))]), r"p has shape \(2,\), in the checkpoint \(1,\)"),
     ):

@@ -12,7 +12,7 @@ import qemu_swalp
 from qemu_swalp import RandomBits, stream_id
 from qemu_swalp.training import Quantizer, Recipe
 
-STOCHASTIC = Recipe(activation="bfp<4,axis=0>", error="e4m3fn")
+STOCHASTIC = Recipe(activation="bfp<4,axis=0>/stochastic", error="e4m3fn/stochastic")
 NEAREST = Recipe(activation="fixed<8,4>/nearest_even", error="e5m2/nearest_even")
 
 
@@ -49,7 +49,12 @@ def by_hand(model, x, recipe, seed, call):
 
 @pytest.mark.parametrize(
     "recipe",
-    [STOCHASTIC, NEAREST, Recipe(activation="e4m3fn"), Recipe(error="bfp<8,axis=0>")],
+    [
+        STOCHASTIC,
+        NEAREST,
+        Recipe(activation="e4m3fn/stochastic"),
+        Recipe(error="bfp<8,axis=0>/stochastic"),
+    ],
     ids=["stochastic", "nearest", "activation", "error"],
 )
 @pytest.mark.parametrize("elements", [1 << 16, -1], ids=["as NumPy views", "as tensors"])
@@ -182,7 +187,7 @@ def test_modules_are_chosen_by_type_name_and_predicate(options, names):
 
 def test_overrides_go_by_the_name_of_the_output():
     recipe = Recipe(
-        activation="bf16",
+        activation="bf16/stochastic",
         overrides={"head.*": None, "body.0.*": Recipe(activation="e5m2/nearest_even")},
     )
     handle = quantize_activations(Nested(), recipe)
@@ -199,7 +204,7 @@ def test_outputs_in_tuples_and_dicts_are_rounded_each_with_its_own_bits(on_grid)
             return {"a": x, "rest": (x, [x, torch.tensor([1]), None])}
 
     model = Many()
-    quantize_activations(model, Recipe(activation="fixed<8,1>"), modules=Many)
+    quantize_activations(model, Recipe(activation="fixed<8,1>/stochastic"), modules=Many)
     out = model(torch.full((64,), 0.3))
     first, second, third = out["a"], out["rest"][0], out["rest"][1][0]
     assert all(on_grid(t, "fixed<8,1>") for t in (first, second, third))
@@ -207,7 +212,7 @@ def test_outputs_in_tuples_and_dicts_are_rounded_each_with_its_own_bits(on_grid)
     assert out["rest"][1][1].dtype == torch.int64
     assert out["rest"][1][2] is None
     lstm = nn.LSTM(2, 3)
-    quantize_activations(lstm, Recipe(activation="fixed<8,4>"), modules=nn.LSTM)
+    quantize_activations(lstm, Recipe(activation="fixed<8,4>/stochastic"), modules=nn.LSTM)
     y, (h, c) = lstm(torch.randn(4, 2))
     assert all(on_grid(t, "fixed<8,4>") for t in (y, h, c))
 
@@ -223,7 +228,7 @@ def test_in_place_modules_after_a_site(on_grid):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_dtypes(on_grid, dtype):
     model = mlp().to(dtype)
-    quantize_activations(model, Recipe(activation="e4m3fn", error="e4m3fn"))
+    quantize_activations(model, Recipe(activation="e4m3fn/stochastic", error="e4m3fn/stochastic"))
     y = model(torch.randn(2, 4, dtype=dtype))
     y.sum().backward()
     assert y.dtype == dtype
@@ -242,7 +247,7 @@ class TestFunctional:
 
     def test_rounds_the_gradient(self, same):
         x, upstream = torch.randn(3, 5, requires_grad=True), torch.randn(3, 5)
-        for backward in ("e5m2", Quantizer("e5m2")):
+        for backward in ("e5m2/stochastic", Quantizer("e5m2/stochastic")):
             y = quantize(x, None, backward=backward, backward_random=RandomBits(4, offset=3))
             same(y, x)
             (gradient,) = torch.autograd.grad(y, x, upstream)
@@ -272,7 +277,7 @@ class TestFunctional:
                 r"bf16/stochastic_a needs random=RandomBits\(seed",
             ),
             (
-                lambda: quantize(x, "bf16", backward="bf16"),
+                lambda: quantize(x, "bf16", backward="bf16/stochastic"),
                 ValueError,
                 "bf16/stochastic_a needs backward_random=",
             ),
@@ -311,7 +316,7 @@ def test_errors():
             "recipe must be a qemu_swalp.training.Recipe",
         ),
         (
-            lambda: quantize_activations(mlp(), Recipe(weight="bfp8")),
+            lambda: quantize_activations(mlp(), Recipe(weight="bfp8/stochastic")),
             ValueError,
             "nothing to round: quantize_activations applies the section .activations.",
         ),

@@ -26,8 +26,10 @@ def made(recipe, kind="hooks", seed=0, dtype=torch.float32, **options):
 @pytest.mark.parametrize("kind", ["hooks", "native"])
 class TestRefusal:
     def test_another_recipe_is_refused_with_a_listing_and_nothing_changes(self, kind):
-        saved = made(Recipe(weight="bfp8", momentum="bf16"), kind).state_dict()
-        opt = made(Recipe(weight="bfp<8,axis=0>", gradient="e5m2"), kind)
+        saved = made(
+            Recipe(weight="bfp8/stochastic", momentum="bf16/stochastic"), kind
+        ).state_dict()
+        opt = made(Recipe(weight="bfp<8,axis=0>/stochastic", gradient="e5m2/stochastic"), kind)
         before = copy.deepcopy(opt.state_dict())
         saved["param_groups"][0]["lr"] = 7.0
         with pytest.raises(ValueError, match="trained with another recipe") as error:
@@ -42,7 +44,7 @@ class TestRefusal:
         assert str(before) == str(opt.state_dict())
 
     def test_overrides_and_their_order_count(self, kind):
-        a, b = Recipe(weight="bf16"), None
+        a, b = Recipe(weight="bf16/stochastic"), None
         opt = made(Recipe(overrides={"*w": a, "*b": b}), kind)
         with pytest.raises(
             ValueError,
@@ -53,7 +55,9 @@ class TestRefusal:
             ValueError, match=r"overrides\.\*w\.weight is e5m2/stochastic_a in the checkpoint, bf16"
         ):
             opt.load_state_dict(
-                made(Recipe(overrides={"*w": Recipe(weight="e5m2"), "*b": b}), kind).state_dict()
+                made(
+                    Recipe(overrides={"*w": Recipe(weight="e5m2/stochastic"), "*b": b}), kind
+                ).state_dict()
             )
 
     def test_a_plain_checkpoint_is_refused(self, kind):
@@ -62,13 +66,13 @@ class TestRefusal:
         with pytest.raises(
             ValueError, match="weight is absent in the checkpoint, bf16/stochastic_a here"
         ):
-            made(Recipe(weight="bf16"), kind).load_state_dict(saved)
+            made(Recipe(weight="bf16/stochastic"), kind).load_state_dict(saved)
 
     def test_allowing_it_keeps_the_scripts_recipe_and_the_checkpoints_seed_and_step(
         self, kind, on_grid
     ):
-        opt = made(Recipe(weight="fixed<8,3>"), kind, seed=1, allow_recipe_change=True)
-        saved = made(Recipe(weight="bf16"), kind, seed=2)
+        opt = made(Recipe(weight="fixed<8,3>/stochastic"), kind, seed=1, allow_recipe_change=True)
+        saved = made(Recipe(weight="bf16/stochastic"), kind, seed=2)
         saved.param_groups[0]["qemu_step"] = 9
         opt.load_state_dict(saved.state_dict())
         assert (opt.param_groups[0]["qemu_seed"], opt.param_groups[0]["qemu_step"]) == (2, 9)
@@ -105,7 +109,10 @@ def test_equal_recipes_spelled_differently_are_equal():
     [(torch.bfloat16, torch.bfloat16, True), (torch.float32, torch.bfloat16, False)],
 )
 def test_state_keeps_its_dtype_where_the_parameters_have_theirs(saved, loaded, kept):
-    opt, other = made(Recipe(weight="bf16"), dtype=saved), made(Recipe(weight="bf16"), dtype=loaded)
+    opt, other = (
+        made(Recipe(weight="bf16/stochastic"), dtype=saved),
+        made(Recipe(weight="bf16/stochastic"), dtype=loaded),
+    )
     p = opt.param_groups[0]["params"][0]
     opt.state[p]["momentum_buffer"] = torch.full((2, 3), 1 / 3)
     file = io.BytesIO()
@@ -146,7 +153,7 @@ def test_distributed_state_dicts(same):
     def build():
         torch.manual_seed(0)
         model = torch.nn.Linear(4, 3)
-        recipe = Recipe(weight="bfp8", accumulator="bf16")
+        recipe = Recipe(weight="bfp8/stochastic", accumulator="bf16/stochastic")
         return model, quantize_optimizer(torch.optim.Adam(model.parameters(), 0.1), recipe)
 
     for options in (StateDictOptions(), StateDictOptions(flatten_optimizer_state_dict=True)):

@@ -12,7 +12,7 @@ from qemu_swalp.training import Quantizer, Recipe, swalp
 
 RECIPES = {
     "nearest": Recipe(activation="bfp<8,axis=0>/nearest_even", error="e5m2/nearest_even"),
-    "stochastic": Recipe(activation="bfp<8,axis=0>", error="e5m2"),
+    "stochastic": Recipe(activation="bfp<8,axis=0>/stochastic", error="e5m2/stochastic"),
 }
 
 

@@ -26,7 +26,12 @@ from qemu_swalp.training import ELEMENTWISE, Recipe, find_breaking_role
 EXACT = ElementwiseFunctions(ElementwiseRules((None,) * len(ELEMENTWISE), 0, 0, 0))
 NEAREST = Recipe(elementwise="float<6,9>/nearest_even")
 STOCHASTIC = Recipe(
-    elementwise={"add": "fp16", "function": "e5m2", "sum": "fp16; group=2", "multiply": "bf16"}
+    elementwise={
+        "add": "fp16/stochastic",
+        "function": "e5m2/stochastic",
+        "sum": "fp16/stochastic; group=2",
+        "multiply": "bf16/stochastic",
+    }
 )
 BOTH = pytest.mark.parametrize("recipe", [NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
 

@@ -27,7 +27,7 @@ FORMATS = [
     "bfp<4,axis=-2>",
 ]
 NEAREST = Recipe(operands=dict(zip(OPERANDS, [f"{f}/nearest_even" for f in FORMATS], strict=True)))
-STOCHASTIC = Recipe(operands=dict(zip(OPERANDS, FORMATS, strict=True)))
+STOCHASTIC = Recipe(operands=dict(zip(OPERANDS, [f"{f}/stochastic" for f in FORMATS], strict=True)))
 RUNS_OF_3 = "bfp<4,axis=-1,size=3>/nearest_even"
 RUNS = Recipe(operands=dict.fromkeys(("input", "weight", "error"), RUNS_OF_3))
 
@@ -320,9 +320,12 @@ def test_modules_are_chosen(options, names):
 
 
 def test_overrides_go_by_the_name_of_the_operands(same):
-    errors = Recipe(operands={"error": "e5m2"})
+    errors = Recipe(operands={"error": "e5m2/stochastic"})
     handle = quantize_gemms(
-        net(), Recipe(operands={"input": "bf16"}, overrides={"0.*": None, "3.operands": errors})
+        net(),
+        Recipe(
+            operands={"input": "bf16/stochastic"}, overrides={"0.*": None, "3.operands": errors}
+        ),
     )
     assert handle.names == ["3", "5"]
     assert [q for q in handle.sites[0].quantizers.values() if q] == ["e5m2/stochastic_a"] * 2
@@ -347,7 +350,16 @@ def test_a_transformer_layer_is_rounded_in_inference_too():
 
 def test_autocast_and_half_precision(on_grid):
     model = nn.Linear(4, 3)
-    quantize_gemms(model, Recipe(operands={"error": "e5m2", "input": "e4m3fn", "weight": "e4m3fn"}))
+    quantize_gemms(
+        model,
+        Recipe(
+            operands={
+                "error": "e5m2/stochastic",
+                "input": "e4m3fn/stochastic",
+                "weight": "e4m3fn/stochastic",
+            }
+        ),
+    )
     with torch.autocast("cpu", torch.bfloat16):
         y = model(torch.randn(2, 4))
     assert y.dtype == torch.bfloat16
@@ -399,7 +411,9 @@ def test_a_recomputation_repeats_the_bits_of_operands_and_activations(same, mode
     for checkpointing in (False, True):
         model = Checkpointed(None)
         quantize_activations(
-            model, Recipe(activation="fixed<8,3>", error="fixed<8,5>"), modules=nn.ReLU
+            model,
+            Recipe(activation="fixed<8,3>/stochastic", error="fixed<8,5>/stochastic"),
+            modules=nn.ReLU,
         )
         handle = quantize_gemms(model, STOCHASTIC)
         if checkpointing:
@@ -417,7 +431,7 @@ def test_a_recomputation_repeats_the_bits_of_operands_and_activations(same, mode
 
 def test_handles_share_a_clock_and_leave_it_one_by_one():
     model = net()
-    a = quantize_activations(model, Recipe(activation="fixed<8,3>"), modules=nn.ReLU)
+    a = quantize_activations(model, Recipe(activation="fixed<8,3>/stochastic"), modules=nn.ReLU)
     b = quantize_gemms(model, STOCHASTIC)
     assert len(model._forward_pre_hooks) == 1
     assert len(a.sites[0].clock.sites) == 4
@@ -495,7 +509,7 @@ class OwnForward(nn.Linear):
         ),
         (lambda: quantize_gemms(net(), "mxpf8"), ValueError, "got 'mxpf8'"),
         (
-            lambda: quantize_gemms(net(), Recipe(weight="bfp8")),
+            lambda: quantize_gemms(net(), Recipe(weight="bfp8/stochastic")),
             ValueError,
             "nothing to round: quantize_gemms applies the section .products.",
         ),

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from qemu_swalp.training import Recipe
 
-RECIPE = Recipe(activation="fixed<8,1>", error="fixed<8,3>")
+RECIPE = Recipe(activation="fixed<8,1>/stochastic", error="fixed<8,3>/stochastic")
 
 
 class Model(nn.Module):

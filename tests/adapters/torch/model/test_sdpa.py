@@ -19,10 +19,10 @@ from qemu_swalp.training import Recipe
 NEARLY_FLOAT = Recipe(operands={"input": "float<8,22>/nearest_even"})
 STOCHASTIC = Recipe(
     operands={
-        "input": "bfp<4,axis=-1,size=4>",
-        "error": "bfp<5,axis=-1,size=3>",
-        "wgrad.input": "e4m3fn",
-        "wgrad.error": "bfp<6,axis=-1,size=2>",
+        "input": "bfp<4,axis=-1,size=4>/stochastic",
+        "error": "bfp<5,axis=-1,size=3>/stochastic",
+        "wgrad.input": "e4m3fn/stochastic",
+        "wgrad.error": "bfp<6,axis=-1,size=2>/stochastic",
     }
 )
 ATTENTION = {"attention": True, "seed": 4}
@@ -199,7 +199,7 @@ def test_the_model_comes_back(same):
 
 
 def test_overrides_and_exclusions_go_by_the_caller():
-    one = Recipe(operands={"input": "bf16"}, overrides={"0.operands": None})
+    one = Recipe(operands={"input": "bf16/stochastic"}, overrides={"0.operands": None})
     assert quantize_gemms(blocks(), one, **ATTENTION, exclude=nn.Linear).names == ["1"]
 
 
@@ -232,7 +232,7 @@ def test_compiles_as_one_graph_with_the_eager_bits(same):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_and_autocast(dtype):
     module = Attention()
-    quantize_gemms(module, Recipe(operands={"input": "e4m3fn"}), **ATTENTION)
+    quantize_gemms(module, Recipe(operands={"input": "e4m3fn/stochastic"}), **ATTENTION)
     inputs = [x.detach() for x in operands()]
     assert module(*(x.to(dtype) for x in inputs)).dtype == dtype
     with torch.autocast("cpu", dtype):

@@ -23,7 +23,8 @@ NEAREST = Recipe(
     )
 )
 STOCHASTIC = Recipe(
-    operands={"input": "e4m3fn", "error": "e5m2"}, sums="fp16; product=e5m2; chunk=3"
+    operands={"input": "e4m3fn/stochastic", "error": "e5m2/stochastic"},
+    sums="fp16/stochastic; product=e5m2; chunk=3",
 )
 BOTH = pytest.mark.parametrize("recipe", [NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
 
@@ -270,7 +271,7 @@ def test_errors():
     with pytest.raises(
         ValueError, match="nothing to round: quantize_gemms applies the section .products."
     ):
-        quantize_gemms(model, Recipe(weight="bf16"))
+        quantize_gemms(model, Recipe(weight="bf16/stochastic"))
     quantize_gemms(model, Recipe(sums=Quantizer("fp16/nearest_even")))
     with pytest.raises(TypeError, match="an array of bfloat16 cannot represent the values of fp16"):
         model.bfloat16()(torch.ones(1, 3, dtype=torch.bfloat16))

@@ -101,7 +101,7 @@ def test_small_updates_count(ours, dtype):
     assert w.float().mean().item() == pytest.approx(1 - 200 * rate, abs=20 * rate)
 
 
-@pytest.mark.parametrize("recipe", [Recipe(gradient="e5m2"), Recipe()])
+@pytest.mark.parametrize("recipe", [Recipe(gradient="e5m2/stochastic"), Recipe()])
 def test_weights_without_a_quantizer_keep_the_behaviour_of_pytorch(recipe):
     w, v = (nn.Parameter(torch.ones(8, dtype=torch.bfloat16)) for _ in range(2))
     opt, plain = torch.optim.Adam([w], 1e-4), torch.optim.Adam([v], 1e-4)
@@ -244,7 +244,9 @@ def test_lbfgs_sees_rounded_weights_in_its_closure(search):
 @pytest.mark.parametrize("kind", ["SGD-fused", "AdamW-fused"])
 def test_fused_steps_under_a_grad_scaler(kind):
     results = []
-    recipe = Recipe(weight="fp16/stochastic", gradient="e5m2", momentum="fp16/nearest_even")
+    recipe = Recipe(
+        weight="fp16/stochastic", gradient="e5m2/stochastic", momentum="fp16/nearest_even"
+    )
     for dtype in (torch.float16, torch.float32):
         w = nn.Parameter(torch.linspace(-1, 1, 64).half().to(dtype))
         opt = quantized(kind, [w], recipe)
@@ -260,7 +262,7 @@ def test_fused_steps_under_a_grad_scaler(kind):
 
 
 def test_accumulators_are_rounded_once():
-    recipe = Recipe(weight="e4m3fn", accumulator=RANDOM)
+    recipe = Recipe(weight="e4m3fn/stochastic", accumulator=RANDOM)
     runs = []
     for dtype in (torch.bfloat16, torch.float32):
         w = nn.Parameter(torch.ones(256, dtype=dtype))

@@ -45,7 +45,10 @@ FORMATS = (
     "posit<8,2>",
     "ternary",
 )
-ROLES = Recipe(**swalp(8).to_dict(), operands={"input": "bfp<6,axis=-1>", "error": "e5m2"})
+ROLES = Recipe(
+    **swalp(8).to_dict(),
+    operands={"input": "bfp<6,axis=-1>/stochastic", "error": "e5m2/stochastic"},
+)
 OPTIMIZERS = {
     "plain": (torch.optim.SGD, {"foreach": False}),
     "foreach": (torch.optim.SGD, {"foreach": True}),
@@ -134,8 +137,12 @@ def backward(model, i):
     "recipe",
     [
         ROLES,
-        Recipe(weight="e4m3fn", momentum="bf16", accumulator="fixed<16,12>"),
-        Recipe(weight="nvfp4"),
+        Recipe(
+            weight="e4m3fn/stochastic",
+            momentum="bf16/stochastic",
+            accumulator="fixed<16,12>/stochastic",
+        ),
+        Recipe(weight="nvfp4/stochastic"),
     ],
     ids=["all roles", "accumulator", "weights"],
 )
@@ -159,7 +166,14 @@ def test_a_step_reads_nothing_and_has_the_bits_of_one_that_does(same, kind, reci
 
 @pytest.mark.parametrize(
     "recipe",
-    [ROLES, Recipe(weight="e4m3fn", momentum="bf16", accumulator="fixed<16,12>")],
+    [
+        ROLES,
+        Recipe(
+            weight="e4m3fn/stochastic",
+            momentum="bf16/stochastic",
+            accumulator="fixed<16,12>/stochastic",
+        ),
+    ],
     ids=["all roles", "accumulator"],
 )
 @pytest.mark.usefixtures("as_on_a_device")
@@ -337,7 +351,7 @@ def test_replays_of_a_cuda_graph_have_the_bits_of_eager_steps(same, kind):
             model, _ = parts("plain", device="cuda")
             adam = torch.optim.Adam(model.parameters(), 0.01, capturable=True)
             optimizer = quantize_optimizer(
-                adam, Recipe(**swalp(8).to_dict(), state={"exp_avg_sq": "bf16"}), seed=3
+                adam, Recipe(**swalp(8).to_dict(), state={"exp_avg_sq": "bf16/stochastic"}), seed=3
             )
         else:
             rate = {"lr": torch.tensor(0.1, device="cuda")} if kind == "ours" else {}

@@ -238,7 +238,9 @@ def test_a_subclass_that_calls_super_step_is_rounded_once_and_to_the_end(on_grid
 
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])  # hooks the step of the base class too
     p = torch.nn.Parameter(torch.randn(4, 5))
-    opt = quantize_optimizer(Decaying([p], 0.1, momentum=0.9), Recipe(weight="fixed<8,5>"))
+    opt = quantize_optimizer(
+        Decaying([p], 0.1, momentum=0.9), Recipe(weight="fixed<8,5>/stochastic")
+    )
     for _ in range(3):
         opt.step(lambda: (opt.zero_grad(), (p * p).sum().backward()))
         assert on_grid(p, "fixed<8,5>")
@@ -292,7 +294,8 @@ def test_overrides_go_by_name(on_grid):
 
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
     recipe = Recipe(
-        weight="fixed<8,6>", overrides={"*.bias": None, "1.*": Recipe(weight="fixed<8,2>")}
+        weight="fixed<8,6>/stochastic",
+        overrides={"*.bias": None, "1.*": Recipe(weight="fixed<8,2>/stochastic")},
     )
     for make in (
         lambda: quantize_optimizer(torch.optim.SGD(model.parameters(), 0.1), recipe, model=model),
@@ -319,7 +322,8 @@ def test_state_names_that_do_not_occur_are_warned_of():
 
     p = torch.nn.Parameter(torch.ones(2))
     opt = quantize_optimizer(
-        torch.optim.Adam([p]), Recipe(weight="bf16", state={"exp_avg_sqr": "bf16"})
+        torch.optim.Adam([p]),
+        Recipe(weight="bf16/stochastic", state={"exp_avg_sqr": "bf16/stochastic"}),
     )
     p.grad = torch.ones(2)
     with pytest.warns(
@@ -343,7 +347,7 @@ def test_hooks_run_first_among_post_hooks(on_grid):
     opt = torch.optim.SGD([p], 0.1)
     opt.register_step_post_hook(lambda *_: seen.append(p.detach().clone()))
     seen: list[torch.Tensor] = []
-    quantize_optimizer(opt, Recipe(weight="fixed<8,4>"))
+    quantize_optimizer(opt, Recipe(weight="fixed<8,4>/stochastic"))
     p.grad = torch.ones(5) / 3
     opt.step()
     assert on_grid(seen[0], "fixed<8,4>")
@@ -354,7 +358,9 @@ def test_named_states_of_a_momentum_role_share_its_quantizer():
 
     states = {
         key: (role, str(q))
-        for key, role, q in _states(Recipe(momentum="bf16", state={"exp_avg": "e5m2"}))
+        for key, role, q in _states(
+            Recipe(momentum="bf16/stochastic", state={"exp_avg": "e5m2/stochastic"})
+        )
     }
     assert states == {
         "momentum_buffer": ("momentum", "bf16/stochastic_a"),

@@ -12,7 +12,7 @@ from torch import nn
 
 from qemu_swalp.training import Recipe
 
-RECIPE = Recipe(weight="fixed<8,2>", momentum="bf16")
+RECIPE = Recipe(weight="fixed<8,2>/stochastic", momentum="bf16/stochastic")
 
 
 def weight() -> nn.Parameter:

@@ -97,7 +97,7 @@ def test_takes_the_arguments_of_torch_optim_sgd():
 
 
 def test_overrides_by_name_equal_the_core(same):
-    recipe = Recipe(weight="fixed<8,6>", overrides={"b": None})
+    recipe = Recipe(weight="fixed<8,6>/stochastic", overrides={"b": None})
     arrays = {"a": np.float32([0.3, 0.7]), "b": np.float32([0.3])}
     named = [(name, torch.nn.Parameter(torch.tensor(a))) for name, a in arrays.items()]
     ours, core = SGD(named, 0.1, recipe=recipe), CoreSGD(0.1, recipe=recipe)
@@ -118,7 +118,11 @@ def test_overrides_by_name_equal_the_core(same):
 )
 @pytest.mark.parametrize(
     "recipe",
-    [swalp(8), Recipe(weight="float<8,22>"), Recipe(weight="e4m3fn", accumulator="float<8,20>")],
+    [
+        swalp(8),
+        Recipe(weight="float<8,22>/stochastic"),
+        Recipe(weight="e4m3fn/stochastic", accumulator="float<8,20>/stochastic"),
+    ],
     ids=["swalp", "fine", "accumulator"],
 )
 def test_equals_torch_sgd_where_products_are_exact(

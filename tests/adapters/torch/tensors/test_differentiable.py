@@ -15,8 +15,8 @@ Q = {"weight": "fixed<8,6>", "gradient": "bfp<5,axis=0>", "momentum": "float<5,3
 RECIPES = {
     "all roles": Recipe(**Q),
     "nearest": Recipe(**{role: f"{f}/nearest_even" for role, f in Q.items()}),
-    "accumulator": Recipe(**Q, accumulator="fixed<12,10>"),
-    "weights alone": Recipe(weight="fixed<8,6>"),
+    "accumulator": Recipe(**Q, accumulator="fixed<12,10>/stochastic"),
+    "weights alone": Recipe(weight="fixed<8,6>/stochastic"),
 }
 KINDS = {
     "ours": lambda p, recipe, **options: SGD(
@@ -154,10 +154,10 @@ def test_any_optimizer_that_is_differentiable(make, on_grid):
     numbers.
     """
     recipe = Recipe(
-        weight="fixed<8,6>",
-        gradient="float<8,7>",
-        momentum="float<8,7>",
-        state=dict.fromkeys(("exp_avg_sq", "square_avg", "sum"), "float<8,7>"),
+        weight="fixed<8,6>/stochastic",
+        gradient="float<8,7>/stochastic",
+        momentum="float<8,7>/stochastic",
+        state=dict.fromkeys(("exp_avg_sq", "square_avg", "sum"), "float<8,7>/stochastic"),
     )
     w, _ = inputs()
     p = w.clone()

@@ -31,7 +31,7 @@ SHAPE = (5, 7)  # uneven: 3 and 2 rows, 4 and 3 columns
 
 def train(format, parameter):
     """Three steps of SGD with momentum, every tensor in the format."""
-    recipe = Recipe(*[format] * 5, accumulator="bf16")
+    recipe = Recipe(*[format] * 5, accumulator="bf16/stochastic")
     opt = quantize_optimizer(torch.optim.SGD([parameter], 0.125, momentum=0.5), recipe, seed=7)
     averager = Averager([("p", parameter)])
     averager.attach(opt)
@@ -151,4 +151,4 @@ def test_what_is_refused(mesh):
     with pytest.raises(ValueError, match="where its placements are Shard or Replicate, got"):
         round_shard(partial, Quantizer("bfp8", "nearest_even"), None)
     with pytest.raises(TypeError, match="x must be a DTensor, got Tensor"):
-        round_shard(start(), Quantizer("bf16"), None)
+        round_shard(start(), Quantizer("bf16/stochastic"), None)
