@@ -47,7 +47,7 @@ VARIANTS: dict[str, list[str]] = {"baseline": []} | (
 
 
 def digest() -> str:
-    """Of the sources: a library that was compiled from others is not taken."""
+    """Of the sources: a library that was compiled from others is refused."""
     found = hashlib.sha256()
     for path in sorted(path for path in SOURCES.rglob("*") if path.is_file()):
         found.update(path.relative_to(SOURCES).as_posix().encode() + path.read_bytes())

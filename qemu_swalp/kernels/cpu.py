@@ -99,7 +99,7 @@ def instructions(name: str) -> Iterator[None]:
     before = instruction_set()
     if before is None or not library().qs_choose(name.encode()):
         raise ValueError(
-            f"this machine's kernels do not take the instruction set {name!r}; they take {before}"
+            f"this machine's kernels do not use the instruction set {name!r}; they use {before}"
         )
     try:
         yield

@@ -1,8 +1,8 @@
 """Which products of float32 matrices come out in float32 as they do in float64 (clauses SUM).
 
-Those whose products take at most 24 bits within float32's range, so that they are exact there;
+Those whose products need at most 24 bits within float32's range, so that they are exact there;
 whose sums are rounded at once, so that all that is added is exact; where rounding to odd at 24
-bits, in place of 53, cannot be told, which takes two bits beyond the format's and the random ones
+bits, in place of 53, cannot be told, which needs two bits beyond the format's and the random ones
 (Boldo and Melquiond 2008, theorem 1); and which stay below 2^127.
 """
 

@@ -66,7 +66,7 @@ def structure_of(
     random: RandomBits | None,
 ) -> structs.Matmul:
     """The call for arrays of these shapes, all but where things stand. drawn : `random` as the
-    kernels take it.
+    kernels read it.
     """
     batches = math.prod(result_shape(a, b)[:-2])
     seed, stream = (0, 0) if random is None else (random.seed, random.stream)

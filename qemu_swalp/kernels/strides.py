@@ -17,7 +17,7 @@ def layout_of(
     """The layout of arrays of at least one element; strides count elements, those of the last axis
     are 1.
 
-    None where more axes are left than the kernels take.
+    None where more axes are left than the kernels support.
     """
     shape, source_strides, target_strides = (
         shape or (1,),

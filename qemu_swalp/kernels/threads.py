@@ -1,4 +1,4 @@
-"""How many threads the CPU kernels take."""
+"""How many threads the CPU kernels use."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _threads = _default()
 
 
 def get_num_threads() -> int:
-    """Threads that quantizing a large NumPy array or CPU tensor may take. The bits do not depend on
+    """Threads that quantizing a large NumPy array or CPU tensor may use. The bits do not depend on
     it.
 
     At first the environment's QEMU_SWALP_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that the

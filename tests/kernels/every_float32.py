@@ -1,9 +1,9 @@
 """Every one of the 2^32 float32 numbers, NaNs included: `python -m tests.kernels.every_float32`.
 
-The compiled kernels against ml_dtypes (nearest even, by its casts) and against the array program
-(any mode), bit for bit. All dtypes of ml_dtypes take half an hour on a core, each format and mode
-against the array program about five minutes; the last lines say what was compared. `--part N/M`
-takes the N-th of M equal parts.
+The compiled kernels against ml_dtypes (nearest even, by its casts) and against the reference
+implementation (any mode), bit for bit. All dtypes of ml_dtypes take half an hour on a core, each
+format and mode against the reference implementation about five minutes; the last lines say what was
+compared. `--part N/M` compares the N-th of M equal parts.
 """
 
 from __future__ import annotations
@@ -59,8 +59,12 @@ def main() -> int:
     parser.add_argument(
         "--dtypes", nargs="*", default=list(DTYPES), choices=list(DTYPES), help="against ml_dtypes"
     )
-    parser.add_argument("--formats", nargs="*", default=FORMATS, help="against the array program")
-    parser.add_argument("--modes", nargs="*", default=MODES, help="against the array program")
+    parser.add_argument(
+        "--formats", nargs="*", default=FORMATS, help="against the reference implementation"
+    )
+    parser.add_argument(
+        "--modes", nargs="*", default=MODES, help="against the reference implementation"
+    )
     parser.add_argument("--part", default="1/1", metavar="N/M")
     chosen = parser.parse_args()
     if cpu.library() is None:

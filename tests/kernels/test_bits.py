@@ -1,5 +1,5 @@
-"""The kernels give the bits of the array program: NaN's sign included, on every instruction set of
-the machine.
+"""The kernels give the bits of the reference implementation: NaN's sign included, on every
+instruction set of the machine.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def test_every_instruction_set(instructions: str) -> None:
 
 def test_an_instruction_set_that_is_not_there() -> None:
     with (
-        pytest.raises(ValueError, match="do not take the instruction set 'mmx'; they take"),
+        pytest.raises(ValueError, match="do not use the instruction set 'mmx'; they use"),
         cpu.instructions("mmx"),
     ):
         pass

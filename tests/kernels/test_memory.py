@@ -133,7 +133,9 @@ def test_an_out_that_overlaps(shift: int) -> None:
 
 
 def test_tensors() -> None:
-    """Zero-copy where memory allows; gradients, versions and views as with the array program."""
+    """Zero-copy where memory allows; gradients, versions and views as with the reference
+    implementation.
+    """
     x = torch.from_numpy(large((2, 3, 4, 5))).contiguous(memory_format=torch.channels_last)
     for format in ("bfp<8,axis=0>", "e4m3fn", "bfp<8,axis=1>"):
         expected = q.quantize(x.contiguous().numpy(), format, "stochastic", random=RANDOM)
@@ -153,7 +155,7 @@ def test_tensors() -> None:
 
 
 def test_tensors_inside_transforms() -> None:
-    """Where a tensor has no memory of its own, the array program takes it."""
+    """Where a tensor has no memory of its own, the reference implementation rounds it."""
     x = torch.from_numpy(large((4, 6)))
     mapped = torch.func.vmap(lambda row: q.quantize(row, "e4m3fn"))(x)
     assert (mapped == q.quantize(x, "e4m3fn")).all()

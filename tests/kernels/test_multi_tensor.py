@@ -1,6 +1,4 @@
-"""Fused steps of quantized SGD, and rounding of many tensors, give the bits of the reference
-implementation.
-"""
+"""Fused steps of quantized SGD give the bits of the reference implementation."""
 
 from __future__ import annotations
 
@@ -14,10 +12,8 @@ from hypothesis import strategies as st
 import qemu_swalp as q
 from qemu_swalp import kernels
 from qemu_swalp.kernels.cpu import CPU
-from qemu_swalp.ops.round_many import round_many
 from qemu_swalp.training import (
     SGD,
-    Quantizer,
     Recipe,
     TensorRandomBits,
     fixed_point,
@@ -299,44 +295,3 @@ def test_threads_change_nothing() -> None:
         )
     finally:
         q.set_num_threads(before)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_rounding_many_in_place(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One call; what the kernels do not take (too large a block, a step that is no number) stays as
-    it was.
-    """
-    found: list[int] = []
-    call = CPU.round_many
-    monkeypatch.setattr(
-        CPU,
-        "round_many",
-        lambda tensors, chunks: (found.append(len(tensors)), call(tensors, chunks)),
-    )
-    given = [
-        ("bfp<8,axis=0>", (30, 500)),
-        ("bfp8", (77,)),
-        ("e4m3fn/nearest_even", (3, 5, 7)),
-        ("nf4/toward_zero", (9,)),
-        ("mxfp4", (64, 320)),
-        ("bfp8", (3, 200000)),
-        ("bfp<8,axis=-1>", (4, 100000)),
-        ("e5m2", (10,)),
-    ]
-    rng = np.random.default_rng(0)
-    arrays = [rng.standard_normal(shape).astype(dtype) for _, shape in given]
-    before = [x.copy() for x in arrays]
-    quantizers = [Quantizer(text) for text, _ in given]
-    random: list[Any] = [q.RandomBits(3, 2**33 + i, 5) for i in range(len(given))]
-    random[-1] = q.RandomBits(3, 1, np.int64(5))
-    done = round_many(arrays, quantizers, random)
-    assert done == [True] * 5 + [False] * 3
-    assert found == [5]
-    for x, old, quantizer, bits_of, taken in zip(
-        arrays, before, quantizers, random, done, strict=True
-    ):
-        with kernels.disabled():
-            expected = quantizer(old, bits_of) if taken else old
-        assert (bits(x) == bits(expected)).all()
-    with kernels.disabled():
-        assert round_many(arrays, quantizers, random) == [False] * len(arrays)
