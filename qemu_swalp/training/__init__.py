@@ -11,9 +11,10 @@ from .averaging.mean import Averaging
 from .averaging.sqwa import SQWA, SQWASchedule
 from .averaging.swap import SWAP
 from .diagnosis import RoleStudy, find_breaking_role
+from .functional import ELEMENTWISE
 from .presets import as_recipe, fixed_point, recipe, recipe_names, register_recipe, swalp
 from .recipe import FULL_PRECISION, Recipe
-from .roles import ELEMENTWISE, OPERANDS, ROLES, SECTIONS, SUMS
+from .roles import OPERANDS, ROLES, SECTIONS, SUMS
 from .schedules import SWALPSchedule
 from .sgd import SGD, Hyperparameters, SGDState, Slots, StepInputs, sgd_step, sgd_steps
 from .tensor_rounding import TensorRandomBits, apply

@@ -137,8 +137,9 @@ def find_breaking_role(
     recipe : the recipe in question; a role goes from its overrides, too.
     seeds : one training of each kind for each seed, all kinds for the first seed first. None: one
         training of each kind.
-    patterns : names of parameters and layers, shell style, as in `Recipe.overrides`; what matches
-        one of them is put in full precision as a whole, one pattern at a time.
+    patterns : names of parameters and layers, shell style, as in `Recipe.overrides`. All that
+        matches one of them stays in full precision, one pattern at a time: "fc1.*" is layer fc1.
+        Like overrides, they need an optimizer that knows its parameters by name.
     path : a file that receives a JSON line for each loss as soon as it is known. A call with the
         same path and recipe repeats no training whose loss is there.
     progress : whether to show a progress bar on stderr, where tqdm is installed.
@@ -168,8 +169,8 @@ def find_breaking_role(
     recipes = _recipes(recipe, patterns)
     if seeds is not None and not seeds:
         raise ValueError("seeds must hold at least one seed, got none; seeds=None trains once")
-    for seed in seeds or ():
-        check_int("each of seeds", seed, 0, 2**64 - 1)
+    for number in seeds or ():
+        check_int("each of seeds", number, 0, 2**64 - 1)
     trainings = [(name, seed) for seed in seeds or (None,) for name in recipes]
     known = {} if path is None else _read(Path(path), recipe)
     losses: dict[str, list[float]] = {name: [] for name in recipes}

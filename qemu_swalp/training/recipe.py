@@ -39,14 +39,14 @@ class Recipe:
         the last axis as the one that is summed over, the axis before it as the rows or columns of
         the product: blocks with axis=-1 lie along the sum, in each of the three products, as
         hardware has them.
-    sums : how these products are summed up: an `Accumulation` or its string, for all of them, or
-        {name: accumulation} by the names of `SUMS`. Products that are not named are summed up in
+    sums : how these products are accumulated: an `Accumulation` or its string, for all of them, or
+        {name: accumulation} by the names of `SUMS`. Products that are not named are accumulated in
         the arrays' own dtype.
-    elementwise : how the elementary operations within softmax, normalization and nonlinearities are
-        rounded: a quantizer of an element format for all of them, or {name: quantizer} by the names
-        of `ELEMENTWISE`, or "add", "multiply", "divide", "sqrt", "function" (exp, log, tanh, erf)
-        and "sum" (which may be an `Accumulation`) for forward and backward. Operations that are not
-        named are computed in the arrays' own dtype.
+    elementwise : how the elementwise operations within softmax, normalization and nonlinearities
+        are rounded: a quantizer of an element format for all of them, or {name: quantizer} by the
+        names of `ELEMENTWISE`, or "add", "multiply", "divide", "sqrt", "function" (exp, log, tanh,
+        erf) and "sum" (which may be an `Accumulation`) for forward and backward. Operations that
+        are not named are computed in the arrays' own dtype.
     overrides : {pattern: Recipe or None}; for a parameter whose name matches a pattern (shell
         style, the first that matches) that recipe holds instead, None meaning full precision.
     allow_empty : whether an entry point of an adapter that finds nothing to round leaves the model
@@ -166,7 +166,7 @@ class Recipe:
         )
 
     def accumulation(self, name: str) -> Accumulation | None:
-        """How one of the products of `SUMS` is summed up; None: in the arrays' own dtype."""
+        """How one of the products of `SUMS` is accumulated; None: in the arrays' own dtype."""
         return dict(self.sums).get(name)
 
     def elementwise_rule(self, name: str) -> Quantizer | Accumulation | None:
@@ -234,7 +234,10 @@ class Recipe:
 
     @staticmethod
     def from_dict(plain: Mapping[str, Any]) -> Recipe:
-        """Inverse of `to_dict`. ValueError for a key that is no role."""
+        """Inverse of `to_dict`; it reads what version 0.1 wrote, too.
+
+        ValueError if a key is not the name of a role or part of a recipe.
+        """
         plain = {RENAMED.get(key, key): value for key, value in plain.items()}
         known = {item.name for item in fields(Recipe)} - {"allow_empty"}
         unknown = set(plain) - known

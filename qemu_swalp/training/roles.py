@@ -72,8 +72,8 @@ def _elementwise_rule(name: str, rule: Any) -> Quantizer | Accumulation:
 
 
 def _named(what: str, chosen: dict[str, Any], names: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """(name, value) in the order of the names; "dgrad.error" goes before "error", which stands for
-    all that end in it. ValueError for other names.
+    """(name, value) in the order of the names; "dgrad.error" has precedence over "error", which
+    stands for all names that end in it. ValueError for other names.
     """
     endings = tuple(dict.fromkeys(name.partition(".")[2] for name in names))
     for name in chosen:

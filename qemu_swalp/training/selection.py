@@ -8,11 +8,18 @@ from typing import Any
 
 
 def chosen(name: str, part: Any, selection: Any, kind: type, noun: str) -> bool:
-    """Whether a part of that name is among those selected; all parts are of a kind, which the noun
-    names.
+    """Whether the part of a model that has this name is selected.
 
-    A selection is a type, a pattern of names (shell style), a predicate (name, part) -> bool, or a
-    sequence of such. TypeError for anything else.
+    Parameters
+    ----------
+    name, part : the part and its name in the model.
+    selection : a type, a pattern of names (shell style), a predicate (name, part) -> bool, or a
+        sequence of such.
+    kind, noun : the type that all parts have, and what errors call one, as in "layer".
+
+    Raises
+    ------
+    TypeError: if the selection is something else.
 
     >>> chosen("fc1", 1.5, ["conv*", float], object, "layer")
     True

@@ -40,11 +40,11 @@ def digits(test: int = 600) -> Dataset:
 
 
 def mnist(folder: str = "") -> Dataset:
-    """MNIST from `folder`/mnist.npz; without a folder from the cache, where it is downloaded to at
-    first.
+    """MNIST from `folder`/mnist.npz; without a folder from the cache, to which the first call
+    downloads it.
 
-    ValueError where the file is not what keras.datasets.mnist calls so; where there is none,
-    FileNotFoundError or ConnectionError, which say how to go on.
+    ValueError if the file is not that of keras.datasets.mnist. If it is missing, FileNotFoundError
+    or ConnectionError, which say how to go on.
     """
     path = Path(folder).expanduser() / "mnist.npz" if folder else cache() / "mnist.npz"
     if not path.is_file():

@@ -20,10 +20,9 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
 def read(places: Iterable[Path]) -> list[tuple[Path, Row]]:
-    """(file, content) of each results.json: given as such, or results in a folder or anywhere below
-    it.
+    """(file, content) of each results.json: the files themselves, and those in or below folders.
 
-    FileNotFoundError, ValueError where there is none, or it is no results.json of `qemu-swalp
+    FileNotFoundError if a place holds none; ValueError if a file was not written by `qemu-swalp
     reproduce`.
     """
     results = []

@@ -38,7 +38,7 @@ def cifar(dataset: str, folder: Path, subset: int = 0) -> tuple[LabeledImages, L
     images are decoded.
 
     FileNotFoundError where there are neither the official files nor, for CIFAR-10,
-    `cifar10_jpeg.npz`; ValueError where they are damaged.
+    `cifar10_jpeg.npz`; ValueError if they are damaged.
     """
     name, train, test, key = FILES[dataset]
     for place in (folder / name, folder):

@@ -87,7 +87,7 @@ def split(
 ) -> tuple[LabeledImages, LabeledImages]:
     """(training, validation): the first `subset` images, 0 for all, of which the last are held out.
 
-    ValueError unless some are left to train on.
+    ValueError if none are left to train on.
     """
     images, labels = first(pictures, subset)
     cut = len(labels) - validation

@@ -101,7 +101,7 @@ class Checkpoint:
         self.path, self.resume = path, resume
 
     def load(self) -> dict[str, Any] | None:
-        """The last state; None where there is none, or the call is no `--resume`."""
+        """The last state; None if nothing was saved, or without `--resume`."""
         import torch
 
         if not self.resume or not self.path.is_file():
