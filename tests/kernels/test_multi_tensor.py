@@ -31,11 +31,15 @@ RECIPES = {
         "mxfp8_e4m3/stochastic", gradient="mxfp4/stochastic", momentum="e5m2/nearest_even"
     ),
     "rows of 32": Recipe(
-        "block<e4m3fn,axis=0,size=32>",
-        gradient="bfp<8,axis=0>",
-        momentum="bfp<8,axis=(0,1),size=16>",
+        "block<e4m3fn,axis=0,size=32>/stochastic",
+        gradient="bfp<8,axis=0>/stochastic",
+        momentum="bfp<8,axis=(0,1),size=16>/stochastic",
     ),
-    "accumulator": Recipe("bfp<8,axis=0>", momentum="bf16", accumulator="fixed<16,12>"),
+    "accumulator": Recipe(
+        "bfp<8,axis=0>/stochastic",
+        momentum="bf16/stochastic",
+        accumulator="fixed<16,12>/stochastic",
+    ),
     "table": Recipe("nf4/nearest_even", gradient="posit8/stochastic"),
     "nothing": Recipe(),
 }
@@ -161,13 +165,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_all_tensors_go_in_one_call_for_each_dtype(calls: list[int]) -> None:
     """Beside them those that are not fused: other dtypes, strides, blocks of whole tensors."""
     recipe = Recipe(
-        "bfp<8,axis=0>",
-        gradient="bfp8",
-        momentum="e5m2",
-        accumulator="fixed<16,12>",
+        "bfp<8,axis=0>/stochastic",
+        gradient="bfp8/stochastic",
+        momentum="e5m2/stochastic",
+        accumulator="fixed<16,12>/stochastic",
         overrides={
             "plain*": None,
-            "half": Recipe("e4m3fn"),
+            "half": Recipe("e4m3fn/stochastic"),
             "table": Recipe("nf4/nearest_even", gradient="posit8/stochastic"),
         },
     )
@@ -277,7 +281,7 @@ def test_read_only_weights_are_not_written() -> None:
 def test_what_a_dtype_does_not_hold() -> None:
     w = np.ones((4, 5), np.float32)
     with pytest.raises(TypeError, match="cannot represent the values of fixed<30,4>"):
-        one_step(w, w, Recipe("fixed<30,4>"))
+        one_step(w, w, Recipe("fixed<30,4>/stochastic"))
     assert (w == 1).all()
 
 

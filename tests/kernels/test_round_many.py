@@ -46,7 +46,7 @@ def test_many_arrays_in_one_call(dtype: str, calls: list[int]) -> None:
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape).astype(dtype) for _, shape in given]
     before = [x.copy() for x in arrays]
-    quantizers = [Quantizer(text) for text, _ in given]
+    quantizers = [Quantizer(text if "/" in text else f"{text}/stochastic") for text, _ in given]
     random: list[Any] = [q.RandomBits(3, 2**33 + i, 5) for i in range(len(given))]
     random[-1] = q.RandomBits(3, 1, np.int64(5))
     done = round_many(arrays, quantizers, random)
