@@ -18,9 +18,9 @@ from qemu_swalp.training import LAWA, AverageState, Averaging, Policy, Quantizer
 
 from ..optim.grad_scaler import step_is_skipped
 from ..tensors.arrays import TensorQuantizer
-from .tensors import Weights, copy_into, named_tensors, restored
-from .state import check_state
 from ..tensors.custom_ops import refuse_capture
+from .state import check_state
+from .tensors import Weights, copy_into, named_tensors, restored
 
 
 class Averager:

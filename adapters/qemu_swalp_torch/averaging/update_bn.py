@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qemu_swalp.training.moments import PooledMoments
+
 from .._compat import BatchNorm
 
 
@@ -81,35 +83,22 @@ def update_bn(
 
 
 class _Pool:
-    """Count, mean and sum of squared deviations of a layer's inputs by channel, merged batch by
-    batch in float64.
-    """
+    """Pools the moments of a layer's inputs by channel, in float64."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self.mean: Tensor | float = 0.0
-        self.deviations: Tensor | float = 0.0
+        self.moments = PooledMoments()
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         x = inputs[0].detach().double()
         variance, mean = torch.var_mean(x, [d for d in range(x.ndim) if d != 1], correction=0)
         count = x.numel() // x.shape[1]
-        total = self.count + count
-        # Chan, Golub, LeVeque 1979: the deviations of a union from those of its parts.
-        delta = mean - self.mean
-        self.deviations = (
-            self.deviations + variance * count + delta * delta * (self.count * count / total)
-        )
-        self.mean = self.mean + delta * (count / total)
-        self.count = total
+        self.moments.add(count, mean, variance * count)
 
     def write(self, layer: nn.Module, batches: int) -> None:
-        """Into the layer's buffers; those of a layer that no batch has reached stay."""
-        if self.count:
-            layer.get_buffer("running_mean").copy_(torch.as_tensor(self.mean))
-            layer.get_buffer("running_var").copy_(
-                torch.as_tensor(self.deviations) / max(self.count - 1, 1)
-            )
+        """Write into the layer's buffers, unless no batch reached the layer."""
+        if self.moments.count:
+            layer.get_buffer("running_mean").copy_(self.moments.mean)
+            layer.get_buffer("running_var").copy_(self.moments.variance(unbiased=True))
             layer.get_buffer("num_batches_tracked").fill_(batches)
 
 

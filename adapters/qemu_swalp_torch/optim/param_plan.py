@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from qemu_swalp.arrays.dtypes import source_dtype
-from qemu_swalp.formats import Block
 from qemu_swalp.interop.torch import check_plain
-from qemu_swalp.ops.arguments import check_representable
-from qemu_swalp.training import Quantizer, Recipe, TensorRandomBits
+from qemu_swalp.training import Recipe, TensorRandomBits
+from qemu_swalp.training.param_plan import (
+    RoundedState,
+    check_parameter,
+    rounded_states,
+    stores_rounded,
+)
 
 from ..tensors.arrays import on_tensors
 from .param_groups import NAMES, RECIPE, SEED, STEP, Groups, recipe_from, sync
@@ -32,8 +35,7 @@ class Entry(NamedTuple):
     tensor: int
     """Its index among all parameters, in `param_groups` order: it numbers the random streams."""
     recipe: Recipe
-    states: tuple[tuple[str, str, Quantizer], ...]
-    """(key of the optimizer's state, role that numbers its random stream, quantizer)."""
+    states: tuple[RoundedState, ...]
 
     @property
     def rounded(self) -> bool:
@@ -53,8 +55,7 @@ def is_16bit(x: Tensor) -> bool:
 
 def needs_float32(entry: Entry) -> bool:
     """Whether the optimizer's own 16-bit store would round before we do."""
-    stores = bool(entry.states or entry.recipe.weight or entry.recipe.accumulator)
-    return stores and is_16bit(entry.parameter)
+    return is_16bit(entry.parameter) and stores_rounded(entry.recipe, entry.states)
 
 
 class Plan:
@@ -98,7 +99,7 @@ def entries(groups: Groups) -> Iterator[Entry]:
             )
         for label, p in labels(g, group):
             own = on_tensors(recipe.of(label) if recipe.overrides else recipe, label)
-            yield Entry(p, label, g, tensor, own, tuple(_states(own)))
+            yield Entry(p, label, g, tensor, own, rounded_states(own, MOMENTA))
             tensor += 1
 
 
@@ -113,16 +114,6 @@ def _names(group: dict[str, Any]) -> list[str] | None:
     return group.get(NAMES) or group.get("param_names")
 
 
-def _states(recipe: Recipe) -> Iterator[tuple[str, str, Quantizer]]:
-    named: dict[str, Quantizer | None] = {
-        **dict.fromkeys(MOMENTA, recipe.momentum),
-        **dict(recipe.state),
-    }
-    for key, quantizer in named.items():
-        if quantizer is not None:
-            yield key, "momentum" if key in MOMENTA else key, quantizer
-
-
 def state_tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
     """(suffix of the role, tensor) of an optimizer state: a tensor, or a list of tensors as LBFGS
     keeps.
@@ -134,28 +125,18 @@ def state_tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def check_entry(entry: Entry) -> None:
-    """TypeError or ValueError, naming the parameter, where its dtype or shape does not go with its
-    formats.
+    """Check that a parameter fits what is rounded for it.
+
+    Raises
+    ------
+    TypeError, ValueError: if its kind, dtype or shape does not fit the formats; it names the
+        parameter.
     """
-    if not entry.rounded:
-        return
-    p = entry.parameter
-    check_plain(p, entry.label)
-    shaped = {
-        role: entry.recipe.quantizer(role)
-        for role in ("weight", "gradient", "momentum", "accumulator")
-    }
-    for role, quantizer in (*shaped.items(), *((key, q) for key, _, q in entry.states)):
-        if quantizer is None:
-            continue
-        try:
-            check_representable(quantizer.format, source_dtype(str(p.dtype).removeprefix("torch.")))
-            if role in shaped and isinstance(quantizer.format, Block):
-                quantizer.format.extents(p.ndim)
-        except (TypeError, ValueError) as error:
-            raise type(error)(
-                f"{entry.label}, role {role}: {error}; or give it another recipe by an override"
-            ) from error
+    if entry.rounded:
+        p = entry.parameter
+        check_plain(p, entry.label)
+        dtype = str(p.dtype).removeprefix("torch.")
+        check_parameter(entry.label, dtype, p.ndim, entry.recipe, entry.states)
 
 
 def names_from(

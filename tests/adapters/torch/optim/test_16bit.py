@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -334,3 +335,56 @@ def test_resume_is_exact(tmp_path):
     train(second, opt, range(2, 4))
     for p, q in zip(whole, second, strict=True):
         assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW-foreach"])
+def test_a_compiled_step_compiles_no_more_often_than_in_float32(kind):
+    counts = []
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.compiler.reset()
+        graphs = []
+
+        def backend(graph: Any, inputs: Any, graphs: list[Any] = graphs) -> Any:
+            graphs.append(graph)
+            return graph.forward
+
+        params = parameters(dtype)
+        step = torch.compile(quantized(kind, params).step, backend=backend)
+        for n in range(6):
+            for p, g in zip(params, gradients(n), strict=True):
+                p.grad = g.to(dtype)
+            step()
+        counts.append(len(graphs))
+    assert counts[0] == counts[1]
+
+
+def test_no_float32_memory_stays_between_steps():
+    w = nn.Parameter(torch.ones(1000).bfloat16())
+    opt = quantize_optimizer(torch.optim.AdamW([w], 1e-3), RECIPE)
+    for _ in range(2):
+        w.grad = torch.ones_like(w)
+        opt.step()
+    alive = [x for x in gc.get_objects() if isinstance(x, torch.Tensor)]
+    assert not [x for x in alive if x.dtype == torch.float32 and x.numel() == 1000]
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_shards_are_rounded_once(ours):
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        mesh, runs = init_device_mesh("cpu", (1,)), []
+        for shard in (False, True):
+            w = torch.ones(64, 4).bfloat16()
+            p = nn.Parameter(distribute_tensor(w, mesh, [Shard(0)]) if shard else w)
+            opt: Any = SGD([p], 1e-4, 0.9, recipe=RECIPE) if ours else torch.optim.AdamW([p], 1e-4)
+            opt = opt if ours else quantize_optimizer(opt, RECIPE)
+            for _ in range(5):
+                p.grad = torch.ones_like(p)
+                opt.step()
+            key = "momentum_buffer" if ours else "exp_avg"
+            assert opt.state[p][key].dtype == torch.bfloat16
+            runs.append(p.full_tensor() if shard else p)
+        assert torch.equal(*runs)
+        assert len(runs[0].unique()) > 1
+    finally:
+        distributed.destroy_process_group()
