@@ -39,6 +39,21 @@ class NumpyNamespace(Namespace):
     def shape(self, x: Array) -> tuple[int, ...]:
         return tuple(x.shape)
 
+    def remedy(self, x: Array) -> str | None:
+        if isinstance(x, np.ma.MaskedArray):
+            return (
+                "masked values would set the scales of blocks: fill them in, as in x.filled(0.0),"
+                " or pass x.data to round them as well"
+            )
+        if isinstance(x, np.matrix):
+            return "convert it, as in numpy.asarray(x)"
+        return None
+
+    def native(self, x: Array) -> Array:
+        if self.xp is not np or x.dtype.isnative:
+            return x
+        return x.astype(x.dtype.newbyteorder("="))
+
     def bits(self, x: Array) -> Array:
         return x.view(INTEGER[x.dtype.itemsize * 8])
 
@@ -152,7 +167,7 @@ class NumpyNamespace(Namespace):
 
 class HostNamespace(NumpyNamespace):
     """NumPy itself. Pieces of 65,536 elements keep the temporaries of the reference implementation
-    near the caches, and are long enough for the few microseconds that each operation needs to start.
+    near the caches, and are long enough for the microseconds that each operation needs to start.
     """
 
     chunk = 65536

@@ -46,6 +46,16 @@ class TorchNamespace(Namespace):
     def shape(self, x: Array) -> tuple[int, ...]:
         return tuple(x.shape)
 
+    def remedy(self, x: Array) -> str | None:
+        if x.is_nested:
+            return "round the tensors in it one by one, as in x.unbind()"
+        if x.layout != torch.strided:
+            return "convert it, as in x.to_dense(), or round its values, as in x.values()"
+        return "convert it, as in x.dequantize()" if x.is_quantized else None
+
+    def records(self, x: Array) -> bool:
+        return bool(x.requires_grad and torch.is_grad_enabled())
+
     def bits(self, x: Array) -> Array:
         return x.detach().view(INTEGER[x.element_size() * 8])
 

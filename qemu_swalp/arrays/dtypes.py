@@ -77,7 +77,12 @@ SOURCE_DTYPES = {
 def source_dtype(name: str) -> SourceDtype:
     """The source dtype of that name. TypeError for any other dtype."""
     if name not in SOURCE_DTYPES:
+        remedy = (
+            "round its real and imaginary parts one by one"
+            if name.startswith("complex")
+            else "convert it first"
+        )
         raise TypeError(
-            f"expected an array of {', '.join(SOURCE_DTYPES)}, got dtype {name}; convert it first"
+            f"expected an array of {', '.join(SOURCE_DTYPES)}, got dtype {name}; {remedy}"
         )
     return SOURCE_DTYPES[name]

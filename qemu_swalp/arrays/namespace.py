@@ -54,6 +54,18 @@ class Namespace(ABC):
         """Whether the shapes agree, as far as they are known."""
         return self.shape(a) == self.shape(b)
 
+    def remedy(self, x: Array) -> str | None:
+        """What to do with an array of a kind that is refused; None for all others."""
+        return None
+
+    def native(self, x: Array) -> Array:
+        """The same numbers in the byte order of the machine."""
+        return x
+
+    def records(self, x: Array) -> bool:
+        """Whether the library records what is written to the array, for a gradient."""
+        return False
+
     def concrete(self, x: Array) -> bool:
         """Whether the values are known now (not while a graph is being traced)."""
         return True

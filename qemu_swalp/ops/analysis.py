@@ -20,7 +20,7 @@ from ..random_bits import RandomBits
 from ..reference.context import Context, Target
 from ..reference.overflow import MARK
 from ..rounding import Rounding
-from .arguments import as_array
+from .arguments import as_array, as_arrays
 from .pack import packed_bytes
 from .quantize import quantize, round_array
 
@@ -163,8 +163,8 @@ def analyze(
     >>> f"{figures.sqnr_db:.2f} dB, errors up to {figures.max_abs_error}"
     '19.66 dB, errors up to 52.0'
     """
-    x = as_array(x)
     format, rounding = parse(format), Rounding.parse(rounding)
+    x = as_array(x, format)
     result = quantize(x, format, rounding, random=random, overflow=overflow)
     xp = namespace_of(x)
     ctx = Context(xp, source_dtype(xp.dtype(x)))
@@ -193,7 +193,7 @@ def analyze_update(
     >>> analyze_update(weight, update, "e4m3fn").zero_update_rate
     0.6666666666666666
     """
-    weight, update = as_array(weight), as_array(update)
+    weight, update = as_arrays(weight, update)
     xp = namespace_of(weight)
     _check_update(xp, weight, update)
     result = quantize(weight + update, format, rounding, random=random, overflow=overflow)

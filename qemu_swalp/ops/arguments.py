@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, Namespace
+from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import SOURCE_DTYPES, SourceDtype
 from ..formats import Block, Format, Overflow
 from ..random_bits import RandomBits
@@ -14,10 +15,62 @@ from ..reference.context import element_of
 from ..rounding import Rounding
 
 
-def as_array(x: Array) -> Array:
-    """Python numbers and (nested) lists as NumPy float32; anything else as it is."""
-    plain = isinstance(x, int | float | list | tuple) and not isinstance(x, np.generic)
-    return np.asarray(x, np.float32) if plain else x
+def as_array(x: Any, format: Format | None = None, name: str = "x") -> Array:
+    """An argument as an array that can be computed with.
+
+    Python numbers and (nested) lists become NumPy float64, or float32 for a format that is defined
+    by float32 steps. NumPy arrays of the other byte order are swapped. TypeError for arrays that
+    are refused (`Namespace.remedy`), ValueError for integers that float64 does not represent.
+    """
+    if isinstance(x, int | float | complex | str | bytes | list | tuple) and not isinstance(
+        x, np.generic
+    ):
+        single = isinstance(format, Block) and format.second is not None
+        return _numbers(name, x).astype(np.float32 if single else np.float64)
+    xp = namespace_of(x)
+    remedy = xp.remedy(x)
+    if remedy is not None:
+        kind = f"{type(x).__module__}.{type(x).__qualname__}"
+        raise TypeError(f"{name} must be a dense {xp.name} array, got {kind}; {remedy}")
+    return xp.native(x)
+
+
+def as_arrays(*operands: Any) -> list[Array]:
+    """Operands as `as_array`; Python numbers beside an array are of its dtype, as in NumPy."""
+    names = "abc" if len(operands) > 1 else "x"
+    arrays = [as_array(x, name=name) for x, name in zip(operands, names, strict=False)]
+    for x, array in zip(operands, arrays, strict=True):
+        if array is x and isinstance(x, np.ndarray | np.generic):
+            return [
+                a if a is o else a.astype(x.dtype) for a, o in zip(arrays, operands, strict=True)
+            ]
+    return arrays
+
+
+def _numbers(name: str, x: Any) -> np.ndarray:
+    """Python numbers as float64. TypeError or ValueError for what is none, or not represented."""
+    accepted = "an array, a number, or a list of numbers with rows of one length"
+    try:
+        values = np.asarray(x, object)
+        ragged = any(isinstance(value, list | tuple) for value in values.flat)
+    except ValueError:
+        ragged = True
+    if ragged:
+        raise ValueError(f"{name} must be {accepted}, got rows of several lengths")
+    for value in values.flat:
+        if isinstance(value, complex | np.complexfloating):
+            raise TypeError(
+                f"{name} must be {accepted}, got {value!r}; round .real and .imag apart"
+            )
+        if isinstance(value, bool | np.bool_) or not isinstance(
+            value, int | float | np.integer | np.floating
+        ):
+            raise TypeError(f"{name} must be {accepted}, got {value!r}; convert it, as in float(…)")
+    if any(isinstance(v, int) and (abs(v) >> 1024 or int(float(v)) != v) for v in values.flat):
+        raise ValueError(
+            f"{name} has integers that float64 does not represent; round them first, with float(…)"
+        )
+    return values.astype(np.float64)
 
 
 def check_like(xp: Namespace, name: str, x: Array, like_name: str, like: Array) -> None:
@@ -64,8 +117,12 @@ def _lacking(format: Format, dtype: SourceDtype) -> str:
     return ""
 
 
-def policy_of(format: Format, overflow: Overflow | None) -> Overflow:
-    """The overflow policy in force. ValueError where the format cannot express it."""
+def policy_of(format: Format, overflow: Overflow | None) -> str:
+    """The overflow policy in force (of blocks: `Block.overflow_in_force`). ValueError where the
+    format cannot express it.
+    """
+    if isinstance(format, Block):
+        return format.overflow_in_force(overflow)
     element = element_of(format)
     if overflow is None:
         return element.overflow
@@ -93,7 +150,7 @@ def check_random(
         )
         raise ValueError(
             f"random must be RandomBits, or a uint32 or int32 {xp.name} array of shape"
-            f" {tuple(x.shape)}, got {got}"
+            f" {tuple(x.shape)}, got {got}; convert it, as in random.astype('uint32')"
         )
 
 
@@ -103,6 +160,11 @@ def check_out(xp: Namespace, x: Array, out: Array, dtype: SourceDtype) -> None:
         raise TypeError(
             f"out must be a {xp.name} array like x, got"
             f" {type(out).__module__}.{type(out).__qualname__}"
+        )
+    if xp.records(out):
+        raise ValueError(
+            "out must not require a gradient while gradients are recorded: the write would not be"
+            " recorded; call it under torch.no_grad(), or with out=out.detach()"
         )
     if not xp.same_shape(out, x) or xp.dtype(out) != dtype.name:
         raise ValueError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .._util.autograph import no_autograph
 from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import source_dtype
 from ..formats import Format
@@ -18,7 +19,7 @@ from ..random_bits import RandomBits
 from ..reference.context import BINARY64, Context
 from ..reference.round_to_odd import narrowed, odd_quotient, odd_root, odd_sum, widened
 from .accumulation import Accumulation, check_element
-from .arguments import as_array, check_like, check_representable
+from .arguments import as_array, as_arrays, check_like, check_representable
 from .matmul import matmul
 from .quantize import round_array
 from .quantizer import Quantizer
@@ -41,15 +42,16 @@ DIVIDE = Operation(odd_quotient, lambda xp, a, b: a / b)
 SQRT = Operation(odd_root, lambda xp, x: xp.sqrt(x))
 
 
+@no_autograph
 def add(
-    a: Array, b: Array, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None
+    a: Any, b: Any, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None
 ) -> Any:
     """Q(a + b), rounded once from the exact sum.
 
     Parameters
     ----------
     a, b : arrays of one library and dtype, whose shapes broadcast; float16, bfloat16, float32 or
-        float64. Python numbers are NumPy's float32.
+        float64. A Python number beside an array is of its dtype.
     quantizer : of an element format, such as "bf16/nearest_even".
     random : for stochastic rounding, which random bits; a word for each element of the result.
 
@@ -77,22 +79,25 @@ def add(
     return _operate(ADD, quantizer, random, a, b)
 
 
+@no_autograph
 def subtract(
-    a: Array, b: Array, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None
+    a: Any, b: Any, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None
 ) -> Any:
     """Q(a - b); as `add`."""
     return _operate(SUBTRACT, quantizer, random, a, b)
 
 
+@no_autograph
 def multiply(
-    a: Array, b: Array, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None
+    a: Any, b: Any, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None
 ) -> Any:
     """Q(a·b); as `add`."""
     return _operate(MULTIPLY, quantizer, random, a, b)
 
 
+@no_autograph
 def divide(
-    a: Array, b: Array, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None
+    a: Any, b: Any, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None
 ) -> Any:
     """Q(a/b); as `add`.
 
@@ -103,13 +108,15 @@ def divide(
     return _operate(DIVIDE, quantizer, random, a, b)
 
 
-def sqrt(x: Array, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None) -> Any:
+@no_autograph
+def sqrt(x: Any, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None) -> Any:
     """Q(√x), of one array; as `add`. NaN below zero, -0 of -0."""
     return _operate(SQRT, quantizer, random, x)
 
 
+@no_autograph
 def sum(
-    x: Array,
+    x: Any,
     accumulation: Accumulation | Quantizer | str,
     *,
     axis: int = -1,
@@ -146,7 +153,7 @@ def _operate(
     *operands: Array,
 ) -> Any:
     """Q of the operation, for arrays that are yet to be checked."""
-    quantizer, arrays = Quantizer.parse(quantizer), [as_array(x) for x in operands]
+    quantizer, arrays = Quantizer.parse(quantizer), as_arrays(*operands)
     check_element("the quantizer", quantizer)
     xp, shape = _common(arrays)
     ctx = Context(xp, source_dtype(xp.dtype(arrays[0])))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from .._util.autograph import no_autograph
 from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import source_dtype
 from ..formats import Block, Exponent, Format, Overflow, TableFormat, parse
+from ..formats.dtypes import dtype_name
 from ..random_bits import RandomBits
 from ..reference.block_codes import block_values, element_codes, shared_by_values
 from ..reference.block_round import round_elements, with_nan
@@ -40,8 +44,9 @@ class BlockCodes(NamedTuple):
     """Zero point of each block (rule "minmax"), in the dtype of the element codes."""
 
 
+@no_autograph
 def encode(
-    x: Array,
+    x: Any,
     format: Format | str,
     rounding: Rounding | str | None = None,
     *,
@@ -73,9 +78,9 @@ def encode(
     >>> codes.codes.tolist(), codes.scales.tolist(), decode(codes, "mxfp4").tolist()
     ([0, 0, 15], [127], [0.0, 0.0, -6.0])
     """
-    x = as_array(x)
-    xp = namespace_of(x)
     format = parse(format)
+    x = as_array(x, format)
+    xp = namespace_of(x)
     ctx = _context(xp, xp.dtype(x), format)
     shape = xp.shape(x)
     if isinstance(format, Block):
@@ -101,21 +106,23 @@ def encode(
     return xp.reshape(codes, shape)
 
 
-def decode(codes: Array, format: Format | str, dtype: str = "float32") -> Any:
+@no_autograph
+def decode(codes: Any, format: Format | str, dtype: Any = "float32") -> Any:
     """The values that codes stand for; inverse of `encode`.
 
     codes : integer array (bits above `format.bits` are ignored, except by tables); for block
         formats `BlockCodes`.
-    dtype : "float16", "bfloat16", "float32" or "float64". Raises TypeError where that dtype cannot
-        hold the values.
+    dtype : "float16", "bfloat16", "float32" or "float64", or a dtype object of an array library.
+        TypeError if that dtype does not represent the values.
 
     >>> import numpy as np
     >>> decode(np.uint8([0x38, 0x7E, 0x01]), "e4m3fn").tolist()
     [1.0, 448.0, 0.001953125]
     """
-    format = parse(format)
+    format, dtype = parse(format), dtype_name(dtype) or dtype
     if isinstance(format, Block):
         return _decode_blocks(codes, format, dtype)
+    codes = _code_array("codes", codes)
     xp = namespace_of(codes)
     ctx = _context(xp, dtype, format)
     integers, shape = _integers(ctx, codes)
@@ -146,11 +153,20 @@ def _context(xp: Namespace, dtype: str, format: Format) -> Context:
     return Context(xp, source.wide() if bits > 31 else source)
 
 
+def _code_array(name: str, codes: Any) -> Array:
+    """An argument as an array of codes. TypeError unless it is an integer array."""
+    if isinstance(codes, int | list) and not isinstance(codes, bool):
+        codes = np.asarray(codes)
+    codes = as_array(codes, name=name)
+    dtype = namespace_of(codes).dtype(codes)
+    if "int" not in dtype or dtype.startswith("q"):
+        raise TypeError(f"{name} must be an integer array, got dtype {dtype}")
+    return codes
+
+
 def _integers(ctx: Context, codes: Array) -> tuple[Array, tuple[int, ...]]:
     """Element codes as integers of at least one dimension, and the shape that they had."""
     xp = ctx.xp
-    if "int" not in xp.dtype(codes):
-        raise TypeError(f"codes must be an integer array, got dtype {xp.dtype(codes)}")
     shape = xp.shape(codes)
     return xp.reshape(xp.cast(codes, ctx.dtype.width), shape or (1,)), shape
 
@@ -225,7 +241,12 @@ def _decode_blocks(codes: Any, format: Block, dtype: str) -> Any:
             f"the codes of {format} must be BlockCodes(codes, scales, …), got"
             f" {type(codes).__name__}"
         )
-    parts = BlockCodes(*codes)
+    parts = BlockCodes(
+        *(
+            None if part is None else _code_array(name, part)
+            for name, part in zip(BlockCodes._fields, codes, strict=False)
+        )
+    )
     xp = namespace_of(parts.codes)
     ctx = _context(xp, dtype, format)
     integers, shape = _integers(ctx, parts.codes)
@@ -255,6 +276,11 @@ def _check_parts(xp: Namespace, parts: BlockCodes, format: Block, shape: tuple[i
         part = getattr(parts, name)
         if (part is not None) != needed:
             raise ValueError(f"the codes of {format} {'lack' if needed else 'have no'} {name}")
+        if needed and not xp.owns(part):
+            raise TypeError(
+                f"{name} must be a {xp.name} array like the codes of the elements, got"
+                f" {type(part).__module__}.{type(part).__qualname__}; convert it"
+            )
         if needed and xp.shape(part) != lengths:
             raise ValueError(
                 f"codes of shape {shape} in {format} have {name} of shape {lengths}, "

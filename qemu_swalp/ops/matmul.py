@@ -9,20 +9,22 @@ from typing import Any
 import numpy as np
 
 from .. import kernels
+from .._util.autograph import no_autograph
 from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import source_dtype
 from ..random_bits import PRODUCT, SUM, TOTAL, RandomBits
 from ..reference.context import BINARY64, Context
 from ..reference.round_to_odd import narrowed, odd_sum, widened
 from .accumulation import MOST_TERMS, Accumulation
-from .arguments import as_array, check_like, check_representable
+from .arguments import as_arrays, check_like, check_representable
 from .quantize import round_array
 from .quantizer import Quantizer
 
 
+@no_autograph
 def matmul(
-    a: Array,
-    b: Array,
+    a: Any,
+    b: Any,
     accumulation: Accumulation | Quantizer | str,
     *,
     random: RandomBits | None = None,
@@ -56,7 +58,7 @@ def matmul(
     >>> matmul(a, b, "fp16/nearest_even").item(), matmul(a, b, "fp16/nearest_even; chunk=64").item()
     (2048.0, 3072.0)
     """
-    a, b = as_array(a), as_array(b)
+    a, b = as_arrays(a, b)
     xp, accumulation = namespace_of(a), Accumulation.parse(accumulation)
     ctx, shape = Context(xp, source_dtype(xp.dtype(a))), _shape(xp, a, b)
     for quantizer in (accumulation.sum, accumulation.of_chunks):

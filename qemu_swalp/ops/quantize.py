@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 from .. import kernels
+from .._typing import ArrayT, Numbers
+from .._util.autograph import no_autograph
 from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import SourceDtype, source_dtype
 from ..formats import Block, Format, Overflow, TableFormat, parse
@@ -25,8 +27,33 @@ from ..rounding import Rounding
 from .arguments import as_array, check_out, check_random, check_representable, policy_of
 
 
+@overload
 def quantize(
-    x: Array,
+    x: Numbers,
+    format: Format | str,
+    rounding: Rounding | str = ...,
+    *,
+    random: RandomBits | Array | None = ...,
+    overflow: Overflow | None = ...,
+    out: np.ndarray | None = ...,
+) -> np.ndarray: ...
+
+
+@overload
+def quantize(
+    x: ArrayT,
+    format: Format | str,
+    rounding: Rounding | str = ...,
+    *,
+    random: RandomBits | Array | None = ...,
+    overflow: Overflow | None = ...,
+    out: ArrayT | None = ...,
+) -> ArrayT: ...
+
+
+@no_autograph
+def quantize(
+    x: Any,
     format: Format | str,
     rounding: Rounding | str = "nearest_even",
     *,
@@ -40,7 +67,7 @@ def quantize(
     Parameters
     ----------
     x : array of NumPy, CuPy, PyTorch, TensorFlow or JAX; float16, bfloat16, float32 or float64; any
-        shape and strides. Python numbers and lists are taken as NumPy float32.
+        shape and strides. Python numbers and lists are NumPy float64.
     format : a `Format`, or a string such as "e4m3fn", "fixed<8,6>", "bfp<8,axis=0>".
     rounding : a `Rounding`, or a string such as "nearest_even", "toward_zero", "stochastic",
         "stochastic_b<8>".
@@ -56,9 +83,11 @@ def quantize(
 
     Raises
     ------
-    TypeError : x is no floating array; its dtype cannot hold the format's values.
-    ValueError : unknown format, rounding or policy; stochastic rounding without `random`; a block
-        axis that x lacks.
+    TypeError: if x is not a dense floating array, or if its dtype does not represent the format's
+        values.
+    ValueError: if the format, rounding or policy is unknown, if stochastic rounding has no
+        `random`, if x lacks an axis of the blocks, or if `out` does not fit x or requires a
+        gradient.
 
     >>> import numpy as np
     >>> quantize(np.float32([0.1, 1.3, 500.0]), "e4m3fn").tolist()
@@ -67,9 +96,9 @@ def quantize(
     >>> quantize(np.float32([0.1, 1.3, 500.0]), "bfp8", "stochastic", random=random).tolist()
     [0.0, 4.0, 500.0]
     """
-    x = as_array(x)
-    xp = namespace_of(x)
     format, rounding = parse(format), Rounding.parse(rounding)
+    x = as_array(x, format)
+    xp = namespace_of(x)
     ctx = Context(xp, source_dtype(xp.dtype(x)))
     check_representable(format, ctx.dtype)
     target = Target(format, policy_of(format, overflow), rounding)
@@ -93,7 +122,8 @@ def round_array(
     if isinstance(random, RandomBits):
         random.check_reach(lengths)
     if is_empty(lengths):
-        return x if out is None else xp.write(out, x)
+        empty = xp.floats(xp.bits(x), dtype.name)
+        return empty if out is None else xp.write(out, empty)
     if target.policy != MARK:
         result = kernels.quantize(xp, x, dtype, target, random, out)
         if result is not None:
@@ -117,7 +147,7 @@ def by_reference(
     lifted = xp.reshape(x, shape or (1,))
     scales = None
     if isinstance(format, Block):
-        shared = block_scales(ctx, lifted, format)
+        shared = block_scales(ctx, lifted, format, target.policy)
         scales = shared.scales.over_elements(xp, xp.lengths(lifted), format)
 
     def rounded(part: Array, words: Array | None, scales: Scales | None) -> Array:

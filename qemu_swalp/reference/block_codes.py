@@ -34,7 +34,7 @@ def element_codes(ctx: Context, elements: Array, format: Block, scales: Scales) 
     if scales.nan is not None:
         elements = xp.floats(xp.where(scales.nan, 0, xp.bits(elements)), dtype.name)
     if scales.zero_point is None:
-        return codes_of_values(ctx, elements, format.element)
+        return codes_of_values(ctx, elements, format.element, block=format)
     sig, ulp = ctx.split(ctx.magnitude_bits(elements))
     n = xp.shift_left(
         xp.shift_right(sig, xp.clip(0 - ulp, 0, dtype.width - 1)), xp.clip(ulp, 0, format.bits)
