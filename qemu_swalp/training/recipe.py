@@ -58,7 +58,7 @@ class Recipe:
     (Quantizer(format=..., rounding=...), None)
     >>> operands = {"input": "mxfp4/nearest_even"}
     >>> sums = {"wgrad.sum": "fp16/to_odd; group=4"}
-    >>> print(Recipe("bfp8", operands=operands, sums=sums, overrides={"*.bias": None}))
+    >>> print(Recipe("bfp8/stochastic", operands=operands, sums=sums, overrides={"*.bias": None}))
     role                 format          rounding
     ───────────────────  ──────────────  ────────────
     weight               bfp8            stochastic_a
