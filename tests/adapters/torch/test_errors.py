@@ -137,8 +137,8 @@ def odd_parameter():
             lambda: quantize_optimizer(torch.optim.SGD([odd_parameter()]), swalp(8)),
             TypeError,
             (
-                r"is a .*\.Odd, a tensor subclass whose storage is its own; .* takes torch.Tensor,"
-                r" torch.nn.Parameter and"
+                r"is a .*\.Odd, a tensor subclass whose storage is its own; .* needs a"
+                r" torch.Tensor, torch.nn.Parameter or DTensor: convert it"
             ),
         ),
         (

@@ -13,9 +13,11 @@ import warnings
 import pytest
 import torch
 from qemu_swalp_torch import quantize_optimizer
+from qemu_swalp_torch.optim.param_plan import MOMENTA
 
 from qemu_swalp import quantize
 from qemu_swalp.training import Recipe
+from qemu_swalp.training.param_plan import rounded_states
 
 KINDS = [
     "SGD",
@@ -354,14 +356,8 @@ def test_hooks_run_first_among_post_hooks(on_grid):
 
 
 def test_named_states_of_a_momentum_role_share_its_quantizer():
-    from qemu_swalp_torch.optim.param_plan import _states
-
-    states = {
-        key: (role, str(q))
-        for key, role, q in _states(
-            Recipe(momentum="bf16/stochastic", state={"exp_avg": "e5m2/stochastic"})
-        )
-    }
+    recipe = Recipe(momentum="bf16/stochastic", state={"exp_avg": "e5m2/stochastic"})
+    states = {key: (role, str(q)) for key, role, q in rounded_states(recipe, MOMENTA)}
     assert states == {
         "momentum_buffer": ("momentum", "bf16/stochastic_a"),
         "exp_avg": ("momentum", "e5m2/stochastic_a"),
