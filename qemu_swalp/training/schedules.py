@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,20 @@ class SWALPSchedule:
 
     def factor(self, t: float) -> float:
         """Learning rate at t as a multiple of `learning_rate`."""
-        if t >= self.start:
-            return (
-                self.floor
-                if self.swa_learning_rate is None
-                else self.swa_learning_rate / self.learning_rate
-            )
-        progress = (t / self.start - self.decay_start) / (self.decay_end - self.decay_start)
-        return 1 - (1 - self.floor) * min(max(progress, 0.0), 1.0)
+        return float(self.scaled(1.0, t, np))
 
     def __call__(self, t: float) -> float:
-        return self.learning_rate * self.factor(t)
+        """Learning rate at t."""
+        return float(self.scaled(self.learning_rate, t, np))
+
+    def scaled(self, scale: float, t: Any, xp: Any) -> Any:
+        """`factor(t)` times a scale, by the functions `clip` and `where` of a namespace.
+
+        For the graphs of other libraries, where t is a tensor: with `keras.ops`, for instance.
+        """
+        swa = self.swa_learning_rate
+        after = self.floor if swa is None else swa / self.learning_rate
+        start = self.start or 1.0  # at 0 every t is after it: any divisor serves
+        progress = (t / start - self.decay_start) / (self.decay_end - self.decay_start)
+        before = 1 - (1 - self.floor) * xp.clip(progress, 0.0, 1.0)
+        return xp.where(t >= self.start, scale * after, scale * before)
