@@ -17,11 +17,11 @@ from ..arrays import numpy_namespace
 from ..arrays.dtypes import SOURCE_DTYPES, SourceDtype
 from ..formats import BinadeFormat, Block, TableFormat
 from ..formats.binade import binade
-from ..formats.overflow import overflow_results
 from ..reference.binary32 import bits32
 from ..reference.block_scales import fractional
 from ..reference.context import BINARY32, Target
 from ..reference.element import parts
+from ..reference.overflow import results_of
 from ..reference.table import steps_of
 from ..reference.table_stochastic import sign_view_of
 from ..reference.table_values import keys, value_bits
@@ -81,6 +81,7 @@ def plan_of(source: SourceDtype, target: Target) -> Plan | None:
             plan.family = 2
             plan.element32 = _element(arrays, BINARY32, target)
             plan.scaling = _scaling(arrays, source, target.format)
+            plan.scaling.spoiled_from = _spoiled_from(target.format, target.policy)
     else:
         return None
     return Plan(plan, tuple(arrays))
@@ -122,7 +123,7 @@ def _element(arrays: _Arrays, source: SourceDtype, target: Target) -> structs.El
     element.least_exponent = binade(format.min_positive)
     element.is_signed, element.has_zero = format.signed, format.has_zero
     element.has_negative_zero = format.has_negative_zero
-    results = overflow_results(format, target.policy, target.rounding)
+    results = results_of(target)
     for name, result in results._asdict().items():
         setattr(element, name, result)
     element.random_bits = target.rounding.random_bits
@@ -136,7 +137,6 @@ def _scaling(arrays: _Arrays, source: SourceDtype, format: Block) -> structs.Sca
     scaling = structs.Scaling(
         rule=RULES.index(rule),
         even_bits=top - element.quantum_at(top),
-        spoiled_from=2 if format.spreads_nan else 3,
     )
     if format.powers:
         scaling.least_power, scaling.greatest_power = format.powers
@@ -154,6 +154,13 @@ def _scaling(arrays: _Arrays, source: SourceDtype, format: Block) -> structs.Sca
             bits32(element.max * scale.max),
         )
     return scaling
+
+
+def _spoiled_from(format: Block, policy: str) -> int:
+    """What makes a block NaN (clause BLK-13): 1 infinities and NaN, 2 NaN, 3 nothing."""
+    if format.nonfinite == "element":
+        return 3
+    return 1 if policy == "block" else 2
 
 
 def _fill_table(table: structs.Table, arrays: _Arrays, source: SourceDtype, target: Target) -> bool:
@@ -185,6 +192,6 @@ def _fill_table(table: structs.Table, arrays: _Arrays, source: SourceDtype, targ
         table.thresholds = arrays.pointer(steps_of(format, wide, rounding.mode), "int64")
     table.random_bits, table.has_negative_zero = rounding.random_bits, format.has_negative_zero
     table.low, table.high = map(int, keys((format.min, format.max), wide))
-    results = overflow_results(format, target.policy, rounding)
+    results = results_of(target)
     table.above, table.below, table.positive_infinity, table.negative_infinity, _ = results
     return True

@@ -62,7 +62,7 @@ def _prepared(
     if chunks.stochastic:
         if not isinstance(draw.step, int):  # perhaps on a device, where only array functions use it
             return None
-        number, keys = RandomBits(step=draw.step).step, _keys(draw.seed, draw.tensor)
+        number, keys = _CHECKED.at(draw.step).step, _keys(draw.seed, draw.tensor)
 
     def target(array: Any) -> Any:
         if in_place and array is not None and backend.writable(array):
@@ -87,6 +87,8 @@ def _prepared(
 
 
 NO_KEYS = ((0, 0),) * len(ROLES)
+_CHECKED = RandomBits()
+"""Its method `at` checks a step and nothing else."""
 
 
 @lru_cache(maxsize=65536)

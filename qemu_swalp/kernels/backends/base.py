@@ -117,14 +117,15 @@ class KernelBackend(ABC):
         with processor.stream():
             x = self.detached(x)
             source = x if self.in_rows(x) else self.contiguous(x)
-            target = None if out is None else self._direct(source, self.detached(out))
-            direct = target is not None
-            if target is None:
-                target = self.empty_like(x)
+            read, written = self.memory(source), None
+            if out is not None:
+                written = self._direct(source, read, self.detached(out))
+            direct = written is not None
+            target = out if direct else self.empty_like(x)
             words, drawn = self._draw(random, x)
             shape = tuple(x.shape)
             if not processor.quantize(
-                plan, format, shape, self.memory(source), self.memory(target), drawn
+                plan, format, shape, read, written or self.memory(target), drawn
             ):
                 source, target, direct = self.contiguous(source), self.empty_like(x), False
                 processor.quantize(
@@ -135,12 +136,12 @@ class KernelBackend(ABC):
                 return target
             return self.written(out) if direct else self.write(out, target)
 
-    def _direct(self, source: Array, out: Array) -> Array | None:
-        """`out`, if the kernels may write to it directly."""
+    def _direct(self, source: Array, read: Memory, out: Array) -> Memory | None:
+        """The memory of `out`, if the kernels may write there what they read of `source`."""
         if not self.in_rows(out):
             return None
-        same = self.memory(out) == self.memory(source)
-        return out if same or not self.may_overlap(out, source) else None
+        written = self.memory(out)
+        return written if written == read or not self.may_overlap(out, source) else None
 
     def _draw(
         self, random: RandomBits | Array | None, like: Array
