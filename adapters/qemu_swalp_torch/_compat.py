@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, MutableMapping
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,17 @@ from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd, _LPPoolNd
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-ConvNd, ConvTransposeNd = _ConvNd, _ConvTransposeNd
-"""Base classes of `nn.Conv1d` to `nn.Conv3d`, lazy and transposed ones included."""
+ConvNd: TypeAlias = _ConvNd
+"""Base class of `nn.Conv1d` to `nn.Conv3d`, lazy and transposed ones included."""
 
-BatchNorm, NormBase = _BatchNorm, _NormBase
-"""Base classes of `nn.BatchNorm1d` and its kin, and of these and `nn.InstanceNorm1d` and its."""
+ConvTransposeNd: TypeAlias = _ConvTransposeNd
+"""Base class of `nn.ConvTranspose1d` to `nn.ConvTranspose3d`."""
+
+BatchNorm: TypeAlias = _BatchNorm
+"""Base class of `nn.BatchNorm1d` to `nn.BatchNorm3d`, `nn.SyncBatchNorm` included."""
+
+NormBase: TypeAlias = _NormBase
+"""Base class of these and of `nn.InstanceNorm1d` to `nn.InstanceNorm3d`."""
 
 AVERAGE_POOLS = (_AvgPoolNd, _AdaptiveAvgPoolNd, _LPPoolNd)
 """Base classes of the pooling layers that compute means."""

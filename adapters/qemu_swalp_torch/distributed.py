@@ -17,7 +17,7 @@ from qemu_swalp.interop.torch import array_of, tensor_of
 from qemu_swalp.training import Quantizer, TensorRandomBits, apply
 
 if TYPE_CHECKING:
-    from torch.distributed import GradBucket
+    from torch.distributed import GradBucket  # type: ignore[attr-defined]
 
 
 class LowPrecisionAllReduce:
@@ -31,7 +31,7 @@ class LowPrecisionAllReduce:
         self.sent, self.partial, self.seed = sent, partial, seed
         self.group = model.process_group
         self.step = 0
-        self.places = {id(p): place for place, p in enumerate(model.parameters())}
+        self.indices = {id(p): index for index, p in enumerate(model.parameters())}
 
     def state_dict(self) -> dict[str, int]:
         """For an exact resume of stochastic rounding."""
@@ -46,7 +46,7 @@ class LowPrecisionAllReduce:
         """Send what this rank adds; on its arrival at all ranks, add in their order."""
         ranks, rank = distributed.get_world_size(self.group), distributed.get_rank(self.group)
         draws = [
-            TensorRandomBits(self.seed, self.places[id(p)], self.step) for p in bucket.parameters()
+            TensorRandomBits(self.seed, self.indices[id(p)], self.step) for p in bucket.parameters()
         ]
         self.step += bucket.is_last()
         buffer, gradients = bucket.buffer(), bucket.gradients()
@@ -98,13 +98,13 @@ def quantize_all_reduce(
     model : what DistributedDataParallel returned; it takes one communication hook, once.
     sent : Quantizer or `FORMAT/ROUNDING` string, Q. partial : P, of the partial sums; None keeps
         them in the gradients' dtype.
-    seed : of the random bits, which depend on (seed, rank or hop, place of the parameter in the
+    seed : of the random bits, which depend on (seed, rank or hop, index of the parameter in the
         model, number of the reduction).
 
     Raises
     ------
-    TypeError : no DistributedDataParallel, no quantizer. RuntimeError, of PyTorch: it has a hook
-        already.
+    TypeError: if `model` is not a DistributedDataParallel, or a quantizer is not one.
+    RuntimeError: of PyTorch, if the model has a communication hook already.
 
     >>> import torch, torch.distributed as distributed
     >>> distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)

@@ -24,7 +24,8 @@ def average_callback(averager: Averager, *, validate: bool = True) -> Any:
 
     Raises
     ------
-    TypeError : no averager. ImportError : neither lightning nor pytorch_lightning is installed.
+    TypeError: if `averager` is not an Averager.
+    ImportError: if neither lightning nor pytorch_lightning is installed.
 
     `Trainer(callbacks=[average_callback(averager)])` is all that it takes.
     """

@@ -1,4 +1,4 @@
-"""What rounding does in a training run, place by place, as a table and for TensorBoard."""
+"""What rounding does in a training run, site by site, as a table and for TensorBoard."""
 
 from __future__ import annotations
 
@@ -126,9 +126,9 @@ class Monitor:
         moved, before = tensor_of(x), self.last.get(label)
         after = tensor_of(Quantizer(quantizer.format, quantizer.rounding)(x, random))
         if before is not None:
-            given = moved != before
-            lost = given & (after == before)
-            self.updates[label] += UpdateAnalysis(int(given.sum()), int(lost.sum()))
+            changed = moved != before
+            lost = changed & (after == before)
+            self.updates[label] += UpdateAnalysis(int(changed.sum()), int(lost.sum()))
         self.last[label] = after.clone()
 
     @untraced
@@ -146,10 +146,10 @@ class Monitor:
         saturated, flushed, sqnr_db, lost_updates, gradient_to_noise; None where a figure does not
         apply.
         """
-        found = []
+        rows = []
         for label, analysis in self.analyses.items():
             weight = label.role in WEIGHTS
-            found.append(
+            rows.append(
                 {
                     "place": label.place,
                     "role": label.role,
@@ -166,7 +166,7 @@ class Monitor:
                 }
             )
         shown = {label.place for label in self.analyses if label.role == "weight"}
-        found += [
+        rows += [
             {
                 "place": place,
                 "role": "weight",
@@ -180,7 +180,7 @@ class Monitor:
             for place, gradients in self.gradients.items()
             if place not in shown
         ]
-        return found
+        return rows
 
     def write(self, writer: Any, step: int | None = None) -> None:
         """Every figure as a scalar named PLACE/ROLE/FIGURE, to a

@@ -47,9 +47,9 @@ class Averager:
 
     Raises
     ------
-    TypeError, ValueError : for arguments out of range, for a policy beside arguments that make one,
-        and for a model without floating parameters, or where an exact average is asked of others
-        than plain tensors on the CPU.
+    TypeError, ValueError: if an argument is out of range; if a policy is given beside arguments
+        that make one; if the model has no floating parameters; if an exact average is asked of
+        tensors that are not plain ones on the CPU.
 
     >>> import torch
     >>> model = torch.nn.Linear(1, 1)

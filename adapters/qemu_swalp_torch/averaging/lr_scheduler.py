@@ -27,8 +27,8 @@ class SWALPLR(LRScheduler):
 
     Raises
     ------
-    TypeError : no optimizer. ValueError : a number out of range; as many swa_lr as there are not
-        groups.
+    TypeError: if `optimizer` is not an Optimizer.
+    ValueError: if a number is out of range, or if there are not as many swa_lr as groups.
 
     >>> import torch
     >>> opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.05)

@@ -40,7 +40,8 @@ def update_bn(
 
     Raises
     ------
-    ValueError : the loader gave no batch. TypeError : a batch is not of the form above.
+    ValueError: if the loader gives no batch.
+    TypeError: if a batch is not of the form above.
 
     >>> import torch
     >>> model = torch.nn.BatchNorm1d(1)

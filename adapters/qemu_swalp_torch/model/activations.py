@@ -48,7 +48,7 @@ def quantize_activations(
         `inputs=("norm1", "norm2")`.
     exclude : which of them not, in the same terms, as in exclude="head": the default rounds logits
         too.
-    seed : of the random bits, which depend on (seed, role, place of the module in the model, number
+    seed : of the random bits, which depend on (seed, role, index of the module in the model, number
         of its calls). Ranks of a data-parallel run that shall differ need seeds that differ.
 
     Returns
@@ -58,9 +58,10 @@ def quantize_activations(
 
     Raises
     ------
-    TypeError : no module, no recipe.
-    ValueError : nothing to round: no such role, no such module; outputs rounded already.
-    RuntimeError : at a recomputation (activation checkpointing) whose random bits are ambiguous;
+    TypeError: if `model` is not a module or `recipe` not a recipe.
+    ValueError: if there is nothing to round, as the recipe lacks the roles or the model such
+        modules; if a chosen output is rounded already.
+    RuntimeError: at a recomputation (activation checkpointing), if its random bits are ambiguous;
         see `checkpoint_contexts`.
 
     >>> import torch

@@ -111,15 +111,15 @@ def _mask(
     """What is added to the scores, of a shape that broadcasts to (batch, heads, L, S)."""
     if is_causal and mask is None:
         raise RuntimeError("is_causal=True is a hint about attn_mask, as in PyTorch; pass the mask")
-    found = None
+    additive = None
     if mask is not None:
-        found = _additive(mask, query)
-        if found.ndim == 3:
-            found = found.reshape(-1, module.num_heads, *found.shape[1:])
+        additive = _additive(mask, query)
+        if additive.ndim == 3:
+            additive = additive.reshape(-1, module.num_heads, *additive.shape[1:])
     if padding is not None:
         hidden = _additive(padding, query)[:, None, None, :]
-        found = hidden if found is None else found + hidden
-    return found
+        additive = hidden if additive is None else additive + hidden
+    return additive
 
 
 def _additive(mask: Tensor, like: Tensor) -> Tensor:

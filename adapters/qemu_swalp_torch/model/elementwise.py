@@ -167,9 +167,10 @@ def quantize_elementwise(
 
     Raises
     ------
-    TypeError : no module, no recipe; at a call, a dtype that does not hold a step's format.
-    ValueError : nothing to round; steps rounded already; a chosen module whose forward was replaced
-        by others.
+    TypeError: if `model` is not a module or `recipe` not a recipe; at a call, if a dtype cannot
+        represent the format of an operation.
+    ValueError: if there is nothing to round, if a module's operations are rounded already, or if
+        somebody else replaced its forward.
 
     >>> import torch
     >>> model = nn.Sequential(nn.LayerNorm(3), nn.Softmax(-1))
@@ -249,7 +250,8 @@ def register_elementwise(kind: type[nn.Module], forward: Callable[..., Any]) -> 
 
     Raises
     ------
-    TypeError : no module type, no function. ValueError : the kind is known with another function.
+    TypeError: if `kind` is not a module type or `forward` not callable.
+    ValueError: if the kind is known with another function.
 
     >>> import torch
     >>> class RMSNorm(nn.Module):

@@ -51,8 +51,8 @@ class ForwardSite(RoundingSite):
 
 def forward_of(module: nn.Module) -> ForwardSite | None:
     """The site that stands in for the module's forward, the outer of two."""
-    found = module.__dict__.get("forward")
-    return found if isinstance(found, ForwardSite) else None
+    forward = module.__dict__.get("forward")
+    return forward if isinstance(forward, ForwardSite) else None
 
 
 def forwards_of(module: nn.Module) -> list[ForwardSite]:

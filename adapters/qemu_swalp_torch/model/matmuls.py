@@ -54,7 +54,7 @@ def quantize_gemms(
         modules `Matmul`. By default the modules that call the function are found by the code of
         their forward, those of `transformers` (with attn_implementation="sdpa") included; where it
         does so through others, `register_gemms(kind, attention_within)`.
-    seed : of the random bits, which depend on (seed, operand, place of the module in the model,
+    seed : of the random bits, which depend on (seed, operand, index of the module in the model,
         number of its calls).
 
     Returns
@@ -64,11 +64,11 @@ def quantize_gemms(
 
     Raises
     ------
-    TypeError : no module, no recipe.
-    ValueError : nothing to round; a chosen module whose forward is not PyTorch's own; operands
-        rounded already.
-    RuntimeError : at a recomputation whose random bits are ambiguous; see
-        `SiteHandle.checkpoint_contexts`. In a forward without the call of
+    TypeError: if `model` is not a module or `recipe` not a recipe.
+    ValueError: if there is nothing to round, if a chosen module has a forward that is neither
+        PyTorch's nor registered, or if its operands are rounded already.
+    RuntimeError: at a recomputation, if its random bits are ambiguous (see
+        `SiteHandle.checkpoint_contexts`); in a forward, if it does not make the call of
         `F.scaled_dot_product_attention` that was to be rounded.
 
     >>> import torch
@@ -153,7 +153,8 @@ def register_gemms(kind: type[nn.Module], forward: Callable[..., Any]) -> None:
 
     Raises
     ------
-    TypeError : no module type, no function. ValueError : the kind is known with another function.
+    TypeError: if `kind` is not a module type or `forward` not callable.
+    ValueError: if the kind is known with another function.
 
     >>> import torch
     >>> class Conv1D(nn.Module):

@@ -39,8 +39,8 @@ def times(a: Tensor, b: Tensor, rule: Rule) -> Tensor:
         return traced
     accumulation = Accumulation.parse(rule.quantizer)
     random = RandomBits(rule.seed, rule.stream, rule.step) if accumulation.stochastic else None
-    found: Tensor = qemu_swalp.matmul(a.detach(), b.detach(), accumulation, random=random)
-    return found
+    product: Tensor = qemu_swalp.matmul(a.detach(), b.detach(), accumulation, random=random)
+    return product
 
 
 class _Times(torch.autograd.Function):

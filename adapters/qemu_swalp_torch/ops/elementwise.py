@@ -52,7 +52,7 @@ class ElementwiseRules(NamedTuple):
 
     quantizers: tuple[str | None, ...]
     seed: int
-    index: int
+    module_index: int
     step: int | Tensor
     part: str = ""
     """Of the call among several; set apart from those of others by random streams of its own."""
@@ -63,7 +63,10 @@ class ElementwiseRules(NamedTuple):
         if quantizer is None:
             return None
         return Rule(
-            quantizer, self.seed, stream(f"{name}{self.part}.{number}", self.index), self.step
+            quantizer,
+            self.seed,
+            stream(f"{name}{self.part}.{number}", self.module_index),
+            self.step,
         )
 
     def within(self, part: str) -> ElementwiseRules:
@@ -137,13 +140,13 @@ def operate(operation: str, operands: list[Tensor], rule: Rule) -> Tensor:
     random = (
         RandomBits(rule.seed, rule.stream, rule.step) if is_stochastic(rule.quantizer) else None
     )
-    given: list[Any] = [array_of(x) for x in operands]
-    if any(isinstance(x, Tensor) for x in given):
-        given = [x.detach() for x in operands]
+    arrays: list[Any] = [array_of(x) for x in operands]
+    if any(isinstance(x, Tensor) for x in arrays):
+        arrays = [x.detach() for x in operands]
     if operation == "sum":
         return tensor_of(
             qemu_swalp.sum(
-                given[0], Accumulation.parse(rule.quantizer), keepdims=True, random=random
+                arrays[0], Accumulation.parse(rule.quantizer), keepdims=True, random=random
             )
         )
     quantizer = parsed(rule.quantizer)
@@ -151,7 +154,7 @@ def operate(operation: str, operands: list[Tensor], rule: Rule) -> Tensor:
         (x,) = operands
         value = PLAIN[operation](x.detach().double())
         return tensor_of(quantizer(array_of(value), random)).to(x.dtype)
-    return tensor_of(getattr(qemu_swalp, operation)(*given, quantizer, random=random))
+    return tensor_of(getattr(qemu_swalp, operation)(*arrays, quantizer, random=random))
 
 
 class _Valued(torch.autograd.Function):

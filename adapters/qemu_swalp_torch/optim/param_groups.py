@@ -75,8 +75,8 @@ def counts_on_device(groups: Groups) -> bool:
 
 
 def _device(group: dict[str, Any]) -> torch.device:
-    found: torch.device = group["params"][0].device
-    return found
+    device: torch.device = group["params"][0].device
+    return device
 
 
 def advance(groups: Groups, skipped: bool | Tensor = False) -> None:
@@ -109,10 +109,10 @@ def recipe_from(text: str) -> Recipe:
 
 def is_configured(groups: Groups) -> bool:
     """Whether groups, perhaps loaded ones, hold a configuration. ValueError where it is damaged."""
-    held = [key in group for group in groups for key in (RECIPE, SEED, STEP)]
-    if not any(held):
+    present = [key in group for group in groups for key in (RECIPE, SEED, STEP)]
+    if not any(present):
         return False
-    if not all(held) or not all(_is_sound(group) for group in groups):
+    if not all(present) or not all(_is_sound(group) for group in groups):
         keys = (RECIPE, SEED, STEP)
         raise ValueError(
             f"the checkpoint is damaged: every param_group must hold {RECIPE}, a string, {SEED} and"

@@ -42,8 +42,10 @@ class SGD(Optimizer):
 
     In float32 and float64, weights, momenta and accumulators equal those of
     `qemu_swalp.training.SGD` on NumPy bit for bit. As there, weights are first rounded by the first
-    step. `quantize_optimizer(torch.optim.SGD(...))` makes the same update with PyTorch's own
-    arithmetic, which contracts products into sums, and decays the accumulator where there is one.
+    step. Float16 and bfloat16 parameters are updated in float32 and rounded once, with their state,
+    if the recipe rounds what is stored. `quantize_optimizer(torch.optim.SGD(...))` makes the same
+    update with PyTorch's own arithmetic, which contracts products into sums, and decays the
+    accumulator where there is one.
 
     Parameters
     ----------
@@ -59,13 +61,13 @@ class SGD(Optimizer):
         step draws fresh random bits at each replay.
     recipe : its roles weight, gradient, momentum and accumulator count here. seed : of the random
         bits.
-    allow_recipe_change : let `load_state_dict` take checkpoints of another recipe, or of none.
+    allow_recipe_change : let `load_state_dict` accept checkpoints of another recipe, or of none.
 
     Raises
     ------
-    TypeError, ValueError : hyper-parameters out of range; recipe and parameters that do not go
-        together.
-    RuntimeError : at a step, for sparse gradients.
+    TypeError, ValueError: if a hyper-parameter is out of range, or if recipe and parameters do not
+        fit.
+    RuntimeError: at a step, if a gradient is sparse.
 
     >>> import torch
     >>> from qemu_swalp.training import fixed_point
@@ -199,11 +201,15 @@ class SGD(Optimizer):
 
     def _inputs(self, entry: Entry, gradient: Tensor, hyper: Hyperparameters) -> StepInputs:
         state = self.state[entry.parameter]
-        weight, gradient, *slots = (
-            None if x is None else viewed(_computed(entry, x))
-            for x in (entry.parameter, gradient, state.get(MOMENTUM), state.get(ACCUMULATOR))
+        weight, gradient = _computed(entry, entry.parameter), _computed(entry, gradient)
+        slots = Slots(
+            *(
+                viewed(_computed(entry, state[key])) if key in state else None
+                for key in (MOMENTUM, ACCUMULATOR)
+            )
         )
-        return StepInputs(weight, gradient, Slots(*slots), hyper, entry.recipe, entry.draw(self))
+        random = entry.draw(self)
+        return StepInputs(viewed(weight), viewed(gradient), slots, hyper, entry.recipe, random)
 
     def _store(self, entry: Entry, inputs: StepInputs, weight: Array, slots: Slots) -> None:
         p, state = entry.parameter, self.state[entry.parameter]
@@ -221,13 +227,14 @@ class SGD(Optimizer):
         place.
         """
         p, state = entry.parameter, self.state[entry.parameter]
-        weight, gradient, *slots = (
-            None if x is None else _computed(entry, x)
-            for x in (p, gradient, state.get(MOMENTUM), state.get(ACCUMULATOR))
+        slots = Slots(
+            *(
+                _computed(entry, state[key]) if key in state else None
+                for key in (MOMENTUM, ACCUMULATOR)
+            )
         )
-        weight, slots = sgd_step(
-            weight, gradient, Slots(*slots), hyper, entry.recipe, entry.draw(self)
-        )
+        weight, gradient = _computed(entry, p), _computed(entry, gradient)
+        weight, slots = sgd_step(weight, gradient, slots, hyper, entry.recipe, entry.draw(self))
         p.copy_(weight)
         state.update(
             {

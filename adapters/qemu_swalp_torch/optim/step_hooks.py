@@ -143,9 +143,9 @@ class StepHooks:
             for entry, g in ready:
                 if entry.recipe.gradient is not None:
                     role = _numbered("gradient", evaluation)
-                    found = self.rounded(g, entry.recipe.gradient, entry.draw(optimizer), role)
-                    if found is not g:
-                        entry.parameter.grad = found
+                    value = self.rounded(g, entry.recipe.gradient, entry.draw(optimizer), role)
+                    if value is not g:
+                        entry.parameter.grad = value
                 if entry.recipe.accumulator is not None:
                     accumulator = optimizer.state.get(entry.parameter, {}).get(ACCUMULATOR)
                     if accumulator is not None:
@@ -204,9 +204,9 @@ class StepHooks:
         state = optimizer.state.get(p, {})
         for key, role, quantizer in entry.states:
             for suffix, tensor in state_tensors(state.get(key)):
-                found = self.rounded(tensor, quantizer, draw, role + suffix)
-                if found is not tensor:
-                    state[key] = found
+                value = self.rounded(tensor, quantizer, draw, role + suffix)
+                if value is not tensor:
+                    state[key] = value
         if recipe.accumulator is not None:
             self._round(p, recipe.accumulator, draw, "accumulator")
             self._keep(optimizer, p)

@@ -72,13 +72,20 @@ def quantize_optimizer(
         vanishes. Without one it stays in full precision.
     model, named_parameters : where the names come from that the recipe's overrides match; not
         needed without overrides, or where the optimizer was made from (name, parameter) pairs.
-    seed : of the random bits, which depend on (seed, role, place of the tensor in
+    seed : of the random bits, which depend on (seed, role, index of the tensor in
         `opt.param_groups`, step) alone: equal on all ranks, as they must be.
-    allow_recipe_change : let `load_state_dict` take checkpoints of another recipe, or of none;
+    allow_recipe_change : let `load_state_dict` accept checkpoints of another recipe, or of none;
         otherwise they are refused.
     capturable : count steps on the device and read nothing from it, so that a CUDA graph of the
         step draws fresh random bits at each replay. None: as the optimizer's own option of that
         name says.
+
+    A float16 or bfloat16 parameter whose weight, accumulator or state is rounded is updated in
+    float32, and weight and state are rounded once from there: the bits are those of a float32 run
+    whose numbers are rounded at each step. What has no quantizer is rounded to nearest. New state
+    is stored in the parameter's dtype. During a step there are float32 copies of these parameters,
+    gradients and state; if the step raises, the parameters are as before. Other 16-bit parameters
+    are updated as PyTorch does it.
 
     With the optimizer's `differentiable=True` the roundings are part of the graph, with
     straight-through gradients: rounded gradients and state are new tensors, weights are written in
@@ -86,14 +93,17 @@ def quantize_optimizer(
 
     Returns
     -------
-    `opt` itself. `unquantize_optimizer` takes everything back but the rounding done.
+    `opt` itself. `unquantize_optimizer` undoes everything but the rounding.
 
     Raises
     ------
-    TypeError : no optimizer, no recipe; a tensor subclass other than DTensor; a dtype that cannot
-        hold a format.
-    ValueError : already quantized; overrides without names; a block axis that a parameter lacks.
-    RuntimeError : at a step, for sparse gradients.
+    TypeError: if `opt` is not an Optimizer or `recipe` not a recipe; if a parameter is a tensor
+        subclass other than DTensor; if a parameter's dtype cannot represent a format.
+    ValueError: if `opt` is quantized already, or the recipe rounds nothing in an optimizer; if it
+        has overrides and a parameter has no name; if a parameter lacks a block's axis; if a 16-bit
+        parameter meets `differentiable=True`. `opt` is then as before.
+    RuntimeError: at a step, if a gradient is sparse, or if the optimizer writes into a 16-bit
+        parameter past `param_groups`.
 
     >>> import torch
     >>> from qemu_swalp.training import swalp

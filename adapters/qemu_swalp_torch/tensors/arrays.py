@@ -28,9 +28,9 @@ class TensorQuantizer(Quantizer):
     @staticmethod
     def of(quantizer: Quantizer, place: str, role: str) -> TensorQuantizer:
         """The same quantizer, of a role of the parameter of that name."""
-        made = TensorQuantizer(quantizer.format, quantizer.rounding)
-        object.__setattr__(made, "label", Label(place, role))
-        return made
+        converted = TensorQuantizer(quantizer.format, quantizer.rounding)
+        object.__setattr__(converted, "label", Label(place, role))
+        return converted
 
     @property
     def plain(self) -> bool:
@@ -52,14 +52,14 @@ def on_tensors(recipe: Recipe, place: str) -> Recipe:
     name.
     """
 
-    def made(role: str, quantizer: Quantizer | None) -> Quantizer | None:
+    def converted(role: str, quantizer: Quantizer | None) -> Quantizer | None:
         return None if quantizer is None else TensorQuantizer.of(quantizer, place, role)
 
-    roles: dict[str, Any] = {role: made(role, recipe.quantizer(role)) for role in ROLES}
+    roles: dict[str, Any] = {role: converted(role, recipe.quantizer(role)) for role in ROLES}
     return replace(
         recipe,
         **roles,
-        state=tuple((name, made(name, quantizer)) for name, quantizer in recipe.state),
+        state=tuple((name, converted(name, quantizer)) for name, quantizer in recipe.state),
     )
 
 

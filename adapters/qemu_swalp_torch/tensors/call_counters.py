@@ -22,8 +22,8 @@ class Position(NamedTuple):
     clock: Clock
     name: str
     """Of the module, for errors and monitors."""
-    index: int
-    """Of the module among all modules of the model."""
+    module_index: int
+    """Among all modules of the model."""
     seed: int
 
 

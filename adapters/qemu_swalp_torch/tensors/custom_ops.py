@@ -23,7 +23,8 @@ SIGN = 1 << 63
 
 def refuse_capture(what: str, remedy: str) -> None:
     """RuntimeError while a CUDA graph is captured."""
-    if torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if initialized and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
             f"{what} cannot be captured in a CUDA graph, whose replays run no Python and would"
             f" repeat what was counted; {remedy}"
@@ -158,7 +159,8 @@ def _(count: Tensor) -> Tensor:
 
 def is_traced() -> bool:
     """Whether operations are being recorded, so that one of ours must be an operator."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return torch.compiler.is_compiling() or traced
 
 
 def signed(n: int) -> int:

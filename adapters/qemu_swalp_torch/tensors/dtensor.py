@@ -87,12 +87,12 @@ def _extremes(x: DTensor, local: Tensor, axis: int) -> Tensor:
     finite = torch.where(local.isfinite(), local, 0)
     zero = finite.new_zeros([1 if a == axis else n for a, n in enumerate(local.shape)])
     padded, nan = torch.cat([finite, zero], axis), torch.cat([local.isnan(), zero.bool()], axis)
-    found = torch.cat(
+    extremes = torch.cat(
         [padded.amax(axis, True), -padded.amin(axis, True), nan.any(axis, True)], axis
     ).double()
     (mesh_dim,) = (d for d, placement in enumerate(x.placements) if isinstance(placement, Shard))
-    distributed.all_reduce(found, distributed.ReduceOp.MAX, x.device_mesh.get_group(mesh_dim))
-    high, low, unknown = torch.split(found, 1, axis)
+    distributed.all_reduce(extremes, distributed.ReduceOp.MAX, x.device_mesh.get_group(mesh_dim))
+    high, low, unknown = torch.split(extremes, 1, axis)
     return torch.cat([high, -low, torch.where(unknown > 0, torch.nan, 0.0)], axis).to(local.dtype)
 
 

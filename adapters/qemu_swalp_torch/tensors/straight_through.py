@@ -42,8 +42,8 @@ def quantize(
 
     Raises
     ------
-    TypeError : x is no floating tensor, or cannot hold the format.
-    ValueError : stochastic rounding without random bits.
+    TypeError: if x is not a floating tensor, or its dtype cannot represent the format.
+    ValueError: if the rounding is stochastic and there are no random bits.
 
     >>> import torch
     >>> x = torch.tensor([0.3, 0.7], requires_grad=True)
