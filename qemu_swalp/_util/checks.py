@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
 
 
 def check_int(name: str, value: object, low: int, high: int) -> None:
@@ -49,3 +50,20 @@ def near_matches(text: str, choices: Iterable[str], count: int = 3) -> tuple[str
 
     choices = list(choices)
     return tuple(get_close_matches(text, choices, count, 0.4) or choices[:count])
+
+
+def check_patterns(name: str, patterns: Iterable[str], names: Iterable[str]) -> None:
+    """Raise ValueError if a pattern (shell style) matches none of the names; give the nearest.
+
+    >>> check_patterns("--only", ["*.wieght"], ["a.weight", "b.bias"])
+    Traceback (most recent call last):
+    ValueError: --only: '*.wieght' matches none of 2 names; the nearest are 'a.weight'
+    """
+    names = list(names)
+    for pattern in patterns:
+        if not any(fnmatchcase(each, pattern) for each in names):
+            near = ", ".join(map(repr, near_matches(pattern, names)))
+            raise ValueError(
+                f"{name}: {pattern!r} matches none of {len(names)} names"
+                + (f"; the nearest are {near}" if near else "")
+            )

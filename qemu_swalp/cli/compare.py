@@ -15,7 +15,7 @@ from ..experiments.common.figure import save_picture
 from .formats import add_load, add_plot, element_and_unit, load, number, picture_path, read_format
 from .pictures import SCALES, draw_comparison, magnitude_range, values_by_binade
 from .quantize import figures
-from .tensors import SUFFIXES, holding, is_floating, open_file
+from .tensors import SUFFIXES, in_a_dtype_for, is_floating, open_file
 
 SHAPE = (256, 256)
 RANGES = ("format", "bits", "greatest", "least > 0", "binades", "values", "in [1, 2)")
@@ -47,7 +47,7 @@ def add_commands(commands: Any) -> None:
         "formats", metavar="FORMAT", nargs="+", help="names (e4m3fn) or parameters (bfp<8,axis=0>)"
     )
     command.add_argument(
-        "--file", metavar="FILE", type=Path, help=f"tensors of your own: {', '.join(SUFFIXES)}"
+        "--file", metavar="FILE", type=Path, help=f"further tensors: {', '.join(SUFFIXES)}"
     )
     command.add_argument(
         "--rounding", metavar="R", default="nearest_even", help="(default: %(default)s)"
@@ -69,17 +69,17 @@ def _compare(chosen: argparse.Namespace) -> int:
     formats = {text: read_format(text) for text in chosen.formats}
     rounding, random = Rounding.parse(chosen.rounding), RandomBits(chosen.seed)
     path = None if chosen.plot is None else picture_path(chosen.plot, chosen.formats)
-    made = _made(chosen.seed)
-    found = {
+    tensors = _random_tensors(chosen.seed)
+    analyses = {
         title: {name: [_analysis(x, format, rounding, random)] for name, format in formats.items()}
-        for title, x in made.items()
+        for title, x in tensors.items()
     }
     if chosen.file is not None:
-        found[chosen.file.name] = _of_file(chosen.file, formats, rounding, random)
+        analyses[chosen.file.name] = _of_file(chosen.file, formats, rounding, random)
     parts = [table(RANGES, [_range(name, format) for name, format in formats.items()])]
     parts += [
         f"{title}\n" + table(ERRORS, [_error(name, each) for name, each in by_format.items()])
-        for title, by_format in found.items()
+        for title, by_format in analyses.items()
     ]
     if path is not None:
         over = {
@@ -90,17 +90,17 @@ def _compare(chosen: argparse.Namespace) -> int:
                 ]
                 for name, format in formats.items()
             }
-            for title, x in made.items()
+            for title, x in tensors.items()
         }
         elements = {name: element_and_unit(format)[0] for name, format in formats.items()}
-        own = found[chosen.file.name] if chosen.file is not None else {}
-        save_picture(lambda figure: draw_comparison(figure, elements, over, own), path)
+        per_tensor = analyses[chosen.file.name] if chosen.file is not None else {}
+        save_picture(lambda figure: draw_comparison(figure, elements, over, per_tensor), path)
         parts.append(f"written: {path}")
     print("\n\n".join(parts))
     return 0
 
 
-def _made(seed: int) -> dict[str, np.ndarray]:
+def _random_tensors(seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {
         "normal": rng.standard_normal(SHAPE).astype(np.float32),
@@ -111,19 +111,19 @@ def _made(seed: int) -> dict[str, np.ndarray]:
 def _of_file(
     path: Path, formats: dict[str, Format], rounding: Rounding, random: RandomBits
 ) -> dict[str, list[Analysis]]:
-    """The analyses of every floating tensor. ValueError without any."""
-    found: dict[str, list[Analysis]] = {name: [] for name in formats}
+    """The analyses of every floating tensor. Raises ValueError if there is none."""
+    by_format: dict[str, list[Analysis]] = {name: [] for name in formats}
     with open_file(path) as tensors:
         for x in map(tensors.read, tensors.names):
             for name, format in formats.items() if is_floating(x) else ():
-                found[name].append(_analysis(x, format, rounding, random))
-    if not any(found.values()):
+                by_format[name].append(_analysis(x, format, rounding, random))
+    if not any(by_format.values()):
         raise ValueError(f"{path}: none of its tensors is floating")
-    return found
+    return by_format
 
 
 def _analysis(x: np.ndarray, format: Format, rounding: Rounding, random: RandomBits) -> Analysis:
-    return analyze(holding(x, format), format, rounding, random=random, overflow="saturate")
+    return analyze(in_a_dtype_for(x, format), format, rounding, random=random, overflow="saturate")
 
 
 def _range(name: str, format: Format) -> tuple[object, ...]:
@@ -143,5 +143,5 @@ def _range(name: str, format: Format) -> tuple[object, ...]:
 
 
 def _error(name: str, parts: list[Analysis]) -> tuple[object, ...]:
-    found = sum(parts, Analysis())
-    return name, f"{found.bits_per_element:.2f}", *figures(found), f"{found.mean_error:.2g}"
+    total = sum(parts, Analysis())
+    return name, f"{total.bits_per_element:.2f}", *figures(total), f"{total.mean_error:.2g}"

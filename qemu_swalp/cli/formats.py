@@ -27,6 +27,7 @@ from .. import (
 from .._util.extras import EXPERIMENTS, require
 from .._util.tables import table
 from ..experiments.common.figure import save_picture
+from ..formats.aliases import ALIASES
 from .pictures import draw_format
 
 WIDEST = 80
@@ -43,7 +44,8 @@ def add_commands(commands: Any) -> None:
         help="list the number formats that have a name",
         description=(
             "List the number formats that have a name. The values of block formats "
-            "(·2^S, ·s) are those of the elements, times the scale of a block."
+            "(·2^S, ·s) are those of the elements, times the scale of a block. Then the names that"
+            " NumPy, ml_dtypes, PyTorch, ONNX, OCP and others have for formats."
         ),
     )
     listing.set_defaults(run=lambda chosen: _formats(chosen.load))
@@ -88,22 +90,23 @@ def add_plot(command: Any, what: str) -> None:
     )
 
 
-def picture_path(given: str, formats: Sequence[str]) -> Path:
-    """Where a picture of formats goes. ValueError unless it is a PNG file, ImportError where
-    nothing can draw it.
+def picture_path(path: str, formats: Sequence[str]) -> Path:
+    """Where a picture of formats goes; without a path, a file named after the formats.
+
+    Raises ValueError if it is not a PNG file, ImportError without matplotlib.
     """
-    path = Path(
-        given
+    picture = Path(
+        path
         or "-".join(re.sub(r"[^\w.-]+", "_", text).strip("_") for text in formats)[:100] + ".png"
     )
-    if path.suffix.lower() != ".png":
-        raise ValueError(f"--plot writes a PNG file, got {given!r}; let its name end in .png")
+    if picture.suffix.lower() != ".png":
+        raise ValueError(f"--plot writes a PNG file, got {path!r}; let its name end in .png")
     require("matplotlib", EXPERIMENTS)
-    return path
+    return picture
 
 
 def read_format(text: str) -> Format:
-    """The format of an argument. ValueError for anything that arrays cannot be rounded to."""
+    """The format of an argument. Raises ValueError if arrays cannot be rounded to it."""
     try:
         format = parse(text)
     except TypeError as error:
@@ -126,11 +129,14 @@ def _formats(files: list[str]) -> int:
         "overflow",
     )
     print(table(header, [_line(name, parse(name)) for name in names()], left=(0, 1, 7, 8)))
+    also = [(format, ", ".join(aliases)) for format, aliases in ALIASES.items()]
+    print("\nAliases, in which case, _ and - do not count:\n")
+    print(table(("format", "also called"), also, left=(0, 1)))
     return 0
 
 
 def load(files: list[str]) -> None:
-    """Register the formats of TOML files; run Python files. ValueError where one fails."""
+    """Register the formats of TOML files; run Python files. Raises ValueError if one fails."""
     for file in files:
         if not file.endswith(".py"):
             load_formats(file)
@@ -191,8 +197,10 @@ def _specials(element: ElementFormat) -> str:
 def number(x: float) -> str:
     """Seven digits; n·2^k, where that is shorter, for a small x or a large power of two.
 
-    >>> number(1.984375), number(2.0**-9), number(-3 * 2.0**-16), number(3.3895313892515355e38), number(1.2345678e-30)
-    ('1.984375', '2^-9', '-3·2^-16', '3.389531e+38', '1.234568e-30')
+    >>> number(1.984375), number(2.0**-9), number(-3 * 2.0**-16)
+    ('1.984375', '2^-9', '-3·2^-16')
+    >>> number(3.3895313892515355e38), number(1.2345678e-30)
+    ('3.389531e+38', '1.234568e-30')
     """
     mantissa, exponent = math.frexp(x)
     if (
@@ -293,7 +301,7 @@ def _scale(format: Block) -> Iterator[str]:
         "minmax": f"(max x − min x)/{number(top)}, in {format.scale}, and a zero point",
     }.get(format.rule, f"as {format.rule} makes NVFP4, in {format.scale}")
     if format.second is not None:
-        yield f", times a scale of the whole array in {format.second}"
+        yield f", times a global scale of the whole array in {format.second}"
 
 
 def _geometry(format: Block) -> str:
@@ -312,19 +320,19 @@ def _values(element: ElementFormat) -> list[tuple[int, str]]:
     """(code, value) in the order of the codes, infinity and NaN included."""
     values = element.values()
     codes = encode(np.array(values, np.float64), element)
-    found = [(int(code), number(value)) for code, value in zip(codes, values, strict=True)]
+    listed = [(int(code), number(value)) for code, value in zip(codes, values, strict=True)]
     specials = {
         "−0": (element.has_negative_zero, -0.0),
         "∞": (element.has_infinity, math.inf),
         "−∞": (element.has_infinity and element.min < 0, -math.inf),
         "NaN": (element.has_nan, math.nan),
     }
-    found += [
+    listed += [
         (int(encode(np.array(x, np.float64), element)), name)
         for name, (there, x) in specials.items()
         if there
     ]
-    return sorted(found)
+    return sorted(listed)
 
 
 def _columns(values: list[tuple[int, str]]) -> Iterator[str]:

@@ -156,15 +156,19 @@ def path(framework: str, generator: bool) -> str:
     if framework == "numpy":
         return _host_path()
     if framework == "torch":
-        cuda = _cuda_path("the array program, since kernels need CuPy")
+        cuda = _cuda_path("the reference implementation, since kernels need CuPy")
         return f"{_host_path()}; on CUDA {cuda}; in torch.compile by qemu_swalp_torch.quantize"
     if framework == "cupy":
-        return _cuda_path("the array program")
+        return _cuda_path("the reference implementation")
     how = {"tensorflow": "eager or in tf.function", "jax": "compiled, also outside jit"}.get(
         framework
     )
-    words = "its own generator outside XLA" if generator else "the array program"
-    parts = ("array program", how, framework in GENERATORS and f"random words by {words}")
+    words = "its own generator outside XLA" if generator else "the reference implementation"
+    parts = (
+        "reference implementation",
+        how,
+        framework in GENERATORS and f"random words by {words}",
+    )
     return ", ".join(part for part in parts if part)
 
 
@@ -172,11 +176,11 @@ def _host_path() -> str:
     """How arrays in the host's memory are quantized."""
     instructions = cpu.instruction_set()
     if not kernels.enabled():
-        return "array program, since QEMU_SWALP_KERNELS is off"
+        return "reference implementation, since QEMU_SWALP_KERNELS is off"
     if instructions is None:
         return (
-            f"array program: {cpu.refusal()}; install from source with a C++ compiler for the"
-            " fast path"
+            f"reference implementation: {cpu.refusal()}; install from source with a C++ compiler"
+            " for the fast path"
         )
     return f"compiled kernels ({instructions}, up to {kernels.get_num_threads()} threads)"
 
@@ -184,7 +188,7 @@ def _host_path() -> str:
 def _cuda_path(without: str) -> str:
     """How arrays in a GPU's memory are quantized."""
     if not kernels.enabled():
-        return "the array program, since QEMU_SWALP_KERNELS is off"
+        return "the reference implementation, since QEMU_SWALP_KERNELS is off"
     return "kernels that CuPy compiles at their first use" if find_spec("cupy") else without
 
 

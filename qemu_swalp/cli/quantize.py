@@ -24,12 +24,21 @@ from .. import (
     save_state,
     stream_id,
 )
+from .._util.checks import check_patterns
 from .._util.extras import FILES, require
 from .._util.tables import table
 from ..formats.base import OVERFLOWS
 from ..ops.arguments import policy_of
 from .formats import add_load, load, read_format
-from .tensors import SUFFIXES, Tensors, check_suffix, holding, is_floating, open_file, write_file
+from .tensors import (
+    SUFFIXES,
+    Tensors,
+    check_suffix,
+    in_a_dtype_for,
+    is_floating,
+    open_file,
+    write_file,
+)
 
 HEADER = (
     "tensor",
@@ -114,13 +123,13 @@ class _Settings:
     overflow: Any
     seed: int | None
 
-    def random(self, place: int) -> RandomBits | None:
-        return None if self.seed is None else RandomBits(self.seed, stream_id("weight", place))
+    def random(self, index: int) -> RandomBits | None:
+        return None if self.seed is None else RandomBits(self.seed, stream_id("weight", index))
 
 
 @dataclass
 class _Report:
-    """What has been found so far."""
+    """What has been read and rounded so far."""
 
     lines: list[tuple[object, ...]] = field(default_factory=list)
     total: Analysis = field(default_factory=Analysis)
@@ -148,16 +157,19 @@ def _quantize(chosen: argparse.Namespace) -> int:
         require("safetensors", FILES)
     report, state = _Report(), dict[str, Any]()
     with open_file(chosen.file) as tensors:
-        for place, name in enumerate(_with_progress(tensors)):
-            x, reason = _chosen(
+        check_patterns("--only", chosen.only or (), tensors.names)
+        for index, name in enumerate(_with_progress(tensors)):
+            x, reason = _read(
                 tensors, name, chosen.only, settings.format, reading=chosen.out is not None
             )
             if reason:
                 report.passed_over.setdefault(reason, []).append(name)
             else:
-                _add(report, settings, place, name, x)
+                _add(report, settings, index, name, x)
             if chosen.out is not None:
-                state[name] = x if reason else _coded(settings, place, name, x)
+                state[name] = x if reason else _quantized(settings, index, name, x)
+    if not report.lines:
+        raise ValueError(f"{chosen.file}: nothing to round: {report.text() or 'it has no tensor'}")
     if chosen.out is not None:
         save_state(chosen.out, state)
     print(report.text() + (f"\n\nwritten: {chosen.out}" if chosen.out is not None else ""))
@@ -166,14 +178,14 @@ def _quantize(chosen: argparse.Namespace) -> int:
 
 def _settings(chosen: argparse.Namespace) -> _Settings:
     """The options, checked before anything is read."""
-    found = _Settings(
+    settings = _Settings(
         read_format(chosen.format), Rounding.parse(chosen.rounding), chosen.overflow, chosen.seed
     )
-    policy_of(found.format, found.overflow)
-    found.random(0)
-    if found.rounding.stochastic and found.seed is None:
-        raise ValueError(f"--rounding {found.rounding} needs --seed")
-    return found
+    policy_of(settings.format, settings.overflow)
+    settings.random(0)
+    if settings.rounding.stochastic and settings.seed is None:
+        raise ValueError(f"--rounding {settings.rounding} needs --seed")
+    return settings
 
 
 def _with_progress(tensors: Tensors) -> Iterator[str]:
@@ -186,7 +198,7 @@ def _with_progress(tensors: Tensors) -> Iterator[str]:
             yield name
 
 
-def _chosen(
+def _read(
     tensors: Tensors, name: str, only: list[str] | None, format: Format, reading: bool
 ) -> tuple[np.ndarray, str]:
     """(the tensor, why it is passed over, or "")."""
@@ -202,26 +214,26 @@ def _chosen(
     return x, ""
 
 
-def _add(report: _Report, settings: _Settings, place: int, name: str, x: np.ndarray) -> None:
-    found = analyze(
-        holding(x, settings.format),
+def _add(report: _Report, settings: _Settings, index: int, name: str, x: np.ndarray) -> None:
+    analysis = analyze(
+        in_a_dtype_for(x, settings.format),
         settings.format,
         settings.rounding,
-        random=settings.random(place),
+        random=settings.random(index),
         overflow=settings.overflow,
     )
-    report.lines.append(_line(name, "×".join(map(str, x.shape)), str(x.dtype), found, x.nbytes))
-    report.total += found
+    report.lines.append(_line(name, "×".join(map(str, x.shape)), str(x.dtype), analysis, x.nbytes))
+    report.total += analysis
     report.source_bytes += x.nbytes
 
 
-def _coded(settings: _Settings, place: int, name: str, x: np.ndarray) -> QuantizedTensor:
+def _quantized(settings: _Settings, index: int, name: str, x: np.ndarray) -> QuantizedTensor:
     try:
         return QuantizedTensor.of(
-            holding(x, settings.format),
+            in_a_dtype_for(x, settings.format),
             settings.format,
             settings.rounding,
-            random=settings.random(place),
+            random=settings.random(index),
             overflow=settings.overflow,
         )
     except ValueError as error:
@@ -229,30 +241,31 @@ def _coded(settings: _Settings, place: int, name: str, x: np.ndarray) -> Quantiz
 
 
 def _line(
-    name: str, shape: str, dtype: str, found: Analysis, source_bytes: int
+    name: str, shape: str, dtype: str, analysis: Analysis, source_bytes: int
 ) -> tuple[object, ...]:
-    not_finite = found.count - found.compared
+    not_finite = analysis.count - analysis.compared
     return (
         name,
         shape,
         dtype,
-        *figures(found),
+        *figures(analysis),
         not_finite,
         f"{source_bytes:,}",
-        f"{found.stored_bytes:,}",
+        f"{analysis.stored_bytes:,}",
     )
 
 
-def figures(found: Analysis) -> tuple[str, ...]:
+def figures(analysis: Analysis) -> tuple[str, ...]:
     """SQNR, greatest error, and the shares saturated, flushed and unchanged; – where there is
     nothing to divide by.
     """
     percent = [
-        100 * share for share in (found.share_saturated, found.share_flushed, found.share_unchanged)
+        100 * share
+        for share in (analysis.share_saturated, analysis.share_flushed, analysis.share_unchanged)
     ]
     texts = (
-        f"{found.sqnr_db:.2f}",
-        f"{found.max_abs_error:.3g}",
+        f"{analysis.sqnr_db:.2f}",
+        f"{analysis.max_abs_error:.3g}",
         *(f"{share:.2f} %" for share in percent),
     )
     return tuple("–" if text.startswith("nan") else text for text in texts)

@@ -15,7 +15,7 @@ from ..arrays import namespace_of
 from ..arrays.dtypes import SOURCE_DTYPES, source_dtype
 from ..formats import Format
 from ..ops.arguments import check_representable
-from ..storage.safetensors import open_tensors, read_tensor, write_tensors
+from ..storage.tensor_files import open_tensors, write_tensors
 
 SUFFIXES = (".npy", ".npz", ".safetensors")
 
@@ -35,7 +35,7 @@ def open_file(path: Path) -> Iterator[Tensors]:
     """A file of tensors, opened. ValueError for a file of another kind."""
     if _suffix(path) == ".safetensors":
         with open_tensors(path) as file:
-            yield Tensors(list(file.keys()), lambda name: read_tensor(file, name))
+            yield Tensors(file.names, file.read)
         return
     try:
         loaded = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -86,7 +86,7 @@ def is_floating(x: np.ndarray) -> bool:
     return str(x.dtype) in SOURCE_DTYPES
 
 
-def holding(x: np.ndarray, format: Format) -> np.ndarray:
+def in_a_dtype_for(x: np.ndarray, format: Format) -> np.ndarray:
     """The tensor; in float32 or float64, where its own dtype cannot hold the format. ValueError
     where none can.
     """

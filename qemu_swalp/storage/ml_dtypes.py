@@ -34,13 +34,14 @@ _DTYPES = {
 def to_ml_dtypes(codes: Array, format: Format | str) -> np.ndarray:
     """A view of NumPy codes, as `encode` gives them, in the ml_dtypes dtype of the format.
 
-    Raises ValueError for a format that ml_dtypes does not have, TypeError unless codes are a NumPy
-    array of the dtype that `encode` gives, ImportError without ml_dtypes.
+    Raises ValueError if ml_dtypes does not have the format, TypeError if `codes` is not a NumPy
+    array of the dtype that `encode` gives, and ImportError without ml_dtypes.
 
     >>> import numpy as np
     >>> from qemu_swalp import encode
     >>> codes = encode(np.float32([1.5, -448.0]), "e4m3fn")
-    >>> to_ml_dtypes(codes, "e4m3fn").dtype.name, to_ml_dtypes(codes, "e4m3fn").astype(np.float32).tolist()
+    >>> floats = to_ml_dtypes(codes, "e4m3fn")
+    >>> floats.dtype.name, floats.astype(np.float32).tolist()
     ('float8_e4m3fn', [1.5, -448.0])
     """
     dtype = _dtype(format)

@@ -14,20 +14,19 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._util.extras import FILES, require
-from ..arrays import host, namespace_of
 from ..arrays.dtypes import source_dtype
 from ..formats import Block, Exponent, Format, TableFormat, parse
+from ..ops.arguments import check_representable
 from ..ops.encode import BlockCodes
 from ..ops.pack import pack, packed_parts, unpack
-from ..ops.arguments import check_representable
+from .host_arrays import in_own_dtype
 from .state_dict import QuantizedTensor
+from .tensor_files import TensorFile, open_tensors, write_tensors
 
 KEY = "qemu_swalp"
 VERSION = 1
@@ -36,15 +35,25 @@ VERSION = 1
 def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     """Write a state dict, as `quantize_state_dict` makes it, to a safetensors file.
 
-    state : names → `QuantizedTensor`, or arrays of any library to be stored as they are. ValueError
-        where two would be stored under one name. The file is replaced only once it is written
-        whole.
+    Parameters
+    ----------
+    path : of the file, which is replaced only once it is written whole.
+    state : names → `QuantizedTensor`, or arrays of any library, which are stored in their own
+        dtype; of the 8-bit floats e4m3fn, e5m2, e8m0fnu, e4m3fnuz and e5m2fnuz can be.
+
+    Raises
+    ------
+    TypeError : if an entry of `state` is not an array.
+    ValueError : if two arrays would be stored under one name, or if such files lack a dtype.
+    OSError : if the file cannot be written.
+    ImportError : without safetensors, or without ml_dtypes where a dtype needs it.
 
     >>> import tempfile, pathlib, numpy as np
     >>> from qemu_swalp import quantize_state_dict
+    >>> state = quantize_state_dict({"w": np.float32([0.1, 3.0]), "steps": np.int64(7)}, "e2m1fn")
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "model.safetensors"
-    ...     save_state(path, quantize_state_dict({"w": np.float32([0.1, 3.0]), "steps": np.int64(7)}, "e2m1fn"))
+    ...     save_state(path, state)
     ...     state = load_state(path)
     >>> state["w"].decode().tolist(), state["w"].nbytes, state["steps"].tolist()
     ([0.0, 3.0], 1, 7)
@@ -58,22 +67,28 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
                 _Entry(x.format.canonical_string(), list(x.shape), x.dtype),
             )
         else:
-            array = stored_as_is(name, x)
+            array = in_own_dtype(name, x)
             parts, entry = {name: array}, _Entry(None, list(array.shape), array.dtype.name)
-        twice = next((part for part in parts if part in stored), None)
-        if twice is not None:
-            raise ValueError(f"two arrays would be stored as {twice!r}; rename one of them")
+        clash = next((part for part in parts if part in stored), None)
+        if clash is not None:
+            raise ValueError(f"two arrays would be stored as {clash!r}; rename one of them")
         stored |= parts
         arrays[name] = entry._asdict() | {"crc32": _checksum(name, entry, parts.values())}
     write_tensors(path, stored, {KEY: json.dumps({"version": VERSION, "arrays": arrays})})
 
 
 def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The state dict of a file that `save_state` wrote: `QuantizedTensor` and NumPy arrays, in the
-    order in which it was given.
+    """The state dict of a file that `save_state` wrote.
 
-    Raises ValueError, with the path and what is wrong, for a file that is damaged, of another
-    version or incomplete, or whose formats are unknown here; ImportError without safetensors.
+    Returns
+    -------
+    names → `QuantizedTensor` or NumPy arrays, in the order in which they were saved.
+
+    Raises
+    ------
+    ValueError : with the path and what is wrong, if the file is damaged, of another version or
+        incomplete, or if its formats are unknown here.
+    ImportError : without safetensors.
     """
     with open_tensors(path) as file:
         try:
@@ -82,66 +97,12 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise ValueError(f"{os.fspath(path)}: {error}") from error
 
 
-def write_tensors(
-    path: str | os.PathLike[str],
-    tensors: Mapping[str, np.ndarray],
-    metadata: dict[str, str] | None = None,
-) -> None:
-    """Write a safetensors file, whole or not at all. OSError where that fails, ValueError for texts
-    and records.
-    """
-    safetensors = require("safetensors.numpy", FILES)
-    for name, x in tensors.items():
-        if x.dtype.kind not in "biufc" and x.dtype.name != "bfloat16":
-            raise ValueError(
-                f"{name} is of dtype {x.dtype}, which safetensors files cannot hold; leave it out"
-            )
-    contiguous = {name: np.ascontiguousarray(x).reshape(x.shape) for name, x in tensors.items()}
-    try:
-        safetensors.save_file(
-            contiguous, os.fspath(path), metadata
-        )  # to a temporary file, which then takes the name
-    except require("safetensors", FILES).SafetensorError as error:
-        raise OSError(f"cannot write {os.fspath(path)}: {error}") from error
-
-
-@contextmanager
-def open_tensors(path: str | os.PathLike[str]) -> Iterator[Any]:
-    """A safetensors file, opened for reading array by array. ValueError where it is none."""
-    safetensors = require("safetensors", FILES)
-    try:
-        file = safetensors.safe_open(os.fspath(path), "numpy")
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{os.fspath(path)}: no safetensors file: {error}") from error
-    with file:
-        yield file
-
-
-def read_tensor(file: Any, name: str) -> np.ndarray:
-    """An array of an open file. ValueError for a dtype that NumPy does not have."""
-    dtype = file.get_slice(name).get_dtype()
-    if dtype == "BF16":
-        require("ml_dtypes", FILES)
-    try:
-        array: np.ndarray = file.get_tensor(name)
-    except (AttributeError, TypeError) as error:
-        raise ValueError(f"{name} has the dtype {dtype}, which NumPy does not have") from error
-    return array
-
-
-def stored_as_is(name: str, x: Any) -> np.ndarray:
-    """An array of any library on the host, in its own dtype."""
-    array = host(name, x)
-    if namespace_of(x).dtype(x) == "bfloat16":
-        return array.astype(require("ml_dtypes", FILES).bfloat16)
-    return array
-
-
-def _packed(name: str, coded: QuantizedTensor) -> dict[str, np.ndarray]:
-    parts = coded.codes._asdict() if isinstance(coded.codes, BlockCodes) else {"codes": coded.codes}
+def _packed(name: str, tensor: QuantizedTensor) -> dict[str, np.ndarray]:
+    codes = tensor.codes
+    parts = codes._asdict() if isinstance(codes, BlockCodes) else {"codes": codes}
     return {
         f"{name}.{part}": pack(parts[part], bits)
-        for part, (bits, _) in packed_parts(coded.shape, coded.format).items()
+        for part, (bits, _) in packed_parts(tensor.shape, tensor.format).items()
     }
 
 
@@ -154,18 +115,17 @@ class _Entry(NamedTuple):
 
 
 def _checksum(name: str, entry: _Entry, parts: Iterable[np.ndarray]) -> int:
-    found = zlib.crc32(json.dumps([name, *entry]).encode())
+    checksum = zlib.crc32(json.dumps([name, *entry]).encode())
     for part in parts:
-        found = zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data, found)
-    return found
+        checksum = zlib.crc32(np.ascontiguousarray(part).reshape(-1).view(np.uint8).data, checksum)
+    return checksum
 
 
-# -------------------------------------------------------------------------------------------------------------
-# reading
+# Reading
 
 
-def _state(file: Any) -> dict[str, Any]:
-    entries = _entries(file.metadata() or {})
+def _state(file: TensorFile) -> dict[str, Any]:
+    entries = _entries(file.metadata)
     formats = {name: _format(name, entry) for name, (entry, _) in entries.items()}
     stored = {
         name: (
@@ -175,16 +135,18 @@ def _state(file: Any) -> dict[str, Any]:
         )
         for name, format in formats.items()
     }
-    there, announced = set(file.keys()), {part for parts in stored.values() for part in parts}
+    there, announced = set(file.names), {part for parts in stored.values() for part in parts}
     for names, what in ((announced - there, "lacks"), (there - announced, "holds, unannounced,")):
         if names:
             raise ValueError(f"damaged: it {what} {', '.join(sorted(names))}")
     state: dict[str, Any] = {}
     for name, (entry, checksum) in entries.items():
-        parts = [read_tensor(file, part) for part in stored[name]]
+        parts = [file.read(part) for part in stored[name]]
         format = formats[name]
         state[name] = (
-            _as_is(name, entry, parts[0]) if format is None else _coded(name, format, entry, parts)
+            _unquantized(name, entry, parts[0])
+            if format is None
+            else _quantized(name, format, entry, parts)
         )
         if _checksum(name, entry, parts) != checksum:
             raise ValueError(f"damaged: {name} does not have the checksum {checksum!r}")
@@ -211,15 +173,15 @@ def _entries(metadata: Mapping[str, str]) -> dict[str, tuple[_Entry, Any]]:
     arrays = content.get("arrays")
     keys = {*_Entry._fields, "crc32"}
     if not isinstance(arrays, dict) or not all(
-        isinstance(given, dict) and set(given) == keys for given in arrays.values()
+        isinstance(entry, dict) and set(entry) == keys for entry in arrays.values()
     ):
         raise ValueError(
             f"damaged: its metadata {KEY!r} must give each of the arrays by"
             f" {', '.join(sorted(keys))}"
         )
     return {
-        name: (_Entry(given["format"], given["shape"], given["dtype"]), given["crc32"])
-        for name, given in arrays.items()
+        name: (_Entry(entry["format"], entry["shape"], entry["dtype"]), entry["crc32"])
+        for name, entry in arrays.items()
     }
 
 
@@ -240,7 +202,7 @@ def _format(name: str, entry: _Entry) -> Format | None:
     return format
 
 
-def _as_is(name: str, entry: _Entry, array: np.ndarray) -> np.ndarray:
+def _unquantized(name: str, entry: _Entry, array: np.ndarray) -> np.ndarray:
     if (array.dtype.name, list(array.shape)) != (entry.dtype, entry.shape):
         raise ValueError(
             f"damaged: {name} must be {entry.dtype} of shape {entry.shape}, got {array.dtype.name}"
@@ -249,7 +211,7 @@ def _as_is(name: str, entry: _Entry, array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _coded(
+def _quantized(
     name: str, format: Format, entry: _Entry, streams: Iterable[np.ndarray]
 ) -> QuantizedTensor:
     parts = {

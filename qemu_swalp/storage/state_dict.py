@@ -1,4 +1,4 @@
-"""State dicts whose arrays are held as codes."""
+"""State dicts whose arrays are stored as codes."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from .._util.checks import check_patterns, near_matches
 from ..arrays import DTYPES, Array, host, namespace_of
 from ..formats import Format, Overflow, parse
+from ..ops.arguments import as_array
 from ..ops.encode import BlockCodes, decode, encode
 from ..ops.pack import packed_bytes
-from ..ops.arguments import as_array
 from ..random_bits import RandomBits, stream_id
 from ..rounding import Rounding
+from .host_arrays import converted_like, in_own_dtype
 
 Formats = Format | str | Mapping[str, Format | str | None]
 """One format, or patterns of names with a format each (None: left as it is)."""
@@ -28,8 +30,8 @@ class QuantizedTensor:
     format : of the codes. codes : as `encode` gives them, in NumPy. dtype : the source dtype, which
         `decode` gives.
 
-    >>> coded = QuantizedTensor.of([0.1, -7.0, 3.0], "mxfp4")
-    >>> coded.shape, coded.nbytes, coded.decode().tolist()
+    >>> quantized = QuantizedTensor.of([0.1, -7.0, 3.0], "mxfp4")
+    >>> quantized.shape, quantized.nbytes, quantized.decode().tolist()
     ((3,), 3, [0.0, -6.0, 3.0])
     """
 
@@ -81,52 +83,118 @@ def quantize_state_dict(
     seed: int | None = None,
     overflow: Overflow | None = None,
 ) -> dict[str, Any]:
-    """A state dict with its floating arrays as `QuantizedTensor`; the others are kept as they are.
+    """A state dict with its floating arrays as `QuantizedTensor`; the others stay as they are.
 
     Parameters
     ----------
     state : names → arrays of any library.
     formats : a format for all floating arrays; or patterns of names (shell style, the first that
-        matches counts) and the format of each, None for arrays to keep. Arrays that no pattern
-        matches are kept.
+        matches counts) and the format of each, None for arrays that stay as they are, as do those
+        that no pattern matches.
     rounding, overflow : as for `quantize`.
     seed : of stochastic rounding; array i of the state draws from the stream `stream_id("weight",
         i)`.
 
-    Errors are those of `encode`, with the array's name.
+    Returns
+    -------
+    names → `QuantizedTensor`, or the arrays of `state` themselves.
+
+    Raises
+    ------
+    TypeError, ValueError : as `encode`, with the array's name.
+    ValueError : if a pattern matches no name, or has a format and matches no floating array.
 
     >>> import numpy as np
-    >>> state = {"fc.weight": np.float32([[0.1, 0.2]]), "fc.bias": np.float32([0.3]), "steps": np.int64(7)}
-    >>> coded = quantize_state_dict(state, {"*.bias": None, "*": "e4m3fn"})
-    >>> str(coded["fc.weight"].format), coded["fc.bias"].tolist(), coded["steps"].tolist()
-    ('e4m3fn', [0.30000001192092896], 7)
-    >>> dequantize_state_dict(coded)["fc.weight"].tolist()
+    >>> state = {"fc.weight": np.float32([[0.1, 0.2]]), "fc.bias": np.float32([0.3])}
+    >>> quantized = quantize_state_dict(state, {"*.bias": None, "*": "e4m3fn"})
+    >>> str(quantized["fc.weight"].format), quantized["fc.bias"].tolist()
+    ('e4m3fn', [0.30000001192092896])
+    >>> dequantize_state_dict(quantized)["fc.weight"].tolist()
     [[0.1015625, 0.203125]]
     """
-    found: dict[str, Any] = {}
+    if isinstance(formats, Mapping):
+        formats = {p: None if f is None else parse(f) for p, f in formats.items()}
+        _check_formats(formats, state)
+    quantized: dict[str, Any] = {}
     for i, (name, x) in enumerate(state.items()):
         format = format_for(name, formats)
-        if format is None or namespace_of(x).dtype(x) not in DTYPES:
-            found[name] = x
+        if format is None or not _is_floating(x):
+            quantized[name] = x
             continue
         random = None if seed is None else RandomBits(seed, stream_id("weight", i))
         try:
-            found[name] = QuantizedTensor.of(x, format, rounding, random=random, overflow=overflow)
+            quantized[name] = QuantizedTensor.of(
+                x, format, rounding, random=random, overflow=overflow
+            )
         except (TypeError, ValueError) as error:
             raise type(error)(f"{name}: {error}") from error
-    return found
+    return quantized
 
 
-def dequantize_state_dict(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with the values of what is `QuantizedTensor`, as NumPy arrays."""
-    return {name: x.decode() if isinstance(x, QuantizedTensor) else x for name, x in state.items()}
+def dequantize_state_dict(state: Mapping[str, Any], like: Any = None) -> dict[str, Any]:
+    """The same with the values of what is `QuantizedTensor`.
+
+    Parameters
+    ----------
+    state : names → `QuantizedTensor` or arrays, as `quantize_state_dict` and `load_state` give
+        them.
+    like : a model with a `state_dict` method, or a state dict with arrays of the same names and
+        shapes: all of `state` gets their library and dtypes and, of PyTorch, their devices.
+
+    Returns
+    -------
+    names → arrays: those of `QuantizedTensor` in NumPy, the others as they are; with `like`, all as
+    there.
+
+    Raises
+    ------
+    TypeError : if `like` is neither.
+    ValueError : if `like` lacks a name, or has it in another shape or in a dtype that cannot hold
+        the numbers exactly.
+
+    >>> import numpy as np
+    >>> quantized = quantize_state_dict({"w": np.float32([0.1, 3.0])}, "e2m1fn")
+    >>> dequantize_state_dict(quantized, like={"w": np.zeros(2, np.float16)})["w"].dtype.name
+    'float16'
+    """
+    values = {n: x.decode() if isinstance(x, QuantizedTensor) else x for n, x in state.items()}
+    if like is None:
+        return values
+    templates = like.state_dict() if hasattr(like, "state_dict") else like
+    if not isinstance(templates, Mapping):
+        raise TypeError(f"like must be a model with state_dict() or a state dict, got {like!r}")
+    for name in values:
+        if name not in templates:
+            near = ", ".join(near_matches(name, templates))
+            raise ValueError(f"like has no array named {name!r}; the nearest are {near}")
+    return {
+        name: converted_like(name, in_own_dtype(name, x), templates[name])
+        for name, x in values.items()
+    }
+
+
+def _is_floating(x: Array) -> bool:
+    return namespace_of(x).dtype(x) in DTYPES
+
+
+def _check_formats(formats: Mapping[str, Format | None], state: Mapping[str, Array]) -> None:
+    """Raise ValueError if a pattern has no effect on any state dict of these names and dtypes."""
+    if not state:
+        return
+    check_patterns("formats", formats, state)
+    floating = [name for name, x in state.items() if _is_floating(x)]
+    for pattern, format in formats.items():
+        if format is not None and not any(fnmatchcase(name, pattern) for name in floating):
+            raise ValueError(
+                f"formats: {pattern!r} matches no floating array, so nothing would be in {format};"
+                " leave it out"
+            )
 
 
 def format_for(name: str, formats: Formats) -> Format | None:
-    """The format of the array of that name; None: it is kept as it is."""
+    """The format of the array of that name; None: it stays as it is."""
     if not isinstance(formats, Mapping):
         return parse(formats)
-    found = next(
-        (format for pattern, format in formats.items() if fnmatchcase(name, pattern)), None
-    )
-    return None if found is None else parse(found)
+    matching = (format for pattern, format in formats.items() if fnmatchcase(name, pattern))
+    format = next(matching, None)
+    return None if format is None else parse(format)

@@ -12,6 +12,7 @@ import qemu_swalp
 from qemu_swalp import kernels
 from qemu_swalp.cli import info, main
 from qemu_swalp.cli.formats import number
+from qemu_swalp.formats.aliases import ALIASES
 
 Capture = pytest.CaptureFixture[str]
 
@@ -42,7 +43,8 @@ def properties(text: str) -> dict[str, str]:
 
 
 def test_formats_lists_every_name_with_its_string_and_properties(capsys: Capture) -> None:
-    header, rule, *lines = output(capsys, "formats").splitlines()
+    formats, _, aliases = output(capsys, "formats").split("\n\n")
+    header, rule, *lines = formats.splitlines()
     assert (
         " ".join(header.split())
         == "name format bits max least > 0 epsilon values specials overflow"
@@ -62,6 +64,9 @@ def test_formats_lists_every_name_with_its_string_and_properties(capsys: Capture
         " ".join(row.split())
         == "e4m3fn float<4,3,specials=fn> 8 448 2^-9 0.125 253 −0 NaN saturate"
     )
+    for format, called in ALIASES.items():
+        row = next(line for line in aliases.splitlines() if line.startswith(f"{format} "))
+        assert all(alias in row for alias in called)
 
 
 def test_show_gives_parameters_properties_and_values(capsys: Capture) -> None:
@@ -282,16 +287,18 @@ def test_info_probes_pytorch(capsys: Capture) -> None:
     assert (found.version, found.importable) == (torch.__version__, "yes")
     assert "cpu" in found.devices
     assert found.path.startswith("compiled kernels (")
-    assert "on CUDA the array program, since kernels need CuPy" in found.path
+    assert "on CUDA the reference implementation, since kernels need CuPy" in found.path
 
 
 def test_info_says_why_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qemu_swalp.kernels.cpu._loaded", lambda: (None, "no compiled kernels"))
     assert info.path("numpy", True).startswith(
-        "array program: no compiled kernels; install from source with a C++"
+        "reference implementation: no compiled kernels; install from source with a C++"
     )
     with kernels.disabled():
-        assert info.path("numpy", True) == "array program, since QEMU_SWALP_KERNELS is off"
+        assert (
+            info.path("numpy", True) == "reference implementation, since QEMU_SWALP_KERNELS is off"
+        )
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

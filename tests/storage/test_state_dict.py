@@ -5,6 +5,7 @@ is read.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -90,7 +91,7 @@ def test_dtypes_and_what_is_kept(tmp_path: Path) -> None:
         "steps": np.array(7),
         "b.bias": x[0],
         "z": np.float16(x),
-        "a": x.astype(ml_dtypes.bfloat16).T,  # fmt: skip
+        "a": x.astype(ml_dtypes.bfloat16).T,
         "kept.bias": x.astype(ml_dtypes.bfloat16)[:, ::2],
         "d": np.float64(x),
         "mask": x > 0,
@@ -157,8 +158,7 @@ def test_tensors_draw_from_streams_of_their_own() -> None:
     ).all()
 
 
-# ------------------------------------------------------------------------------------------------------
-# what is refused
+# What is refused
 
 
 def written(path: Path) -> Path:
@@ -370,3 +370,115 @@ def test_a_missing_requirement_names_the_extra(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"needs {module}, .* pip install 'qemu-swalp\[files\]'"):
         q.save_state(tmp_path / "m", state)
+
+
+# Names that match nothing, other libraries, 8-bit floats
+
+
+@pytest.mark.parametrize(
+    ("formats", "words"),
+    [
+        (
+            {"zzz": "e4m3fn"},
+            "formats: 'zzz' matches none of 3 names; the nearest are 'fc.weight', 'fc.bias', 'n'",
+        ),
+        ({"*.wieght": "e4m3fn"}, "'*.wieght' matches none of 3 names; the nearest are 'fc.weight'"),
+        ({"*.weight": "bf16", "zz*": None}, "'zz*' matches none of 3 names"),
+        ({"n": "e4m3fn"}, "formats: 'n' matches no floating array, so nothing would be in e4m3fn"),
+        ({"*": "bf16", "gone": "e4m3f"}, "did you mean 'e4m3fn'"),
+    ],
+)
+def test_patterns_without_effect(formats: dict[str, str], words: str) -> None:
+    x = np.ones(3, np.float32)
+    state = {"fc.weight": x, "fc.bias": x, "n": np.int64(3)}
+    with pytest.raises(ValueError, match=re.escape(words)):
+        q.quantize_state_dict(state, formats)
+    assert q.quantize_state_dict(state, {"n": None, "*": "bf16"})["n"] == 3
+
+
+def test_values_come_back_like_a_model() -> None:
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.BatchNorm1d(4))
+    model[0].to(torch.bfloat16)
+    state = model.state_dict()
+    quantized = q.quantize_state_dict(state, {"0.weight": "mxfp4", "*": "bf16"})
+    for like in (model, state):
+        back = q.dequantize_state_dict(quantized, like=like)
+        assert list(back) == list(state)
+        for name, x in state.items():
+            assert isinstance(back[name], torch.Tensor)
+            assert (back[name].dtype, back[name].shape) == (x.dtype, x.shape)
+    assert back["0.weight"].float().numpy().tolist() == (
+        q.quantize(state["0.weight"].float(), "mxfp4").tolist()
+    )
+    model.load_state_dict(back)
+
+
+def test_values_come_back_like_a_loaded_file(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    state = {
+        "w": torch.randn(3, 4), "f8": torch.randn(4).to(torch.float8_e4m3fn),
+        "n": torch.tensor(3), "flag": torch.tensor([True, False]), "none": torch.zeros(0, 3),
+    }  # fmt: skip
+    q.save_state(tmp_path / "a", q.quantize_state_dict(state, {"w": "bfp<8,axis=0>"}))
+    back = q.dequantize_state_dict(q.load_state(tmp_path / "a"), like=state)
+    for name in ("n", "flag", "none", "f8"):
+        same = back[name].float() == state[name].float()
+        assert same.all()
+        assert back[name].dtype == state[name].dtype
+    assert torch.equal(back["w"], q.quantize(state["w"], "bfp<8,axis=0>"))
+
+
+@pytest.mark.parametrize("library", ["jax", "tensorflow"])
+def test_values_come_back_like_arrays_of(library: str) -> None:
+    module = pytest.importorskip("jax.numpy" if library == "jax" else library)
+    quantized = q.quantize_state_dict({"w": np.float32([[0.1, 3.0]])}, "e4m3fn")
+    for dtype in (module.float32, module.bfloat16):
+        like = module.zeros((1, 2), dtype)
+        back = q.dequantize_state_dict(quantized, like={"w": like})["w"]
+        assert type(back) is type(like)
+        assert back.dtype == like.dtype
+        assert np.asarray(back).astype(np.float32).tolist() == [[0.1015625, 3.0]]
+
+
+@pytest.mark.parametrize(
+    ("like", "error", "words"),
+    [
+        ({"v": np.zeros(2)}, ValueError, "like has no array named 'w'; the nearest are v"),
+        ({"w": np.zeros(3)}, ValueError, r"w must have the shape of that in like=, \(3,\), got"),
+        ({"w": np.zeros(2, np.float16)}, ValueError, "w has numbers that float16, its dtype in"),
+        (3, TypeError, "like must be a model with state_dict"),
+    ],
+)
+def test_what_cannot_be_like(like: Any, error: type[Exception], words: str) -> None:
+    quantized = q.quantize_state_dict({"w": np.float32([1e6, 3.0])}, "bf16")
+    with pytest.raises(error, match=words):
+        q.dequantize_state_dict(quantized, like=like)
+
+
+FLOAT8 = (
+    "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float8_e4m3fnuz", "float8_e5m2fnuz",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", FLOAT8)
+@pytest.mark.parametrize("library", ["ml_dtypes", "torch"])
+def test_8_bit_floats_are_stored_as_they_are(dtype: str, library: str, tmp_path: Path) -> None:
+    codes = np.arange(256, dtype=np.uint8).reshape(16, 16).T
+    x: Any = codes.view(getattr(ml_dtypes, dtype))
+    if library == "torch":
+        torch = pytest.importorskip("torch")
+        x = torch.tensor(codes).view(getattr(torch, dtype))
+    w = np.ones(3, np.float32)
+    state = q.quantize_state_dict({"x": x, "w": w, "one": x[0, 0]}, "mxfp4")
+    q.save_state(tmp_path / "a", state)
+    back = q.load_state(tmp_path / "a")
+    assert back["x"].dtype == getattr(ml_dtypes, dtype)
+    assert (back["x"].view(np.uint8) == codes).all()
+    assert back["one"].shape == ()
+
+
+def test_dtypes_that_safetensors_lacks_are_named(tmp_path: Path) -> None:
+    x = np.ones(3, ml_dtypes.float6_e2m3fn)
+    with pytest.raises(ValueError, match="x is of dtype float6_e2m3fn, which safetensors files"):
+        q.save_state(tmp_path / "a", {"x": x})
