@@ -98,6 +98,7 @@ def test_the_tests_above_can_fail() -> None:
 
 LAYERS = {
     "qemu_swalp": [
+        "_typing",
         "_util",
         "arrays",
         "rounding",
@@ -124,7 +125,7 @@ LAYERS = {
         "monitoring",
         "lightning",
     ],
-    "qemu_swalp_keras": ["_compat", "backend", "layers", "optim", "averaging"],
+    "qemu_swalp_keras": ["_compat", "sections", "backend", "layers", "optim", "averaging"],
 }
 """The parts of each package from the ground up: each imports only those before it."""
 
