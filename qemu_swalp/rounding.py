@@ -24,8 +24,8 @@ ALIASES = {
     "nearest_even": ("rne", "rn", "ties_to_even", "nearest_ties_to_even", "half_even"),
     "nearest_away": ("rna", "ties_to_away", "nearest_ties_to_away", "half_away"),
     "toward_zero": ("rtz", "rz", "truncate", "trunc"),
-    "toward_positive": ("ru", "rup", "rtp", "ceil", "up"),
-    "toward_negative": ("rd", "rdn", "rtn", "floor", "down"),
+    "toward_positive": ("ru", "rup", "rtp", "ceil"),
+    "toward_negative": ("rd", "rdn", "rtn", "floor"),
     "to_odd": ("rto", "odd", "jamming"),
     "stochastic_a": ("stochastic", "sr"),
 }

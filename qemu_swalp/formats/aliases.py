@@ -135,9 +135,9 @@ def integers_called(name: str) -> tuple[str, ...]:
 def remedy_for(name: str, known: Iterable[str]) -> str:
     """What an unknown name may have been meant for, "; did you mean …?", or "".
 
-    Only names of the same kind are told: where the letters before the first digit are those of some
-    format, all told begin with them; else with letters that differ little. The digits must agree:
-    a format of another width is another format.
+    Only names of the same kind are told: if the letters before the first digit are those of some
+    format, all told begin with them; else with letters that differ little. Names with the same
+    digits come first.
 
     known : names of formats; aliases are added.
 
@@ -149,16 +149,22 @@ def remedy_for(name: str, known: Iterable[str]) -> str:
     def similarity(a: str, b: str) -> float:
         return SequenceMatcher(None, a, b).ratio()
 
+    def digits(name: str) -> list[str]:
+        return re.findall(r"\d+", name)
+
     name = name.lower()
     choices = dict.fromkeys((*known, *_EXACT, *AMBIGUOUS))
     same_kind = [choice for choice in choices if _kind(choice) == _kind(name)]
     near = same_kind or [c for c in choices if similarity(_kind(name), _kind(c)) > 0.65]
-    near = [c for c in near if re.findall(r"\d+", c) == re.findall(r"\d+", name)]
-    best = max(near, key=lambda choice: similarity(name, choice.lower()), default="")
-    if similarity(name, best.lower()) > 0.6:
-        return f"; did you mean {' or '.join(map(repr, AMBIGUOUS.get(best, (best,))))}?"
+    near = [choice for choice in near if digits(choice) == digits(name)]
     layout = re.fullmatch(r"(?:f|fp|float)?\d*_?e(\d+)m(\d+)", name)
-    return f"; did you mean 'float<{layout[1]},{layout[2]}>'?" if layout else ""
+    if layout and not near:
+        return f"; did you mean 'float<{layout[1]},{layout[2]}>'?"
+    near = near or [c for c in same_kind if c not in AMBIGUOUS and len(digits(c)) == 1]
+    best = max(near, key=lambda choice: similarity(name, choice.lower()), default="")
+    if similarity(name, best.lower()) <= 0.6:
+        return ""
+    return f"; did you mean {' or '.join(map(repr, AMBIGUOUS.get(best, (best,))))}?"
 
 
 def _kind(name: str) -> str:
