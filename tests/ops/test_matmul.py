@@ -205,9 +205,7 @@ def test_bad_arguments() -> None:
     a = np.ones((2, 3), np.float32)
     with pytest.raises(TypeError, match="b must be a numpy array of float32 like a, got float64"):
         q.matmul(a, np.ones((3, 2)), "fp16/to_odd")
-    with pytest.raises(
-        TypeError, match=r"b must be a numpy array of float32 like a, got builtins\.str"
-    ):
+    with pytest.raises(TypeError, match=r"b must be an array, a number, or a list .*, got 'b'"):
         q.matmul(a, "b", "fp16/to_odd")
     with pytest.raises(
         ValueError, match=r"shapes \(…, M, K\) and \(…, K, N\), got \(2, 3\) and \(2, 3\)"

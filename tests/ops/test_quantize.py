@@ -58,8 +58,8 @@ def test_out_may_be_the_input() -> None:
     assert (big == expected).all()
 
 
-def test_lists_and_numbers_are_float32() -> None:
-    assert q.quantize(0.3, "e4m3fn").dtype == np.float32
+def test_lists_and_numbers_are_float64() -> None:
+    assert q.quantize(0.3, "e4m3fn").dtype == np.float64
     assert q.quantize([0.3, 1], "e4m3fn").tolist() == [0.3125, 1.0]
     assert q.quantize(np.float64(0.3), "e4m3fn").dtype == np.float64
 
@@ -81,7 +81,7 @@ class NotQuantizable(q.Format):
             TypeError,
             "expected an array of numpy, cupy, torch, tensorflow, jax, got .*NotAnArray",
         ),
-        (lambda: q.quantize("0.3", "e4m3fn"), TypeError, "expected an array"),
+        (lambda: q.quantize("0.3", "e4m3fn"), TypeError, "x must be an array, a number"),
         (
             lambda: q.quantize(np.arange(3), "e4m3fn"),
             TypeError,
@@ -166,9 +166,9 @@ class NotQuantizable(q.Format):
         (
             lambda: q.encode([0.3], "e4m3fn"),
             ValueError,
-            "encode needs values of e4m3fn.*quantize first",
+            "encode needs values of e4m3fn, and",
         ),
-        (lambda: q.encode([float("nan")], "fixed<8,6>"), ValueError, "encode needs values"),
+        (lambda: q.encode([float("nan")], "fixed<8,6>"), ValueError, "(?i)has no code for nan"),
         (
             lambda: q.decode(np.zeros(3), "e4m3fn"),
             TypeError,
