@@ -37,7 +37,6 @@ def gfloat_format(f: q.P3109) -> Any:
         f.k,
         f.p,
         Signedness.Signed if f.signed else Signedness.Unsigned,
-        # fmt: skip
         Domain.Extended if f.domain == "extended" else Domain.Finite,
     )
 
@@ -173,7 +172,6 @@ def softposit_formats(softposit: Any) -> list[tuple[str, Any]]:
         found.append(
             (
                 f"posit<{n},2>",
-                # fmt: skip
                 lambda v, n=n: softposit.convertPX2ToDouble(softposit.convertDoubleToPX2(v, n)),
             )
         )

@@ -111,29 +111,28 @@ def test_the_least_scale_of_torchao(rule: str) -> None:
     """
     x = np.full((1, 32), 2.0**-125, np.float32)
     scales, _ = mx(x, "mxfp8_e4m3", rule)
-    theirs = to_dtype(*reversed(to_mx(torch.from_numpy(x), torch.float8_e4m3fn, 32)), torch.float8_e4m3fn, 32,
-                      torch.float32)  # fmt: skip
+    encoded = reversed(to_mx(torch.from_numpy(x), torch.float8_e4m3fn, 32))
+    theirs = to_dtype(*encoded, torch.float8_e4m3fn, 32, torch.float32)
     assert scales.tolist() == [[0]]
     assert (theirs.numpy() == x / 2).all()
     assert (q.quantize(x, q.parse("mxfp8_e4m3").replace(rule=rule)) == x).all()
 
 
 def test_infinity_and_nan() -> None:
-    """BLK-4: an infinity saturates alone, where torchao flushes its neighbours; a NaN takes the
-    block where the element format has none, as there, and only the element where it has one.
+    """BLK-13: a NaN makes its block NaN by scale code 255, as there; an infinity, too, where `to_mx`
+    gives the block a great scale that flushes its neighbours to zero.
     """
     x = np.ones((2, 32), np.float32)
     x[0, 3], x[1, 3] = math.inf, math.nan
-    theirs = to_dtype(*reversed(to_mx(torch.from_numpy(x), torch.float8_e4m3fn, 32)), torch.float8_e4m3fn, 32,
-                      torch.float32).numpy()  # fmt: skip
+    encoded = reversed(to_mx(torch.from_numpy(x), torch.float8_e4m3fn, 32))
+    theirs = to_dtype(*encoded, torch.float8_e4m3fn, 32, torch.float32).numpy()
     assert theirs[0].tolist() == [0.0] * 3 + [math.inf] + [0.0] * 28
     assert np.isnan(theirs[1]).all()
-    ours = q.quantize(x, "mxfp8_e4m3")
-    assert ours[0].tolist() == [1.0] * 3 + [1.75] + [1.0] * 28
-    assert np.isnan(ours[1]).tolist() == [i == 3 for i in range(32)]
-    codes = q.encode(x[1:], "mxfp4", "nearest_even")
-    assert codes.scales.tolist() == mx(x[1:], "mxfp4", "floor")[0].tolist() == [[255]]
-    assert np.isnan(q.quantize(x[1], "mxfp4")).all()
+    assert np.isnan(q.quantize(x, "mxfp8_e4m3")).all()
+    for name in ELEMENTS:
+        codes = q.encode(x, name, "nearest_even")
+        assert codes.scales.tolist() == [[255], [255]]
+        assert mx(x[1:], name, "floor")[0].tolist() == [[255]]
 
 
 def nvfp4(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, np.ndarray]:
