@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from typing import Literal
 
 from .._util.checks import check_choice
-from .base import Format
+from .base import OVERFLOWS, Format, Overflow
 from .binade import BinadeFormat, binade
 from .block_geometry import (
     Axes,
@@ -65,10 +66,12 @@ class Block(Format, family="block"):
         operations by which these libraries make NVFP4.
     second : format of the global (per-tensor) scale above those of the blocks, float<8,23>; or None
         (rules "nearest" and the vendor rules).
+    nonfinite : what infinities and NaN do (clause BLK-13). "block": their block becomes NaN, by a
+        scale of NaN (default where the scale's format has a NaN and no infinity: MX, NVFP4).
+        "element": they stay as they are at their places (default elsewhere).
 
-    A block with a NaN is NaN throughout where the scale's format has a NaN and the element's has
-    none; otherwise NaN and infinities stay alone (clause BLK-4). Sources: OCP Microscaling Formats
-    (MX) 1.0, section 6.3, for "floor"; torchao's MX formats for "ceil", "rceil" and "even".
+    Sources: OCP Microscaling Formats (MX) 1.0, section 6.3, for "floor"; torchao's MX formats for
+    "ceil", "rceil" and "even".
     bm8_e2m5 and bm8_e4m3 are Block Minifloat (Fox et al., ICLR 2021) after its authors' code: bias
     2^(E-1), subnormals, no special values. That code clips ⌊log2 amax⌋ to 8 bits before it takes
     emax off, here S is clipped; the 48×48 tiles are what others report of the paper.
@@ -88,6 +91,7 @@ class Block(Format, family="block"):
     scale: ScaleFormat = EXPONENT8
     rule: str = None  # type: ignore[assignment]
     second: BinadeFormat | None = None
+    nonfinite: Literal["element", "block"] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for name in FORMAT_PARAMETERS:
@@ -106,10 +110,17 @@ class Block(Format, family="block"):
                 "second, the global scale, must be float<8,23> or None, got"
                 f" {self.second!r}: it is computed in float32"
             )
-        if self.rule is None:
-            object.__setattr__(self, "rule", self.derived_defaults()["rule"])
+        for name, default in self.derived_defaults().items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, default)
         check_choice("rule", self.rule, RULES)
         self._check_rule()
+        check_choice("nonfinite", self.nonfinite, ("element", "block"))
+        if self.nonfinite == "block" and not self.scale.has_nan:
+            raise ValueError(
+                f"nonfinite='block' needs scales with a NaN, such as e8m0fnu, got {self.scale};"
+                " use nonfinite='element'"
+            )
 
     def _check_rule(self) -> None:
         rule = self.rule
@@ -137,7 +148,11 @@ class Block(Format, family="block"):
             )
 
     def derived_defaults(self) -> dict[str, object]:
-        return {"rule": "floor" if self.powers else "nearest"}
+        in_scale = self.scale.has_nan and not self.scale.has_infinity
+        return {
+            "rule": "floor" if self.powers else "nearest",
+            "nonfinite": "block" if in_scale else "element",
+        }
 
     @property
     def bits(self) -> int:
@@ -148,10 +163,26 @@ class Block(Format, family="block"):
         """(least, greatest) exponent of the scales if they are powers of two; else None."""
         return exponent_range(self.scale)
 
-    @property
-    def spreads_nan(self) -> bool:
-        """Whether a block with a NaN is NaN throughout (clause BLK-4)."""
-        return self.scale.has_nan and not self.element.has_nan
+    def overflow_in_force(self, overflow: Overflow | None) -> str:
+        """The policy of a call that names `overflow`, or None (clause BLK-13): "block" where an
+        infinity makes its block NaN. ValueError where the format cannot express it.
+        """
+        if overflow is None:
+            if self.nonfinite == "block":
+                return "block"
+            policy = self.element.overflow
+            return "propagate" if policy == "saturate" else policy
+        check_choice("overflow", overflow, OVERFLOWS)
+        if overflow == "infinity":
+            self.element.check_overflow(overflow)
+        return overflow
+
+    def element_overflow(self, policy: str) -> str:
+        """By which policy finite numbers overflow, given that in force (clause BLK-13)."""
+        if policy == "block":
+            return self.element.overflow
+        alone = policy == "propagate" or (policy == "nan" and not self.element.has_nan)
+        return "saturate" if alone else policy
 
     @property
     def idempotent(self) -> bool:

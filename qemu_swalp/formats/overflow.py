@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ..rounding import Rounding
 from .base import ElementFormat
 from .binade import BinadeFormat
+from .block import Block
 
 
 class OverflowResult(IntEnum):
@@ -37,13 +38,22 @@ class OverflowResults(NamedTuple):
     zero: OverflowResult
 
 
-def overflow_results(format: ElementFormat, policy: str, rounding: Rounding) -> OverflowResults:
-    """What an overflow policy makes of each class of numbers.
+def overflow_results(
+    format: ElementFormat | Block, policy: str, rounding: Rounding
+) -> OverflowResults:
+    """What an overflow policy makes of each class of numbers; of the elements of a block format,
+    the policy in force.
 
     >>> from qemu_swalp import Rounding, parse
     >>> overflow_results(parse("e5m2"), "infinity", Rounding.parse("nearest_even")).above.name
     'INFINITY'
     """
+    if isinstance(format, Block):
+        results = overflow_results(format.element, format.element_overflow(policy), rounding)
+        if policy not in ("propagate", "nan"):
+            return results
+        alone = INFINITY if policy == "propagate" else NAN  # clause BLK-13
+        return results._replace(positive_infinity=alone, negative_infinity=alone)
     one_sided = format.min >= 0
     lacks_zero = isinstance(format, BinadeFormat) and not format.has_zero
     if policy in ("saturate", "propagate"):

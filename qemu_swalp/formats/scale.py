@@ -47,6 +47,10 @@ class Exponent(Format, family="exponent"):
         return False
 
     @property
+    def has_infinity(self) -> bool:
+        return False
+
+    @property
     def least_power(self) -> int:
         """Least S."""
         return -(1 << (self.exponent_bits - 1))

@@ -113,6 +113,8 @@ def _as_int(format: Block) -> str | None:
     element, zero_point = format.element, format.rule == "minmax"
     if format.second is not None or format.rule not in ("nearest", "minmax"):
         return None
+    if format.nonfinite != format.derived_defaults()["nonfinite"]:
+        return None
     if not isinstance(element, Fixed) or element != _integers(element.word, zero_point):
         return None
     scale = cast(BinadeFormat, format.scale)

@@ -12,17 +12,23 @@ from ..arrays.dtypes import source_dtype
 from ..formats import Block, Exponent, Format, Overflow, TableFormat, parse
 from ..formats.dtypes import dtype_name
 from ..random_bits import RandomBits
-from ..reference.block_codes import block_values, element_codes, shared_by_values
+from ..reference.block_codes import (
+    block_values,
+    element_codes,
+    lacking_code,
+    shared_by_values,
+)
 from ..reference.block_round import round_elements, with_nan
 from ..reference.block_scales import Scales, Shared, block_scales
 from ..reference.blocks import blocks_shape
-from ..reference.codes import binade_bits, codes_of_values
+from ..reference.codes import binade_bits, codes_of_values, differs, without_code
 from ..reference.context import Context, Target, element_of
 from ..reference.scale_codes import scale_codes, scales_of_codes
 from ..reference.table_codes import table_values
 from ..rounding import NEAREST, Rounding
 from .arguments import as_array, check_random, check_representable, policy_of
-from .quantize import by_chunks, quantize
+from .encode_errors import LacksCode, check_codes, no_code_error
+from .quantize import by_chunks, by_reference, quantize
 
 
 class BlockCodes(NamedTuple):
@@ -70,7 +76,8 @@ def encode(
     Raises
     ------
     TypeError : as for `quantize`.
-    ValueError : an element is not a value of the format (eager arrays only); or as for `quantize`.
+    ValueError : if an element is no value of the format, or is an infinity or NaN that becomes
+        none with a code (eager arrays only); or as for `quantize`.
 
     >>> [hex(code) for code in encode([1.0, -448.0, 0.0], "e4m3fn").tolist()]
     ['0x38', '0xfe', '0x0']
@@ -90,19 +97,28 @@ def encode(
         target = Target(format, policy, Rounding.parse(rounding))
         check_random(xp, x, target.rounding, random)
         return _encode_rounded(ctx, x, format, target, random)
+    values = x
     if rounding is not None:
-        x = quantize(x, format, rounding, random=random, overflow=overflow)
+        values = quantize(x, format, rounding, random=random, overflow=overflow)
     width = code_width(format.bits)
     if 0 in shape:
-        return xp.unsigned(xp.cast(xp.bits(x), 32), width)
-    codes = by_chunks(
-        xp,
-        xp.reshape(x, shape or (1,)),
-        NEAREST,
-        None,
-        None,
-        lambda part, words, scales: xp.unsigned(codes_of_values(ctx, part, format), width),
-    )
+        return _no_codes(xp, x, width)
+
+    def wrong(part: Array, words: Array | None, scales: Scales | None) -> Array:
+        if rounding is None:
+            return differs(ctx, part, format, Scales())
+        return without_code(ctx, part, element_of(format))
+
+    def codes_of(part: Array, words: Array | None, scales: Scales | None) -> Array:
+        check_codes(xp, wrong(part, words, scales))
+        return xp.unsigned(codes_of_values(ctx, part, format), width)
+
+    lifted = xp.reshape(values, shape or (1,))
+    try:
+        codes = by_chunks(xp, lifted, NEAREST, None, None, codes_of)
+    except LacksCode:
+        mask = by_chunks(xp, lifted, NEAREST, None, None, wrong)
+        raise no_code_error(format, rounding, x, values, mask) from None
     return xp.reshape(codes, shape)
 
 
@@ -180,18 +196,24 @@ def _encode_values(ctx: Context, x: Array, format: Block) -> BlockCodes:
             ' before quantization, and the rounding: encode(x, format, "nearest_even")'
         )
     lifted, width = xp.reshape(x, shape or (1,)), code_width(format.bits)
-    shared = block_scales(ctx, lifted, format)
     if 0 in shape:
+        shared = block_scales(ctx, lifted, format, "propagate")
         return _block_codes(ctx, _no_codes(xp, x, width), format, shared)
-    shared = shared_by_values(ctx, lifted, format, shared)
-    codes = by_chunks(
-        xp,
-        lifted,
-        NEAREST,
-        None,
-        shared.scales.over_elements(xp, xp.shape(lifted), format),
-        lambda part, words, scales: xp.unsigned(codes_of_values(ctx, part, format, scales), width),
-    )
+
+    def wrong(part: Array, words: Array | None, scales: Scales | None) -> Array:
+        return differs(ctx, part, format, scales or Scales())
+
+    def codes_of(part: Array, words: Array | None, scales: Scales | None) -> Array:
+        check_codes(xp, wrong(part, words, scales))
+        return xp.unsigned(codes_of_values(ctx, part, format, scales), width)
+
+    shared = shared_by_values(ctx, lifted, format)
+    over = shared.scales.over_elements(xp, xp.shape(lifted), format)
+    try:
+        codes = by_chunks(xp, lifted, NEAREST, None, over, codes_of)
+    except LacksCode:
+        mask = by_chunks(xp, lifted, NEAREST, None, over, wrong)
+        raise no_code_error(format, None, x, x, mask) from None
     return _block_codes(ctx, xp.reshape(codes, shape), format, shared)
 
 
@@ -202,17 +224,23 @@ def _encode_rounded(
     xp, shape = ctx.xp, ctx.xp.shape(x)
     check_representable(format.element, ctx.dtype)
     lifted, width = xp.reshape(x, shape or (1,)), code_width(format.bits)
-    shared = block_scales(ctx, lifted, format)
+    shared = block_scales(ctx, lifted, format, target.policy)
     if 0 in shape:
         return _block_codes(ctx, _no_codes(xp, x, width), format, shared)
 
     def codes_of(part: Array, words: Array | None, scales: Scales | None) -> Array:
         scales = scales or Scales()
         elements = round_elements(ctx, part, format, target, words, scales)
+        check_codes(xp, lacking_code(ctx, elements, format, scales))
         return xp.unsigned(element_codes(ctx, elements, format, scales), width)
 
     over = shared.scales.over_elements(xp, xp.shape(lifted), format)
-    codes = by_chunks(xp, lifted, target.rounding, random, over, codes_of)
+    try:
+        codes = by_chunks(xp, lifted, target.rounding, random, over, codes_of)
+    except LacksCode:
+        values = by_reference(xp, ctx.dtype, target, x, random)
+        mask = lacking_code(ctx, values, format, over)
+        raise no_code_error(format, target.rounding, x, values, mask) from None
     return _block_codes(ctx, xp.reshape(codes, shape), format, shared)
 
 

@@ -5,17 +5,23 @@ from __future__ import annotations
 from ..arrays import Array
 from ..formats import Block
 from .block_round import times_scale
-from .block_scales import Scales, Shared
+from .block_scales import Scales, Shared, block_scales
 from .blocks import over_blocks
-from .codes import binade_bits, codes_of_values, differs
+from .codes import binade_bits, codes_of_values, differs, without_code
 from .context import Context
 from .division import Number
 
 
-def shared_by_values(ctx: Context, x: Array, format: Block, shared: Shared) -> Shared:
+def shared_by_values(ctx: Context, x: Array, format: Block) -> Shared:
     """What the blocks of an array of values share: the scales that the rule computes, or one power
-    of two less or more where only that makes all elements of a block values.
+    of two less or more where only that makes all elements of a block values; NaN where all of them
+    are.
     """
+    shared = block_scales(ctx, x, format, "propagate")
+    if format.nonfinite == "block":
+        numbers = ctx.xp.cast(ctx.magnitude_bits(x) <= ctx.dtype.infinity, ctx.dtype.width)
+        nan = over_blocks(ctx.xp, numbers, format) == 0
+        shared = shared._replace(scales=shared.scales._replace(nan=nan))
     if format.idempotent and format.rule == "floor":
         return shared
     xp = ctx.xp
@@ -28,13 +34,19 @@ def shared_by_values(ctx: Context, x: Array, format: Block, shared: Shared) -> S
     return Shared(shared.scales._replace(exponent=exponent), Number(exponent, None))
 
 
+def lacking_code(ctx: Context, elements: Array, format: Block, scales: Scales) -> Array:
+    """Mask of the elements of the result of `round_elements` that have no code."""
+    mask = without_code(ctx, elements, format.element)
+    return mask if scales.nan is None else mask & ~scales.nan
+
+
 def element_codes(ctx: Context, elements: Array, format: Block, scales: Scales) -> Array:
     """Codes of the result of `round_elements`; 0 where the block is NaN."""
     xp, dtype = ctx
     if scales.nan is not None:
         elements = xp.floats(xp.where(scales.nan, 0, xp.bits(elements)), dtype.name)
     if scales.zero_point is None:
-        return codes_of_values(ctx, elements, format.element, block=format)
+        return codes_of_values(ctx, elements, format.element)
     sig, ulp = ctx.split(ctx.magnitude_bits(elements))
     n = xp.shift_left(
         xp.shift_right(sig, xp.clip(0 - ulp, 0, dtype.width - 1)), xp.clip(ulp, 0, format.bits)

@@ -1,4 +1,4 @@
-"""Rounding under the scales of blocks (clauses BLK-4, BLK-8, BLK-10, BLK-11)."""
+"""Rounding under the scales of blocks (clauses BLK-4, BLK-8, BLK-10, BLK-11, BLK-13)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .block_scales import Scales, integers
 from .context import BINARY32, Context, Magnitude, Target
 from .division import Number, number, pack, product, round_quotient
 from .element import Rounded, finish, round_binade, round_magnitude
-from .overflow import MARK
+from .overflow import OutOfRange, overflow_bits, results_of
 
 
 def round_scaled(
@@ -70,9 +70,9 @@ def _round_affine(
     beyond = (n > bound) | (magnitude == dtype.infinity)
     n = xp.where(beyond, bound, n)
     bits = xp.where(n == 0, 0, ctx.join(*ctx.normalize(n)))
-    bits = ctx.signed(bits, negative & (n != 0))
-    if target.policy == MARK:
-        bits = xp.where(beyond, dtype.nan, bits)
+    masks = OutOfRange(beyond, negative, magnitude == dtype.infinity)
+    bits = overflow_bits(ctx, results_of(target), bits, masks)
+    bits = ctx.signed(bits, negative & (bits != 0) & (bits <= dtype.infinity))
     return finish(ctx, x, magnitude, bits)
 
 

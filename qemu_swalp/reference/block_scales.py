@@ -59,8 +59,8 @@ class Shared(NamedTuple):
     """float32 magnitude bits of the array's scale, if the format has one."""
 
 
-def block_scales(ctx: Context, x: Array, format: Block) -> Shared:
-    """The scales of the blocks of an array of at least one dimension."""
+def block_scales(ctx: Context, x: Array, format: Block, policy: str) -> Shared:
+    """The scales of the blocks of an array of at least one dimension, under a policy in force."""
     xp, dtype = ctx
     shape = xp.lengths(x)
     empty = is_empty(shape)
@@ -74,8 +74,9 @@ def block_scales(ctx: Context, x: Array, format: Block) -> Shared:
         affine = format.rule == "minmax"
         amax = over_blocks(xp, xp.where(negative, 0, finite) if affine else finite, format)
         low = over_blocks(xp, xp.where(negative, finite, 0), format) if affine else amax
-        if format.spreads_nan:
-            nan = over_blocks(xp, xp.cast(magnitude > dtype.infinity, dtype.width), format) == 1
+        if format.nonfinite == "block":
+            least = dtype.infinity if policy == "block" else dtype.infinity + 1
+            nan = over_blocks(xp, xp.cast(magnitude >= least, dtype.width), format) == 1
     if format.second is not None:
         whole = amax if empty else xp.max_over(amax, range(len(shape)))
         block, inverse, global_scale = two_levels(ctx, amax, whole, format)

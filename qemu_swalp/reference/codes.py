@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
-
 from ..arrays import Array
-from ..formats import BinadeFormat, Block, Format, TableFormat
+from ..formats import BinadeFormat, Format, TableFormat
 from ..rounding import Rounding
 from .block_scales import Scales
 from .context import Context, Target, element_of
@@ -16,21 +14,9 @@ from .table_codes import table_codes
 TOWARD_ZERO = Rounding("toward_zero")
 
 
-def codes_of_values(
-    ctx: Context,
-    x: Array,
-    format: Format,
-    scales: Scales | None = None,
-    block: Format | None = None,
-) -> Array:
-    """Codes of an array of values, whose blocks have these scales (powers of two). ValueError if a
-    concrete array has other elements.
-
-    block : the format to name in errors, where `format` is that of its elements.
-    """
+def codes_of_values(ctx: Context, x: Array, format: Format, scales: Scales | None = None) -> Array:
+    """Codes of an array of values, whose blocks have these scales (powers of two)."""
     xp, scales = ctx.xp, scales or Scales()
-    if xp.concrete(x) and xp.any(differs(ctx, x, format, scales)):
-        _refuse(ctx, x, block or format)
     element = element_of(format)
     if isinstance(element, TableFormat):
         return table_codes(ctx, x, element)
@@ -38,24 +24,14 @@ def codes_of_values(
     return codes if scales.nan is None else xp.where(scales.nan, 0, codes)
 
 
-def _refuse(ctx: Context, x: Array, format: Format) -> NoReturn:
-    """The error of elements that are no values of the format."""
-    element, magnitude = element_of(format), ctx.magnitude_bits(x)
-    if not element.has_nan and ctx.xp.any(magnitude > ctx.dtype.infinity):
-        raise ValueError(
-            f"{format} has no code for NaN, which some elements are; replace them first, as in"
-            " numpy.nan_to_num(x)"
-        )
-    if isinstance(format, Block) and ctx.xp.any(magnitude == ctx.dtype.infinity):
-        raise ValueError(
-            f"{format} has no code for infinities, which some elements are; replace them first, as"
-            ' in numpy.nan_to_num(x), or saturate them: encode(x, format, "nearest_even",'
-            ' overflow="saturate")'
-        )
-    raise ValueError(
-        f"encode needs values of {format}, and some elements are not; quantize first:"
-        f' encode(quantize(x, "{format}"), "{format}")'
-    )
+def without_code(ctx: Context, x: Array, element: BinadeFormat | TableFormat) -> Array:
+    """Mask of the infinities and NaN for which a format has no code."""
+    magnitude, infinity = ctx.magnitude_bits(x), ctx.dtype.infinity
+    mask = magnitude > infinity if not element.has_nan else magnitude < 0
+    infinite = magnitude == infinity
+    if not element.has_infinity:
+        return mask | infinite
+    return mask | (infinite & ctx.negative(x)) if element.min >= 0 else mask
 
 
 def differs(ctx: Context, x: Array, format: Format, scales: Scales) -> Array:

@@ -20,7 +20,7 @@ class Target(NamedTuple):
 
     format: Format
     policy: str
-    """Overflow policy of the format's elements, or `overflow.MARK`."""
+    """Overflow policy in force (`Block.overflow_in_force`), or `overflow.MARK`."""
     rounding: Rounding
 
     @property

@@ -13,7 +13,7 @@ from ..arrays import Array, Namespace
 from ..arrays.dtypes import SourceDtype
 from ..formats import BinadeFormat
 from ..formats.binade import binade
-from ..formats.overflow import NAN
+from ..formats.overflow import INFINITY, NAN
 from ..rounding import Choice, rounds_up
 from .context import Context, Magnitude, Target
 from .overflow import OutOfRange, overflow_bits, results_of
@@ -74,6 +74,8 @@ def round_binade(
         bits = xp.where(zero, dtype.nan, bits)
     if format.signed:
         bits = ctx.signed(bits, negative if format.has_negative_zero else negative & ~zero)
+    elif results.negative_infinity == INFINITY:  # clause BLK-13
+        bits = ctx.signed(bits, negative & infinite)
     return finish(ctx, x, magnitude, bits)
 
 

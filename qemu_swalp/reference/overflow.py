@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..arrays import Array
+from ..formats import Block
 from ..formats.overflow import INFINITY, NAN, OverflowResults, overflow_results
 from .context import Context, Target
 
@@ -29,7 +30,8 @@ def results_of(target: Target) -> OverflowResults:
     """What each class of numbers becomes."""
     if target.policy == MARK:
         return OverflowResults(NAN, NAN, NAN, NAN, NAN)
-    return overflow_results(target.element, target.policy, target.rounding)
+    format = target.format if isinstance(target.format, Block) else target.element
+    return overflow_results(format, target.policy, target.rounding)
 
 
 def overflow_bits(ctx: Context, results: OverflowResults, bits: Array, masks: OutOfRange) -> Array:

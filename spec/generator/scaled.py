@@ -99,6 +99,7 @@ def nonfinite_formats() -> Iterator[tuple[str, Block]]:
         Block(e4m3fn, -1, 3, BINARY32, nonfinite="block"),
         Block(Fixed(8, 0, signed=False), -1, 3, BFLOAT16, "minmax", nonfinite="block"),
         Block(Float(5, 2), -1, 3),
+        Block(Fixed(5, 2, signed=False), -1, 3),
         Block(replace(e4m3fn, overflow="nan"), 0, None, BINARY32),
     )
     yield from ((oracle.spell(fmt), fmt) for fmt in blocks)

@@ -113,16 +113,23 @@ class Backend:
         )
 
     def encode(
-        self, x: np.ndarray, format: Any, rounding: Any = None, words: np.ndarray | None = None
+        self,
+        x: np.ndarray,
+        format: Any,
+        rounding: Any = None,
+        words: np.ndarray | None = None,
+        overflow: Any = None,
     ) -> Any:
         if words is not None:
             return self._run(
-                lambda a, w: q.encode(a, format, rounding, random=w),
+                lambda a, w: q.encode(a, format, rounding, random=w, overflow=overflow),
                 dtype_name(x),
                 x,
                 words.astype(np.uint32),
             )
-        return self._run(lambda a: q.encode(a, format, rounding), dtype_name(x), x)
+        return self._run(
+            lambda a: q.encode(a, format, rounding, overflow=overflow), dtype_name(x), x
+        )
 
     def decode(self, codes: Any, format: Any, dtype: str = "float32") -> np.ndarray:
         if isinstance(codes, tuple):
