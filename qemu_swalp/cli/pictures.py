@@ -71,18 +71,19 @@ def values_by_binade(element: ElementFormat) -> tuple[np.ndarray, np.ndarray]:
     them.
 
     >>> from qemu_swalp import parse
-    >>> [found.tolist() for found in values_by_binade(parse("e2m1fn"))]
+    >>> [each.tolist() for each in values_by_binade(parse("e2m1fn"))]
     [[-1, 0, 1, 2], [1, 2, 2, 2]]
     """
     if isinstance(element, BinadeFormat):
         binades = np.arange(binade(element.min_positive), binade(element.max) + 1)
-        places = [element.place(math.ldexp(1.0, int(e))) for e in binades]
-        return binades, np.diff([*places, element.positive_count + 1])
+        ranks = [element.rank(math.ldexp(1.0, int(e))) for e in binades]
+        return binades, np.diff([*ranks, element.positive_count + 1])
     positive = [v for v in element.values() if v > 0]
     if not positive:
         return np.arange(0), np.arange(0)
-    found = np.array([binade(v) for v in positive])
-    return np.arange(found[0], found[-1] + 1), np.bincount(found - found[0])
+    binades = np.array([binade(v) for v in positive])
+    first, last = binades[0], binades[-1]
+    return np.arange(first, last + 1), np.bincount(binades - first)
 
 
 def _density(axes: Any, element: ElementFormat, label: str, color: Any) -> None:
@@ -166,10 +167,10 @@ def draw_comparison(
         axes.set_xscale("log", base=2)
         axes.set(title=f"{tensor} tensor", xlabel="multiplied by", ylabel="SQNR, dB")
     if per_tensor:
-        for (name, found), color in zip(per_tensor.items(), colors, strict=True):
+        for (name, analyses), color in zip(per_tensor.items(), colors, strict=True):
             panels[-1].plot(
-                range(1, len(found) + 1),
-                [a.sqnr_db for a in found],
+                range(1, len(analyses) + 1),
+                [a.sqnr_db for a in analyses],
                 "o-",
                 ms=3.5,
                 lw=0.8,

@@ -18,7 +18,7 @@ SPAN = 2200
 class BinadeFormat(ElementFormat):
     """Values that are evenly spaced within each binade (clause FMT-2).
 
-    A format of one's own needs `max` and `quantum`. `quantum` is written once, with array operators
+    A custom format needs `max` and `quantum`. `quantum` is written once, with array operators
     and the functions of the namespace `xp` (`maximum`, `minimum`, `where`, `abs`), and then serves
     every array library, every rounding mode and every tool:
 
@@ -31,8 +31,8 @@ class BinadeFormat(ElementFormat):
     ...     def max(self):
     ...         return 2.0 ** (2 * self.fraction)
     ...     def quantum(self, binade, xp):
-    ...         kept = xp.maximum(self.fraction - xp.abs(binade) // 2, 0)
-    ...         return xp.maximum(binade - kept, -2 * self.fraction)
+    ...         fraction = xp.maximum(self.fraction - xp.abs(binade) // 2, 0)
+    ...         return xp.maximum(binade - fraction, -2 * self.fraction)
     >>> q.quantize([1.05, 100.0, 0.001], "tapered<4>").tolist()
     [1.0625, 96.0, 0.0]
     """
@@ -140,30 +140,28 @@ class BinadeFormat(ElementFormat):
     @cached_property
     def positive_count(self) -> int:
         """Number of positive values."""
-        return self.place(self.max)
+        return self.rank(self.max)
 
     @cached_property
     def value_count(self) -> int:
-        negative = self.place(-self.min) if self.min < 0 else 0
+        negative = self.rank(-self.min) if self.min < 0 else 0
         return self.positive_count + negative + bool(self.has_zero)
 
     @cached_property
-    def first_places(self) -> list[int]:
-        """Place (from 1) among the positive values of the first value of each binade of the
-        grid.
-        """
-        places = [1]
+    def first_ranks(self) -> list[int]:
+        """Rank (from 1), among the positive values, of the first one of each binade."""
+        ranks = [1]
         for e, q in self._grid:
-            places.append(places[-1] + (1 << (e - q)))
-        return places
+            ranks.append(ranks[-1] + (1 << (e - q)))
+        return ranks
 
-    def place(self, x: float) -> int:
-        """Place (from 1) of a positive value among the positive values, ascending."""
+    def rank(self, x: float) -> int:
+        """Rank (from 1) of a positive value among the positive values, ascending."""
         e = binade(x)
         least = self._grid[0][0]
         q = self._grid[e - least][1]
         n, _ = _divided(x, q)
-        return self.first_places[e - least] + n - (1 << (e - q))
+        return self.first_ranks[e - least] + n - (1 << (e - q))
 
     def values(self) -> list[float]:
         if self.value_count > 2**16:
@@ -182,7 +180,7 @@ class BinadeFormat(ElementFormat):
     def least_exponent(self) -> int:
         return min(q for _, q in self._grid)
 
-    # Codes: sign-magnitude by place (clause COD-3); families with codes of their own override these
+    # Codes: sign-magnitude by rank (clause COD-3); families with codes of their own override these
     # four.
 
     @property
@@ -193,9 +191,7 @@ class BinadeFormat(ElementFormat):
         """Code of ±n·2^quantum(binade). Integer arrays in, integer array out."""
         least = self._grid[0][0]
         index = xp.minimum(xp.maximum(binade - least, 0), len(self._grid) - 1)
-        starts = [
-            f - 2 ** (e - q) for f, (e, q) in zip(self.first_places, self._grid, strict=False)
-        ]
+        starts = [f - 2 ** (e - q) for f, (e, q) in zip(self.first_ranks, self._grid, strict=False)]
         magnitude = xp.where(n == 0, 0, xp.take(starts, index) + n)
         return (
             xp.where(negative, magnitude + (1 << (self.bits - 1)), magnitude)
@@ -207,10 +203,8 @@ class BinadeFormat(ElementFormat):
         """(negative, n, q) of a code: it stands for ±n·2^q."""
         magnitude_bits = self.bits - self.signed
         magnitude = code & ((1 << magnitude_bits) - 1)
-        index = xp.maximum(xp.searchsorted(self.first_places[:-1], magnitude) - 1, 0)
-        starts = [
-            f - 2 ** (e - q) for f, (e, q) in zip(self.first_places, self._grid, strict=False)
-        ]
+        index = xp.maximum(xp.searchsorted(self.first_ranks[:-1], magnitude) - 1, 0)
+        starts = [f - 2 ** (e - q) for f, (e, q) in zip(self.first_ranks, self._grid, strict=False)]
         n = xp.where(magnitude == 0, 0, magnitude - xp.take(starts, index))
         negative = (xp.shift_right(code, magnitude_bits) & 1) == 1
         return negative, n, xp.take([q for _, q in self._grid], index)
@@ -231,7 +225,7 @@ class BinadeFormat(ElementFormat):
 
 
 def _divided(x: float, q: int) -> tuple[int, int]:
-    """⌊x/2^q⌋, and the rest, in units of its own."""
+    """⌊x/2^q⌋, and the remainder, which is 0 if x is a multiple of 2^q."""
     numerator, denominator = x.as_integer_ratio()
     return divmod(numerator << max(-q, 0), denominator << max(q, 0))
 

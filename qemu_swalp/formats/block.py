@@ -76,12 +76,13 @@ class Block(Format, family="block"):
     2^(E-1), subnormals, no special values. That code clips ⌊log2 amax⌋ to 8 bits before it takes
     emax off, here S is clipped; the 48×48 tiles are what others report of the paper.
 
+    >>> import numpy as np
     >>> from qemu_swalp import quantize
     >>> mx = Block("e2m1fn", axis=-1, size=2, scale="e8m0fnu")
     >>> quantize([1.0, 0.013, 64.0, 0.7], mx).tolist()
     [1.0, 0.0, 64.0, 0.0]
     >>> scaled_in_float32 = Block("e4m3fn", axis=-1, size=2, scale="float32")
-    >>> quantize([1.0, 0.013, 100.0, 0.7], scaled_in_float32).tolist()
+    >>> quantize(np.float32([1.0, 0.013, 100.0, 0.7]), scaled_in_float32).tolist()
     [1.0, 0.0133928582072258, 100.0, 0.7254464030265808]
     """
 

@@ -41,13 +41,13 @@ class Codebook(TableFormat, family="codebook"):
         dtype: str = "float32",
     ) -> None:
         check_choice("dtype", dtype, ("float32", "float64"))
-        given = values if values is not None else entries
+        listed = values if values is not None else entries
         if len(entries) == 1 and not isinstance(entries[0], int | float | np.number):
-            given = entries[0]
-        listed = [given] if isinstance(given, str) else list(given)
-        if any(isinstance(v, str) for v in listed):
-            raise TypeError(f"values must be numbers, got {given!r}")
-        numbers = [float(np.dtype(dtype).type(v)) + 0.0 for v in listed]
+            listed = entries[0]
+        items = [listed] if isinstance(listed, str) else list(listed)
+        if any(isinstance(v, str) for v in items):
+            raise TypeError(f"values must be numbers, got {listed!r}")
+        numbers = [float(np.dtype(dtype).type(v)) + 0.0 for v in items]
         bad = next((v for v in numbers if not math.isfinite(v)), None)
         if bad is not None:
             raise ValueError(f"values must be finite in {dtype}, got {bad!r}")

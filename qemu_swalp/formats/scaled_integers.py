@@ -61,8 +61,9 @@ def integer(
     s = (max - min)/(2^word - 1), zero being one of the numbers (clauses BLK-8 and BLK-10). The
     other parameters are those of `Block`.
 
-    >>> from qemu_swalp import parse, quantize
-    >>> quantize([0.0, 0.5, 1.27], integer(8)).tolist()
+    >>> import numpy as np
+    >>> from qemu_swalp import quantize
+    >>> quantize(np.float32([0.0, 0.5, 1.27]), integer(8)).tolist()
     [0.0, 0.5, 1.2699999809265137]
     >>> str(integer(4, zero_point=True, axis=-1, size=128))
     'int<4,zero_point,axis=-1,size=128>'

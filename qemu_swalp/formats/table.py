@@ -16,7 +16,7 @@ from .binade import binade
 class TableFormat(ElementFormat):
     """A table of what each code stands for: a number, an infinity or NaN (clause FMT-10).
 
-    A format of one's own needs `table`. It then serves every array library, every rounding mode and
+    A custom format needs `table`. It then serves every array library, every rounding mode and
     every tool:
 
     >>> import dataclasses, math, qemu_swalp as q
@@ -52,7 +52,7 @@ class TableFormat(ElementFormat):
 
     @cached_property
     def meanings(self) -> tuple[float, ...]:
-        """`table`, made once."""
+        """`table`, computed once."""
         return tuple(self.table)
 
     @property
@@ -66,7 +66,7 @@ class TableFormat(ElementFormat):
 
     @property
     def first_place(self) -> int:
-        """Place of the least value; the others follow, and ties go to an even place."""
+        """Rank of the least value; the others follow, and ties go to an even rank."""
         return 0
 
     def __post_init__(self) -> None:
@@ -89,15 +89,15 @@ class TableFormat(ElementFormat):
                 " numbers, or neither"
             )
         self.check_overflow(self.overflow)
-        given = self.boundaries
-        if given is None:
+        boundaries = self.boundaries
+        if boundaries is None:
             return
-        if len(given) != len(self.finite) - 1:
+        if len(boundaries) != len(self.finite) - 1:
             raise ValueError(
                 f"{who}boundaries must be one fewer than the {len(self.finite)} values, got"
-                f" {len(given)}"
+                f" {len(boundaries)}"
             )
-        for (low, high), boundary in zip(pairwise(self.values()), given, strict=True):
+        for (low, high), boundary in zip(pairwise(self.values()), boundaries, strict=True):
             if not low <= boundary <= high:
                 raise ValueError(
                     f"{who}the boundary between {low!r} and {high!r} must lie between them, "

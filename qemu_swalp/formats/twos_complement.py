@@ -27,7 +27,7 @@ class TwosComplementTable(RealTable):
         give it.
         """
 
-    def held(self, code: int) -> float:
+    def float_of(self, code: int) -> float:
         """The float64 that stands for a positive code."""
         return float(self.magnitude(code, self.word))
 
@@ -36,7 +36,7 @@ class TwosComplementTable(RealTable):
 
     @cached_property
     def table(self) -> tuple[float, ...]:
-        positive = [self.held(code) for code in range(1, 1 << (self.word - 1))]
+        positive = [self.float_of(code) for code in range(1, 1 << (self.word - 1))]
         return (0.0, *positive, math.nan, *(-v for v in reversed(positive)))
 
     @cached_property

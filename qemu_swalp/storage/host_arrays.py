@@ -70,4 +70,5 @@ def _numpy_dtype(name: str, dtype: str) -> np.dtype[Any]:
         raise ValueError(
             f"{name} is of dtype {dtype}, which NumPy and ml_dtypes lack; leave it out"
         )
-    return np.dtype(getattr(ml_dtypes, dtype))
+    converted: np.dtype[Any] = np.dtype(getattr(ml_dtypes, dtype))
+    return converted

@@ -113,8 +113,8 @@ def quantize_state_dict(
     [[0.1015625, 0.203125]]
     """
     if isinstance(formats, Mapping):
-        formats = {p: None if f is None else parse(f) for p, f in formats.items()}
-        _check_formats(formats, state)
+        parsed = {p: None if f is None else parse(f) for p, f in formats.items()}
+        _check_formats(parsed, state)
     quantized: dict[str, Any] = {}
     for i, (name, x) in enumerate(state.items()):
         format = format_for(name, formats)

@@ -119,8 +119,8 @@ def test_the_least_scale_of_torchao(rule: str) -> None:
 
 
 def test_infinity_and_nan() -> None:
-    """BLK-13: a NaN makes its block NaN by scale code 255, as there; an infinity, too, where `to_mx`
-    gives the block a great scale that flushes its neighbours to zero.
+    """BLK-13: a NaN makes its block NaN by scale code 255, as there; so does an infinity, where
+    `to_mx` gives the block a great scale that flushes its neighbours to zero.
     """
     x = np.ones((2, 32), np.float32)
     x[0, 3], x[1, 3] = math.inf, math.nan
