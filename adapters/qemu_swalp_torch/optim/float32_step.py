@@ -10,8 +10,8 @@ leaves weights and state of its 16-bit parameters as they were.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Hashable, Iterable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from qemu_swalp.interop.torch import is_dtensor
 
 from .._compat import keep_step_hooks, version_of
 from .param_plan import Entry, is_16bit
+
+Key = TypeVar("Key", bound=Hashable)
 
 COUNTERS = frozenset(("step", "eta", "mu", "mu_product"))
 """State that PyTorch's optimizers keep in float32 whatever the dtype of the parameter."""
@@ -83,12 +85,10 @@ class Float32Step:
 
     def end(self) -> None:
         """Free the memory of the stand-in's tensors."""
-        for p, copy in self.copies.items():
-            copy.grad = None
-            for tensor in (copy, *self.kept[p].values()):
-                if not is_dtensor(tensor):
-                    tensor.data = tensor.new_empty(0)
-        self.stand_in.__dict__.clear()
+        self.stand_in.param_groups, self.stand_in.state = [], defaultdict(dict)
+        self.attributes = {}
+        self.copies = _emptied(self.copies)
+        self.kept = {p: _emptied(state) for p, state in self.kept.items()}
 
     def entry(self, entry: Entry) -> Entry:
         """The entry with the stand-in's parameter."""
@@ -157,6 +157,15 @@ class Float32Step:
                     " computed in float32 and rounded once; give the optimizer float32 parameters,"
                     " or quantize the optimizer within it instead"
                 )
+
+
+def _emptied(tensors: dict[Key, Tensor]) -> dict[Key, Tensor]:
+    """The tensors without memory; not DTensors, whose shards cannot be exchanged."""
+    empty = {key: tensor for key, tensor in tensors.items() if not is_dtensor(tensor)}
+    for tensor in empty.values():
+        tensor.grad = None
+        tensor.data = tensor.new_empty(0)
+    return empty
 
 
 def _in_float32(x: Tensor, kept: Tensor | None) -> Tensor:

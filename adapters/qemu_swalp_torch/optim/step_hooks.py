@@ -197,6 +197,7 @@ class StepHooks:
     def _end(self, float32: Float32Step | None) -> None:
         if float32 is not None:
             self.float32, self.updated = None, []
+            self.entries = [entry for entry in self.plan.entries if entry.rounded]
             float32.end()
 
     def _round_updated(self, optimizer: Optimizer, entry: Entry) -> None:
