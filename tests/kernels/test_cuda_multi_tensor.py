@@ -64,13 +64,13 @@ def test_steps_of_sgd(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rounding_many_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
     given = [
-        ("bfp<8,axis=0>", (30, 500)),
-        ("bfp8", (77,)),
+        ("bfp<8,axis=0>/stochastic", (30, 500)),
+        ("bfp8/stochastic", (77,)),
         ("e4m3fn/stochastic", (3, 5, 7)),
         ("nf4/stochastic", (9,)),
-        ("mxfp4", (64, 320)),
-        ("bfp<8,axis=0>", (300,)),
-        ("block<e4m3fn,axis=(0,1),size=13>", (40, 50)),
+        ("mxfp4/stochastic", (64, 320)),
+        ("bfp<8,axis=0>/stochastic", (300,)),
+        ("block<e4m3fn,axis=(0,1),size=13>/stochastic", (40, 50)),
     ]
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape).astype(np.float32) for _, shape in given]

@@ -34,14 +34,14 @@ def test_many_arrays_in_one_call(dtype: str, calls: list[int]) -> None:
     int.
     """
     given = [
-        ("bfp<8,axis=0>", (30, 500)),
-        ("bfp8", (77,)),
+        ("bfp<8,axis=0>/stochastic", (30, 500)),
+        ("bfp8/stochastic", (77,)),
         ("e4m3fn/nearest_even", (3, 5, 7)),
         ("nf4/toward_zero", (9,)),
-        ("mxfp4", (64, 320)),
-        ("bfp8", (3, 200000)),
-        ("bfp<8,axis=-1>", (4, 100000)),
-        ("e5m2", (10,)),
+        ("mxfp4/stochastic", (64, 320)),
+        ("bfp8/stochastic", (3, 200000)),
+        ("bfp<8,axis=-1>/stochastic", (4, 100000)),
+        ("e5m2/stochastic", (10,)),
     ]
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal(shape).astype(dtype) for _, shape in given]
