@@ -7,10 +7,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
+from .._typing import ArrayT, Numbers
 from .._util.autograph import no_autograph
 from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import source_dtype
@@ -44,8 +45,12 @@ SQRT = Operation(odd_root, lambda xp, x: xp.sqrt(x))
 
 @no_autograph
 def add(
-    a: Any, b: Any, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None
-) -> Any:
+    a: ArrayT,
+    b: ArrayT | Numbers,
+    quantizer: Quantizer | Format | str,
+    *,
+    random: RandomBits | None = None,
+) -> ArrayT:
     """Q(a + b), rounded once from the exact sum.
 
     Parameters
@@ -76,53 +81,67 @@ def add(
     >>> add(x, np.float32(1.0), "bf16/toward_positive").tolist()
     [258.0, 2.0]
     """
-    return _operate(ADD, quantizer, random, a, b)
+    return cast(ArrayT, _operate(ADD, quantizer, random, a, b))
 
 
 @no_autograph
 def subtract(
-    a: Any, b: Any, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None
-) -> Any:
+    a: ArrayT,
+    b: ArrayT | Numbers,
+    quantizer: Quantizer | Format | str,
+    *,
+    random: RandomBits | None = None,
+) -> ArrayT:
     """Q(a - b); as `add`."""
-    return _operate(SUBTRACT, quantizer, random, a, b)
+    return cast(ArrayT, _operate(SUBTRACT, quantizer, random, a, b))
 
 
 @no_autograph
 def multiply(
-    a: Any, b: Any, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None
-) -> Any:
+    a: ArrayT,
+    b: ArrayT | Numbers,
+    quantizer: Quantizer | Format | str,
+    *,
+    random: RandomBits | None = None,
+) -> ArrayT:
     """Q(a·b); as `add`."""
-    return _operate(MULTIPLY, quantizer, random, a, b)
+    return cast(ArrayT, _operate(MULTIPLY, quantizer, random, a, b))
 
 
 @no_autograph
 def divide(
-    a: Any, b: Any, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None
-) -> Any:
+    a: ArrayT,
+    b: ArrayT | Numbers,
+    quantizer: Quantizer | Format | str,
+    *,
+    random: RandomBits | None = None,
+) -> ArrayT:
     """Q(a/b); as `add`.
 
     >>> import numpy as np
     >>> divide(np.float32([1.0, 2.0]), np.float32(3.0), "e4m3fn/toward_zero").tolist()
     [0.3125, 0.625]
     """
-    return _operate(DIVIDE, quantizer, random, a, b)
+    return cast(ArrayT, _operate(DIVIDE, quantizer, random, a, b))
 
 
 @no_autograph
-def sqrt(x: Any, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None) -> Any:
+def sqrt(
+    x: ArrayT, quantizer: Quantizer | Format | str, *, random: RandomBits | None = None
+) -> ArrayT:
     """Q(√x), of one array; as `add`. NaN below zero, -0 of -0."""
-    return _operate(SQRT, quantizer, random, x)
+    return cast(ArrayT, _operate(SQRT, quantizer, random, x))
 
 
 @no_autograph
 def sum(
-    x: Any,
+    x: ArrayT,
     accumulation: Accumulation | Quantizer | str,
     *,
     axis: int = -1,
     keepdims: bool = False,
     random: RandomBits | None = None,
-) -> Any:
+) -> ArrayT:
     """The sum over an axis, each partial sum rounded: `matmul` with ones, which says what the
     arguments are.
 
@@ -130,20 +149,21 @@ def sum(
     >>> sum(np.ones((2, 300), np.float32), "bf16/nearest_even").tolist()
     [256.0, 256.0]
     """
-    x = as_array(x)
-    xp = namespace_of(x)
-    source_dtype(xp.dtype(x))
-    shape = xp.shape(x)
+    array = as_array(x)
+    xp = namespace_of(array)
+    source_dtype(xp.dtype(array))
+    shape = xp.shape(array)
     if not -len(shape) <= axis < len(shape):
         raise ValueError(f"axis must be one of the {len(shape)} axes of x, got {axis}")
     axis %= len(shape)
     before, count, after = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
     if after == 1:  # the kernels go through columns side by side
-        columns = xp.transposed(xp.reshape(x, (before, count)))
+        columns = xp.transposed(xp.reshape(array, (before, count)))
     else:
-        columns = xp.reshape(x, (before, count, after))
-    totals = matmul(xp.zeros((1, count), x) + 1, columns, accumulation, random=random)
-    return xp.reshape(totals, (*shape[:axis], *((1,) if keepdims else ()), *shape[axis + 1 :]))
+        columns = xp.reshape(array, (before, count, after))
+    totals = matmul(xp.zeros((1, count), array) + 1, columns, accumulation, random=random)
+    result = xp.reshape(totals, (*shape[:axis], *((1,) if keepdims else ()), *shape[axis + 1 :]))
+    return cast(ArrayT, result)
 
 
 def _operate(

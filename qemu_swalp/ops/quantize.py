@@ -181,7 +181,9 @@ def by_chunks(
         return rounded(x, _words(xp, x, random), scales)
 
     flat, out = x.reshape(-1), None
-    flat_random = random.reshape(-1) if xp.owns(random) else random
+    flat_random: Any = random
+    if xp.owns(random):
+        flat_random = flat_random.reshape(-1)
     if scales is not None:
         scales = _each(scales, lambda part: xp.broadcast(part, lengths).reshape(-1))
     for start in range(0, x.size, xp.chunk):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
-from ..arrays import Array
+import numpy as np
+
+from .._typing import ArrayT, Numbers
+from .._util.autograph import no_autograph
 from ..formats import Format, parse
 from ..formats.dtypes import dtype_name
 from ..random_bits import RandomBits
@@ -36,7 +39,18 @@ class Quantizer:
         object.__setattr__(self, "format", parse(format))
         object.__setattr__(self, "rounding", Rounding.parse(rounding or "nearest_even"))
 
-    def __call__(self, x: Array, random: RandomBits | None = None, out: Array | None = None) -> Any:
+    @overload
+    def __call__(
+        self, x: Numbers, random: RandomBits | None = ..., out: np.ndarray | None = ...
+    ) -> np.ndarray: ...
+
+    @overload
+    def __call__(
+        self, x: ArrayT, random: RandomBits | None = ..., out: ArrayT | None = ...
+    ) -> ArrayT: ...
+
+    @no_autograph
+    def __call__(self, x: Any, random: RandomBits | None = None, out: Any = None) -> Any:
         """`quantize(x, format, rounding)`; `random` counts for stochastic rounding only."""
         return quantize(x, self.format, self.rounding, random=random, out=out)
 

@@ -28,7 +28,7 @@ def value_bits(format: TableFormat, dtype: SourceDtype) -> np.ndarray:
 
 
 def _key(v: Fraction | float, dtype: SourceDtype) -> int:
-    bits, _ = magnitude_bits(dtype, *abs(v).as_integer_ratio())
+    bits, _ = magnitude_bits(dtype, *abs(Fraction(v)).as_integer_ratio())
     return bits if v >= 0 else -bits
 
 

@@ -54,8 +54,14 @@ def test_errors_are_those_of_quantize(name: str, rounding: str) -> None:
     assert found.bits_per_element == 8 * q.packed_bytes(x.shape, name) / 4000
 
 
-BEYOND = {"e4m3fn": "float<8,3>", "e2m1fn": "float<8,1>", "e5m2": "float<8,2>", "fixed<8,6>": "fixed<24,6>",
-          "fixed<6,-1,unsigned>": "fixed<24,-1>", "p3109_k8p4se": "float<8,3>"}  # fmt: skip
+BEYOND = {
+    "e4m3fn": "float<8,3>",
+    "e2m1fn": "float<8,1>",
+    "e5m2": "float<8,2>",
+    "fixed<8,6>": "fixed<24,6>",
+    "fixed<6,-1,unsigned>": "fixed<24,-1>",
+    "p3109_k8p4se": "float<8,3>",
+}
 """Format → one that has its spacing at the ends of its range and goes on."""
 
 
@@ -80,7 +86,7 @@ def test_saturated_is_what_rounds_beyond_the_range(name: str, mode: str) -> None
     [
         "bfp<6,axis=-1,size=8>",
         "mxfp6_e2m3",
-        "block<e4m3fn,axis=0,rule=ceil>",  # fmt: skip
+        "block<e4m3fn,axis=0,rule=ceil>",
         "block<e2m1fn,axis=-1,size=16,scale=e4m3fn>",
         "int<4,axis=0>",
     ],

@@ -46,8 +46,11 @@ def test_python_numbers_under_float32_steps_are_float32() -> None:
 def test_a_number_beside_an_array_is_of_its_dtype() -> None:
     for x in (np.float16([1, 2]), np.float32([1, 2]), np.float64([1, 2])):
         assert q.add(x, 1.0, "fp16/nearest_even").dtype == x.dtype
-        assert q.add(1, x, "fp16/nearest_even").tolist() == [2.0, 3.0]
-    assert q.add(0.5, 1, "fp16/nearest_even").dtype == np.float64
+        assert q.add(x, 1, "fp16/nearest_even").tolist() == [2.0, 3.0]
+    one: Any = 1
+    for x in (np.float16([1, 2]), np.float64([1, 2])):
+        assert q.subtract(one, x, "fp16/nearest_even").dtype == x.dtype
+    assert q.add(one, 0.5, "fp16/nearest_even").dtype == np.float64
 
 
 @pytest.mark.parametrize(

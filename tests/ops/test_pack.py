@@ -98,23 +98,47 @@ def test_arrays_of_other_libraries() -> None:
     [
         (lambda: q.pack(np.uint8([16]), 4), ValueError, "at most 4 bits, got 16 to 16"),
         (lambda: q.pack(np.int8([-9]), 4), ValueError, "at most 4 bits, got -9 to -9"),
-        (lambda: q.pack(np.float32([1]), 4), TypeError, "must be an integer array, got dtype float32"),
+        (
+            lambda: q.pack(np.float32([1]), 4),
+            TypeError,
+            "must be an integer array, got dtype float32",
+        ),
         (lambda: q.pack(np.uint8([1]), 33), ValueError, "must be from 1 to 32, got 33"),
         (lambda: q.pack(np.uint8([1]), "bfp8"), TypeError, "pack each"),
         (lambda: q.pack(q.encode([1.0], "bfp8"), 8), TypeError, "got a tuple"),
         (lambda: q.pack(np.uint8([1]), "e4m3fm"), ValueError, "did you mean 'e4m3fn'"),
-        (lambda: q.unpack(np.uint8([1, 2]), 4, 5), ValueError, r"array of shape \(3,\), got uint8 of shape \(2,\)"),
+        (
+            lambda: q.unpack(np.uint8([1, 2]), 4, 5),
+            ValueError,
+            r"array of shape \(3,\), got uint8 of shape \(2,\)",
+        ),
         (lambda: q.unpack(np.uint16([1]), 4, 1), ValueError, "got uint16"),
         (lambda: q.unpack(np.uint8([1]), 4, -1), ValueError, "each length of shape must be from 0"),
         (lambda: q.packed_bytes(1.5, 4), TypeError, "each length of shape must be an integer"),
-        (lambda: q.packed_bytes(8, "fp8_128x128"), ValueError, "names axis -2, which an array of 1 dimensions"),
-        (lambda: q.to_ml_dtypes(np.uint8([1]), "posit8"), ValueError, "no dtype of ml_dtypes has the layout of posit8"),
+        (
+            lambda: q.packed_bytes(8, "fp8_128x128"),
+            ValueError,
+            "names axis -2, which an array of 1 dimensions",
+        ),
+        (
+            lambda: q.to_ml_dtypes(np.uint8([1]), "posit8"),
+            ValueError,
+            "no dtype of ml_dtypes has the layout of posit8",
+        ),
         (lambda: q.to_ml_dtypes(np.uint8([1]), "tf32"), ValueError, "no dtype of ml_dtypes"),
-        (lambda: q.to_ml_dtypes(np.int8([1]), "e5m2"), TypeError, "NumPy array of uint8, as encode gives, got int8"),
+        (
+            lambda: q.to_ml_dtypes(np.int8([1]), "e5m2"),
+            TypeError,
+            "NumPy array of uint8, as encode gives, got int8",
+        ),
         (lambda: q.to_ml_dtypes([1], "e5m2"), TypeError, "got list"),
-        (lambda: q.from_ml_dtypes(np.float32([1]), "e5m2"), TypeError, "of float8_e5m2 to hold e5m2, got float32"),
+        (
+            lambda: q.from_ml_dtypes(np.float32([1]), "e5m2"),
+            TypeError,
+            "of float8_e5m2 to hold e5m2, got float32",
+        ),
     ],
-)  # fmt: skip
+)
 def test_bad_input(call, error, words) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(error, match=words):
         call()
