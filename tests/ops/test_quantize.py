@@ -136,7 +136,8 @@ class NotQuantizable(q.Format):
             ValueError,
             "needs a format with infinities",
         ),
-        (lambda: q.quantize(X, "bfp8", overflow="nan"), ValueError, "needs a format with NaN"),
+        (lambda: q.quantize(X, "fixed<8,6>", overflow="nan"), ValueError, "a format with NaN"),
+        (lambda: q.quantize(X, "bfp8", overflow="infinity"), ValueError, "with infinities"),
         (
             lambda: q.quantize(X, "bfp8", overflow="wrap"),
             ValueError,
@@ -250,13 +251,15 @@ def test_negative_zero_has_no_code_of_its_own() -> None:
 
 
 def test_results_that_the_dtype_does_not_hold_are_cut_toward_zero() -> None:
-    """SRC-2: -65504 rounds to -2^16 in the paper's range; next to an infinity, a block of 2^-24 has
-    max 127·2^-30.
+    """SRC-2: -65504 rounds to -2^16 in the paper's range; next to an infinity that
+    saturates, a block of 2^-24 has max 127·2^-30.
     """
     assert q.quantize(np.float16([-65504, 3]), "bfp<8,range=twos>").tolist() == [-65504, 0]
     lowest = np.finfo(np.float32).min
     assert q.quantize(np.array([lowest]), "bfp<8,range=twos>")[0] == lowest
-    assert q.quantize(np.float16([2**-24, np.inf]), "bfp8").tolist() == [2.0**-24, 2.0**-24]
+    x = np.float16([2**-24, np.inf])
+    assert q.quantize(x, "bfp8", overflow="saturate").tolist() == [2.0**-24, 2.0**-24]
+    assert q.quantize(x, "bfp8").tolist() == [2.0**-24, np.inf]
 
 
 def test_codes_in_the_range_of_the_paper() -> None:

@@ -16,6 +16,7 @@ import qemu_swalp as q
 from qemu_swalp.arrays import namespace_of
 from qemu_swalp.reference.binary32 import divide32, multiply32
 from qemu_swalp.rounding import DETERMINISTIC
+from tests.helpers.backends import same_bits
 from tests.helpers.formats import OTHERS, OWN_BLOCKS, RULED
 
 NAMED = [name for name in q.names() if isinstance(q.parse(name), q.Block)]
@@ -105,7 +106,8 @@ def test_brackets(name: str, x: np.ndarray) -> None:
     )
     assert ((down <= near) & (near <= up)).all()
     if block(name).powers:
-        inside = np.abs(x) <= np.abs(q.quantize(np.full_like(x, np.inf) + x * 0, name)).min()
+        ends = q.quantize(np.full_like(x, np.inf) + x * 0, name, overflow="saturate")
+        inside = np.abs(x) <= np.abs(ends).min()
         assert ((down <= x) | ~inside).all()
         assert ((up >= x) | ~inside).all()
 
@@ -119,7 +121,10 @@ def test_codes_come_back(name: str, x: np.ndarray, mode: str, seed: int) -> None
     """
     for array in (x, np.where(x == x[0, 0], np.float32(math.nan), x)):
         values = q.quantize(array, name, mode, random=q.RandomBits(seed))
-        if np.isnan(values).any() and not (block(name).spreads_nan or block(name).element.has_nan):
+        told = block(name).nonfinite == "block" or block(name).element.has_nan
+        if np.isnan(values).any() and not told:
+            with pytest.raises(ValueError, match="has no code for nan"):
+                q.encode(array, name, mode, random=q.RandomBits(seed))
             continue
         back = q.decode(q.encode(array, name, mode, random=q.RandomBits(seed)), name)
         numbers = ~np.isnan(values)
@@ -149,29 +154,31 @@ def test_codes_of_arrays_in_pieces(name: str) -> None:
 
 @every
 def test_special_blocks(name: str) -> None:
-    """BLK-3, BLK-4, BLK-8: zeros stay; an infinity leaves its neighbours as they were; NaN takes
-    none, or its block.
+    """BLK-3, BLK-4, BLK-8, BLK-13: zeros stay; an infinity and a NaN stay and leave their
+    neighbours as they were, or take their block; at its end of the range an infinity has its sign.
     """
     x = np.linspace(-1, 1, 12, dtype=np.float32).reshape(2, 6)
     assert (q.quantize(x * 0, name) == 0).all()
-    for special in (math.inf, -math.inf):
-        with_it, without = x.copy(), x.copy()
-        with_it[1, 2], without[1, 2] = special, 0
-        r, plain = q.quantize(with_it, name), q.quantize(without, name)
-        others = np.arange(12).reshape(2, 6) != 8
-        assert (r == plain)[others].all()
-        assert np.isfinite(r)[others].all()
-        assert np.isfinite(r[1, 2]) == (block(name).element.overflow == "saturate")
-        assert (r[1, 2] > 0) == (special > 0)
-    with_it[1, 2] = math.nan
     rows, columns = extents_in(block(name), x)
     home = np.zeros(x.shape, bool)
     home[
         1 // rows * rows : 1 // rows * rows + rows,
         2 // columns * columns : 2 // columns * columns + columns,
     ] = True
-    lost = np.isnan(q.quantize(with_it, name))
-    assert lost.tolist() == (home if block(name).spreads_nan else ~others).tolist()
+    others = np.arange(12).reshape(2, 6) != 8
+    lost = home if block(name).nonfinite == "block" else ~others
+    for special in (math.inf, -math.inf, math.nan):
+        with_it, without = x.copy(), x.copy()
+        with_it[1, 2], without[1, 2] = special, 0
+        r, plain = q.quantize(with_it, name), q.quantize(without, name)
+        assert (r == plain)[~lost].all()
+        assert np.isfinite(r)[~lost].all()
+        assert (np.isnan(r[lost]) if lost is home else same_bits(r[1, 2], with_it[1, 2])).all()
+        if math.isinf(special):
+            r = q.quantize(with_it, name, overflow="saturate")
+            assert (r == plain)[others].all()
+            assert np.isfinite(r[1, 2])
+            assert (r[1, 2] > 0) == (special > 0)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 0), (5, 1), (1, 1, 40)])
