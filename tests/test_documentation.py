@@ -57,7 +57,7 @@ def test_readme_python(example: str, tmp_path: Path) -> None:
 
 
 def test_designing_a_format(tmp_path: Path) -> None:
-    """The page's file, its commands and its `>>>` lines run, in this order, in a folder that sees `spec`."""
+    """The page's file, commands and `>>>` lines run, in this order, beside `spec`."""
     page = (ROOT / "spec" / "designing-a-format.md").read_text()
     blocks = re.findall(r"```(\w+)\n(.*?)```", page, re.S)
     (tmp_path / "spec").symlink_to(ROOT / "spec")

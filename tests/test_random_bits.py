@@ -111,8 +111,8 @@ def test_the_step_may_be_an_array() -> None:
 
 
 def test_tensorflow_generates_outside_xla_alone() -> None:
-    """The operation is many times slower than the array program under XLA, and many times faster
-    outside.
+    """The operation is many times slower than the reference implementation under XLA, and many
+    times faster outside.
     """
     import tensorflow as tf
 

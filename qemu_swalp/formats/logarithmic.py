@@ -50,8 +50,8 @@ class Logarithmic(RealTable, family="logarithmic"):
         check_choice("dtype", self.dtype, ("float32", "float64"))
         if self.bias is None:
             object.__setattr__(self, "bias", self.derived_defaults()["bias"])
-        carrier, scale = SOURCE_DTYPES[self.dtype], 1 << self.fraction
-        low, high = (1 - carrier.bias) * scale, carrier.bias * scale
+        dtype, scale = SOURCE_DTYPES[self.dtype], 1 << self.fraction
+        low, high = (1 - dtype.bias) * scale, dtype.bias * scale
         check_int("bias", self.bias, -(2**24), 2**24)
         if not low <= 1 - self.bias <= self.greatest - self.bias <= high:
             raise ValueError(
@@ -75,9 +75,9 @@ class Logarithmic(RealTable, family="logarithmic"):
 
     @cached_property
     def table(self) -> tuple[float, ...]:
-        carrier = SOURCE_DTYPES[self.dtype]
+        dtype = SOURCE_DTYPES[self.dtype]
         positive = [
-            round_to_float(self.power(m), carrier.mantissa, carrier.least_exponent)
+            round_to_float(self.power(m), dtype.mantissa, dtype.least_exponent)
             for m in range(1, self.greatest + 1)
         ]
         return (0.0, *positive, math.nan, *(-v for v in positive))

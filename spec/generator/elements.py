@@ -27,8 +27,18 @@ from .writing import pair, table, text
 BITS = (1, 2, 3, 8, 23, 24, 31, 32)
 LARGE = ("fp16", "bf16", "tf32")
 # Named formats without vectors: small ones of their families, below, stand for them.
-REPRESENTED = ("p3109_k8p3se", "p3109_k8p3sf", "p3109_k8p4se", "p3109_k8p4sf", "posit16", "takum8", "takum16",
-               "takum_linear8", "takum_linear16", "lns8")  # fmt: skip
+REPRESENTED = (
+    "p3109_k8p3se",
+    "p3109_k8p3sf",
+    "p3109_k8p4se",
+    "p3109_k8p4sf",
+    "posit16",
+    "takum8",
+    "takum16",
+    "takum_linear8",
+    "takum_linear16",
+    "lns8",
+)
 # Formats of no name, for the parameters that no named format uses.
 VARIANTS: tuple[Element, ...] = (
     Fixed(4, 2, symmetric=True),

@@ -49,9 +49,33 @@ def scaled_arrays() -> Iterator[tuple[str, tuple[int, ...], list[float]]]:
     signs = [x if i % 3 else -x for i, x in enumerate(tops)]
     yield "float32", (2, 6), [m * 2.0 ** (k % 5) for k, m in enumerate(MANTISSAS)]
     yield "float32", (12,), [float32(float32_bits(x) - i % 2) for i, x in enumerate(tops)]
-    yield "float32", (3, 7), [0.0, -0.0, 0.0, 0.0, 0.0, 1.0, -3.6875,
-                              math.nan, 2.5, -0.296875, 0.703125, 1.1015625, math.inf, 0.0625,
-                              -math.inf, 0.0, 0.0, 0.0, -1.0, 0.375, math.nan]  # fmt: skip
+    yield (
+        "float32",
+        (3, 7),
+        [
+            0.0,
+            -0.0,
+            0.0,
+            0.0,
+            0.0,
+            1.0,
+            -3.6875,
+            math.nan,
+            2.5,
+            -0.296875,
+            0.703125,
+            1.1015625,
+            math.inf,
+            0.0625,
+            -math.inf,
+            0.0,
+            0.0,
+            0.0,
+            -1.0,
+            0.375,
+            math.nan,
+        ],
+    )
     yield "float32", (6,), [2.0**-149, 2.0**-148 * 3, -(2.0**-140), 2.0**-127, 0.0, -(2.0**-126)]
     yield "float32", (2, 3), [FLOAT32_MAX, -FLOAT32_MAX, 2.0**127, 2.0**121 * 1.5, -1.0, 2.0**-149]
     yield "float32", (5,), [2.0**-149, 0.0, -(2.0**-149), 2.0**-147, 2.0**-149 * 3]
@@ -63,9 +87,15 @@ def scaled_arrays() -> Iterator[tuple[str, tuple[int, ...], list[float]]]:
 
 
 def scaled_row(
-    name: str, fmt: Block, source: str, mode: str, policy: str | None, shape: tuple[int, ...],
-    array: list[float], words: list[int] | None
-) -> str:  # fmt: skip
+    name: str,
+    fmt: Block,
+    source: str,
+    mode: str,
+    policy: str | None,
+    shape: tuple[int, ...],
+    array: list[float],
+    words: list[int] | None,
+) -> str:
     """One array under one format, rounding and policy."""
     found = oracle.quantize_scaled(array, shape, fmt, mode, words, SOURCES[source], policy)
     second = None if found.second is None else [found.second]

@@ -251,8 +251,10 @@ def quantize_scaled(
         NAN if gone else result(r, fmt, scales[home], source)
         for home, r, gone in zip(homes, rounded, lost, strict=True)
     ]
-    codes = [0 if gone else element_code(r, fmt.element, scales[home].zero_point)
-             for home, r, gone in zip(homes, rounded, lost, strict=True)]  # fmt: skip
+    codes = [
+        0 if gone else element_code(r, fmt.element, scales[home].zero_point)
+        for home, r, gone in zip(homes, rounded, lost, strict=True)
+    ]
     ordered = [scales[home] for home in sorted(scales)]
     points = [scale.zero_point for scale in ordered if scale.zero_point is not None]
     return Scaled(

@@ -1,5 +1,5 @@
-"""What of ours is measured: the kernels, the array program, and the array program as torch.compile
-fuses it.
+"""What of ours is measured: the kernels, the reference implementation, and the reference
+implementation as torch.compile fuses it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from tests.benchmarks.cases import CASES, ROUNDINGS, bits_of
 from tests.benchmarks.libraries import Numpy
 from tests.benchmarks.timing import Call
 
-COLUMNS = ("out=", "new array", "array program")
+COLUMNS = ("out=", "new array", "reference")
 COMPILED = "torch.compile"
 
 
@@ -44,8 +44,8 @@ def candidates(library: Numpy, case: str, rounding: str, x: Any) -> dict[str, Ca
 
 
 def compiled(case: str, rounding: str, x: Any) -> Call | None:
-    """The array program of `quantize` as one graph of torch.compile; None where it cannot be traced
-    so.
+    """The reference implementation of `quantize` as one graph of torch.compile; None where it
+    cannot be traced so.
     """
     import torch
 

@@ -3,7 +3,7 @@
 
 Square matrices of e4m3fn and of float32 numbers, the first of which are computed in float32
 throughout, by `qemu_swalp.matmul` on PyTorch tensors. Nanoseconds are for each of the size³ terms,
-the least of several rounds, beside `torch.matmul` of the same matrices; "array program" is ours
+the least of several rounds, beside `torch.matmul` of the same matrices; "reference" is ours
 without kernels, of fewer rows, once.
 """
 
@@ -33,7 +33,7 @@ ACCUMULATIONS = (
     "fp16/stochastic<8>",
 )
 ROWS = 8
-"""Of what the array program multiplies."""
+"""Of what the reference implementation multiplies."""
 
 
 def seconds(call: Callable[[], Any], rounds: int) -> float:
@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
         with kernels.disabled():
             program = seconds(lambda call=call: call(fine[0][:ROWS], fine[1]), 1) / (ROWS * n * n)
         lines.append([accumulation, *own, f"{1e9 * program:.3g}"])
-    print(table((f"ns a term, {n}³", *operands, "array program"), lines), flush=True)
+    print(table((f"ns a term, {n}³", *operands, "reference"), lines), flush=True)
 
 
 if __name__ == "__main__":

@@ -260,9 +260,16 @@ def read_blocks() -> list[BlockRow]:
 
 
 def block_row(
-    name: str, rounding: str, policy: str, shape: str, x: str, words: str, out: str, codes: str,
-    *scales: str
-) -> BlockRow:  # fmt: skip
+    name: str,
+    rounding: str,
+    policy: str,
+    shape: str,
+    x: str,
+    words: str,
+    out: str,
+    codes: str,
+    *scales: str,
+) -> BlockRow:
     """A row of blocks.txt. A lone `-` among codes is what has none, not an empty list: no array of
     the file is empty.
     """
@@ -287,9 +294,17 @@ def read_scaled() -> list[ScaledRow]:
 
 
 def scaled_row(
-    name: str, dtype: str, rounding: str, policy: str, shape: str, x: str, words: str, out: str,
-    codes: str, *scales: str
-) -> ScaledRow:  # fmt: skip
+    name: str,
+    dtype: str,
+    rounding: str,
+    policy: str,
+    shape: str,
+    x: str,
+    words: str,
+    out: str,
+    codes: str,
+    *scales: str,
+) -> ScaledRow:
     """A row of scaled.txt; for a lone `-` among codes see `block_row`."""
     plain = tuple(None if item == "-" else int(item) for item in codes.split(","))
     drawn = integers(words, 16) or None

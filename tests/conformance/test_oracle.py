@@ -38,8 +38,10 @@ def random_inputs(fmt: Any, count: int = 300) -> list[float]:
     """Numbers spread evenly over the binades of a format and a few beyond, from a fixed seed."""
     draw = random.Random(repr(fmt))
     low, high = oracle.binade(fmt.least) - 3, oracle.binade(fmt.high) + 3
-    return [draw.choice((-1, 1)) * math.ldexp(1 + draw.getrandbits(23) / 2**23, draw.randint(low, high))
-            for _ in range(count)]  # fmt: skip
+    return [
+        draw.choice((-1, 1)) * math.ldexp(1 + draw.getrandbits(23) / 2**23, draw.randint(low, high))
+        for _ in range(count)
+    ]
 
 
 def inputs(name: str) -> np.ndarray:
@@ -504,8 +506,11 @@ def test_rounding_by_the_binade() -> None:
 
     draw = random.Random(0)
     for _ in range(300):
-        x = draw.choice((-1, 1)) * draw.getrandbits(draw.choice((3, 24, 25, 26, 60))) * oracle.power(
-            draw.randint(-200, 130))  # fmt: skip
+        x = (
+            draw.choice((-1, 1))
+            * draw.getrandbits(draw.choice((3, 24, 25, 26, 60)))
+            * oracle.power(draw.randint(-200, 130))
+        )
         for dtype in (oracle.BINARY32, oracle.Float(5, 10), oracle.Float(8, 7)):
             for mode in ("nearest_even", "toward_zero"):
                 slow = oracle.quantize(x, dtype, mode, policy="saturate")
@@ -580,11 +585,14 @@ GENERATOR = sorted(
 )
 
 
-@pytest.mark.parametrize(("file", "own"), [
-    *((file, set()) for file in ORACLE),
-    *((file, {"oracle"}) for file in GENERATOR),
-    ("generate.py", {"oracle", "generator"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("file", "own"),
+    [
+        *((file, set()) for file in ORACLE),
+        *((file, {"oracle"}) for file in GENERATOR),
+        ("generate.py", {"oracle", "generator"}),
+    ],
+)
 def test_the_oracle_stands_alone(file: str, own: set[str]) -> None:
     """spec/ imports the standard library alone: neither qemu_swalp, which it judges, nor NumPy, nor
     a peer.

@@ -1,5 +1,5 @@
-"""Quotients as close to a bound as they come, by the kernels and by the array program; the oracle
-judges.
+"""Quotients as close to a bound as they come, by the kernels and by the reference implementation;
+the oracle judges.
 """
 
 from __future__ import annotations

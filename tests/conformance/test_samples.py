@@ -15,8 +15,11 @@ from tests.conformance import spec
 from tests.helpers.backends import same_bits
 
 oracle = spec.oracle()
-NAMES = sorted(name for name, fmt in spec.formats().items()
-               if isinstance(fmt, oracle.Element) and name not in spec.round_names())  # fmt: skip
+NAMES = sorted(
+    name
+    for name, fmt in spec.formats().items()
+    if isinstance(fmt, oracle.Element) and name not in spec.round_names()
+)
 
 
 def places(fmt: Any, count: int) -> list[int]:

@@ -100,11 +100,15 @@ def test_a_dtype_is_accepted_wherever_a_format_is() -> None:
 def test_dtype_objects_of_torch() -> None:
     torch = pytest.importorskip("torch")
     for dtype, name in (
-        (torch.float16, "fp16"), (torch.half, "fp16"), (torch.bfloat16, "bf16"),
-        (torch.float32, FLOAT32), (torch.float8_e4m3fn, "e4m3fn"),
-        (torch.float8_e5m2fnuz, "e5m2fnuz"), (torch.float4_e2m1fn_x2, "e2m1fn"),
+        (torch.float16, "fp16"),
+        (torch.half, "fp16"),
+        (torch.bfloat16, "bf16"),
+        (torch.float32, FLOAT32),
+        (torch.float8_e4m3fn, "e4m3fn"),
+        (torch.float8_e5m2fnuz, "e5m2fnuz"),
+        (torch.float4_e2m1fn_x2, "e2m1fn"),
         (torch.float8_e8m0fnu, "e8m0fnu"),
-    ):  # fmt: skip
+    ):
         assert q.parse(dtype) == q.parse(name)
     with pytest.raises(ValueError, match="dtype int8 may stand for several formats; choose one of"):
         q.parse(torch.int8)
@@ -175,11 +179,18 @@ def test_no_format_of_another_kind_is_suggested(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
-        ("e4m3fm", "e4m3fn"), ("bpf8", "bfp8"), ("posti8", "posit8"), ("flaot16", "float16"),
-        ("bfloat_16x", "bfloat16"), ("mfxp4", "mxfp4"), ("nvpf4", "nvfp4"), ("e5m3", "float<5,3>"),
-        ("takun8", "takum8"), ("float8_e4m3fnz", "float8_e4m3fnuz"),
+        ("e4m3fm", "e4m3fn"),
+        ("bpf8", "bfp8"),
+        ("posti8", "posit8"),
+        ("flaot16", "float16"),
+        ("bfloat_16x", "bfloat16"),
+        ("mfxp4", "mxfp4"),
+        ("nvpf4", "nvfp4"),
+        ("e5m3", "float<5,3>"),
+        ("takun8", "takum8"),
+        ("float8_e4m3fnz", "float8_e4m3fnuz"),
     ],
-)  # fmt: skip
+)
 def test_what_a_misspelt_name_suggests(name: str, meant: str) -> None:
     with pytest.raises(ValueError, match=f"; did you mean '{re.escape(meant)}'"):
         q.parse(name)

@@ -55,12 +55,13 @@ READERS: dict[str, Callable[[str], object]] = {
     "encode": lambda text: q.encode(X, text, "nearest_even").tolist(),
     "decode": lambda text: q.decode(np.uint8([1, 2, 3]), text).tolist(),
     "quantizer": lambda text: q.Quantizer(f"{text}/nearest_even")(X).tolist(),
-    "accumulation": lambda text: q.Accumulation.parse(f"{text}/nearest_even; group=2").sum(X)
-    .tolist(),
+    "accumulation": lambda text: (
+        q.Accumulation.parse(f"{text}/nearest_even; group=2").sum(X).tolist()
+    ),
     "recipe": lambda text: Recipe(weight=f"{text}/nearest_even").weight(X).tolist(),
     "elementwise": lambda text: q.add(X, X, f"{text}/nearest_even").tolist(),
     "analysis": lambda text: q.analyze(X, text).error,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kernels", [True, False])

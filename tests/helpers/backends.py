@@ -317,9 +317,8 @@ def gpu_missing(name: str) -> str:
     try:
         backend(name)
     except Exception as error:
-        return f"{name} needs a CUDA GPU and its library: {type(error).__name__}: {error}".splitlines()[
-            0
-        ]
+        reason = f"{name} needs a CUDA GPU and its library: {type(error).__name__}: {error}"
+        return reason.splitlines()[0]
     return ""
 
 

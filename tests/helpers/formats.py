@@ -50,14 +50,32 @@ class Tapered(q.BinadeFormat, family="tapered_every_test"):
 
 OWN = ["square_test<5>", "signs_test<>", "tapered_every_test<3>"]
 PARAMETRIZED = [
-    "fixed<8,6,symmetric>", "fixed<6,2,unsigned>", "fixed<4,-3>", "float<4,3,subnormals=false>",
-    "float<3,2,signed=false>", "float<3,0,specials=finite>", "float<2,2,zero=false>",
-    "codebook<-3,0.1,0.5,0.7,40>", "codebook<2,-1.5,0.5>", "p3109_k3p1ue", "p3109_k5p2uf",
-    "p3109_k6p1se", "p3109_k6p6ue", "p3109_k16p6se", "posit<2,2>", "posit<3,0>", "posit<6,1>",
-    "posit<8,2,overflow=saturate>", "takum2", "takum_linear5", "takum11", "takum_linear13",
-    "logarithmic<3,0>", "logarithmic<6,2,midpoint=arithmetic>",
+    "fixed<8,6,symmetric>",
+    "fixed<6,2,unsigned>",
+    "fixed<4,-3>",
+    "float<4,3,subnormals=false>",
+    "float<3,2,signed=false>",
+    "float<3,0,specials=finite>",
+    "float<2,2,zero=false>",
+    "codebook<-3,0.1,0.5,0.7,40>",
+    "codebook<2,-1.5,0.5>",
+    "p3109_k3p1ue",
+    "p3109_k5p2uf",
+    "p3109_k6p1se",
+    "p3109_k6p6ue",
+    "p3109_k16p6se",
+    "posit<2,2>",
+    "posit<3,0>",
+    "posit<6,1>",
+    "posit<8,2,overflow=saturate>",
+    "takum2",
+    "takum_linear5",
+    "takum11",
+    "takum_linear13",
+    "logarithmic<3,0>",
+    "logarithmic<6,2,midpoint=arithmetic>",
     "logarithmic<7,4,bias=100,dtype=float64>",
-]  # fmt: skip
+]
 FAR_APART = ("takum8", "takum_linear5")
 """Their neighbours are too far apart for stochastic rounding."""
 RULED = [

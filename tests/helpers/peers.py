@@ -16,17 +16,33 @@ from gfloat.types import Domain, FormatInfo  # type: ignore[import-untyped]
 def ieee_like(name: str, bits: int, precision: int, bias: int) -> FormatInfo:
     """gfloat's description of a format with infinities and a full set of NaN."""
     return FormatInfo(
-        name, bits, precision, bias=bias, is_signed=True, domain=Domain.Extended, has_nz=True,
-        num_high_nans=2 ** (precision - 1) - 1, has_subnormals=True, is_twos_complement=False,
-    )  # fmt: skip
+        name,
+        bits,
+        precision,
+        bias=bias,
+        is_signed=True,
+        domain=Domain.Extended,
+        has_nz=True,
+        num_high_nans=2 ** (precision - 1) - 1,
+        has_subnormals=True,
+        is_twos_complement=False,
+    )
 
 
 def fnuz(name: str, precision: int, bias: int) -> FormatInfo:
     """gfloat's description of a format whose only NaN is the code of -0."""
     return FormatInfo(
-        name, 8, precision, bias=bias, is_signed=True, domain=Domain.Finite, has_nz=False,
-        num_high_nans=0, has_subnormals=True, is_twos_complement=False,
-    )  # fmt: skip
+        name,
+        8,
+        precision,
+        bias=bias,
+        is_signed=True,
+        domain=Domain.Finite,
+        has_nz=False,
+        num_high_nans=0,
+        has_subnormals=True,
+        is_twos_complement=False,
+    )
 
 
 GFLOAT: dict[str, FormatInfo] = {

@@ -12,11 +12,31 @@ import qemu_swalp as q
 from tests.helpers.backends import Backend, same_bits
 
 INF, NAN = math.inf, math.nan
-IN_SCALE = ("mxfp8_e4m3", "mxfp8_e5m2", "mxfp6_e3m2", "mxfp6_e2m3", "mxfp4", "mxint8", "nvfp4",
-            "nvfp4_torchao")  # fmt: skip
-AT_PLACE = ("bfp8", "bfp4", "bfp<8,axis=-1,size=4>", "msfp12", "hbfp8", "bm8_e4m3", "int8", "int4",
-            "int<8,zero_point>", "int<4,axis=-1,size=2>", "fp8_1x128", "fp8_128x128",
-            "block<e5m2,axis=-1,size=2>")  # fmt: skip
+IN_SCALE = (
+    "mxfp8_e4m3",
+    "mxfp8_e5m2",
+    "mxfp6_e3m2",
+    "mxfp6_e2m3",
+    "mxfp4",
+    "mxint8",
+    "nvfp4",
+    "nvfp4_torchao",
+)
+AT_PLACE = (
+    "bfp8",
+    "bfp4",
+    "bfp<8,axis=-1,size=4>",
+    "msfp12",
+    "hbfp8",
+    "bm8_e4m3",
+    "int8",
+    "int4",
+    "int<8,zero_point>",
+    "int<4,axis=-1,size=2>",
+    "fp8_1x128",
+    "fp8_128x128",
+    "block<e5m2,axis=-1,size=2>",
+)
 RULES = ("floor", "ceil", "rceil", "even")
 SPECIAL = (INF, -INF, NAN)
 
@@ -144,11 +164,14 @@ def test_the_policy_infinity() -> None:
         q.quantize(x, "mxfp4", overflow="infinity")
 
 
-@pytest.mark.parametrize(("text", "default"), [
-    ("block<e2m1fn,axis=-1,size=32,scale=e8m0fnu,nonfinite=element>", "block"),
-    ("block<e4m3fn,axis=-1,size=128,scale=float<8,23>,nonfinite=block>", "element"),
-    ("block<fixed<8,0,symmetric>,scale=float<8,23>,nonfinite=block>", "element"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "default"),
+    [
+        ("block<e2m1fn,axis=-1,size=32,scale=e8m0fnu,nonfinite=element>", "block"),
+        ("block<e4m3fn,axis=-1,size=128,scale=float<8,23>,nonfinite=block>", "element"),
+        ("block<fixed<8,0,symmetric>,scale=float<8,23>,nonfinite=block>", "element"),
+    ],
+)
 def test_the_other_choice(text: str, default: str) -> None:
     """A format states it by `nonfinite`, which its string leaves out where it is the default."""
     format = q.parse(text)

@@ -61,8 +61,14 @@ def test_idempotence(name: str, x: np.ndarray, mode: str, seed: int) -> None:
 def test_which_formats_are_idempotent() -> None:
     """BLK-6."""
     assert [name for name in NAMED if name not in IDEMPOTENT] == [
-        "mxint8", "nvfp4", "nvfp4_torchao", "fp8_1x128", "fp8_128x128", "int8", "int4",
-    ]  # fmt: skip
+        "mxint8",
+        "nvfp4",
+        "nvfp4_torchao",
+        "fp8_1x128",
+        "fp8_128x128",
+        "int8",
+        "int4",
+    ]
     assert [name for name in RULED if name not in IDEMPOTENT] == [RULED[3]]
 
 

@@ -417,9 +417,12 @@ def test_values_come_back_like_a_model() -> None:
 def test_values_come_back_like_a_loaded_file(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     state = {
-        "w": torch.randn(3, 4), "f8": torch.randn(4).to(torch.float8_e4m3fn),
-        "n": torch.tensor(3), "flag": torch.tensor([True, False]), "none": torch.zeros(0, 3),
-    }  # fmt: skip
+        "w": torch.randn(3, 4),
+        "f8": torch.randn(4).to(torch.float8_e4m3fn),
+        "n": torch.tensor(3),
+        "flag": torch.tensor([True, False]),
+        "none": torch.zeros(0, 3),
+    }
     q.save_state(tmp_path / "a", q.quantize_state_dict(state, {"w": "bfp<8,axis=0>"}))
     back = q.dequantize_state_dict(q.load_state(tmp_path / "a"), like=state)
     for name in ("n", "flag", "none", "f8"):
@@ -457,8 +460,12 @@ def test_what_cannot_be_like(like: Any, error: type[Exception], words: str) -> N
 
 
 FLOAT8 = (
-    "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float8_e4m3fnuz", "float8_e5m2fnuz",
-)  # fmt: skip
+    "float8_e4m3fn",
+    "float8_e5m2",
+    "float8_e8m0fnu",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+)
 
 
 @pytest.mark.parametrize("dtype", FLOAT8)

@@ -29,7 +29,8 @@ for v in [*model.weights, *optimizer.variables]:
     assert all(np.array_equal(first, other) for other in others), v.path
 assert len(replicas(model.weights[0])) == 2
 with optimizer.swap():
-    assert all(np.array_equal(copy, mean) for v, mean in zip(model.weights, optimizer.average().values())
+    means = optimizer.average().values()
+    assert all(np.array_equal(copy, mean) for v, mean in zip(model.weights, means)
                for copy in replicas(v))
 exact.assert_as_expected(model, expected)
 print("equal")
@@ -58,7 +59,8 @@ for v in model.optimizer.variables:
         assert v.value.sharding.is_equivalent_to(kernel, 2), v.path
 exact.assert_as_expected(model, exact.trained(16))
 with model.optimizer.swap():
-    assert all(np.array_equal(w, mean) for w, mean in zip(model.get_weights(), model.optimizer.average().values()))
+    pairs = zip(model.get_weights(), model.optimizer.average().values())
+    assert all(np.array_equal(w, mean) for w, mean in pairs)
     assert model.weights[0].value.sharding.is_equivalent_to(kernel, 2)
 exact.fit(model)
 exact.assert_as_expected(model, exact.trained(32))

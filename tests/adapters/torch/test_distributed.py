@@ -215,8 +215,8 @@ def work(rank, ranks, port, folder):
 
 REDUCTIONS = {
     "nearest": {"sent": "e4m3fn/nearest_even"},
-    "stochastic": {"sent": "bfp<4,axis=0>"},
-    "partial": {"sent": "bfp<4>", "partial": "float<4,2>"},
+    "stochastic": {"sent": "bfp<4,axis=0>/stochastic"},
+    "partial": {"sent": "bfp<4>/stochastic", "partial": "float<4,2>/stochastic"},
 }
 
 
@@ -332,24 +332,28 @@ SCRIPT = textwrap.dedent("""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
-    recipe = Recipe(**swalp(8).to_dict(), state={"exp_avg_sq": "float<8,7>"}, operands={"input": "bfp<6,axis=-1>"})
-    places = [quantize_activations(model, recipe, modules=torch.nn.ReLU), quantize_gemms(model, recipe)]
+    state, operands = {"exp_avg_sq": "float<8,7>"}, {"input": "bfp<6,axis=-1>"}
+    recipe = Recipe(**swalp(8).to_dict(), state=state, operands=operands)
+    relus = quantize_activations(model, recipe, modules=torch.nn.ReLU)
+    places = [relus, quantize_gemms(model, recipe)]
     opt = quantize_optimizer(torch.optim.Adam(model.parameters(), 0.01), recipe)
     averager = Averager(model, quantizer="bfp<9>", start=5)
     averager.attach(opt)
     file, steps = sys.argv[1], int(sys.argv[2])
-    held, first = {"model": model, "opt": opt, "averager": averager, "0": places[0], "1": places[1]}, 0
+    parts = {"model": model, "opt": opt, "averager": averager, "0": places[0], "1": places[1]}
+    first = 0
     if os.path.exists(file):
         saved = torch.load(file, weights_only=True)
         first = saved.pop("step")
-        for name, part in held.items():
+        for name, part in parts.items():
             part.load_state_dict(saved[name])
     for step in range(first, steps):
         x = torch.randn(16, 6, generator=torch.Generator().manual_seed(step))
         opt.zero_grad()
         (model(x) - x[:, :2]).square().mean().backward()
         opt.step()
-        torch.save({"step": step + 1, **{name: part.state_dict() for name, part in held.items()}}, file + ".new")
+        states = {name: part.state_dict() for name, part in parts.items()}
+        torch.save({"step": step + 1, **states}, file + ".new")
         os.replace(file + ".new", file)
         print(step, flush=True)
 """)

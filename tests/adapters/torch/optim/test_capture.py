@@ -71,7 +71,7 @@ class NoReads(TorchDispatchMode):
 
 @pytest.fixture
 def as_on_a_device(monkeypatch):
-    """CPU tensors stay tensors, and go by the array program."""
+    """CPU tensors stay tensors, and go by the reference implementation."""
     monkeypatch.setattr(tensors, "HOST_DTYPES", frozenset())
     with kernels.disabled():
         yield
