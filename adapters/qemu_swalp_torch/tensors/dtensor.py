@@ -77,23 +77,35 @@ def _whole(format: Format, ndim: int, axis: int) -> bool:
 
 
 def _extremes(x: DTensor, local: Tensor, axis: int) -> Tensor:
-    """Greatest and least finite elements along a sharded axis, of all ranks, and NaN where there is
-    one.
+    """Greatest and least finite elements along a sharded axis, of all ranks, and NaN and infinity
+    if there are any.
 
-    As three slices more of that axis they give every block the scale of the whole tensor's block:
-    scales follow from the extremes of finite elements and 0, and from whether there is a NaN
-    (clauses BLK-3, BLK-4, BLK-9, BLK-10).
+    As four slices more of that axis they give every block the scale of the whole tensor's block:
+    scales follow from the extremes of finite elements and 0, and from whether there is a NaN or an
+    infinity (clauses BLK-3, BLK-4, BLK-9, BLK-10, BLK-13).
     """
     finite = torch.where(local.isfinite(), local, 0)
     zero = finite.new_zeros([1 if a == axis else n for a, n in enumerate(local.shape)])
-    padded, nan = torch.cat([finite, zero], axis), torch.cat([local.isnan(), zero.bool()], axis)
+    padded = torch.cat([finite, zero], axis)
+    flags = (torch.cat([flag, zero.bool()], axis) for flag in (local.isnan(), local.isinf()))
     extremes = torch.cat(
-        [padded.amax(axis, True), -padded.amin(axis, True), nan.any(axis, True)], axis
+        [
+            padded.amax(axis, True),
+            -padded.amin(axis, True),
+            *(flag.any(axis, True) for flag in flags),
+        ],
+        axis,
     ).double()
     (mesh_dim,) = (d for d, placement in enumerate(x.placements) if isinstance(placement, Shard))
     distributed.all_reduce(extremes, distributed.ReduceOp.MAX, x.device_mesh.get_group(mesh_dim))
-    high, low, unknown = torch.split(extremes, 1, axis)
-    return torch.cat([high, -low, torch.where(unknown > 0, torch.nan, 0.0)], axis).to(local.dtype)
+    high, low, nan, infinite = torch.split(extremes, 1, axis)
+    slices = [
+        high,
+        -low,
+        torch.where(nan > 0, torch.nan, 0.0),
+        torch.where(infinite > 0, torch.inf, 0.0),
+    ]
+    return torch.cat(slices, axis).to(local.dtype)
 
 
 def _local_random(random: RandomBits | None, x: DTensor, window: tuple[slice, ...]) -> Any:
