@@ -151,7 +151,7 @@ class Monitor:
             weight = label.role in WEIGHTS
             rows.append(
                 {
-                    "place": label.place,
+                    "place": label.name,
                     "role": label.role,
                     "quantizer": self.quantizers[label],
                     "saturated": analysis.share_saturated,
@@ -159,13 +159,13 @@ class Monitor:
                     "sqnr_db": analysis.sqnr_db,
                     "lost_updates": self.updates[label].zero_update_rate if weight else None,
                     "gradient_to_noise": (
-                        self.gradients[label.place].to_noise
-                        if label.place in self.gradients and label.role == "weight"
+                        self.gradients[label.name].to_noise
+                        if label.name in self.gradients and label.role == "weight"
                         else None
                     ),
                 }
             )
-        shown = {label.place for label in self.analyses if label.role == "weight"}
+        shown = {label.name for label in self.analyses if label.role == "weight"}
         rows += [
             {
                 "place": place,

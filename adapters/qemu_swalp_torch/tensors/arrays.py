@@ -26,10 +26,10 @@ class TensorQuantizer(Quantizer):
     label: Label
 
     @staticmethod
-    def of(quantizer: Quantizer, place: str, role: str) -> TensorQuantizer:
+    def of(quantizer: Quantizer, name: str, role: str) -> TensorQuantizer:
         """The same quantizer, of a role of the parameter of that name."""
         converted = TensorQuantizer(quantizer.format, quantizer.rounding)
-        object.__setattr__(converted, "label", Label(place, role))
+        object.__setattr__(converted, "label", Label(name, role))
         return converted
 
     @property
@@ -47,13 +47,13 @@ class TensorQuantizer(Quantizer):
         return round_shard(x, self, random)
 
 
-def on_tensors(recipe: Recipe, place: str) -> Recipe:
+def on_tensors(recipe: Recipe, parameter: str) -> Recipe:
     """A recipe without overrides whose quantizers are `TensorQuantizer`s of the parameter of that
     name.
     """
 
     def converted(role: str, quantizer: Quantizer | None) -> Quantizer | None:
-        return None if quantizer is None else TensorQuantizer.of(quantizer, place, role)
+        return None if quantizer is None else TensorQuantizer.of(quantizer, parameter, role)
 
     roles: dict[str, Any] = {role: converted(role, recipe.quantizer(role)) for role in ROLES}
     return replace(
@@ -74,7 +74,7 @@ def random_for(quantizer: Quantizer, draw: TensorRandomBits, role: str) -> Rando
 
 
 def round_all(tensors: Sequence[tuple[Tensor, Quantizer, RandomBits | None]]) -> None:
-    """Round tensors in place, in one call of the kernels as many as they take."""
+    """Round tensors in place, in as few calls of the kernels as possible."""
     if not tensors:
         return
     xs, quantizers, random = zip(*tensors, strict=True)

@@ -13,7 +13,7 @@ from qemu_swalp.training import Quantizer
 class Label(NamedTuple):
     """Whose number is rounded: the name of the module or parameter, and the role."""
 
-    place: str
+    name: str
     role: str
 
 

@@ -1,5 +1,5 @@
-"""Rounded steps within softmax, normalization and nonlinearities: by hand, as PyTorch's, compiled
-and recomputed.
+"""Rounded elementwise operations in softmax, normalization and nonlinearities: by hand, as
+PyTorch's, compiled and recomputed.
 """
 
 import copy
@@ -53,7 +53,7 @@ class Hand:
         self.count = 0
 
     def __call__(self, kind, value):
-        """The value, in float64, rounded as the next step."""
+        """The value, in float64, rounded as the next operation."""
         role = f"{self.direction}.{kind}"
         rule, number = self.recipe.elementwise_rule(role), self.count
         self.count += 1
@@ -170,7 +170,7 @@ CALLS = {
 
 @pytest.mark.filterwarnings("ignore:Implicit dimension")
 @pytest.mark.parametrize("call", CALLS)
-def test_exact_steps_are_pytorchs_function_and_its_derivatives(call):
+def test_exact_operations_are_pytorchs_function_and_its_derivatives(call):
     function, *parameters = CALLS[call]
     x = torch.randn(
         4, 6, 5, dtype=torch.double, generator=torch.Generator().manual_seed(4), requires_grad=True
@@ -182,8 +182,8 @@ def test_exact_steps_are_pytorchs_function_and_its_derivatives(call):
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.filterwarnings("ignore:Implicit dimension")
-def test_every_step_lies_on_its_grid(call):
-    """What the last step of each function and gradient gives."""
+def test_every_operation_lies_on_its_grid(call):
+    """What the last operation of each function and gradient gives."""
     function, *parameters = CALLS[call]
     fmt = "float<6,4>"
     rules = ElementwiseRules(tuple(f"{fmt}/stochastic" for _ in ELEMENTWISE), 0, 0, 0)
@@ -239,7 +239,7 @@ def test_compiled_and_recomputed_it_has_the_same_bits(same, same_every_way, reci
         same(model(x), Net.forward(model, x))
 
 
-def test_products_and_steps_go_together_in_either_order(same):
+def test_products_and_elementwise_operations_go_together_in_either_order(same):
     """And leave one another, and the model, as they were."""
     x, models = torch.randn(2, 5, 8), []
     torch.manual_seed(0)
@@ -384,7 +384,8 @@ def test_errors():
         with pytest.raises(ValueError, match=words):
             Recipe(**recipe)
     with pytest.raises(
-        ValueError, match="nothing to round: quantize_elementwise applies the section .elementwise."
+        ValueError,
+        match=r"nothing to round: quantize_elementwise applies the section .elementwise.",
     ):
         quantize_elementwise(nn.GELU(), "mxfp8")
     with pytest.raises(ValueError, match="nothing to round"):

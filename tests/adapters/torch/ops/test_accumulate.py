@@ -269,7 +269,7 @@ def test_a_recipe_of_narrow_sums_trains():
 def test_errors():
     model = nn.Linear(3, 2)
     with pytest.raises(
-        ValueError, match="nothing to round: quantize_gemms applies the section .products."
+        ValueError, match=r"nothing to round: quantize_gemms applies the section .products."
     ):
         quantize_gemms(model, Recipe(weight="bf16/stochastic"))
     quantize_gemms(model, Recipe(sums=Quantizer("fp16/nearest_even")))
