@@ -44,7 +44,7 @@ class StepHooks:
         self.entries: list[Entry] = []
         """What is rounded; during a step in float32 with the stand-in's parameters."""
         self.updated: list[Entry] = []
-        """Those of them that had a gradient when the present update began."""
+        """Those of them that had a gradient when the present step or update began."""
         self.float32: Float32Step | None = None
         """The present step, if it computes in float32."""
         self.last_float32: Float32Step | None = None
@@ -100,6 +100,7 @@ class StepHooks:
             self.entries = [self.float32.entry(entry) for entry in self.entries]
             optimizer = self.float32.stand_in
             args = (optimizer, *args[1:])
+        self.updated = [entry for entry in self.entries if entry.parameter.grad is not None]
         if closure is None:
             self.before_update(optimizer, 0)
             return args, kwargs

@@ -114,3 +114,19 @@ def test_an_optimizer_whose_set_up_raised_is_left_as_it_was(monkeypatch, failing
     for p in (first, second):
         assert torch.equal(p, torch.full((3,), 0.3) - 0.1)
     quantize_optimizer(opt, RECIPE)
+
+
+def test_an_optimizer_that_ignores_its_closure_has_rounded_weights():
+    class Ignores(torch.optim.Optimizer):
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> Any:
+            for p in self.param_groups[0]["params"]:
+                p.sub_(p.grad, alpha=0.3)
+
+    p = weight()
+    opt = quantize_optimizer(Ignores([p], {}), RECIPE)
+    for _ in range(2):
+        p.grad = torch.ones_like(p)
+        opt.step(lambda: 0.0)
+        assert torch.equal(p * 4, (p * 4).round())
+    assert p.tolist() != [0.25] * 3
