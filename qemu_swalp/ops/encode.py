@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
+from .._typing import ArrayT
 from .._util.autograph import no_autograph
 from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import source_dtype
-from ..formats import Block, Exponent, Format, Overflow, TableFormat, parse
+from ..formats import Block, ElementFormat, Exponent, Format, Overflow, TableFormat, parse
 from ..formats.dtypes import dtype_name
 from ..random_bits import RandomBits
 from ..reference.block_codes import (
@@ -48,6 +49,39 @@ class BlockCodes(NamedTuple):
     """
     zero_points: Array | None = None
     """Zero point of each block (rule "minmax"), in the dtype of the element codes."""
+
+
+@overload
+def encode(
+    x: Any,
+    format: Block,
+    rounding: Rounding | str | None = ...,
+    *,
+    random: RandomBits | Array | None = ...,
+    overflow: Overflow | None = ...,
+) -> BlockCodes: ...
+
+
+@overload
+def encode(
+    x: ArrayT,
+    format: ElementFormat,
+    rounding: Rounding | str | None = ...,
+    *,
+    random: RandomBits | Array | None = ...,
+    overflow: Overflow | None = ...,
+) -> ArrayT: ...
+
+
+@overload
+def encode(
+    x: Any,
+    format: Format | str,
+    rounding: Rounding | str | None = ...,
+    *,
+    random: RandomBits | Array | None = ...,
+    overflow: Overflow | None = ...,
+) -> Any: ...
 
 
 @no_autograph
@@ -120,6 +154,14 @@ def encode(
         mask = by_chunks(xp, lifted, NEAREST, None, None, wrong)
         raise no_code_error(format, rounding, x, values, mask) from None
     return xp.reshape(codes, shape)
+
+
+@overload
+def decode(codes: BlockCodes, format: Format | str, dtype: Any = ...) -> Any: ...
+
+
+@overload
+def decode(codes: ArrayT, format: Format | str, dtype: Any = ...) -> ArrayT: ...
 
 
 @no_autograph

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from .. import kernels
+from .._typing import ArrayT
 from .._util.autograph import no_autograph
 from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import source_dtype
@@ -23,12 +24,12 @@ from .quantizer import Quantizer
 
 @no_autograph
 def matmul(
-    a: Any,
+    a: ArrayT,
     b: Any,
     accumulation: Accumulation | Quantizer | str,
     *,
     random: RandomBits | None = None,
-) -> Any:
+) -> ArrayT:
     """a·b, summed up in low precision: s ← Q(s + a_ik·b_kj), k from 0 on, each rounded once from
     its exact value.
 
@@ -76,13 +77,13 @@ def matmul(
             f" every product and another step for every call, got {random!r}"
         )
     if math.prod(shape) == 0 or xp.shape(a)[-1] == 0:
-        return xp.zeros(shape, a)
+        return cast(ArrayT, xp.zeros(shape, a))
     result = kernels.matmul(xp, a, b, accumulation.targets, random)
-    if result is not None:
-        return result
-    with np.errstate(all="ignore"):
-        a, b = widened(ctx, a), widened(ctx, b)
-        return narrowed(ctx, _accumulated(xp, a, b, accumulation, random))
+    if result is None:
+        with np.errstate(all="ignore"):
+            wide = widened(ctx, a), widened(ctx, b)
+            result = narrowed(ctx, _accumulated(xp, *wide, accumulation, random))
+    return cast(ArrayT, result)
 
 
 def _shape(xp: Namespace, a: Array, b: Array) -> tuple[int, ...]:
