@@ -65,7 +65,7 @@ class Analysis:
     """Finite elements that became infinite (overflow policy "infinity")."""
     to_nan: int = 0
     """Finite elements that became NaN: by the overflow policy "nan", or with their block (clause
-    BLK-4).
+    BLK-13).
     """
 
     @property

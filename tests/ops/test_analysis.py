@@ -118,7 +118,9 @@ def test_saturated_with_a_zero_point() -> None:
     assert q.encode(x, "int<2,zero_point>", "nearest_even").zero_points.tolist() == [2]
     assert analyze(x, "int<2,zero_point>", "toward_zero").saturated == 0
     assert analyze(x, "int<2,zero_point>", "nearest_away").saturated == 1
-    assert analyze(np.float32([0.5, -2.5, INF, -INF]), "int<2,zero_point>").saturated == 2
+    with_infinities = np.float32([0.5, -2.5, INF, -INF])
+    assert analyze(with_infinities, "int<2,zero_point>", overflow="saturate").saturated == 2
+    assert analyze(with_infinities, "int<2,zero_point>").saturated == 0
 
 
 SPECIAL = np.float32([0.0, -0.0, 1.0, 1e-9, -1e-9, 1e9, -1e9, INF, -INF, NAN])
@@ -139,9 +141,11 @@ SPECIAL = np.float32([0.0, -0.0, 1.0, 1e-9, -1e-9, 1e9, -1e9, INF, -INF, NAN])
         ("binary", None, [4, 0, 2, 2, 1, 0, 0]),
         ("e8m0fnu", None, [0, 0, 2, 2, 1, 0, 4]),
         ("e8m0fnu", "saturate", [6, 0, 2, 2, 1, 0, 0]),
-        ("bfp8", None, [2, 3, 3, 2, 1, 0, 0]),
+        ("bfp8", None, [0, 3, 5, 2, 1, 0, 0]),
+        ("bfp8", "saturate", [2, 3, 3, 2, 1, 0, 0]),
         ("mxfp4", None, [0, 0, 1, 2, 1, 0, 7]),
-        ("block<e4m3fn,scale=e8m0fnu>", None, [4, 3, 3, 2, 1, 0, 0]),
+        ("block<e4m3fn,scale=e8m0fnu>", None, [0, 0, 1, 2, 1, 0, 7]),
+        ("block<e4m3fn>", "saturate", [4, 3, 3, 2, 1, 0, 0]),
     ],
 )
 def test_special_elements(name: str, overflow: Any, expected: list[int]) -> None:

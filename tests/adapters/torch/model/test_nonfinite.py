@@ -1,0 +1,44 @@
+"""Overflow in float16 autocast is seen behind quantized products (clause BLK-13)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from qemu_swalp_torch import quantize_gemms
+
+
+def train(recipe: str | None, steps: int = 12) -> tuple[list[float], torch.nn.Module]:
+    """The scale of a GradScaler after each step, and the network, whose layers have no biases."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(32, 32, bias=False), torch.nn.SiLU(), torch.nn.Linear(32, 4, bias=False)
+    )
+    if recipe is not None:
+        quantize_gemms(model, recipe)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    scales = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.float16):
+            loss = (model(torch.randn(8, 32)) * 30).float().square().sum()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        scales.append(scaler.get_scale())
+    return scales, model
+
+
+@pytest.mark.parametrize("recipe", ["mxfp8", "nvfp4", "mxfp4"])
+def test_the_scale_comes_down(recipe: str) -> None:
+    """As without emulation: it halves until the gradients are finite, and then training goes on."""
+    plain, _ = train(None)
+    scales, model = train(recipe)
+    before = train(recipe, 0)[1]
+    assert scales[0] == plain[0] == 2.0**15
+    assert scales[-1] <= 4 * plain[-1]
+    assert any(a == b for a, b in zip(scales, scales[1:], strict=False))
+    for weight, first in zip(model.parameters(), before.parameters(), strict=True):
+        assert torch.isfinite(weight).all()
+        assert not torch.equal(weight, first)
