@@ -32,7 +32,7 @@ def quantize_gemms(
 
     A layer makes three products: its output from input and weight; the gradient of its input
     (dgrad) from the error, which is the gradient of its output, and the weight; the gradient of its
-    weight (wgrad) from error and input. Where the recipe has `sums`, each is summed up as its
+    weight (wgrad) from error and input. Where the recipe has `sums`, each is accumulated as its
     accumulation says, and biases are added to that as they are; else in the tensors' own dtype.
     Gradients pass straight through the roundings. Weights themselves stay as they are: rounding
     those is the optimizer's part.

@@ -1,4 +1,4 @@
-"""Products summed up in low precision: `qemu_swalp.matmul` in autograd and in graphs; convolutions
+"""Products accumulated in low precision: `qemu_swalp.matmul` in autograd and in graphs; convolutions
 as such products.
 """
 

@@ -47,7 +47,7 @@ class Rule(NamedTuple):
 
 
 def rule_of(quantizer: str, random: RandomBits | None) -> Rule:
-    """The rule of a spelled quantizer and its random bits."""
+    """The rule of a quantizer's string and its random bits."""
     if random is None:
         return Rule(quantizer)
     return Rule(quantizer, random.seed, random.stream, random.step, random.offset)
@@ -85,31 +85,31 @@ def parsed(quantizer: str) -> Quantizer:
 
 
 @constant
-def spelled(quantizer: Quantizer | str) -> str:
+def quantizer_string(quantizer: Quantizer | str) -> str:
     """The string of a quantizer, validated."""
-    return _spelled(quantizer)
+    return _quantizer_string(quantizer)
 
 
 @forget_on_redefinition
 @lru_cache(maxsize=1024)
-def _spelled(quantizer: Quantizer | str) -> str:
+def _quantizer_string(quantizer: Quantizer | str) -> str:
     return str(Quantizer.parse(quantizer))
 
 
 @constant
-def spelled_pair(format: Format | str, rounding: Rounding | str) -> str:
+def pair_string(format: Format | str, rounding: Rounding | str) -> str:
     """The string of `Quantizer(format, rounding)`, validated."""
-    return _spelled_pair(format, rounding)
+    return _pair_string(format, rounding)
 
 
 @forget_on_redefinition
 @lru_cache(maxsize=1024)
-def _spelled_pair(format: Format | str, rounding: Rounding | str) -> str:
+def _pair_string(format: Format | str, rounding: Rounding | str) -> str:
     return str(Quantizer(format, rounding))
 
 
 def is_stochastic(quantizer: str) -> bool:
-    """Whether a spelled quantizer needs random bits."""
+    """Whether the quantizer of a string needs random bits."""
     return "/stochastic" in quantizer
 
 

@@ -11,7 +11,7 @@ from qemu_swalp import Format, RandomBits, Rounding
 from qemu_swalp.interop.torch import check_plain
 from qemu_swalp.training import Quantizer
 
-from .custom_ops import Rule, apply_rule, is_stochastic, rule_of, spelled, spelled_pair
+from .custom_ops import Rule, apply_rule, is_stochastic, pair_string, quantizer_string, rule_of
 
 
 def quantize(
@@ -57,9 +57,11 @@ def quantize(
             f"x must be a torch.Tensor, got {type(x).__module__}.{type(x).__qualname__}"
         )
     check_plain(x, "x")
-    forward = None if format is None else _rule("random", spelled_pair(format, rounding), random)
+    forward = None if format is None else _rule("random", pair_string(format, rounding), random)
     gradient = (
-        None if backward is None else _rule("backward_random", spelled(backward), backward_random)
+        None
+        if backward is None
+        else _rule("backward_random", quantizer_string(backward), backward_random)
     )
     return straight_through(x, forward, gradient)
 
