@@ -54,8 +54,8 @@ class Monitor:
     """Watches every rounding of model and optimizer while it is entered; figures add up until
     `reset`.
 
-    Of every place and role: the share of elements that saturate and that underflow to 0, and the
-    signal to quantization noise ratio in dB. Of weights (or their accumulators): the share of
+    Of every place and role: the share of elements that saturate, that underflow to 0 and that are
+    infinite or NaN, and the signal to quantization noise ratio in dB. Of weights (or their accumulators): the share of
     updates that are lost, since the weight rounds back to what it was. Of parameters: the
     gradient-to-noise ratio ‖ḡ‖²/tr Σ, ḡ mean and Σ covariance of the gradients of the steps seen,
     which is the inverse of the gradient noise scale of McCandlish et al. 2018 (arXiv 1812.06162) at
@@ -143,7 +143,7 @@ class Monitor:
 
     def rows(self) -> list[dict[str, Any]]:
         """One for each place and role, as plain values: place, role, quantizer (None: not rounded),
-        saturated, flushed, sqnr_db, lost_updates, gradient_to_noise; None where a figure does not
+        saturated, flushed, nonfinite, sqnr_db, lost_updates, gradient_to_noise; None where a figure does not
         apply.
         """
         rows = []
@@ -156,6 +156,7 @@ class Monitor:
                     "quantizer": self.quantizers[label],
                     "saturated": analysis.share_saturated,
                     "flushed": analysis.share_flushed,
+                    "nonfinite": analysis.share_nonfinite,
                     "sqnr_db": analysis.sqnr_db,
                     "lost_updates": self.updates[label].zero_update_rate if weight else None,
                     "gradient_to_noise": (
@@ -173,6 +174,7 @@ class Monitor:
                 "quantizer": None,
                 "saturated": None,
                 "flushed": None,
+                "nonfinite": None,
                 "sqnr_db": None,
                 "lost_updates": None,
                 "gradient_to_noise": gradients.to_noise,
@@ -199,11 +201,12 @@ class Monitor:
             "quantizer",
             "saturated",
             "flushed",
+            "non-finite",
             "SQNR, dB",
             "lost updates",
             "gradient/noise",
         )
-        formats = ("", "", "", ".2%", ".2%", ".1f", ".2%", ".3g")
+        formats = ("", "", "", ".2%", ".2%", ".2%", ".1f", ".2%", ".3g")
         return table(
             header,
             (

@@ -1,5 +1,6 @@
-"""Products accumulated in low precision: `qemu_swalp.matmul` in autograd and in graphs; convolutions
-as such products.
+"""Products accumulated in low precision: `qemu_swalp.matmul` in autograd and in graphs.
+
+Convolutions are such products.
 """
 
 from __future__ import annotations

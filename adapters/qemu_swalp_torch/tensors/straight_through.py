@@ -58,11 +58,9 @@ def quantize(
         )
     check_plain(x, "x")
     forward = None if format is None else _rule("random", pair_string(format, rounding), random)
-    gradient = (
-        None
-        if backward is None
-        else _rule("backward_random", quantizer_string(backward), backward_random)
-    )
+    gradient = None
+    if backward is not None:
+        gradient = _rule("backward_random", quantizer_string(backward), backward_random)
     return straight_through(x, forward, gradient)
 
 
