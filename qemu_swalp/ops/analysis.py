@@ -93,6 +93,11 @@ class Analysis:
         return self._share(self.saturated)
 
     @property
+    def share_nonfinite(self) -> float:
+        """(infinite + nan)/count."""
+        return self._share(self.infinite + self.nan)
+
+    @property
     def share_flushed(self) -> float:
         """flushed/count."""
         return self._share(self.flushed)

@@ -70,6 +70,7 @@ def test_places_of_a_model_have_the_figures_of_the_core():
         if role in expected:
             assert row["saturated"] == expected[role].share_saturated
             assert row["flushed"] == expected[role].share_flushed
+            assert row["nonfinite"] == expected[role].share_nonfinite
             assert row["sqnr_db"] == pytest.approx(expected[role].sqnr_db)
     assert rows["2", "forward.input"]["saturated"] > 0
     assert rows["1", "error"]["quantizer"] == "float<3,2>/stochastic_a"
@@ -234,3 +235,17 @@ def test_errors():
     with Monitor() as monitor, pytest.raises(RuntimeError, match="is watching already"):
         monitor.__enter__()
     assert not OBSERVERS
+
+
+def test_numbers_that_diverged_are_counted() -> None:
+    """BLK-13: infinities and NaN before rounding, whatever the format makes of them."""
+    weight = torch.nn.Parameter(torch.ones(64))
+    optimizer = quantize_optimizer(torch.optim.SGD([("w", weight)], 1.0), Recipe(gradient="mxfp4"))
+    weight.grad = torch.ones(64)
+    weight.grad[3], weight.grad[40] = math.inf, math.nan
+    with Monitor(optimizer) as monitor:
+        optimizer.step()
+    (row,) = (row for row in monitor.rows() if row["role"] == "gradient")
+    assert row["nonfinite"] == 2 / 64
+    assert "non-finite" in str(monitor)
+    assert torch.isnan(weight).all()
