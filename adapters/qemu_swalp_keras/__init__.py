@@ -8,8 +8,9 @@ It imports no backend but the one that Keras runs on.
 >>> from qemu_swalp_keras import QuantizedOptimizer, SwapAverage, quantize_activations
 >>> keras.utils.set_random_seed(0)
 >>> recipe = swalp(8)
->>> model = keras.Sequential([keras.layers.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(1)])
->>> quantized = quantize_activations(model, recipe, exclude=model.layers[-1].name)
+>>> hidden, head = keras.layers.Dense(8, "relu"), keras.layers.Dense(1)
+>>> model = keras.Sequential([keras.layers.Input((4,)), hidden, head])
+>>> quantized = quantize_activations(model, recipe, exclude=head.name)
 >>> optimizer = QuantizedOptimizer(keras.optimizers.SGD(0.01, momentum=0.9), recipe, swa_start=128)
 >>> quantized.compile(optimizer, loss="mse")
 >>> x = keras.random.normal((256, 4), seed=1)

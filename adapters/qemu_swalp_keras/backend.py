@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any, TypeVar
 
 import keras
 
 from qemu_swalp.training import Quantizer, TensorRandomBits, apply
+
+from ._compat import on_each_replica, traced_by_jax
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -17,7 +18,12 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def backend() -> str:
-    """The backend Keras runs on. ImportError for one that training does not work on."""
+    """Name of the backend that Keras runs on.
+
+    Raises
+    ------
+    ImportError: if it is not one of `BACKENDS`, on which Keras can train.
+    """
     name = str(keras.backend.backend())
     if name not in BACKENDS:
         raise ImportError(
@@ -49,9 +55,7 @@ def distinct(x: Any) -> Any:
 
 
 def counter(x: Any) -> Any:
-    """A counter's value: an int where it is at hand, else (in a graph, on another device) the
-    native tensor.
-    """
+    """The value of a counter: an int, or the native tensor within a graph and on another device."""
     count = tensor(x)
     return int(count) if _at_hand(count) else count
 
@@ -60,12 +64,15 @@ def _at_hand(x: Any) -> bool:
     if backend() == "torch":
         return bool(x.is_cpu)
     if backend() == "jax":
-        import jax
-
-        return not isinstance(x, jax.core.Tracer)
+        return not traced_by_jax(x)
     import tensorflow as tf
 
     return bool(tf.executing_eagerly())
+
+
+def dtype_of(x: Any) -> str:
+    """Name of the dtype of a variable or tensor, as in "float32"."""
+    return str(keras.backend.standardize_dtype(x.dtype))
 
 
 def rounded(x: Any, quantizer: Quantizer | None, draw: TensorRandomBits, role: str) -> Any:
@@ -73,7 +80,7 @@ def rounded(x: Any, quantizer: Quantizer | None, draw: TensorRandomBits, role: s
     value = tensor(x)
     if quantizer is None or backend() != "torch":
         return apply(quantizer, value, draw, role)
-    from qemu_swalp_torch.tensors.arrays import rounded as rounded_tensor
+    from qemu_swalp.interop.torch import rounded as rounded_tensor
 
     return rounded_tensor(value, quantizer, draw(role) if quantizer.rounding.stochastic else None)
 
@@ -84,7 +91,7 @@ def untraced(function: Function) -> Function:
     """
     if backend() != "torch":
         return function
-    from qemu_swalp_torch._compat import untraced as without_dynamo
+    from qemu_swalp.interop.torch import untraced as without_dynamo
 
     return without_dynamo(function)
 
@@ -98,6 +105,16 @@ def eagerly() -> AbstractContextManager[Any]:
     return tf.init_scope()
 
 
+def initialized(variables: Iterable[Any]) -> bool:
+    """Whether variables have values; those that a function made which TensorFlow traces for the
+    first time have them only when it traces the function again.
+    """
+    if backend() != "tensorflow":
+        return True
+    with eagerly():
+        return all(bool(_native_variable(v).is_initialized()) for v in variables)
+
+
 def update_each(
     function: Callable[..., None], variables: Sequence[Any], *arguments: Sequence[Any]
 ) -> None:
@@ -107,21 +124,20 @@ def update_each(
     written there.
     """
     rows = list(zip(variables, *arguments, strict=True))
-    if backend() != "tensorflow":
-        for i, row in enumerate(rows):
-            function(i, *row)
+    if backend() == "tensorflow":
+        on_each_replica(function, [tuple(_native_variable(x) for x in row) for row in rows])
         return
-    import tensorflow as tf
-
-    def natively(strategy: Any, rows: list[tuple[Any, ...]]) -> None:
-        for i, (first, *rest) in enumerate(rows):
-            strategy.extended.update(first, partial(function, i), args=tuple(rest), group=False)
-
-    rows = [tuple(_native_variable(item) for item in row) for row in rows]
-    tf.__internal__.distribute.interim.maybe_merge_call(
-        natively, tf.distribute.get_strategy(), rows
-    )
+    for i, row in enumerate(rows):
+        function(i, *row)
 
 
 def _native_variable(x: Any) -> Any:
     return x.value if isinstance(x, keras.Variable) else x
+
+
+def synchronize(model: Any) -> None:
+    """Let a model's variables hold their values: on JAX, in a callback of `fit`, they do not by
+    themselves.
+    """
+    if hasattr(model, "jax_state_sync"):
+        model.jax_state_sync()

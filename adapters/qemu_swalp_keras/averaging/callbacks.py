@@ -10,23 +10,26 @@ import keras
 
 from qemu_swalp._util.checks import check_bool
 
-from ..layers.rewrite import synchronize
+from ..backend import synchronize
 from ..optim.base import QuantizedBase
 from .update_bn import update_bn
 
 
 def averaging_optimizers(model: keras.Model) -> list[QuantizedBase]:
-    """The optimizers of a compiled model that average; wrappers are looked into. ValueError where
-    there is none.
+    """The optimizers of a compiled model that average, those within wrappers included.
+
+    Raises
+    ------
+    ValueError: if there is none.
     """
-    found = [o for o in _within(getattr(model, "optimizer", None)) if o.averages]
-    if not found:
+    optimizers = [o for o in _within(getattr(model, "optimizer", None)) if o.averages]
+    if not optimizers:
         raise ValueError(
             "The model's optimizer does not average. Compile it with a `qemu_swalp_keras`"
             " optimizer made with `swa_start`. Received:"
             f" optimizer={getattr(model, 'optimizer', None)!r}"
         )
-    return found
+    return optimizers
 
 
 @contextmanager
@@ -35,8 +38,11 @@ def swap_average(model: keras.Model) -> Iterator[keras.Model]:
     exactly what it held.
 
     That goes for all its weights, so `update_bn` may be called within it. For a copy to keep, save
-    the model within it. ValueError where its optimizer does not average, and before the first
-    average.
+    the model within it.
+
+    Raises
+    ------
+    ValueError: if the model's optimizer does not average, or nothing is averaged yet.
 
     >>> import keras
     >>> from qemu_swalp.training import swalp
@@ -49,29 +55,29 @@ def swap_average(model: keras.Model) -> Iterator[keras.Model]:
     ...     _ = model.evaluate(x, x, verbose=0)
     """
     synchronize(model)
-    kept = [(v, keras.ops.convert_to_numpy(v)) for v in model.non_trainable_weights]
+    before = [(v, keras.ops.convert_to_numpy(v)) for v in model.non_trainable_weights]
     with ExitStack() as stack:
         for optimizer in averaging_optimizers(model):
             stack.enter_context(optimizer.swap())
         try:
             yield model
         finally:
-            for variable, value in kept:
+            for variable, value in before:
                 variable.assign(value)
 
 
 class SwapAverage(keras.callbacks.Callback):
-    """Evaluation and prediction, validation within `fit` included, see SWALP's average; training
-    goes on as it was.
+    """Evaluation and prediction, validation within `fit` included, use SWALP's average; training
+    uses the iterate.
 
-    Before the first average they see the iterate. List it before `ModelCheckpoint` and the like.
+    Before the first average they use the iterate. List it before `ModelCheckpoint` and the like.
 
     Parameters
     ----------
     on_epoch_end : whether the average also stays in the model from the end of an epoch to the
         beginning of the next, so that callbacks listed later, such as `ModelCheckpoint`, save it.
     batchnorm_data : data by which `update_bn` sets the statistics of batch normalization for the
-        average, each time that it is swapped in: those of the iterates are not its own. None: for
+        average, each time that it is swapped in: those of the iterates do not fit it. None: for
         models without batch normalization.
 
     >>> import keras
@@ -105,7 +111,12 @@ class SwapAverage(keras.callbacks.Callback):
             self._swapped = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """ValueError where the optimizer does not average."""
+        """Check that the optimizer averages.
+
+        Raises
+        ------
+        ValueError: if it does not.
+        """
         averaging_optimizers(self.model)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -113,7 +124,7 @@ class SwapAverage(keras.callbacks.Callback):
         self._restore()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """To the average, where the callbacks that follow shall see it."""
+        """To the average, with `on_epoch_end`, for the callbacks that follow."""
         if self.swap_on_epoch_end:
             self._swap()
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from qemu_swalp.training import Policy
 
-from ..layers.rewrite import synchronize
+from ..backend import synchronize
 
 
 class PolicyAverage(keras.callbacks.Callback):
@@ -19,8 +19,8 @@ class PolicyAverage(keras.callbacks.Callback):
     `SWAP`, `Averaging`.
 
     The policy's `start` and `cycle` count the steps that this callback has seen, over all calls of
-    `fit`. Weights go to the host where an average is due: every epoch that is nothing, every step
-    it is felt; SWALP's average has a place in the graph, in `QuantizedOptimizer`. The policy knows
+    `fit`. Weights go to the host when an average is due: every epoch that costs nothing, every step
+    it does; `QuantizedOptimizer` averages in the graph. The policy knows
     the weights by their variables' paths, as NumPy arrays of at least float32; so does the score of
     `ASWA`, which may look at them in the model within `holding`.
 
@@ -30,8 +30,9 @@ class PolicyAverage(keras.callbacks.Callback):
 
     Raises
     ------
-    TypeError : policy is none. ValueError : during `fit`, where several steps are executed at once
-        and an average is due between them.
+    TypeError: if `policy` is not a `Policy`.
+    ValueError: during `fit`, if several steps are executed at once and an average is due between
+        them.
 
     >>> import keras
     >>> from qemu_swalp.training import EMA
@@ -83,7 +84,12 @@ class PolicyAverage(keras.callbacks.Callback):
             self.state = self.policy.update(weights, self.state, self.step)
 
     def average(self) -> dict[str, np.ndarray]:
-        """The averaged weights by variable path. ValueError before the first average."""
+        """The averaged weights by variable path.
+
+        Raises
+        ------
+        ValueError: if nothing is averaged yet.
+        """
         return self.policy.average(self.state)
 
     @contextmanager
@@ -91,23 +97,26 @@ class PolicyAverage(keras.callbacks.Callback):
         """Within it the model holds the average; at its end, also after an exception, exactly what
         it held.
 
-        That goes for all its weights, so `update_bn` may be called within it. ValueError before the
-        first average.
+        That goes for all its weights, so `update_bn` may be called within it.
+
+        Raises
+        ------
+        ValueError: if nothing is averaged yet.
         """
         with self.holding(self.average()) as model:
             yield model
 
     @contextmanager
     def holding(self, weights: Mapping[str, np.ndarray]) -> Iterator[keras.Model]:
-        """Within it the model's trainable weights are those given, by variable path."""
+        """Within it the model's trainable weights have these values, by variable path."""
         synchronize(self.model)
-        kept = [(v, keras.ops.convert_to_numpy(v)) for v in self.model.weights]
+        before = [(v, keras.ops.convert_to_numpy(v)) for v in self.model.weights]
         try:
             for variable in self.model.trainable_variables:
                 variable.assign(weights[variable.path])
             yield self.model
         finally:
-            for variable, value in kept:
+            for variable, value in before:
                 variable.assign(value)
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from keras import ops, tree
 
 from qemu_swalp._util.checks import check_int
+from qemu_swalp.training.moments import PooledMoments
 
-from ..backend import backend
-from ..layers.rewrite import synchronize
+from .._compat import flat_layers
+from ..backend import backend, synchronize
 
 
 def update_bn(data: Any, model: Any, *, batch_size: int = 32, steps: int | None = None) -> None:
@@ -31,24 +32,25 @@ def update_bn(data: Any, model: Any, *, batch_size: int = 32, steps: int | None 
     Parameters
     ----------
     data : an array; a tuple (x, y) or (x, y, sample_weight) or a dict of arrays; or an iterable of
-        batches, each in the forms that `fit` takes: x, (x, y), (x, y, sample_weight), with x as the
-        model takes it. `keras.utils.PyDataset`, `tf.data.Dataset`, PyTorch's DataLoader and
+        batches, each in the forms that `fit` accepts: x, (x, y), (x, y, sample_weight), with x as
+        the model's input. `keras.utils.PyDataset`, `tf.data.Dataset`, PyTorch's DataLoader and
         generators are such iterables.
     model : any model that is built.
     batch_size : elements of arrays to work on at a time.
-    steps : how many batches to take; None: all.
+    steps : how many batches to use; None: all.
 
     Raises
     ------
-    TypeError : data of another form. ValueError : no batch, a model that is not built. At any
-        exception the model is as it was.
+    TypeError: if `model` is not a Keras model, or `data` has another form.
+    ValueError: if `data` has no batch, or the model is not built. After any exception the model is
+        as it was.
 
     >>> import keras, numpy as np
     >>> model = keras.Sequential([keras.layers.Input((1,)), keras.layers.BatchNormalization()])
     >>> update_bn([np.float32([[0], [2], [4]]), np.float32([[6], [8]])], model)
     >>> layer = model.layers[0]
-    >>> keras.ops.convert_to_numpy(layer.moving_mean).item(), keras.ops.convert_to_numpy(layer.moving_variance).item()
-    (4.0, 8.0)
+    >>> [keras.ops.convert_to_numpy(v).item() for v in (layer.moving_mean, layer.moving_variance)]
+    [4.0, 8.0]
     """
     if not isinstance(model, keras.Model):
         raise TypeError(
@@ -60,7 +62,7 @@ def update_bn(data: Any, model: Any, *, batch_size: int = 32, steps: int | None 
     if not model.built:
         raise ValueError(f"the model {model.name!r} is not built; call it on a batch first")
     batches = islice(_batches(data, batch_size), steps)
-    layers = [layer for layer in model._flatten_layers() if _tracks(layer)]
+    layers = [layer for layer in flat_layers(model) if _tracks(layer)]
     if not layers:
         return
     synchronize(model)
@@ -89,25 +91,23 @@ def update_bn(data: Any, model: Any, *, batch_size: int = 32, steps: int | None 
 
 
 class _Pool:
-    """Stands for a layer's `call`: count, mean and sum of squared deviations of its inputs by
-    channel, in float64.
-    """
+    """Replaces a layer's `call`: pools the moments of its inputs by channel, in float64."""
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
-        self.count, self.mean, self.squares = np.zeros((3, *layer.moving_mean.shape))
+        self.moments = PooledMoments()
 
     def __call__(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if training:
-            self.add(
+            self._add(
                 *(
                     ops.convert_to_numpy(part).astype(np.float64)
-                    for part in self._moments(inputs, mask)
+                    for part in self._moments_of(inputs, mask)
                 )
             )
         return type(self.layer).call(self.layer, inputs, training=training, mask=mask)
 
-    def _moments(self, x: Any, mask: Any) -> tuple[Any, ...]:
+    def _moments_of(self, x: Any, mask: Any) -> tuple[Any, ...]:
         """Count, mean, sum of the deviations from it and sum of their squares, of a batch."""
         x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
         axes = [a for a in range(x.ndim) if a != self.layer.axis % x.ndim]
@@ -126,22 +126,17 @@ class _Pool:
             ops.sum(ops.square(deviations), axes),
         )
 
-    def add(self, count: Any, mean: Any, deviations: Any, squares: Any) -> None:
-        # Chan, Golub, LeVeque 1979 and 1983: the squares of a union from those of its parts; the
-        # sum of the deviations, zero but for rounding, corrects the mean and the squares of a part.
+    def _add(self, count: Any, mean: Any, deviations: Any, squares: Any) -> None:
+        # The deviations sum to zero but for float32's rounding of the mean: they correct it, and
+        # with it the squares (Chan, Golub, LeVeque 1983, the corrected two-pass algorithm).
         correction = deviations / np.maximum(count, 1)
-        total = self.count + count
-        share = count / np.maximum(total, 1)
-        delta = mean + correction - self.mean
-        self.squares += squares - deviations * correction + delta * delta * self.count * share
-        self.mean += delta * share
-        self.count = total
+        self.moments.add(count, mean + correction, squares - deviations * correction)
 
     def write(self) -> None:
-        """Into the layer's variables; channels that no element has reached stay."""
-        layer, reached = self.layer, self.count > 0
-        variance = self.squares / np.maximum(self.count, 1)
-        _assign(layer.moving_mean, self.mean, reached)
+        """Write into the layer's variables, but for channels that no element has reached."""
+        layer, moments = self.layer, self.moments
+        reached, variance = np.asarray(moments.count) > 0, moments.variance()
+        _assign(layer.moving_mean, moments.mean, reached)
         _assign(layer.moving_variance, variance, reached)
         if layer.renorm:
             _assign(layer.moving_stddev, np.sqrt(variance + layer.epsilon), reached)

@@ -20,10 +20,10 @@ from .straight_through import Rule, straight_through
 
 @keras.saving.register_keras_serializable(package="qemu_swalp")
 class Quantize(keras.layers.Layer):
-    """Rounds what it is given in the forward pass, and its gradient in the backward pass.
+    """Rounds its inputs in the forward pass, and their gradients in the backward pass.
 
     a = Q_A(x) and e = Q_E(∂L/∂a): steps 1 and 2 of algorithm 2 of Yang et al. 2019. It rounds in
-    training and in inference, in the dtype that comes, and passes masks, integers and shapes on.
+    training and in inference, in the dtype of the input, and passes masks, integers and shapes on.
     Random bits depend on (seed, role, place, number of calls) alone: the layer counts its calls in
     the variable `calls`, which is saved with the model, so that a resumed run has the bits of an
     unbroken one.
@@ -42,8 +42,9 @@ class Quantize(keras.layers.Layer):
 
     Raises
     ------
-    TypeError : a tensor whose dtype cannot hold the format.
-    ValueError : stochastic rounding without a place; a block axis that the tensor lacks.
+    TypeError: if a tensor's dtype cannot represent the values of the format.
+    ValueError: if the rounding is stochastic and `place` is missing; if a tensor lacks the axis of
+        a block format.
 
     >>> import keras, numpy as np
     >>> layer = Quantize("fixed<8,1>/nearest_even", "e5m2", place=1)
@@ -154,8 +155,8 @@ class Quantize(keras.layers.Layer):
         self.calls.assign(store["calls"][()])
 
     def get_config(self) -> dict[str, Any]:
-        spelled = {
+        quantizers = {
             role: None if q is None else str(q)
             for role, q in (("activation", self.activation), ("error", self.error))
         }
-        return {**super().get_config(), **spelled, "seed": self.seed, "place": self.place}
+        return {**super().get_config(), **quantizers, "seed": self.seed, "place": self.place}

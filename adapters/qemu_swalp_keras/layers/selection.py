@@ -54,5 +54,10 @@ wrappers).
 
 
 def chosen(name: str, layer: Any, choice: Selection) -> bool:
-    """Whether a layer is among those selected. TypeError for a selection that is none."""
+    """Whether a layer is among those selected.
+
+    Raises
+    ------
+    TypeError: if `choice` is not a `Selection`.
+    """
     return selection.chosen(name, layer, choice, layers.Layer, "layer")

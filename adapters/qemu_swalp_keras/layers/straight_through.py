@@ -15,9 +15,7 @@ from ..backend import backend
 
 
 class Rule(NamedTuple):
-    """A quantizer, and its random bits but for their step; hashable, as JAX wants constants of a
-    function.
-    """
+    """A quantizer, and its random bits but for their step. Hashable: for JAX it is a constant."""
 
     quantizer: Quantizer
     seed: int = 0
@@ -55,12 +53,14 @@ def quantize(
 
     Raises
     ------
-    TypeError : x is no floating tensor of the backend, or cannot hold the format.
-    ValueError : stochastic rounding without random bits.
+    TypeError: if x is not a floating tensor of the backend, or its dtype cannot represent the
+        values of the format.
+    ValueError: if a rounding is stochastic and its random bits are missing.
 
     >>> import keras
     >>> x = keras.ops.convert_to_tensor([0.3, 0.7])
-    >>> keras.ops.convert_to_numpy(quantize(x, "fixed<8,1>", backward="fixed<8,2>/toward_zero")).tolist()
+    >>> y = quantize(x, "fixed<8,1>", backward="fixed<8,2>/toward_zero")
+    >>> keras.ops.convert_to_numpy(y).tolist()
     [0.5, 0.5]
     """
     if not ops.is_tensor(x):
@@ -107,19 +107,20 @@ def _rounded(x: Any, rule: Rule | None, step: Any, enabled: Any) -> Any:
     """x rounded where enabled; without gradient."""
     if rule is None:
         return x
-    bits = (
-        RandomBits(rule.seed, rule.stream, step, rule.offset)
-        if rule.quantizer.rounding.stochastic
-        else None
-    )
-    result = rule.quantizer(x, bits)
+    result = rule.quantizer(x, _random_bits(rule, step))
     return result if isinstance(enabled, int) else ops.where(ops.not_equal(enabled, 0), result, x)
+
+
+def _random_bits(rule: Rule, step: Any) -> RandomBits | None:
+    if not rule.quantizer.rounding.stochastic:
+        return None
+    return RandomBits(rule.seed, rule.stream, step, rule.offset)
 
 
 @cache
 def _functions() -> Callable[..., Any]:
-    """The running backend's way to give a function a gradient of its own. Keras's own way hides
-    exceptions on torch.
+    """The running backend's way to define a function's gradient. Keras's own way hides exceptions
+    on torch.
     """
     return {"tensorflow": _on_tensorflow, "jax": _on_jax, "torch": _on_torch}[backend()]()
 
@@ -178,24 +179,37 @@ def _on_jax() -> Callable[..., Any]:
 
 
 def _on_torch() -> Callable[..., Any]:
-    from qemu_swalp_torch.tensors import arrays, custom_ops, straight_through
+    import torch
 
-    def native(rule: Rule | None, step: Any) -> Any:
-        if rule is None:
-            return None
-        return custom_ops.Rule(
-            str(rule.quantizer), rule.seed, rule.stream, int(step) & 0xFFFFFFFF, rule.offset
-        )
+    from qemu_swalp.interop.torch import check_plain, rounded, untraced
 
-    @custom_ops.untraced
+    def once(x: Any, rule: Rule, step: Any) -> Any:
+        random = _random_bits(rule, step if isinstance(step, int) else int(step))
+        return rounded(x, rule.quantizer, random)
+
+    class StraightThrough(torch.autograd.Function):
+        @staticmethod
+        def forward(
+            ctx: Any, x: Any, forward: Rule | None, backward: Rule | None, steps: tuple[Any, Any]
+        ) -> Any:
+            ctx.rule, ctx.step = backward, steps[1]
+            return x.clone() if forward is None else once(x.detach(), forward, steps[0])
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            (gradient,) = gradients
+            if ctx.rule is not None:
+                # In grad mode, as for gradients of gradients, `rounded` is straight-through itself.
+                gradient = once(gradient, ctx.rule, ctx.step)
+            return gradient, None, None, None
+
+    @untraced
     def function(
         x: Any, forward: Rule | None, backward: Rule | None, steps: tuple[Any, Any], enabled: Any
     ) -> Any:
         if x.is_meta or not int(enabled):  # Keras infers shapes by tensors without values
             return x
-        arrays.check_plain(x, "x")
-        return straight_through.straight_through(
-            x, native(forward, steps[0]), native(backward, steps[1])
-        )
+        check_plain(x, "x")
+        return StraightThrough.apply(x, forward, backward, steps)
 
     return function

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qemu_swalp._util.checks import check_bool, check_int
 from qemu_swalp.training import Averaging, Recipe
+
+from ..sections import check_section, recipe_of
 
 
 @dataclass(frozen=True)
@@ -22,21 +24,23 @@ class Settings:
 
     @staticmethod
     def of(
-        recipe: Recipe | Mapping[str, Any],
+        call: str,
+        recipe: Recipe | str | Mapping[str, Any] | None,
         seed: int,
         swa_start: int | None,
         swa_cycle: int,
         swa_include_start: bool,
         swa_finalize: bool,
     ) -> Settings:
-        """TypeError or ValueError, naming the argument, where one is out of range."""
-        if isinstance(recipe, Mapping):
-            recipe = Recipe.from_dict(recipe)
-        if not isinstance(recipe, Recipe):
-            raise TypeError(
-                "`recipe` must be a `qemu_swalp.training.Recipe`, such as swalp(8) or "
-                f"Recipe(weight='bfp8'). Received: recipe={recipe!r} (of type {type(recipe)})"
-            )
+        """The settings of the arguments of a call.
+
+        Raises
+        ------
+        TypeError, ValueError: if an argument is of another type or out of range; if the recipe
+            rounds something, but nothing that the call applies.
+        """
+        rounds_average = swa_start is not None and "average" in recipe_of(recipe).sections
+        recipe = recipe_of(recipe) if rounds_average else check_section(recipe, "optimizer", call)
         check_int("seed", seed, 0, 2**64 - 1)
         check_bool("swa_finalize", swa_finalize)
         check_int("swa_cycle", swa_cycle, 1, 2**31 - 1)
@@ -58,3 +62,9 @@ class Settings:
             "swa_include_start": rule is not None and rule.include_start,
             "swa_finalize": self.swa_finalize,
         }
+
+
+def restored(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved config with its recipe, which may be empty: that was settled when it was saved."""
+    recipe = replace(Recipe.from_dict(config["recipe"]), allow_empty=True)
+    return {**config, "recipe": recipe}

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
 
-from qemu_swalp.arrays.dtypes import source_dtype
-from qemu_swalp.formats import Block
-from qemu_swalp.ops.arguments import check_representable
 from qemu_swalp.training import FULL_PRECISION, Quantizer, Recipe, TensorRandomBits
+from qemu_swalp.training.param_plan import check_parameter, rounded_states, stores_rounded
+
+from ..backend import dtype_of
 
 MOMENTA = ("momentum", "m")
-"""Names under which Keras's optimizers keep what the role `momentum` stands for."""
+"""Names under which Keras's optimizers have the momentum."""
+
+KERAS_NAMES = {
+    "exp_avg": "momentum",
+    "exp_avg_sq": "velocity",
+    "max_exp_avg_sq": "velocity_hat",
+    "momentum_buffer": "momentum",
+    "square_avg": "velocity",
+}
+"""Names of optimizer state in PyTorch, as presets have them, and in Keras."""
 
 ACCUMULATOR = "qemu_accumulator"
 """Name of the optimizer variable that holds a weight in the accumulator's format."""
@@ -32,69 +41,89 @@ class Entry:
     recipe: Recipe
     slots: dict[str, Any] = field(default_factory=dict)
     """Optimizer variables like this one, by the name that the optimizer gave them."""
+    updated: Any = None
+    """What the update writes: the variable, or one in float32 that stands in for it."""
+
+    def __post_init__(self) -> None:
+        self.updated = self.variable
 
     def draw(self, seed: int, step: Any) -> TensorRandomBits:
         """Random bits of a step."""
         return TensorRandomBits(seed, self.tensor, step)
 
     @property
-    def rounded_slots(self) -> list[tuple[str, Any, Quantizer]]:
-        """(role that numbers the random stream, variable, quantizer)."""
-        named: dict[str, Quantizer | None] = {
-            **dict.fromkeys(MOMENTA, self.recipe.momentum),
-            **dict(self.recipe.state),
-        }
-        return [
-            ("momentum" if name in MOMENTA else name, slot, quantizer)
-            for name, slot in self.slots.items()
-            if (quantizer := named.get(name)) is not None
-        ]
+    def needs_float32(self) -> bool:
+        """Whether an update in the variable's 16 bits would round before the recipe does."""
+        states = rounded_states(self.recipe, MOMENTA)
+        return is_16bit(self.variable) and stores_rounded(self.recipe, states)
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether a float32 variable stands in for the variable."""
+        return self.updated is not self.variable
+
+    def rounded_slots(self) -> Iterator[tuple[str, Any, Quantizer]]:
+        """(role that selects the random stream, variable, quantizer) of the state."""
+        for key, role, quantizer in rounded_states(self.recipe, MOMENTA):
+            if key in self.slots:
+                yield role, self.slots[key], quantizer
+
+
+def is_16bit(variable: Any) -> bool:
+    """Whether a variable is stored in float16 or bfloat16."""
+    return dtype_of(variable) in ("float16", "bfloat16")
 
 
 def entries(variables: Sequence[Any], recipe: Recipe) -> list[Entry]:
-    """One for each variable. TypeError or ValueError, naming it, where shape or dtype do not go
-    with the formats.
+    """One entry for each variable.
 
-    Variables that Keras overwrites with their gradients (float8 scales), and those of integers, are
-    not rounded.
+    Integer variables, and those that Keras overwrites with their gradients (float8 scales), are not
+    rounded.
+
+    Raises
+    ------
+    TypeError, ValueError: if a variable's dtype or shape does not fit the formats.
     """
-    made = []
+    plan = []
     for tensor, variable in enumerate(variables):
         name = getattr(variable, "path", variable.name)
-        plain = keras.backend.is_float_dtype(
-            keras.backend.standardize_dtype(variable.dtype)
-        ) and not getattr(variable, "overwrite_with_gradient", False)
-        made.append(Entry(variable, name, tensor, recipe.of(name) if plain else FULL_PRECISION))
-        _check(made[-1])
-    return made
-
-
-def check_state_names(made: Sequence[Entry], recipe: Recipe) -> None:
-    """ValueError where the recipe rounds optimizer state that the optimizer does not keep."""
-    named = [recipe, *(r for _, r in recipe.overrides if r is not None)]
-    wanted = {name for r in named for name, quantizer in r.state if quantizer is not None}
-    kept = {name for entry in made for name in entry.slots}
-    if wanted - kept:
-        raise ValueError(
-            f"The recipe rounds the optimizer state {', '.join(sorted(wanted - kept))}, which this "
-            f"optimizer does not keep. It keeps: {', '.join(sorted(kept)) or 'none'}"
+        dtype = dtype_of(variable)
+        plain = keras.backend.is_float_dtype(dtype) and not getattr(
+            variable, "overwrite_with_gradient", False
         )
-
-
-def _check(entry: Entry) -> None:
-    variable = entry.variable
-    for role in ("weight", "gradient", "momentum", "accumulator"):
-        quantizer = entry.recipe.quantizer(role)
-        if quantizer is None:
-            continue
-        try:
-            check_representable(
-                quantizer.format, source_dtype(keras.backend.standardize_dtype(variable.dtype))
+        plan.append(
+            Entry(
+                variable,
+                name,
+                tensor,
+                _in_keras_names(recipe.of(name)) if plain else FULL_PRECISION,
             )
-            if isinstance(quantizer.format, Block):
-                quantizer.format.extents(len(variable.shape))
-        except (TypeError, ValueError) as error:
-            raise type(error)(
-                f"Variable {entry.name}, role {role}: {error}; or give it another recipe by an"
-                " override"
-            ) from error
+        )
+        check_parameter(f"Variable {name}", dtype, len(variable.shape), plan[-1].recipe)
+    return plan
+
+
+def _in_keras_names(recipe: Recipe) -> Recipe:
+    """The recipe with PyTorch's names of state translated; names that Keras has go before them."""
+    translated = {KERAS_NAMES.get(name, name): quantizer for name, quantizer in recipe.state}
+    return replace(recipe, state={**translated, **dict(recipe.state)})
+
+
+def check_state_names(plan: Sequence[Entry], recipe: Recipe) -> None:
+    """Check that the optimizer has the state that the recipe names.
+
+    PyTorch's names are not checked: they stand in presets for whichever optimizer has such state.
+
+    Raises
+    ------
+    ValueError: if it lacks some.
+    """
+    recipes = [recipe, *(r for _, r in recipe.overrides if r is not None)]
+    named = {name for r in recipes for name, quantizer in r.state if quantizer is not None}
+    named -= KERAS_NAMES.keys()
+    known = {name for entry in plan for name in entry.slots}
+    if named - known:
+        raise ValueError(
+            f"The recipe rounds the optimizer state {', '.join(sorted(named - known))}, which this"
+            f" optimizer does not keep. It keeps: {', '.join(sorted(known)) or 'none'}"
+        )

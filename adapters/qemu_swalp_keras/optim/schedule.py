@@ -27,7 +27,7 @@ class SWALPSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     Raises
     ------
-    ValueError : a number out of range.
+    ValueError: if a rate is not positive, or another number out of range.
 
     >>> from qemu_swalp_keras import SWALPSchedule
     >>> schedule = SWALPSchedule(0.05, start=200, swa_learning_rate=0.01)
@@ -53,15 +53,8 @@ class SWALPSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step: Any) -> Any:
         """The rate at an iteration, as a 0-d tensor of Keras's float dtype."""
-        rule = self.rule
         t = ops.cast(step, keras.backend.floatx())
-        first, last = rule.decay_start * rule.start, rule.decay_end * rule.start
-        progress = ops.clip((t - first) / max(last - first, 1e-30), 0.0, 1.0)
-        return ops.where(
-            t >= rule.start,
-            rule(rule.start),
-            rule.learning_rate * (1 - (1 - rule.floor) * progress),
-        )
+        return self.rule.scaled(self.rule.learning_rate, t, ops)
 
     def get_config(self) -> dict[str, Any]:
         """Plain values."""

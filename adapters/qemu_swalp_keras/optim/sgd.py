@@ -8,16 +8,17 @@ from typing import Any
 import keras
 from keras import ops
 
-from qemu_swalp.training import FULL_PRECISION, Hyperparameters, Recipe, Slots, sgd_step
 from qemu_swalp.training import SGD as CoreSGD
+from qemu_swalp.training import Hyperparameters, Recipe, Slots, sgd_step
 
-from ..backend import distinct, eagerly, tensor
+from .._compat import decays, without_weight_decay
+from ..backend import distinct, dtype_of, tensor
 from .base import QuantizedBase
-from .config import Settings
-from .param_plan import ACCUMULATOR, entries
+from .config import Settings, restored
+from .param_plan import ACCUMULATOR, Entry, entries
 
 MOMENTUM = "momentum"
-KEPT = (MOMENTUM, ACCUMULATOR)
+SLOTS = (MOMENTUM, ACCUMULATOR)
 """Names of the variables that hold the core's `Slots`, in their order."""
 
 
@@ -27,22 +28,24 @@ class SGD(QuantizedBase):
     the core's bits.
 
     Weights, momenta, accumulators and averages equal those of `qemu_swalp.training.SGD` on NumPy,
-    and of `qemu_swalp_torch.SGD`, bit for bit where Keras runs eagerly. As there, weights are first
-    rounded by the first step. The update is that of Yang et al. 2019 and of PyTorch, which differs
-    from `keras.optimizers.SGD` in two ways: the velocity v = ρ·v + g holds no learning rate, and
-    weight decay is added to the gradient after its rounding.
+    and those of the PyTorch adapter's, bit for bit where Keras runs eagerly. As there, weights are
+    not rounded before the first step. The update is that of Yang et al. 2019 and of PyTorch, which
+    differs from `keras.optimizers.SGD` in two ways: the velocity v = ρ·v + g holds no learning
+    rate, and weight decay is added to the gradient after its rounding.
 
     Parameters
     ----------
     learning_rate … name : as in `keras.optimizers.SGD`, apart from the above.
-    recipe : its roles weight, gradient, momentum, accumulator and average count here. Default:
-        nothing is rounded.
+    recipe : a recipe, its `to_dict()`, or the name of a preset; its roles weight, gradient,
+        momentum, accumulator and average count here. None rounds nothing.
     seed, swa_start, swa_cycle, swa_include_start, swa_finalize : as in `QuantizedOptimizer`.
 
     Raises
     ------
-    TypeError, ValueError : for arguments out of range; when built, for variables that do not go
-        with the formats.
+    TypeError: if an argument is of another type.
+    ValueError: if an argument is out of range; if the recipe rounds something, but nothing in its
+        section "optimizer".
+    TypeError, ValueError: when built, if a variable does not fit the formats.
 
     >>> import keras
     >>> from qemu_swalp.training import fixed_point
@@ -70,15 +73,19 @@ class SGD(QuantizedBase):
         gradient_accumulation_steps: int | None = None,
         name: str | None = None,
         *,
-        recipe: Recipe | Mapping[str, Any] = FULL_PRECISION,
+        recipe: Recipe | str | Mapping[str, Any] | None = None,
         seed: int = 0,
         swa_start: int | None = None,
         swa_cycle: int = 1,
         swa_include_start: bool = False,
         swa_finalize: bool = True,
     ) -> None:
-        CoreSGD(0.0, momentum, 0.0, weight_decay or 0.0, nesterov)
-        settings = Settings.of(recipe, seed, swa_start, swa_cycle, swa_include_start, swa_finalize)
+        CoreSGD(0.0, momentum, 0.0, weight_decay or 0.0)  # checks the numbers
+        if momentum > 1:
+            raise ValueError(f"momentum must be at most 1, got {momentum}")
+        settings = Settings.of(
+            "SGD", recipe, seed, swa_start, swa_cycle, swa_include_start, swa_finalize
+        )
         super().__init__(
             learning_rate,
             weight_decay=weight_decay,
@@ -93,14 +100,20 @@ class SGD(QuantizedBase):
             name=name,
         )
         self.momentum, self.nesterov = momentum, nesterov
+        without_weight_decay(self)  # `sgd_step` adds it to the gradient
         self._configure(settings)
 
     def build(self, variables: Sequence[Any]) -> None:
-        """Make the state. TypeError or ValueError where the variables do not go with the recipe."""
+        """Make the state.
+
+        Raises
+        ------
+        TypeError, ValueError: if a variable does not fit the recipe.
+        """
         if self.built:
             return
-        made = entries(variables, self.recipe)
-        for entry in made:
+        plan = entries(variables, self.recipe)
+        for entry in plan:
             if self.momentum:
                 # ρ·(-0) + g is g, bit for bit: the first velocity is the gradient, as in the core.
                 initial = keras.initializers.Constant(-0.0)
@@ -108,34 +121,41 @@ class SGD(QuantizedBase):
                     entry.variable, MOMENTUM, initial
                 )
             if entry.recipe.accumulator is not None:
-                accumulator = self.add_variable_from_reference(entry.variable, ACCUMULATOR)
-                with eagerly():
-                    accumulator.assign(distinct(entry.variable))
-                entry.slots[ACCUMULATOR] = accumulator
-        self._follow(made)
+                entry.slots[ACCUMULATOR] = self.add_variable_from_reference(
+                    entry.variable, ACCUMULATOR
+                )
+        self._check_plan(plan)
         super().build(variables)
-        self._make_average()
+        self._finish_build(plan)
+
+    def _give_first_value(self, entry: Entry) -> None:
+        if ACCUMULATOR in entry.slots:
+            entry.slots[ACCUMULATOR].assign(distinct(entry.variable))
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """One update of one variable: `qemu_swalp.training.sgd_step`."""
-        entry = self._entries[self._get_variable_index(variable)]
-        weight = tensor(variable)
-        decay = self.weight_decay if self.weight_decay and self._use_weight_decay(variable) else 0.0
+        """One update of one variable: `qemu_swalp.training.sgd_step`.
+
+        Of 16-bit variables that are rounded it is computed in float32, so that the recipe rounds
+        the exact float32 value, once.
+        """
+        entry = self._entry(variable)
+        dtype = "float32" if entry.needs_float32 else dtype_of(variable)
+        decay = self.weight_decay if decays(self, variable) else 0.0
         hyper = Hyperparameters(
-            ops.cast(learning_rate, weight.dtype), self.momentum, 0.0, decay, self.nesterov
+            ops.cast(learning_rate, dtype), self.momentum, 0.0, decay, self.nesterov
         )
-        gradient = ops.cast(tensor(gradient), weight.dtype)
+        weight, gradient = (ops.cast(tensor(x), dtype) for x in (variable, gradient))
         slots = Slots(
-            *(tensor(entry.slots[name]) if name in entry.slots else None for name in KEPT)
+            *(
+                ops.cast(tensor(entry.slots[name]), dtype) if name in entry.slots else None
+                for name in SLOTS
+            )
         )
         weight, slots = sgd_step(weight, gradient, slots, hyper, entry.recipe, self._draw(entry))
         self.assign(variable, weight)
-        for name, value in zip(KEPT, slots, strict=True):
+        for name, value in zip(SLOTS, slots, strict=True):
             if value is not None:
                 self.assign(entry.slots[name], distinct(value))
-
-    def _apply_weight_decay(self, variables: Sequence[Any]) -> None:
-        """Nothing: `sgd_step` adds it to the gradient."""
 
     def get_config(self) -> dict[str, Any]:
         """Plain values."""
@@ -145,3 +165,9 @@ class SGD(QuantizedBase):
             "nesterov": self.nesterov,
             **self._settings.config(),
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> SGD:
+        """Inverse of `get_config`."""
+        optimizer: SGD = super().from_config(restored(config), custom_objects)
+        return optimizer

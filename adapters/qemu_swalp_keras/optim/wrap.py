@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,14 +9,23 @@ import keras
 
 from qemu_swalp.training import Recipe
 
-from ..backend import backend, distinct, eagerly, rounded, tensor, update_each
-from .base import QuantizedBase
+from .._compat import (
+    around_update,
+    before_weight_decay,
+    exclude_alike,
+    float32_like,
+    index_of,
+    key_of,
+    recording_state,
+)
+from ..backend import distinct, dtype_of, rounded, tensor
 from .config import Settings
+from .inner import InnerOptimizer, wrappable
 from .param_plan import ACCUMULATOR, Entry, entries
 
 
 @keras.saving.register_keras_serializable(package="qemu_swalp")
-class QuantizedOptimizer(QuantizedBase):
+class QuantizedOptimizer(InnerOptimizer):
     """Round weights, gradients and state of any Keras optimizer at each step, and average its
     weights (SWALP).
 
@@ -27,19 +35,21 @@ class QuantizedOptimizer(QuantizedBase):
     when the optimizer is built: in a training loop of your own, call
     `build(model.trainable_variables)` before the first gradient. With an accumulator the update is
     added to a copy of the weight in the accumulator's format, and the weight is rounded from it.
+    16-bit variables that are rounded have a float32 variable in their stead in the inner optimizer,
+    whose state for them is float32 too: the recipe rounds the exact float32 update, once.
 
     Parameters
     ----------
     inner_optimizer : a `keras.optimizers.Optimizer` that is not built yet, or its name. It belongs
-        to this optimizer from now on. Learning rate, weight decay, clipping and gradient
-        accumulation are its own.
-    recipe : `qemu_swalp.training.Recipe`, or its `to_dict()`. The roles weight, gradient, momentum
-        (the state `momentum`; `m` of Adamax), accumulator and average count here, and the names in
-        `state`, as in {"velocity": "bf16/nearest_even"}: a second moment needs a wide format, in a
-        narrow one it vanishes. Overrides match variable paths, as in "*/bias".
-    seed : of the random bits, which depend on (seed, role, place of the variable among the
-        trainable ones, iterations) alone. Optimizers of one `MultiOptimizer` need seeds that
-        differ.
+        to this optimizer from now on, and so do its learning rate, weight decay, clipping and
+        gradient accumulation.
+    recipe : a recipe, its `to_dict()`, or the name of a preset. The roles weight, gradient,
+        momentum (the state `momentum`; `m` of Adamax), accumulator and average count here, and the
+        names in `state`, as in {"velocity": "bf16/nearest_even"}: a second moment needs a wide
+        format, in a narrow one it vanishes. Overrides match variable paths, as in "*/bias". None,
+        or an empty recipe, averages without rounding.
+    seed : of the random bits, which depend on (seed, role, index of the variable among the
+        trainable ones, iterations) alone. Optimizers of one `MultiOptimizer` need different seeds.
     swa_start : number of updates before averaging begins (S); None: no averaging. swa_cycle :
         average every so many updates (c). swa_include_start : whether the weights at swa_start
         count (algorithm 1) or not (algorithm 2).
@@ -49,8 +59,11 @@ class QuantizedOptimizer(QuantizedBase):
 
     Raises
     ------
-    TypeError, ValueError : for arguments out of range; when built, for variables that do not go
-        with the formats, and for state that the optimizer does not keep.
+    TypeError: if an argument is of another type.
+    ValueError: if an argument is out of range; if the inner optimizer is built or cannot be
+        wrapped; if the recipe rounds something, but nothing that an optimizer applies.
+    TypeError, ValueError: when built, if a variable does not fit the formats, or the recipe names
+        state that the inner optimizer lacks.
 
     >>> import keras
     >>> from qemu_swalp.training import swalp
@@ -67,7 +80,7 @@ class QuantizedOptimizer(QuantizedBase):
     def __init__(
         self,
         inner_optimizer: keras.optimizers.Optimizer | str,
-        recipe: Recipe | Mapping[str, Any],
+        recipe: Recipe | str | Mapping[str, Any] | None,
         *,
         seed: int = 0,
         swa_start: int | None = None,
@@ -76,116 +89,106 @@ class QuantizedOptimizer(QuantizedBase):
         swa_finalize: bool = True,
         name: str | None = None,
     ) -> None:
-        inner = _checked(keras.optimizers.get(inner_optimizer))
-        settings = Settings.of(recipe, seed, swa_start, swa_cycle, swa_include_start, swa_finalize)
+        inner = wrappable(keras.optimizers.get(inner_optimizer))
+        settings = Settings.of(
+            "QuantizedOptimizer",
+            recipe,
+            seed,
+            swa_start,
+            swa_cycle,
+            swa_include_start,
+            swa_finalize,
+        )
         super().__init__(learning_rate=0.0, name=name)
         self._configure(settings)
         self.inner_optimizer = inner
-        self._hook()
-
-    def _stepping(self) -> Any:
-        return self.inner_optimizer
+        before_weight_decay(inner, self._load_accumulators)
+        around_update(inner, self._rounded_gradient, self._round_updated)
 
     def build(self, variables: Sequence[Any]) -> None:
-        """Make the state, and round the variables. TypeError or ValueError where they do not go
-        with the recipe.
+        """Make the state, and round the variables.
+
+        Raises
+        ------
+        TypeError, ValueError: if a variable does not fit the recipe.
         """
         if self.built:
             return
         variables, inner = list(variables), self.inner_optimizer
-        made = entries(variables, self.recipe)
-        by_key = {self._var_key(entry.variable): entry for entry in made}
-        add = inner.add_variable_from_reference
+        plan = entries(variables, self.recipe)
+        for entry in plan:
+            if entry.needs_float32:
+                entry.updated = self._stand_in(entry)
+        by_key = {key_of(inner, entry.updated): entry for entry in plan}
 
-        def recorded(reference_variable: Any, name: str | None = None, **kwargs: Any) -> Any:
-            variable = add(reference_variable, name=name, **kwargs)
-            by_key[self._var_key(reference_variable)].slots[name or "var"] = variable
-            return variable
+        def record(variable: Any, name: str, state: Any) -> None:
+            by_key[key_of(inner, variable)].slots[name] = state
 
-        inner.add_variable_from_reference = recorded
-        try:
-            inner.build(variables)
-            for entry in made:
+        with recording_state(inner, record) as add_state:
+            inner.build([entry.updated for entry in plan])
+            for entry in plan:
                 if entry.recipe.accumulator is not None:
-                    recorded(entry.variable, name=ACCUMULATOR)
-        finally:
-            del inner.add_variable_from_reference
-        self._follow(made)
+                    add_state(entry.updated, name=ACCUMULATOR)
+        self._check_plan(plan)
         super().build(variables)
-        with eagerly():
-            for entry in made:
-                draw = entry.draw(self.seed, 0)
-                entry.variable.assign(rounded(entry.variable, entry.recipe.weight, draw, "initial"))
-                if entry.recipe.accumulator is not None:
-                    entry.slots[ACCUMULATOR].assign(distinct(entry.variable))
-        self._make_average()
+        self._finish_build(plan)
 
-    def _hook(self) -> None:
-        """Put the rounding around the inner optimizer's update of each variable.
+    def _stand_in(self, entry: Entry) -> Any:
+        """A float32 variable that the inner optimizer updates in a variable's stead."""
+        variable = entry.variable
+        with keras.name_scope(entry.name.replace("/", "_")):
+            stand_in = float32_like(self, variable, variable.name)
+        stand_in.constraint = getattr(variable, "constraint", None)
+        exclude_alike(self.inner_optimizer, variable, stand_in)
+        return stand_in
 
-        `update_step` is what an optimizer defines; TensorFlow calls it after the all-reduce, in
-        each replica. Keras's own optimizers for PyTorch update all variables at once instead.
-        """
-        inner = self.inner_optimizer
-        decay = inner._apply_weight_decay
+    def _give_first_value(self, entry: Entry) -> None:
+        draw = entry.draw(self.seed, 0)
+        entry.variable.assign(rounded(entry.variable, entry.recipe.weight, draw, "initial"))
+        if ACCUMULATOR in entry.slots:
+            entry.slots[ACCUMULATOR].assign(distinct(entry.variable))
 
-        def apply_weight_decay(variables: Sequence[Any]) -> None:
-            self._load_accumulators(variables)
-            decay(variables)
+    # --- the update
 
-        inner._apply_weight_decay = apply_weight_decay
-        if backend() == "torch":
-            update_all = inner._backend_update_step
-
-            def backend_update_step(
-                grads: Sequence[Any], variables: Sequence[Any], learning_rate: Any
-            ) -> None:
-                update_all(
-                    [self._gradient(g, v) for g, v in zip(grads, variables, strict=True)],
-                    variables,
-                    learning_rate,
-                )
-                for v in variables:
-                    self._round_updated(v)
-
-            inner._backend_update_step = backend_update_step
-        else:
-            update_one = inner.update_step
-
-            def update_step(gradient: Any, variable: Any, learning_rate: Any) -> None:
-                update_one(self._gradient(gradient, variable), variable, learning_rate)
-                self._round_updated(variable)
-
-            inner.update_step = update_step
-
-    def _entry(self, variable: Any) -> Entry:
-        return self._entries[self.inner_optimizer._get_variable_index(variable)]
+    def _apply_gradients(
+        self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None
+    ) -> None:
+        if trainable_variables is not None and not self.built:
+            self.build(list(trainable_variables))
+        if not self._stand_ins():
+            self.inner_optimizer.apply(grads, trainable_variables)
+            return
+        self._load_16bit()
+        if trainable_variables is None:
+            trainable_variables = [entry.variable for entry in self._entries]
+        updated = self._updated(trainable_variables)
+        wide = [
+            None if g is None else keras.ops.cast(tensor(g), dtype_of(v))
+            for g, v in zip(grads, updated, strict=True)
+        ]
+        self.inner_optimizer.apply(wide, updated)
 
     def _load_accumulators(self, variables: Sequence[Any]) -> None:
+        """Set weights to their accumulators, before anything is added to them."""
         pairs = [
             (v, entry.slots[ACCUMULATOR])
             for v in variables
-            if (entry := self._entry(v)).recipe.accumulator is not None
+            if (entry := self._inner_entry(v)).recipe.accumulator is not None
         ]
         if pairs:
-            update_each(
-                lambda _, v, accumulator: self.assign(v, tensor(accumulator)),
-                *zip(*pairs, strict=True),
-            )
+            self._copy(*zip(*pairs, strict=True))
 
-    def _gradient(self, gradient: Any, variable: Any) -> Any:
-        entry = self._entry(variable)
+    def _rounded_gradient(self, gradient: Any, variable: Any) -> Any:
+        entry = self._inner_entry(variable)
         quantizer = entry.recipe.gradient
-        return (
-            gradient
-            if quantizer is None
-            else rounded(gradient, quantizer, self._draw(entry), "gradient")
-        )
+        if quantizer is None:
+            return gradient
+        return rounded(gradient, quantizer, self._draw(entry), "gradient")
 
     def _round_updated(self, variable: Any) -> None:
-        entry = self._entry(variable)
+        entry = self._inner_entry(variable)
         draw, recipe = self._draw(entry), entry.recipe
-        for role, slot, quantizer in entry.rounded_slots:
+        for role, slot, quantizer in entry.rounded_slots():
             self.assign(slot, rounded(slot, quantizer, draw, role))
         if recipe.accumulator is not None:
             self.assign(variable, rounded(variable, recipe.accumulator, draw, "accumulator"))
@@ -193,119 +196,6 @@ class QuantizedOptimizer(QuantizedBase):
         if recipe.weight is not None:
             self.assign(variable, rounded(variable, recipe.weight, draw, "weight"))
 
-    # --- what belongs to the inner optimizer
-    # -------------------------------------------------------------------
-
-    def _apply_gradients(
-        self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None
-    ) -> None:
-        if not self.built and trainable_variables is not None:
-            self.build(trainable_variables)
-        self.inner_optimizer.apply(grads, trainable_variables)
-
-    @property
-    def variables(self) -> list[Any]:
-        """Own variables (of the average), then the inner optimizer's."""
-        own: list[Any] = self._variables
-        return own + self.inner_optimizer.variables
-
-    def save_own_variables(self, store: Any) -> None:
-        """The own ones: Keras saves the inner optimizer by itself."""
-        for i, variable in enumerate(self._variables):
-            store[str(i)] = keras.ops.convert_to_numpy(variable)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Inverse of `save_own_variables`; a warning, as from every optimizer, where what was saved
-        does not fit.
-        """
-        if len(store.keys()) != len(self._variables):
-            warnings.warn(
-                f"The average of {self.name} is not loaded: it keeps {len(self._variables)}"
-                f" variables, and {len(store.keys())} were saved. Build the optimizer before"
-                " loading, with the `swa_start` of the saved one",
-                stacklevel=2,
-            )
-            return
-        for i, variable in enumerate(self._variables):
-            variable.assign(store[str(i)])
-
-    def set_weights(self, weights: Sequence[Any]) -> None:
-        """Values of `variables`, in their order."""
-        own = len(self._variables)
-        super().set_weights(weights[:own])
-        self.inner_optimizer.set_weights(weights[own:])
-
-    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
-        """The inner optimizer's."""
-        self.inner_optimizer.exclude_from_weight_decay(var_list, var_names)
-
-    @property
-    def iterations(self) -> Any:
-        """Number of updates made."""
-        return self.inner_optimizer.iterations
-
-    @property
-    def learning_rate(self) -> Any:
-        """The inner optimizer's."""
-        return self.inner_optimizer.learning_rate
-
-    @learning_rate.setter
-    def learning_rate(self, learning_rate: Any) -> None:
-        self.inner_optimizer.learning_rate = learning_rate
-
-    @property
-    def loss_scale_factor(self) -> Any:
-        """The inner optimizer's."""
-        return self.inner_optimizer.loss_scale_factor if hasattr(self, "inner_optimizer") else None
-
-    @loss_scale_factor.setter
-    def loss_scale_factor(self, factor: Any) -> None:
-        if hasattr(self, "inner_optimizer"):
-            self.inner_optimizer.loss_scale_factor = factor
-
-    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """The inner optimizer's; then the average's, see `swa_finalize`."""
-        self.inner_optimizer.finalize_variable_values(var_list)
-        super().finalize_variable_values(var_list)
-
-    def get_config(self) -> dict[str, Any]:
-        """Plain values and the inner optimizer's config."""
-        inner = keras.saving.serialize_keras_object(self.inner_optimizer)
-        if inner["module"].startswith(
-            "keras.src.backend."
-        ):  # what `keras.optimizers.SGD(...)` makes on PyTorch only
-            inner |= {"module": "keras.optimizers", "registered_name": None}
-        return {"name": self.name, "inner_optimizer": inner, **self._settings.config()}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> QuantizedOptimizer:
-        """Inverse of `get_config`."""
-        inner = keras.saving.deserialize_keras_object(
-            config["inner_optimizer"], custom_objects=custom_objects
-        )
-        return cls(**{**config, "inner_optimizer": inner})
-
-
-def _checked(inner: Any) -> Any:
-    """TypeError or ValueError, with the remedy, for optimizers that cannot be wrapped."""
-    if isinstance(inner, QuantizedBase):
-        raise ValueError(
-            f"`inner_optimizer` is quantized already. Received: inner_optimizer={inner!r}"
-        )
-    if isinstance(inner, keras.optimizers.LossScaleOptimizer):
-        raise ValueError(
-            "`inner_optimizer` must not be a LossScaleOptimizer, which would hide the gradients."
-            " Wrap the other way round: LossScaleOptimizer(QuantizedOptimizer(optimizer, recipe));"
-            " `model.compile` does so by itself under mixed_float16"
-        )
-    if isinstance(inner, keras.optimizers.MultiOptimizer):
-        raise ValueError(
-            "`inner_optimizer` must not be a MultiOptimizer. Wrap each of its optimizers instead,"
-            " with seeds that differ"
-        )
-    if inner.built:
-        raise ValueError(
-            "`inner_optimizer` is built already. Pass a new one, as in keras.optimizers.SGD(0.1),"
-            " or one made by from_config(optimizer.get_config())"
-        )
-    return inner
+    def _inner_entry(self, variable: Any) -> Entry:
+        """Of a variable that the inner optimizer updates."""
+        return self._entries[index_of(self.inner_optimizer, variable)]

@@ -1,114 +1,267 @@
-"""What the adapter takes from Keras that Keras does not promise. A failure here names what a new
-Keras has changed.
+"""What the adapter uses of Keras, TensorFlow and JAX that they do not promise: one contract test
+for each item of `_compat`. A failure here names what a new release has changed.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
+from collections.abc import Iterator
 from importlib.metadata import requires, version
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import qemu_swalp_keras
 from packaging.requirements import Requirement
+from qemu_swalp_keras import _compat
 
 from tests.adapters.keras.conftest import BACKEND, apply
 
+OPTIMIZERS = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Nadam",
+    "Adamax",
+    "RMSprop",
+    "Adagrad",
+    "Adadelta",
+    "Lion",
+    "Ftrl",
+    "Adafactor",
+    "Lamb",
+    "Muon",
+]
 
-def calls_of(optimizer: keras.optimizers.Optimizer, names: tuple[str, ...]) -> list[str]:
-    """Which of an instance's methods a step calls, in order; each is replaced on the instance as
-    the adapter does.
+
+def variables() -> list[keras.Variable]:
+    return [keras.Variable(np.ones(3, "f4"), name="a"), keras.Variable(np.ones(2, "f4"), name="b")]
+
+
+def built(**options: Any) -> tuple[keras.optimizers.Optimizer, list[keras.Variable]]:
+    optimizer, held = keras.optimizers.SGD(0.5, **options), variables()
+    optimizer.build(held)
+    return optimizer, held
+
+
+def step(optimizer: keras.optimizers.Optimizer, held: list[keras.Variable]) -> None:
+    apply(optimizer, [np.ones(v.shape, "f4") for v in held], held)
+
+
+def test_key_of_and_index_of() -> None:
+    optimizer, held = built()
+    assert [_compat.index_of(optimizer, v) for v in held] == [0, 1]
+    assert _compat.key_of(optimizer, held[0]) != _compat.key_of(optimizer, held[1])
+    if BACKEND == "tensorflow":  # whose update steps see variables of TensorFlow
+        assert _compat.index_of(optimizer, held[1].value) == 1
+        assert _compat.key_of(optimizer, held[1]) == _compat.key_of(optimizer, held[1].value)
+
+
+def test_own_variables() -> None:
+    optimizer, _ = built(momentum=0.9)
+    assert _compat.own_variables(optimizer) == optimizer.variables
+    assert len(optimizer.variables) == 4
+
+
+def test_calls_of_apply() -> None:
+    optimizer, held = built(gradient_accumulation_steps=2)
+    for _ in range(3):
+        step(optimizer, held)
+    assert (int(_compat.calls_of_apply(optimizer)), int(optimizer.iterations)) == (3, 1)
+
+
+def test_float32_like() -> None:
+    optimizer, _ = built()
+    narrow = keras.Variable(np.ones((2, 3)), dtype="bfloat16")
+    wide = _compat.float32_like(optimizer, narrow, "name")
+    assert (wide.shape, wide.dtype, wide.name) == ((2, 3), "float32", "name")
+    assert wide is optimizer.variables[-1]
+    assert BACKEND != "jax" or hasattr(narrow, "_layout")
+
+
+def test_recording_state() -> None:
+    optimizer, held = keras.optimizers.Adam(0.1), variables()[:1]
+    records: list[Any] = []
+    with _compat.recording_state(optimizer, lambda *record: records.append(record)) as add:
+        optimizer.build(held)
+        state = add(held[0], name="more")
+    assert [(v, name) for v, name, _ in records] == [
+        (held[0], "momentum"),
+        (held[0], "velocity"),
+        (held[0], "more"),
+    ]
+    assert records[2][2] is state
+    optimizer.add_variable_from_reference(held[0], name="unrecorded")
+    assert len(records) == 3
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_before_weight_decay_and_around_update(name: str) -> None:
+    """A step clips, then decays, then updates: gradients are complete at the update, and
+    accumulators take the weights' place before the decay.
     """
+    optimizer, held = (
+        getattr(keras.optimizers, name)(0.1, clipvalue=0.5, weight_decay=0.5),
+        variables(),
+    )
     calls: list[str] = []
 
-    def spy(name: str) -> Any:
-        method = getattr(optimizer, name)
+    def before(gradient: Any, variable: Any) -> Any:
+        calls.append(f"before {float(keras.ops.max(gradient))}")
+        return gradient
 
-        def called(*arguments: Any, **kwargs: Any) -> Any:
-            calls.append(name)
-            return method(*arguments, **kwargs)
-
-        return called
-
-    for name in names:
-        setattr(optimizer, name, spy(name))
-    variables = [keras.Variable(np.ones(3, "f4")), keras.Variable(np.ones(2, "f4"))]
-    apply(optimizer, [np.ones(3, "f4"), np.ones(2, "f4")], variables)
-    return calls
+    _compat.before_weight_decay(optimizer, lambda decayed: calls.append(f"decay {len(decayed)}"))
+    _compat.around_update(optimizer, before, lambda variable: calls.append("after"))
+    step(optimizer, held)
+    pairs = ["before 0.5", "after"] * 2
+    assert calls == ["decay 2", *(sorted(pairs, reverse=True) if BACKEND == "torch" else pairs)]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "SGD",
-        "Adam",
-        "AdamW",
-        "Nadam",
-        "Adamax",
-        "RMSprop",
-        "Adagrad",
-        "Adadelta",
-        "Lion",
-        "Ftrl",
-        "Adafactor",
-        "Lamb",
-        "Muon",
-    ],
-)
-def test_a_step_clips_then_decays_then_updates(name: str) -> None:
-    """Gradients are whole at the update, and accumulators stand in for weights before the decay."""
-    update = "_backend_update_step" if BACKEND == "torch" else "update_step"
-    optimizer = getattr(keras.optimizers, name)(0.1)
-    found = calls_of(optimizer, ("_clip_gradients", "_apply_weight_decay", update))
-    assert found == [
-        "_clip_gradients",
-        "_apply_weight_decay",
-        *[update] * (1 if BACKEND == "torch" else 2),
-    ]
-
-
-def test_signatures_of_the_hooked_methods() -> None:
+def test_signatures_of_the_replaced_methods() -> None:
     optimizer = keras.optimizers.SGD(0.1)
-    assert list(inspect.signature(optimizer.update_step).parameters) == [
-        "gradient",
-        "variable",
-        "learning_rate",
-    ]
-    assert list(inspect.signature(optimizer._apply_weight_decay).parameters) == ["variables"]
-    assert [*inspect.signature(optimizer._backend_update_step).parameters] == [
-        "grads",
-        "trainable_variables",
-        "learning_rate",
-    ]
+    for method, names in (
+        (optimizer.update_step, ["gradient", "variable", "learning_rate"]),
+        (optimizer._apply_weight_decay, ["variables"]),
+        (optimizer._backend_update_step, ["grads", "trainable_variables", "learning_rate"]),
+    ):
+        assert list(inspect.signature(method).parameters) == names
 
 
-def test_state_is_made_through_add_variable_from_reference() -> None:
-    optimizer = keras.optimizers.Adam(0.1)
-    made = []
-    add = optimizer.add_variable_from_reference
-    optimizer.add_variable_from_reference = lambda v, name=None, **kwargs: (
-        made.append(name) or add(v, name=name, **kwargs)
-    )
-    optimizer.build([keras.Variable(np.ones(3, "f4"))])
-    assert made == ["momentum", "velocity"]
+def test_without_weight_decay() -> None:
+    optimizer, held = built(weight_decay=0.5)
+    _compat.without_weight_decay(optimizer)
+    step(optimizer, held)
+    assert keras.ops.convert_to_numpy(held[0]).tolist() == [0.5] * 3
 
 
-def test_private_attributes_are_there() -> None:
-    optimizer = keras.optimizers.SGD(0.1)
-    v = keras.Variable(np.ones(3, "f4"))
-    optimizer.build([v])
-    assert optimizer._get_variable_index(v) == 0
-    assert optimizer._var_key(v) is not None
-    assert optimizer._use_weight_decay(v) is True
-    assert int(optimizer._iterations) == 0
-    assert optimizer._variables == optimizer.variables
+def test_decays_and_exclude_alike() -> None:
+    optimizer, (a, b) = keras.optimizers.SGD(0.5, weight_decay=0.5), variables()
+    optimizer.exclude_from_weight_decay(var_list=[a])
+    c, d = variables()
+    _compat.exclude_alike(optimizer, a, c)
+    _compat.exclude_alike(optimizer, b, d)
+    optimizer.build([a, b, c, d])
+    assert [_compat.decays(optimizer, v) for v in (a, b, c, d)] == [False, True, False, True]
+    assert not _compat.decays(*[x if i == 0 else x[0] for i, x in enumerate(built())])
 
 
-def test_the_pinned_range_holds_the_keras_at_hand() -> None:
+def test_publicly() -> None:
+    """What is saved on one backend loads on another."""
+    saved = _compat.publicly(keras.saving.serialize_keras_object(keras.optimizers.SGD(0.5)))
+    assert (saved["module"], saved["class_name"]) == ("keras.optimizers", "SGD")
+    assert isinstance(keras.saving.deserialize_keras_object(saved), keras.optimizers.SGD)
+
+
+def test_flat_layers_and_input_layer_of() -> None:
+    x = keras.Input((2,), name="x")
+    inner = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1, name="dense")])
+    model = keras.Model(x, inner(x))
+    layers = _compat.flat_layers(model)
+    assert model in layers
+    assert model not in _compat.flat_layers(model, include_self=False)
+    assert "dense" in [layer.name for layer in layers]
+    assert _compat.input_layer_of(model.inputs[0]).name == "x"
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow alone has replicas")
+def test_on_each_replica() -> None:
+    import tensorflow as tf
+
+    v, seen = tf.Variable(1.0), []
+    rows = [(v, tf.constant(2.0))]
+    _compat.on_each_replica(lambda i, held, x: seen.append((i, held is v, float(x))), rows)
+    assert seen == [(0, True, 2.0)]
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX alone has tracers")
+def test_traced_by_jax() -> None:
+    import jax
+
+    seen = []
+    jax.jit(lambda x: seen.append(_compat.traced_by_jax(x)) or x)(1.0)
+    assert seen == [True]
+    assert not _compat.traced_by_jax(jax.numpy.ones(1))
+
+
+def test_the_pinned_range_contains_the_installed_keras() -> None:
     (pin,) = {
         str(r.specifier)
         for r in map(Requirement, requires("qemu-swalp") or ())
         if r.name == "keras"
     }
     assert Requirement(f"keras{pin}").specifier.contains(version("keras"))
+
+
+# --- nothing private is touched elsewhere
+
+PACKAGE = Path(qemu_swalp_keras.__file__).parent
+TREES = {
+    str(path.relative_to(PACKAGE)): ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")
+}
+FRAMEWORK_CLASSES = (
+    keras.optimizers.Optimizer,
+    keras.layers.Layer,
+    keras.callbacks.Callback,
+    keras.optimizers.schedules.LearningRateSchedule,
+)
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not (name.startswith("__") and name.endswith("__"))
+
+
+def defined_here() -> set[str]:
+    """Private names that the adapter's classes define: methods, and attributes of self."""
+    names = set()
+    for tree in TREES.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef):
+                names.add(node.name)
+            elif (
+                isinstance(node, ast.Attribute)
+                and isinstance(node.ctx, ast.Store)
+                and isinstance(node.value, ast.Name)
+                and node.value.id == "self"
+            ):
+                names.add(node.attr)
+    return names
+
+
+def private_uses(tree: ast.AST, ours: set[str]) -> Iterator[str]:
+    """Private attributes that are not ours, and private modules."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and (
+            (is_private(node.attr) and node.attr not in ours)
+            or node.attr in ("__internal__", "src")
+            or (node.attr == "core" and getattr(node.value, "id", "") == "jax")
+        ):
+            yield node.attr
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            parts = f"{node.module}.{'.'.join(alias.name for alias in node.names)}".split(".")
+            if parts[0] in ("keras", "tensorflow", "jax", "torch"):
+                yield from (part for part in parts if is_private(part) or part == "src")
+
+
+def test_private_api_is_used_in_compat_alone() -> None:
+    ours = defined_here()
+    uses = {name: sorted(set(private_uses(tree, ours))) for name, tree in TREES.items()}
+    assert uses.pop("_compat.py"), "the search finds nothing any more"
+    assert {name: found for name, found in uses.items() if found} == {}
+
+
+def test_no_private_name_of_keras_is_overridden() -> None:
+    theirs = {name for kind in FRAMEWORK_CLASSES for name in dir(kind) if is_private(name)}
+    optimizer, _ = built()
+    theirs |= {name for name in vars(optimizer) if is_private(name)}
+    assert {name for name in defined_here() if is_private(name)} & theirs == set()
+
+
+def test_each_item_of_compat_has_a_docstring_and_a_test() -> None:
+    tested = ast.unparse(ast.parse(Path(__file__).read_text()))
+    for node in TREES["_compat.py"].body:
+        if isinstance(node, ast.FunctionDef):
+            assert ast.get_docstring(node), node.name
+            assert f"_compat.{node.name}(" in tested, node.name

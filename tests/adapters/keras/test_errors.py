@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from qemu_swalp_keras import SGD, QuantizedOptimizer, SWALPSchedule
+from qemu_swalp_keras import SGD, QuantizedOptimizer, SWALPSchedule, quantize_activations
 
 from qemu_swalp.training import Recipe, swalp
 from tests.adapters.keras.conftest import network
@@ -52,8 +52,41 @@ def built() -> keras.optimizers.Optimizer:
         ),
         (
             lambda: QuantizedOptimizer("sgd", "bfp8"),
+            ValueError,
+            "recipe must be a qemu_swalp.training.Recipe, such as swalp(8)",
+        ),
+        (
+            lambda: QuantizedOptimizer("sgd", 8),
             TypeError,
-            "`recipe` must be a `qemu_swalp.training.Recipe`, such as swalp(8)",
+            "or the name of a preset, one of ",
+        ),
+        (
+            lambda: QuantizedOptimizer("sgd", "mxfp8"),
+            ValueError,
+            "nothing to round: QuantizedOptimizer applies the section 'optimizer' of a recipe",
+        ),
+        (
+            lambda: QuantizedOptimizer("sgd", "mxfp8"),
+            ValueError,
+            "this recipe is applied by quantize_gemms of qemu_swalp_torch, on PyTorch modules"
+            " (products). Received: recipe='mxfp8'",
+        ),
+        (
+            lambda: SGD(recipe=Recipe(activation="bfp8"), swa_start=3),
+            ValueError,
+            "SGD applies the section 'optimizer' of a recipe (weight, gradient, momentum,"
+            " accumulator, state), where this one has nothing; this recipe is applied by"
+            " quantize_activations (activations). Received: recipe={'activation': 'bfp8/",
+        ),
+        (
+            lambda: SGD(recipe=Recipe(average="bfp8")),
+            ValueError,
+            "this recipe is applied by QuantizedOptimizer or SGD with swa_start= (average)",
+        ),
+        (
+            lambda: quantize_activations(network(), "mxfp8"),
+            ValueError,
+            "quantize_activations applies the section 'activations' of a recipe",
         ),
         (
             lambda: QuantizedOptimizer("sgd", {"wieght": "bfp8"}),
@@ -89,7 +122,7 @@ def built() -> keras.optimizers.Optimizer:
         (lambda: SGD(1), ValueError, "learning_rate"),
         (lambda: SGD(0.1, momentum=-1.0), ValueError, "momentum must be at least 0, got -1.0"),
         (lambda: SGD(0.1, momentum="0.9"), TypeError, "momentum must be a number, got '0.9'"),
-        (lambda: SGD(0.1, nesterov=True), ValueError, "nesterov=True needs momentum > 0"),
+        (lambda: SGD(0.1, momentum=2.0), ValueError, "momentum must be at most 1, got 2.0"),
         (
             lambda: SGD(0.1, weight_decay=-0.1),
             ValueError,
@@ -97,8 +130,8 @@ def built() -> keras.optimizers.Optimizer:
         ),
         (
             lambda: SGD(0.1, recipe="swalp"),
-            TypeError,
-            "`recipe` must be a `qemu_swalp.training.Recipe`",
+            ValueError,
+            "or the name of a preset, one of ",
         ),
         (lambda: SWALPSchedule(-1.0, 10), ValueError, "learning rates must be positive"),
         (

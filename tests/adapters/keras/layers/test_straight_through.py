@@ -49,7 +49,7 @@ def test_the_step_may_be_traced(mode, step):
                 "e4m3fn",
                 "stochastic",
                 random=RandomBits(1, 2, step),
-                backward="bf16",
+                backward="bf16/stochastic",
                 backward_random=RandomBits(1, 3, step),
             ),
             x,
@@ -178,7 +178,7 @@ def test_errors():
             r"bf16/stochastic_a needs random=RandomBits\(seed",
         ),
         (
-            lambda: quantize(x, "bf16", backward="bf16"),
+            lambda: quantize(x, "bf16", backward="bf16/stochastic"),
             ValueError,
             "bf16/stochastic_a needs backward_random=",
         ),

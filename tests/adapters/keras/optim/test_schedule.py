@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from qemu_swalp_keras import SGD, SWALPSchedule
-from qemu_swalp_keras.layers.rewrite import synchronize
+from qemu_swalp_keras.backend import synchronize
 
 import qemu_swalp.training as core
 from tests.adapters.keras.conftest import data, network

@@ -1,0 +1,127 @@
+"""SWALP's average within an optimizer: in the graph, saved with the optimizer's variables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+from qemu_swalp.training import AverageState, Averaging, due
+
+from .._compat import calls_of_apply, float32_like
+from ..backend import counter, tensor, update_each
+from .param_plan import Entry, is_16bit
+
+
+class AverageInOptimizer:
+    """The average of an optimizer's variables, by the core's rule; without a rule nothing.
+
+    It keeps what `Averaging` keeps of the iterates in variables of the optimizer.
+    """
+
+    def __init__(self, optimizer: Any, rule: Averaging | None, seed: int) -> None:
+        self._optimizer, self._rule, self._seed = optimizer, rule, seed
+        self._entries: Sequence[Entry] = ()
+        self._values: list[Any] = []
+
+    def build(self, entries: Sequence[Entry]) -> None:
+        """Make the variables."""
+        self._entries = entries
+        if self._rule is not None:
+            self._count = self._optimizer.add_variable(
+                (), dtype="int", aggregation="only_first_replica", name="n_averaged"
+            )
+            self._values = [self._variable_for(entry) for entry in entries]
+
+    def _variable_for(self, entry: Entry) -> Any:
+        v = entry.variable
+        if is_16bit(v):
+            return float32_like(self._optimizer, v, f"{entry.name.replace('/', '_')}_swa")
+        return self._optimizer.add_variable_from_reference(v, name="swa")
+
+    def start(self) -> None:
+        """Include the weights at the start, if they are due."""
+        rule = self._rule
+        if rule is None or not rule.due(0):
+            return
+        self._count.assign(1)
+        for value, entry in zip(self._values, self._entries, strict=True):
+            weight = ops.cast(tensor(entry.variable), value.dtype)
+            value.assign(rule.include(weight, None, 1, entry.draw(self._seed, 1)))
+
+    def see(self) -> None:
+        """Include the weights after an update, if they are due: in graphs by data flow."""
+        rule = self._rule
+        if rule is None:
+            return
+        updater = self._optimizer._updater()
+        now = due(counter(updater.iterations), rule.start, rule.cycle, rule.include_start)
+        accumulates = updater.gradient_accumulation_steps
+        if accumulates:  # between updates JAX computes one too, and undoes it
+            now = now & (counter(calls_of_apply(updater)) % accumulates == 0)
+        if now is False:
+            return
+        count = tensor(self._count) + ops.cast(now, self._count.dtype)
+
+        def include(i: int, value: Any, variable: Any, now: Any, count: Any) -> None:
+            before = tensor(value)
+            weight = ops.cast(tensor(variable), value.dtype)
+            draw = self._entries[i].draw(self._seed, count)
+            after = rule.include(weight, before, ops.cast(count, value.dtype), draw)
+            result = after if now is True else ops.where(now, after, before)
+            self._optimizer.assign(value, result)
+
+        n = len(self._values)
+        variables = [entry.variable for entry in self._entries]
+        update_each(include, self._values, variables, [now] * n, [count] * n)
+        self._count.assign(count)
+
+    def count(self) -> int:
+        """Number of iterates in the average."""
+        return int(ops.convert_to_numpy(self._count)) if self._values else 0
+
+    def value(self) -> dict[str, np.ndarray]:
+        """The averaged weights by variable path.
+
+        Raises
+        ------
+        ValueError: without a rule, and before the first average.
+        """
+        if self._rule is None:
+            raise ValueError(
+                "This optimizer does not average: make it with `swa_start`, the number of updates"
+                " before averaging begins"
+            )
+        values = {
+            entry.name: ops.convert_to_numpy(value)
+            for entry, value in zip(self._entries, self._values, strict=True)
+        }
+        count = self.count()
+        return self._rule.average(AverageState(count, values if count else None))
+
+    @contextmanager
+    def swapped_in(self) -> Iterator[None]:
+        """Within it the variables hold the average; then, also after an exception, what they held.
+
+        Raises
+        ------
+        ValueError: without a rule, and before the first average.
+        """
+        average = self.value()
+        before = [ops.convert_to_numpy(entry.variable) for entry in self._entries]
+        try:
+            self._assign(average.values())
+            yield
+        finally:
+            self._assign(before)
+
+    def write(self) -> None:
+        """The average becomes the variables' values."""
+        self._assign(self.value().values())
+
+    def _assign(self, values: Iterable[Any]) -> None:
+        for entry, value in zip(self._entries, values, strict=True):
+            entry.variable.assign(value)

@@ -1,0 +1,48 @@
+"""The recipe of an argument, and which call of this adapter applies which section of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from qemu_swalp.training import Recipe, as_recipe
+
+CALLS = {
+    "optimizer": "QuantizedOptimizer or SGD",
+    "activations": "quantize_activations",
+    "average": "QuantizedOptimizer or SGD with swa_start=",
+    "products": "quantize_gemms of qemu_swalp_torch, on PyTorch modules",
+    "elementwise": "quantize_elementwise of qemu_swalp_torch, on PyTorch modules",
+}
+
+
+def recipe_of(given: Recipe | str | Mapping[str, Any] | None) -> Recipe:
+    """The recipe that was given as such, by the name of a preset, as its `to_dict()`, or by None.
+
+    Raises
+    ------
+    TypeError, ValueError: if it is none of these.
+    """
+    if given is None:
+        return Recipe()
+    return Recipe.from_dict(given) if isinstance(given, Mapping) else as_recipe(given)
+
+
+def check_section(
+    given: Recipe | str | Mapping[str, Any] | None, section: str, call: str
+) -> Recipe:
+    """The recipe of an argument, unless it rounds something but nothing in that section.
+
+    Raises
+    ------
+    TypeError, ValueError: if it is no recipe.
+    ValueError: if the section is empty and another is not; it names the call that applies that.
+    """
+    recipe = recipe_of(given)
+    if recipe.sections:
+        try:
+            recipe.check_section(section, call, CALLS)
+        except ValueError as error:
+            shown = given if isinstance(given, str) else recipe.to_dict()
+            raise ValueError(f"{error}. Received: recipe={shown!r}") from None
+    return recipe
