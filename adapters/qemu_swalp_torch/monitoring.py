@@ -59,7 +59,8 @@ class Monitor:
     accumulators): the share of updates that are lost, since the weight rounds back to what it was.
     Of parameters: the gradient-to-noise ratio ‖ḡ‖²/tr Σ, ḡ mean and Σ covariance of the gradients
     of the steps seen, which is the inverse of the gradient noise scale of McCandlish et al. 2018
-    (arXiv 1812.06162) at that batch size. It sees what is rounded in this process, by whatever model.
+    (arXiv 1812.06162) at that batch size. It sees what is rounded in this process, by whatever
+    model.
 
     Watching takes about the time of two more roundings, and for each parameter the memory of two
     more. Watch some steps in a hundred, not all. Each rank sees its own shards of a DTensor.
