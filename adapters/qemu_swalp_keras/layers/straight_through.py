@@ -210,6 +210,6 @@ def _on_torch() -> Callable[..., Any]:
         if x.is_meta or not int(enabled):  # Keras infers shapes by tensors without values
             return x
         check_plain(x, "x")
-        return StraightThrough.apply(x, forward, backward, steps)
+        return StraightThrough.apply(x, forward, backward, steps)  # type: ignore[no-untyped-call]
 
     return function

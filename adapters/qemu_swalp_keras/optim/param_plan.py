@@ -106,7 +106,7 @@ def entries(variables: Sequence[Any], recipe: Recipe) -> list[Entry]:
 def _in_keras_names(recipe: Recipe) -> Recipe:
     """The recipe with PyTorch's names of state translated; names that Keras has go before them."""
     translated = {KERAS_NAMES.get(name, name): quantizer for name, quantizer in recipe.state}
-    return replace(recipe, state={**translated, **dict(recipe.state)})
+    return replace(recipe, state=tuple({**translated, **dict(recipe.state)}.items()))
 
 
 def check_state_names(plan: Sequence[Entry], recipe: Recipe) -> None:

@@ -102,7 +102,6 @@ def layers() -> list[Any]:
 )
 def test_a_model_trains_and_resumes(options: dict[str, Any], tmp_path: Any) -> None:
     inner = keras.optimizers.AdamW(0.05, **options)
-    inner.exclude_from_weight_decay(var_names=["bias"])
     optimizer = QuantizedOptimizer(inner, "bf16_sr", swa_start=2, swa_finalize=False)
     model = keras.Sequential(layers())
     model.compile(optimizer, loss="mse")
