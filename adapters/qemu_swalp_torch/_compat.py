@@ -33,6 +33,9 @@ NormBase: TypeAlias = _NormBase
 AVERAGE_POOLS = (_AvgPoolNd, _AdaptiveAvgPoolNd, _LPPoolNd)
 """Base classes of the pooling layers that compute means."""
 
+WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""What `torch.compile`, FSDP and activation checkpointing call the module that they wrap."""
+
 Function = TypeVar("Function", bound=Callable[..., object])
 
 

@@ -93,6 +93,7 @@ def quantize_activations(
         sites_at=sites_at,
         modules=modules,
         exclude=exclude,
+        inputs=inputs,
         seed=seed,
         call="quantize_activations",
         choice=(

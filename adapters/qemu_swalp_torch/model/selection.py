@@ -75,3 +75,10 @@ def is_inner(module: nn.Module) -> bool:
 def chosen(name: str, module: nn.Module, choice: Selection) -> bool:
     """Whether a module is among those selected. TypeError for a selection that is none."""
     return selection.chosen(name, module, choice, nn.Module, "module")
+
+
+def patterns_in(choice: Selection) -> list[str]:
+    """The patterns of names in a selection."""
+    if isinstance(choice, str):
+        return [choice]
+    return [p for one in choice for p in patterns_in(one)] if isinstance(choice, Sequence) else []

@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterable
 
 from torch import nn
 
-from qemu_swalp._util.checks import check_int
+from qemu_swalp._util.checks import check_int, check_patterns
 from qemu_swalp.training import Recipe, as_recipe
 
 from .._compat import is_compiled
 from ..sections import check_section
 from ..tensors.call_counters import Position, Site, clock_of, join
+from ..tensors.model_names import is_wrapper, named_modules, override_names
 from .handle import SiteHandle
 from .removable import RoundingSite
-from .selection import Selection, chosen, is_inner
+from .selection import Selection, chosen, is_inner, patterns_in
 
 
 def round_within(
@@ -26,6 +27,7 @@ def round_within(
     sites_at: Callable[[Position, nn.Module, Recipe], Iterable[RoundingSite]],
     modules: Selection,
     exclude: Selection,
+    inputs: Selection = (),
     seed: int,
     call: str,
     choice: str,
@@ -43,11 +45,16 @@ def round_within(
     recipe = as_recipe(recipe)
     check_section(recipe, section)
     check_int("seed", seed, 0, 2**64 - 1)
+    names = [name for name, _ in named_modules(model)]
+    check_patterns("modules", patterns_in(modules), names)
+    check_patterns("inputs", patterns_in(inputs), names)
+    check_patterns("exclude", patterns_in(exclude), names)
+    recipe.check_patterns(override_names(model))
     clock = clock_of(model)
     pairs = [
         (module, site)
-        for index, (name, module) in enumerate(model.named_modules())
-        if not is_inner(module) and not chosen(name, module, exclude)
+        for index, (name, module) in enumerate(named_modules(model))
+        if not is_wrapper(module) and not is_inner(module) and not chosen(name, module, exclude)
         for site in sites_at(Position(clock, name, index, seed), module, recipe)
     ]
     if not pairs and not recipe.allow_empty:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from qemu_swalp.interop.torch import check_plain
@@ -19,6 +19,7 @@ from qemu_swalp.training.param_plan import (
 )
 
 from ..tensors.arrays import on_tensors
+from ..tensors.model_names import override_names, override_names_beside, without_wrappers
 from .param_groups import NAMES, RECIPE, SEED, STEP, Groups, recipe_from, sync
 
 MOMENTA = ("momentum_buffer", "exp_avg")
@@ -139,6 +140,16 @@ def check_entry(entry: Entry) -> None:
         check_parameter(entry.label, dtype, p.ndim, entry.recipe, entry.states)
 
 
+def check_overrides(recipe: Recipe, names: list[list[str]], model: nn.Module | None) -> None:
+    """ValueError if a pattern of the recipe's overrides matches nothing."""
+    if model is not None:
+        recipe.check_patterns(override_names(model))
+        return
+    parameters = [name for group in names for name in group]
+    patterns = [pattern for pattern, _ in recipe.overrides]
+    recipe.check_patterns(override_names_beside(parameters, patterns))
+
+
 def names_from(
     groups: Groups, named: Iterable[tuple[str, Tensor]] | None
 ) -> list[list[str]] | None:
@@ -147,10 +158,12 @@ def names_from(
     """
     if named is None:
         given = [group.get("param_names") for group in groups]
-        return None if None in given else [list(names or ()) for names in given]
+        if None in given:
+            return None
+        return [[without_wrappers(name) for name in names or ()] for names in given]
     known: dict[int, str] = {}
     for name, p in named:
-        known.setdefault(id(p), name)
+        known.setdefault(id(p), without_wrappers(name))
     for g, group in enumerate(groups):
         for i, p in enumerate(group["params"]):
             if id(p) not in known:

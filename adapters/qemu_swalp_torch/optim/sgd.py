@@ -29,7 +29,7 @@ from ..sections import check_section
 from ..tensors.custom_ops import refuse_capture
 from .load_guard import LoadGuard
 from .param_groups import ACCUMULATOR, advance, count_on_device, counts_on_device, write
-from .param_plan import Entry, Plan, is_16bit, names_from, needs_float32
+from .param_plan import Entry, Plan, check_overrides, is_16bit, names_from, needs_float32
 from .step_hooks import check_dense, grad_mode
 from .wrap import watch_copies
 
@@ -120,13 +120,10 @@ class SGD(Optimizer):
                 "differentiable": differentiable,
             },
         )
-        write(
-            self.param_groups,
-            recipe,
-            seed,
-            0,
-            names_from(self.param_groups, None) if recipe.overrides else None,
-        )
+        names = names_from(self.param_groups, None) if recipe.overrides else None
+        if names is not None:
+            check_overrides(recipe, names, None)
+        write(self.param_groups, recipe, seed, 0, names)
         if capturable:
             count_on_device(self.param_groups)
         self._watch(allow_recipe_change)

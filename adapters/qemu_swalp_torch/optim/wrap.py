@@ -19,6 +19,7 @@ from qemu_swalp.training import Recipe, TensorRandomBits, as_recipe
 
 from .._compat import complete_lbfgs
 from ..sections import check_section
+from ..tensors import model_names
 from ..tensors.arrays import rounded_for
 from .load_guard import check_same_recipe
 from .param_groups import (
@@ -32,7 +33,7 @@ from .param_groups import (
     is_configured,
     write,
 )
-from .param_plan import Entry, check_entry, entries, names_from
+from .param_plan import Entry, check_entry, check_overrides, entries, names_from
 from .step_hooks import StepHooks
 
 OptimizerT = TypeVar("OptimizerT", bound=Optimizer)
@@ -131,8 +132,10 @@ def quantize_optimizer(
     if capturable is None:
         capturable = any(group.get("capturable") for group in opt.param_groups)
     check_bool("capturable", capturable)
-    named = model.named_parameters() if model is not None else named_parameters
+    named = model_names.named_parameters(model) if model is not None else named_parameters
     names = names_from(opt.param_groups, named) if recipe.overrides else None
+    if names is not None:
+        check_overrides(recipe, names, model)
     with _all_or_nothing(opt):
         _configure(opt, recipe, seed, names, allow_recipe_change)
         if capturable:

@@ -259,3 +259,12 @@ def test_shard_window():
         assert _compat.shard_window(x) == (slice(0, 3), slice(0, 2)), changed("shard_window")
     finally:
         distributed.destroy_process_group()
+
+
+def test_wrapped():
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+    from torch.distributed.fsdp import fully_sharded_data_parallel as fsdp
+
+    compiled, checkpointed = torch.compile(nn.Linear(1, 1)), checkpoint_wrapper(nn.Linear(1, 1))
+    names = [name for m in (compiled, checkpointed) for name, _ in m.named_children()]
+    assert {*names, fsdp.FSDP_WRAPPED_MODULE} == set(_compat.WRAPPED), changed("WRAPPED")

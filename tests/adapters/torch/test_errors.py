@@ -245,7 +245,7 @@ def test_a_failed_call_changes_nothing():
 
 def test_an_added_group_without_names_is_refused_at_the_step():
     p = torch.nn.Parameter(torch.ones(2))
-    recipe = Recipe("bf16/stochastic", overrides={"b": None})
+    recipe = Recipe("bf16/stochastic", overrides={"a": None})
     opt = quantize_optimizer(torch.optim.SGD([p], 0.1), recipe, named_parameters=[("a", p)])
     opt.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
     with pytest.raises(ValueError, match=r"the parameters of param_groups\[1\] have no names"):

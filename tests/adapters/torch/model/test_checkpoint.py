@@ -45,18 +45,18 @@ class TestRefusal:
 
     def test_overrides_and_their_order_count(self, kind):
         a, b = Recipe(weight="bf16/stochastic"), None
-        opt = made(Recipe(overrides={"*w": a, "*b": b}), kind)
+        opt = made(Recipe(overrides={"*w": a, "w*": b}), kind)
         with pytest.raises(
             ValueError,
-            match=r"overrides come in the order \*b, \*w in the checkpoint, \*w, \*b here",
+            match=r"overrides come in the order w\*, \*w in the checkpoint, \*w, w\* here",
         ):
-            opt.load_state_dict(made(Recipe(overrides={"*b": b, "*w": a}), kind).state_dict())
+            opt.load_state_dict(made(Recipe(overrides={"w*": b, "*w": a}), kind).state_dict())
         with pytest.raises(
             ValueError, match=r"overrides\.\*w\.weight is e5m2/stochastic_a in the checkpoint, bf16"
         ):
             opt.load_state_dict(
                 made(
-                    Recipe(overrides={"*w": Recipe(weight="e5m2/stochastic"), "*b": b}), kind
+                    Recipe(overrides={"*w": Recipe(weight="e5m2/stochastic"), "w*": b}), kind
                 ).state_dict()
             )
 

@@ -1,0 +1,77 @@
+"""Names of a model's modules and parameters, as patterns of recipes and selections match them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from torch import Tensor, nn
+
+from .._compat import WRAPPED
+
+ENDS = ("input", "output", "operands", "elementwise")
+"""What may follow a module's name in the overrides of a recipe."""
+
+
+def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """(name, module) of all modules, in the order of PyTorch's own walk.
+
+    Wrappers (DDP, torch.compile, FSDP, activation checkpointing) have no part in the names, and
+    bear that of the module that they wrap.
+    """
+    inner = _wrapped(model)
+    for raw, module in model.named_modules():
+        yield _clean(raw, inner), module
+
+
+def named_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(name, parameter) of all parameters, without the names of wrappers."""
+    inner = _wrapped(model)
+    for raw, parameter in model.named_parameters():
+        yield _clean(raw, inner), parameter
+
+
+def is_wrapper(module: nn.Module) -> bool:
+    """Whether a module only passes on to the one that it wraps."""
+    return _inner_name(module) is not None
+
+
+def override_names(model: nn.Module) -> tuple[str, ...]:
+    """All names that a recipe's overrides may be asked about, by whatever call."""
+    modules = [f"{name}.{end}" for name, _ in named_modules(model) for end in ENDS]
+    return (*(name for name, _ in named_parameters(model)), *modules)
+
+
+def override_names_beside(parameters: Iterable[str], patterns: Iterable[str]) -> tuple[str, ...]:
+    """The same where only the names of parameters are known: what patterns of modules match is
+    left to the calls that see the model.
+    """
+    of_modules = [pattern for pattern in patterns if pattern.rpartition(".")[2] in ENDS]
+    return (*parameters, *of_modules)
+
+
+def without_wrappers(name: str) -> str:
+    """A parameter's name without what torch.compile and the like put into it."""
+    return ".".join(part for part in name.split(".") if part not in WRAPPED)
+
+
+def _wrapped(model: nn.Module) -> dict[str, str]:
+    """Raw name of each wrapper → what it calls the module that it wraps."""
+    inner = ((raw, _inner_name(module)) for raw, module in model.named_modules())
+    return {raw: name for raw, name in inner if name is not None}
+
+
+def _inner_name(module: nn.Module) -> str | None:
+    children = [name for name, _ in module.named_children()]
+    parallel = (nn.parallel.DistributedDataParallel, nn.DataParallel)
+    if isinstance(module, parallel) and children == ["module"]:
+        return "module"
+    return children[0] if len(children) == 1 and children[0] in WRAPPED else None
+
+
+def _clean(raw: str, inner: dict[str, str]) -> str:
+    path, kept = "", []
+    for part in raw.split(".") if raw else ():
+        if inner.get(path) != part:
+            kept.append(part)
+        path = f"{path}.{part}" if path else part
+    return ".".join(kept)
