@@ -106,11 +106,10 @@ class RunRounder {
           is_vendor(rule) ? shape32 != Shape::any : takes_quotients(f) && takes_scale(number);
       using Saturating = std::integral_constant<Shape, Shape::saturating>;
       using Regular = std::integral_constant<Shape, Shape::regular>;
-      if (vectorized && shape32 == Shape::saturating) {
-        return run(Saturating(), rule == Rule::minmax
-                                     ? with_zero_point(constants32_, f, scale.zero_point)
-                                     : constants32_);
-      }
+      if (vectorized && rule == Rule::minmax && shape32 == Shape::saturating)
+        return run(Saturating(), with_zero_point(constants32_, f, scale.zero_point));
+      if (vectorized && rule != Rule::minmax && shape32 == Shape::saturating)
+        return run(Saturating(), constants32_);
       if (vectorized && rule != Rule::minmax && C::storage == 32)
         return run(Regular(), constants32_);
     }
