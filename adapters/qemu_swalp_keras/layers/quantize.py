@@ -31,7 +31,7 @@ class Quantize(keras.layers.Layer):
     Parameters
     ----------
     activation, error : Quantizer, Format or `FORMAT/ROUNDING` string (a format alone is rounded
-        stochastically) of the value and of its gradient; None passes it on.
+        to nearest, ties to even) of the value and of its gradient; None passes it on.
     seed : of the random bits, 0..2^64-1. Replicas of a data-parallel run that shall differ need
         seeds that differ.
     place : number of the layer in the model, 0..2^32-1: two layers that must not share their noise

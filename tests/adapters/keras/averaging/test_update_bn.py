@@ -98,7 +98,7 @@ def test_all_else_is_as_before():
     model = model_of(
         layers.Dense(3),
         layers.Dropout(0.5),
-        Quantize("bf16", place=1),
+        Quantize("bf16/stochastic", place=1),
         layers.BatchNormalization(),
         layers.SpectralNormalization(layers.Dense(3)),
         frozen,
