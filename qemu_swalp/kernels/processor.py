@@ -18,6 +18,9 @@ from .matmul_plan import Matrix
 from .plan import Plan
 
 
+NO_STREAM = nullcontext()
+
+
 class Memory(NamedTuple):
     """Where an array lies: its address, and its strides in elements."""
 
@@ -33,7 +36,7 @@ class Processor(ABC):
 
     def stream(self) -> AbstractContextManager[Any]:
         """A context in which arrays of the caller's library are allocated and copied."""
-        return nullcontext()
+        return NO_STREAM
 
     @abstractmethod
     def quantize(
