@@ -22,7 +22,7 @@ from ..reference.block_scales import fractional
 from ..reference.context import BINARY32, Target
 from ..reference.element import parts
 from ..reference.overflow import results_of
-from ..reference.table import steps_of
+from ..reference.table import thresholds_of
 from ..reference.table_stochastic import sign_view_of
 from ..reference.table_values import keys, value_bits
 from ..rounding import DETERMINISTIC, NEAREST, STOCHASTIC
@@ -189,7 +189,7 @@ def _fill_table(table: structs.Table, arrays: _Arrays, source: SourceDtype, targ
                 ),
             )
     else:
-        table.thresholds = arrays.pointer(steps_of(format, wide, rounding.mode), "int64")
+        table.thresholds = arrays.pointer(thresholds_of(format, wide, rounding.mode), "int64")
     table.random_bits, table.has_negative_zero = rounding.random_bits, format.has_negative_zero
     table.low, table.high = map(int, keys((format.min, format.max), wide))
     results = results_of(target)

@@ -17,7 +17,6 @@ from .chunks import Chunks, Limits
 from .matmul_plan import Matrix
 from .plan import Plan
 
-
 NO_STREAM = nullcontext()
 
 

@@ -35,7 +35,7 @@ def round_table(
     if target.rounding.stochastic:
         bits = stochastic_bits(ctx, x, format, target.rounding, words)
     else:
-        index = xp.searchsorted(steps_of(format, dtype, target.rounding.mode), key)
+        index = xp.searchsorted(thresholds_of(format, dtype, target.rounding.mode), key)
         bits = xp.take(value_bits(format, dtype), index)
     if format.has_negative_zero:
         bits = xp.where(ctx.negative(x) & (bits == 0), dtype.sign, bits)
@@ -54,7 +54,7 @@ def signed_key(ctx: Context, x: Array) -> tuple[Array, Array]:
 
 
 @lru_cache(maxsize=1024)
-def steps_of(format: TableFormat, dtype: SourceDtype, mode: str) -> np.ndarray:
+def thresholds_of(format: TableFormat, dtype: SourceDtype, mode: str) -> np.ndarray:
     """For each pair of adjacent values, the least key that becomes the upper one."""
     boundaries: Sequence[Fraction | None] = format.boundaries or [None] * (format.value_count - 1)
     pairs = zip(pairwise(map(Fraction, format.finite)), boundaries, strict=True)
