@@ -58,17 +58,17 @@ def thresholds_of(format: TableFormat, dtype: SourceDtype, mode: str) -> np.ndar
     """For each pair of adjacent values, the least key that becomes the upper one."""
     boundaries: Sequence[Fraction | None] = format.boundaries or [None] * (format.value_count - 1)
     pairs = zip(pairwise(map(Fraction, format.finite)), boundaries, strict=True)
-    steps = (
-        _step(mode, low, high, boundary, (format.first_place + i) % 2 == 1)
+    thresholds = (
+        _threshold(mode, low, high, boundary, (format.first_place + i) % 2 == 1)
         for i, ((low, high), boundary) in enumerate(pairs)
     )
-    return np.array([_least_key(at, included, dtype) for at, included in steps], np.int64)
+    return np.array([_least_key(at, included, dtype) for at, included in thresholds], np.int64)
 
 
-def _step(
+def _threshold(
     mode: str, low: Fraction, high: Fraction, boundary: Fraction | None, odd: bool
 ) -> tuple[Fraction, bool]:
-    """Where a mode steps from low to high, and whether the number there becomes high already.
+    """Where a mode goes from low to high, and whether the number there becomes high already.
     `odd`: whether low's rank is.
     """
     if (

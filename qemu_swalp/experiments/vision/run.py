@@ -10,7 +10,7 @@ from ..softmax.on_torch import threads
 from . import tables
 from .datasets import load_dataset
 from .journal import Job, Journal
-from .runs import decayed, plain, sqwa, thresholds_of
+from .runs import decayed, plain, sqwa, steps_of
 from .settings import Settings
 from .swap import swap
 
@@ -45,7 +45,7 @@ def run(name: str, settings: Settings) -> Outcome:
     journal = Journal(Path(settings.out), name, settings, averages)
     wanted = jobs(settings)
     missing = [job for job in wanted if journal.key(job) not in journal.finished]
-    total = sum(thresholds_of(settings, job.kind, len(source)) for job in missing)
+    total = sum(steps_of(settings, job.kind, len(source)) for job in missing)
     with progress(total) as bar, threads(settings.threads):
         for job in missing:
             start = time.perf_counter()

@@ -21,7 +21,7 @@ from .types import Source
 Result = dict[str, Any]
 
 
-def thresholds_of(settings: Settings, kind: str, images: int) -> int:
+def steps_of(settings: Settings, kind: str, images: int) -> int:
     """Steps of a run, at most: SWAP's phase 1 may end before."""
     epoch = batches_in(images, settings.batch)
     if kind == "swap":
