@@ -13,68 +13,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .formats import (
         P3109 as P3109,
-    )
-    from .formats import (
         BinadeFormat as BinadeFormat,
-    )
-    from .formats import (
         Block as Block,
-    )
-    from .formats import (
         Codebook as Codebook,
-    )
-    from .formats import (
         ElementFormat as ElementFormat,
-    )
-    from .formats import (
         Exponent as Exponent,
-    )
-    from .formats import (
         Fixed as Fixed,
-    )
-    from .formats import (
         Float as Float,
-    )
-    from .formats import (
         Format as Format,
-    )
-    from .formats import (
         Logarithmic as Logarithmic,
-    )
-    from .formats import (
         Posit as Posit,
-    )
-    from .formats import (
         TableFormat as TableFormat,
-    )
-    from .formats import (
         Takum as Takum,
-    )
-    from .formats import (
         bfp as bfp,
-    )
-    from .formats import (
         integer as integer,
-    )
-    from .formats import (
         load_formats as load_formats,
-    )
-    from .formats import (
         names as names,
-    )
-    from .formats import (
         parse as parse,
-    )
-    from .formats import (
         register as register,
-    )
-    from .formats import (
         unregister as unregister,
     )
     from .kernels import (
         get_num_threads as get_num_threads,
-    )
-    from .kernels import (
         set_num_threads as set_num_threads,
     )
     from .ops.accumulation import (
@@ -82,41 +42,21 @@ if TYPE_CHECKING:
     )
     from .ops.analysis import (
         Analysis as Analysis,
-    )
-    from .ops.analysis import (
         UpdateAnalysis as UpdateAnalysis,
-    )
-    from .ops.analysis import (
         analyze as analyze,
-    )
-    from .ops.analysis import (
         analyze_update as analyze_update,
     )
     from .ops.elementwise import (
         add as add,
-    )
-    from .ops.elementwise import (
         divide as divide,
-    )
-    from .ops.elementwise import (
         multiply as multiply,
-    )
-    from .ops.elementwise import (
         sqrt as sqrt,
-    )
-    from .ops.elementwise import (
         subtract as subtract,
-    )
-    from .ops.elementwise import (
         sum as sum,
     )
     from .ops.encode import (
         BlockCodes as BlockCodes,
-    )
-    from .ops.encode import (
         decode as decode,
-    )
-    from .ops.encode import (
         encode as encode,
     )
     from .ops.matmul import (
@@ -124,11 +64,7 @@ if TYPE_CHECKING:
     )
     from .ops.pack import (
         pack as pack,
-    )
-    from .ops.pack import (
         packed_bytes as packed_bytes,
-    )
-    from .ops.pack import (
         unpack as unpack,
     )
     from .ops.quantize import (
@@ -139,8 +75,6 @@ if TYPE_CHECKING:
     )
     from .random_bits import (
         RandomBits as RandomBits,
-    )
-    from .random_bits import (
         stream_id as stream_id,
     )
     from .rounding import (
@@ -148,23 +82,15 @@ if TYPE_CHECKING:
     )
     from .storage.ml_dtypes import (
         from_ml_dtypes as from_ml_dtypes,
-    )
-    from .storage.ml_dtypes import (
         to_ml_dtypes as to_ml_dtypes,
     )
     from .storage.safetensors import (
         load_state as load_state,
-    )
-    from .storage.safetensors import (
         save_state as save_state,
     )
     from .storage.state_dict import (
         QuantizedTensor as QuantizedTensor,
-    )
-    from .storage.state_dict import (
         dequantize_state_dict as dequantize_state_dict,
-    )
-    from .storage.state_dict import (
         quantize_state_dict as quantize_state_dict,
     )
 

@@ -12,8 +12,7 @@ import os
 import pytest
 from hypothesis import settings
 
-from tests.helpers.backends import BACKENDS, NEED_GPU, Backend, gpu_missing
-from tests.helpers.backends import backend as make_backend
+from tests.helpers.backends import BACKENDS, NEED_GPU, Backend, backend as make_backend, gpu_missing
 
 settings.register_profile("default", max_examples=200, deadline=None)
 settings.register_profile("ci", max_examples=500, deadline=None, derandomize=True)

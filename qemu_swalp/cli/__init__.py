@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import __version__
-from . import compare, formats, info, quantize, report, reproduce
+from . import compare, formats, info, quantize, report, reproduce, show
 
 EPILOG = "`qemu-swalp COMMAND --help` tells more about a command."
 
@@ -36,7 +36,7 @@ def parser() -> Parser:
     )
     top.add_argument("--version", action="version", version=f"qemu-swalp {__version__}")
     commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (formats, compare, quantize, info, reproduce, report):
+    for module in (formats, show, compare, quantize, info, reproduce, report):
         module.add_commands(commands)
     return top
 

@@ -1,17 +1,14 @@
-"""`qemu-swalp formats` and `qemu-swalp show FORMAT`, and what other commands do with formats."""
+"""`qemu-swalp formats`, and what other commands do with formats."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 import runpy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from .. import (
     BinadeFormat,
@@ -19,26 +16,20 @@ from .. import (
     ElementFormat,
     Format,
     TableFormat,
-    encode,
     load_formats,
     names,
     parse,
 )
 from .._util.extras import EXPERIMENTS, require
 from .._util.tables import table
-from ..experiments.common.figure import save_picture
 from ..formats.aliases import ALIASES
-from .pictures import draw_format
 
 WIDEST = 80
 """Characters of a format's string that a line of `formats` has room for; `show` gives all."""
 
-FEW = 256
-"""`show` lists the values of formats that have at most so many."""
-
 
 def add_commands(commands: Any) -> None:
-    """Add both to the subparsers."""
+    """Add `formats` to the subparsers."""
     listing = commands.add_parser(
         "formats",
         help="list the number formats that have a name",
@@ -49,20 +40,7 @@ def add_commands(commands: Any) -> None:
         ),
     )
     listing.set_defaults(run=lambda chosen: _formats(chosen.load))
-    show = commands.add_parser(
-        "show",
-        help="show one format: parameters, properties, and values if few",
-        description="Show one format: parameters, properties, and values if they are few.",
-    )
-    show.add_argument(
-        "format",
-        metavar="FORMAT",
-        help="a name (e4m3fn) or parameters: fixed<8,6> or bfp<8,axis=0>",
-    )
-    add_plot(show, "the values and the relative error of rounding")
-    show.set_defaults(run=lambda chosen: _show(chosen.format, chosen.load, chosen.plot))
-    for command in (listing, show):
-        add_load(command)
+    add_load(listing)
 
 
 def add_load(command: Any) -> None:
@@ -167,7 +145,7 @@ def _line(name: str, format: Format) -> tuple[object, ...]:
         format.bits,
         *limits,
         element.value_count,
-        _specials(element),
+        special_values(element),
         element.overflow,
     )
 
@@ -189,7 +167,8 @@ def _epsilon(element: ElementFormat) -> float | None:
     return element.epsilon if isinstance(element, BinadeFormat | TableFormat) else None
 
 
-def _specials(element: ElementFormat) -> str:
+def special_values(element: ElementFormat) -> str:
+    """Which of −0, infinities and NaN a format has, in one cell of a table."""
     has = {"−0": element.has_negative_zero, "∞": element.has_infinity, "NaN": element.has_nan}
     return " ".join(name for name, there in has.items() if there) or "–"
 
@@ -215,131 +194,3 @@ def number(x: float) -> str:
     if abs(n) >= 1000:
         return f"{x:.7g}"
     return f"{n}·{power}" if abs(n) > 1 else f"{'-' * (n < 0)}{power}"
-
-
-def _show(text: str, files: list[str], plot: str | None) -> int:
-    load(files)
-    format = read_format(text)
-    element, unit = element_and_unit(format)
-    path = None if plot is None else picture_path(plot, [text])
-    if path is not None:
-        title = (
-            f"{text}: {element.value_count} values of {format.bits} bits,"
-            f" {number(element.min)}{unit} to {number(element.max)}{unit}"
-        )
-        save_picture(lambda figure: draw_format(figure, title, element, unit), path)
-    print(table(("", text), list(_properties(format)), left=(0, 1)))
-    if element.value_count <= FEW:
-        print(f"\ncode: value{unit}\n" + "\n".join(_columns(_values(element))))
-    if path is not None:
-        print(f"\nwritten: {path}")
-    return 0
-
-
-def _properties(format: Format) -> Iterator[tuple[str, object]]:
-    element, suffix = element_and_unit(format)
-    named = [name for name in names() if parse(name) == format]
-    if named:
-        yield "names", ", ".join(named)
-    yield "written", format.canonical_string()
-    yield "family", format.family
-    yield from _fields(format)
-    if isinstance(format, Block):
-        zero_point = f", and {format.bits} of a zero point" if format.rule == "minmax" else ""
-        yield "bits", f"{format.bits} per element, {format.scale.bits} per block{zero_point}"
-        yield "scale", "".join(_scale(format))
-        yield "block", _geometry(format)
-    else:
-        yield "bits", format.bits
-    yield "range", f"{number(element.min)}{suffix} to {number(element.max)}{suffix}"
-    for name in ("min_normal", "min_subnormal", "min_positive", "epsilon"):
-        value = getattr(element, name, None)
-        if value is not None:
-            yield _LABELS[name], number(value) + suffix
-    yield "number of values", element.value_count
-    yield "special values", _specials(element)
-    yield "overflow", element.overflow
-    yield "idempotent", "yes" if format.idempotent else "no"
-
-
-_LABELS = {
-    "min_normal": "least normal",
-    "min_subnormal": "least subnormal",
-    "min_positive": "least positive",
-    "epsilon": "epsilon",
-}
-
-
-def _fields(format: Format) -> Iterator[tuple[str, object]]:
-    """The parameters, other than those that have lines of their own and a codebook's values."""
-    shown_elsewhere = {"overflow", "axis", "size", "scale", "rule", "second", format.variadic}
-    for field in dataclasses.fields(format):  # type: ignore[arg-type]
-        if field.name not in shown_elsewhere:
-            value = getattr(format, field.name)
-            yield (
-                field.name,
-                {True: "yes", False: "no"}[value] if isinstance(value, bool) else value,
-            )
-
-
-def _scale(format: Block) -> Iterator[str]:
-    """How a block's scale follows from its elements."""
-    top = format.element.max
-    if format.powers:
-        shift = math.frexp(top)[1] - 1
-        emax = f" − {shift}" if shift > 0 else f" + {-shift}" if shift else ""
-        yield {
-            "floor": f"2^S, S = ⌊log2 max|x|⌋{emax}",
-            "ceil": f"2^S, S = ⌈log2 max|x|⌉{emax}",
-            "rceil": f"2^S, S = ⌈log2(max|x|/{number(top)})⌉",
-            "even": f"2^S, S = ⌊log2 r⌋{emax}, r = max|x| in the element's precision",
-        }[format.rule]
-        yield f", from {format.powers[0]} to {format.powers[1]}"
-        return
-    yield {
-        "nearest": f"max|x|/{number(top)}, in {format.scale}",
-        "minmax": f"(max x − min x)/{number(top)}, in {format.scale}, and a zero point",
-    }.get(format.rule, f"as {format.rule} makes NVFP4, in {format.scale}")
-    if format.second is not None:
-        yield f", times a global scale of the whole array in {format.second}"
-
-
-def _geometry(format: Block) -> str:
-    if format.axis is None:
-        return "the whole array"
-    axes = ", ".join(map(str, format.axis))
-    if format.size is None:
-        return f"each index of axis {axes}"
-    if len(format.axis) == 1:
-        return f"{format.size} elements in a row along axis {axes}"
-    sizes = format.size if isinstance(format.size, tuple) else (format.size,) * len(format.axis)
-    return f"tiles of {' × '.join(map(str, sizes))} along axes {axes}"
-
-
-def _values(element: ElementFormat) -> list[tuple[int, str]]:
-    """(code, value) in the order of the codes, infinity and NaN included."""
-    values = element.values()
-    codes = encode(np.array(values, np.float64), element)
-    listed = [(int(code), number(value)) for code, value in zip(codes, values, strict=True)]
-    specials = {
-        "−0": (element.has_negative_zero, -0.0),
-        "∞": (element.has_infinity, math.inf),
-        "−∞": (element.has_infinity and element.min < 0, -math.inf),
-        "NaN": (element.has_nan, math.nan),
-    }
-    listed += [
-        (int(encode(np.array(x, np.float64), element)), name)
-        for name, (there, x) in specials.items()
-        if there
-    ]
-    return sorted(listed)
-
-
-def _columns(values: list[tuple[int, str]]) -> Iterator[str]:
-    """Eight to a line."""
-    digits = len(f"{values[-1][0]:x}")
-    width = max(len(value) for _, value in values)
-    for i in range(0, len(values), 8):
-        yield "  ".join(
-            f"{code:0{digits}x}: {value:<{width}}" for code, value in values[i : i + 8]
-        ).rstrip()

@@ -17,8 +17,7 @@ from .. import Fixed, quantize
 from .._util.tables import table
 from ..training import SGD, Averaging, Recipe, fixed_point
 from .common.report import Outcome, Progress, Row, pivot, progress, summarize
-from .common.settings import Settings as Common
-from .common.settings import option
+from .common.settings import Settings as Common, option
 from .common.sgd_runs import Reals, Snapshot, descend, draws, log_spaced
 
 INTEGER_BITS = 2

@@ -15,8 +15,7 @@ from typing import Any
 from .. import Fixed
 from .common.data import mnist
 from .common.report import Outcome, Row, pivot, progress, summarize
-from .common.settings import Settings as Common
-from .common.settings import option
+from .common.settings import Settings as Common, option
 from .common.sweep_plots import TITLES, legend, sweep_panels
 from .softmax.core import METRICS, Softmax, Training, rows_of, trainer
 

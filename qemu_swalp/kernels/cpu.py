@@ -14,8 +14,7 @@ import numpy as np
 from ..formats import Format
 from ..random_bits import RandomBits
 from ..reference.accumulation import AccumulationTargets
-from . import layouts, structs, threads
-from . import matmul_plan as plans
+from . import layouts, matmul_plan as plans, structs, threads
 from .build import LIBRARY, digest
 from .chunks import Chunks, Limits
 from .matmul_plan import Matrix, Shape

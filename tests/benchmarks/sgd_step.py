@@ -22,8 +22,7 @@ import torch
 from qemu_swalp_torch import SGD, quantize_optimizer
 
 from qemu_swalp._util.tables import table
-from qemu_swalp.training import SGD as CoreSGD
-from qemu_swalp.training import Quantizer, Recipe, swalp
+from qemu_swalp.training import SGD as CoreSGD, Quantizer, Recipe, swalp
 from tests.benchmarks import machine
 from tests.benchmarks.libraries import DEVICES
 

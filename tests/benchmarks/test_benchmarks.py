@@ -20,8 +20,7 @@ from tests.benchmarks import products, sgd_step
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.cases import CASES, ROUNDINGS, bits_of, matrix
 from tests.benchmarks.libraries import DEVICES, PAGE, Numpy, Torch
-from tests.benchmarks.ours import COLUMNS as OURS
-from tests.benchmarks.ours import compiled
+from tests.benchmarks.ours import COLUMNS as OURS, compiled
 from tests.benchmarks.peers import PEERS, Peer
 from tests.benchmarks.timing import alternate
 

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from qemu_swalp.cli import main
-from qemu_swalp.cli import parser as command_line
+from qemu_swalp.cli import main, parser as command_line
 from qemu_swalp.experiments import load_experiment
 from qemu_swalp.experiments.common.html import page
 

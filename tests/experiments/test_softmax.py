@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from qemu_swalp_torch import SGD as TorchSGD
-from qemu_swalp_torch import Averager
+from qemu_swalp_torch import SGD as TorchSGD, Averager
 
 from qemu_swalp import Fixed, quantize
 from qemu_swalp.experiments.common import data, report

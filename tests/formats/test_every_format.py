@@ -13,8 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import qemu_swalp as q
 from qemu_swalp.formats.base import FAMILIES

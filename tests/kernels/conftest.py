@@ -8,8 +8,7 @@ import os
 
 import pytest
 
-from qemu_swalp.kernels import build as compiling
-from qemu_swalp.kernels import cpu
+from qemu_swalp.kernels import build as compiling, cpu
 
 
 @pytest.fixture(autouse=True)

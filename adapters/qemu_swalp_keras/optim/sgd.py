@@ -8,8 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from qemu_swalp.training import SGD as CoreSGD
-from qemu_swalp.training import Hyperparameters, Recipe, Slots, sgd_step
+from qemu_swalp.training import SGD as CoreSGD, Hyperparameters, Recipe, Slots, sgd_step
 
 from .._compat import decays, without_weight_decay
 from ..backend import distinct, dtype_of, tensor

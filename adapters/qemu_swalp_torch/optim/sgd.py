@@ -15,6 +15,7 @@ from qemu_swalp.arrays import Array
 from qemu_swalp.interop.torch import settle, tensor_of, untraced, viewed
 from qemu_swalp.training import (
     FULL_PRECISION,
+    SGD as CoreSGD,
     Hyperparameters,
     Recipe,
     Slots,
@@ -23,7 +24,6 @@ from qemu_swalp.training import (
     sgd_step,
     sgd_steps,
 )
-from qemu_swalp.training import SGD as CoreSGD
 
 from ..sections import check_section
 from ..tensors.custom_ops import refuse_capture

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..common.settings import Settings as Common
-from ..common.settings import option
+from ..common.settings import Settings as Common, option
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from typing import Any, ClassVar
 
 from ...formats import bfp
 from ...training import FULL_PRECISION, Recipe, SQWASchedule, SWALPSchedule
-from ..common.settings import Settings as Common
-from ..common.settings import option
+from ..common.settings import Settings as Common, option
 
 METHODS = ("sgd", "decayed", "swa", "ema", "lawa", "aswa", "sqwa", "swap")
 ROLES = ("weight", "activation", "error", "gradient", "momentum")

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from qemu_swalp_keras import SGD, QuantizedOptimizer
 
-from qemu_swalp.training import Recipe, TensorRandomBits
-from qemu_swalp.training import apply as round_array
+from qemu_swalp.training import Recipe, TensorRandomBits, apply as round_array
 from tests.adapters.keras.conftest import apply, data, same
 
 DTYPES = {"bfloat16": "bf16", "float16": "fp16"}

@@ -6,8 +6,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from qemu_swalp_torch import SGD, Averager, quantize_optimizer, scored_by, update_bn
 
 from qemu_swalp.training import ASWA, EMA, LAWA, SQWA, Averaging, Recipe, due, swalp

@@ -5,14 +5,12 @@ from copy import deepcopy
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from qemu_swalp_torch import SGD, quantize_optimizer
 
 from qemu_swalp.interop import torch as tensors
 from qemu_swalp.kernels.cpu import CPU
-from qemu_swalp.training import SGD as CoreSGD
-from qemu_swalp.training import Recipe, swalp
+from qemu_swalp.training import SGD as CoreSGD, Recipe, swalp
 
 FORMATS = st.sampled_from(
     [
