@@ -24,13 +24,14 @@ using uint64_t = unsigned long long;
   }
 
 // QS_INLINE is for what runs for each element of a vector loop, where a call would cost more than
-// the work.
+// the work; QS_INLINE_LAMBDA, after its parameters, for a lambda on a CPU.
 #if defined(__CUDACC__)
 #define QS_FUNCTION __host__ __device__ inline
 #define QS_INLINE __host__ __device__ __forceinline__
 #else
 #define QS_FUNCTION inline
-#define QS_INLINE inline __attribute__((always_inline))
+#define QS_INLINE_LAMBDA __attribute__((always_inline))
+#define QS_INLINE inline QS_INLINE_LAMBDA
 #endif
 
 QS_BEGIN

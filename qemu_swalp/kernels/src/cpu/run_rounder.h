@@ -85,7 +85,7 @@ class RunRounder {
   QS_INLINE void round_by_quotient(M mode, const Scale<C>& scale, const Stored* from, Stored* to,
                                    int64_t n, const uint32_t* words) const {
     const Rule rule = plan_.scaling.rule;
-    auto slow = [&](int64_t i) {
+    auto slow = [&](int64_t i) QS_INLINE_LAMBDA {
       const Word word = words ? in_top_bits<C>(words[i]) : 0;
       return Stored(round_scaled<C>(plan_.mode, Word(from[i]), word, scale, constants_,
                                     constants32_, plan_.element, rule));
@@ -93,25 +93,29 @@ class RunRounder {
     if constexpr (C::width == 32) {
       const Number<Single> number = {scale.number.exponent, scale.number.significand};
       const Element& f = plan_.element32;
-      auto run = [&](auto shape, const Constants<Single>& s) {
-        constexpr Shape known = decltype(shape)::value;
-        if (is_vendor(rule)) {
-          round_vendor_run<C, known>(mode, from, to, n, words, number, scale.inverse, s, f);
-        } else {
-          round_quotient_run<C, known>(mode, from, to, n, words, number, s, f, slow);
-        }
+      auto run_vendor = [&](auto shape) QS_INLINE_LAMBDA {
+        round_vendor_run<C, decltype(shape)::value>(mode, from, to, n, words, number, scale.inverse,
+                                                    constants32_, f);
       };
-      const Shape shape32 = scale.special ? shape32_ : finite_shape32_;
-      const bool vectorized =
-          is_vendor(rule) ? shape32 != Shape::any : takes_quotients(f) && takes_scale(number);
+      auto run_quotient = [&](auto shape, const Constants<Single>& s) QS_INLINE_LAMBDA {
+        round_quotient_run<C, decltype(shape)::value>(mode, from, to, n, words, number, s, f, slow);
+      };
       using Saturating = std::integral_constant<Shape, Shape::saturating>;
       using Regular = std::integral_constant<Shape, Shape::regular>;
-      if (vectorized && rule == Rule::minmax && shape32 == Shape::saturating)
-        return run(Saturating(), with_zero_point(constants32_, f, scale.zero_point));
-      if (vectorized && rule != Rule::minmax && shape32 == Shape::saturating)
-        return run(Saturating(), constants32_);
-      if (vectorized && rule != Rule::minmax && C::storage == 32)
-        return run(Regular(), constants32_);
+      const Shape shape32 = scale.special ? shape32_ : finite_shape32_;
+      const bool saturating = shape32 == Shape::saturating;
+      if (is_vendor(rule)) {
+        if (saturating) return run_vendor(Saturating());
+        if (shape32 == Shape::regular && C::storage == 32) return run_vendor(Regular());
+      } else if (takes_quotients(f) && takes_scale(number)) {
+        if (rule == Rule::minmax) {
+          if (saturating)
+            return run_quotient(Saturating(), with_zero_point(constants32_, f, scale.zero_point));
+        } else {
+          if (saturating) return run_quotient(Saturating(), constants32_);
+          if (C::storage == 32) return run_quotient(Regular(), constants32_);
+        }
+      }
     }
     for (int64_t i = 0; i < n; ++i) to[i] = slow(i);
   }

@@ -148,16 +148,16 @@ inline Vector32 multiplied(Vector32 element, Floats s, bool by_float32) {
 /// The vendor rules: |x|⊗i rounded, then times s. Constants and element here and below: those of
 /// float32.
 template <class C, Shape shape, class M>
-inline void round_vendor_run(M mode, const typename C::Stored* from, typename C::Stored* to,
-                             int64_t n, const uint32_t* words, const Number<Single>& number,
-                             uint32_t inverse_bits, const Constants<Single>& given,
-                             const Element& f) {
+QS_INLINE void round_vendor_run(M mode, const typename C::Stored* from, typename C::Stored* to,
+                                int64_t n, const uint32_t* words, const Number<Single>& number,
+                                uint32_t inverse_bits, const Constants<Single>& given,
+                                const Element& f) {
   using V = Vectors<C>;
   using Vector = Vector32;
   const Vector none{};
   const Constants<Single> s = given;
   const Floats inverse = Floats(none + inverse_bits), factor = Floats(none + join<Single>(number));
-  in_vectors<V::count>(n, [&](int64_t i, auto count) {
+  in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
     const Vector raw = widened<C>(V::load(from + i, count)), magnitude = raw & (Single::sign - 1);
     const Vector scaled =
         select<Vector>(magnitude == none, none, Vector(Floats(magnitude) * inverse));
@@ -209,9 +209,9 @@ inline Constants<Single> with_zero_point(Constants<Single> s, const Element& f,
 /// where s is at least 2^-81. For smaller s an element of float16 or bfloat16 that is not zero goes
 /// by `round_scaled`.
 template <class C, Shape shape, class M, class Slow>
-inline void round_quotient_run(M mode, const typename C::Stored* from, typename C::Stored* to,
-                               int64_t n, const uint32_t* words, const Number<Single>& number,
-                               const Constants<Single>& given, const Element& f, Slow slow) {
+QS_INLINE void round_quotient_run(M mode, const typename C::Stored* from, typename C::Stored* to,
+                                  int64_t n, const uint32_t* words, const Number<Single>& number,
+                                  const Constants<Single>& given, const Element& f, Slow slow) {
   using V = Vectors<C>;
   using Vector = Vector32;
   const Vector none{};
@@ -220,7 +220,7 @@ inline void round_quotient_run(M mode, const typename C::Stored* from, typename 
   const Floats lift = power_of_two(up), factor = Floats(none + join<Single>(number));
   const Floats divisor = Floats(none + join<Single>({number.exponent + up, number.significand}));
   const bool faint = C::mantissa < Single::mantissa && number.exponent < -81;
-  in_vectors<V::count>(n, [&](int64_t i, auto count) {
+  in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
     const Vector raw = widened<C>(V::load(from + i, count)), sign = raw & Single::sign,
                  magnitude = raw ^ sign;
     const Vector quotient = quotient_to_odd(Floats(magnitude) * lift, divisor);
