@@ -339,9 +339,11 @@ def test_the_range_of_the_paper_is_not_idempotent() -> None:
 
 
 def test_block_of_zeros_nan_and_infinity() -> None:
-    """BLK-3, BLK-4."""
+    """BLK-3, BLK-4, BLK-13."""
     assert q.quantize(np.zeros(3, np.float32), "bfp8").tolist() == [0, 0, 0]
-    r = q.quantize(np.float32([1.0, math.inf, -math.inf, math.nan, 0.3]), "bfp8")
+    x = np.float32([1.0, math.inf, -math.inf, math.nan, 0.3])
+    assert q.quantize(x, "bfp8")[:3].tolist() == [1.0, math.inf, -math.inf]
+    r = q.quantize(x, "bfp8", overflow="saturate")
     assert r[:3].tolist() == [1.0, 127 / 64, -127 / 64]
     assert math.isnan(r[3])
     assert r[4] == np.float32(19 / 64)

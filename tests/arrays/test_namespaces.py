@@ -257,7 +257,10 @@ def test_torch_out_and_grad() -> None:
     x = torch.tensor([0.3, 1.3], requires_grad=True)
     version = x._version
     assert not q.quantize(x, "e4m3fn").requires_grad
-    assert q.quantize(x, "e4m3fn", out=x) is x
+    with pytest.raises(ValueError, match="out must not require a gradient while gradients are"):
+        q.quantize(x, "e4m3fn", out=x)
+    with torch.no_grad():
+        assert q.quantize(x, "e4m3fn", out=x) is x
     assert x.tolist() == [0.3125, 1.25]
     assert x._version > version
     channels_last = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)

@@ -83,7 +83,7 @@ def test_it_prints_tables_and_writes_json(
     for line in (
         r"numpy, 2\^6 float32, × numpy\.copyto \([\d.]+ µs, [\d.]+ GB/s read and written\)",
         r"torch, 2\^8 float32, × numpy\.copyto",
-        r"format +rounding +out= +new array +reference implementation +ml_dtypes +gfloat",
+        r"format +rounding +out= +new array +reference +ml_dtypes +gfloat",
         r"bfp8 per row +stochastic( +[\d.]+ \([\d.]+\)){3}",
         "microseconds of a call on 16 elements",
         r"import numpy [\d.]+ ms, import qemu_swalp [\d.]+ ms, NumPy included: [\d.]+ × NumPy",

@@ -245,7 +245,7 @@ def test_tiles() -> None:
         (
             lambda: q.Block(q.parse("e4m3fn"), scale=8),
             TypeError,
-            "scale must be a format such as",
+            "a format must be a string, a dtype or a Format, got 8",
         ),
         (
             lambda: q.Block(q.parse("e4m3fn"), scale=q.Fixed(30, 0)),
