@@ -37,8 +37,8 @@ def parse(format: object) -> Format:
 
     Raises
     ------
-    TypeError : if `format` is none of these.
-    ValueError : if the name is unknown or stands for several formats, as "fp8" does, or if the
+    TypeError: if `format` is none of these.
+    ValueError: if the name is unknown or stands for several formats, as "fp8" does, or if the
         string does not have the form of its family.
 
     >>> parse("e5m2").max, str(parse("bfp<8,axis=0>")), str(parse("float8_e4m3fn"))

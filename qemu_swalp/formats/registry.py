@@ -28,7 +28,7 @@ def register(name: str, format: Format | str) -> Format:
 
     Raises
     ------
-    ValueError : if the name stands for a different format already. (It may be given anew once the
+    ValueError: if the name stands for a different format already. (It may be given anew once the
         class of that format has been declared anew.)
 
     >>> register("my_fp6", "float<3,2,bias=4>").bits, unregister("my_fp6")
@@ -83,9 +83,9 @@ def load_formats(path: str | PathLike[str]) -> dict[str, Format]:
 
     Raises
     ------
-    ValueError : if the file is not such a file, if a table does not describe a format, or if a name
+    ValueError: if the file is not such a file, if a table does not describe a format, or if a name
         stands for a different format already. Then nothing is registered.
-    OSError : if the file cannot be read.
+    OSError: if the file cannot be read.
     """
     import tomllib
 

@@ -93,7 +93,7 @@ def instructions(name: str) -> Iterator[None]:
 
     Raises
     ------
-    ValueError : if this machine or the library lacks it.
+    ValueError: if this machine or the library lacks it.
     """
     before = instruction_set()
     if before is None or not library().qs_choose(name.encode()):

@@ -66,9 +66,10 @@ def add(
 
     Raises
     ------
-    TypeError : no floating arrays, or of two libraries or dtypes; a dtype that cannot hold the
-        format.
-    ValueError : shapes that do not broadcast; a block format; stochastic rounding without `random`.
+    TypeError: if the operands are not floating arrays of one library and dtype, or if that dtype
+        does not represent the format's values.
+    ValueError: if the shapes do not broadcast, if the format is a block format, or if stochastic
+        rounding has no `random`.
 
     Of float64 numbers products, quotients and roots are rounded to float64 before all else; sums
     are not. TensorFlow and JAX take float64's subnormal numbers for zeros. JAX needs

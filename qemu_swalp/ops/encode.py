@@ -109,8 +109,8 @@ def encode(
 
     Raises
     ------
-    TypeError : as for `quantize`.
-    ValueError : if an element is no value of the format, or is an infinity or NaN that becomes
+    TypeError: as for `quantize`.
+    ValueError: if an element is no value of the format, or is an infinity or NaN that becomes
         none with a code (eager arrays only); or as for `quantize`.
 
     >>> [hex(code) for code in encode([1.0, -448.0, 0.0], "e4m3fn").tolist()]

@@ -48,9 +48,9 @@ def matmul(
 
     Raises
     ------
-    TypeError : no floating arrays, or of two libraries or dtypes; a dtype that cannot hold the
-        sums' format.
-    ValueError : shapes that do not fit; stochastic rounding without `random`.
+    TypeError: if the operands are not floating arrays of one library and dtype, or if that dtype
+        does not represent the values of the sums' format.
+    ValueError: if the shapes do not fit, or if stochastic rounding has no `random`.
 
     Products of float64 numbers are rounded to float64 before all else. JAX needs jax_enable_x64.
 

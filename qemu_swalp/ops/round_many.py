@@ -33,7 +33,7 @@ def round_many(
 
     Raises
     ------
-    TypeError : if the dtype of an array cannot hold the values of its format; then no array is
+    TypeError: if the dtype of an array cannot hold the values of its format; then no array is
         changed.
 
     >>> import numpy as np
@@ -86,7 +86,7 @@ def chunks_for(
 
     Raises
     ------
-    TypeError : if the dtype cannot hold the values of a format.
+    TypeError: if the dtype cannot hold the values of a format.
     """
     key = (shape, dtype, limits, *map(id, quantizers))
     if key not in _known:

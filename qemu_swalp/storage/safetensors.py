@@ -43,10 +43,10 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
 
     Raises
     ------
-    TypeError : if an entry of `state` is not an array.
-    ValueError : if two arrays would be stored under one name, or if such files lack a dtype.
-    OSError : if the file cannot be written.
-    ImportError : without safetensors, or without ml_dtypes where a dtype needs it.
+    TypeError: if an entry of `state` is not an array.
+    ValueError: if two arrays would be stored under one name, or if such files lack a dtype.
+    OSError: if the file cannot be written.
+    ImportError: without safetensors, or without ml_dtypes where a dtype needs it.
 
     >>> import tempfile, pathlib, numpy as np
     >>> from qemu_swalp import quantize_state_dict
@@ -86,9 +86,9 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises
     ------
-    ValueError : with the path and what is wrong, if the file is damaged, of another version or
+    ValueError: with the path and what is wrong, if the file is damaged, of another version or
         incomplete, or if its formats are unknown here.
-    ImportError : without safetensors.
+    ImportError: without safetensors.
     """
     with open_tensors(path) as file:
         try:

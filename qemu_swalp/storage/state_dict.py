@@ -101,8 +101,8 @@ def quantize_state_dict(
 
     Raises
     ------
-    TypeError, ValueError : as `encode`, with the array's name.
-    ValueError : if a pattern matches no name, or has a format and matches no floating array.
+    TypeError, ValueError: as `encode`, with the array's name.
+    ValueError: if a pattern matches no name, or has a format and matches no floating array.
 
     >>> import numpy as np
     >>> state = {"fc.weight": np.float32([[0.1, 0.2]]), "fc.bias": np.float32([0.3])}
@@ -148,8 +148,8 @@ def dequantize_state_dict(state: Mapping[str, Any], like: Any = None) -> dict[st
 
     Raises
     ------
-    TypeError : if `like` is neither.
-    ValueError : if `like` lacks a name, or has it in another shape or in a dtype that cannot hold
+    TypeError: if `like` is neither.
+    ValueError: if `like` lacks a name, or has it in another shape or in a dtype that cannot hold
         the numbers exactly.
 
     >>> import numpy as np

@@ -268,3 +268,25 @@ def test_wrapped():
     compiled, checkpointed = torch.compile(nn.Linear(1, 1)), checkpoint_wrapper(nn.Linear(1, 1))
     names = [name for m in (compiled, checkpointed) for name, _ in m.named_children()]
     assert {*names, fsdp.FSDP_WRAPPED_MODULE} == set(_compat.WRAPPED), changed("WRAPPED")
+
+
+def test_what_the_core_touches():
+    """`arrays/_torch.py`, `kernels/backends/torch.py` and `interop/torch.py`, which see tensors
+    without this adapter.
+    """
+    from torch._compile import _disable_dynamo
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Mode(TorchDispatchMode):
+        pass
+
+    depth = torch._C._len_torch_dispatch_stack
+    with Mode():
+        assert depth() == 1, changed("_len_torch_dispatch_stack")
+    assert depth() == 0, changed("_len_torch_dispatch_stack")
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    seen = []
+    torch.func.vmap(lambda x: seen.append(wrapped(x)) or x)(torch.zeros(2))
+    assert seen == [True], changed("is_functorch_wrapped_tensor")
+    assert not wrapped(torch.zeros(2)), changed("is_functorch_wrapped_tensor")
+    assert _disable_dynamo(lambda x: x + 1)(1) == 2, changed("_disable_dynamo")
