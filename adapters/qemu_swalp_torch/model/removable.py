@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -16,9 +17,9 @@ class Removable(Protocol):
     def remove(self) -> None: ...
 
 
-class RoundingSite(Site):
+class RoundingSite(Site, ABC):
     """A site that can be put on its module."""
 
+    @abstractmethod
     def register(self, module: nn.Module) -> Sequence[Removable]:
         """Begin to round there. Returns what ends it."""
-        raise NotImplementedError
