@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import re
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import qemu_swalp as q
-from tests.import_graph import import_graph, parts_graph
+from tests.import_graph import PACKAGES, ROOT, import_graph, parts_graph
 
 HEAVY = (
     "torch",
@@ -138,6 +139,17 @@ def test_parts_import_only_those_below(package: str) -> None:
             assert part in layers, f"{package}.{part} has no place in LAYERS"
             allowed = {"__init__", *layers[: layers.index(part)]}
             assert imported <= allowed, f"{package}.{part} imports {imported - allowed}"
+
+
+@pytest.mark.parametrize("package", LAYERS)
+def test_the_map_for_newcomers_names_every_part(package: str) -> None:
+    """And every path on the page leads somewhere."""
+    page = (ROOT / "spec" / "architecture.md").read_text()
+    for part in LAYERS[package]:
+        assert f"`{part}/`" in page or f"`{part}.py`" in page, f"{package}.{part}"
+    places = (ROOT, *PACKAGES.values(), PACKAGES["qemu_swalp"] / "kernels")
+    for path in re.findall(r"`([\w.]+/[\w./]*\.\w+)`", page):
+        assert any((place / path).exists() for place in places), path
 
 
 def test_no_import_circle() -> None:

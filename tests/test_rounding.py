@@ -1,4 +1,4 @@
-"""Properties of rounding (clauses RND, FMT-8, FMT-9, BLK) on NumPy; `test_backends.py` carries them
+"""Properties of rounding (clauses RND, FMT-8, FMT-9, BLK) on NumPy; `tests/arrays` carries them
 to the others.
 """
 
