@@ -143,6 +143,13 @@ class NumpyNamespace(Namespace):
     def any(self, mask: Array) -> bool:
         return bool(mask.any())
 
+    def all_finite(self, arrays: Sequence[Array]) -> bool:
+        # A sum is finite only of finite numbers, and needs no mask; it may overflow, too.
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.xp.isfinite(self.xp.stack([x.sum() for x in arrays])).all():
+                return True
+        return bool(self.xp.stack([self.xp.isfinite(x).all() for x in arrays]).all())
+
     def as_words(self, word: Any) -> Any:
         return word.astype("uint32") if self.owns(word) else np.asarray(word, "uint32")[()]
 

@@ -141,6 +141,9 @@ class TensorflowNamespace(Namespace):
     def any(self, mask: Array) -> bool:
         return bool(tf.reduce_any(mask))
 
+    def all_finite(self, arrays: Sequence[Array]) -> bool:
+        return bool(tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in arrays]))
+
     def host(self, x: Array) -> np.ndarray:
         here: np.ndarray = (tf.cast(x, tf.float32) if x.dtype == tf.bfloat16 else x).numpy()
         return here

@@ -34,6 +34,12 @@ def _table(data: bytes, kind: str, dtype: torch.dtype, device: torch.device) -> 
     return torch.as_tensor(np.frombuffer(data, kind).copy(), dtype=dtype, device=device)
 
 
+def together(results: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Results of one element each in one tensor; partial ones, of DTensors, from all ranks."""
+    whole = [x.full_tensor() if hasattr(x, "full_tensor") else x for x in results]
+    return torch.stack([x.to(whole[0].device) for x in whole])
+
+
 class TorchNamespace(Namespace):
     name = "torch"
 
@@ -137,6 +143,12 @@ class TorchNamespace(Namespace):
 
     def any(self, mask: Array) -> bool:
         return bool(mask.any())
+
+    def all_finite(self, arrays: Sequence[Array]) -> bool:
+        # A sum is finite only of finite numbers, and needs no mask; it may overflow, too.
+        if together([x.sum() for x in arrays]).isfinite().all():
+            return True
+        return bool(together([torch.isfinite(x).all() for x in arrays]).all())
 
     def as_words(self, word: Any) -> Any:
         return word.to(torch.int64) if isinstance(word, torch.Tensor) else word

@@ -204,6 +204,12 @@ class Namespace(ABC):
     def any(self, mask: Array) -> bool:
         """Whether the mask of a concrete array holds anywhere."""
 
+    @abstractmethod
+    def all_finite(self, arrays: Sequence[Array]) -> bool:
+        """Whether concrete arrays, at least one, hold neither infinities nor NaN; the device is
+        asked once.
+        """
+
     # Random words: unsigned 32-bit numbers, in whichever dtype the library computes with them.
     # `first`, `skipped`, `step` and `key` are those of `random_bits.Counters`, as 0-d words.
 

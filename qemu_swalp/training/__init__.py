@@ -9,13 +9,14 @@ from .averaging.ema import EMA
 from .averaging.lawa import LAWA
 from .averaging.mean import Averaging
 from .averaging.sqwa import SQWA, SQWASchedule
+from .averaging.swag import SWAG
 from .averaging.swap import SWAP
 from .diagnosis import RoleStudy, find_breaking_role
 from .functional import ELEMENTWISE
 from .presets import as_recipe, fixed_point, recipe, recipe_names, register_recipe, swalp
 from .recipe import FULL_PRECISION, Recipe
 from .roles import OPERANDS, ROLES, SECTIONS, SUMS
-from .schedules import SWALPSchedule
+from .schedules import SWALPSchedule, SWASchedule
 from .sgd import SGD, Hyperparameters, SGDState, Slots, StepInputs, sgd_step, sgd_steps
 from .tensor_rounding import TensorRandomBits, apply
 
@@ -29,6 +30,7 @@ __all__ = [
     "SECTIONS",
     "SGD",
     "SQWA",
+    "SWAG",
     "SWAP",
     "AverageState",
     "Averaging",
@@ -42,6 +44,7 @@ __all__ = [
     "ELEMENTWISE",
     "SUMS",
     "SWALPSchedule",
+    "SWASchedule",
     "Slots",
     "StepInputs",
     "TensorRandomBits",

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from .._util.checks import check_int
+from .averaging.mean import Averaging
+
 
 @dataclass(frozen=True)
 class SWALPSchedule:
@@ -72,3 +75,49 @@ class SWALPSchedule:
         progress = (t / start - self.decay_start) / (self.decay_end - self.decay_start)
         before = 1 - (1 - self.floor) * xp.clip(progress, 0.0, 1.0)
         return xp.where(t >= self.start, scale * after, scale * before)
+
+
+@dataclass(frozen=True)
+class SWASchedule:
+    """The cyclic learning rate of SWA (Izmailov et al. 2018, arXiv 1803.05407, section 3.2) at step
+    t, for the update that makes the weights of step t + 1.
+
+    `learning_rate` before `start`; from there on, in each `cycle` of steps, linearly from `high`
+    down to `low`, which its last step takes: α(i) = (1 - t(i))·high + t(i)·low, t(i) = ((i - 1) mod
+    c + 1)/c.
+
+    Parameters
+    ----------
+    learning_rate, high, low : positive rates, low ≤ high.
+    start, cycle : steps before the first cycle, and of a cycle.
+
+    >>> schedule = SWASchedule(0.1, start=2, cycle=4, high=0.04, low=0.01)
+    >>> [round(schedule(t), 4) for t in range(8)]
+    [0.1, 0.1, 0.0325, 0.025, 0.0175, 0.01, 0.0325, 0.025]
+    >>> schedule.policy().start, schedule.policy().cycle
+    (2, 4)
+    """
+
+    learning_rate: float
+    start: int
+    cycle: int
+    high: float
+    low: float
+
+    def __post_init__(self) -> None:
+        rates = {name: getattr(self, name) for name in ("learning_rate", "high", "low")}
+        if not all(rate > 0 for rate in rates.values()) or not self.low <= self.high:
+            raise ValueError(f"rates must be positive, and low at most high, got {rates}")
+        check_int("start", self.start, 0, 2**62)
+        check_int("cycle", self.cycle, 1, 2**62)
+
+    def __call__(self, t: int) -> float:
+        """Learning rate at step t."""
+        if t < self.start:
+            return self.learning_rate
+        progress = ((t - self.start) % self.cycle + 1) / self.cycle
+        return (1 - progress) * self.high + progress * self.low
+
+    def policy(self, **rest: Any) -> Averaging:
+        """The average of the weights at the end of each cycle; `rest` are its other arguments."""
+        return Averaging(self.start, self.cycle, **rest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -18,16 +19,19 @@ from qemu_swalp.training import (
     EMA,
     LAWA,
     SQWA,
+    SWAG,
     SWAP,
     AverageState,
     Averaging,
     Policy,
     Quantizer,
     SQWASchedule,
+    SWASchedule,
     TensorRandomBits,
     due,
 )
 from qemu_swalp.training.averaging.aswa import decide
+from qemu_swalp.training.averaging.base import nonfinite_names
 
 NEAREST = Quantizer("fixed<10,4>/nearest_even")
 GRID = st.integers(-128, 127).map(lambda n: n / 16)
@@ -52,6 +56,8 @@ POLICIES: list[Policy] = [
     SWAP(quantizer=NEAREST),
     SQWA(captures=4),
     SQWA(2, 3, quantizer=NEAREST, captures=2),
+    SWAG(rank=3),
+    SWAG(1, 2, quantizer=NEAREST, rank=2),
 ]
 each_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda p: type(p).__name__)
 
@@ -380,6 +386,20 @@ def test_sqwa_averages_in_high_precision_and_quantizes_once() -> None:
             "the workers must have the same parameters; in one only: a, b",
         ),
         (lambda: SQWA(captures=0), ValueError, "captures must be from 1"),
+        (lambda: EMA(nonfinite="ignore"), ValueError, "nonfinite must be one of raise, skip, incl"),
+        (lambda: SWAG(rank=1), ValueError, "rank must be from 2"),
+        (lambda: SWAG().sample(SWAG().init()), ValueError, "nothing averaged yet"),
+        (
+            lambda: SWAG().sample(run(SWAG(), [(1, 2)]), scale=-1),
+            ValueError,
+            "scale must be a number from 0 on, got -1",
+        ),
+        (
+            lambda: SWASchedule(0.1, 2, 4, 0.01, 0.04),
+            ValueError,
+            "rates must be positive, and low at most high",
+        ),
+        (lambda: SWASchedule(0.1, 2, 0, 0.04, 0.01), ValueError, "cycle must be from 1"),
         (lambda: SQWASchedule(0.1, 0, 4, 2, 0.01, 0.02, 0.001), ValueError, "low at most high"),
         (lambda: SQWASchedule(0.1, 0, 4, 2, 0.02, 0.01, 0.0), ValueError, "rates must be positive"),
         (
@@ -404,3 +424,172 @@ def test_other_parameters_than_before_are_refused(policy: Policy) -> None:
     state = policy.update({"w": np.float32([1]), "b": np.float32([1])}, policy.init(), 1)
     with pytest.raises(ValueError, match="those of the average so far; in one only: b, c"):
         policy.update({"w": np.float32([1]), "c": np.float32([1])}, state, 2)
+
+
+# Iterates that are not finite, and models that changed
+
+BAD = st.sampled_from([math.inf, -math.inf, math.nan])
+
+
+@each_policy
+@settings(max_examples=15)
+@given(RUNS, st.integers(0, 29), BAD)
+def test_a_nonfinite_iterate_is_refused_or_skipped_by_every_policy(
+    policy: Policy, iterates: list[tuple[float, float]], place: int, bad: float
+) -> None:
+    iterates = (iterates * 30)[:30]
+    skipping = replace(policy, nonfinite="skip")
+    state, clean = skipping.init(), policy.init()
+    for step, pair in enumerate(iterates, 1):
+        if step - 1 != place:
+            state = skipping.update(params_of(pair), state, step)
+            clean = policy.update(params_of(pair), clean, step)
+            continue
+        params = params_of(pair) | {"b": np.float32([[pair[1]], [bad]])}
+        assert skipping.update(params, state, step) is state
+        if policy.due(step):
+            with pytest.raises(
+                ValueError,
+                match=rf"after step {step} there are .* NaN in b, .* {type(policy).__name__} with",
+            ):
+                policy.update(params, clean, step)
+    assert (state.n_averaged, state.score) == (clean.n_averaged, clean.score)
+    assert {k: v.tobytes() for k, v in (state.value or {}).items()} == {
+        k: v.tobytes() for k, v in (clean.value or {}).items()
+    }
+
+
+def test_included_nonfinite_iterates_stay_in_the_average() -> None:
+    policy = Averaging(nonfinite="include")
+    state = policy.init()
+    for step, weight in enumerate((1.0, math.inf, 1.0), 1):
+        state = policy.update({"w": np.float32([weight])}, state, step)
+    assert policy.average(state)["w"].item() == math.inf
+    assert policy.record() == Averaging().record()
+
+
+def test_finite_iterates_whose_sum_is_not_are_finite() -> None:
+    policy = Averaging()
+    largest = np.full(3, np.finfo(np.float32).max)
+    assert policy.update({"w": largest}, policy.init(), 1).n_averaged == 1
+
+
+@pytest.mark.parametrize("library", ["torch", "jax", "tensorflow"])
+def test_every_library_finds_nonfinite_numbers(library: str) -> None:
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    for values in ([1.0, math.nan], [math.inf, 0.0], [-math.inf, 0.0]):
+        arrays = {"a": np.float32([1.0]), "b": np.float32(values)}
+        assert nonfinite_names({k: array_in(library, a) for k, a in arrays.items()}) == ["b"]
+    assert nonfinite_names({"a": array_in(library, np.float32([3e38, 3e38]))}) == []
+
+
+def array_in(library: str, array: np.ndarray) -> Any:
+    if library == "torch":
+        import torch
+
+        return torch.from_numpy(array)
+    if library == "jax":
+        import jax.numpy as jnp
+
+        return jnp.asarray(array)
+    import tensorflow as tf
+
+    return tf.constant(array)
+
+
+@each_policy
+def test_other_names_or_shapes_are_refused(policy: Policy) -> None:
+    state = run(policy, [(1.0, 2.0)] * 9)
+    step = next(step for step in range(10, 20) if policy.due(step))
+    with pytest.raises(ValueError, match="those of the average so far; in one only: c"):
+        policy.update(params_of((1.0, 2.0)) | {"c": np.float32([1])}, state, step)
+    with pytest.raises(
+        ValueError, match=r"b has shape \(1, 1\) now, \(2, 1\) in the average so far"
+    ):
+        policy.update(params_of((1.0, 2.0)) | {"b": np.float32([[1]])}, state, step)
+
+
+# SWAG
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(GRID, GRID), min_size=1, max_size=12), st.integers(2, 5))
+def test_swag_keeps_mean_variance_and_the_latest_deviations(
+    iterates: list[tuple[float, float]], rank: int
+) -> None:
+    policy = SWAG(rank=rank)
+    state = run(policy, iterates)
+    values = np.array([a for a, _ in iterates], np.float64)
+    means = np.cumsum(values) / np.arange(1, len(values) + 1)
+    variance = (values**2).mean() - means[-1] ** 2
+    assert first_of(policy, state) == pytest.approx(means[-1], abs=1e-5)
+    assert policy.variance(state)["a"][0] == pytest.approx(variance, abs=1e-4)
+    assert state.value is not None
+    for i in range(max(0, len(values) - rank), len(values)):
+        kept = state.value[f"a@{i % rank}"][0]
+        assert kept == pytest.approx(values[i] - means[i], abs=1e-5)
+
+
+def test_swag_does_not_cancel_far_from_zero() -> None:
+    policy = SWAG(rank=2)
+    state = run(policy, [(1000 + n % 2 / 8, 0.0) for n in range(100)])
+    assert policy.variance(state)["a"][0] == pytest.approx(1 / 256, rel=0.02)
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_samples_of_swag_have_its_mean_and_covariance(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    iterates = (rng.normal(size=(30, 3)) @ rng.normal(size=(3, 3))).astype(np.float32)
+    policy = SWAG(rank=5)
+    state = policy.init()
+    for step, (a, b, c) in enumerate(iterates, 1):
+        state = policy.update({"x": np.float32([a, b]), "y": np.float32([c])}, state, step)
+    assert state.value is not None
+    columns = np.stack([np.r_[state.value[f"x@{k}"], state.value[f"y@{k}"]] for k in range(5)], 1)
+    expected = scale * (np.diag(iterates.var(0)) + columns @ columns.T / 4)
+    samples = [policy.sample(state, index, scale) for index in range(4000)]
+    drawn = np.stack([np.r_[sample["x"], sample["y"]] for sample in samples])
+    assert np.allclose(drawn.mean(0), iterates.mean(0), atol=4 * np.sqrt(expected.max() / 4000))
+    assert np.allclose(np.cov(drawn.T), expected, atol=0.12 * expected.max())
+
+
+def test_a_sample_is_repeatable_rounded_once_and_the_mean_at_scale_0() -> None:
+    policy = SWAG(quantizer=NEAREST, rank=2)
+    state = run(policy, [(1.0, 2.0), (3.0, -1.0), (2.5, 0.0)])
+    first, again, other = (policy.sample(state, index) for index in (0, 0, 1))
+    assert all((first[name] == again[name]).all() for name in first)
+    assert any((first[name] != other[name]).any() for name in first)
+    assert all((q.quantize(x, NEAREST.format) == x).all() for x in first.values())
+    exact = policy.sample(state, 0, 0.0)
+    assert all((exact[name] == x).all() for name, x in policy.average(state).items())
+
+
+def test_samples_have_the_same_bits_in_torch() -> None:
+    import torch
+
+    policy = SWAG(rank=2)
+    ours, theirs = policy.init(), policy.init()
+    for step in range(1, 6):
+        params = params_of((step**0.5, 1 / step))
+        ours = policy.update(params, ours, step)
+        theirs = policy.update({k: torch.from_numpy(w) for k, w in params.items()}, theirs, step)
+    for name, sample in policy.sample(ours, 3).items():
+        assert sample.tobytes() == policy.sample(theirs, 3)[name].numpy().tobytes()
+
+
+# Cyclic learning rates
+
+
+@given(st.integers(0, 9), st.integers(1, 7), st.floats(1e-3, 1), st.floats(1e-3, 1))
+def test_the_cyclic_schedule_is_that_of_swa_and_averages_where_it_is_least(
+    start: int, cycle: int, a: float, b: float
+) -> None:
+    low, high = sorted((a, b))
+    schedule = SWASchedule(0.1, start, cycle, high, low)
+    policy = schedule.policy(nonfinite="skip")
+    for t in range(40):
+        i = t - start + 1
+        progress = ((i - 1) % cycle + 1) / cycle
+        expected = 0.1 if i < 1 else (1 - progress) * high + progress * low
+        assert schedule(t) == expected
+        assert policy.due(t + 1) == (i >= 1 and progress == 1)

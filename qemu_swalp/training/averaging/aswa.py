@@ -49,7 +49,7 @@ class ASWA(Policy):
 
     Parameters
     ----------
-    start, cycle, include_start, seed : as in `Policy`.
+    start, cycle, include_start, seed, nonfinite : as in `Policy`.
     quantizer : as in `Averaging`: of the running mean, each time; it is the rounded mean that is
         scored.
     score : function of the parameters by name, called twice for each iterate that is due; needed,

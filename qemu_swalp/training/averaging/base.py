@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
-from ..._util.checks import check_bool, check_int
-from ...arrays import Array
+from ..._util.checks import check_bool, check_choice, check_int
+from ...arrays import Array, namespace_of
 from ...formats import Format
 from ...ops.quantizer import Quantizer
 from ..sgd import Parameters
@@ -28,6 +28,31 @@ class AverageState(NamedTuple):
     n_averaged: int
     value: dict[str, Array] | None
     score: float | None = None
+
+
+NONFINITE = ("raise", "skip", "include")
+"""What may become of an iterate that is due and has an infinity or NaN."""
+
+
+def nonfinite_names(params: Mapping[str, Array]) -> list[str]:
+    """Names of the arrays that hold an infinity or NaN; of traced arrays it is not known.
+
+    >>> import numpy as np
+    >>> nonfinite_names({"w": np.float32([1, np.nan]), "b": np.float32([0])})
+    ['w']
+    """
+    by_library: dict[Any, dict[str, Array]] = {}
+    for name, array in params.items():
+        xp = namespace_of(array)
+        if xp.concrete(array):
+            by_library.setdefault(xp, {})[name] = array
+    return [
+        name
+        for xp, arrays in by_library.items()
+        if not xp.all_finite(list(arrays.values()))
+        for name, array in arrays.items()
+        if not xp.all_finite([array])
+    ]
 
 
 def due(step: Any, start: int, cycle: int, include_start: bool = False) -> Any:
@@ -54,6 +79,9 @@ class Policy(ABC):
     quantizer : of the average itself; None keeps it in the weights' dtype. Each policy says when it
         rounds.
     seed : of the quantizer's random bits.
+    nonfinite : what becomes of an iterate that is due and has an infinity or NaN, which would stay
+        in an average: "raise" ValueError, "skip" it, so that `n_averaged` does not count it, or
+        "include" it unchecked.
     """
 
     start: int = 0
@@ -61,12 +89,14 @@ class Policy(ABC):
     include_start: bool = False
     quantizer: Quantizer | None = None
     seed: int = 0
+    nonfinite: str = field(default="raise", kw_only=True, metadata={"recorded": False})
 
     def __post_init__(self) -> None:
         check_int("start", self.start, 0, 2**62)
         check_int("cycle", self.cycle, 1, 2**62)
         check_bool("include_start", self.include_start)
         check_int("seed", self.seed, 0, 2**64 - 1)
+        check_choice("nonfinite", self.nonfinite, NONFINITE)
         if self.quantizer is not None:
             object.__setattr__(self, "quantizer", Quantizer.parse(self.quantizer))
 
@@ -75,8 +105,36 @@ class Policy(ABC):
         return AverageState(0, None)
 
     def update(self, params: Parameters, state: AverageState, step: int) -> AverageState:
-        """The state after `step` updates of the parameters; the same one where none is due."""
-        return self.add(params, state) if self.due(step) else state
+        """The state after `step` updates of the parameters; the same one where none is due.
+
+        ValueError where an iterate that is due is not finite, unless `nonfinite` says otherwise,
+        and where names or shapes are not those of the average so far.
+        """
+        if not self.due(step):
+            return state
+        self.check_parameters(params, state)
+        return self.add(params, state) if self.admits(params, step) else state
+
+    def check_parameters(self, params: Parameters, state: AverageState) -> None:
+        """ValueError unless names and shapes are those of the average so far."""
+        if state.value is None:
+            return
+        value = state.value
+        firsts = {name: self.keys(name)[0] for name in params}
+        others = set(value) - {key for name in params for key in self.keys(name)}
+        differing = [name for name, key in firsts.items() if key not in value]
+        if differing or others:
+            raise ValueError(
+                "the parameters must be those of the average so far; in one only: "
+                f"{', '.join(sorted([*differing, *others]))}"
+            )
+        for name, weight in params.items():
+            kept = value[firsts[name]]
+            if not namespace_of(weight).same_shape(weight, kept):
+                raise ValueError(
+                    f"{name} has shape {tuple(weight.shape)} now, {tuple(kept.shape)} in the"
+                    " average so far; begin a new average for a model that was changed"
+                )
 
     def due(self, step: int) -> bool:
         """Whether the weights after `step` updates enter the average."""
@@ -98,11 +156,17 @@ class Policy(ABC):
     def record(self) -> dict[str, Any]:
         """The policy as plain values, for a checkpoint that no other policy may continue."""
         plain: dict[str, Any] = {"policy": type(self).__name__}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if not item.metadata.get("recorded", True):
+                continue
             if not callable(value) or isinstance(value, Quantizer):
-                plain[field.name] = str(value) if isinstance(value, Quantizer | Format) else value
+                plain[item.name] = str(value) if isinstance(value, Quantizer | Format) else value
         return plain
+
+    def keys(self, name: str) -> list[str]:
+        """The keys of `AverageState.value` for a parameter, once there are enough iterates."""
+        return [name]
 
     @abstractmethod
     def add(self, params: Parameters, state: AverageState) -> AverageState:
@@ -128,11 +192,6 @@ class TensorwisePolicy(Policy):
         before: Mapping[str, Array | None] = dict.fromkeys(params)
         if state.value is not None:
             before = state.value
-        if set(before) != set(params):
-            raise ValueError(
-                "the parameters must be those of the average so far; in one only: "
-                f"{', '.join(sorted(set(before) ^ set(params)))}"
-            )
         return AverageState(
             count,
             {

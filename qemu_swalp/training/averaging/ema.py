@@ -18,7 +18,7 @@ class EMA(TensorwisePolicy):
 
     Parameters
     ----------
-    start, cycle, include_start, seed : as in `Policy`.
+    start, cycle, include_start, seed, nonfinite : as in `Policy`.
     quantizer : Q, applied each time. To nearest it stalls once (1 - d)·|w - w̄| is below half a
         quantum; stochastic rounding does not.
     decay : d, at least 0 and below 1.

@@ -23,7 +23,7 @@ class LAWA(Policy):
 
     Parameters
     ----------
-    start, cycle, include_start, seed : as in `Policy`.
+    start, cycle, include_start, seed, nonfinite : as in `Policy`.
     quantizer : rounds the mean once, when it is asked for.
     size : number of iterates, at least 1.
 
@@ -45,6 +45,9 @@ class LAWA(Policy):
     def record(self) -> dict[str, Any]:
         """As `Policy.record`, under the name that checkpoints of version 0.1 have for it."""
         return super().record() | {"policy": "Window"}
+
+    def keys(self, name: str) -> list[str]:
+        return [f"{name}@{slot}" for slot in range(self.size)]
 
     def add(self, params: Parameters, state: AverageState) -> AverageState:
         slot = state.n_averaged % self.size

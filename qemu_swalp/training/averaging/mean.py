@@ -18,7 +18,7 @@ class Averaging(TensorwisePolicy):
 
     Parameters
     ----------
-    start, cycle, include_start, seed : as in `Policy`.
+    start, cycle, include_start, seed, nonfinite : as in `Policy`.
     quantizer : format of the average itself, applied to the running mean at each iterate. None
         keeps a sum in the weights' dtype, which is exact while it fits the significand: in float32,
         2^16 iterates of 8-bit weights (8 + 16 bits of 24).

@@ -27,8 +27,8 @@ class SQWA(Policy):
 
     Parameters
     ----------
-    start, cycle, include_start, seed : as in `Policy`; `SQWASchedule.policy` gives those of a
-        schedule.
+    start, cycle, include_start, seed, nonfinite : as in `Policy`; `SQWASchedule.policy` gives the
+        first three of a schedule.
     quantizer : of the weights; rounds the mean once. None, for the float twin, leaves it.
     captures : models that are averaged, later ones are not. The paper compares several numbers; the
         text that was read names seven in an example, and no rule, so the number is yours.

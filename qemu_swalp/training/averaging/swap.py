@@ -25,7 +25,7 @@ class SWAP(Policy):
 
     Parameters
     ----------
-    start, cycle, include_start, seed : as in `Policy`.
+    start, cycle, include_start, seed, nonfinite : as in `Policy`.
     quantizer : rounds the merged mean once, when it is asked for.
 
     >>> import numpy as np
