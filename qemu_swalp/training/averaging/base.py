@@ -136,6 +136,21 @@ class Policy(ABC):
                     " average so far; begin a new average for a model that was changed"
                 )
 
+    def admits(self, params: Parameters, step: int) -> bool:
+        """Whether these parameters, which are due after `step` updates, may enter the average.
+
+        ValueError where they are not finite and `nonfinite` is "raise".
+        """
+        names = [] if self.nonfinite == "include" else nonfinite_names(params)
+        if names and self.nonfinite == "raise":
+            raise ValueError(
+                f"an average needs finite weights, and after step {step} there are infinities or"
+                f" NaN in {', '.join(names)}, which would stay in it; make {type(self).__name__}"
+                " with nonfinite='skip' to leave such iterates out, or with nonfinite='include' to"
+                " average them"
+            )
+        return not names
+
     def due(self, step: int) -> bool:
         """Whether the weights after `step` updates enter the average."""
         return bool(due(step, self.start, self.cycle, self.include_start))
