@@ -143,6 +143,8 @@ def _geometry(format: Block) -> str:
     if format.axis is None:
         return "the whole array"
     axes = ", ".join(map(str, format.axis))
+    if format.axis_words:
+        axes += " (by the layout of each layer)"
     if format.size is None:
         return f"each index of axis {axes}"
     if len(format.axis) == 1:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeVar, get_args
 from weakref import WeakSet
 
 from .._util.checks import check_choice
+from .axis_words import Axis, Layout, checked_layout
 from .builtin_names import NAME_OF
 from .strings import string_with_parameters
 
@@ -133,6 +134,41 @@ class Format(ABC):
         fields = (getattr(self, name) for name in getattr(self, "__dataclass_fields__", ()))
         within = (value for value in fields if isinstance(value, Format))
         return type(self) not in _REDEFINED and all(format.is_current for format in within)
+
+    @property
+    def axis_words(self) -> tuple[str, ...]:
+        """The words among the axes of its blocks, which `resolve` replaces by numbers."""
+        return ()
+
+    def resolve(self, layout: Layout | None = None, /, **axes: Axis) -> Any:
+        """The format with numbers for the words among its axes (clause BLK-14).
+
+        Parameters
+        ----------
+        layout : {word: axis} of an array. An axis is an integer; several, where the word counts
+            the indices of all of them together, as the output channels of a depthwise kernel; none,
+            (), where the array has one index of it alone; or {axis: length} with all axes of the
+            array, where an index of the word is a run of so many indices along each.
+        axes : the same by keyword; `in_` is "in".
+
+        Returns
+        -------
+        A format of the same kind; this one, if it has no words.
+
+        Raises
+        ------
+        ValueError: if a word of the format is not in the layout; if a size goes with a word that
+            does not stand for a single axis.
+        TypeError, ValueError: if the layout is not of this form.
+
+        >>> from qemu_swalp import bfp
+        >>> str(bfp(8, axis="out").resolve(out=-1)), str(bfp(8, axis="out").resolve(out=(-2, -1)))
+        ('bfp<8,axis=-1>', 'bfp<8,axis=(-2,-1)>')
+        >>> str(bfp(8, axis=("out", "in"), size=16).resolve(out=0, in_=1))
+        'bfp<8,axis=(0,1),size=16>'
+        """
+        checked_layout(layout, axes)
+        return self
 
     def replace(self, **changes: Any) -> Any:
         """A copy with some parameters changed, validated anew.

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Literal
 
 from .._util.checks import check_choice
+from .axis_words import Axis, Layout, resolved, words_in
 from .base import OVERFLOWS, Format, Overflow
 from .binade import BinadeFormat, binade
 from .block_geometry import (
@@ -50,7 +51,9 @@ class Block(Format, family="block"):
     element : a `BinadeFormat`; like the other formats here, also by its string.
     axis : the axis or axes that blocks are laid out along; None: the whole array is one block.
         Without `size`, each index of the axes has a scale of its own (and an array all of whose
-        axes are named is one block).
+        axes are named is one block). An axis is a number, or one of the words "out", "in", "sum"
+        and "batch" (`AXIS_WORDS`), which stand for other numbers in each layer's layout: `resolve`
+        puts the numbers in, and recipes are resolved by the adapters.
     size : blocks are runs of so many elements along a single axis, tiles along several (one size
         for all axes or one for each), at each index of the other axes. The last of each row may be
         shorter.
@@ -198,6 +201,14 @@ class Block(Format, family="block"):
         return doubles and (
             self.rule != "even" or element.max == 2.0 ** (top + 1) - 2.0 ** quanta[-1]
         )
+
+    @property
+    def axis_words(self) -> tuple[str, ...]:
+        return words_in(self.axis)
+
+    def resolve(self, layout: Layout | None = None, /, **axes: Axis) -> Block:
+        axis, size = resolved(self, self.axis, self.size, layout, axes)
+        return self if axis == self.axis else self.replace(axis=axis, size=size)
 
     def axes_of(self, ndim: int) -> dict[int, int]:
         """The named axes of an array of `ndim` dimensions, each with its size (1 without one)."""

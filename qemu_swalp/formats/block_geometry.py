@@ -1,22 +1,29 @@
-"""Which elements of an array share a scale (clauses BLK-1 and BLK-2)."""
+"""Which elements of an array share a scale (clauses BLK-1, BLK-2 and BLK-14)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from .._util.checks import check_int
+from .._util.checks import check_choice, check_int
+from .axis_words import AXIS_WORDS, unresolved, words_in
 
-Axes = tuple[int, ...] | None
+Axes = tuple[int | str, ...] | None
 Sizes = int | tuple[int, ...] | None
 
 
-def checked_axes(axis: int | Iterable[int] | None) -> Axes:
-    """The axes as a tuple. Raises TypeError or ValueError unless they are different integers."""
+def checked_axes(axis: int | str | Iterable[int | str] | None) -> Axes:
+    """The axes as a tuple.
+
+    Raises TypeError or ValueError unless they are different integers or `AXIS_WORDS`.
+    """
     if axis is None:
         return None
-    axes = tuple(axis) if isinstance(axis, Iterable) else (axis,)
+    axes = tuple(axis) if isinstance(axis, Iterable) and not isinstance(axis, str) else (axis,)
     for a in axes:
-        check_int("axis", a, -64, 63)
+        if isinstance(a, str):
+            check_choice("axis, a number or a word,", a, AXIS_WORDS)
+        else:
+            check_int("axis", a, -64, 63)
     if not axes or len(set(axes)) < len(axes):
         raise ValueError(
             f"axis must name each axis once, got {axis!r}; leave it out for a single block"
@@ -49,13 +56,15 @@ def checked_sizes(size: int | Iterable[int] | None, axes: Axes) -> Sizes:
 def sizes_by_axis(axes: Axes, size: Sizes, ndim: int, format: object) -> dict[int, int]:
     """The named axes of an array of `ndim` dimensions, counted from 0, each with its size.
 
-    Where no size is set, it is 1. Raises ValueError, naming the format, if the array lacks an axis
-    or if two names stand for one axis.
+    Where no size is set, it is 1. Raises ValueError, naming the format, if the array lacks an axis,
+    if two names stand for one axis, or if an axis is a word.
     """
-    axes = axes or ()
-    sizes = size if isinstance(size, tuple) else (size or 1,) * len(axes)
+    if words := words_in(axes):
+        raise unresolved(format, words)
+    numbers = [a for a in axes or () if isinstance(a, int)]
+    sizes = size if isinstance(size, tuple) else (size or 1,) * len(numbers)
     by_axis: dict[int, int] = {}
-    for a, length in zip(axes, sizes, strict=True):
+    for a, length in zip(numbers, sizes, strict=True):
         if not -ndim <= a < ndim:
             raise ValueError(
                 f"{format} names axis {a}, which an array of {ndim} dimensions does not have"

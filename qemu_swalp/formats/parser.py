@@ -159,7 +159,7 @@ class _Parser:
                 raise self.error(f"{word!r} is not a number") from None
         if word in ("true", "false"):
             return word == "true"
-        return parse(word) if word in REGISTERED or string_of(word) else word
+        return word
 
     def items(self, opening: str, closing: str) -> Iterator[tuple[str, Any]]:
         self.next(opening)

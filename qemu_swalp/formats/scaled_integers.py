@@ -19,7 +19,7 @@ from .strings import string_with_parameters
 def bfp(
     word: int,
     range: Literal["symmetric", "twos"] = "symmetric",
-    axis: int | Iterable[int] | None = None,
+    axis: int | str | Iterable[int | str] | None = None,
     size: int | Iterable[int] | None = None,
     scale_bits: int = 8,
 ) -> Block:
@@ -27,8 +27,9 @@ def bfp(
 
     `range="symmetric"` (default) is idempotent; "twos" is the two's-complement range
     [-2^(W-1), 2^(W-1) - 1] of Yang et al. 2019 (SWALP), section 3.2. `axis=None` is their big-block
-    design, `axis=0` their small-block design. The other parameters are those of `Block`. Other
-    block floating points are the same with another geometry, under these names:
+    design, `axis="out"` their small-block design of weights, `axis="batch"` that of activations.
+    The other parameters are those of `Block`. Other block floating points are the same with another
+    geometry, under these names:
 
     - msfp12 … msfp16, Microsoft Floating Point (Darvish Rouhani et al., NeurIPS 2020): sign and 3 …
       7 magnitude bits under an 8-bit exponent shared by runs of 16 along the last axis. How the
@@ -49,7 +50,7 @@ def bfp(
 def integer(
     word: int,
     zero_point: bool = False,
-    axis: int | Iterable[int] | None = None,
+    axis: int | str | Iterable[int | str] | None = None,
     size: int | Iterable[int] | None = None,
     scale: BinadeFormat = FLOAT32,
 ) -> Block:

@@ -10,6 +10,7 @@ import numpy as np
 from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import SOURCE_DTYPES, SourceDtype
 from ..formats import Block, Format, Overflow
+from ..formats.axis_words import unresolved
 from ..random_bits import RandomBits
 from ..reference.context import element_of
 from ..rounding import Rounding
@@ -121,9 +122,11 @@ def _lacking(format: Format, dtype: SourceDtype) -> str:
 
 def policy_of(format: Format, overflow: Overflow | None) -> str:
     """The overflow policy in force (of blocks: `Block.overflow_in_force`). ValueError where the
-    format cannot express it.
+    format cannot express it, or names axes by words.
     """
     if isinstance(format, Block):
+        if format.axis_words:
+            raise unresolved(format, format.axis_words)
         return format.overflow_in_force(overflow)
     element = element_of(format)
     if overflow is None:

@@ -10,6 +10,7 @@ import numpy as np
 from .._typing import ArrayT, Numbers
 from .._util.autograph import no_autograph
 from ..formats import Format, parse
+from ..formats.axis_words import Axis, Layout
 from ..formats.dtypes import dtype_name
 from ..random_bits import RandomBits
 from ..reference.context import Target
@@ -63,6 +64,14 @@ class Quantizer:
     def target(self) -> Target:
         """What it rounds to, for the functions that compute."""
         return Target(self.format, policy_of(self.format, None), self.rounding)
+
+    def resolve(self, layout: Layout | None = None, /, **axes: Axis) -> Quantizer:
+        """The quantizer with numbers for the words among the axes of its format (`Format.resolve`).
+
+        >>> str(Quantizer("bfp<8,axis=out>/stochastic").resolve(out=-1))
+        'bfp<8,axis=-1>/stochastic_a'
+        """
+        return Quantizer(self.format.resolve(layout, **axes), self.rounding)
 
     def __str__(self) -> str:
         return f"{self.format}/{self.rounding}"

@@ -89,8 +89,9 @@ def swalp(word: int = 8, block: Literal["small", "big"] = "small", average: Any 
     Parameters
     ----------
     word : word length in bits.
-    block : "small", one exponent for each index of axis 0 (each output channel of a weight, each
-        sample of an activation; a vector as a whole), or "big", one for each tensor.
+    block : "small", one exponent for each output channel of a weight, each sample (index of axis 0)
+        of an activation, and each vector; or "big", one for each tensor. The adapters know the
+        output channels of layers; for arrays of your own, `resolve` gives the axis.
     average : quantizer of the averaged weights; None, the paper's choice, for full precision.
 
     Raises
@@ -102,8 +103,17 @@ def swalp(word: int = 8, block: Literal["small", "big"] = "small", average: Any 
     """
     if block not in ("small", "big"):
         raise ValueError(f"block must be 'small' or 'big', got {block!r}")
-    q = Quantizer(bfp(word, axis=0 if block == "small" else None), "stochastic")
-    return Recipe(weight=q, activation=q, error=q, gradient=q, momentum=q, average=average)
+    small = block == "small"
+    weight = Quantizer(bfp(word, axis=0 if small else None), "stochastic")
+    activation = Quantizer(bfp(word, axis="batch" if small else None), "stochastic")
+    return Recipe(
+        weight=weight,
+        activation=activation,
+        error=activation,
+        gradient=weight,
+        momentum=weight,
+        average=average,
+    )
 
 
 def fixed_point(word: int, fraction: int) -> Recipe:
@@ -198,7 +208,7 @@ def mxfp8() -> Recipe:
     """
     return Recipe(
         operands=dict.fromkeys(
-            KINDS, "block<e4m3fn,axis=-1,size=32,scale=e8m0fnu,rule=rceil>/nearest_even"
+            KINDS, "block<e4m3fn,axis=sum,size=32,scale=e8m0fnu,rule=rceil>/nearest_even"
         )
     )
 

@@ -9,12 +9,14 @@ from typing import Any
 
 from .._util.checks import check_bool, near_matches
 from .._util.tables import table
+from ..formats.axis_words import Axis, Layout
 from ..ops.accumulation import Accumulation
 from ..ops.quantizer import Quantizer
 from .roles import (
     ROLES,
     SECTIONS,
     elementwise_rules,
+    of_role,
     operand_quantizers,
     pairs,
     product_accumulations,
@@ -52,6 +54,11 @@ class Recipe:
     allow_empty : whether an entry point of an adapter that finds nothing to round leaves the model
         as it is; by default it raises ValueError. Recipes that differ in this alone are equal, and
         `to_dict` leaves it out: it changes no number.
+
+    Axes of blocks may be words (`Format.resolve`). Those of activation and error, whose samples are
+    axis 0, and those of operands become numbers here; "out", "in" and "sum" of what is shaped like
+    a weight are resolved for each parameter by an adapter, or by `resolve`. A parameter of one
+    dimension is one block.
 
     >>> recipe = Recipe(weight="bfp8", overrides={"*.bias": None})
     >>> recipe.of("fc.weight").weight, recipe.of("fc.bias").weight
@@ -100,8 +107,8 @@ class Recipe:
     ) -> None:
         by_role = (weight, activation, error, gradient, momentum, accumulator, average)
         parts: dict[str, Any] = {
-            **{role: _optional(value) for role, value in zip(ROLES, by_role, strict=True)},
-            "state": tuple((name, _optional(value)) for name, value in pairs(state)),
+            **{role: of_role(role, value) for role, value in zip(ROLES, by_role, strict=True)},
+            "state": tuple((name, of_role(name, value)) for name, value in pairs(state)),
             "operands": operand_quantizers(operands),
             "sums": product_accumulations(sums),
             "elementwise": elementwise_rules(elementwise),
@@ -124,6 +131,46 @@ class Recipe:
             if fnmatchcase(name, pattern):
                 return recipe or FULL_PRECISION
         return replace(self, overrides=()) if self.overrides else self
+
+    @property
+    def axis_words(self) -> tuple[str, ...]:
+        """The words among the axes of its formats, which `resolve` replaces by numbers."""
+        recipes = (self, *(recipe for _, recipe in self.overrides if recipe is not None))
+        words = (
+            word
+            for recipe in recipes
+            for quantizer in (
+                *(getattr(recipe, role) for role in ROLES),
+                *dict(recipe.state).values(),
+            )
+            if quantizer is not None
+            for word in quantizer.format.axis_words
+        )
+        return tuple(dict.fromkeys(words))
+
+    def resolve(self, layout: Layout | None = None, /, **axes: Axis) -> Recipe:
+        """The recipe with numbers for the words among its axes, overrides included.
+
+        For arrays of one layout: adapters resolve each parameter by its layer. Parameters, result
+        and errors are those of `Format.resolve`.
+
+        >>> str(Recipe("bfp<8,axis=out>").resolve(out=-1).weight)
+        'bfp<8,axis=-1>/nearest_even'
+        """
+
+        def resolved(quantizer: Quantizer | None) -> Quantizer | None:
+            return None if quantizer is None else quantizer.resolve(layout, **axes)
+
+        roles: dict[str, Any] = {role: resolved(getattr(self, role)) for role in ROLES}
+        return replace(
+            self,
+            **roles,
+            state=tuple((name, resolved(quantizer)) for name, quantizer in self.state),
+            overrides=tuple(
+                (pattern, None if recipe is None else recipe.resolve(layout, **axes))
+                for pattern, recipe in self.overrides
+            ),
+        )
 
     def unmatched(self, names: Iterable[str]) -> tuple[str, ...]:
         """The patterns of `overrides` that match none of the names.
@@ -282,10 +329,6 @@ class Recipe:
         yield from lines or [(prefix.removesuffix(": ") or "all", "full precision", "")]
         for pattern, recipe in self.overrides:
             yield from (recipe or FULL_PRECISION)._lines(f"{pattern}: ")
-
-
-def _optional(value: Any) -> Quantizer | None:
-    return None if value is None else Quantizer.parse(value)
 
 
 FULL_PRECISION = Recipe()

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .._util.checks import check_choice
+from ..formats.axis_words import Layout
 from ..ops.accumulation import Accumulation, check_element
 from ..ops.quantizer import Quantizer
 from .functional import ELEMENTWISE
@@ -24,6 +25,19 @@ OPERANDS = (
 of its input (dgrad) error · weight, the gradient of its weight (wgrad) error · input.
 """
 
+OPERAND_AXES = {
+    "forward.input": ("in", "batch"),
+    "forward.weight": ("in", "out"),
+    "dgrad.error": ("out", "batch"),
+    "dgrad.weight": ("out", "in"),
+    "wgrad.error": ("batch", "out"),
+    "wgrad.input": ("batch", "in"),
+}
+"""Operand → what its last axis, which is summed over, and the axis before it stand for."""
+
+ACTIVATION_LAYOUT = {"batch": 0}
+"""The layout of activations and errors."""
+
 SUMS = ("forward.sum", "dgrad.sum", "wgrad.sum")
 """How the three products are accumulated."""
 
@@ -40,7 +54,38 @@ SECTIONS = {
 def operand_quantizers(chosen: Any) -> tuple[tuple[str, Quantizer], ...]:
     """Of {name: quantizer}, by the names of `OPERANDS`."""
     named = _named("an operand", dict(pairs(chosen)), OPERANDS)
-    return tuple((name, Quantizer.parse(quantizer)) for name, quantizer in named)
+    return tuple((name, _of_operand(name, quantizer)) for name, quantizer in named)
+
+
+def _of_operand(name: str, quantizer: Any) -> Quantizer:
+    summed, other = OPERAND_AXES[name]
+    return _resolved(name, Quantizer.parse(quantizer), {"sum": -1, summed: -1, other: -2})
+
+
+def of_role(role: str, quantizer: Any) -> Quantizer | None:
+    """The quantizer of a role or of further optimizer state; None for None."""
+    if quantizer is None:
+        return None
+    parsed = Quantizer.parse(quantizer)
+    if role in ("activation", "error"):
+        return _resolved(role, parsed, ACTIVATION_LAYOUT)
+    if "batch" in parsed.format.axis_words:
+        raise ValueError(
+            f"{role}: {parsed.format} names its axis by the word 'batch', and what is shaped like a"
+            f" weight has no batch; use 'out', 'in' or 'sum', or a number"
+        )
+    return parsed
+
+
+def _resolved(role: str, quantizer: Quantizer, layout: Layout) -> Quantizer:
+    """A quantizer with numbers for words. ValueError for words that the layout lacks."""
+    for word in quantizer.format.axis_words:
+        if word not in layout:
+            raise ValueError(
+                f"{role}: {quantizer.format} names its axis by the word {word!r}; this role has the"
+                f" words {', '.join(map(repr, layout))}; use one of these, or a number"
+            )
+    return quantizer if not quantizer.format.axis_words else quantizer.resolve(layout)
 
 
 def product_accumulations(chosen: Any) -> tuple[tuple[str, Accumulation], ...]:

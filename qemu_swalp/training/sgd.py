@@ -162,7 +162,8 @@ class SGD:
     ------
     TypeError: if a number or the recipe is of another type.
     ValueError: if a number is negative, if Nesterov's momentum has none or is dampened, or if the
-        recipe rounds something but nothing in its section "optimizer".
+        recipe rounds something but nothing in its section "optimizer", or names axes by words: see
+        `Recipe.resolve`.
 
     >>> import numpy as np
     >>> from qemu_swalp.training import SGD, fixed_point
@@ -187,6 +188,11 @@ class SGD:
         object.__setattr__(self, "recipe", as_recipe(self.recipe))
         if self.recipe != FULL_PRECISION:
             self.recipe.check_section("optimizer", "SGD", {"optimizer": "SGD"})
+        if words := self.recipe.axis_words:
+            raise ValueError(
+                f"the recipe names axes by the word {', '.join(map(repr, words))}, which an array"
+                " has no layout for; give the numbers, as in recipe.resolve(out=-1)"
+            )
         for name in ("momentum", "weight_decay") + (
             () if callable(self.learning_rate) else ("learning_rate",)
         ):

@@ -185,7 +185,7 @@ def test_numbers_are_short_and_exact_where_they_can_be(x: float, text: str) -> N
         (["show", "e4m3f"], "unknown format 'e4m3f'; did you mean 'e4m3fn'?"),
         (["show", "fixed<8"], "cannot read the format 'fixed<8'"),
         (["show", "fixed<40,2>"], "word must be from 2 to 32, got 40"),
-        (["show", "block<fixed<8,6>,axis=q>"], "axis must be an integer"),
+        (["show", "block<fixed<8,6>,axis=q>"], "axis, a number or a word, must be one of out"),
         (["show", "e5m2", "--load", "/no/such/file.toml"], "No such file"),
         (["show"], "the following arguments are required: FORMAT (see qemu-swalp show --help)"),
         ([], "the following arguments are required: COMMAND"),

@@ -47,6 +47,7 @@ def test_every_preset_of_version_0_1_is_a_preset_today() -> None:
 
 @pytest.mark.parametrize("name", SAVED)
 def test_a_saved_recipe_is_the_same_today(name: str) -> None:
+    """Presets name axes by words today; saved ones keep the numbers that they said."""
     loaded = Recipe.from_dict(SAVED[name])
-    assert loaded == MADE_TODAY[name]
+    assert loaded == MADE_TODAY[name].resolve(out=0)
     assert Recipe.from_dict(json.loads(json.dumps(loaded.to_dict()))) == loaded

@@ -100,7 +100,7 @@ def test_algorithm_2_step_by_step() -> None:
 
 def test_update_changes_nothing_in_place() -> None:
     before = {n: w.copy() for n, w in W0.items()}
-    run(SGD(0.1, momentum=0.9, recipe=swalp(8)))
+    run(SGD(0.1, momentum=0.9, recipe=swalp(8).resolve(out=0)))
     assert all((W0[n] == before[n]).all() for n in W0)
 
 
@@ -222,6 +222,7 @@ def test_swalp_recipe() -> None:
     } == {Quantizer("bfp6/stochastic")}
     assert recipe.average is None
     assert str(swalp().weight) == "bfp<8,axis=0>/stochastic_a"
+    assert str(swalp().activation) == "bfp<8,axis=0>/stochastic_a"
 
 
 def test_schedule_shape() -> None:
@@ -277,6 +278,11 @@ def test_schedule_shape() -> None:
             "a recipe has the keys .*; got weigth",
         ),
         (lambda: swalp(8, "medium"), ValueError, "block must be 'small' or 'big'"),
+        (
+            lambda: SGD(0.1, recipe=Recipe("bfp<8,axis=out>")),
+            ValueError,
+            r"recipe.*word 'out'.*resolve\(out=-1\)",
+        ),
         (lambda: SWALPSchedule(0, 10), ValueError, "learning rates must be positive"),
         (lambda: SWALPSchedule(0.1, -1), ValueError, "start must be at least 0"),
         (lambda: SWALPSchedule(0.1, 10, decay_start=0.9), ValueError, "decay_start < decay_end"),

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from ..._util.checks import check_bool, check_choice, check_int
 from ...arrays import Array, namespace_of
 from ...formats import Format
+from ...formats.axis_words import unresolved
 from ...ops.quantizer import Quantizer
 from ..sgd import Parameters
 from ..tensor_rounding import TensorRandomBits, apply
@@ -98,7 +99,10 @@ class Policy(ABC):
         check_int("seed", self.seed, 0, 2**64 - 1)
         check_choice("nonfinite", self.nonfinite, NONFINITE)
         if self.quantizer is not None:
-            object.__setattr__(self, "quantizer", Quantizer.parse(self.quantizer))
+            quantizer = Quantizer.parse(self.quantizer)
+            if words := quantizer.format.axis_words:
+                raise unresolved(quantizer.format, words)
+            object.__setattr__(self, "quantizer", quantizer)
 
     def init(self) -> AverageState:
         """The state before the first average."""
