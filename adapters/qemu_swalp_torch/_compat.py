@@ -73,6 +73,13 @@ def forward_pre_hooks(module: nn.Module) -> MutableMapping[int, Callable[..., An
     return module._forward_pre_hooks
 
 
+def has_step_hooks(optimizer: Optimizer) -> bool:
+    """Whether an optimizer has hooks around its step: not one whose class left out
+    `Optimizer.__init__`.
+    """
+    return "_optimizer_step_post_hooks" in optimizer.__dict__
+
+
 def run_first_after_step(optimizer: Optimizer, handle: RemovableHandle) -> None:
     """Move a hook to the front of those that run after the optimizer's step."""
     optimizer._optimizer_step_post_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]

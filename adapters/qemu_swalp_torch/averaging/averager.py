@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from qemu_swalp._util.checks import check_int
-from qemu_swalp.interop.torch import array_of, check_plain, is_dtensor, tensor_of, untraced
-from qemu_swalp.training import LAWA, AverageState, Averaging, Policy, Quantizer
+from qemu_swalp.interop.torch import array_of, is_dtensor, tensor_of
+from qemu_swalp.training import SWAG, AverageState, Averaging, Policy, Quantizer
 
-from ..optim.grad_scaler import step_is_skipped
+from ..optim.wrappers import hooked_by
 from ..tensors.arrays import TensorQuantizer
-from ..tensors.custom_ops import refuse_capture
+from .attachment import Attachment, trained_by
+from .source import Source
 from .state import check_state
-from .tensors import Weights, copy_into, named_tensors, restored
+from .swap import Swap, Swaps
+from .tensors import (
+    Iterate,
+    Weights,
+    array_like,
+    as_array,
+    check_fit,
+    copy_into,
+    named_tensors,
+    placed_like,
+    real_view,
+)
 
 
 class Averager:
@@ -29,12 +40,14 @@ class Averager:
 
     Parameters
     ----------
-    model : a module, or (name, tensor) pairs, or {name: tensor}. Floating tensors are averaged,
-        others ignored; the model is not copied. DTensors are averaged shard by shard, to the bits
-        of the whole.
-    policy : any `qemu_swalp.training.Policy`, as in EMA(decay=0.999) or LAWA(cycle=100, size=5).
-        None: `Averaging`, made of start, cycle, include_start, quantizer and seed;
-        Averaging(exact="fixed<8,6>") keeps integers, on CPUs.
+    model : a module, which is averaged as it is at each time, whatever was replaced in it; or
+        (name, tensor) pairs, or {name: tensor}. Floating and complex tensors are averaged, others
+        ignored; the model is not copied. DTensors are averaged shard by shard, to the bits of the
+        whole. Names are those without DDP, torch.compile and other wrappers.
+    policy : any `qemu_swalp.training.Policy`, as in EMA(decay=0.999, warmup=True) or
+        LAWA(cycle=100, size=5). None: `Averaging`, made of start, cycle, include_start, quantizer,
+        seed and nonfinite; Averaging(exact="fixed<8,6>") keeps integers, on CPUs. For several
+        averages make several averagers.
     start : number of updates before averaging begins (S). cycle : average every so many updates
         (c).
     include_start : whether the weights at `start` count (algorithm 1) or not (algorithm 2).
@@ -44,6 +57,10 @@ class Averager:
         low-precision weights is exact as long as it fits the significand; torch.float64 makes it
         exact for good.
     seed : of the quantizer's random bits.
+    nonfinite : what becomes of an iterate with infinities or NaN, as in
+        `qemu_swalp.training.Policy`: "raise", "skip" or "include".
+    buffers : whether floating buffers, such as batch-normalization statistics, are averaged too.
+    trainable_only : whether only tensors that require a gradient are averaged, and those buffers.
 
     Raises
     ------
@@ -77,9 +94,12 @@ class Averager:
         include_start: bool = False,
         dtype: torch.dtype | None = None,
         seed: int = 0,
+        nonfinite: str = "raise",
+        buffers: bool = False,
+        trainable_only: bool = False,
     ) -> None:
         parsed = None if quantizer is None else Quantizer.parse(quantizer)
-        default = Averaging(start, cycle, include_start, parsed, seed)
+        default = Averaging(start, cycle, include_start, parsed, seed, nonfinite=nonfinite)
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(
                 "policy must be a qemu_swalp.training.Policy, such as EMA(decay=0.999), or None, "
@@ -88,35 +108,27 @@ class Averager:
         if policy is not None and default != Averaging():
             raise TypeError(
                 "policy and the arguments that make one exclude each other: give start, cycle, "
-                f"include_start, quantizer and seed to {type(policy).__name__}"
+                f"include_start, nonfinite, quantizer and seed to {type(policy).__name__}"
             )
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise TypeError(f"dtype must be a floating torch.dtype or None, got {dtype!r}")
-        named = named_tensors(model)
-        self.parameters = {name: p for name, p in named.items() if p.is_floating_point()}
-        if not self.parameters:
-            raise ValueError(
-                "model must have floating-point parameters to average, got"
-                f" {sorted(named) or 'none'}"
-            )
-        self.model = model if isinstance(model, nn.Module) else None
         rule = policy or default
         if rule.quantizer is not None:
             rule = replace(rule, quantizer=TensorQuantizer.of(rule.quantizer, "all", "average"))
         self.rule: Policy = rule
         self.exact = getattr(rule, "exact", None) is not None
-        for name, p in self.parameters.items():
-            check_plain(p, name)
-            if self.exact and (is_dtensor(p) or not p.is_cpu):
-                where = "a DTensor" if is_dtensor(p) else f"on {p.device}"
-                raise TypeError(
-                    f"{name} is {where}, and NumPy keeps exact averages; pass dtype=torch.float64"
-                    " instead of exact=, whose sums are as exact up to 2^53 quanta"
-                )
         self.dtype = dtype
+        self.source = Source(model, buffers, trainable_only)
+        self.source.check(self.exact)
+        self.swaps = Swaps(self.source)
         self.step = -1
         self.state: AverageState = self.rule.init()
-        self.swapped = False
+        self._attachments: list[Attachment] = []
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """What is averaged, by name, as the model has it now."""
+        return self.source.tensors()
 
     @property
     def n_averaged(self) -> int:
@@ -138,84 +150,190 @@ class Averager:
                 f"step must be above the last one, {self.step}, got {step}: each iterate counts"
                 " once"
             )
-        if self.swapped:
-            raise RuntimeError(
-                "update within swap(): the model holds the average now; leave the swap first"
-            )
-        self.state = self.rule.update(_Weights(self), self.state, step)
+        self.swaps.settle("update")
+        if self.rule.due(step):
+            self._include(step)
         self.step = step
 
-    def attach(self, optimizer: Optimizer) -> RemovableHandle:
+    def _include(self, step: int) -> None:
+        """Average the weights, which are due after `step` updates, unless they are not finite."""
+        parameters = self.source.check(self.exact)
+        arrays = {name: array_of(real_view(p)) for name, p in parameters.items()}
+        self.rule.check_parameters(arrays, self.state)
+        if self.rule.admits(arrays, step):
+            dtypes = {name: self._real_dtype_of(p) for name, p in parameters.items()}
+            state = self._beside(parameters)
+            self.state = self.rule.add(Iterate(parameters, dtypes, self.exact), state)
+
+    def _beside(self, parameters: Mapping[str, Tensor]) -> AverageState:
+        """The state where the parameters are now: on their device, and in their shards."""
+        kept = self.state.value
+        if kept is None:
+            return self.state
+        value = {
+            key: array_like(kept[key], p, self.exact)
+            for name, p in parameters.items()
+            for key in self.rule.keys(name)
+            if key in kept
+        }
+        return self.state._replace(value=value)
+
+    def attach(self, optimizer: Optimizer) -> Attachment:
         """Update after every step of the optimizer, of its rounded weights. The handle's `remove()`
         ends it.
 
-        Steps that a GradScaler skips do not count. With `include_start` and `start=0` the present
-        weights count.
+        Steps that a GradScaler skips do not count, nor do those with zero gradients at a rate of 0
+        by which `torch.distributed.checkpoint` initializes an optimizer. With `include_start` and
+        `start=0` the present weights count. What Accelerate or Lightning made of an optimizer
+        counts by the one within it.
+
+        Raises
+        ------
+        TypeError: if `optimizer` is not an Optimizer, or a wrapper that runs no hooks.
+        ValueError: if the averager is attached to it already; if it has none of the averaged
+            parameters.
         """
-        if not isinstance(optimizer, Optimizer):
-            raise TypeError(
-                f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__qualname__}"
+        optimizer = hooked_by(optimizer)
+        self._attachments = [a for a in self._attachments if a.handles and a.optimizer()]
+        if any(attachment.of(optimizer) for attachment in self._attachments):
+            raise ValueError(
+                f"the averager is attached to this {type(optimizer).__name__} already, and would"
+                " count each step twice; call remove() of the handle that the first attach() gave"
+            )
+        parameters, params = self.parameters, trained_by(optimizer)
+        trained = {name for name, p in parameters.items() if id(p) in params}
+        if not trained:
+            raise ValueError(
+                f"this {type(optimizer).__name__} has none of the averaged parameters"
+                f" {', '.join(parameters)}; make optimizer and averager of the model as it is now"
             )
         if self.step < 0:
             self.update(0)
-        return optimizer.register_step_post_hook(self._after_step)
+        attachment = Attachment(optimizer, self._before_step, self._after_step)
+        attachment.trained = trained
+        self._attachments.append(attachment)
+        return attachment
 
-    @untraced
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        refuse_capture("an average", "call update() after each replay")
-        if not step_is_skipped(optimizer):
-            self.update()
+    @property
+    def attached(self) -> bool:
+        """Whether the averager counts the steps of an optimizer."""
+        return any(a.handles and a.optimizer() for a in self._attachments)
+
+    def _before_step(self) -> None:
+        self.swaps.settle("optimizer.step()")
+
+    def _after_step(self, attachment: Attachment) -> None:
+        if self.rule.due(max(self.step, 0) + 1):
+            attachment.check_trained(self.parameters)
+        self.update()
 
     def average(self) -> dict[str, Tensor]:
-        """The averages by name, new tensors in the averaging dtype. ValueError before the first."""
-        dtype = torch.float32
-        for name in self.parameters:
-            dtype = torch.promote_types(dtype, self.dtype_of(name))
-        averages = self.rule.average(self.state, str(dtype).removeprefix("torch."))
-        return {name: tensor_of(value).clone() for name, value in averages.items()}
+        """The averages by name, new tensors in the averaging dtype.
 
-    @contextmanager
-    def swap(self) -> Iterator[Averager]:
-        """Within it the model's parameters hold the average, in their own dtype; at its end, also
-        after an exception, they are bit for bit what they were. So are the model's buffers, which
-        `update_bn` may have changed.
-
-        ValueError before the first average. RuntimeError in a nested swap.
+        ValueError before the first, and where the model lacks a parameter that was averaged.
         """
-        if self.swapped:
-            raise RuntimeError("swap() within swap(): the model holds the average already")
-        average = self.average()
-        tensors = {
-            **({} if self.model is None else dict(self.model.named_buffers())),
-            **self.parameters,
+        dtype = torch.float32
+        for p in self.parameters.values():
+            dtype = torch.promote_types(dtype, self._real_dtype_of(p))
+        averages = self.rule.average(self.state, str(dtype).removeprefix("torch."))
+        return self._as_tensors(averages)
+
+    def sample(self, index: int = 0, scale: float = 0.5) -> dict[str, Tensor]:
+        """Weights drawn from the Gaussian of `SWAG`, by name; see `SWAG.sample`. `swap(weights)`
+        shows them in the model.
+
+        TypeError if the policy is another one, or the model is sharded. ValueError as in `average`.
+        """
+        if not isinstance(self.rule, SWAG):
+            raise TypeError(
+                "sample() needs the policy qemu_swalp.training.SWAG, and this averager has"
+                f" {type(self.rule).__name__}"
+            )
+        sharded = [name for name, p in self.parameters.items() if is_dtensor(p)]
+        if sharded:
+            raise TypeError(
+                f"{sharded[0]} is a DTensor, and samples are drawn for whole tensors; load the"
+                " averager's state into one of an unsharded model"
+            )
+        return self._as_tensors(self.rule.sample(self.state, index, scale))
+
+    def _as_tensors(self, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
+        parameters = self.parameters
+        gone = sorted(set(arrays) - set(parameters))
+        if gone:
+            raise ValueError(
+                f"the model has no parameter {', '.join(gone)} any more, which was averaged; make a"
+                " new averager for a model that was changed"
+            )
+        tensors = {name: tensor_of(value).clone() for name, value in arrays.items()}
+        return {
+            name: torch.view_as_complex(x) if parameters[name].is_complex() else x
+            for name, x in tensors.items()
         }
-        self.swapped = True
-        try:
-            with restored(tensors):
-                copy_into(average, self.parameters)
-                yield self
-        finally:
-            self.swapped = False
+
+    def swap(self, weights: Mapping[str, Tensor] | None = None) -> Swap[Averager]:
+        """A context in which the model's parameters hold the average, in their own dtype; at its
+        end, also after an exception, they are bit for bit what they were. So are the model's
+        buffers, which `update_bn` may have changed.
+
+        A swap that was begun and never left, as by a context that was dropped, is undone at the
+        next use of the model or the averager, or by `restore()`.
+
+        Parameters
+        ----------
+        weights : to be shown instead of the average, by name, as from `sample()`.
+
+        Raises
+        ------
+        ValueError: before the first average; where names or shapes are not the model's.
+        RuntimeError: where another swap of the same parameters stands.
+        """
+        return Swap(
+            self,
+            lambda owner: self.swaps.begin(owner, self.average() if weights is None else weights),
+        )
+
+    @property
+    def swapped(self) -> bool:
+        """Whether the model holds the average now, by `swap`."""
+        return self.swaps.stands
+
+    def restore(self) -> None:
+        """Put back what the model held before a swap that was not left; without one do nothing."""
+        self.swaps.restore()
+
+    def forget_swap(self) -> None:
+        """Go on with the weights in the model after a swap that was not left."""
+        self.swaps.forget()
 
     def apply_to(self, model: Weights) -> None:
         """Copy the average into another model's parameters, or for good into this one's.
 
         ValueError, and no change, before the first average and where names or shapes differ.
         """
-        average, targets = self.average(), named_tensors(model)
-        missing = sorted(set(average) - set(targets))
-        if missing:
-            raise ValueError(
-                f"model lacks the averaged parameters {', '.join(missing)}; "
-                f"it has {', '.join(sorted(targets))}"
-            )
-        for name, value in average.items():
-            if value.shape != targets[name].shape:
-                raise ValueError(
-                    f"{name} has shape {tuple(targets[name].shape)} in model, "
-                    f"{tuple(value.shape)} in the average"
-                )
+        average, targets = self.average(), named_tensors(model, self.source.buffers)
+        check_fit(average, targets)
         copy_into(average, targets)
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self.swapped:
+            raise RuntimeError(
+                "the averager cannot be copied within swap(), where the model holds the average;"
+                " leave the swap first, or call restore() if it was abandoned"
+            )
+        swaps = Swaps(self.source)
+        attached = {"_attachments": [], "was_attached": self.attached}
+        return self.__dict__ | {"swaps": swaps} | attached
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        was_attached = state.pop("was_attached", False)
+        self.__dict__.update(state)
+        if was_attached:
+            warnings.warn(
+                "this copy of an Averager is attached to no optimizer, and averages nothing until"
+                " attach(optimizer) or update() is called on it",
+                stacklevel=2,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and tensors, as `torch.load(weights_only=True)` reads them.
@@ -225,9 +343,9 @@ class Averager:
         """
         kept = self.state.value or {}
         values = {
-            key: tensor_of(kept[key]).clone() if key in kept else self._zeros(name)
-            for name in self.parameters
-            for key in self._keys(name)
+            key: tensor_of(kept[key]).clone() if key in kept else self._zeros(p)
+            for name, p in self.parameters.items()
+            for key in self.rule.keys(name)
         }
         return {
             "rule": self.rule.record(),
@@ -245,42 +363,22 @@ class Averager:
         check_state(state, expected)
         value: dict[str, Any] = {}
         for key, ours in expected["values"].items():
-            copied = state["values"][key].to(ours.device, ours.dtype, copy=True)
-            value[key] = copied.numpy() if self.exact else array_of(copied)
+            loaded = placed_like(state["values"][key], ours).to(ours.dtype, copy=True)
+            value[key] = as_array(loaded, self.exact)
         self.state = AverageState(
             state["n_averaged"], value if state["n_averaged"] else None, state["score"]
         )
         self.step = state["step"]
 
-    def _keys(self, name: str) -> list[str]:
-        """Under which names the policy keeps what it has of a parameter."""
-        return (
-            [f"{name}@{slot}" for slot in range(self.rule.size)]
-            if isinstance(self.rule, LAWA)
-            else [name]
-        )
-
-    def _zeros(self, name: str) -> Tensor:
-        dtype = torch.int64 if self.exact else self.dtype_of(name)
-        return torch.zeros_like(self.parameters[name], dtype=dtype, requires_grad=False)
+    def _zeros(self, p: Tensor) -> Tensor:
+        dtype = torch.int64 if self.exact else self._real_dtype_of(p)
+        return torch.zeros_like(real_view(p), dtype=dtype, requires_grad=False)
 
     def dtype_of(self, name: str) -> torch.dtype:
         """The dtype that a parameter is averaged in."""
-        return self.dtype or torch.promote_types(self.parameters[name].dtype, torch.float32)
+        dtype, p = self._real_dtype_of(self.parameters[name]), self.parameters[name]
+        return dtype.to_complex() if p.is_complex() else dtype
 
-
-class _Weights(Mapping[str, Any]):
-    """The parameters as arrays in their averaging dtype, converted only where an average is due."""
-
-    def __init__(self, averager: Averager) -> None:
-        self.averager = averager
-
-    def __getitem__(self, name: str) -> Any:
-        weight = self.averager.parameters[name].detach().to(self.averager.dtype_of(name))
-        return weight.numpy() if self.averager.exact else array_of(weight)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.averager.parameters)
-
-    def __len__(self) -> int:
-        return len(self.averager.parameters)
+    def _real_dtype_of(self, p: Tensor) -> torch.dtype:
+        """The dtype that a parameter's numbers, or their parts, are averaged in."""
+        return self.dtype or torch.promote_types(p.dtype.to_real(), torch.float32)

@@ -10,7 +10,7 @@ from torch import nn
 
 from qemu_swalp.interop.torch import tensor_of
 
-from .tensors import copy_into, restored
+from .tensors import copy_into, named_tensors, restored
 
 
 def scored_by(
@@ -36,7 +36,7 @@ def scored_by(
 
     @torch.no_grad()
     def score(params: Mapping[str, Any]) -> float:
-        weights = {name: p for name, p in model.named_parameters() if name in params}
+        weights = {name: p for name, p in named_tensors(model).items() if name in params}
         with restored(weights):
             copy_into({name: tensor_of(params[name]) for name in weights}, weights)
             return float(evaluate(model))

@@ -28,6 +28,7 @@ from qemu_swalp.training import (
 from ..sections import check_section
 from ..tensors.custom_ops import refuse_capture
 from .load_guard import LoadGuard
+from .no_step import drop_placeholders, is_no_step, show_accumulator
 from .param_groups import ACCUMULATOR, advance, count_on_device, counts_on_device, write
 from .param_plan import Entry, Plan, check_overrides, is_16bit, names_from, needs_float32
 from .step_hooks import check_dense, grad_mode
@@ -150,6 +151,10 @@ class SGD(Optimizer):
         """Update every parameter that has a gradient. Returns the closure's loss, None without
         closure.
         """
+        if closure is None and is_no_step(self):
+            self._show_state()
+            return None
+        drop_placeholders(self)
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -157,6 +162,16 @@ class SGD(Optimizer):
         with grad_mode(self):
             self._step()
         return loss
+
+    @torch.no_grad()
+    def _show_state(self) -> None:
+        """Make placeholders of the state that the first step will make."""
+        for entry in self._plan.refresh(self):
+            p = entry.parameter
+            if p.grad is not None and self.param_groups[entry.group]["momentum"]:
+                self.state[p].setdefault(MOMENTUM, torch.zeros_like(p))
+            if p.grad is not None and entry.recipe.accumulator is not None:
+                show_accumulator(self, p)
 
     @untraced
     def _step(self) -> None:

@@ -25,6 +25,7 @@ from ..tensors.custom_ops import refuse_capture
 from .float32_step import Float32Step
 from .grad_scaler import skips, unscale
 from .load_guard import LoadGuard
+from .no_step import drop_placeholders, is_no_step, show_accumulator
 from .param_groups import ACCUMULATOR, advance, counts_on_device
 from .param_plan import Entry, Plan, needs_float32, state_tensors
 from .state_names import warn_of_unknown_state
@@ -49,6 +50,8 @@ class StepHooks:
         """The present step, if it computes in float32."""
         self.last_float32: Float32Step | None = None
         self.armed = self.names_checked = False
+        self.is_none = False
+        """Whether the present step changes nothing, and is not to be counted."""
         self.skipped: bool | Tensor = False
         """Whether the present step does nothing; on the device, unread, where the optimizer is
         capturable.
@@ -92,6 +95,11 @@ class StepHooks:
         if not counts_on_device(optimizer.param_groups):
             refuse_capture("a quantized step", "quantize the optimizer with capturable=True")
         self.armed, self.skipped, self.waiting = True, False, []
+        if self.float32 is None:
+            self.is_none = is_no_step(optimizer, args, kwargs)
+            if self.is_none:
+                return None
+            drop_placeholders(optimizer)
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if isinstance(closure, Closure):  # a subclass's step calls super().step
             return None
@@ -173,6 +181,11 @@ class StepHooks:
     def after_step(
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
+        if self.is_none:
+            for entry in self.entries:
+                if entry.recipe.accumulator is not None and entry.parameter.grad is not None:
+                    show_accumulator(optimizer, entry.parameter)
+            return
         float32 = None if self._is_stand_in(optimizer) else self.float32
         if self.skipped is True:
             self._end(float32)

@@ -35,6 +35,7 @@ from .param_groups import (
 )
 from .param_plan import Entry, check_entry, check_overrides, entries, names_from
 from .step_hooks import StepHooks
+from .wrappers import hooked_by
 
 OptimizerT = TypeVar("OptimizerT", bound=Optimizer)
 
@@ -65,8 +66,9 @@ def quantize_optimizer(
 
     Parameters
     ----------
-    opt : any `torch.optim.Optimizer`, fused and foreach ones included; parameters of any shape in
-        float16, bfloat16, float32 or float64, plain or DTensor.
+    opt : any `torch.optim.Optimizer`, fused and foreach ones included, or what Accelerate or
+        Lightning made of it; parameters of any shape in float16, bfloat16, float32 or float64,
+        plain or DTensor.
     recipe : `qemu_swalp.training.Recipe`, or the name of a preset such as "swalp8"; its roles
         weight, gradient, momentum (`momentum_buffer`, `exp_avg`), accumulator and the names in
         `state` count here. A second moment (`exp_avg_sq`) needs a wide format: in a narrow one it
@@ -113,11 +115,7 @@ def quantize_optimizer(
     >>> model(torch.ones(1, 3)).sum().backward()
     >>> opt.step()
     """
-    if not isinstance(opt, Optimizer):
-        raise TypeError(
-            "opt must be a torch.optim.Optimizer, got"
-            f" {type(opt).__module__}.{type(opt).__qualname__}"
-        )
+    given, opt = opt, hooked_by(opt, "opt")  # type: ignore[assignment]
     recipe = as_recipe(recipe)
     check_section(recipe, "optimizer")
     check_int("seed", seed, 0, 2**64 - 1)
@@ -141,7 +139,7 @@ def quantize_optimizer(
         if capturable:
             count_on_device(opt.param_groups)
         _round_weights(opt, attach(opt, allow_recipe_change).entries)
-    return opt
+    return given
 
 
 @torch.no_grad()
@@ -178,7 +176,8 @@ def unquantize_optimizer(opt: OptimizerT) -> OptimizerT:
 
     ValueError unless it was quantized by `quantize_optimizer`.
     """
-    if not isinstance(opt, Optimizer) or is_native(opt) or RECIPE not in opt.param_groups[0]:
+    given, opt = opt, hooked_by(opt, "opt")  # type: ignore[assignment]
+    if is_native(opt) or RECIPE not in opt.param_groups[0]:
         raise ValueError(
             "opt must be an optimizer that quantize_optimizer was called on, got"
             f" {type(opt).__name__}"
@@ -188,7 +187,7 @@ def unquantize_optimizer(opt: OptimizerT) -> OptimizerT:
     for state in opt.state.values():
         if isinstance(state, dict):
             state.pop(ACCUMULATOR, None)
-    return opt
+    return given
 
 
 def attach(opt: Optimizer, allow_recipe_change: bool = False) -> StepHooks:

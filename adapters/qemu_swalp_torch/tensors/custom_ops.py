@@ -21,10 +21,15 @@ from .observers import Label, observe
 SIGN = 1 << 63
 
 
+def is_capturing() -> bool:
+    """Whether a CUDA graph is being captured."""
+    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    return initialized and torch.cuda.is_current_stream_capturing()
+
+
 def refuse_capture(what: str, remedy: str) -> None:
     """RuntimeError while a CUDA graph is captured."""
-    initialized: bool = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-    if initialized and torch.cuda.is_current_stream_capturing():
+    if is_capturing():
         raise RuntimeError(
             f"{what} cannot be captured in a CUDA graph, whose replays run no Python and would"
             f" repeat what was counted; {remedy}"

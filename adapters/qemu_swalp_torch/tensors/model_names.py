@@ -30,6 +30,13 @@ def named_parameters(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
         yield _clean(raw, inner), parameter
 
 
+def named_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(name, buffer) of all buffers, without the names of wrappers."""
+    inner = _wrapped(model)
+    for raw, buffer in model.named_buffers():
+        yield _clean(raw, inner), buffer
+
+
 def is_wrapper(module: nn.Module) -> bool:
     """Whether a module only passes on to the one that it wraps."""
     return _inner_name(module) is not None

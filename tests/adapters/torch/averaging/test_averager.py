@@ -357,7 +357,9 @@ def test_errors():
         Averager({"p": torch.zeros(2, dtype=torch.int8)})
     with pytest.raises(TypeError, match=r"got the pair \('p', int\)"):
         Averager({"p": 3})
-    with pytest.raises(TypeError, match=r"optimizer must be a torch.optim.Optimizer, got int"):
+    with pytest.raises(
+        TypeError, match=r"optimizer must be a torch.optim.Optimizer, got builtins.int"
+    ):
         Averager([("p", p)]).attach(3)
     with pytest.raises(
         TypeError, match=r"policy must be a .*Policy, such as EMA.*, or None, got 0.9"

@@ -1,0 +1,100 @@
+"""An averager's hooks on the steps of an optimizer."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import ref
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from qemu_swalp.interop.torch import untraced
+
+from ..optim.grad_scaler import step_is_skipped
+from ..optim.no_step import is_no_step
+from ..tensors.custom_ops import refuse_capture
+
+
+class Attachment:
+    """What `Averager.attach` returns: `remove()` ends it, as does leaving it as a context.
+
+    Parameters
+    ----------
+    optimizer : one that runs its hooks. begin : called before a step. count : called with this
+        attachment after each step that is one; of nested steps, where a subclass calls
+        `super().step`, after the outer one.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        begin: Callable[[], None],
+        count: Callable[[Attachment], None],
+    ) -> None:
+        self.optimizer, self.begin, self.count = ref(optimizer), begin, count
+        self.trained: set[str] = set()
+        """Names of the averaged parameters that the optimizer has."""
+        self.running: list[tuple[int, bool]] = []
+        """Of each step that has begun: depth of its call, and whether it is none."""
+        self.handles = [
+            optimizer.register_step_pre_hook(self._before_step),
+            optimizer.register_step_post_hook(self._after_step),
+        ]
+
+    def of(self, optimizer: Optimizer) -> bool:
+        """Whether it counts the steps of this optimizer."""
+        return bool(self.handles) and self.optimizer() is optimizer
+
+    def remove(self) -> None:
+        """Count no more steps."""
+        for handle in self.handles:
+            handle.remove()
+        self.handles = []
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.remove()
+
+    def check_trained(self, parameters: Mapping[str, Tensor]) -> None:
+        """RuntimeError where a parameter that the optimizer had was exchanged for one that it has
+        not.
+        """
+        params = trained_by(self.optimizer())
+        lost = [
+            name
+            for name, p in parameters.items()
+            if name in self.trained and p.requires_grad and id(p) not in params
+        ]
+        if lost:
+            raise RuntimeError(
+                f"{', '.join(lost)} in the model is another tensor than when the averager was"
+                " attached, and the optimizer does not train it; after a module was replaced, or"
+                " fully_shard or load_state_dict(assign=True) was called, make an optimizer of the"
+                " model's parameters and attach the averager to it"
+            )
+
+    @untraced
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        depth = len(inspect.stack(0))
+        # Steps that began as deep as this one, or deeper, have raised.
+        self.running = [step for step in self.running if step[0] < depth]
+        if not self.running:
+            self.begin()
+        self.running.append((depth, is_no_step(optimizer, args, kwargs)))
+
+    @untraced
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        refuse_capture("an average", "call update() after each replay")
+        _, is_none = self.running.pop() if self.running else (0, False)
+        if not self.running and not is_none and not step_is_skipped(optimizer):
+            self.count(self)
+
+
+def trained_by(optimizer: Optimizer | None) -> set[int]:
+    """The ids of the parameters of an optimizer."""
+    groups = [] if optimizer is None else optimizer.param_groups
+    return {id(p) for group in groups for p in group["params"]}

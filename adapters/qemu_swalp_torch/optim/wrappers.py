@@ -1,0 +1,45 @@
+"""Optimizers that stand around another one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch.optim import Optimizer
+
+from .._compat import has_step_hooks
+
+PASSING_ON = ("AcceleratedOptimizer", "LightningOptimizer")
+"""Classes of Accelerate and Lightning whose step is that of the optimizer in their attribute
+`optimizer`, and nothing more.
+"""
+
+
+def hooked_by(optimizer: Any, name: str = "optimizer") -> Optimizer:
+    """The optimizer whose hooks see the steps: itself, or the one that a wrapper of Accelerate or
+    Lightning passes on to.
+
+    TypeError, which names the optimizer to use instead, for other wrappers without hooks of their
+    own, and for what is no optimizer.
+    """
+    if isinstance(optimizer, Optimizer) and has_step_hooks(optimizer):
+        return optimizer
+    kinds = {kind.__name__ for kind in type(optimizer).__mro__}
+    if kinds.intersection(PASSING_ON):
+        return hooked_by(optimizer.optimizer, name)
+    kind = type(optimizer)
+    message = f"{name} must be a torch.optim.Optimizer, got {kind.__module__}.{kind.__qualname__}"
+    inner = {
+        attribute: value
+        for attribute, value in getattr(optimizer, "__dict__", {}).items()
+        if isinstance(value, Optimizer)
+    }
+    if inner:
+        attribute, value = next(iter(inner.items()))
+        message += (
+            f", which runs no step hooks and wraps a {type(value).__name__}: pass that one, its"
+            f" attribute {attribute!r}; what the wrapper itself does to the weights afterwards is"
+            " then not seen"
+        )
+    elif isinstance(optimizer, Optimizer):
+        message += " that has no step hooks; have its class call Optimizer.__init__"
+    raise TypeError(message)
