@@ -79,7 +79,7 @@ class Attachment:
 
     @untraced
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        depth = len(inspect.stack(0))
+        depth = _depth()
         # Steps that began as deep as this one, or deeper, have raised.
         self.running = [step for step in self.running if step[0] < depth]
         if not self.running:
@@ -92,6 +92,14 @@ class Attachment:
         _, is_none = self.running.pop() if self.running else (0, False)
         if not self.running and not is_none and not step_is_skipped(optimizer):
             self.count(self)
+
+
+def _depth() -> int:
+    """How many calls this one is within."""
+    frame, depth = inspect.currentframe(), 0
+    while frame is not None:
+        frame, depth = frame.f_back, depth + 1
+    return depth
 
 
 def trained_by(optimizer: Optimizer | None) -> set[int]:

@@ -71,13 +71,13 @@ def restored(tensors: Mapping[str, Tensor]) -> Iterator[None]:
 def placed_like(x: Tensor, like: Tensor) -> Tensor:
     """The tensor on the device of another one, and in its shards; itself where it is there."""
     if not is_dtensor(like):
-        whole = x.full_tensor() if is_dtensor(x) else x  # type: ignore[operator]
+        whole = x.full_tensor() if is_dtensor(x) else x  # type: ignore[attr-defined]
         return whole.to(like.device)
     mesh, placements = like.device_mesh, like.placements  # type: ignore[attr-defined]
     if is_dtensor(x):
         if x.device_mesh == mesh and x.placements == placements:  # type: ignore[attr-defined]
             return x
-        x = x.full_tensor()  # type: ignore[operator]
+        x = x.full_tensor()  # type: ignore[attr-defined]
     from torch.distributed.tensor import distribute_tensor
 
     return distribute_tensor(x.to(mesh.device_type), mesh, placements)

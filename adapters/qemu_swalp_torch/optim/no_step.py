@@ -56,7 +56,7 @@ def are_zero(tensors: Iterable[Tensor]) -> bool:
     if any(x.layout is not torch.strided for x in kept):
         return False
     found = [(x != 0).any() for x in kept]
-    return not any(bool(x.full_tensor() if is_dtensor(x) else x) for x in found)  # type: ignore[operator]
+    return not any(bool(x.full_tensor() if is_dtensor(x) else x) for x in found)  # type: ignore[attr-defined]
 
 
 def _is_zero_rate(group: dict[str, Any]) -> bool:

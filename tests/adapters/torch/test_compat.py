@@ -169,6 +169,18 @@ def test_module_hooks():
     assert not _compat.forward_pre_hooks(module), changed("forward_pre_hooks")
 
 
+def test_has_step_hooks():
+    class Without(torch.optim.Optimizer):
+        def __init__(self):
+            self.param_groups = []
+
+    with_hooks = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
+    assert _compat.has_step_hooks(with_hooks), changed("has_step_hooks")
+    assert not _compat.has_step_hooks(Without()), changed("has_step_hooks")
+    with pytest.raises(AttributeError):
+        Without().register_step_post_hook(print)
+
+
 def test_run_first_after_step():
     order = []
     opt = torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)

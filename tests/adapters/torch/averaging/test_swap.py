@@ -211,9 +211,10 @@ def test_samples_of_swag_are_shown_by_a_swap(same):
     with averager.swap(sample):
         same(model.weight, sample["weight"])
     same(model.weight, iterate)
-    with pytest.raises(ValueError, match=r"weight has shape \(2, 3\) in model, \(1, 3\)"):
-        with averager.swap({"weight": torch.zeros(1, 3)}):
-            pass
+    wrong = {"weight": torch.zeros(1, 3)}
+    words = r"weight has shape \(2, 3\) in model, \(1, 3\)"
+    with pytest.raises(ValueError, match=words), averager.swap(wrong):
+        pass
     with pytest.raises(TypeError, match=r"sample\(\) needs the policy .*SWAG, .* has Averaging"):
         Averager(model).sample()
 
