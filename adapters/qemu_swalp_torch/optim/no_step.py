@@ -79,6 +79,7 @@ def _is_placeholder(p: Any, state: Any) -> bool:
 
 
 def _holds_nothing(p: Tensor, key: str, value: Any) -> bool:
-    if not isinstance(value, Tensor) or key in COUNTERS:
+    # Rprop sets its step sizes by the rate, which was 0.
+    if not isinstance(value, Tensor) or key in COUNTERS or key == "step_size":
         return True
     return are_zero([value]) or (value.shape == p.shape and are_zero([value - p]))

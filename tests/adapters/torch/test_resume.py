@@ -1,0 +1,203 @@
+"""Runs saved at each step, the step 0 included, and resumed in every order: the bits of a run that
+was neither.
+
+`torch.distributed.checkpoint.state_dict` makes a step that is none where an optimizer has no state.
+"""
+
+import copy
+from itertools import permutations
+
+import pytest
+import torch
+import torch.distributed as distributed
+from qemu_swalp_torch import SGD, Averager, quantize_optimizer
+from torch import nn
+from torch.distributed import checkpoint
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+from qemu_swalp.training import Recipe, swalp
+
+STEPS = 3
+ACCUMULATOR = Recipe(
+    "e4m3fn/stochastic", momentum="bfp<8>/stochastic", accumulator="bf16/stochastic"
+)
+ADAM = Recipe("bfp<8,axis=0>/stochastic", momentum="bfp<8,axis=0>/stochastic")
+OPTIMIZERS = {
+    "plain": lambda p: quantize_optimizer(torch.optim.SGD(p, 0.1), swalp(8)),
+    "dampened": lambda p: quantize_optimizer(
+        torch.optim.SGD(p, 0.1, momentum=0.9, dampening=0.5), swalp(8)
+    ),
+    "tensor rate": lambda p: quantize_optimizer(torch.optim.SGD(p, torch.tensor(0.1)), swalp(8)),
+    "accumulator": lambda p: quantize_optimizer(
+        torch.optim.SGD(p, 0.1, momentum=0.9), ACCUMULATOR
+    ),
+    "Adam": lambda p: quantize_optimizer(torch.optim.Adam(p, 0.05), ADAM),
+    "NAdam": lambda p: quantize_optimizer(torch.optim.NAdam(p, 0.05), ADAM),
+    "ASGD": lambda p: quantize_optimizer(torch.optim.ASGD(p, 0.05), "swalp8"),
+    "Rprop": lambda p: quantize_optimizer(torch.optim.Rprop(p, 0.05), "swalp8"),
+    "ours": lambda p: SGD(p, 0.1, recipe=swalp(8), seed=3),
+    "ours, dampened": lambda p: SGD(p, 0.1, 0.9, 0.5, recipe=swalp(8)),
+    "ours, accumulator": lambda p: SGD(p, 0.1, 0.9, recipe=ACCUMULATOR),
+    "ours, full precision": lambda p: SGD(p, 0.1),
+    "unquantized SGD": lambda p: torch.optim.SGD(p, 0.1),
+}
+each_optimizer = pytest.mark.parametrize("kind", OPTIMIZERS)
+
+
+class Run:
+    def __init__(self, kind, sharded=False):
+        torch.manual_seed(0)
+        self.model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2))
+        if sharded:
+            from torch.distributed.fsdp import fully_shard
+
+            for module in (self.model[0], self.model[2], self.model):
+                fully_shard(module, mesh=sharded)
+        self.optimizer = OPTIMIZERS[kind](self.model.parameters())
+        self.averager = Averager(self.model, quantizer="bfp<9>/stochastic")
+        self.averager.attach(self.optimizer)
+        self.done = 0
+
+    def step(self):
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(self.done))
+        self.optimizer.zero_grad()
+        self.model(x).square().mean().backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.done += 1
+
+    def save(self):
+        return {
+            "model": get_model_state_dict(self.model),
+            "optimizer": get_optimizer_state_dict(self.model, self.optimizer),
+            "averager": self.averager.state_dict(),
+        }
+
+    def restore(self, saved, order):
+        for part in order:
+            if part == "model":
+                set_model_state_dict(self.model, saved["model"])
+            elif part == "optimizer":
+                set_optimizer_state_dict(self.model, self.optimizer, saved["optimizer"])
+            else:
+                self.averager.load_state_dict(saved["averager"])
+
+    def result(self):
+        found = {name: p.detach() for name, p in self.model.named_parameters()}
+        found |= {f"average {name}": x for name, x in self.averager.average().items()}
+        for i, p in enumerate(self.model.parameters()):
+            found |= {
+                f"{key} {i}": x
+                for key, x in self.optimizer.state.get(p, {}).items()
+                if isinstance(x, torch.Tensor)
+            }
+        return {
+            name: x.full_tensor() if hasattr(x, "full_tensor") else x.clone()
+            for name, x in found.items()
+        }
+
+
+def uninterrupted(kind):
+    run = Run(kind)
+    for _ in range(STEPS):
+        run.step()
+    return run.result()
+
+
+@each_optimizer
+def test_saving_at_each_step_changes_nothing(same, kind):
+    run = Run(kind)
+    for _ in range(STEPS):
+        run.save()
+        run.step()
+    run.save()
+    assert run.averager.n_averaged == STEPS
+    same(run.result(), uninterrupted(kind))
+
+
+@each_optimizer
+@pytest.mark.parametrize("first", range(STEPS))
+def test_a_run_resumes_in_every_order_from_every_step(same, kind, first):
+    expected, run = uninterrupted(kind), Run(kind)
+    for _ in range(first):
+        run.step()
+    saved = copy.deepcopy(run.save())
+    for order in permutations(saved):
+        resumed = Run(kind)
+        resumed.restore(copy.deepcopy(saved), order)
+        assert resumed.averager.n_averaged == first
+        resumed.done = first
+        while resumed.done < STEPS:
+            resumed.step()
+        same(resumed.result(), expected)
+
+
+@pytest.fixture
+def mesh():
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield distributed.device_mesh.init_device_mesh("cpu", (1,))
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("kind", ["plain", "accumulator", "Adam", "ours", "unquantized SGD"])
+def test_sharded_runs_are_saved_to_files_and_resumed(same, mesh, tmp_path, kind):
+    expected = uninterrupted(kind)
+    for order in (("averager", "model", "optimizer"), ("optimizer", "averager", "model")):
+        run = Run(kind, mesh)
+        for step in range(STEPS):
+            folder = tmp_path / f"{order[0]}-{step}"
+            checkpoint.save(run.save(), checkpoint_id=folder)
+            run.step()
+        same(run.result(), expected)
+        for first in range(STEPS):
+            resumed = Run(kind, mesh)
+            saved = resumed.save()
+            checkpoint.load(saved, checkpoint_id=tmp_path / f"{order[0]}-{first}")
+            resumed.restore(saved, order)
+            resumed.done = first
+            while resumed.done < STEPS:
+                resumed.step()
+            same(resumed.result(), expected)
+
+
+def test_an_average_on_an_unquantized_adamw_counts_true_steps():
+    model = nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1)
+    averager = Averager(model)
+    averager.attach(optimizer)
+    get_optimizer_state_dict(model, optimizer)
+    assert averager.n_averaged == 0
+    fresh = torch.optim.AdamW(model.parameters(), 0.1)
+    averager.attach(fresh)
+    set_optimizer_state_dict(model, fresh, get_optimizer_state_dict(model, optimizer))
+    assert averager.n_averaged == 0
+
+
+def test_true_steps_at_a_rate_of_0_or_with_zero_gradients_count():
+    model = nn.Linear(2, 1)
+    optimizer = quantize_optimizer(torch.optim.SGD(model.parameters(), 0.0), swalp(8))
+    averager = Averager(model)
+    averager.attach(optimizer)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    optimizer.param_groups[0]["lr"] = 0.1
+    for p in model.parameters():
+        p.grad.zero_()
+    optimizer.step()
+    assert averager.n_averaged == optimizer.param_groups[0]["qemu_step"] == 2
+
+
+def test_state_of_a_training_before_quantization_is_no_placeholder():
+    p = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([p], 0.125, momentum=0.5)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    quantize_optimizer(optimizer, Recipe("fixed<16,8>"))
+    p.grad = torch.zeros(3)
+    optimizer.step()
+    assert optimizer.state[p]["momentum_buffer"].tolist() == [0.5] * 3
