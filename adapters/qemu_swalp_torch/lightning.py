@@ -2,30 +2,57 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
+from zlib import crc32
 
+from torch import nn
+
+from qemu_swalp._util.checks import check_bool, check_int
 from qemu_swalp._util.extras import require
 
 from .averaging.averager import Averager
+from .averaging.update_bn import update_bn
 from .model.handle import disabled
 
+KEY = "qemu_swalp_torch.Average: "
+"""What the keys of our states in Lightning's checkpoints begin with."""
 
-def average_callback(averager: Averager, *, validate: bool = True) -> Any:
-    """A `lightning.pytorch.Callback` that updates an averager after every step of the trainer's
-    first optimizer.
+
+def average_callback(
+    averager: Averager,
+    *,
+    validate: bool | None = None,
+    optimizer: int = 0,
+    batchnorm_data: Iterable[Any] | None = None,
+    call_fn: Callable[[nn.Module, Any], Any] | None = None,
+    name: str | None = None,
+) -> Any:
+    """A `lightning.pytorch.Callback` that updates an averager after every step of one of the
+    trainer's optimizers.
 
     Parameters
     ----------
     averager : of the LightningModule, or of a module in it; its start and cycle count optimizer
         steps. It goes into Lightning's checkpoints and comes back from them.
-    validate : whether validation and testing see the average, computed without rounding of
-        activations, as soon as there is one; checkpoints hold the weights themselves.
+    validate : whether validation, testing and prediction see the average, computed without rounding
+        of activations, as soon as there is one; checkpoints hold the weights themselves. None: of
+        several averages of one model the first one listed, unless another has True.
+    optimizer : index of the optimizer, in the order of `configure_optimizers`.
+    batchnorm_data, call_fn : loader by which `update_bn` sets the statistics of batch normalization
+        each time that the average is shown, and how the averaged module is called; None: for models
+        without batch normalization.
+    name : under which checkpoints hold the state; None: the averager's policy and the names of its
+        parameters. Averages that have both in common need a name each.
 
     Raises
     ------
-    TypeError: if `averager` is not an Averager.
+    TypeError: if `averager` is not an Averager, or an argument has another type.
     ImportError: if neither lightning nor pytorch_lightning is installed.
+    ValueError: when training starts, if there is no optimizer of that index, or if two averages of
+        one model have `validate=True`; when a checkpoint is loaded that has averages, and not this.
 
     `Trainer(callbacks=[average_callback(averager)])` is all that it takes.
     """
@@ -33,34 +60,80 @@ def average_callback(averager: Averager, *, validate: bool = True) -> Any:
         raise TypeError(
             f"averager must be a qemu_swalp_torch.Averager, got {type(averager).__qualname__}"
         )
+    if validate is not None:
+        check_bool("validate", validate)
+    check_int("optimizer", optimizer, 0, 2**31)
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name must be a string or None, got {name!r}")
+    if batchnorm_data is not None and averager.source.model is None:
+        raise TypeError(
+            "batchnorm_data needs an averager of a module, whose batch normalizations it sets; this"
+            " one is of named tensors"
+        )
     kind: Any = require("lightning.pytorch.callbacks", "lightning").Callback
 
     class Average(kind):  # type: ignore[misc]
         """See `average_callback`."""
 
         def __init__(self) -> None:
-            self.swapped = ExitStack()
+            self.averager, self.validate, self.shows = averager, validate, bool(validate)
+            self.shown = ExitStack()
             self.attached: Any = None
 
+        @property
+        def state_key(self) -> str:
+            rule, names = json.dumps(averager.rule.record()), " ".join(averager.parameters)
+            return f"{KEY}{name or f'{rule}, {crc32(names.encode()):x}'}"
+
+        def setup(self, trainer: Any, module: Any, stage: str) -> None:
+            self.shows = averager in shown_of([c for c in trainer.callbacks if _is_ours(c)])
+
         def on_train_start(self, trainer: Any, module: Any) -> None:
-            self.attached = averager.attach(trainer.optimizers[0])
+            self.leave()
+            if optimizer >= len(trainer.optimizers):
+                raise ValueError(
+                    f"optimizer={optimizer} is the index of none of the trainer's"
+                    f" {len(trainer.optimizers)} optimizers; the first one has the index 0"
+                )
+            self.attached = averager.attach(trainer.optimizers[optimizer])
 
-        def on_train_end(self, trainer: Any, module: Any) -> None:
-            self.attached.remove()
+        def leave(self, *_: Any, **__: Any) -> None:
+            """Take everything back: also what a run that was interrupted left behind."""
+            self.hide()
+            if self.attached is not None:
+                self.attached.remove()
+                self.attached = None
 
-        def swap(self, trainer: Any, module: Any) -> None:
-            if validate and averager.n_averaged:
-                self.swapped.enter_context(averager.swap())
-                self.swapped.enter_context(disabled(module))
+        def show(self, trainer: Any, module: Any) -> None:
+            self.hide()
+            if self.shows and averager.n_averaged:
+                with ExitStack() as stack:
+                    stack.enter_context(averager.swap())
+                    stack.enter_context(disabled(module))
+                    if batchnorm_data is not None:
+                        update_bn(
+                            batchnorm_data,
+                            averager.source.model,
+                            call_fn=call_fn,
+                            device=None if call_fn else module.device,
+                        )
+                    self.shown = stack.pop_all()
 
-        def restore(self, trainer: Any, module: Any) -> None:
-            self.swapped.close()
+        def hide(self, *_: Any) -> None:
+            self.shown.close()
 
-        def on_exception(self, trainer: Any, module: Any, exception: BaseException) -> None:
-            self.swapped.close()
+        on_train_end = on_exception = teardown = leave
+        on_validation_start = on_test_start = on_predict_start = show
+        on_validation_end = on_test_end = on_predict_end = hide
 
-        on_validation_start = on_test_start = swap
-        on_validation_end = on_test_end = restore
+        def on_load_checkpoint(self, trainer: Any, module: Any, checkpoint: Any) -> None:
+            ours = [k for k in checkpoint.get("callbacks", {}) if str(k).startswith(KEY)]
+            if ours and self.state_key not in ours:
+                raise ValueError(
+                    f"the checkpoint has no state of the average {self.state_key!r}, but of"
+                    f" {', '.join(ours)}; make the callbacks with the checkpoint's policies and"
+                    " names"
+                )
 
         def state_dict(self) -> dict[str, Any]:
             return averager.state_dict()
@@ -69,3 +142,26 @@ def average_callback(averager: Averager, *, validate: bool = True) -> Any:
             averager.load_state_dict(state)
 
     return Average()
+
+
+def _is_ours(callback: Any) -> bool:
+    return isinstance(getattr(callback, "averager", None), Averager)
+
+
+def shown_of(callbacks: list[Any]) -> list[Averager]:
+    """The averagers that validation shows, none of which share a tensor.
+
+    ValueError where several that do ask for it.
+    """
+    shown: dict[Averager, set[int]] = {}
+    for asked in (True, None):
+        for averager in [c.averager for c in callbacks if c.validate is asked]:
+            ids = {id(p) for p in averager.parameters.values()}
+            if all(ids.isdisjoint(others) for others in shown.values()):
+                shown[averager] = ids
+            elif asked:
+                raise ValueError(
+                    "validation shows one average of a model, and two callbacks have validate=True;"
+                    " pass validate=False to one of them"
+                )
+    return list(shown)

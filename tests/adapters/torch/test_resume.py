@@ -33,9 +33,7 @@ OPTIMIZERS = {
         torch.optim.SGD(p, 0.1, momentum=0.9, dampening=0.5), swalp(8)
     ),
     "tensor rate": lambda p: quantize_optimizer(torch.optim.SGD(p, torch.tensor(0.1)), swalp(8)),
-    "accumulator": lambda p: quantize_optimizer(
-        torch.optim.SGD(p, 0.1, momentum=0.9), ACCUMULATOR
-    ),
+    "accumulator": lambda p: quantize_optimizer(torch.optim.SGD(p, 0.1, momentum=0.9), ACCUMULATOR),
     "Adam": lambda p: quantize_optimizer(torch.optim.Adam(p, 0.05), ADAM),
     "NAdam": lambda p: quantize_optimizer(torch.optim.NAdam(p, 0.05), ADAM),
     "ASGD": lambda p: quantize_optimizer(torch.optim.ASGD(p, 0.05), "swalp8"),
