@@ -49,7 +49,8 @@ def quantize_activations(
     exclude : which of them not, in the same terms, as in exclude="head": the default rounds logits
         too.
     seed : of the random bits, which depend on (seed, role, index of the module in the model, number
-        of its calls). Ranks of a data-parallel run that shall differ need seeds that differ.
+        of its calls in the present mode of the model, see `SiteHandle.state_dict`). Ranks of a
+        data-parallel run that shall differ need seeds that differ.
 
     Returns
     -------

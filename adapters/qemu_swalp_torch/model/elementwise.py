@@ -158,7 +158,7 @@ def quantize_elementwise(
         are made of them, and `nn.MultiheadAttention`.
     exclude : which of them not.
     seed : of the random bits, which depend on (seed, operation, index of the module in the model,
-        number of its calls).
+        number of its calls in the present mode of the model).
 
     Returns
     -------

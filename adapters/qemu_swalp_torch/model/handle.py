@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from torch import nn
 from qemu_swalp._util.checks import check_int
 
 from .._compat import forward_hooks, forward_pre_hooks
-from ..tensors.call_counters import Beginning, Replay, Site, clock_of, leave
+from ..tensors.call_counters import BITS, MODES, Beginning, Replay, Site, clock_of, leave
 from .forward_override import forwards_of
 from .removable import Removable
 
@@ -37,25 +38,32 @@ class SiteHandle:
         """Leave the model as it was. Does nothing the second time."""
         for handle in self.handles:
             handle.remove()
-        leave(self.model, self.sites)
+        leave(self.sites)
 
-    def state_dict(self) -> dict[str, int]:
-        """Number of calls of each site, the counter's step of its random bits. For an exact resume
-        of stochastic rounding.
+    def state_dict(self) -> dict[str, dict[str, int]]:
+        """For each site its seed, and how often it was called in each mode: plain integers, for an
+        exact resume of stochastic rounding.
+
+        Call n (n = 0, 1, …) of mode m draws its random bits at step m·2^30 + n. The modes are 0
+        training, 1 evaluation (`model.eval()`), 2 training without gradient, 3 evaluation without
+        gradient (`torch.no_grad()`). What counts is the model that was given, and its forward as a
+        whole: parts of it that are in evaluation mode or without gradient count with it.
         """
-        return {site.name: site.calls for site in self.sites}
+        return {site.name: site.record() for site in self.sites}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Inverse of `state_dict`. ValueError, and no change, where the modules are others."""
+    def load_state_dict(self, state: Mapping[str, Mapping[str, int]]) -> None:
+        """Inverse of `state_dict`. ValueError, and no change, where the modules are others or the
+        state is damaged.
+        """
         if set(state) != set(self.names):
             raise ValueError(
                 f"the state is of other modules: {sorted(set(state) ^ set(self.names))} are in one"
                 " of the two only; quantize the model as it was for the checkpoint"
             )
-        for name, calls in state.items():
-            check_int(f"state[{name!r}]", calls, 0, 2**32 - 1)
+        for name, record in state.items():
+            _check_record(f"state[{name!r}]", record)
         for site in self.sites:
-            site.calls = state[site.name]
+            site.restore(state[site.name])
 
     def count_on(self, device: torch.device | str) -> None:
         """Count calls on that device from now on, and read nothing from it.
@@ -65,7 +73,8 @@ class SiteHandle:
         forward.
         """
         for site in self.sites:
-            site.count, site.unread = site.count.to(device, copy=True), True
+            site.steps = [step.to(device, copy=True) for step in site.steps]
+            site.unread = True
 
     def checkpoint_contexts(self) -> tuple[Beginning, Replay]:
         """For `torch.utils.checkpoint.checkpoint(..., use_reentrant=False,
@@ -83,6 +92,15 @@ class SiteHandle:
 
     def __exit__(self, *exception: object) -> None:
         self.remove()
+
+
+def _check_record(name: str, record: Any) -> None:
+    keys = ("seed", *MODES)
+    if not isinstance(record, Mapping) or set(record) != set(keys):
+        raise ValueError(f"{name} must have the keys {', '.join(keys)}, got {record!r}")
+    for key in keys:
+        bits = 64 if key == "seed" else BITS
+        check_int(f"{name}[{key!r}]", record[key], 0, 2**bits - 1)
 
 
 @contextmanager

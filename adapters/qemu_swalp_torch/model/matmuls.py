@@ -55,7 +55,7 @@ def quantize_gemms(
         their forward, those of `transformers` (with attn_implementation="sdpa") included; where it
         does so through others, `register_gemms(kind, attention_within)`.
     seed : of the random bits, which depend on (seed, operand, index of the module in the model,
-        number of its calls).
+        number of its calls in the present mode of the model).
 
     Returns
     -------

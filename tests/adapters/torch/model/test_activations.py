@@ -141,8 +141,14 @@ def test_a_resumed_run_has_the_bits_of_an_unbroken_one(same):
     same(model(x), other(x))
     with pytest.raises(ValueError, match="the state is of other modules"):
         b.load_state_dict({"0": 3})
-    with pytest.raises(ValueError, match=r"state\['0'\] must be from 0"):
-        b.load_state_dict({**a.state_dict(), "0": -1})
+    before, record = b.state_dict(), a.state_dict()["0"]
+    for key, value in (("training", -1), ("evaluation", 2**30), ("seed", 2**64)):
+        with pytest.raises(ValueError, match=rf"state\['0'\]\['{key}'\] must be from 0"):
+            b.load_state_dict({**a.state_dict(), "0": {**record, key: value}})
+    for damaged in (3, {}, {**record, "more": 0}):
+        with pytest.raises(ValueError, match=r"state\['0'\] must have the keys seed, training"):
+            b.load_state_dict({**a.state_dict(), "0": damaged})
+    assert b.state_dict() == before
 
 
 class Nested(nn.Module):

@@ -348,10 +348,12 @@ def test_a_transformer_trains():
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 3
     state = handle.state_dict()
-    assert set(state.values()) == {30}
+    assert {record["training"] for record in state.values()} == {30}
     with torch.no_grad():
         model.eval()(x)
-    assert set(handle.state_dict().values()) == {31}
+    looked = handle.state_dict().values()
+    assert {record["training"] for record in looked} == {30}
+    assert {record["evaluation without gradient"] for record in looked} == {1}
 
 
 def test_recipes():
