@@ -31,7 +31,7 @@ except ImportError as _error:
     ) from _error
 
 from .averaging.averager import Averager
-from .averaging.lr_scheduler import SWALPLR
+from .averaging.lr_scheduler import SWALPLR, CyclicSWALR
 from .averaging.scoring import scored_by
 from .averaging.update_bn import update_bn
 from .distributed import LowPrecisionAllReduce, quantize_all_reduce
@@ -68,6 +68,7 @@ __all__ = [
     "SGD",
     "SWALPLR",
     "Averager",
+    "CyclicSWALR",
     "LowPrecisionAllReduce",
     "Matmul",
     "Monitor",

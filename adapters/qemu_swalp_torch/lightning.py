@@ -65,7 +65,8 @@ def average_callback(
     check_int("optimizer", optimizer, 0, 2**31)
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name must be a string or None, got {name!r}")
-    if batchnorm_data is not None and averager.source.model is None:
+    model = averager.source.model
+    if batchnorm_data is not None and model is None:
         raise TypeError(
             "batchnorm_data needs an averager of a module, whose batch normalizations it sets; this"
             " one is of named tensors"
@@ -110,10 +111,10 @@ def average_callback(
                 with ExitStack() as stack:
                     stack.enter_context(averager.swap())
                     stack.enter_context(disabled(module))
-                    if batchnorm_data is not None:
+                    if batchnorm_data is not None and model is not None:
                         update_bn(
                             batchnorm_data,
-                            averager.source.model,
+                            model,
                             call_fn=call_fn,
                             device=None if call_fn else module.device,
                         )

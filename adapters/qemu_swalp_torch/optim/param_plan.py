@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from qemu_swalp.interop.torch import check_plain
+from qemu_swalp.interop.torch import check_plain, is_dtensor
 from qemu_swalp.training import Recipe, TensorRandomBits
 from qemu_swalp.training.param_plan import (
     RoundedState,
@@ -20,7 +20,8 @@ from qemu_swalp.training.param_plan import (
 
 from ..tensors.arrays import on_tensors
 from ..tensors.model_names import override_names, override_names_beside, without_wrappers
-from .param_groups import NAMES, RECIPE, SEED, STEP, Groups, recipe_from, sync
+from .param_groups import ACCUMULATOR, NAMES, RECIPE, SEED, STEP, Groups, recipe_from, sync
+from .wrappers import state_with
 
 MOMENTA = ("momentum_buffer", "exp_avg")
 """Names under which optimizers keep what the role `momentum` stands for."""
@@ -123,6 +124,33 @@ def state_tensors(value: Any) -> Iterator[tuple[str, Tensor]]:
         yield "", value
     elif isinstance(value, list | tuple):
         yield from ((f".{i}", item) for i, item in enumerate(value) if isinstance(item, Tensor))
+
+
+def check_accumulator(entry: Entry, accumulator: Tensor) -> None:
+    """RuntimeError if an accumulator is not like its parameter, as after surgery on the state."""
+    p = entry.parameter
+    if accumulator.shape != p.shape:
+        raise RuntimeError(
+            f"{entry.label} has shape {tuple(p.shape)}, and its accumulator"
+            f" {tuple(accumulator.shape)}; what exchanges a parameter must exchange"
+            f" optimizer.state[p][{ACCUMULATOR!r}] as well, or delete it, for the next step to"
+            " begin from the weight"
+        )
+
+
+def check_states(optimizers: Iterable[Optimizer], entry: Entry) -> None:
+    """TypeError if state that is rounded keeps its numbers in a format of its own."""
+    for key, role, _ in entry.states:
+        state = state_with(optimizers, entry.parameter, key)
+        for _, x in state_tensors(state.get(key)):
+            if type(x) is not Tensor and not is_dtensor(x):
+                kind = type(x)
+                raise TypeError(
+                    f"the optimizer keeps its state {key!r} of {entry.label} as a"
+                    f" {kind.__module__}.{kind.__qualname__}, whose numbers have a format of their"
+                    f" own, so that the recipe's {role} cannot round them; leave {role} out of the"
+                    " recipe, or use an optimizer that keeps tensors, such as one of torch.optim"
+                )
 
 
 def check_entry(entry: Entry) -> None:

@@ -30,7 +30,15 @@ from ..tensors.custom_ops import refuse_capture
 from .load_guard import LoadGuard
 from .no_step import drop_placeholders, is_no_step, show_accumulator
 from .param_groups import ACCUMULATOR, advance, count_on_device, counts_on_device, write
-from .param_plan import Entry, Plan, check_overrides, is_16bit, names_from, needs_float32
+from .param_plan import (
+    Entry,
+    Plan,
+    check_accumulator,
+    check_overrides,
+    is_16bit,
+    names_from,
+    needs_float32,
+)
 from .step_hooks import check_dense, grad_mode
 from .wrap import watch_copies
 
@@ -182,6 +190,8 @@ class SGD(Optimizer):
         ]
         for entry, g in ready:
             check_dense(g, entry.label)
+            if ACCUMULATOR in self.state.get(entry.parameter, {}):
+                check_accumulator(entry, self.state[entry.parameter][ACCUMULATOR])
         unread = torch.is_grad_enabled() or counts_on_device(self.param_groups)
         if not counts_on_device(self.param_groups):
             refuse_capture("a quantized step", "make the optimizer with capturable=True")

@@ -7,6 +7,7 @@ import warnings
 from torch.optim import Optimizer
 
 from .param_plan import MOMENTA, Entry
+from .wrappers import inner_optimizers
 
 KEPT_BY_PYTORCH = frozenset(
     (
@@ -42,9 +43,9 @@ def warn_of_unknown_state(optimizer: Optimizer, rounded: list[Entry]) -> None:
         name for entry in rounded for name, quantizer in entry.recipe.state if quantizer is not None
     }
     wanted -= KEPT_BY_PYTORCH
-    present = {
-        name for state in optimizer.state.values() if isinstance(state, dict) for name in state
-    }
+    holders = (optimizer, *inner_optimizers(optimizer).values())
+    states = [state for holder in holders for state in holder.state.values()]
+    present = {name for state in states if isinstance(state, dict) for name in state}
     if wanted - present:
         warnings.warn(
             f"the recipe quantizes the optimizer state {', '.join(sorted(wanted - present))}, which"

@@ -7,7 +7,6 @@ it only then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,13 +21,23 @@ from qemu_swalp.training import Quantizer, TensorRandomBits
 from .._compat import run_first_after_step
 from ..tensors.arrays import random_for, round_all, rounded_for
 from ..tensors.custom_ops import refuse_capture
+from .closure import Closure
 from .float32_step import Float32Step
 from .grad_scaler import skips, unscale
 from .load_guard import LoadGuard
 from .no_step import drop_placeholders, is_no_step, show_accumulator
 from .param_groups import ACCUMULATOR, advance, counts_on_device
-from .param_plan import Entry, Plan, needs_float32, state_tensors
+from .param_plan import (
+    Entry,
+    Plan,
+    check_accumulator,
+    check_states,
+    needs_float32,
+    state_tensors,
+)
+from .schedule_free import check_step
 from .state_names import warn_of_unknown_state
+from .wrappers import inner_optimizers, state_with
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -50,6 +59,8 @@ class StepHooks:
         """The present step, if it computes in float32."""
         self.last_float32: Float32Step | None = None
         self.armed = self.names_checked = False
+        self.holders: list[Optimizer] = []
+        """Who keeps state in the present step: the optimizer, and those that it wraps."""
         self.is_none = False
         """Whether the present step changes nothing, and is not to be counted."""
         self.skipped: bool | Tensor = False
@@ -95,6 +106,7 @@ class StepHooks:
         if not counts_on_device(optimizer.param_groups):
             refuse_capture("a quantized step", "quantize the optimizer with capturable=True")
         self.armed, self.skipped, self.waiting = True, False, []
+        check_step(optimizer)
         if self.float32 is None:
             self.is_none = is_no_step(optimizer, args, kwargs)
             if self.is_none:
@@ -146,6 +158,9 @@ class StepHooks:
         self.updated = [entry for entry, _ in ready]
         for entry, g in ready:
             check_dense(g, entry.label)
+            accumulator = optimizer.state.get(entry.parameter, {}).get(ACCUMULATOR)
+            if accumulator is not None:
+                check_accumulator(entry, accumulator)
         if any(entry.recipe.gradient is not None for entry, _ in ready):
             unscale(optimizer)
         with grad_mode(optimizer):
@@ -194,6 +209,9 @@ class StepHooks:
         # Not armed: the outer of two nested steps (a subclass's step calls super().step). What the
         # inner one rounded is exact now and stays; what the subclass changed since is rounded.
         # Accumulators are as the inner one left them.
+        self.holders = [stepped, *inner_optimizers(stepped).values()]
+        for entry in self.updated:
+            check_states(self.holders, entry)
         with grad_mode(optimizer):
             for entry in self.updated:
                 if self.armed or entry.recipe.accumulator is None:
@@ -216,8 +234,8 @@ class StepHooks:
 
     def _round_updated(self, optimizer: Optimizer, entry: Entry) -> None:
         p, recipe, draw = entry.parameter, entry.recipe, entry.draw(optimizer)
-        state = optimizer.state.get(p, {})
         for key, role, quantizer in entry.states:
+            state = state_with(self.holders, p, key)
             for suffix, tensor in state_tensors(state.get(key)):
                 value = self.rounded(tensor, quantizer, draw, role + suffix)
                 if value is not tensor:
@@ -270,28 +288,6 @@ class StepHooks:
             self.write(state[ACCUMULATOR], p)
         else:
             state[ACCUMULATOR] = p.clone()
-
-
-class Closure:
-    """The user's closure, with weights rounded before and gradients after each call."""
-
-    def __init__(self, hooks: StepHooks, optimizer: Optimizer, closure: Callable[[], Any]) -> None:
-        self.hooks, self.optimizer, self.closure = hooks, optimizer, closure
-        self.evaluations = 0
-
-    def __call__(self) -> Any:
-        evaluation = self.evaluations
-        self.evaluations += 1
-        if evaluation:
-            self.hooks.before_evaluation(self.optimizer, evaluation)
-        float32 = self.hooks.float32
-        if float32 is not None:
-            float32.show_weights()
-        loss = self.closure()
-        if float32 is not None:
-            float32.load_gradients()
-        self.hooks.before_update(self.optimizer, evaluation)
-        return loss
 
 
 def grad_mode(optimizer: Optimizer) -> torch.set_grad_enabled:

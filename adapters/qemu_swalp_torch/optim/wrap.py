@@ -34,6 +34,7 @@ from .param_groups import (
     write,
 )
 from .param_plan import Entry, check_entry, check_overrides, entries, names_from
+from .schedule_free import check_set_up
 from .step_hooks import StepHooks
 from .wrappers import hooked_by
 
@@ -127,6 +128,7 @@ def quantize_optimizer(
         raise ValueError(
             f"this {type(opt).__name__} is already quantized; call unquantize_optimizer on it first"
         )
+    check_set_up(opt)
     if capturable is None:
         capturable = any(group.get("capturable") for group in opt.param_groups)
     check_bool("capturable", capturable)

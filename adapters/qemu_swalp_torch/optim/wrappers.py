@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 
 from .._compat import has_step_hooks
@@ -12,6 +14,18 @@ PASSING_ON = ("AcceleratedOptimizer", "LightningOptimizer")
 """Classes of Accelerate and Lightning whose step is that of the optimizer in their attribute
 `optimizer`, and nothing more.
 """
+
+
+def inner_optimizers(optimizer: Any) -> dict[str, Optimizer]:
+    """The optimizers that an object has as attributes, by their names."""
+    attributes = getattr(optimizer, "__dict__", {})
+    return {name: x for name, x in attributes.items() if isinstance(x, Optimizer)}
+
+
+def state_with(optimizers: Iterable[Optimizer], p: Tensor, key: str) -> dict[str, Any]:
+    """The state of a parameter in the first optimizer that keeps something under a key."""
+    states: Iterable[dict[str, Any]] = (optimizer.state.get(p, {}) for optimizer in optimizers)
+    return next((state for state in states if key in state), {})
 
 
 def hooked_by(optimizer: Any, name: str = "optimizer") -> Optimizer:
@@ -28,15 +42,10 @@ def hooked_by(optimizer: Any, name: str = "optimizer") -> Optimizer:
         return hooked_by(optimizer.optimizer, name)
     kind = type(optimizer)
     message = f"{name} must be a torch.optim.Optimizer, got {kind.__module__}.{kind.__qualname__}"
-    inner = {
-        attribute: value
-        for attribute, value in getattr(optimizer, "__dict__", {}).items()
-        if isinstance(value, Optimizer)
-    }
-    if inner:
-        attribute, value = next(iter(inner.items()))
+    attribute, inner = next(iter(inner_optimizers(optimizer).items()), ("", None))
+    if inner is not None:
         message += (
-            f", which runs no step hooks and wraps a {type(value).__name__}: pass that one, its"
+            f", which runs no step hooks and wraps a {type(inner).__name__}: pass that one, its"
             f" attribute {attribute!r}; what the wrapper itself does to the weights afterwards is"
             " then not seen"
         )

@@ -4,6 +4,7 @@ whole.
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -163,9 +164,20 @@ def _(count: Tensor) -> Tensor:
 
 
 def is_traced() -> bool:
-    """Whether operations are being recorded, so that one of ours must be an operator."""
+    """Whether operations are being recorded, so that one of ours must be an operator.
+
+    RuntimeError in an export to ONNX, which has none for it.
+    """
+    if torch.compiler.is_dynamo_compiling():
+        return True
     traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return torch.compiler.is_compiling() or traced
+    traced = traced or torch.compiler.is_compiling()
+    if traced and "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
+        raise RuntimeError(
+            "ONNX has no operator for the roundings within this model; export it without them, as"
+            " in: with disabled(model): torch.onnx.export(model, ...)"
+        )
+    return traced
 
 
 def signed(n: int) -> int:

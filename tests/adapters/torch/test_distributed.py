@@ -90,6 +90,23 @@ def batch(step):
     return x, 6 * torch.randint(-2, 3, (6, 2), generator=generator) / 64
 
 
+def layer_in_16_bits():
+    """6 → 2 in bfloat16, whose gradients are exact in it, summed over ranks, too."""
+    model = nn.Linear(6, 2, dtype=torch.bfloat16)
+    with torch.no_grad():
+        for p, value in zip(model.parameters(), network()[2].parameters(), strict=True):
+            p.copy_(value[..., :1].expand_as(p) if p.ndim > 1 else value)
+    return model
+
+
+IN_16_BITS = Recipe(
+    "fixed<8,4>/stochastic",
+    gradient="bfp<7,axis=0>/stochastic",
+    momentum="bfp<7>/stochastic",
+    average="bfp<9>/stochastic",
+)
+
+
 class Run:
     """Training on this rank's part of every batch; `finish` makes single tensors of what it is left
     with.
@@ -117,7 +134,8 @@ class Run:
 
     def steps(self, first, last):
         for step in range(first, last):
-            x, error = (part.chunk(self.ranks)[self.rank] for part in batch(step))
+            dtype = next(self.model.parameters()).dtype
+            x, error = (part.chunk(self.ranks)[self.rank].to(dtype) for part in batch(step))
             self.optimizer.zero_grad()
             (self.model(x) * error).sum().backward()
             if self.scale != 1:
@@ -176,11 +194,11 @@ class Run:
         }
 
 
-def sharded(mesh):
+def sharded(mesh, model=None):
     from torch.distributed.fsdp import fully_shard
 
-    model = network()
-    for module in (model[0], model[2], model):
+    model = network() if model is None else model
+    for module in (*model.children(), model):
         fully_shard(module, mesh=mesh)
     return model
 
@@ -204,6 +222,12 @@ def work(rank, ranks, port, folder):
     for name, options in REDUCTIONS.items():
         results["reduced", name] = reduced(options, rank, ranks)
     for kind in KINDS:
+        for how, model in (
+            ("sharded", sharded(mesh, layer_in_16_bits())),
+            ("replicated", nn.parallel.DistributedDataParallel(layer_in_16_bits())),
+        ):
+            run = Run(model, IN_16_BITS, kind, rank, ranks).steps(0, STEPS)
+            results["16 bits", how, kind] = run.finish()
         if ranks == 3:  # the checkpoint that two ranks have made
             run = Run(sharded(mesh), RECIPES["one scale a row"], kind, rank, ranks).load(
                 f"{folder}/{kind}-2"
@@ -267,6 +291,24 @@ def test_parallel_runs_have_the_bits_of_a_single_one(same, results, how, kind, n
     single = Run(network(), RECIPES[name], kind, scale=ranks).steps(0, STEPS).finish()
     for rank in range(ranks):
         same(results[1][ranks][rank][how, name, kind], single)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["replicated", "sharded"])
+def test_16_bit_parameters_are_rounded_once_on_every_rank(same, results, how, kind, ranks):
+    """As in one process, and as in float32 with the same gradients."""
+    single = Run(layer_in_16_bits(), IN_16_BITS, kind, scale=ranks).steps(0, STEPS).finish()
+    in_float32 = Run(layer_in_16_bits().float(), IN_16_BITS, kind, scale=ranks).steps(0, STEPS)
+    same(as_float32(single), as_float32(in_float32.finish()))
+    for rank in range(ranks):
+        found = results[1][ranks][rank]["16 bits", how, kind]
+        assert found["weight"].dtype == torch.bfloat16
+        same(as_float32(found), as_float32(single))
+
+
+def as_float32(tensors):
+    return {name: x.float() for name, x in tensors.items() if not name.startswith("swapped")}
 
 
 @pytest.mark.parametrize("kind", KINDS)

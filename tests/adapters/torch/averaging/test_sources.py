@@ -47,9 +47,7 @@ class TestTheModelAsItIs:
         averager.update()
         before = averager.average()
         model[2] = nn.Linear(4, 1)
-        with pytest.raises(
-            ValueError, match=r"2.weight has shape \(1, 4\) now, \(2, 4\) in"
-        ):
+        with pytest.raises(ValueError, match=r"2.weight has shape \(1, 4\) now, \(2, 4\) in"):
             averager.update()
         with pytest.raises(ValueError, match=r"2.weight has shape \(1, 4\) in model, \(2, 4\)"):
             averager.swap().__enter__()
