@@ -29,7 +29,8 @@ except (ImportError, ValueError) as _error:
         " installed one of tensorflow, jax and torch"
     ) from _error
 
-from .averaging.callbacks import SwapAverage, swap_average
+from .averaging.callbacks import SwapAverage
+from .averaging.model_swap import restore_iterate, swap_average
 from .averaging.policy_callback import PolicyAverage
 from .averaging.update_bn import update_bn
 from .backend import backend as _backend
@@ -54,6 +55,7 @@ __all__ = [
     "disabled",
     "quantize",
     "quantize_activations",
+    "restore_iterate",
     "swap_average",
     "unquantize_activations",
     "update_bn",

@@ -7,9 +7,12 @@ changes it.
 
 from __future__ import annotations
 
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import keras
@@ -156,6 +159,113 @@ def flat_layers(model: keras.layers.Layer, include_self: bool = True) -> list[An
 def input_layer_of(x: Any) -> keras.layers.InputLayer:
     """The layer that made a symbolic input of a model."""
     return x._keras_history.operation
+
+
+def before_calls(
+    model: keras.Model, names: Sequence[str], function: Callable[[], None]
+) -> Callable[[], None]:
+    """Have function() called before methods of a model. The value removes it again.
+
+    `fit` and `train_on_batch` begin with `make_train_function()`, `evaluate` and `predict` and
+    their kin with theirs.
+    """
+    for name in names:
+        if not isinstance(model.__dict__.get(name), _Guarded):
+            model.__dict__[name] = _Guarded(getattr(model, name), name in model.__dict__)
+        model.__dict__[name].functions.append(function)
+
+    def remove() -> None:
+        for name in names:
+            guarded = model.__dict__.get(name)
+            if isinstance(guarded, _Guarded) and function in guarded.functions:
+                guarded.functions.remove(function)
+                if not guarded.functions:
+                    _unset(model, name, guarded)
+
+    return remove
+
+
+class _Guarded:
+    """A method of a model that calls other functions first."""
+
+    def __init__(self, method: Callable[..., Any], was_own: bool) -> None:
+        self.method, self.was_own = method, was_own
+        self.functions: list[Callable[[], None]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for function in list(self.functions):
+            function()
+        return self.method(*args, **kwargs)
+
+
+def _unset(model: keras.Model, name: str, guarded: Any) -> None:
+    if guarded.was_own:
+        model.__dict__[name] = guarded.method
+    else:
+        del model.__dict__[name]
+
+
+def around_epoch_end(
+    model: keras.Model, before: Callable[[], None], on_exception: Callable[[], None]
+) -> Callable[[], None]:
+    """In the present `fit`, have before() called after the last batch of an epoch, before its
+    validation and `on_epoch_end`, and on_exception() when an evaluation raises. The value ends it,
+    as does the next `fit`.
+
+    After the last batch `fit` asks for the logs of the epoch. So does `evaluate`.
+    """
+    evaluate, logs_of = model.evaluate, model._get_metrics_result_or_logs
+    shadowed = {name: model.__dict__.get(name) for name in ("evaluate", logs_of.__name__)}
+    evaluating = 0
+
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        nonlocal evaluating
+        evaluating += 1
+        try:
+            return evaluate(*args, **kwargs)
+        except BaseException:
+            on_exception()
+            raise
+        finally:
+            evaluating -= 1
+
+    def epoch_logs(logs: Any) -> Any:
+        if not evaluating:
+            before()
+        return logs_of(logs)
+
+    def remove() -> None:
+        remove_guard()
+        for name, function in shadowed.items():
+            if function is None:
+                model.__dict__.pop(name, None)
+            else:
+                model.__dict__[name] = function
+
+    model.__dict__.update({"evaluate": guarded, logs_of.__name__: epoch_logs})
+    remove_guard = before_calls(model, ["make_train_function"], remove)
+    return remove
+
+
+def reads_state_to_train() -> bool:
+    """Whether JAX's trainer is reading the state of an optimizer, for a training step that takes it
+    over. An exception is harmless then; one in the step would lose the weights.
+    """
+    frames = (frame for frame, _ in traceback.walk_stack(None))
+    return any(frame.f_code.co_name == "_get_jax_state" for frame in islice(frames, 8))
+
+
+def fit_was_interrupted() -> bool:
+    """Whether the running `fit` is being left by an exception: on JAX it finalizes the weights then
+    too.
+    """
+    exception = sys.exc_info()[1]
+    if exception is None:
+        return False
+    raised = {frame for frame, _ in traceback.walk_tb(exception.__traceback__)}
+    frames = (frame for frame, _ in traceback.walk_stack(None))
+    fit = next((frame for frame in frames if frame.f_code.co_name == "fit"), None)
+    return fit in raised
 
 
 # --- backends

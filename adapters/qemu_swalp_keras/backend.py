@@ -135,6 +135,12 @@ def _native_variable(x: Any) -> Any:
     return x.value if isinstance(x, keras.Variable) else x
 
 
+def strategy_scope(model: Any) -> AbstractContextManager[Any]:
+    """Within it variables are made as those of a model: under its `tf.distribute` strategy."""
+    strategy = getattr(model, "distribute_strategy", None)
+    return nullcontext() if strategy is None else strategy.scope()
+
+
 def synchronize(model: Any) -> None:
     """Let a model's variables hold their values: on JAX, in a callback of `fit`, they do not by
     themselves.

@@ -2,83 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
 from qemu_swalp._util.checks import check_bool
 
-from ..backend import synchronize
-from ..optim.base import QuantizedBase
-from .update_bn import update_bn
-
-
-def averaging_optimizers(model: keras.Model) -> list[QuantizedBase]:
-    """The optimizers of a compiled model that average, those within wrappers included.
-
-    Raises
-    ------
-    ValueError: if there is none.
-    """
-    optimizers = [o for o in _within(getattr(model, "optimizer", None)) if o.averages]
-    if not optimizers:
-        raise ValueError(
-            "The model's optimizer does not average. Compile it with a `qemu_swalp_keras`"
-            " optimizer made with `swa_start`. Received:"
-            f" optimizer={getattr(model, 'optimizer', None)!r}"
-        )
-    return optimizers
-
-
-@contextmanager
-def swap_average(model: keras.Model) -> Iterator[keras.Model]:
-    """Within it a compiled model holds SWALP's average; at its end, also after an exception,
-    exactly what it held.
-
-    That goes for all its weights, so `update_bn` may be called within it. For a copy to keep, save
-    the model within it.
-
-    Raises
-    ------
-    ValueError: if the model's optimizer does not average, or nothing is averaged yet.
-
-    >>> import keras
-    >>> from qemu_swalp.training import swalp
-    >>> from qemu_swalp_keras import SGD, swap_average
-    >>> model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1)])
-    >>> model.compile(SGD(0.1, recipe=swalp(8), swa_start=2, swa_finalize=False), loss="mse")
-    >>> x = keras.ops.ones((8, 1))
-    >>> _ = model.fit(x, x, batch_size=1, verbose=0)
-    >>> with swap_average(model):
-    ...     _ = model.evaluate(x, x, verbose=0)
-    """
-    synchronize(model)
-    before = [(v, keras.ops.convert_to_numpy(v)) for v in model.non_trainable_weights]
-    with ExitStack() as stack:
-        for optimizer in averaging_optimizers(model):
-            stack.enter_context(optimizer.swap())
-        try:
-            yield model
-        finally:
-            for variable, value in before:
-                variable.assign(value)
+from .._compat import around_epoch_end
+from ..optim.swap import standing
+from .model_swap import (
+    EVALUATION,
+    TRAINING,
+    ModelSwap,
+    averaging_optimizers,
+    before_training,
+    restore_iterate,
+    swap_of,
+)
+from .update_bn import update_bn, warn_of_statistics
 
 
 class SwapAverage(keras.callbacks.Callback):
     """Evaluation and prediction, validation within `fit` included, use SWALP's average; training
     uses the iterate.
 
-    Before the first average they use the iterate. List it before `ModelCheckpoint` and the like.
+    Before the first average they use the iterate. If validation within `fit` is interrupted, the
+    iterate is back at once; if an evaluation of its own or a callback at the end of an epoch is, at
+    the next use of the model. Its place in the list of callbacks does not matter.
 
     Parameters
     ----------
-    on_epoch_end : whether the average also stays in the model from the end of an epoch to the
-        beginning of the next, so that callbacks listed later, such as `ModelCheckpoint`, save it.
+    on_epoch_end : whether the average stays in the model from the last batch of an epoch to the
+        beginning of the next, so that `ModelCheckpoint`, `BackupAndRestore` and the like save it as
+        the weights. The iterate is saved beside it, with the optimizer: `fit` with this callback,
+        or `restore_iterate`, goes on from it.
     batchnorm_data : data by which `update_bn` sets the statistics of batch normalization for the
         average, each time that it is swapped in: those of the iterates do not fit it. None: for
-        models without batch normalization.
+        models without batch normalization; for others there is a warning. False: without warning.
+
+    Raises
+    ------
+    ValueError: during `fit`, `evaluate` or `predict`, if the optimizer does not average, or an
+        average stands in the model already.
 
     >>> import keras
     >>> from qemu_swalp.training import swalp
@@ -93,64 +59,91 @@ class SwapAverage(keras.callbacks.Callback):
         super().__init__()
         check_bool("on_epoch_end", on_epoch_end)
         self.swap_on_epoch_end, self.batchnorm_data = on_epoch_end, batchnorm_data
-        self._swapped: ExitStack | None = None
+        self._evaluation: ModelSwap | None = None
+        self._epoch_end: ModelSwap | None = None
+        self._remove_hooks: Callable[[], None] = _nothing
 
-    def _swap(self) -> None:
-        self._restore()
-        if all(optimizer.n_averaged for optimizer in averaging_optimizers(self.model)):
-            with ExitStack() as stack:
-                stack.enter_context(swap_average(self.model))
-                if self.batchnorm_data is not None:
-                    update_bn(self.batchnorm_data, self.model)
-                self._swapped = stack.pop_all()
+    def _swap(self, until: tuple[str, ...]) -> ModelSwap | None:
+        """The entered swap; None before the first average."""
+        if not all(optimizer.n_averaged for optimizer in averaging_optimizers(self.model)):
+            return None
+        other = standing(self.model.trainable_variables)
+        if isinstance(other, ModelSwap) and set(EVALUATION) <= set(other.until):
+            raise ValueError(
+                "An average stands in the model already: another SwapAverage has put it there for"
+                " this evaluation. Pass one SwapAverage alone"
+            )
+        swap = swap_of(self.model, automatic=True, until=until)
+        swap.__enter__()
+        try:
+            self._set_batch_statistics()
+        except BaseException:
+            swap.undo()
+            raise
+        return swap
 
-    def _restore(self) -> None:
-        if self._swapped is not None:
-            synchronize(self.model)
-            self._swapped.close()
-            self._swapped = None
+    def _set_batch_statistics(self) -> None:
+        if self.batchnorm_data is not None and self.batchnorm_data is not False:
+            update_bn(self.batchnorm_data, self.model)
+        elif self.batchnorm_data is None:
+            warn_of_statistics(self.model, "SwapAverage(batchnorm_data=training data), or False")
+
+    def _end_evaluation(self) -> None:
+        if self._evaluation is not None:
+            self._evaluation.undo()
+            self._evaluation = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        """Check that the optimizer averages.
+        """Check that the optimizer averages; back to the iterate, if an average stands.
 
         Raises
         ------
-        ValueError: if it does not.
+        ValueError: if it does not; if it is a user's own swap that stands.
         """
         averaging_optimizers(self.model)
+        before_training(self.model)
+        self._remove_hooks()
+        self._remove_hooks = around_epoch_end(
+            self.model, self._before_epoch_end, self._end_evaluation
+        )
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Back to the iterate."""
-        self._restore()
+        before_training(self.model)
+
+    def _before_epoch_end(self) -> None:
+        if self.swap_on_epoch_end and not self._average_stands():
+            self._epoch_end = self._swap(TRAINING)
+
+    def _average_stands(self) -> bool:
+        return self._epoch_end is not None and self._epoch_end.stands
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """To the average, with `on_epoch_end`, for the callbacks that follow."""
-        if self.swap_on_epoch_end:
-            self._swap()
+        """To the average, with `on_epoch_end`, if it is not there yet."""
+        self._before_epoch_end()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Back to the iterate; with `swa_finalize`, whose time was before, to the average."""
-        if self._swapped is not None:
-            self._restore()
-            for optimizer in averaging_optimizers(self.model):
+        self._remove_hooks()
+        restored = restore_iterate(self.model)
+        optimizers = averaging_optimizers(self.model)
+        if restored:
+            for optimizer in optimizers:
                 optimizer.finalize_average()
+        if all(optimizer.finalizes for optimizer in optimizers):
+            self._set_batch_statistics()
 
     def on_test_begin(self, logs: Any = None) -> None:
         """To the average."""
-        self._swap()
+        if not self._average_stands():
+            self._evaluation = self._swap(TRAINING + EVALUATION)
 
     def on_test_end(self, logs: Any = None) -> None:
         """Back to the iterate."""
-        self._restore()
+        self._end_evaluation()
 
     on_predict_begin, on_predict_end = on_test_begin, on_test_end
 
 
-def _within(optimizer: Any) -> Iterator[QuantizedBase]:
-    if isinstance(optimizer, QuantizedBase):
-        yield optimizer
-    elif hasattr(optimizer, "inner_optimizer"):
-        yield from _within(optimizer.inner_optimizer)
-    else:
-        for part in getattr(optimizer, "optimizers", ()):
-            yield from _within(part)
+def _nothing() -> None:
+    """Remove no hooks."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -12,6 +11,7 @@ import numpy as np
 from qemu_swalp.training import Policy
 
 from ..backend import synchronize
+from .model_swap import ModelSwap
 
 
 class PolicyAverage(keras.callbacks.Callback):
@@ -92,32 +92,25 @@ class PolicyAverage(keras.callbacks.Callback):
         """
         return self.policy.average(self.state)
 
-    @contextmanager
-    def swap(self) -> Iterator[keras.Model]:
-        """Within it the model holds the average; at its end, also after an exception, exactly what
-        it held.
+    def swap(self) -> ModelSwap:
+        """Context within which the model holds the average; at its end, also after an exception,
+        exactly what it held.
 
         That goes for all its weights, so `update_bn` may be called within it.
 
         Raises
         ------
-        ValueError: if nothing is averaged yet.
+        ValueError: if nothing is averaged yet; if an average stands in the model already.
         """
-        with self.holding(self.average()) as model:
-            yield model
+        return self.holding(self.average())
 
-    @contextmanager
-    def holding(self, weights: Mapping[str, np.ndarray]) -> Iterator[keras.Model]:
-        """Within it the model's trainable weights have these values, by variable path."""
-        synchronize(self.model)
-        before = [(v, keras.ops.convert_to_numpy(v)) for v in self.model.weights]
-        try:
-            for variable in self.model.trainable_variables:
-                variable.assign(weights[variable.path])
-            yield self.model
-        finally:
-            for variable, value in before:
-                variable.assign(value)
+    def holding(self, weights: Mapping[str, np.ndarray]) -> ModelSwap:
+        """Context within which the model's trainable weights have these values, by variable
+        path.
+        """
+        return ModelSwap(
+            self.model, lambda: [(v, weights[v.path]) for v in self.model.trainable_variables]
+        )
 
 
 def _array(variable: Any) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -149,6 +150,26 @@ def _assign(variable: Any, value: Any, where: Any) -> None:
 
 def _tracks(layer: Any) -> bool:
     return isinstance(layer, keras.layers.BatchNormalization) and layer.built and layer.trainable
+
+
+def batch_statistics(model: Any) -> list[np.ndarray]:
+    """The moving means and variances that `update_bn` would set."""
+    return [
+        np.array(ops.convert_to_numpy(variable))
+        for layer in flat_layers(model)
+        if _tracks(layer)
+        for variable in (layer.moving_mean, layer.moving_variance)
+    ]
+
+
+def warn_of_statistics(model: Any, remedy: str) -> None:
+    """Warn that the statistics of a model's batch normalization are not those of the average."""
+    if any(_tracks(layer) for layer in flat_layers(model)):
+        warnings.warn(
+            f"The average is in {model.name!r}, whose batch normalization keeps the statistics of"
+            f" the iterates, which do not fit it. Have them measured: {remedy}",
+            stacklevel=4,
+        )
 
 
 def _batches(data: Any, batch_size: int) -> Iterator[Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -102,26 +101,17 @@ class AverageInOptimizer:
         count = self.count()
         return self._rule.average(AverageState(count, values if count else None))
 
-    @contextmanager
-    def swapped_in(self) -> Iterator[None]:
-        """Within it the variables hold the average; then, also after an exception, what they held.
+    def by_variable(self) -> list[tuple[Any, np.ndarray]]:
+        """(variable, average) of all variables.
 
         Raises
         ------
         ValueError: without a rule, and before the first average.
         """
         average = self.value()
-        before = [ops.convert_to_numpy(entry.variable) for entry in self._entries]
-        try:
-            self._assign(average.values())
-            yield
-        finally:
-            self._assign(before)
+        return [(entry.variable, average[entry.name]) for entry in self._entries]
 
     def write(self) -> None:
         """The average becomes the variables' values."""
-        self._assign(self.value().values())
-
-    def _assign(self, values: Iterable[Any]) -> None:
-        for entry, value in zip(self._entries, values, strict=True):
-            entry.variable.assign(value)
+        for variable, value in self.by_variable():
+            variable.assign(value)

@@ -6,12 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
-from .._compat import index_of
+from .._compat import fit_was_interrupted, index_of, own_variables, reads_state_to_train
 from ..backend import counter, eagerly, initialized, rounded, untraced, update_each
 from .average import AverageInOptimizer
 from .config import Settings
 from .param_plan import Entry, check_state_names
+from .swap import Swap, refused, standing
+
+ITERATE, KEPT = "iterate_", "kept_"
+"""Beginnings of the keys under which a file holds what an average replaced."""
 
 
 class QuantizedBase(keras.optimizers.Optimizer):
@@ -82,6 +87,16 @@ class QuantizedBase(keras.optimizers.Optimizer):
 
     # --- the update
 
+    @property
+    def variables(self) -> list[Any]:
+        """The optimizer's variables."""
+        if self._standing() is not None and reads_state_to_train():
+            raise refused()
+        return self._all_variables()
+
+    def _all_variables(self) -> list[Any]:
+        return own_variables(self)
+
     def _draw(self, entry: Entry) -> Any:
         """Random bits of the present update."""
         return entry.draw(self._settings.seed, counter(self.iterations))
@@ -90,9 +105,15 @@ class QuantizedBase(keras.optimizers.Optimizer):
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """As every optimizer's; then weights that Keras wrote after their update are rounded, and
         the average sees the weights.
+
+        Raises
+        ------
+        ValueError: if an average stands in the weights.
         """
         if self.built:
             self._give_first_values()
+            if self._standing() is not None:
+                raise refused()
         self._apply_gradients(grads, trainable_variables)
         if len(grads):
             self._round_rewritten()
@@ -153,22 +174,79 @@ class QuantizedBase(keras.optimizers.Optimizer):
         """
         return self._average.value()
 
-    def swap(self) -> Any:
-        """Context within which the variables hold the average; at its end, also after an exception,
-        exactly what they held.
+    def average_by_variable(self) -> list[tuple[Any, Any]]:
+        """(variable, average) of all variables.
 
         Raises
         ------
         ValueError: if `swa_start` was not given, or nothing is averaged yet.
         """
-        return self._average.swapped_in()
+        return self._average.by_variable()
+
+    def swap(self) -> Swap:
+        """Context within which the variables hold the average; at its end, also after an exception,
+        exactly what they held.
+
+        Raises
+        ------
+        ValueError: if `swa_start` was not given, or nothing is averaged yet; if an average stands
+            in the variables already.
+        """
+        return Swap(self.average_by_variable)
+
+    # --- saving while the average stands in the variables
+
+    def save_own_variables(self, store: Any) -> None:
+        """The optimizer's variables; and, while an average stands in the weights, the iterate."""
+        self._save_variables(store)
+        if (swap := self._standing()) is not None:
+            weights = swap.before(entry.variable for entry in self._entries)
+            for name, values in ((ITERATE, weights), (KEPT, swap.kept_before)):
+                for i, value in enumerate(values):
+                    store[f"{name}{i}"] = value
+
+    def load_own_variables(self, store: Any) -> None:
+        """Inverse of `save_own_variables`: what was saved with the average as the weights stands
+        so again.
+        """
+        held: dict[str, list[Any]] = {ITERATE: [], KEPT: []}
+        for name, values in held.items():
+            while (key := f"{name}{len(values)}") in store.keys():  # noqa: SIM118  (no mapping)
+                values.append(np.array(store[key]))
+        self._load_variables(
+            {key: store[key] for key in store.keys() if not key.startswith((ITERATE, KEPT))}  # noqa: SIM118
+        )
+        if (swap := self._standing()) is not None:
+            swap.forget()
+        if held[ITERATE]:
+            swap = Swap(self.average_by_variable, automatic=True)
+            variables = [entry.variable for entry in self._entries]
+            swap.hold(list(zip(variables, held[ITERATE], strict=True)), held[KEPT])
+
+    def _save_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+
+    def _load_variables(self, store: Any) -> None:
+        super().load_own_variables(store)
+
+    def _standing(self) -> Swap | None:
+        entries = getattr(self, "_entries", ())  # Keras asks for variables in `__init__`
+        return standing(entry.variable for entry in entries)
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """At the end of `fit`: the average becomes the model's weights, with `swa_finalize`."""
+        """At the end of `fit`: the average becomes the model's weights, with `swa_finalize`; not
+        after an exception.
+        """
         super().finalize_variable_values(var_list)
-        self.finalize_average()
+        if not fit_was_interrupted():
+            self.finalize_average()
+
+    @property
+    def finalizes(self) -> bool:
+        """Whether `fit` leaves the average in the model."""
+        return self._settings.swa_finalize and bool(self.n_averaged)
 
     def finalize_average(self) -> None:
         """With `swa_finalize`, once there is one, the average becomes the model's weights."""
-        if self._settings.swa_finalize and self.n_averaged:
+        if self.finalizes:
             self._average.write()

@@ -49,18 +49,17 @@ class InnerOptimizer(QuantizedBase):
 
     # --- what belongs to the inner optimizer
 
-    @property
-    def variables(self) -> list[Any]:
+    def _all_variables(self) -> list[Any]:
         """The variables of the average and of 16-bit weights, then the inner optimizer's."""
         return own_variables(self) + self.inner_optimizer.variables
 
-    def save_own_variables(self, store: Any) -> None:
+    def _save_variables(self, store: Any) -> None:
         """Save all but the inner optimizer's, which Keras saves by itself."""
         for i, variable in enumerate(own_variables(self)):
             store[str(i)] = keras.ops.convert_to_numpy(variable)
 
-    def load_own_variables(self, store: Any) -> None:
-        """Inverse of `save_own_variables`; with a warning, as from every optimizer, if what was
+    def _load_variables(self, store: Any) -> None:
+        """Inverse of `_save_variables`; with a warning, as from every optimizer, if what was
         saved does not fit.
         """
         own = own_variables(self)

@@ -265,3 +265,76 @@ def test_each_item_of_compat_has_a_docstring_and_a_test() -> None:
         if isinstance(node, ast.FunctionDef):
             assert ast.get_docstring(node), node.name
             assert f"_compat.{node.name}(" in tested, node.name
+
+
+class Order(keras.callbacks.Callback):
+    """Notes which hooks of a callback and of `_compat` come when."""
+
+    def __init__(self, seen: list[str]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self.seen.append("begin")
+        _compat.around_epoch_end(self.model, lambda: self.seen.append("before"), list)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.seen.append("batch")
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        self.seen.append("test")
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        self.seen.append("end")
+
+
+def test_what_fit_calls_first_and_between_batches_and_validation() -> None:
+    model, seen = network(), []
+    model.compile("sgd", loss="mse")
+    remove = _compat.before_calls(model, ["make_train_function"], lambda: seen.append("first"))
+    x, y = data(8)
+    model.fit(x, y, validation_data=(x, y), callbacks=[Order(seen)], verbose=0)
+    assert seen == ["first", "begin", "batch", "before", "test", "end"]
+    remove()
+    model.fit(x, y, verbose=0)
+    model.evaluate(x, y, verbose=0)
+    assert len(seen) == 6
+    assert not {"make_train_function", "evaluate", "_get_metrics_result_or_logs"} & set(vars(model))
+
+
+def test_a_fit_that_is_left_by_an_exception() -> None:
+    """On JAX it finalizes the weights; a `fit` in the handler of another exception is none."""
+    seen: list[bool] = []
+
+    class Optimizer(keras.optimizers.SGD):
+        def finalize_variable_values(self, var_list: Any) -> None:
+            seen.append(_compat.fit_was_interrupted())
+
+    model = network()
+    model.compile(Optimizer(0.1), loss="mse")
+    stop = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: 1 / 0)
+    try:
+        model.fit(*data(8), callbacks=[stop], verbose=0)
+    except ZeroDivisionError:
+        model.fit(*data(8), verbose=0)
+    assert seen == ([True, False] if BACKEND == "jax" else [False])
+
+
+def test_the_state_that_jax_trains_with_is_read_by_one_function() -> None:
+    seen: list[bool] = []
+
+    class Optimizer(keras.optimizers.SGD):
+        @property
+        def variables(self) -> list[Any]:
+            seen.append(_compat.reads_state_to_train())
+            return super().variables
+
+    model = network()
+    model.compile(Optimizer(0.1), loss="mse")
+    model.fit(*data(8), verbose=0)
+    assert any(seen) == (BACKEND == "jax")
+    seen.clear()
+    model.evaluate(*data(8), verbose=0)
+    assert not any(seen)
+    assert model.optimizer.variables
+    assert not any(seen)
