@@ -171,7 +171,8 @@ def before_calls(
     """
     for name in names:
         if not isinstance(model.__dict__.get(name), _Guarded):
-            model.__dict__[name] = _Guarded(getattr(model, name), name in model.__dict__)
+            shadowed = {name: model.__dict__[name]} if name in model.__dict__ else {}
+            model.__dict__[name] = _Guarded(getattr(model, name), shadowed)
         model.__dict__[name].functions.append(function)
 
     def remove() -> None:
@@ -180,7 +181,8 @@ def before_calls(
             if isinstance(guarded, _Guarded) and function in guarded.functions:
                 guarded.functions.remove(function)
                 if not guarded.functions:
-                    _unset(model, name, guarded)
+                    del model.__dict__[name]
+                    model.__dict__.update(guarded.shadowed)
 
     return remove
 
@@ -188,21 +190,14 @@ def before_calls(
 class _Guarded:
     """A method of a model that calls other functions first."""
 
-    def __init__(self, method: Callable[..., Any], was_own: bool) -> None:
-        self.method, self.was_own = method, was_own
+    def __init__(self, method: Callable[..., Any], shadowed: dict[str, Any]) -> None:
+        self.method, self.shadowed = method, shadowed
         self.functions: list[Callable[[], None]] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         for function in list(self.functions):
             function()
         return self.method(*args, **kwargs)
-
-
-def _unset(model: keras.Model, name: str, guarded: Any) -> None:
-    if guarded.was_own:
-        model.__dict__[name] = guarded.method
-    else:
-        del model.__dict__[name]
 
 
 def around_epoch_end(

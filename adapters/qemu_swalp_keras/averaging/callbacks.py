@@ -100,7 +100,8 @@ class SwapAverage(keras.callbacks.Callback):
         ------
         ValueError: if it does not; if it is a user's own swap that stands.
         """
-        averaging_optimizers(self.model)
+        if self.model.built:  # on TensorFlow others are built in their first step
+            averaging_optimizers(self.model)
         before_training(self.model)
         self._remove_hooks()
         self._remove_hooks = around_epoch_end(
@@ -120,6 +121,7 @@ class SwapAverage(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """To the average, with `on_epoch_end`, if it is not there yet."""
+        averaging_optimizers(self.model)
         self._before_epoch_end()
 
     def on_train_end(self, logs: Any = None) -> None:

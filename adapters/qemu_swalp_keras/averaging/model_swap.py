@@ -38,17 +38,15 @@ class ModelSwap(Swap):
     ) -> None:
         super().__init__(values, model.non_trainable_weights, automatic)
         self.model, self.until = model, until
-        self._remove_guards: Callable[[], None] | None = None
+        self._remove_guards: list[Callable[[], None]] = []
 
     def __enter__(self) -> keras.Model:
         synchronize(self.model)
         super().__enter__()
-        remove_until = before_calls(self.model, self.until, self._before_call)
-        remove_warning: Callable[[], None] = lambda: None  # noqa: E731
+        self._remove_guards = [before_calls(self.model, self.until, self._before_call)]
         if not self.automatic:
-            remove_warning = before_calls(self.model, EVALUATION, self._check_statistics)
+            self._remove_guards.append(before_calls(self.model, EVALUATION, self._check_statistics))
         self._statistics = batch_statistics(self.model)
-        self._remove_guards = lambda: (remove_until(), remove_warning())
         return self.model
 
     def _check_statistics(self) -> None:
@@ -73,8 +71,8 @@ class ModelSwap(Swap):
 
     def forget(self) -> None:
         super().forget()
-        if self._remove_guards is not None:
-            self._remove_guards()
+        for remove in self._remove_guards:
+            remove()
 
 
 def averaging_optimizers(model: keras.Model) -> list[QuantizedBase]:

@@ -18,7 +18,7 @@ import qemu_swalp_keras
 from packaging.requirements import Requirement
 from qemu_swalp_keras import _compat
 
-from tests.adapters.keras.conftest import BACKEND, apply
+from tests.adapters.keras.conftest import BACKEND, apply, data, network
 
 OPTIMIZERS = [
     "SGD",
@@ -288,7 +288,7 @@ class Order(keras.callbacks.Callback):
         self.seen.append("end")
 
 
-def test_what_fit_calls_first_and_between_batches_and_validation() -> None:
+def test_before_calls_and_around_epoch_end() -> None:
     model, seen = network(), []
     model.compile("sgd", loss="mse")
     remove = _compat.before_calls(model, ["make_train_function"], lambda: seen.append("first"))
@@ -302,7 +302,7 @@ def test_what_fit_calls_first_and_between_batches_and_validation() -> None:
     assert not {"make_train_function", "evaluate", "_get_metrics_result_or_logs"} & set(vars(model))
 
 
-def test_a_fit_that_is_left_by_an_exception() -> None:
+def test_fit_was_interrupted() -> None:
     """On JAX it finalizes the weights; a `fit` in the handler of another exception is none."""
     seen: list[bool] = []
 
@@ -320,7 +320,7 @@ def test_a_fit_that_is_left_by_an_exception() -> None:
     assert seen == ([True, False] if BACKEND == "jax" else [False])
 
 
-def test_the_state_that_jax_trains_with_is_read_by_one_function() -> None:
+def test_reads_state_to_train() -> None:
     seen: list[bool] = []
 
     class Optimizer(keras.optimizers.SGD):
