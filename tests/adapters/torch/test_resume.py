@@ -5,7 +5,11 @@ was neither.
 """
 
 import copy
+import signal
+import subprocess
+import sys
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 import torch
@@ -199,3 +203,59 @@ def test_state_of_a_training_before_quantization_is_no_placeholder():
     p.grad = torch.zeros(3)
     optimizer.step()
     assert optimizer.state[p]["momentum_buffer"].tolist() == [0.5] * 3
+
+
+def test_accelerate_saves_and_resumes_at_each_step(same, tmp_path):
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+
+    def prepared():
+        run = Run("Adam")
+        accelerator = accelerate.Accelerator(cpu=True)
+        run.model, run.optimizer = accelerator.prepare(run.model, run.optimizer)
+        with pytest.raises(ValueError, match="attached to this Adam already"):
+            run.averager.attach(run.optimizer)
+        accelerator.register_for_checkpointing(run.averager)
+        return run, accelerator
+
+    expected = uninterrupted("Adam")
+    run, accelerator = prepared()
+    for step in range(STEPS):
+        accelerator.save_state(tmp_path / str(step))
+        run.step()
+    same(run.result(), expected)
+    for first in range(STEPS):
+        resumed, accelerator = prepared()
+        accelerator.load_state(tmp_path / str(first))
+        resumed.done = first
+        while resumed.done < STEPS:
+            resumed.step()
+        same(resumed.result(), expected)
+
+
+SCRIPT = """
+import os, signal, sys, torch
+from pathlib import Path
+from tests.adapters.torch.test_resume import STEPS, Run
+
+folder, order = Path(sys.argv[1]), sys.argv[2].split(",")
+run, files = Run("accumulator"), sorted(folder.glob("*.pt"))
+if files:
+    run.restore(torch.load(files[-1], weights_only=True), order)
+    run.done = len(files)
+while run.done < STEPS:
+    run.step()
+    torch.save(run.save(), folder / f"{run.done}.pt.new")
+    (folder / f"{run.done}.pt.new").rename(folder / f"{run.done}.pt")
+    if sys.argv[3] == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+torch.save(run.result(), folder / "result")
+"""
+
+
+def test_a_run_killed_after_each_step_and_resumed_by_another_process(same, tmp_path):
+    orders = ["optimizer,averager,model", "averager,model,optimizer", "model,optimizer,averager"]
+    for order, end in zip(orders, ["killed", "killed", "finished"], strict=True):
+        command = [sys.executable, "-c", SCRIPT, str(tmp_path), order, end]
+        found = subprocess.run(command, check=False, cwd=Path(__file__).parents[3])
+        assert found.returncode == (-signal.SIGKILL if end == "killed" else 0)
+    same(torch.load(tmp_path / "result", weights_only=True), uninterrupted("accumulator"))
