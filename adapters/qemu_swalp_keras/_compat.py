@@ -16,6 +16,10 @@ from itertools import islice
 from typing import Any
 
 import keras
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell as _ConvLSTMCell
+
+ConvLSTMCell = _ConvLSTMCell
+"""What holds the kernels of `ConvLSTM1D` to `ConvLSTM3D`."""
 
 UpdateStep = Callable[[Any, Any, Any], None]
 """(gradient, variable, learning_rate), as an optimizer's `update_step`."""
@@ -154,6 +158,13 @@ def publicly(serialized: dict[str, Any]) -> dict[str, Any]:
 def flat_layers(model: keras.layers.Layer, include_self: bool = True) -> list[Any]:
     """A layer and all layers within it, at any depth."""
     return list(model._flatten_layers(include_self=include_self))
+
+
+def own_trainable_variables(layer: keras.layers.Layer) -> list[Any]:
+    """The trainable variables of a layer itself, without those of layers within it; none before it
+    is initialized.
+    """
+    return list(layer.__dict__.get("_trainable_variables", ()))
 
 
 def input_layer_of(x: Any) -> keras.layers.InputLayer:

@@ -13,6 +13,7 @@ from .averaging.swag import SWAG
 from .averaging.swap import SWAP
 from .diagnosis import RoleStudy, find_breaking_role
 from .functional import ELEMENTWISE
+from .layouts import register_layout
 from .presets import as_recipe, fixed_point, recipe, recipe_names, register_recipe, swalp
 from .recipe import FULL_PRECISION, Recipe
 from .roles import OPERANDS, ROLES, SECTIONS, SUMS
@@ -55,6 +56,7 @@ __all__ = [
     "fixed_point",
     "recipe",
     "recipe_names",
+    "register_layout",
     "register_recipe",
     "sgd_step",
     "sgd_steps",

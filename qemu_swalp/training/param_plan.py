@@ -72,7 +72,7 @@ def check_parameter(
         try:
             check_representable(quantizer.format, source_dtype(dtype))
             if role in SHAPED_LIKE_WEIGHT and isinstance(quantizer.format, Block):
-                quantizer.format.extents(dimensions)
+                quantizer.format.extents(max(dimensions, 1))  # clause BLK-2: 0-d as (1)
         except (TypeError, ValueError) as error:
             raise type(error)(
                 f"{label}, role {role}: {error}; or give it another recipe by an override"

@@ -99,12 +99,14 @@ def swalp(word: int = 8, block: Literal["small", "big"] = "small", average: Any 
     ValueError: if `block` is neither "small" nor "big", or the word length is out of range.
 
     >>> swalp(8).to_dict()["momentum"]
-    'bfp<8,axis=0>/stochastic_a'
+    'bfp<8,axis=out>/stochastic_a'
+    >>> swalp(8).resolve(out=-1).to_dict()["momentum"]
+    'bfp<8,axis=-1>/stochastic_a'
     """
     if block not in ("small", "big"):
         raise ValueError(f"block must be 'small' or 'big', got {block!r}")
     small = block == "small"
-    weight = Quantizer(bfp(word, axis=0 if small else None), "stochastic")
+    weight = Quantizer(bfp(word, axis="out" if small else None), "stochastic")
     activation = Quantizer(bfp(word, axis="batch" if small else None), "stochastic")
     return Recipe(
         weight=weight,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from ..arrays import Array
 from .fused_sgd import fused_steps
+from .layouts import resolved_for
 from .presets import as_recipe
 from .recipe import FULL_PRECISION, Recipe
 from .tensor_rounding import TensorRandomBits, apply
@@ -162,8 +163,7 @@ class SGD:
     ------
     TypeError: if a number or the recipe is of another type.
     ValueError: if a number is negative, if Nesterov's momentum has none or is dampened, or if the
-        recipe rounds something but nothing in its section "optimizer", or names axes by words: see
-        `Recipe.resolve`.
+        recipe rounds something but nothing in its section "optimizer".
 
     >>> import numpy as np
     >>> from qemu_swalp.training import SGD, fixed_point
@@ -188,11 +188,6 @@ class SGD:
         object.__setattr__(self, "recipe", as_recipe(self.recipe))
         if self.recipe != FULL_PRECISION:
             self.recipe.check_section("optimizer", "SGD", {"optimizer": "SGD"})
-        if words := self.recipe.axis_words:
-            raise ValueError(
-                f"the recipe names axes by the word {', '.join(map(repr, words))}, which an array"
-                " has no layout for; give the numbers, as in recipe.resolve(out=-1)"
-            )
         for name in ("momentum", "weight_decay") + (
             () if callable(self.learning_rate) else ("learning_rate",)
         ):
@@ -222,7 +217,8 @@ class SGD:
     ) -> tuple[dict[str, Array], SGDState]:
         """The parameters and the state after one update.
 
-        ValueError if the parameters, the gradients and the state differ in their names.
+        ValueError if the parameters, the gradients and the state differ in their names; if the
+        recipe names axes by words (see `Recipe.resolve`) and a parameter has several axes.
         """
         if set(params) != set(gradients) or set(params) != set(state.slots):
             raise ValueError(
@@ -241,7 +237,7 @@ class SGD:
                 gradients[name],
                 state.slots[name],
                 hyper,
-                self.recipe.of(name),
+                resolved_for(self.recipe.of(name), name, tuple(weight.shape), None),
                 TensorRandomBits(self.seed, tensor, state.step),
             )
             for tensor, (name, weight) in enumerate(params.items())

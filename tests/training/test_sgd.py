@@ -221,7 +221,7 @@ def test_swalp_recipe() -> None:
         recipe.quantizer(role) for role in ("weight", "activation", "error", "gradient", "momentum")
     } == {Quantizer("bfp6/stochastic")}
     assert recipe.average is None
-    assert str(swalp().weight) == "bfp<8,axis=0>/stochastic_a"
+    assert str(swalp().weight) == "bfp<8,axis=out>/stochastic_a"
     assert str(swalp().activation) == "bfp<8,axis=0>/stochastic_a"
 
 
@@ -279,9 +279,9 @@ def test_schedule_shape() -> None:
         ),
         (lambda: swalp(8, "medium"), ValueError, "block must be 'small' or 'big'"),
         (
-            lambda: SGD(0.1, recipe=Recipe("bfp<8,axis=out>")),
+            lambda: run(SGD(0.1, recipe=swalp(8))),
             ValueError,
-            r"recipe.*word 'out'.*resolve\(out=-1\)",
+            r"recipe names axes by the word 'out', .*as in recipe\.resolve\(out=0\)",
         ),
         (lambda: SWALPSchedule(0, 10), ValueError, "learning rates must be positive"),
         (lambda: SWALPSchedule(0.1, -1), ValueError, "start must be at least 0"),

@@ -9,9 +9,11 @@ from typing import Any
 import keras
 
 from qemu_swalp.training import FULL_PRECISION, Quantizer, Recipe, TensorRandomBits
+from qemu_swalp.training.layouts import resolved_for
 from qemu_swalp.training.param_plan import check_parameter, rounded_states, stores_rounded
 
 from ..backend import dtype_of
+from .layouts import layouts_of
 
 MOMENTA = ("momentum", "m")
 """Names under which Keras's optimizers have the momentum."""
@@ -83,23 +85,21 @@ def entries(variables: Sequence[Any], recipe: Recipe) -> list[Entry]:
     Raises
     ------
     TypeError, ValueError: if a variable's dtype or shape does not fit the formats.
+    ValueError: if the recipe names axes by words, and the layout of a variable is not known.
     """
     plan = []
+    layouts = layouts_of(variables if recipe.axis_words else ())
     for tensor, variable in enumerate(variables):
         name = getattr(variable, "path", variable.name)
         dtype = dtype_of(variable)
         plain = keras.backend.is_float_dtype(dtype) and not getattr(
             variable, "overwrite_with_gradient", False
         )
-        plan.append(
-            Entry(
-                variable,
-                name,
-                tensor,
-                _in_keras_names(recipe.of(name)) if plain else FULL_PRECISION,
-            )
-        )
-        check_parameter(f"Variable {name}", dtype, len(variable.shape), plan[-1].recipe)
+        own = _in_keras_names(recipe.of(name)) if plain else FULL_PRECISION
+        if own.axis_words:
+            own = resolved_for(own, f"Variable {name}", tuple(variable.shape), *layouts[tensor])
+        plan.append(Entry(variable, name, tensor, own))
+        check_parameter(f"Variable {name}", dtype, len(variable.shape), own)
     return plan
 
 

@@ -14,15 +14,18 @@ from torch.utils.hooks import RemovableHandle
 from .param_groups import (
     DTYPES,
     KEYS,
+    LAYOUTS,
     NAMES,
     RECIPE,
     SEED,
     STEP,
+    Groups,
     dtypes,
     is_configured,
     recipe_from,
     sync,
 )
+from .param_plan import entries
 
 StateDict = dict[str, Any]
 
@@ -56,7 +59,7 @@ class LoadGuard:
         saved = state_dict["param_groups"]
         recipe = saved[0][RECIPE] if is_configured(saved) else "{}"
         if not self.allow_recipe_change:
-            check_same_recipe(recipe, optimizer.param_groups[0][RECIPE])
+            check_same_recipe(recipe, optimizer.param_groups)
         ours = [
             {key: group[key] for key in KEYS if key in group} for group in optimizer.param_groups
         ]
@@ -69,7 +72,8 @@ class LoadGuard:
         for group, ours, saved in zip(
             optimizer.param_groups, configurations, state_dict["param_groups"], strict=True
         ):
-            group.pop(NAMES, None)
+            for key in (NAMES, LAYOUTS):
+                group.pop(key, None)
             group.update(ours | {key: saved[key] for key in (SEED,) if key in saved})
             if STEP in saved:
                 group[STEP] = _counted(saved[STEP], ours[STEP])
@@ -84,9 +88,12 @@ def _counted(saved: int | Tensor, ours: int | Tensor) -> int | Tensor:
     return ours.fill_(int(saved)) if isinstance(ours, Tensor) else int(saved)
 
 
-def check_same_recipe(saved: str, ours: str) -> None:
-    """ValueError that lists how two recipes, as stored in param_groups, differ."""
-    if saved == ours:
+def check_same_recipe(saved: str, groups: Groups) -> None:
+    """ValueError that lists how a saved recipe and that of param_groups differ, unless they say the
+    same of each parameter, as axes by words and by numbers may.
+    """
+    ours = groups[0][RECIPE]
+    if saved == ours or _agree(saved, groups):
         return
     differences = "; ".join(
         _differences(recipe_from(saved).to_dict(), recipe_from(ours).to_dict(), "")
@@ -97,6 +104,16 @@ def check_same_recipe(saved: str, ours: str) -> None:
             " with the checkpoint's recipe, or pass allow_recipe_change=True to go on with the"
             " new one"
         )
+
+
+def _agree(saved: str, groups: Groups) -> bool:
+    """Whether another recipe rounds each parameter alike."""
+    theirs: Groups = [{**group, RECIPE: saved} for group in groups]
+    try:
+        pairs = zip(entries(groups), entries(theirs), strict=True)
+        return all(a.recipe == b.recipe for a, b in pairs)
+    except (KeyError, ValueError):  # of a parameter without a name or a layout nothing is known
+        return False
 
 
 def _differences(saved: dict[str, Any], ours: dict[str, Any], prefix: str) -> Iterator[str]:

@@ -8,27 +8,32 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qemu_swalp.formats.base import forget_on_redefinition
 from qemu_swalp.training import Recipe
 
-RECIPE, SEED, STEP, NAMES, DTYPES = (
+from .layouts import layouts_of
+
+RECIPE, SEED, STEP, NAMES, LAYOUTS, DTYPES = (
     "qemu_recipe",
     "qemu_seed",
     "qemu_step",
     "qemu_names",
+    "qemu_layouts",
     "qemu_dtypes",
 )
 """Keys of a param_group: recipe as JSON; seed, and number of steps made, an int or a counter of
-`count_on_device`; names of the parameters, where the recipe asks for them; dtypes of the
-parameters, by which loading knows whether state may keep its own.
+`count_on_device`; names of the parameters, where the recipe asks for them, and their layouts, where
+it names axes by words; dtypes of the parameters, by which loading knows whether state may keep its
+own.
 """
 
-KEYS = (RECIPE, SEED, STEP, NAMES, DTYPES)
+KEYS = (RECIPE, SEED, STEP, NAMES, LAYOUTS, DTYPES)
 
 ACCUMULATOR = "qemu_accumulator"
 """Key of `optimizer.state[p]`: the weight in the accumulator's format, a tensor like p."""
@@ -37,21 +42,27 @@ Groups = list[dict[str, Any]]
 
 
 def write(
-    groups: Groups, recipe: Recipe, seed: int, step: int | Tensor, names: list[list[str]] | None
+    groups: Groups,
+    recipe: Recipe,
+    seed: int,
+    step: int | Tensor,
+    names: list[list[str]] | None,
+    model: nn.Module | None = None,
 ) -> None:
-    """Put the configuration into every group."""
+    """Put the configuration into every group. `model` : where layouts are looked for first."""
     text = json.dumps(recipe.to_dict())
     for i, group in enumerate(groups):
         group.update({RECIPE: text, SEED: seed, STEP: step})
         if names is not None:
             group[NAMES] = names[i]
-    sync(groups)
+    sync(groups, model)
 
 
-def sync(groups: Groups) -> None:
-    """Give groups added since the first group's configuration, and record the parameters'
-    dtypes.
+def sync(groups: Groups, model: nn.Module | None = None) -> None:
+    """Give groups added since the first group's configuration, and record layouts and dtypes of the
+    parameters.
     """
+    _record_layouts(groups, model)
     for group in groups:
         for key in (RECIPE, SEED):
             group.setdefault(key, groups[0][key])
@@ -59,6 +70,19 @@ def sync(groups: Groups) -> None:
             step = groups[0][STEP]
             group[STEP] = step.to(_device(group), copy=True) if isinstance(step, Tensor) else step
         group[DTYPES] = dtypes(group)
+
+
+def _record_layouts(groups: Groups, model: nn.Module | None) -> None:
+    """Where the recipe names axes by words. What was recorded before stays: a copy may be without
+    its modules.
+    """
+    if not recipe_from(groups[0][RECIPE]).axis_words:
+        return
+    lacking = [g for g in groups if len(g.get(LAYOUTS, ())) != len(g["params"])]
+    parameters = [p for group in lacking for p in group["params"]]
+    layouts = iter(layouts_of(parameters, () if model is None else model.modules()))
+    for group in lacking:
+        group[LAYOUTS] = list(islice(layouts, len(group["params"])))
 
 
 def count_on_device(groups: Groups) -> None:

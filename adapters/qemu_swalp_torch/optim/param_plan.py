@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from qemu_swalp.interop.torch import check_plain, is_dtensor
 from qemu_swalp.training import Recipe, TensorRandomBits
+from qemu_swalp.training.layouts import resolved_for
 from qemu_swalp.training.param_plan import (
     RoundedState,
     check_parameter,
@@ -20,7 +21,18 @@ from qemu_swalp.training.param_plan import (
 
 from ..tensors.arrays import on_tensors
 from ..tensors.model_names import override_names, override_names_beside, without_wrappers
-from .param_groups import ACCUMULATOR, NAMES, RECIPE, SEED, STEP, Groups, recipe_from, sync
+from .layouts import layout_from
+from .param_groups import (
+    ACCUMULATOR,
+    LAYOUTS,
+    NAMES,
+    RECIPE,
+    SEED,
+    STEP,
+    Groups,
+    recipe_from,
+    sync,
+)
 from .wrappers import state_with
 
 MOMENTA = ("momentum_buffer", "exp_avg")
@@ -86,7 +98,7 @@ class Plan:
 
 def entries(groups: Groups) -> Iterator[Entry]:
     """All parameters in `param_groups` order. ValueError where the recipe has overrides and a
-    parameter no name.
+    parameter no name, or names axes by words that a parameter's layout does not tell.
     """
     tensor = 0
     for g, group in enumerate(groups):
@@ -99,8 +111,12 @@ def entries(groups: Groups) -> Iterator[Entry]:
                 f"param_groups[{g}] have no names; pass model= or named_parameters=, or make the "
                 "optimizer (or the added group) from (name, parameter) pairs"
             )
-        for label, p in labels(g, group):
-            own = on_tensors(recipe.of(label) if recipe.overrides else recipe, label)
+        for i, (label, p) in enumerate(labels(g, group)):
+            own = recipe.of(label) if recipe.overrides else recipe
+            if own.axis_words:
+                layout, holder = layout_from(group[LAYOUTS][i])
+                own = resolved_for(own, label, tuple(p.shape), layout, holder)
+            own = on_tensors(own, label)
             yield Entry(p, label, g, tensor, own, rounded_states(own, MOMENTA))
             tensor += 1
 

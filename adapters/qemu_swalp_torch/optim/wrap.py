@@ -24,6 +24,7 @@ from ..tensors.arrays import rounded_for
 from .load_guard import check_same_recipe
 from .param_groups import (
     ACCUMULATOR,
+    LAYOUTS,
     RECIPE,
     SEED,
     STEP,
@@ -75,7 +76,9 @@ def quantize_optimizer(
         `state` count here. A second moment (`exp_avg_sq`) needs a wide format: in a narrow one it
         vanishes. Without one it stays in full precision.
     model, named_parameters : where the names come from that the recipe's overrides match; not
-        needed without overrides, or where the optimizer was made from (name, parameter) pairs.
+        needed without overrides, or where the optimizer was made from (name, parameter) pairs. Axes
+        by words, as in "swalp8", go by the layout of the module that holds a parameter, in `model`
+        or anywhere in this process (`qemu_swalp.training.register_layout`).
     seed : of the random bits, which depend on (seed, role, index of the tensor in
         `opt.param_groups`, step) alone: equal on all ranks, as they must be.
     allow_recipe_change : let `load_state_dict` accept checkpoints of another recipe, or of none;
@@ -104,8 +107,9 @@ def quantize_optimizer(
     TypeError: if `opt` is not an Optimizer or `recipe` not a recipe; if a parameter is a tensor
         subclass other than DTensor; if a parameter's dtype cannot represent a format.
     ValueError: if `opt` is quantized already, or the recipe rounds nothing in an optimizer; if it
-        has overrides and a parameter has no name; if a parameter lacks a block's axis; if a 16-bit
-        parameter meets `differentiable=True`. `opt` is then as before.
+        has overrides and a parameter has no name; if a parameter lacks a block's axis; if the
+        recipe names axes by words and no layout is known of a parameter of several dimensions; if a
+        16-bit parameter meets `differentiable=True`. `opt` is then as before.
     RuntimeError: at a step, if a gradient is sparse, or if the optimizer writes into a 16-bit
         parameter past `param_groups`.
 
@@ -137,7 +141,7 @@ def quantize_optimizer(
     if names is not None:
         check_overrides(recipe, names, model)
     with _all_or_nothing(opt):
-        _configure(opt, recipe, seed, names, allow_recipe_change)
+        _configure(opt, recipe, seed, names, model, allow_recipe_change)
         if capturable:
             count_on_device(opt.param_groups)
         _round_weights(opt, attach(opt, allow_recipe_change).entries)
@@ -271,6 +275,7 @@ def _configure(
     recipe: Recipe,
     seed: int,
     names: list[list[str]] | None,
+    model: nn.Module | None,
     allow_recipe_change: bool,
 ) -> None:
     """Write the configuration, all checked; seed and step are those that a copied or loaded
@@ -280,12 +285,15 @@ def _configure(
         {key: group[key] for key in ("params", "param_names") if key in group}
         for group in opt.param_groups
     ]
-    write(trial, recipe, seed, 0, names)
+    write(trial, recipe, seed, 0, names, model)
     for entry in entries(trial):
         check_entry(entry)
     step, first = 0, opt.param_groups[0]
     if is_configured(opt.param_groups):
         if not allow_recipe_change:
-            check_same_recipe(first[RECIPE], trial[0][RECIPE])
+            check_same_recipe(first[RECIPE], trial)
         seed, step = first[SEED], first[STEP]
+    for group, tried in zip(opt.param_groups, trial, strict=True):
+        group.pop(LAYOUTS, None)
+        group.update({LAYOUTS: tried[LAYOUTS]} if LAYOUTS in tried else {})
     write(opt.param_groups, recipe, seed, step, names)

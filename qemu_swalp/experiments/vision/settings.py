@@ -43,7 +43,7 @@ class Settings(Common):
     momentum_word: int = option(0, "bits of momenta, 0: as --words", above=-1, most=24)
     block: str = option(
         "small",
-        "one exponent for each index of axis 0, or for each tensor",
+        "one exponent for each output channel or sample, or for each tensor",
         choices=("small", "big"),
     )
     rounding: str = option("stochastic", "of all numbers", choices=("stochastic", "nearest_even"))
@@ -154,13 +154,14 @@ class Settings(Common):
         if word is None:
             return FULL_PRECISION
         quantizers: Any = {
-            role: self.quantizer(getattr(self, f"{role}_word") or word) for role in ROLES
+            role: self.quantizer(role, getattr(self, f"{role}_word") or word) for role in ROLES
         }
         return Recipe(**quantizers)
 
-    def quantizer(self, word: int) -> str:
+    def quantizer(self, role: str, word: int) -> str:
         """Block floating point, as `block` and `rounding` say."""
-        return f"{bfp(word, axis=0 if self.block == 'small' else None)}/{self.rounding}"
+        axis = "batch" if role in ("activation", "error") else "out"
+        return f"{bfp(word, axis=axis if self.block == 'small' else None)}/{self.rounding}"
 
     @property
     def schedule(self) -> SWALPSchedule:

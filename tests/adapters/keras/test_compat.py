@@ -166,6 +166,17 @@ def test_flat_layers_and_input_layer_of() -> None:
     assert _compat.input_layer_of(model.inputs[0]).name == "x"
 
 
+def test_own_trainable_variables_and_conv_lstm_cell() -> None:
+    layer = keras.layers.ConvLSTM2D(2, 3)
+    assert _compat.own_trainable_variables(layer.cell) == []
+    layer.build((None, 5, 8, 8, 4))
+    assert _compat.own_trainable_variables(layer) == []
+    assert type(layer.cell) is _compat.ConvLSTMCell
+    names = [v.name for v in _compat.own_trainable_variables(layer.cell)]
+    assert names == ["kernel", "recurrent_kernel", "bias"]
+    assert _compat.own_trainable_variables(object.__new__(keras.layers.Layer)) == []
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow alone has replicas")
 def test_on_each_replica() -> None:
     import tensorflow as tf

@@ -229,13 +229,14 @@ def same_every_way(same: Callable[..., None]) -> Callable[..., None]:
 
 @pytest.fixture
 def on_grid() -> Callable[..., bool]:
-    """Whether a tensor holds values of a format, or of a quantizer's format, alone."""
+    """Whether a tensor holds values of a format, or of a quantizer's format, alone; output channels
+    are axis 0.
+    """
 
     def check(x: Any, format: Any) -> bool:
         x = x.detach()
-        return torch.equal(
-            qemu_swalp.quantize(x, format if isinstance(format, str) else format.format), x
-        )
+        format = qemu_swalp.parse(format if isinstance(format, str) else format.format)
+        return torch.equal(qemu_swalp.quantize(x, format.resolve(out=0)), x)
 
     return check
 

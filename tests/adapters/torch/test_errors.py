@@ -54,7 +54,7 @@ def odd_parameter():
             "seed must be an integer",
         ),
         (
-            lambda: quantize_optimizer(quantize_optimizer(sgd(), swalp(8)), swalp(8)),
+            lambda: quantize_optimizer(quantize_optimizer(sgd((3,)), swalp(8)), swalp(8)),
             ValueError,
             "this SGD is already quantized; call unquantize_optimizer on it first",
         ),
@@ -211,8 +211,8 @@ def test_arguments(call, kind, words):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda p: quantize_optimizer(torch.optim.SGD([p], 0.1), swalp(8)),
-        lambda p: SGD([p], recipe=swalp(8)),
+        lambda p: quantize_optimizer(torch.optim.SGD([p], 0.1), swalp(8).resolve(out=0)),
+        lambda p: SGD([p], recipe=swalp(8).resolve(out=0)),
     ],
     ids=["hooks", "native"],
 )

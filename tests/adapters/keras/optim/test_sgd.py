@@ -16,7 +16,7 @@ from tests.adapters.keras.conftest import apply, bits, same
 STEPS = 25
 RECIPES = {
     "float32": Recipe(),
-    "swalp": swalp(8),
+    "swalp": swalp(8).resolve(out=0),
     "swalp-big-average": swalp(8, "big", average="bfp<9>/stochastic"),
     "accumulator": Recipe(
         weight="e4m3fn/stochastic",
@@ -92,11 +92,21 @@ def test_weights_momenta_and_averages_equal_the_cores_and_torchs(
 
 def test_include_start_at_zero_takes_the_initial_weights() -> None:
     params, gradients = problem()
-    reference, averaging = core.SGD(0.1, recipe=swalp(8), seed=2), core.Averaging(0, 2, True)
+    reference, averaging = (
+        core.SGD(0.1, recipe=swalp(8).resolve(out=0), seed=2),
+        core.Averaging(0, 2, True),
+    )
     state = reference.init(params)
     average = averaging.update(params, averaging.init(), 0)
     variables = [keras.Variable(v, name=k) for k, v in params.items()]
-    optimizer = SGD(0.1, recipe=swalp(8), seed=2, swa_start=0, swa_cycle=2, swa_include_start=True)
+    optimizer = SGD(
+        0.1,
+        recipe=swalp(8).resolve(out=0),
+        seed=2,
+        swa_start=0,
+        swa_cycle=2,
+        swa_include_start=True,
+    )
     for step, gradient in enumerate(gradients[:5], 1):
         params, state = reference.update(params, gradient, state)
         average = averaging.update(params, average, step)

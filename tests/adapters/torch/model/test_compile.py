@@ -86,7 +86,8 @@ def test_a_compiled_step_is_quantized(same):
     results = []
     for compiling in (False, True):
         p = nn.Parameter(torch.linspace(-1, 1, 12).reshape(3, 4))
-        opt = quantize_optimizer(torch.optim.SGD([p], 0.125, momentum=0.5), swalp(8))
+        recipe = swalp(8).resolve(out=0)
+        opt = quantize_optimizer(torch.optim.SGD([p], 0.125, momentum=0.5), recipe)
         step = torch.compile(opt.step, backend="eager") if compiling else opt.step
         for i in range(3):
             p.grad = torch.full_like(p, 0.1 * i)

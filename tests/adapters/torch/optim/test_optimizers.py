@@ -264,7 +264,8 @@ def test_an_exception_in_a_closure_does_not_disarm_the_hooks(training, on_grid):
 def test_added_groups_are_quantized_and_saved(training, on_grid):
     run = training("SGD")
     run.step()
-    extra = torch.nn.Parameter(torch.randn(3, 3))
+    layer = torch.nn.Linear(3, 3)
+    extra = layer.weight
     run.optimizer.add_param_group({"params": [extra], "lr": 0.3})
     state = run.optimizer.state_dict()
     assert all(group["qemu_step"] == 1 for group in state["param_groups"])

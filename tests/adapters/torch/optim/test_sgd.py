@@ -117,7 +117,7 @@ def test_overrides_by_name_equal_the_core(same):
 @pytest.mark.parametrize(
     "recipe",
     [
-        swalp(8),
+        swalp(8).resolve(out=0),
         Recipe(weight="float<8,22>/stochastic"),
         Recipe(weight="e4m3fn/stochastic", accumulator="float<8,20>/stochastic"),
     ],
@@ -152,12 +152,12 @@ def test_equals_torch_sgd_where_products_are_exact(
 
 def test_checkpoints_pass_between_ours_and_torchs(same):
     """The two keep the same state under the same names."""
-    p = torch.nn.Parameter(torch.randn(4, 3))
-    a = quantize_optimizer(torch.optim.SGD([p], 0.125, momentum=0.5), swalp(8), seed=3)
+    p, recipe = torch.nn.Parameter(torch.randn(4, 3)), swalp(8).resolve(out=0)
+    a = quantize_optimizer(torch.optim.SGD([p], 0.125, momentum=0.5), recipe, seed=3)
     p.grad = torch.randn(4, 3)
     a.step()
     copy = torch.nn.Parameter(p.detach().clone())
-    b = SGD([copy], 0.125, 0.5, recipe=swalp(8))
+    b = SGD([copy], 0.125, 0.5, recipe=recipe)
     b.load_state_dict(deepcopy(a.state_dict()))  # loading shares tensors
     p.grad, copy.grad = torch.ones(4, 3), torch.ones(4, 3)
     a.step()
@@ -175,7 +175,7 @@ def test_all_parameters_go_in_one_call(same, monkeypatch):
     start = [torch.randn(9, 3), torch.randn(3), torch.randn(2, 2, 5)]
     together, alone = ([torch.nn.Parameter(x.clone()) for x in start] for _ in range(2))
     rates = (0.1, 0.3, 0.3)
-    options = {"momentum": 0.9, "recipe": swalp(8), "seed": 4}
+    options = {"momentum": 0.9, "recipe": swalp(8).resolve(out=0), "seed": 4}
     one = SGD([{"params": together[:1], "lr": 0.1}, {"params": together[1:], "lr": 0.3}], **options)
     many = [
         SGD([*alone[:i], p], rate, **options)

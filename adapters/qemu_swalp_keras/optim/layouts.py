@@ -1,0 +1,128 @@
+"""Where the variables of Keras's layers have their output and input channels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from keras import layers
+
+from qemu_swalp.formats.axis_words import Layout
+from qemu_swalp.training.layouts import (
+    MATRIX,
+    TRANSPOSED_MATRIX,
+    WHOLE,
+    ParameterLayout,
+    convolution,
+    layout_of,
+    live,
+    one_layout,
+    register_layout,
+)
+
+from .._compat import ConvLSTMCell, own_trainable_variables
+
+
+def layouts_of(variables: Sequence[Any]) -> list[tuple[Layout | None, str]]:
+    """Of each variable the layout, by the layers of this process that hold it, and class and name
+    of such a layer if none has a layout for it. None and "" where nothing is known, or of vectors.
+
+    Raises
+    ------
+    ValueError: if layers that share a variable disagree.
+    """
+    wanted = {id(v) for v in variables if len(v.shape) > 1}
+    held: dict[int, list[tuple[str, Layout | None]]] = {}
+    for layer in live(layers.Layer) if wanted else ():
+        for v in own_trainable_variables(layer):
+            if id(v) in wanted:
+                layout = layout_of(layer, v.name, tuple(v.shape))
+                held.setdefault(id(v), []).append((f"{type(layer).__name__}.{v.name}", layout))
+    return [_known(v, held.get(id(v), [])) for v in variables]
+
+
+def _known(v: Any, holders: list[tuple[str, Layout | None]]) -> tuple[Layout | None, str]:
+    known = [(holder, layout) for holder, layout in holders if layout is not None]
+    if not known:
+        return None, holders[0][0] if holders else ""
+    return one_layout(f"Variable {getattr(v, 'path', v.name)}", known), ""
+
+
+def _convolution(layer: Any, shape: tuple[int, ...]) -> Layout:
+    return convolution(shape, getattr(layer, "groups", 1), out=len(shape) - 1, in_=len(shape) - 2)
+
+
+def _transposed(layer: Any, shape: tuple[int, ...]) -> Layout:
+    return convolution(shape, 1, out=len(shape) - 2, in_=len(shape) - 1)
+
+
+def _depthwise(layer: Any, shape: tuple[int, ...]) -> Layout:
+    """Input channel and multiplier, counted together, are the output channel."""
+    return {"out": (-2, -1), "in": -2, "sum": tuple(range(len(shape) - 2))}
+
+
+def _einsum(layer: Any, shape: tuple[int, ...]) -> Layout:
+    """By the equation: what the kernel shares with the output counts output channels, what it
+    shares with the input counts input channels, and what is in the input alone is summed over.
+    """
+    operands, output = layer.equation.replace(" ", "").split("->")
+    x, kernel = operands.split(",")
+    return {
+        "out": tuple(axis for axis, label in enumerate(kernel) if label in output),
+        "in": tuple(axis for axis, label in enumerate(kernel) if label in x),
+        "sum": tuple(
+            axis for axis, label in enumerate(kernel) if label in x and label not in output
+        ),
+    }
+
+
+LORA: dict[str, ParameterLayout] = {
+    "lora_*_a": _convolution,
+    "lora_*_b": TRANSPOSED_MATRIX,
+}
+"""Both matrices of a low-rank update have their outputs along the last axis."""
+
+VECTORS: Layout = {"out": 0, "in": 0, "sum": 0}
+"""Several vectors, one under the other: each is one block."""
+
+RECURRENT: dict[str, ParameterLayout] = {
+    "kernel": TRANSPOSED_MATRIX,
+    "recurrent_kernel": TRANSPOSED_MATRIX,
+    "bias": VECTORS,
+}
+
+BUILT_IN: dict[type[layers.Layer], dict[str, ParameterLayout]] = {
+    layers.Dense: {"kernel": TRANSPOSED_MATRIX, **LORA},
+    layers.EinsumDense: {"kernel": _einsum, "bias": WHOLE, **LORA},
+    layers.Conv1D: {"kernel": _convolution, **LORA},
+    layers.Conv2D: {"kernel": _convolution, **LORA},
+    layers.Conv3D: {"kernel": _convolution, **LORA},
+    layers.Conv1DTranspose: {"kernel": _transposed},
+    layers.Conv2DTranspose: {"kernel": _transposed},
+    layers.Conv3DTranspose: {"kernel": _transposed},
+    layers.DepthwiseConv1D: {"kernel": _depthwise},
+    layers.DepthwiseConv2D: {"kernel": _depthwise},
+    layers.SeparableConv1D: {"depthwise_kernel": _depthwise, "pointwise_kernel": _convolution},
+    layers.SeparableConv2D: {"depthwise_kernel": _depthwise, "pointwise_kernel": _convolution},
+    layers.SimpleRNNCell: RECURRENT,
+    layers.LSTMCell: RECURRENT,
+    layers.GRUCell: RECURRENT,
+    ConvLSTMCell: {"kernel": _convolution, "recurrent_kernel": _convolution},
+    layers.Embedding: {
+        "embeddings": MATRIX,
+        "reverse_embeddings": TRANSPOSED_MATRIX,
+        "lora_embeddings_a": MATRIX,
+        "lora_embeddings_b": TRANSPOSED_MATRIX,
+    },
+    layers.BatchNormalization: {"*": WHOLE},
+    layers.GroupNormalization: {"*": WHOLE},
+    layers.LayerNormalization: {"*": WHOLE},
+    layers.RMSNormalization: {"*": WHOLE},
+    layers.PReLU: {"*": WHOLE},
+}
+"""Of an embedding each row is what a lookup gives: as in the output layer that often shares it,
+the rows are its output channels.
+"""
+
+for kind, parameters in BUILT_IN.items():
+    register_layout(kind, parameters)
