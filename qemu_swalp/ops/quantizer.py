@@ -65,6 +65,11 @@ class Quantizer:
         """What it rounds to, for the functions that compute."""
         return Target(self.format, policy_of(self.format, None), self.rounding)
 
+    @property
+    def axis_words(self) -> tuple[str, ...]:
+        """The words among the axes of its format."""
+        return self.format.axis_words
+
     def resolve(self, layout: Layout | None = None, /, **axes: Axis) -> Quantizer:
         """The quantizer with numbers for the words among the axes of its format (`Format.resolve`).
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from ..formats.axis_words import VECTOR, Axis, Layout, checked_layout
+from ..ops.quantizer import Quantizer
 from .recipe import Recipe
 
 ParameterLayout = Layout | Callable[[Any, tuple[int, ...]], Layout]
@@ -26,6 +27,7 @@ WHOLE: Layout = {"out": (), "in": (), "sum": ()}
 _REGISTERED: WeakKeyDictionary[type, dict[str, ParameterLayout]] = WeakKeyDictionary()
 
 LayerT = TypeVar("LayerT")
+RuleT = TypeVar("RuleT", Recipe, Quantizer)
 
 
 def register_layout(layer: type, parameters: Mapping[str, ParameterLayout]) -> None:
@@ -93,9 +95,10 @@ def one_layout(label: str, layouts: Iterable[tuple[str, Layout]]) -> Layout | No
 
 
 def resolved_for(
-    recipe: Recipe, label: str, shape: tuple[int, ...], layout: Layout | None, holder: str = ""
-) -> Recipe:
-    """A recipe without overrides with numbers for the words among its axes, for one parameter.
+    rule: RuleT, label: str, shape: tuple[int, ...], layout: Layout | None, holder: str = ""
+) -> RuleT:
+    """A quantizer, or recipe without overrides, with numbers for the words among its axes, for one
+    parameter.
 
     Parameters
     ----------
@@ -107,25 +110,28 @@ def resolved_for(
 
     Raises
     ------
-    ValueError: if the recipe has words, and the layout is not known or lacks them.
+    ValueError: if there are words, and the layout is not known or lacks them.
     """
-    words = recipe.axis_words
+    words = rule.axis_words
     if not words:
-        return recipe
+        return rule
     if len(shape) < 2:
         layout = VECTOR
     if layout is None:
-        kind, _, name = holder.rpartition(".")
-        of = f"of {holder}; tell it by qemu_swalp.training.register_layout({kind}, {{{name!r}: "
+        what = "recipe" if isinstance(rule, Recipe) else "quantizer"
+        why, remedy = ", since no layer holds it", "give"
+        if holder:
+            kind, _, name = holder.rpartition(".")
+            layouts = f"{kind}, {{{name!r}: {{'out': 0, 'in': 1}}}}"
+            why = f" of {holder}"
+            remedy = f"tell it by qemu_swalp.training.register_layout({layouts}), or give"
         raise ValueError(
-            f"{label}, of shape {shape}: the recipe names axes by the word"
-            f" {', '.join(map(repr, words))}, and no layout is known"
-            + (" " + of + "{'out': 0, 'in': 1}}), or" if holder else ", since no layer holds it;")
-            + " give the numbers, as in recipe.resolve(out=0), to all parameters or, by an override,"
-            " to this one"
+            f"{label}, of shape {shape}: the {what} names axes by the word"
+            f" {', '.join(map(repr, words))}, and no layout is known{why}; {remedy} the numbers, as"
+            f" in {what}.resolve(out=0), to all parameters or, by an override, to this one"
         )
     try:
-        return recipe.resolve(layout)
+        return rule.resolve(layout)
     except ValueError as error:
         raise ValueError(f"{label}: {error}; or give it another recipe by an override") from error
 

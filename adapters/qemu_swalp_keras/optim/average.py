@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from qemu_swalp.training import AverageState, Averaging, due
 
 from .._compat import calls_of_apply, float32_like
 from ..backend import counter, tensor, update_each
+from .layouts import layouts_of
 from .param_plan import Entry, is_16bit
 
 
@@ -25,6 +27,7 @@ class AverageInOptimizer:
         self._optimizer, self._rule, self._seed = optimizer, rule, seed
         self._entries: Sequence[Entry] = ()
         self._values: list[Any] = []
+        self._rules: list[Averaging] = []
 
     def build(self, entries: Sequence[Entry]) -> None:
         """Make the variables."""
@@ -34,6 +37,17 @@ class AverageInOptimizer:
                 (), dtype="int", aggregation="only_first_replica", name="n_averaged"
             )
             self._values = [self._variable_for(entry) for entry in entries]
+            self._rules = self._rule_of_each(self._rule, entries)
+
+    @staticmethod
+    def _rule_of_each(rule: Averaging, entries: Sequence[Entry]) -> list[Averaging]:
+        """The rule, with numbers for the axes that its quantizer names by words."""
+        if rule.quantizer is None or not rule.quantizer.axis_words:
+            return [rule] * len(entries)
+        found = layouts_of([entry.variable for entry in entries])
+        known = {e.name: layout for e, (layout, _) in zip(entries, found, strict=True) if layout}
+        rule = replace(rule, layouts=known)
+        return [rule.of_tensor(entry.name, entry.variable.shape) for entry in entries]
 
     def _variable_for(self, entry: Entry) -> Any:
         v = entry.variable
@@ -47,9 +61,9 @@ class AverageInOptimizer:
         if rule is None or not rule.due(0):
             return
         self._count.assign(1)
-        for value, entry in zip(self._values, self._entries, strict=True):
+        for value, entry, own in zip(self._values, self._entries, self._rules, strict=True):
             weight = ops.cast(tensor(entry.variable), value.dtype)
-            value.assign(rule.include(weight, None, 1, entry.draw(self._seed, 1)))
+            value.assign(own.include(weight, None, 1, entry.draw(self._seed, 1)))
 
     def see(self) -> None:
         """Include the weights after an update, if they are due: in graphs by data flow."""
@@ -69,7 +83,7 @@ class AverageInOptimizer:
             before = tensor(value)
             weight = ops.cast(tensor(variable), value.dtype)
             draw = self._entries[i].draw(self._seed, count)
-            after = rule.include(weight, before, ops.cast(count, value.dtype), draw)
+            after = self._rules[i].include(weight, before, ops.cast(count, value.dtype), draw)
             result = after if now is True else ops.where(now, after, before)
             self._optimizer.assign(value, result)
 

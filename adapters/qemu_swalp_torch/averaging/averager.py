@@ -115,11 +115,11 @@ class Averager:
         rule = policy or default
         if rule.quantizer is not None:
             rule = replace(rule, quantizer=TensorQuantizer.of(rule.quantizer, "all", "average"))
-        self.rule: Policy = rule
         self.exact = getattr(rule, "exact", None) is not None
         self.dtype = dtype
         self.source = Source(model, buffers, trainable_only)
         self.source.check(self.exact)
+        self.rule: Policy = self.source.with_layouts(rule)
         self.swaps = Swaps(self.source)
         self.step = -1
         self.state: AverageState = self.rule.init()

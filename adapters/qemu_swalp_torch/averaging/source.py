@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from qemu_swalp._util.checks import check_bool
 from qemu_swalp.interop.torch import check_plain, is_dtensor
+from qemu_swalp.training import Policy
 
+from ..optim.layouts import layout_from, layouts_of
 from ..tensors import model_names
 from .tensors import Weights, named_tensors
 
@@ -62,3 +66,23 @@ class Source:
                     " instead of exact=, whose sums are as exact up to 2^53 quanta"
                 )
         return found
+
+    def with_layouts(self, rule: Policy) -> Policy:
+        """A policy that knows the layouts of what is averaged, if its quantizer needs them.
+
+        ValueError if one is not known.
+        """
+        if rule.quantizer is None or not rule.quantizer.axis_words:
+            return rule
+        found = self.tensors()
+        modules = () if self.model is None else self.model.modules()
+        texts = layouts_of(list(found.values()), modules)
+        layouts = {
+            name: layout
+            for name, text in zip(found, texts, strict=True)
+            if (layout := layout_from(text)[0]) is not None
+        }
+        rule = replace(rule, layouts={**layouts, **(rule.layouts or {})})
+        for name, p in found.items():
+            rule.of_tensor(name, p.shape)
+        return rule

@@ -43,13 +43,12 @@ def layouts_of(parameters: Sequence[Tensor], modules: Iterable[nn.Module] = ()) 
     """
     wanted = {id(p): p for p in parameters if p.ndim > 1}
     found: dict[int, list[tuple[str, Layout | None]]] = {}
-    for search in (lambda: modules, lambda: live(nn.Module)):
-        if missing := wanted.keys() - found.keys():
-            for owner, name, p in _held(search()):
-                if id(p) in missing:
-                    holder = f"{type(owner).__name__}.{name}"
-                    layout = _layout(owner, name, tuple(p.shape))
-                    found.setdefault(id(p), []).append((holder, layout))
+    for given in (True, False):
+        missing = wanted.keys() - found.keys()
+        for owner, name, p in _held(modules if given else live(nn.Module)) if missing else ():
+            if id(p) in missing:
+                layout = _layout(owner, name, tuple(p.shape))
+                found.setdefault(id(p), []).append((f"{type(owner).__name__}.{name}", layout))
     return [_text(p, found.get(id(p), [])) for p in parameters]
 
 
@@ -89,7 +88,8 @@ def _held(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, str, Tensor
         for name, p in module.named_parameters(recurse=False):
             yield module, name, p
         if is_parametrized(module):
-            for name, chain in module.parametrizations.items():  # type: ignore[union-attr]
+            chains: Any = module.parametrizations
+            for name, chain in chains.items():
                 for original, p in chain.named_parameters(recurse=False):
                     if original.startswith("original"):
                         yield module, name, p

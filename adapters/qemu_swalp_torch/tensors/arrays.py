@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qemu_swalp import RandomBits
 from qemu_swalp.arrays import Array
+from qemu_swalp.formats.axis_words import Axis, Layout
 from qemu_swalp.interop.torch import has_gradient, is_dtensor, rounded, viewed
 from qemu_swalp.ops.round_many import round_many
 from qemu_swalp.training import ROLES, Quantizer, Recipe, TensorRandomBits
@@ -31,6 +32,10 @@ class TensorQuantizer(Quantizer):
         converted = TensorQuantizer(quantizer.format, quantizer.rounding)
         object.__setattr__(converted, "label", Label(name, role))
         return converted
+
+    def resolve(self, layout: Layout | None = None, /, **axes: Axis) -> TensorQuantizer:
+        resolved = super().resolve(layout, **axes)
+        return TensorQuantizer.of(resolved, self.label.name, self.label.role)
 
     @property
     def plain(self) -> bool:

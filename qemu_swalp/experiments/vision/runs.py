@@ -108,7 +108,7 @@ def policies(settings: Settings, epoch: int, session: Session) -> dict[str, Poli
     by_name: dict[str, Policy] = {}
     for cycle in settings.cycle:
         for word in settings.average_words:
-            quantizer: Any = settings.quantizer(word) if word else None
+            quantizer: Any = settings.quantizer("average", word) if word else None
             by_name[average_name(cycle, word)] = Averaging(
                 start, cycle or epoch, include, quantizer, seed=session.seed
             )
@@ -157,7 +157,9 @@ def sqwa(
     run = Run(job, settings, source, checkpoint, bar)
     session, schedule = run.session, settings.sqwa_schedule(run.epoch_steps)
     policy = schedule.policy(
-        quantizer=settings.quantizer(settings.weight_word or job.word) if job.word else None,
+        quantizer=settings.quantizer("weight", settings.weight_word or job.word)
+        if job.word
+        else None,
         seed=job.seed,
     )
 

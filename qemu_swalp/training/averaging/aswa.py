@@ -85,7 +85,7 @@ class ASWA(Policy):
 
     @property
     def _rule(self) -> Averaging:
-        return Averaging(quantizer=self.quantizer, seed=self.seed)
+        return Averaging(quantizer=self.quantizer, seed=self.seed, layouts=self.layouts)
 
     def _score(self, state: AverageState) -> float:
         return float(self.score(self._rule.average(state)))

@@ -5,15 +5,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple, Self
 
 from ..._util.checks import check_bool, check_choice, check_int
 from ...arrays import Array, namespace_of
 from ...formats import Format
-from ...formats.axis_words import unresolved
+from ...formats.axis_words import Layout
 from ...ops.quantizer import Quantizer
+from ..layouts import resolved_for
 from ..sgd import Parameters
 from ..tensor_rounding import TensorRandomBits, apply
 
@@ -83,6 +84,8 @@ class Policy(ABC):
     nonfinite : what becomes of an iterate that is due and has an infinity or NaN, which would stay
         in an average: "raise" ValueError, "skip" it, so that `n_averaged` does not count it, or
         "include" it unchecked.
+    layouts : by the parameter's name, where the quantizer names axes by words (`Format.resolve`);
+        the adapters' averages know those of layers. A vector needs none.
     """
 
     start: int = 0
@@ -91,6 +94,9 @@ class Policy(ABC):
     quantizer: Quantizer | None = None
     seed: int = 0
     nonfinite: str = field(default="raise", kw_only=True, metadata={"recorded": False})
+    layouts: Mapping[str, Layout] | None = field(
+        default=None, kw_only=True, compare=False, repr=False, metadata={"recorded": False}
+    )
 
     def __post_init__(self) -> None:
         check_int("start", self.start, 0, 2**62)
@@ -99,10 +105,17 @@ class Policy(ABC):
         check_int("seed", self.seed, 0, 2**64 - 1)
         check_choice("nonfinite", self.nonfinite, NONFINITE)
         if self.quantizer is not None:
-            quantizer = Quantizer.parse(self.quantizer)
-            if words := quantizer.format.axis_words:
-                raise unresolved(quantizer.format, words)
-            object.__setattr__(self, "quantizer", quantizer)
+            object.__setattr__(self, "quantizer", Quantizer.parse(self.quantizer))
+
+    def of_tensor(self, name: str, shape: Sequence[int]) -> Self:
+        """The policy for one parameter: its quantizer has numbers for axes that are words.
+
+        ValueError if there are words, and the parameter's layout is not known.
+        """
+        if self.quantizer is None or not self.quantizer.axis_words:
+            return self
+        layout = (self.layouts or {}).get(name)
+        return replace(self, quantizer=resolved_for(self.quantizer, name, tuple(shape), layout))
 
     def init(self) -> AverageState:
         """The state before the first average."""
@@ -198,7 +211,12 @@ class Policy(ABC):
     def requantized(self, average: dict[str, Array], count: int) -> dict[str, Array]:
         """An average of `count` iterates, rounded once."""
         return {
-            name: apply(self.quantizer, mean, TensorRandomBits(self.seed, tensor, count), "average")
+            name: apply(
+                self.of_tensor(name, mean.shape).quantizer,
+                mean,
+                TensorRandomBits(self.seed, tensor, count),
+                "average",
+            )
             for tensor, (name, mean) in enumerate(average.items())
         }
 
@@ -214,7 +232,7 @@ class TensorwisePolicy(Policy):
         return AverageState(
             count,
             {
-                name: self.include(
+                name: self.of_tensor(name, weight.shape).include(
                     weight, before[name], count, TensorRandomBits(self.seed, tensor, count)
                 )
                 for tensor, (name, weight) in enumerate(params.items())

@@ -260,3 +260,17 @@ def test_a_variable_without_a_layer_is_refused() -> None:
             optimizer.build([variable])
     SGD(0.1, recipe=swalp(8).resolve(out=-1)).build([variable])
     SGD(0.1, recipe=swalp(8)).build([keras.Variable(np.ones(3, np.float32))])
+
+
+@pytest.mark.parametrize("start", [True, False])
+def test_averages_know_the_layouts(start: bool) -> None:
+    layer = layers.Dense(5)
+    layer.build((None, 6))
+    recipe = Recipe(average="bfp<4,axis=out>")
+    optimizer = SGD(0.0, recipe=recipe, swa_start=0, swa_include_start=start)
+    layer.kernel.assign(wide((6, 5)))
+    zeros = [np.zeros(v.shape, np.float32) for v in layer.trainable_variables]
+    optimizer.apply(zeros, layer.trainable_variables)
+    kernel = keras.ops.convert_to_numpy(layer.kernel)
+    expected = qemu_swalp.quantize(kernel, "bfp<4,axis=1>")
+    assert np.array_equal(optimizer.average()[layer.kernel.path], expected)

@@ -9,12 +9,24 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from qemu_swalp_torch import SGD, quantize_optimizer
+from qemu_swalp_torch import SGD, Averager, quantize_optimizer
 from torch import nn
 from torch.nn.utils import prune
 
 import qemu_swalp
-from qemu_swalp.training import SGD as CoreSGD, Recipe, register_layout, swalp
+from qemu_swalp.training import (
+    ASWA,
+    EMA,
+    LAWA,
+    SGD as CoreSGD,
+    SQWA,
+    SWAG,
+    SWAP,
+    Averaging,
+    Recipe,
+    register_layout,
+    swalp,
+)
 
 SWALP = Recipe("bfp<4,axis=out>", gradient="bfp<4,axis=out>", momentum="bfp<4,axis=out>")
 
@@ -274,3 +286,35 @@ def test_equal_to_the_core_whose_axis_is_given(same):
         opt.step()
         params, state = core.update(params, {"w": g}, state)
         same(module.weight.detach(), torch.tensor(params["w"]))
+
+
+POLICIES = {
+    "Averaging": lambda q: Averaging(quantizer=q),
+    "EMA": lambda q: EMA(decay=0.5, quantizer=q),
+    "LAWA": lambda q: LAWA(size=2, quantizer=q),
+    "ASWA": lambda q: ASWA(score=lambda params: 1.0, quantizer=q),
+    "SQWA": lambda q: SQWA(cycle=1, captures=2, quantizer=q),
+    "SWAP": lambda q: SWAP(quantizer=q),
+    "SWAG": lambda q: SWAG(quantizer=q),
+}
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_averages_know_the_layouts(same, policy):
+    """The same average as by the number of the axis."""
+    module = nn.Sequential(nn.ConvTranspose1d(3, 4, 2), nn.LayerNorm(4))
+    words = Averager(module, POLICIES[policy]("bfp<4,axis=out>"))
+    weight = Averager([("0.weight", module[0].weight)], POLICIES[policy]("bfp<4,axis=1>"))
+    for _ in range(2):
+        with torch.no_grad():
+            module[0].weight.copy_(spread(3, 4, 2, axis=1))
+        words.update()
+        weight.update()
+    same(words.average()["0.weight"], weight.average()["0.weight"])
+
+
+def test_an_average_of_unknown_layout_is_refused():
+    with pytest.raises(ValueError, match=r"w, of shape \(2, 3\): .*resolve\(out=0\)"):
+        Averager({"w": torch.ones(2, 3)}, quantizer="bfp<4,axis=out>")
+    averaging = Averaging(quantizer="bfp<4,axis=out>", layouts={"w": {"out": 1}})
+    assert Averager({"w": torch.ones(2, 3)}, averaging).rule.layouts == {"w": {"out": 1}}
