@@ -108,7 +108,7 @@ def policies(settings: Settings, epoch: int, session: Session) -> dict[str, Poli
     by_name: dict[str, Policy] = {}
     for cycle in settings.cycle:
         for word in settings.average_words:
-            quantizer: Any = settings.quantizer("average", word) if word else None
+            quantizer = settings.average_quantizer(word)
             by_name[average_name(cycle, word)] = Averaging(
                 start, cycle or epoch, include, quantizer, seed=session.seed
             )
@@ -156,12 +156,8 @@ def sqwa(
     """
     run = Run(job, settings, source, checkpoint, bar)
     session, schedule = run.session, settings.sqwa_schedule(run.epoch_steps)
-    policy = schedule.policy(
-        quantizer=settings.quantizer("weight", settings.weight_word or job.word)
-        if job.word
-        else None,
-        seed=job.seed,
-    )
+    word = job.word and (settings.weight_word or job.word)
+    policy = schedule.policy(quantizer=settings.average_quantizer(word), seed=job.seed)
 
     def after() -> None:
         if session.epoch == settings.sqwa_end:

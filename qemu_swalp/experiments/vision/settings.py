@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...formats import bfp
-from ...training import FULL_PRECISION, Recipe, SQWASchedule, SWALPSchedule
+from ...training import FULL_PRECISION, Quantizer, Recipe, SQWASchedule, SWALPSchedule
 from ..common.settings import Settings as Common, option
 
 METHODS = ("sgd", "decayed", "swa", "ema", "lawa", "aswa", "sqwa", "swap")
@@ -158,10 +158,16 @@ class Settings(Common):
         }
         return Recipe(**quantizers)
 
-    def quantizer(self, role: str, word: int) -> str:
+    def quantizer(self, role: str, word: int) -> Quantizer:
         """Block floating point, as `block` and `rounding` say."""
         axis = "batch" if role in ("activation", "error") else "out"
-        return f"{bfp(word, axis=axis if self.block == 'small' else None)}/{self.rounding}"
+        return Quantizer(bfp(word, axis=axis if self.block == "small" else None), self.rounding)
+
+    def average_quantizer(self, word: int | None) -> Quantizer | None:
+        """Of averaged weights with so many bits: layers of PyTorch, whose output channels are axis
+        0 in all models here.
+        """
+        return self.quantizer("average", word).resolve(out=0) if word else None
 
     @property
     def schedule(self) -> SWALPSchedule:

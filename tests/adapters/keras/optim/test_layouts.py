@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from keras import layers
 from qemu_swalp_keras import SGD, QuantizedOptimizer
+from qemu_swalp_keras.optim.layouts import layouts_of
 
 import qemu_swalp
+from qemu_swalp.formats.axis_words import VECTOR
 from qemu_swalp.training import SGD as CoreSGD, Recipe, register_layout, swalp
 
 WORDS = Recipe("bfp<4,axis=out>", gradient="bfp<4,axis=out>", momentum="bfp<4,axis=out>")
@@ -154,9 +156,11 @@ def test_each_channel_has_its_scale(kind: str) -> None:
     layer = make()
     layer.build(*shape) if isinstance(shape, list) else layer.build(shape)
     variable = next(v for v in layer.trainable_variables if v.path.endswith(path))
-    for word, axes in (("out", out), ("in", in_)):
-        before, after = rounded(variable, Recipe(f"bfp<4,axis={word}>"))
-        assert np.array_equal(channels(after, axes), each_row(channels(before, axes)))
+    before, after = rounded(variable, Recipe("bfp<4,axis=out>"))
+    assert np.array_equal(channels(after, out), each_row(channels(before, out)))
+    layout = VECTOR if before.ndim == 1 else layouts_of([variable])[0][0]
+    after = qemu_swalp.quantize(before, qemu_swalp.bfp(4, axis="in").resolve(layout))
+    assert np.array_equal(channels(after, in_), each_row(channels(before, in_)))
 
 
 def test_low_rank_updates_have_their_layouts() -> None:
