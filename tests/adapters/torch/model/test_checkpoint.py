@@ -10,6 +10,9 @@ from qemu_swalp_torch import SGD, quantize_optimizer
 from qemu_swalp.training import Recipe, swalp
 
 
+SWALP = swalp(8).resolve(out=0)
+
+
 def made(recipe, kind="hooks", seed=0, dtype=torch.float32, **options):
     p = torch.nn.Parameter(torch.ones(2, 3, dtype=dtype))
     if kind == "native":
@@ -86,7 +89,7 @@ class TestRefusal:
         [("qemu_step", None), ("qemu_step", 1.5), ("qemu_seed", "x"), ("qemu_recipe", None)],
     )
     def test_a_damaged_checkpoint_is_refused(self, kind, key, value):
-        opt = made(swalp(8), kind)
+        opt = made(SWALP, kind)
         saved = opt.state_dict()
         saved = {**saved, "param_groups": [dict(saved["param_groups"][0])]}
         saved["param_groups"][0][key] = value
@@ -125,13 +128,13 @@ def test_state_keeps_its_dtype_where_the_parameters_have_theirs(saved, loaded, k
 
 
 def test_loading_before_attaching_goes_on_from_the_checkpoint(same):
-    run = made(swalp(8), seed=4)
+    run = made(SWALP, seed=4)
     p = torch.nn.Parameter(run.param_groups[0]["params"][0].detach().clone())
     opt = torch.optim.SGD([("w", p)], 0.1, momentum=0.9)
     opt.load_state_dict(copy.deepcopy(run.state_dict()))  # loading shares tensors
     with pytest.raises(ValueError, match="trained with another recipe"):
-        quantize_optimizer(opt, swalp(6))
-    quantize_optimizer(opt, swalp(8))
+        quantize_optimizer(opt, swalp(6).resolve(out=0))
+    quantize_optimizer(opt, SWALP)
     for o in (run, opt):
         q = o.param_groups[0]["params"][0]
         q.grad = torch.full_like(q, 0.3)
