@@ -9,7 +9,6 @@ from qemu_swalp_torch import SGD, quantize_optimizer
 
 from qemu_swalp.training import Recipe, swalp
 
-
 SWALP = swalp(8).resolve(out=0)
 
 
