@@ -41,8 +41,11 @@ from .layers.straight_through import quantize
 from .optim.schedule import SWALPSchedule
 from .optim.sgd import SGD
 from .optim.wrap import QuantizedOptimizer
+from .products.gemms import quantize_gemms, unquantize_gemms
+from .products.interception import install as _install
 
 _backend()
+_install()
 
 __all__ = [
     "COMPUTING_LAYERS",
@@ -56,7 +59,9 @@ __all__ = [
     "quantize",
     "quantize_activations",
     "restore_iterate",
+    "quantize_gemms",
     "swap_average",
     "unquantize_activations",
+    "unquantize_gemms",
     "update_bn",
 ]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
+from operator import attrgetter
 from typing import Any
 
 import keras
@@ -20,6 +21,8 @@ from keras.src.layers.rnn.conv_lstm import ConvLSTMCell as _ConvLSTMCell
 
 ConvLSTMCell = _ConvLSTMCell
 """What holds the kernels of `ConvLSTM1D` to `ConvLSTM3D`."""
+from keras.src import backend as _backend
+from keras.src.saving.keras_saveable import KerasSaveable as _KerasSaveable
 
 UpdateStep = Callable[[Any, Any, Any], None]
 """(gradient, variable, learning_rate), as an optimizer's `update_step`."""
@@ -297,3 +300,106 @@ def traced_by_jax(x: Any) -> bool:
     import jax
 
     return isinstance(x, jax.core.Tracer)
+
+
+# --- products of layers: functions of the backend, and calls of layers
+
+
+def backend_function(name: str) -> Callable[..., Any]:
+    """The function of the running backend, as in "numpy.matmul", whatever stands in its place."""
+    replaced = _replaced.get(name)
+    return replaced if replaced is not None else attrgetter(name)(_backend)
+
+
+def replace_backend_function(
+    name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> None:
+    """Have Keras call make(function) in place of a function of its backend, in this process."""
+    if name in _replaced:
+        return
+    *modules, last = name.split(".")
+    function = backend_function(name)
+    _replaced[name] = function
+    setattr(attrgetter(".".join(modules))(_backend) if modules else _backend, last, make(function))
+
+
+_replaced: dict[str, Callable[..., Any]] = {}
+
+
+def around_layer_calls(
+    make_call: Callable[[Callable[..., Any]], Callable[..., Any]],
+    before_lock: Callable[[Any], None],
+) -> None:
+    """Have make_call(Layer.__call__) called for each layer, and before_lock(layer) when one was
+    built, while state can still be added to it.
+    """
+    lock = keras.layers.Layer._lock_state
+
+    def lock_state(layer: Any) -> None:
+        before_lock(layer)
+        lock(layer)
+
+    keras.layers.Layer._lock_state = lock_state
+    keras.layers.Layer.__call__ = make_call(keras.layers.Layer.__call__)
+
+
+def before_from_config(prepare: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Have layers made from prepare(config): Keras keeps of a dtype policy there but its name."""
+    from_config = keras.layers.Layer.from_config.__func__
+
+    def prepared(cls: Any, config: dict[str, Any]) -> Any:
+        return from_config(cls, prepare(config))
+
+    keras.layers.Layer.from_config = classmethod(prepared)
+
+
+def around_items_of_variables(
+    make: Callable[[Callable[..., Any]], Callable[..., Any]],
+) -> None:
+    """Have make(function) called for variable[index]."""
+    kind = keras.Variable
+    kind.__getitem__ = make(kind.__getitem__)
+
+
+class SavedState(keras.random.SeedGenerator, _KerasSaveable):
+    """State of a layer that is a variable of it and saved with it, but none of its weights."""
+
+    def _obj_type(self) -> str:
+        return "Metric"  # of the kinds that Keras saves the nearest: a few variables
+
+    def save_own_variables(self, store: Any) -> None:
+        """Called when a model is saved."""
+        store["state"] = keras.ops.convert_to_numpy(self.state)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Called when it is loaded."""
+        self.state.assign(store["state"][()])
+
+
+def add_state(layer: keras.layers.Layer, name: str, value: Any) -> None:
+    """Give a layer an attribute with state, also after it was built."""
+    tracker = layer._tracker
+    locked = tracker.locked
+    tracker.unlock()
+    try:
+        setattr(layer, name, value)
+    finally:
+        if locked:
+            tracker.lock()
+
+
+def remove_state(layer: keras.layers.Layer, name: str) -> None:
+    """Take from a layer what `add_state` gave it."""
+    tracker = layer._tracker
+    locked = tracker.locked
+    tracker.unlock()
+    try:
+        delattr(layer, name)
+    finally:
+        if locked:
+            tracker.lock()
+
+
+def sublayers(layer: keras.layers.Layer) -> list[Any]:
+    """The layers that a layer holds itself, not those within them."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))

@@ -47,6 +47,16 @@ def tensor(x: Any) -> Any:
     return x if isinstance(x, jax.Array) else keras.ops.convert_to_tensor(x, sparse=False)
 
 
+def differentiable_tensor(x: Any, dtype: str) -> Any:
+    """The native tensor of a variable or tensor in a dtype, with its gradient."""
+    x = keras.ops.convert_to_tensor(x, dtype, sparse=False)
+    if backend() != "tensorflow":
+        return x
+    import tensorflow as tf
+
+    return tf.convert_to_tensor(x)  # which of a variable Keras leaves as it is
+
+
 def distinct(x: Any) -> Any:
     """The native tensor for another variable: JAX's training loop donates buffers, so no two
     variables may hold one.

@@ -11,7 +11,7 @@ CALLS = {
     "optimizer": "QuantizedOptimizer or SGD",
     "activations": "quantize_activations",
     "average": "QuantizedOptimizer or SGD with swa_start=",
-    "products": "quantize_gemms of qemu_swalp_torch, on PyTorch modules",
+    "products": "quantize_gemms",
     "elementwise": "quantize_elementwise of qemu_swalp_torch, on PyTorch modules",
 }
 

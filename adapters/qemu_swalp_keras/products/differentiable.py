@@ -1,0 +1,112 @@
+"""Functions with gradients of our own, on the backend that Keras runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache, partial
+from typing import Any
+
+from ..backend import backend, untraced
+
+Forward = Callable[..., Any]
+"""forward(static, state, *tensors) -> tensor."""
+
+Backward = Callable[[Any, Any, Sequence[Any], Any, Sequence[bool]], Sequence[Any]]
+"""backward(static, state, tensors, upstream, needed) -> gradients of the tensors."""
+
+
+@cache
+def differentiable(forward: Forward, backward: Backward) -> Callable[..., Any]:
+    """function(static, state, *tensors) with the value of `forward` and the gradients of
+    `backward`.
+
+    static : hashable, since it is a constant of JAX's traces. state : a tuple of numbers and
+    integer tensors, without gradient.
+    """
+    kinds = {"tensorflow": _on_tensorflow, "jax": _on_jax, "torch": _on_torch}
+    return kinds[backend()](forward, backward)
+
+
+def pull_back(function: Callable[[Any], Any], x: Any, upstream: Any) -> Any:
+    """The gradient of ⟨function(x), upstream⟩ with respect to x."""
+    if backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = function(x)
+        return tape.gradient(y, x, upstream)
+    if backend() == "jax":
+        import jax
+
+        return jax.vjp(function, x)[1](upstream)[0]
+    import torch
+
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        return torch.autograd.grad(function(leaf), leaf, upstream)[0]
+
+
+def _on_tensorflow(forward: Forward, backward: Backward) -> Callable[..., Any]:
+    import tensorflow as tf
+
+    def function(static: Any, state: Any, *tensors: Any) -> Any:
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
+        def call(*tensors: Any) -> tuple[Any, Callable[[Any], Any]]:
+            def gradient(upstream: Any) -> Any:
+                dense = tf.convert_to_tensor(upstream)
+                return backward(static, state, tensors, dense, [True] * len(tensors))
+
+            return forward(static, state, *tensors), gradient
+
+        return call(*tensors)
+
+    return function
+
+
+def _on_jax(forward: Forward, backward: Backward) -> Callable[..., Any]:
+    import jax
+    import numpy as np
+
+    @partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def function(static: Any, state: Any, *tensors: Any) -> Any:
+        return forward(static, state, *tensors)
+
+    def with_residual(static: Any, state: Any, *tensors: Any) -> tuple[Any, Any]:
+        return function(static, state, *tensors), (state, tensors)
+
+    def gradient(static: Any, residual: Any, upstream: Any) -> Any:
+        state, tensors = residual
+        return None, *backward(static, state, tensors, upstream, [True] * len(tensors))
+
+    function.defvjp(with_residual, gradient)
+
+    def call(static: Any, state: Any, *tensors: Any) -> Any:
+        # JAX takes ints for int32, and steps reach 2^32 - 1.
+        wide = tuple(np.uint32(n) if isinstance(n, int) else n for n in state)
+        return function(static, wide, *tensors)
+
+    return call
+
+
+def _on_torch(forward: Forward, backward: Backward) -> Callable[..., Any]:
+    import torch
+
+    class Function(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, static: Any, state: Any, *tensors: Any) -> Any:
+            ctx.save_for_backward(*tensors)
+            ctx.static, ctx.state = static, state
+            return forward(static, state, *(x.detach() for x in tensors))
+
+        @staticmethod
+        def backward(ctx: Any, *upstream: Any) -> Any:
+            tensors = ctx.saved_tensors
+            needed = ctx.needs_input_grad[2:]
+            return None, None, *backward(ctx.static, ctx.state, tensors, upstream[0], needed)
+
+    @untraced
+    def function(static: Any, state: Any, *tensors: Any) -> Any:
+        return Function.apply(static, state, *tensors)  # type: ignore[no-untyped-call]
+
+    return function

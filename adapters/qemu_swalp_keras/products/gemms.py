@@ -1,0 +1,157 @@
+"""Rounding of the operands of a model's matrix products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from qemu_swalp._util.checks import check_bool, check_int, check_patterns
+from qemu_swalp.training import Recipe
+
+from .._compat import sublayers
+from ..layers.rebuild import is_graph, walk
+from ..layers.selection import Selection, chosen
+from ..sections import check_section
+from .policy import RoundingPolicy
+from .scope import policy_of, rounding_state
+
+
+def quantize_gemms(
+    model: Any,
+    recipe: Recipe | str,
+    *,
+    exclude: Selection = (),
+    attention: bool = False,
+    seed: int = 0,
+) -> Any:
+    """Round what the matrix products of a model multiply: each operand of each product by itself.
+
+    A layer makes three products: its output from input and weight; the gradient of its input
+    (dgrad) from the error, which is the gradient of its output, and the weight; the gradient of its
+    weight (wgrad) from error and input. Where the recipe has `sums`, each is accumulated as its
+    accumulation says; else in the tensors' own dtype. Gradients pass straight through the
+    roundings. Weights themselves stay as they are: rounding those is the optimizer's part.
+
+    Rounded is every call of `matmul`, `einsum`, `dot`, `tensordot`, `inner`, `vdot`, the
+    convolutions and `dot_product_attention` of `keras.ops` while a layer of the model is called,
+    in layers of Keras and in a user's own. The operand that is a variable, or made of one by casts,
+    transposes, reshapes or slices, is the weight; where neither is, both are inputs.
+
+    Parameters
+    ----------
+    model : any model, functional, sequential or subclassed; its layers' dtype policies are
+        replaced. Compile it afterwards.
+    recipe : its `operands` and `sums` count here, or the name of a preset such as "mxfp8". Those of
+        layer `fc1` go by the name `fc1/operands` in its overrides.
+    exclude : layers whose own products are left out, by type, name or predicate, as in
+        exclude=("head", keras.layers.Embedding). A layer within another is named as in
+        "attention/query".
+    attention : whether products of two activations are rounded too, both operands as inputs, such
+        as q·kᵀ and p·v.
+    seed : of the random bits, which depend on (seed, operand, place of the layer in the model,
+        product within its call, number of its calls).
+
+    Returns
+    -------
+    the model. It is saved, loaded and cloned with its rounding; `unquantize_gemms` takes it off.
+
+    Raises
+    ------
+    TypeError: if `model` is not a Keras model or `recipe` not a recipe.
+    ValueError: if there is nothing to round; if the products are rounded already; if a pattern of
+        `exclude` matches no layer; if a layer was quantized by Keras.
+
+    >>> import keras, numpy as np
+    >>> dense = keras.layers.Dense(1, kernel_initializer="ones")
+    >>> model = keras.Sequential([keras.layers.Input((2,)), dense])
+    >>> model = quantize_gemms(model, Recipe(operands={"input": "fixed<8,1>"}))
+    >>> keras.ops.convert_to_numpy(model(np.float32([[0.6, 0.3]]))).tolist()
+    [[1.0]]
+    """
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(
+            "model must be a Keras model or layer, got "
+            f"{type(model).__module__}.{type(model).__qualname__}"
+        )
+    recipe = check_section(recipe, "products", "quantize_gemms")
+    check_bool("attention", attention)
+    check_int("seed", seed, 0, 2**64 - 1)
+    named = list(named_layers(model))
+    patterns = list(_patterns(exclude))
+    check_patterns("exclude", patterns, [name for name, _ in named])
+    left_out = [name for name, layer in named if chosen(name, layer, exclude)]
+    policies = []
+    for place, (path, layer) in enumerate(owners(model), start=1):
+        _check(path, layer)
+        policy = RoundingPolicy(
+            layer.dtype_policy.name,
+            layer=layer.name,
+            path=path,
+            place=place,
+            recipe=recipe.to_dict(),
+            exclude=tuple(dict.fromkeys((*patterns, *left_out))),
+            attention=attention,
+            seed=seed,
+        )
+        policies.append((layer, policy))
+    for layer, policy in policies:
+        layer.dtype_policy = policy
+        rounding_state(layer)
+    return model
+
+
+def owners(model: Any) -> Iterator[tuple[str, Any]]:
+    """(name, layer) of the layers that have a policy of their own: those that a functional or
+    sequential model, whose config holds no policy, calls; or the model itself.
+    """
+    if not is_graph(model):
+        yield "", model
+        return
+    for name, layer in walk(model):
+        if not is_graph(layer):
+            yield name, layer
+
+
+def named_layers(model: Any) -> Iterator[tuple[str, Any]]:
+    """(name, layer) of all layers, those within others too."""
+    for path, layer in owners(model):
+        yield path or layer.name, layer
+        yield from _within(path, layer)
+
+
+def _within(path: str, layer: Any) -> Iterator[tuple[str, Any]]:
+    for part in sublayers(layer):
+        name = f"{path}/{part.name}" if path else part.name
+        yield name, part
+        yield from _within(name, part)
+
+
+def _patterns(selection: Selection) -> Iterator[str]:
+    if isinstance(selection, str):
+        yield selection
+    elif isinstance(selection, list | tuple):
+        for part in selection:
+            yield from _patterns(part)
+
+
+def _check(path: str, layer: Any) -> None:
+    if policy_of(layer) is not None:
+        raise ValueError(
+            f"the products of {path or layer.name!r} are rounded already; call unquantize_gemms"
+            " first"
+        )
+    if layer.dtype_policy.quantization_mode is not None:
+        raise ValueError(
+            f"{path or layer.name!r} was quantized by Keras ({layer.dtype_policy.name}); emulate a"
+            " model that was not"
+        )
+
+
+def unquantize_gemms(model: Any) -> Any:
+    """The model without rounding of its products: inverse of `quantize_gemms`."""
+    for _, layer in owners(model):
+        if policy_of(layer) is not None:
+            layer.dtype_policy = layer.dtype_policy.name
+    return model

@@ -1,0 +1,321 @@
+"""Functions of Keras's backend, as they are while a layer is called whose products are rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any
+
+import keras
+from keras import ops, tree
+
+from .._compat import (
+    around_items_of_variables,
+    around_layer_calls,
+    before_from_config,
+    replace_backend_function,
+)
+from ..backend import differentiable_tensor, untraced
+from .attention import attend
+from .axes import AXES
+from .convolution import Convolution, convolve
+from .einsum import contracted, expanded, is_product
+from .pausing import paused
+from .policy import RoundingPolicy
+from .scope import Scope, current, opened, policy_of, rounding_state
+
+PASSING = (
+    "cast",
+    "convert_to_tensor",
+    "core.cast",
+    "core.convert_to_tensor",
+    "core.slice",
+    "core.stop_gradient",
+    "numpy.expand_dims",
+    "numpy.flip",
+    "numpy.moveaxis",
+    "numpy.reshape",
+    "numpy.split",
+    "numpy.squeeze",
+    "numpy.swapaxes",
+    "numpy.transpose",
+)
+"""Of a weight they make a tensor that counts as that weight."""
+
+
+@cache
+def install() -> None:
+    """Put our functions in place of the backend's, once in a process; outside of calls of layers
+    with a `RoundingPolicy` they do what those do.
+    """
+    around_layer_calls(_layer_call, _add_state)
+    before_from_config(_with_policy)
+    around_items_of_variables(_passing)
+    for name in PASSING:
+        replace_backend_function(name, _passing)
+    for name in AXES:
+        replace_backend_function(name, lambda function, name=name: _product(name, function))
+    replace_backend_function("numpy.einsum", _einsum)
+    for name in ("nn.conv", "nn.depthwise_conv", "nn.conv_transpose"):
+        replace_backend_function(name, lambda function, name=name: _convolution(name, function))
+    replace_backend_function("nn.separable_conv", _separable)
+    replace_backend_function("nn.dot_product_attention", _attention)
+    for name in ("lstm", "gru"):
+        replace_backend_function(name, _unfused)
+    replace_backend_function("rnn", _loop)
+    replace_backend_function("compute_output_spec", _not_within)
+
+
+def _layer_call(call: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(call)
+    def layer_call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        scope, policy = current(), policy_of(layer)
+        if policy is not None:
+            rounding_state(layer)
+        if _symbolic((args, kwargs)):
+            with paused():
+                return call(layer, *args, **kwargs)
+        if scope is not None:
+            with scope.within(layer):
+                return call(layer, *args, **kwargs)
+        if policy is None:
+            return call(layer, *args, **kwargs)
+        return _opened(call, layer, policy, args, kwargs)
+
+    return layer_call
+
+
+def _with_policy(config: dict[str, Any]) -> dict[str, Any]:
+    dtype = config.get("dtype")
+    if not isinstance(dtype, dict) or dtype.get("class_name") != RoundingPolicy.__name__:
+        return config
+    return {**config, "dtype": keras.dtype_policies.deserialize(dtype)}
+
+
+def _add_state(layer: Any) -> None:
+    if policy_of(layer) is not None:
+        rounding_state(layer)
+
+
+@untraced
+def _opened(call: Callable[..., Any], layer: Any, policy: Any, args: Any, kwargs: Any) -> Any:
+    with opened(layer, policy):
+        return call(layer, *args, **kwargs)
+
+
+def _symbolic(structure: Any) -> bool:
+    return any(isinstance(x, keras.KerasTensor) for x in tree.flatten(structure))
+
+
+def _not_within(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Shapes are inferred without rounding."""
+
+    @wraps(function)
+    def unrounded(*args: Any, **kwargs: Any) -> Any:
+        with paused():
+            return function(*args, **kwargs)
+
+    return unrounded
+
+
+def _passing(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def passing(x: Any, *args: Any, **kwargs: Any) -> Any:
+        y = function(x, *args, **kwargs)
+        scope = current()
+        if scope is not None and scope.is_weight(x):
+            for part in y if isinstance(y, list | tuple) else (y,):
+                scope.mark(part)
+        return y
+
+    return passing
+
+
+def _operands(*tensors: Any) -> list[Any] | None:
+    """As tensors of one dtype; None if there is none of floating point."""
+    dtypes = [
+        keras.backend.standardize_dtype(x.dtype) if hasattr(x, "dtype") else type(x)
+        for x in tensors
+    ]
+    dtype = keras.backend.result_type(*dtypes)
+    if not keras.backend.is_float_dtype(dtype):
+        return None
+    with paused():
+        return [differentiable_tensor(x, dtype) for x in tensors]
+
+
+def _product(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def product(x1: Any, x2: Any, **options: Any) -> Any:
+        scope = current()
+        pair = None if scope is None else _operands(x1, x2)
+        if scope is None or pair is None:
+            return function(x1, x2, **options)
+        axes = AXES[name](len(pair[0].shape), len(pair[1].shape), **options)
+        if axes is None:
+            return function(x1, x2, **options)
+        y = _multiplied(scope, name, (x1, x2), pair, axes)
+        if y is not None:
+            return y
+        with paused():
+            return function(x1, x2, **options)
+
+    return product
+
+
+def _multiplied(
+    scope: Scope, name: str, given: Any, pair: Any, axes: tuple[str, str, str]
+) -> Any | None:
+    """The product rounded; None where it is left in full precision."""
+    weights = [scope.is_weight(x) for x in given]
+    product = scope.product(name, activations=not any(weights))
+    if product.operands is None or not scope.rounds:
+        return None
+    (a, b), (of_a, of_b, out) = pair, axes
+    if weights == [True, False]:
+        a, b, of_a, of_b = b, a, of_b, of_a
+    return contracted(a, b, (of_a, of_b, out), product.operands, scope.state)
+
+
+def _einsum(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def einsum(subscripts: str, *tensors: Any, **options: Any) -> Any:
+        scope = current()
+        converted = None if scope is None or len(tensors) < 2 else _operands(*tensors)
+        if scope is None or converted is None:
+            return function(subscripts, *tensors, **options)
+        inputs, out = expanded(subscripts, [len(x.shape) for x in converted])
+        given, axes = list(tensors), inputs
+        while len(axes) > 1:
+            rest = "".join(axes[2:]) + out
+            kept = "".join(dict.fromkeys(c for c in axes[0] + axes[1] if c in rest))
+            target = out if len(axes) == 2 else kept
+            y = None
+            if is_product(axes[0], axes[1], target):
+                pair_axes = (axes[0], axes[1], target)
+                y = _multiplied(scope, "numpy.einsum", given[:2], converted[:2], pair_axes)
+            if y is None:
+                with paused():
+                    y = function(f"{axes[0]},{axes[1]}->{target}", *converted[:2])
+            given, converted = [y, *given[2:]], [y, *converted[2:]]
+            axes = [target, *axes[2:]]
+        return given[0]
+
+    return einsum
+
+
+def _convolution(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def convolution(inputs: Any, kernel: Any, *args: Any, **options: Any) -> Any:
+        scope = current()
+        pair = None if scope is None else _operands(inputs, kernel)
+        if scope is None or pair is None:
+            return function(inputs, kernel, *args, **options)
+        options |= dict(zip(_PARAMETERS[name], args, strict=False))
+        options["data_format"] = options.get("data_format") or keras.config.image_data_format()
+        product = scope.product(name, activations=not scope.is_weight(kernel))
+        if product.operands is None or not scope.rounds:
+            with paused():
+                return function(inputs, kernel, **options)
+        x, w = pair
+        first = options["data_format"] == "channels_first"
+        channels = x.shape[1 if first else -1]
+        groups = {"nn.conv": channels // w.shape[-2], "nn.depthwise_conv": channels}.get(name, 1)
+        frozen = tuple(sorted((key, _hashable(value)) for key, value in options.items()))
+        return convolve(Convolution(name, frozen, groups, product.operands), scope.state, x, w)
+
+    return convolution
+
+
+_PARAMETERS = {
+    "nn.conv": ("strides", "padding", "data_format", "dilation_rate"),
+    "nn.depthwise_conv": ("strides", "padding", "data_format", "dilation_rate"),
+    "nn.conv_transpose": ("strides", "padding", "output_padding", "data_format", "dilation_rate"),
+}
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _attention(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def attention(*tensors: Any, **options: Any) -> Any:
+        return (function if current() is None else attend)(*tensors, **options)
+
+    return attention
+
+
+def _unfused(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel for a whole recurrent layer: without it Keras calls the cell step by step."""
+
+    @wraps(function)
+    def unfused(*args: Any, **options: Any) -> Any:
+        if current() is not None:
+            raise NotImplementedError("a fused kernel rounds no operands")
+        return function(*args, **options)
+
+    return unfused
+
+
+def _loop(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A loop over time: each turn has a random step of its own."""
+
+    @wraps(function)
+    def rnn(step_function: Any, inputs: Any, initial_states: Any, **options: Any) -> Any:
+        scope = current()
+        if scope is None or not scope.policy.stochastic:
+            return function(step_function, inputs, initial_states, **options)
+        axes = (1, 0) if options.get("time_major") else (0, 1)
+        lengths = ops.shape(tree.flatten(inputs)[0])
+        batch, turns = (lengths[axis] for axis in axes)
+        number = ops.arange(turns, dtype="int32")
+        number = number[:, None, None] if options.get("time_major") else number[None, :, None]
+        shape = (turns, batch, 1) if options.get("time_major") else (batch, turns, 1)
+        first, counts = scope.step, dict(scope.counts)
+
+        def turn(inputs: Any, states: Any) -> Any:
+            inputs, number = inputs
+            scope.step, scope.counts = first + ops.cast(number[0, 0], _dtype(first)), dict(counts)
+            return step_function(inputs, states)
+
+        numbered = (inputs, ops.broadcast_to(number, shape))
+        result = function(turn, numbered, initial_states, **options)
+        scope.step = first + turns
+        return result
+
+    return rnn
+
+
+def _dtype(step: Any) -> str:
+    return "int32" if isinstance(step, int) else keras.backend.standardize_dtype(step.dtype)
+
+
+def _separable(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def separable_conv(
+        inputs: Any,
+        depthwise_kernel: Any,
+        pointwise_kernel: Any,
+        strides: Any = 1,
+        padding: str = "valid",
+        data_format: str | None = None,
+        dilation_rate: Any = 1,
+    ) -> Any:
+        if current() is None:
+            return function(
+                inputs,
+                depthwise_kernel,
+                pointwise_kernel,
+                strides,
+                padding,
+                data_format,
+                dilation_rate,
+            )
+        options = {"data_format": data_format}
+        between = ops.depthwise_conv(
+            inputs, depthwise_kernel, strides, padding, dilation_rate=dilation_rate, **options
+        )
+        return ops.conv(between, pointwise_kernel, 1, "valid", **options)
+
+    return separable_conv

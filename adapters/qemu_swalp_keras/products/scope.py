@@ -1,0 +1,155 @@
+"""What is known while a layer whose products are rounded is being called."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import local
+from typing import Any, NamedTuple
+
+import keras
+from keras import ops
+
+from .._compat import SavedState, add_state, sublayers
+from ..backend import counter, eagerly
+from .contraction import Operands, State
+from .pausing import is_paused
+from .policy import RoundingPolicy
+
+STATE = "rounding_state"
+"""Attribute of a layer with its `RoundingState`."""
+
+
+class RoundingState(SavedState):
+    """How many calls of a layer were rounded, and whether they are: random state, which Keras saves
+    and restores but does not count among the weights.
+    """
+
+    def __init__(self, seed: int | None = None, name: str | None = None, **options: Any) -> None:
+        super().__init__(seed=0, name=name, **options)
+        # "int": TensorFlow keeps variables of int32 in host memory, where XLA cannot reach them.
+        self.state = keras.Variable(
+            [0, 1],
+            dtype="int",
+            trainable=False,
+            aggregation="only_first_replica",
+            name="rounding_state",
+        )
+
+
+def rounding_state(layer: Any) -> RoundingState:
+    """The layer's, made where it is missing."""
+    state = getattr(layer, STATE, None)
+    if state is None:
+        with eagerly():
+            state = RoundingState(name=STATE)
+        add_state(layer, STATE, state)
+    return state
+
+
+def policy_of(layer: Any) -> RoundingPolicy | None:
+    """The layer's own, not one that it was handed by the layer around it."""
+    policy = layer.dtype_policy
+    own = isinstance(policy, RoundingPolicy) and policy.layer == layer.name
+    return policy if own else None
+
+
+class Product(NamedTuple):
+    """A product that a layer is making."""
+
+    name: str
+    """Of the layer in the model."""
+    operation: str
+    operands: Operands | None
+    """None: it is not rounded."""
+    activations: bool
+    """Whether neither operand is a weight."""
+
+
+class Scope:
+    """The call of a layer, with those of the layers within it."""
+
+    def __init__(self, layer: Any, policy: RoundingPolicy) -> None:
+        self.layer, self.policy = layer, policy
+        value = rounding_state(layer).state
+        self.step, self.enabled = counter(value[0]), counter(value[1])
+        self.names = dict(_names(layer, policy.path))
+        self.stack: list[tuple[str, str]] = [(policy.path or layer.name, "")]
+        self.counts: dict[str, int] = {}
+        self.weights: dict[int, Any] = {}
+
+    @property
+    def rounds(self) -> bool:
+        return not (isinstance(self.enabled, int) and not self.enabled)
+
+    @property
+    def state(self) -> State:
+        return State(self.step, self.enabled)
+
+    @contextmanager
+    def within(self, layer: Any) -> Iterator[None]:
+        """A layer within this one is being called."""
+        around, _ = self.stack[-1]
+        name = self.names.get(id(layer), f"{around}/{layer.name}")
+        self.stack.append((name, name.removeprefix(self.policy.path).strip("/")))
+        try:
+            yield
+        finally:
+            self.stack.pop()
+
+    def product(self, operation: str, activations: bool) -> Product:
+        """The next product of the layer that is being called."""
+        name, relative = self.stack[-1]
+        number = self.counts.get(name, 0)
+        self.counts[name] = number + 1
+        part = f".{relative}.{number}" if relative or number else ""
+        operands = self.policy.operands(name, part, activations)
+        return Product(name, operation, operands, activations)
+
+    def mark(self, x: Any) -> None:
+        """A tensor is what a weight holds."""
+        self.weights[id(x)] = x
+
+    def is_weight(self, x: Any) -> bool:
+        """Whether a tensor or variable is a weight, or such a tensor."""
+        if isinstance(x, keras.Variable) or id(x) in self.weights:
+            return True
+        return any(x is v.value for v in self.layer.variables)
+
+    def finish(self) -> None:
+        """Count the call."""
+        if self.policy.stochastic:
+            state = rounding_state(self.layer).state
+            state.assign(ops.cast(ops.stack([self.step + self.enabled, self.enabled]), state.dtype))
+
+
+def _names(layer: Any, path: str) -> Iterator[tuple[int, str]]:
+    """The id and name of each layer within a layer."""
+    for part in sublayers(layer):
+        name = f"{path}/{part.name}" if path else part.name
+        yield id(part), name
+        yield from _names(part, name)
+
+
+class _Current(local):
+    scope: Scope | None = None
+
+
+_current = _Current()
+
+
+def current() -> Scope | None:
+    """The scope of this thread, unless our own arithmetic is running."""
+    return None if is_paused() else _current.scope
+
+
+@contextmanager
+def opened(layer: Any, policy: RoundingPolicy) -> Iterator[Scope]:
+    """Within it the layer is being called."""
+    scope = Scope(layer, policy)
+    before, _current.scope = _current.scope, scope
+    try:
+        yield scope
+        scope.finish()
+    finally:
+        _current.scope = before
