@@ -126,7 +126,15 @@ LAYERS = {
         "monitoring",
         "lightning",
     ],
-    "qemu_swalp_keras": ["_compat", "sections", "backend", "layers", "optim", "averaging"],
+    "qemu_swalp_keras": [
+        "_compat",
+        "sections",
+        "backend",
+        "layers",
+        "products",
+        "optim",
+        "averaging",
+    ],
 }
 """The parts of each package from the ground up: each imports only those before it."""
 

@@ -388,18 +388,6 @@ def add_state(layer: keras.layers.Layer, name: str, value: Any) -> None:
             tracker.lock()
 
 
-def remove_state(layer: keras.layers.Layer, name: str) -> None:
-    """Take from a layer what `add_state` gave it."""
-    tracker = layer._tracker
-    locked = tracker.locked
-    tracker.unlock()
-    try:
-        delattr(layer, name)
-    finally:
-        if locked:
-            tracker.lock()
-
-
 def sublayers(layer: keras.layers.Layer) -> list[Any]:
     """The layers that a layer holds itself, not those within them."""
     return list(layer._flatten_layers(include_self=False, recursive=False))

@@ -64,15 +64,16 @@ def _backward(
     x, kernel = tensors
     operands = convolution.operands
     dx = dw = None
+    # A convolution is linear in either operand, so its gradient is the same everywhere: at zero.
     with paused():
         if needed[0]:
             e = _over_channels(convolution, error, operands.dgrad_error, state)
             w = _kernel(convolution, kernel, operands.dgrad_weight, state, False)
-            dx = pull_back(lambda x: convolution(x, w), x, e)
+            dx = pull_back(lambda x: convolution(x, w), ops.zeros_like(x), e)
         if needed[1]:
             e = _over_pixels(convolution, error, operands.wgrad_error, state)
             a = _over_pixels(convolution, x, operands.wgrad_input, state)
-            dw = pull_back(lambda kernel: convolution(a, kernel), kernel, e)
+            dw = pull_back(lambda kernel: convolution(a, kernel), ops.zeros_like(kernel), e)
     return dx, dw
 
 

@@ -97,7 +97,8 @@ def _on_torch(forward: Forward, backward: Backward) -> Callable[..., Any]:
         def forward(ctx: Any, static: Any, state: Any, *tensors: Any) -> Any:
             ctx.save_for_backward(*tensors)
             ctx.static, ctx.state = static, state
-            return forward(static, state, *(x.detach() for x in tensors))
+            y = forward(static, state, *(x.detach() for x in tensors))
+            return y.clone()  # a view must not be returned: Keras adds biases in place
 
         @staticmethod
         def backward(ctx: Any, *upstream: Any) -> Any:

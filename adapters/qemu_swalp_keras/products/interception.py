@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from typing import Any
 
 import keras
@@ -54,10 +54,10 @@ def install() -> None:
     for name in PASSING:
         replace_backend_function(name, _passing)
     for name in AXES:
-        replace_backend_function(name, lambda function, name=name: _product(name, function))
+        replace_backend_function(name, partial(_product, name))
     replace_backend_function("numpy.einsum", _einsum)
     for name in ("nn.conv", "nn.depthwise_conv", "nn.conv_transpose"):
-        replace_backend_function(name, lambda function, name=name: _convolution(name, function))
+        replace_backend_function(name, partial(_convolution, name))
     replace_backend_function("nn.separable_conv", _separable)
     replace_backend_function("nn.dot_product_attention", _attention)
     for name in ("lstm", "gru"):

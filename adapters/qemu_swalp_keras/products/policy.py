@@ -13,7 +13,7 @@ from typing import Any
 import keras
 
 from qemu_swalp import Accumulation, stream_id
-from qemu_swalp.training import OPERANDS, SUMS, Quantizer, Recipe
+from qemu_swalp.training import OPERANDS, SUMS, Recipe
 
 from ..layers.straight_through import Rule
 from .contraction import Operands
@@ -57,7 +57,8 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
         self.stochastic = any(
             _is_stochastic(rule)
             for part in (self.recipe, *(r for _, r in self.recipe.overrides if r is not None))
-            for _, rule in (*part.operands, *part.sums)
+            for rules in (part.operands, part.sums)
+            for _, rule in rules
         )
         self._cache: dict[tuple[str, str, bool], Operands | None] = {}
 
@@ -110,5 +111,5 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
         }
 
 
-def _is_stochastic(rule: Quantizer | Accumulation) -> bool:
-    return rule.stochastic if isinstance(rule, Accumulation) else rule.rounding.stochastic
+def _is_stochastic(rule: Any) -> bool:
+    return bool(rule.stochastic if isinstance(rule, Accumulation) else rule.rounding.stochastic)
