@@ -22,6 +22,7 @@ from keras.src.layers.rnn.conv_lstm import ConvLSTMCell as _ConvLSTMCell
 ConvLSTMCell = _ConvLSTMCell
 """What holds the kernels of `ConvLSTM1D` to `ConvLSTM3D`."""
 from keras.src import backend as _backend
+from keras.src.backend.common import global_state as _global_state
 from keras.src.saving.keras_saveable import KerasSaveable as _KerasSaveable
 
 UpdateStep = Callable[[Any, Any, Any], None]
@@ -359,6 +360,17 @@ def around_items_of_variables(
     """Have make(function) called for variable[index]."""
     kind = keras.Variable
     kind.__getitem__ = make(kind.__getitem__)
+
+
+def is_training(options: dict[str, Any]) -> bool:
+    """Whether a layer that is called with these options trains: as it was told, else as the layers
+    around it.
+    """
+    training = options.get("training")
+    if training is None:
+        context = _global_state.get_global_attribute("current_call_ctx")
+        training = None if context is None else context.get_value("training")
+    return bool(training)
 
 
 class SavedState(keras.random.SeedGenerator, _KerasSaveable):

@@ -13,6 +13,7 @@ from .._compat import (
     around_items_of_variables,
     around_layer_calls,
     before_from_config,
+    is_training,
     replace_backend_function,
 )
 from ..backend import differentiable_tensor, untraced
@@ -99,7 +100,7 @@ def _add_state(layer: Any) -> None:
 
 @untraced
 def _opened(call: Callable[..., Any], layer: Any, policy: Any, args: Any, kwargs: Any) -> Any:
-    with opened(layer, policy):
+    with opened(layer, policy, is_training(kwargs)):
         return call(layer, *args, **kwargs)
 
 

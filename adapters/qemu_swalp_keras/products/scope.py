@@ -16,20 +16,23 @@ from .contraction import Operands, State
 from .pausing import is_paused
 from .policy import RoundingPolicy
 
+CALLS_OF_A_MODE = 2**30
+"""Steps of random bits that either mode has (clause RNG-5)."""
+
 STATE = "rounding_state"
 """Attribute of a layer with its `RoundingState`."""
 
 
 class RoundingState(SavedState):
-    """How many calls of a layer were rounded, and whether they are: random state, which Keras saves
-    and restores but does not count among the weights.
+    """How many calls of a layer were rounded in training and in inference, and whether they are:
+    random state, which Keras saves and restores but does not count among the weights.
     """
 
     def __init__(self, seed: int | None = None, name: str | None = None, **options: Any) -> None:
         super().__init__(seed=0, name=name, **options)
         # "int": TensorFlow keeps variables of int32 in host memory, where XLA cannot reach them.
         self.state = keras.Variable(
-            [0, 1],
+            [0, 0, 1],
             dtype="int",
             trainable=False,
             aggregation="only_first_replica",
@@ -69,10 +72,11 @@ class Product(NamedTuple):
 class Scope:
     """The call of a layer, with those of the layers within it."""
 
-    def __init__(self, layer: Any, policy: RoundingPolicy) -> None:
-        self.layer, self.policy = layer, policy
-        value = rounding_state(layer).state
-        self.step, self.enabled = counter(value[0]), counter(value[1])
+    def __init__(self, layer: Any, policy: RoundingPolicy, training: bool) -> None:
+        self.layer, self.policy, self.mode = layer, policy, 0 if training else 1
+        value = ops.convert_to_tensor(rounding_state(layer).state)
+        self.calls, self.enabled = counter(value[self.mode]), counter(value[2])
+        self.step = self.calls + self.mode * CALLS_OF_A_MODE
         self.names = dict(_names(layer, policy.path))
         self.stack: list[tuple[str, str]] = [(policy.path or layer.name, "")]
         self.counts: dict[str, int] = {}
@@ -118,9 +122,13 @@ class Scope:
 
     def finish(self) -> None:
         """Count the call."""
-        if self.policy.stochastic:
-            state = rounding_state(self.layer).state
-            state.assign(ops.cast(ops.stack([self.step + self.enabled, self.enabled]), state.dtype))
+        if not self.policy.stochastic:
+            return
+        state = rounding_state(self.layer).state
+        value = ops.convert_to_tensor(state)
+        made = self.step - self.mode * CALLS_OF_A_MODE - self.calls + self.enabled
+        counted = ops.stack([made * (self.mode == mode) for mode in (0, 1)] + [made * 0])
+        state.assign(value + ops.cast(counted, state.dtype))
 
 
 def _names(layer: Any, path: str) -> Iterator[tuple[int, str]]:
@@ -144,9 +152,9 @@ def current() -> Scope | None:
 
 
 @contextmanager
-def opened(layer: Any, policy: RoundingPolicy) -> Iterator[Scope]:
+def opened(layer: Any, policy: RoundingPolicy, training: bool) -> Iterator[Scope]:
     """Within it the layer is being called."""
-    scope = Scope(layer, policy)
+    scope = Scope(layer, policy, training)
     before, _current.scope = _current.scope, scope
     try:
         yield scope

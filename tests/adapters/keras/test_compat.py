@@ -239,6 +239,22 @@ def test_around_layer_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == ["call dense", "lock dense"]
 
 
+def test_is_training() -> None:
+    seen = []
+
+    class Seeing(keras.layers.Layer):
+        def call(self, x: Any) -> Any:
+            seen.append(_compat.is_training({}))
+            return x
+
+    layer = Seeing()
+    for training in (True, False, None):
+        layer(np.ones(1, "f4"), training=training)
+    assert seen == [True, False, False]
+    assert _compat.is_training({"training": True})
+    assert not _compat.is_training({})
+
+
 def test_before_from_config(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.layers.Layer, "from_config", keras.layers.Layer.from_config)
     _compat.before_from_config(lambda config: {**config, "units": 7})

@@ -29,8 +29,12 @@ ELEMENTS = Recipe(
 )
 
 
+INFERENCE = 2**30
+"""Step of its first call (RNG-5)."""
+
+
 def rounder(recipe, seed, place, call, part=""):
-    """The core's rounding of an operand, with the bits of a call."""
+    """The core's rounding of an operand, with the bits of a call in training."""
 
     def rounded(operand, x, as_operand=None):
         quantizer = recipe.quantizer(as_operand or operand)
@@ -100,7 +104,7 @@ def test_a_dense_layer_by_hand(recipe):
     w, b = model.get_weights()
     x, e = normal((2, 3, 7), 1), normal((2, 3, 5), 2)
     y, (dx,), (dw, db) = gradients(model, model.trainable_variables, e, x)
-    expected = by_hand(rounder(recipe, 9, 1, 0), x, w, b, e)
+    expected = by_hand(rounder(recipe, 9, 1, INFERENCE), x, w, b, e)
     for found, hand in zip((y, dx, dw), expected[:3], strict=True):
         same(found, hand)
     np.testing.assert_allclose(db, expected[3], rtol=1e-6)
@@ -124,7 +128,7 @@ def test_fit_has_the_cores_bits_and_counts_calls(mode):
         w = w - dw
         same(model.get_weights()[0], w)
     b = model.get_weights()[1]
-    same(model.predict(x, verbose=0), by_hand(rounder(STOCHASTIC, 9, 1, 2), x, w, b, e)[0])
+    same(model.predict(x, verbose=0), by_hand(rounder(STOCHASTIC, 9, 1, INFERENCE), x, w, b, e)[0])
 
 
 @keras.saving.register_keras_serializable(package="tests")
