@@ -111,9 +111,7 @@ ZOO = {
     "attention": attention,
     "convolutions": convolutions,
 }
-if (
-    BACKEND == "torch"
-):  # eager TensorFlow takes 80 s for both, JAX compiles each operation by itself
+if BACKEND == "torch":  # eager TensorFlow takes 80 s for both
     ZOO["MobileNetV2"] = application(keras.applications.MobileNetV2, alpha=0.35)
     ZOO["ResNet50V2"] = application(keras.applications.ResNet50V2)
 
