@@ -17,13 +17,13 @@ from operator import attrgetter
 from typing import Any
 
 import keras
+from keras.src import backend as _backend
+from keras.src.backend.common import global_state as _global_state
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell as _ConvLSTMCell
+from keras.src.saving.keras_saveable import KerasSaveable as _KerasSaveable
 
 ConvLSTMCell = _ConvLSTMCell
 """What holds the kernels of `ConvLSTM1D` to `ConvLSTM3D`."""
-from keras.src import backend as _backend
-from keras.src.backend.common import global_state as _global_state
-from keras.src.saving.keras_saveable import KerasSaveable as _KerasSaveable
 
 UpdateStep = Callable[[Any, Any, Any], None]
 """(gradient, variable, learning_rate), as an optimizer's `update_step`."""
