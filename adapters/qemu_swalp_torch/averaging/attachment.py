@@ -15,6 +15,8 @@ from qemu_swalp.interop.torch import untraced
 from ..optim.grad_scaler import step_is_skipped
 from ..optim.no_step import is_no_step
 from ..tensors.custom_ops import refuse_capture
+from .source import Source
+from .swap import Swaps
 
 
 class Attachment:
@@ -100,6 +102,40 @@ def _depth() -> int:
     while frame is not None:
         frame, depth = frame.f_back, depth + 1
     return depth
+
+
+class Attachments:
+    """The optimizers whose steps one averager counts."""
+
+    def __init__(self, source: Source, swaps: Swaps) -> None:
+        self.source, self.swaps = source, swaps
+        self._attachments: list[Attachment] = []
+
+    def standing(self) -> list[Attachment]:
+        """Those that were not removed, of optimizers that still exist."""
+        return [a for a in self._attachments if a.handles and a.optimizer() is not None]
+
+    def check(self, optimizer: Optimizer) -> None:
+        """ValueError where its steps are counted already, or it trains nothing that is averaged."""
+        if any(attachment.of(optimizer) for attachment in self.standing()):
+            raise ValueError(
+                f"the averager is attached to this {type(optimizer).__name__} already, and would"
+                " count each step twice; call remove() of the handle that the first attach() gave"
+            )
+        parameters = self.source.tensors()
+        if trained_by(optimizer).isdisjoint(id(p) for p in parameters.values()):
+            raise ValueError(
+                f"this {type(optimizer).__name__} has none of the averaged parameters"
+                f" {', '.join(parameters)}; make optimizer and averager of the model as it is now"
+            )
+
+    def add(self, optimizer: Optimizer, count: Callable[[Attachment], None]) -> Attachment:
+        """Count the optimizer's steps."""
+        attachment = Attachment(optimizer, lambda: self.swaps.settle("optimizer.step()"), count)
+        params = trained_by(optimizer)
+        attachment.trained = {n for n, p in self.source.tensors().items() if id(p) in params}
+        self._attachments = [*self.standing(), attachment]
+        return attachment
 
 
 def trained_by(optimizer: Optimizer | None) -> set[int]:

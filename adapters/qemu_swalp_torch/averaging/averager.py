@@ -17,7 +17,7 @@ from qemu_swalp.training import SWAG, AverageState, Averaging, Policy, Quantizer
 
 from ..optim.wrappers import hooked_by
 from ..tensors.arrays import TensorQuantizer
-from .attachment import Attachment, trained_by
+from .attachment import Attachment, Attachments
 from .source import Source
 from .state import check_state
 from .swap import Swap, Swaps
@@ -123,7 +123,7 @@ class Averager:
         self.swaps = Swaps(self.source)
         self.step = -1
         self.state: AverageState = self.rule.init()
-        self._attachments: list[Attachment] = []
+        self.attachments = Attachments(self.source, self.swaps)
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -194,33 +194,15 @@ class Averager:
             parameters.
         """
         optimizer = hooked_by(optimizer)
-        self._attachments = [a for a in self._attachments if a.handles and a.optimizer()]
-        if any(attachment.of(optimizer) for attachment in self._attachments):
-            raise ValueError(
-                f"the averager is attached to this {type(optimizer).__name__} already, and would"
-                " count each step twice; call remove() of the handle that the first attach() gave"
-            )
-        parameters, params = self.parameters, trained_by(optimizer)
-        trained = {name for name, p in parameters.items() if id(p) in params}
-        if not trained:
-            raise ValueError(
-                f"this {type(optimizer).__name__} has none of the averaged parameters"
-                f" {', '.join(parameters)}; make optimizer and averager of the model as it is now"
-            )
+        self.attachments.check(optimizer)
         if self.step < 0:
             self.update(0)
-        attachment = Attachment(optimizer, self._before_step, self._after_step)
-        attachment.trained = trained
-        self._attachments.append(attachment)
-        return attachment
+        return self.attachments.add(optimizer, self._after_step)
 
     @property
     def attached(self) -> bool:
         """Whether the averager counts the steps of an optimizer."""
-        return any(a.handles and a.optimizer() for a in self._attachments)
-
-    def _before_step(self) -> None:
-        self.swaps.settle("optimizer.step()")
+        return bool(self.attachments.standing())
 
     def _after_step(self, attachment: Attachment) -> None:
         if self.rule.due(max(self.step, 0) + 1):
@@ -322,8 +304,9 @@ class Averager:
                 " leave the swap first, or call restore() if it was abandoned"
             )
         swaps = Swaps(self.source)
-        attached = {"_attachments": [], "was_attached": self.attached}
-        return self.__dict__ | {"swaps": swaps} | attached
+        attachments = Attachments(self.source, swaps)
+        fresh = {"swaps": swaps, "attachments": attachments, "was_attached": self.attached}
+        return self.__dict__ | fresh
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         was_attached = state.pop("was_attached", False)

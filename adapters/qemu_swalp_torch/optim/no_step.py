@@ -20,6 +20,7 @@ from qemu_swalp.interop.torch import is_dtensor
 from ..tensors.custom_ops import is_capturing
 from .float32_step import COUNTERS
 from .param_groups import ACCUMULATOR, STEP, counts_on_device
+from .param_plan import Entry
 
 
 def is_no_step(optimizer: Optimizer, args: tuple[Any, ...] = (), kwargs: Any = None) -> bool:
@@ -45,9 +46,12 @@ def drop_placeholders(optimizer: Optimizer) -> None:
         optimizer.state.clear()
 
 
-def show_accumulator(optimizer: Optimizer, p: Tensor) -> None:
-    """A placeholder of an accumulator: the weight itself, from which the first step begins."""
-    optimizer.state[p].setdefault(ACCUMULATOR, p.detach().clone())
+def show_accumulators(optimizer: Optimizer, entries: Iterable[Entry]) -> None:
+    """Placeholders of accumulators: the weights themselves, from which the first step begins."""
+    for entry in entries:
+        p = entry.parameter
+        if entry.recipe.accumulator is not None and p.grad is not None:
+            optimizer.state[p].setdefault(ACCUMULATOR, p.detach().clone())
 
 
 def are_zero(tensors: Iterable[Tensor]) -> bool:

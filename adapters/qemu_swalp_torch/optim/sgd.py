@@ -28,7 +28,7 @@ from qemu_swalp.training import (
 from ..sections import check_section
 from ..tensors.custom_ops import refuse_capture
 from .load_guard import LoadGuard
-from .no_step import drop_placeholders, is_no_step, show_accumulator
+from .no_step import drop_placeholders, is_no_step, show_accumulators
 from .param_groups import ACCUMULATOR, advance, count_on_device, counts_on_device, write
 from .param_plan import (
     Entry,
@@ -174,12 +174,12 @@ class SGD(Optimizer):
     @torch.no_grad()
     def _show_state(self) -> None:
         """Make placeholders of the state that the first step will make."""
-        for entry in self._plan.refresh(self):
+        entries = self._plan.refresh(self)
+        for entry in entries:
             p = entry.parameter
             if p.grad is not None and self.param_groups[entry.group]["momentum"]:
                 self.state[p].setdefault(MOMENTUM, torch.zeros_like(p))
-            if p.grad is not None and entry.recipe.accumulator is not None:
-                show_accumulator(self, p)
+        show_accumulators(self, entries)
 
     @untraced
     def _step(self) -> None:

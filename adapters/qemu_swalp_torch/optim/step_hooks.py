@@ -25,7 +25,7 @@ from .closure import Closure
 from .float32_step import Float32Step
 from .grad_scaler import skips, unscale
 from .load_guard import LoadGuard
-from .no_step import drop_placeholders, is_no_step, show_accumulator
+from .no_step import drop_placeholders, is_no_step, show_accumulators
 from .param_groups import ACCUMULATOR, advance, counts_on_device
 from .param_plan import (
     Entry,
@@ -197,9 +197,7 @@ class StepHooks:
         self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         if self.is_none:
-            for entry in self.entries:
-                if entry.recipe.accumulator is not None and entry.parameter.grad is not None:
-                    show_accumulator(optimizer, entry.parameter)
+            show_accumulators(optimizer, self.entries)
             return
         float32 = None if self._is_stand_in(optimizer) else self.float32
         if self.skipped is True:
