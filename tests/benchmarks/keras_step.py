@@ -54,7 +54,11 @@ def optimizers() -> dict[str, Callable[[], Any]]:
     def wrapped(recipe: Recipe, **average: Any) -> Any:
         return QuantizedOptimizer(plain(), recipe, **average)
 
-    rounded, exact, random = Recipe(weight=q, gradient=q, momentum=q), Recipe(), swalp(8)
+    rounded, exact, random = (
+        Recipe(weight=q, gradient=q, momentum=q),
+        Recipe(),
+        swalp(8).resolve(out=0),
+    )
     made = {"keras SGD": plain}
     for name, recipe, average in (
         ("float32", exact, {}),

@@ -42,7 +42,7 @@ from torch.nn import functional as F
 
 from qemu_swalp._util.tables import table
 from qemu_swalp.experiments.common.data import mnist
-from qemu_swalp.training import FULL_PRECISION, OPERANDS, Recipe, as_recipe
+from qemu_swalp.training import FULL_PRECISION, OPERANDS, Recipe, as_recipe, register_layout
 
 BATCH, TESTED = 64, 2000
 
@@ -104,6 +104,8 @@ class Transformer(nn.Module):
         logits: Tensor = self.last(self.body(self.first(x) + self.place).mean(1))
         return logits
 
+
+register_layout(Transformer, {"place": {"out": 0, "in": 1}})  # rows, as of an embedding
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], float]] = {
     "ResNet": (ResNet, 0.05),
