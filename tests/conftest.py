@@ -12,6 +12,7 @@ import os
 import pytest
 from hypothesis import settings
 
+from qemu_swalp.training import restart_seeds
 from tests.helpers.backends import BACKENDS, NEED_GPU, Backend, backend as make_backend, gpu_missing
 
 settings.register_profile("default", max_examples=200, deadline=None)
@@ -53,3 +54,9 @@ def backend(request: pytest.FixtureRequest) -> Backend:
     made = make_backend(name)
     made.every_vector = request.config.getoption("--every-vector")
     return made
+
+
+@pytest.fixture(autouse=True)
+def _as_in_a_new_process() -> None:
+    """Default seeds do not depend on the tests that ran before."""
+    restart_seeds()

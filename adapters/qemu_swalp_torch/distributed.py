@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from qemu_swalp._util.checks import check_int
 from qemu_swalp.interop.torch import array_of, tensor_of
 from qemu_swalp.training import Quantizer, TensorRandomBits, apply
+from qemu_swalp.training.seeds import seed_for
 
 if TYPE_CHECKING:
     from torch.distributed import GradBucket  # type: ignore[attr-defined]
@@ -35,12 +36,13 @@ class LowPrecisionAllReduce:
 
     def state_dict(self) -> dict[str, int]:
         """For an exact resume of stochastic rounding."""
-        return {"step": self.step}
+        return {"seed": self.seed, "step": self.step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Inverse of `state_dict`."""
         check_int("state['step']", state["step"], 0, 2**32 - 1)
-        self.step = state["step"]
+        check_int("state['seed']", state["seed"], 0, 2**64 - 1)
+        self.seed, self.step = state["seed"], state["step"]
 
     def reduce(self, bucket: GradBucket) -> Future[Tensor]:
         """Send what this rank adds; on its arrival at all ranks, add in their order."""
@@ -83,7 +85,7 @@ def quantize_all_reduce(
     sent: Quantizer | str,
     *,
     partial: Quantizer | str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> LowPrecisionAllReduce:
     """Have DistributedDataParallel average gradients as a network of low precision would.
 
@@ -99,7 +101,7 @@ def quantize_all_reduce(
     sent : Quantizer or `FORMAT/ROUNDING` string, Q. partial : P, of the partial sums; None keeps
         them in the gradients' dtype.
     seed : of the random bits, which depend on (seed, rank or hop, index of the parameter in the
-        model, number of the reduction).
+        model, number of the reduction). None: another one for each call in this process.
 
     Raises
     ------
@@ -121,10 +123,9 @@ def quantize_all_reduce(
             "model must be a torch.nn.parallel.DistributedDataParallel, "
             f"got {type(model).__module__}.{type(model).__qualname__}"
         )
-    check_int("seed", seed, 0, 2**64 - 1)
-    state = LowPrecisionAllReduce(
-        model, Quantizer.parse(sent), None if partial is None else Quantizer.parse(partial), seed
-    )
+    quantizers = Quantizer.parse(sent), None if partial is None else Quantizer.parse(partial)
+    with seed_for("all-reduce", seed) as drawn:
+        state = LowPrecisionAllReduce(model, *quantizers, drawn)
     # A lambda, since PyTorch compares the annotations of hooks with its own types.
     model.register_comm_hook(state, lambda state, bucket: state.reduce(bucket))
     return state

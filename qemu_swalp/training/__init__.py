@@ -18,6 +18,7 @@ from .presets import as_recipe, fixed_point, recipe, recipe_names, register_reci
 from .recipe import FULL_PRECISION, Recipe
 from .roles import OPERANDS, ROLES, SECTIONS, SUMS
 from .schedules import SWALPSchedule, SWASchedule
+from .seeds import restart_seeds
 from .sgd import SGD, Hyperparameters, SGDState, Slots, StepInputs, sgd_step, sgd_steps
 from .tensor_rounding import TensorRandomBits, apply
 
@@ -58,6 +59,7 @@ __all__ = [
     "recipe_names",
     "register_layout",
     "register_recipe",
+    "restart_seeds",
     "sgd_step",
     "sgd_steps",
     "swalp",

@@ -13,6 +13,7 @@ from qemu_swalp.arrays.dtypes import source_dtype
 from qemu_swalp.formats import Block
 from qemu_swalp.ops.arguments import check_representable
 from qemu_swalp.training import Quantizer
+from qemu_swalp.training.seeds import seed_for
 
 from ..backend import untraced
 from .straight_through import Rule, straight_through
@@ -32,8 +33,9 @@ class Quantize(keras.layers.Layer):
     ----------
     activation, error : Quantizer, Format or `FORMAT/ROUNDING` string (a format alone is rounded
         to nearest, ties to even) of the value and of its gradient; None passes it on.
-    seed : of the random bits, 0..2^64-1. Replicas of a data-parallel run that shall differ need
-        seeds that differ.
+    seed : of the random bits, 0..2^64-1. None: another one for each layer of this process, the
+        same at each run of the program; `get_config` and saved models keep it.
+        Replicas of a data-parallel run that shall differ need seeds that differ.
     place : number of the layer in the model, 0..2^32-1: two layers that must not share their noise
         need two places. Needed where the rounding is stochastic.
 
@@ -57,12 +59,11 @@ class Quantize(keras.layers.Layer):
         activation: Quantizer | Format | str | None = None,
         error: Quantizer | Format | str | None = None,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         place: int | None = None,
         **options: Any,
     ) -> None:
         quantizers = [None if q is None else Quantizer.parse(q) for q in (activation, error)]
-        check_int("seed", seed, 0, 2**64 - 1)
         stochastic = any(q is not None and q.rounding.stochastic for q in quantizers)
         if place is not None:
             check_int("place", place, 0, 2**32 - 1)
@@ -73,7 +74,8 @@ class Quantize(keras.layers.Layer):
             )
         super().__init__(autocast=False, **options)
         self.activation, self.error = quantizers
-        self.seed, self.place, self.stochastic = seed, place, stochastic
+        with seed_for("activations", seed) as self.seed:
+            self.place, self.stochastic = place, stochastic
         self.supports_masking = True
         self.calls = self._counter("calls", 0)
         self.enabled = self._counter("enabled", 1)

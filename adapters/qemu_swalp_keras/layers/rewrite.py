@@ -9,8 +9,8 @@ from typing import Any
 
 import keras
 
-from qemu_swalp._util.checks import check_int
 from qemu_swalp.training import Recipe
+from qemu_swalp.training.seeds import seed_for
 
 from .._compat import flat_layers
 from ..backend import synchronize
@@ -26,7 +26,7 @@ def quantize_activations(
     *,
     layers: Selection = COMPUTING_LAYERS,
     exclude: Selection = (),
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Any:
     """A model of the same layers, with a `Quantize` after each chosen one.
 
@@ -53,7 +53,7 @@ def quantize_activations(
     exclude : which of them not, in the same terms, as in exclude="head": the default rounds logits
         too.
     seed : of the random bits, which depend on (seed, role, place of the layer in the model, number
-        of its calls).
+        of its calls). None: another one for each call in this process, as in `Quantize`.
 
     Returns
     -------
@@ -78,27 +78,32 @@ def quantize_activations(
     """
     _check_model(model)
     recipe = check_section(recipe, "activations", "quantize_activations")
-    check_int("seed", seed, 0, 2**64 - 1)
-    sites: dict[int, Quantize] = {}
-    hidden = []
-    for place, (name, layer) in enumerate(walk(model), start=1):
-        own = recipe.of(f"{name}/output")
-        if not (own.activation or own.error) or chosen(name, layer, exclude):
-            continue
-        if chosen(name, layer, layers):
-            sites[id(layer)] = Quantize(
-                own.activation, own.error, seed=seed, place=place, name=f"{layer.name}_quantize"
+    with seed_for("activations", seed) as drawn:
+        sites: dict[int, Quantize] = {}
+        hidden = []
+        for place, (name, layer) in enumerate(walk(model), start=1):
+            own = recipe.of(f"{name}/output")
+            if not (own.activation or own.error) or chosen(name, layer, exclude):
+                continue
+            if chosen(name, layer, layers):
+                sites[id(layer)] = Quantize(
+                    own.activation,
+                    own.error,
+                    seed=drawn,
+                    place=place,
+                    name=f"{layer.name}_quantize",
+                )
+            elif not is_graph(layer) and any(
+                chosen(f"{name}/{part.name}", part, layers)
+                for part in flat_layers(layer, include_self=False)
+            ):
+                hidden.append(f"{name} ({type(layer).__name__})")
+        if not sites and not recipe.allow_empty:
+            raise ValueError(
+                "nothing to round: the recipe must have activation or error, and layers= less"
+                f" exclude= must choose a layer of the model; got recipe {recipe.to_dict()},"
+                f" layers={layers!r}"
             )
-        elif not is_graph(layer) and any(
-            chosen(f"{name}/{part.name}", part, layers)
-            for part in flat_layers(layer, include_self=False)
-        ):
-            hidden.append(f"{name} ({type(layer).__name__})")
-    if not sites and not recipe.allow_empty:
-        raise ValueError(
-            "nothing to round: the recipe must have activation or error, and layers= less exclude="
-            f" must choose a layer of the model; got recipe {recipe.to_dict()}, layers={layers!r}"
-        )
     if hidden:
         warnings.warn(
             f"the outputs of layers inside {', '.join(hidden)} are not rounded; choose these by"

@@ -8,6 +8,7 @@ from typing import Any
 
 from qemu_swalp._util.checks import check_bool, check_int
 from qemu_swalp.training import Averaging, Recipe
+from qemu_swalp.training.seeds import seed_for
 
 from ..sections import check_section, recipe_of
 
@@ -26,7 +27,7 @@ class Settings:
     def of(
         call: str,
         recipe: Recipe | str | Mapping[str, Any] | None,
-        seed: int,
+        seed: int | None,
         swa_start: int | None,
         swa_cycle: int,
         swa_include_start: bool,
@@ -41,15 +42,18 @@ class Settings:
         """
         rounds_average = swa_start is not None and "average" in recipe_of(recipe).sections
         recipe = recipe_of(recipe) if rounds_average else check_section(recipe, "optimizer", call)
-        check_int("seed", seed, 0, 2**64 - 1)
         check_bool("swa_finalize", swa_finalize)
         check_int("swa_cycle", swa_cycle, 1, 2**31 - 1)
         check_bool("swa_include_start", swa_include_start)
-        if swa_start is None:
-            return Settings(recipe, seed, None, swa_finalize)
-        check_int("swa_start", swa_start, 0, 2**31 - 1)
-        averaging = Averaging(swa_start, swa_cycle, swa_include_start, recipe.average, seed=seed)
-        return Settings(recipe, seed, averaging, swa_finalize)
+        if swa_start is not None:
+            check_int("swa_start", swa_start, 0, 2**31 - 1)
+        with seed_for("optimizer", seed) as drawn:
+            averaging = None
+            if swa_start is not None:
+                averaging = Averaging(
+                    swa_start, swa_cycle, swa_include_start, recipe.average, seed=drawn
+                )
+            return Settings(recipe, drawn, averaging, swa_finalize)
 
     def config(self) -> dict[str, Any]:
         """Plain values, from which `of` makes the same settings."""

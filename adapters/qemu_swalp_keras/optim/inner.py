@@ -148,8 +148,7 @@ def wrappable(inner: Any) -> Any:
         )
     if isinstance(inner, keras.optimizers.MultiOptimizer):
         raise ValueError(
-            "`inner_optimizer` must not be a MultiOptimizer. Wrap each of its optimizers instead,"
-            " with seeds that differ"
+            "`inner_optimizer` must not be a MultiOptimizer. Wrap each of its optimizers instead"
         )
     if inner.built:
         raise ValueError(

@@ -73,7 +73,7 @@ class SGD(QuantizedBase):
         name: str | None = None,
         *,
         recipe: Recipe | str | Mapping[str, Any] | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         swa_start: int | None = None,
         swa_cycle: int = 1,
         swa_include_start: bool = False,

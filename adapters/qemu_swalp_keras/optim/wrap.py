@@ -49,7 +49,8 @@ class QuantizedOptimizer(InnerOptimizer):
         format, in a narrow one it vanishes. Overrides match variable paths, as in "*/bias". None,
         or an empty recipe, averages without rounding.
     seed : of the random bits, which depend on (seed, role, index of the variable among the
-        trainable ones, iterations) alone. Optimizers of one `MultiOptimizer` need different seeds.
+        trainable ones, iterations) alone. None: another one for each optimizer of this process, the
+        same at each run of the program; `get_config` and saved models keep it.
     swa_start : number of updates before averaging begins (S); None: no averaging. swa_cycle :
         average every so many updates (c). swa_include_start : whether the weights at swa_start
         count (algorithm 1) or not (algorithm 2).
@@ -82,7 +83,7 @@ class QuantizedOptimizer(InnerOptimizer):
         inner_optimizer: keras.optimizers.Optimizer | str,
         recipe: Recipe | str | Mapping[str, Any] | None,
         *,
-        seed: int = 0,
+        seed: int | None = None,
         swa_start: int | None = None,
         swa_cycle: int = 1,
         swa_include_start: bool = False,

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from qemu_swalp._util.checks import check_int
 from qemu_swalp.interop.torch import array_of, is_dtensor, tensor_of
 from qemu_swalp.training import SWAG, AverageState, Averaging, Policy, Quantizer
+from qemu_swalp.training.seeds import seed_for
 
 from ..optim.wrappers import hooked_by
 from ..tensors.arrays import TensorQuantizer
@@ -56,7 +57,8 @@ class Averager:
     dtype : of that sum, and of the average; None: float32, for float64 weights float64. A sum of
         low-precision weights is exact as long as it fits the significand; torch.float64 makes it
         exact for good.
-    seed : of the quantizer's random bits.
+    seed : of the quantizer's random bits. None: another one for each average of this process, the
+        same at each run of the program; checkpoints keep it. A policy has a seed of its own.
     nonfinite : what becomes of an iterate with infinities or NaN, as in
         `qemu_swalp.training.Policy`: "raise", "skip" or "include".
     buffers : whether floating buffers, such as batch-normalization statistics, are averaged too.
@@ -93,13 +95,14 @@ class Averager:
         quantizer: Quantizer | str | None = None,
         include_start: bool = False,
         dtype: torch.dtype | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         nonfinite: str = "raise",
         buffers: bool = False,
         trainable_only: bool = False,
     ) -> None:
         parsed = None if quantizer is None else Quantizer.parse(quantizer)
-        default = Averaging(start, cycle, include_start, parsed, seed, nonfinite=nonfinite)
+        chosen = 0 if seed is None else seed
+        default = Averaging(start, cycle, include_start, parsed, chosen, nonfinite=nonfinite)
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(
                 "policy must be a qemu_swalp.training.Policy, such as EMA(decay=0.999), or None, "
@@ -113,6 +116,9 @@ class Averager:
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise TypeError(f"dtype must be a floating torch.dtype or None, got {dtype!r}")
         rule = policy or default
+        if policy is None and parsed is not None:
+            with seed_for("average", seed) as drawn:
+                rule = replace(rule, seed=drawn)
         if rule.quantizer is not None:
             rule = replace(rule, quantizer=TensorQuantizer.of(rule.quantizer, "all", "average"))
         self.exact = getattr(rule, "exact", None) is not None
@@ -348,6 +354,7 @@ class Averager:
         for key, ours in expected["values"].items():
             loaded = placed_like(state["values"][key], ours).to(ours.dtype, copy=True)
             value[key] = as_array(loaded, self.exact)
+        self.rule = replace(self.rule, seed=state["rule"]["seed"])
         self.state = AverageState(
             state["n_averaged"], value if state["n_averaged"] else None, state["score"]
         )

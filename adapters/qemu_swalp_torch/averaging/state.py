@@ -15,7 +15,9 @@ def check_state(state: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
             f"the averager's state must have the keys {', '.join(expected)}, "
             f"got {', '.join(map(str, state))}"
         )
-    ours, theirs = expected["rule"], state["rule"]
+    theirs = state["rule"]
+    check_int("state['rule']['seed']", theirs.get("seed"), 0, 2**64 - 1)
+    ours = {**expected["rule"], "seed": theirs["seed"]}  # the checkpoint's counts, as elsewhere
     for key in (*ours, *(key for key in theirs if key not in ours)):
         if theirs.get(key) != ours.get(key):
             raise ValueError(

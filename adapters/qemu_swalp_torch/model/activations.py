@@ -23,7 +23,7 @@ def quantize_activations(
     modules: Selection = COMPUTING_MODULES,
     inputs: Selection = (),
     exclude: Selection = (),
-    seed: int = 0,
+    seed: int | None = None,
 ) -> SiteHandle:
     """Round the outputs of modules in the forward pass and their gradients in the backward pass.
 
@@ -49,8 +49,9 @@ def quantize_activations(
     exclude : which of them not, in the same terms, as in exclude="head": the default rounds logits
         too.
     seed : of the random bits, which depend on (seed, role, index of the module in the model, number
-        of its calls in the present mode of the model, see `SiteHandle.state_dict`). Ranks of a
-        data-parallel run that shall differ need seeds that differ.
+        of its calls in the present mode of the model, see `SiteHandle.state_dict`). None: another
+        one for each call of this process, the same at each run of the program; checkpoints and
+        copies keep it. Ranks of a data-parallel run that shall differ need seeds that differ.
 
     Returns
     -------

@@ -133,7 +133,7 @@ def quantize_elementwise(
     *,
     modules: Selection = (),
     exclude: Selection = (),
-    seed: int = 0,
+    seed: int | None = None,
 ) -> SiteHandle:
     """Round each elementwise operation in softmax, normalization and nonlinearities, forward and
     backward.
@@ -158,7 +158,7 @@ def quantize_elementwise(
         are made of them, and `nn.MultiheadAttention`.
     exclude : which of them not.
     seed : of the random bits, which depend on (seed, operation, index of the module in the model,
-        number of its calls in the present mode of the model).
+        number of its calls in the present mode of the model); None as in `quantize_activations`.
 
     Returns
     -------

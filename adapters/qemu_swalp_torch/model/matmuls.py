@@ -26,7 +26,7 @@ def quantize_gemms(
     modules: Selection = GEMM_MODULES,
     exclude: Selection = (),
     attention: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> SiteHandle:
     """Round what the matrix products of a model multiply: each operand of each product by itself.
 
@@ -55,7 +55,7 @@ def quantize_gemms(
         their forward, those of `transformers` (with attn_implementation="sdpa") included; where it
         does so through others, `register_gemms(kind, attention_within)`.
     seed : of the random bits, which depend on (seed, operand, index of the module in the model,
-        number of its calls in the present mode of the model).
+        number of its calls in the present mode of the model); None as in `quantize_activations`.
 
     Returns
     -------

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 
 from torch import nn
 
-from qemu_swalp._util.checks import check_int, check_patterns
+from qemu_swalp._util.checks import check_patterns
 from qemu_swalp.training import Recipe, as_recipe
+from qemu_swalp.training.seeds import seed_for
 
 from .._compat import is_compiled
 from ..sections import check_section
@@ -28,7 +29,7 @@ def round_within(
     modules: Selection,
     exclude: Selection,
     inputs: Selection = (),
-    seed: int,
+    seed: int | None,
     call: str,
     choice: str,
 ) -> SiteHandle:
@@ -44,23 +45,23 @@ def round_within(
         )
     recipe = as_recipe(recipe)
     check_section(recipe, section)
-    check_int("seed", seed, 0, 2**64 - 1)
     names = [name for name, _ in named_modules(model)]
     check_patterns("modules", patterns_in(modules), names)
     check_patterns("inputs", patterns_in(inputs), names)
     check_patterns("exclude", patterns_in(exclude), names)
     recipe.check_patterns(override_names(model))
     clock = clock_of(model)
-    pairs = [
-        (module, site)
-        for index, (name, module) in enumerate(named_modules(model))
-        if not is_wrapper(module) and not is_inner(module) and not chosen(name, module, exclude)
-        for site in sites_at(Position(clock, name, index, seed), module, recipe)
-    ]
-    if not pairs and not recipe.allow_empty:
-        raise ValueError(
-            f"nothing to round: {choice}; got recipe {recipe.to_dict()}, modules={modules!r}"
-        )
+    with seed_for(section, seed) as drawn:
+        pairs = [
+            (module, site)
+            for index, (name, module) in enumerate(named_modules(model))
+            if not is_wrapper(module) and not is_inner(module) and not chosen(name, module, exclude)
+            for site in sites_at(Position(clock, name, index, drawn), module, recipe)
+        ]
+        if not pairs and not recipe.allow_empty:
+            raise ValueError(
+                f"nothing to round: {choice}; got recipe {recipe.to_dict()}, modules={modules!r}"
+            )
     if any(is_compiled(module) for module in model.modules()):
         warnings.warn(
             f"the model was compiled before; torch.compile ignores hooks added later: call {call}"

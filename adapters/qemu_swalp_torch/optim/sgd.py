@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from qemu_swalp._util.checks import check_bool, check_int
+from qemu_swalp._util.checks import check_bool
 from qemu_swalp.arrays import Array
 from qemu_swalp.interop.torch import settle, tensor_of, untraced, viewed
 from qemu_swalp.training import (
@@ -24,6 +24,7 @@ from qemu_swalp.training import (
     sgd_step,
     sgd_steps,
 )
+from qemu_swalp.training.seeds import seed_for
 
 from ..sections import check_section
 from ..tensors.custom_ops import refuse_capture
@@ -69,7 +70,7 @@ class SGD(Optimizer):
     capturable : count steps on the device and read nothing from it, so that a CUDA graph of the
         step draws fresh random bits at each replay.
     recipe : its roles weight, gradient, momentum and accumulator count here. seed : of the random
-        bits.
+        bits, as in `quantize_optimizer`.
     allow_recipe_change : let `load_state_dict` accept checkpoints of another recipe, or of none.
 
     Raises
@@ -105,13 +106,12 @@ class SGD(Optimizer):
         fused: bool | None = None,
         capturable: bool = False,
         recipe: Recipe | str = FULL_PRECISION,
-        seed: int = 0,
+        seed: int | None = None,
         allow_recipe_change: bool = False,
     ) -> None:
         recipe = as_recipe(recipe)
         if recipe != FULL_PRECISION:
             check_section(recipe, "optimizer")
-        check_int("seed", seed, 0, 2**64 - 1)
         for name, value in (("foreach", foreach), ("fused", fused)):
             if value is not None:
                 check_bool(name, value)
@@ -132,7 +132,8 @@ class SGD(Optimizer):
         names = names_from(self.param_groups, None) if recipe.overrides else None
         if names is not None:
             check_overrides(recipe, names, None)
-        write(self.param_groups, recipe, seed, 0, names)
+        with seed_for("optimizer", seed) as drawn:
+            write(self.param_groups, recipe, drawn, 0, names)
         if capturable:
             count_on_device(self.param_groups)
         self._watch(allow_recipe_change)

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from qemu_swalp._util.checks import check_bool, check_int
+from qemu_swalp._util.checks import check_bool
 from qemu_swalp.interop.torch import untraced
 from qemu_swalp.training import Recipe, TensorRandomBits, as_recipe
+from qemu_swalp.training.seeds import seed_for
 
 from .._compat import complete_lbfgs
 from ..sections import check_section
@@ -54,7 +55,7 @@ def quantize_optimizer(
     *,
     model: nn.Module | None = None,
     named_parameters: Iterable[tuple[str, Tensor]] | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     allow_recipe_change: bool = False,
     capturable: bool | None = None,
 ) -> OptimizerT:
@@ -80,7 +81,9 @@ def quantize_optimizer(
         by words, as in "swalp8", go by the layout of the module that holds a parameter, in `model`
         or anywhere in this process (`qemu_swalp.training.register_layout`).
     seed : of the random bits, which depend on (seed, role, index of the tensor in
-        `opt.param_groups`, step) alone: equal on all ranks, as they must be.
+        `opt.param_groups`, step) alone: equal on all ranks, as they must be. None: another one for
+        each optimizer of this process, the same at each run of the program, if all ranks make
+        their optimizers in the same order; checkpoints and copies keep it.
     allow_recipe_change : let `load_state_dict` accept checkpoints of another recipe, or of none;
         otherwise they are refused.
     capturable : count steps on the device and read nothing from it, so that a CUDA graph of the
@@ -123,7 +126,6 @@ def quantize_optimizer(
     given, opt = opt, hooked_by(opt, "opt")  # type: ignore[assignment]
     recipe = as_recipe(recipe)
     check_section(recipe, "optimizer")
-    check_int("seed", seed, 0, 2**64 - 1)
     if model is not None and named_parameters is not None:
         raise TypeError(
             "model and named_parameters exclude each other: both give the parameters' names"
@@ -140,8 +142,8 @@ def quantize_optimizer(
     names = names_from(opt.param_groups, named) if recipe.overrides else None
     if names is not None:
         check_overrides(recipe, names, model)
-    with _all_or_nothing(opt):
-        _configure(opt, recipe, seed, names, model, allow_recipe_change)
+    with seed_for("optimizer", seed) as drawn, _all_or_nothing(opt):
+        _configure(opt, recipe, drawn, names, model, allow_recipe_change)
         if capturable:
             count_on_device(opt.param_groups)
         _round_weights(opt, attach(opt, allow_recipe_change).entries)

@@ -264,7 +264,7 @@ def reduced(options, rank, ranks):
         )
         (model(torch.zeros(1, 6)).sum() * 0 + weights).backward()
         found.append({str(i): p.grad.clone() for i, p in enumerate(model.parameters())})
-    assert hook.state_dict() == {"step": 2}
+    assert hook.state_dict() == {"seed": hook.seed, "step": 2}
     return found
 
 

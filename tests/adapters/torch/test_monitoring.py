@@ -81,12 +81,12 @@ def trained(kind, watched, steps=6):
     model = mlp()
     make = {
         "hooks": lambda p: quantize_optimizer(
-            torch.optim.SGD(p, 0.05, momentum=0.5, foreach=False), NEAREST
+            torch.optim.SGD(p, 0.05, momentum=0.5, foreach=False), NEAREST, seed=0
         ),
-        "native": lambda p: SGD(p, 0.05, 0.5, recipe=NEAREST),
+        "native": lambda p: SGD(p, 0.05, 0.5, recipe=NEAREST, seed=0),
     }[kind]
     opt = make(list(model.named_parameters()))
-    averager = Averager(model, quantizer="bfp<9>/stochastic")
+    averager = Averager(model, quantizer="bfp<9>/stochastic", seed=0)
     averager.attach(opt)
     gradients = []
     opt.register_step_pre_hook(lambda *_: gradients.append(model[0].weight.grad.clone()))

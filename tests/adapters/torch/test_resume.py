@@ -32,19 +32,23 @@ ACCUMULATOR = Recipe(
 )
 ADAM = Recipe("bfp<8,axis=0>/stochastic", momentum="bfp<8,axis=0>/stochastic")
 OPTIMIZERS = {
-    "plain": lambda p: quantize_optimizer(torch.optim.SGD(p, 0.1), swalp(8)),
+    "plain": lambda p: quantize_optimizer(torch.optim.SGD(p, 0.1), swalp(8), seed=0),
     "dampened": lambda p: quantize_optimizer(
-        torch.optim.SGD(p, 0.1, momentum=0.9, dampening=0.5), swalp(8)
+        torch.optim.SGD(p, 0.1, momentum=0.9, dampening=0.5), swalp(8), seed=0
     ),
-    "tensor rate": lambda p: quantize_optimizer(torch.optim.SGD(p, torch.tensor(0.1)), swalp(8)),
-    "accumulator": lambda p: quantize_optimizer(torch.optim.SGD(p, 0.1, momentum=0.9), ACCUMULATOR),
-    "Adam": lambda p: quantize_optimizer(torch.optim.Adam(p, 0.05), ADAM),
-    "NAdam": lambda p: quantize_optimizer(torch.optim.NAdam(p, 0.05), ADAM),
-    "ASGD": lambda p: quantize_optimizer(torch.optim.ASGD(p, 0.05), "swalp8"),
-    "Rprop": lambda p: quantize_optimizer(torch.optim.Rprop(p, 0.05), "swalp8"),
+    "tensor rate": lambda p: quantize_optimizer(
+        torch.optim.SGD(p, torch.tensor(0.1)), swalp(8), seed=0
+    ),
+    "accumulator": lambda p: quantize_optimizer(
+        torch.optim.SGD(p, 0.1, momentum=0.9), ACCUMULATOR, seed=0
+    ),
+    "Adam": lambda p: quantize_optimizer(torch.optim.Adam(p, 0.05), ADAM, seed=0),
+    "NAdam": lambda p: quantize_optimizer(torch.optim.NAdam(p, 0.05), ADAM, seed=0),
+    "ASGD": lambda p: quantize_optimizer(torch.optim.ASGD(p, 0.05), "swalp8", seed=0),
+    "Rprop": lambda p: quantize_optimizer(torch.optim.Rprop(p, 0.05), "swalp8", seed=0),
     "ours": lambda p: SGD(p, 0.1, recipe=swalp(8), seed=3),
-    "ours, dampened": lambda p: SGD(p, 0.1, 0.9, 0.5, recipe=swalp(8)),
-    "ours, accumulator": lambda p: SGD(p, 0.1, 0.9, recipe=ACCUMULATOR),
+    "ours, dampened": lambda p: SGD(p, 0.1, 0.9, 0.5, recipe=swalp(8), seed=0),
+    "ours, accumulator": lambda p: SGD(p, 0.1, 0.9, recipe=ACCUMULATOR, seed=0),
     "ours, full precision": lambda p: SGD(p, 0.1),
     "unquantized SGD": lambda p: torch.optim.SGD(p, 0.1),
 }
@@ -61,7 +65,7 @@ class Run:
             for module in (self.model[0], self.model[2], self.model):
                 fully_shard(module, mesh=sharded)
         self.optimizer = OPTIMIZERS[kind](self.model.parameters())
-        self.averager = Averager(self.model, quantizer="bfp<9>/stochastic")
+        self.averager = Averager(self.model, quantizer="bfp<9>/stochastic", seed=0)
         self.averager.attach(self.optimizer)
         self.done = 0
 
@@ -182,7 +186,7 @@ def test_an_average_on_an_unquantized_adamw_counts_true_steps():
 
 def test_true_steps_at_a_rate_of_0_or_with_zero_gradients_count():
     model = nn.Linear(2, 1)
-    optimizer = quantize_optimizer(torch.optim.SGD(model.parameters(), 0.0), swalp(8))
+    optimizer = quantize_optimizer(torch.optim.SGD(model.parameters(), 0.0), swalp(8), seed=0)
     averager = Averager(model)
     averager.attach(optimizer)
     model(torch.ones(1, 2)).sum().backward()
@@ -199,7 +203,7 @@ def test_state_of_a_training_before_quantization_is_no_placeholder():
     optimizer = torch.optim.SGD([p], 0.125, momentum=0.5)
     p.grad = torch.ones(3)
     optimizer.step()
-    quantize_optimizer(optimizer, Recipe("fixed<16,8>"))
+    quantize_optimizer(optimizer, Recipe("fixed<16,8>"), seed=0)
     p.grad = torch.zeros(3)
     optimizer.step()
     assert optimizer.state[p]["momentum_buffer"].tolist() == [0.5] * 3

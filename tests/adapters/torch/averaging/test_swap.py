@@ -21,7 +21,7 @@ class Run:
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
         self.optimizer = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9)
-        quantize_optimizer(self.optimizer, swalp(8))
+        quantize_optimizer(self.optimizer, swalp(8), seed=0)
         self.averager = Averager(self.model)
         if attached:
             self.averager.attach(self.optimizer)

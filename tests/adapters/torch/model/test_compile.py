@@ -59,7 +59,7 @@ def test_inductors_backward_has_the_bits_of_the_same_call(same):
     """
     model, eager = mlp(), mlp()
     for m in (model, eager):
-        quantize_activations(m, RECIPES["stochastic"], modules=nn.ReLU)
+        quantize_activations(m, RECIPES["stochastic"], modules=nn.ReLU, seed=0)
     for m in (torch.compile(model, fullgraph=True), eager):
         m(torch.linspace(-2, 2, 12).reshape(4, 3)).sum().backward()
     for p, q in zip(model.parameters(), eager.parameters(), strict=True):
@@ -87,7 +87,7 @@ def test_a_compiled_step_is_quantized(same):
     for compiling in (False, True):
         p = nn.Parameter(torch.linspace(-1, 1, 12).reshape(3, 4))
         recipe = swalp(8).resolve(out=0)
-        opt = quantize_optimizer(torch.optim.SGD([p], 0.125, momentum=0.5), recipe)
+        opt = quantize_optimizer(torch.optim.SGD([p], 0.125, momentum=0.5), recipe, seed=0)
         step = torch.compile(opt.step, backend="eager") if compiling else opt.step
         for i in range(3):
             p.grad = torch.full_like(p, 0.1 * i)

@@ -229,8 +229,8 @@ class Net(nn.Module):
 @BOTH
 def test_compiled_and_recomputed_it_has_the_same_bits(same, same_every_way, recipe):
     def quantized(model):
-        quantize_gemms(model, "mxfp8", attention=True)
-        assert quantize_elementwise(model, recipe).names == ["", "norm", "act", "attention"]
+        quantize_gemms(model, "mxfp8", attention=True, seed=0)
+        assert quantize_elementwise(model, recipe, seed=0).names == ["", "norm", "act", "attention"]
 
     torch.manual_seed(0)
     model, x = Net(), torch.randn(2, 5, 8)

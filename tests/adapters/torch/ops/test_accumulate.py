@@ -219,7 +219,11 @@ class Net(nn.Module):
 @BOTH
 def test_compiled_and_recomputed_it_has_the_same_bits(same, same_every_way, recipe):
     def quantized(model):
-        assert quantize_gemms(model, recipe, attention=True).names == ["conv", "fc", "attention"]
+        assert quantize_gemms(model, recipe, attention=True, seed=0).names == [
+            "conv",
+            "fc",
+            "attention",
+        ]
 
     torch.manual_seed(0)
     model, x = Net(), torch.randn(4, 3, 6)

@@ -270,7 +270,7 @@ def test_accumulators_are_rounded_once():
     runs = []
     for dtype in (torch.bfloat16, torch.float32):
         w = nn.Parameter(torch.ones(256, dtype=dtype))
-        opt = quantize_optimizer(torch.optim.SGD([w], 1e-4), recipe)
+        opt = quantize_optimizer(torch.optim.SGD([w], 1e-4), recipe, seed=0)
         for _ in range(5):
             w.grad = torch.ones_like(w)
             opt.step()
@@ -386,8 +386,10 @@ def test_shards_are_rounded_once(ours):
         for shard in (False, True):
             w, before = torch.ones(250, 4).bfloat16(), float32_elements()
             p = nn.Parameter(distribute_tensor(w, mesh, [Shard(0)]) if shard else w)
-            opt: Any = SGD([p], 1e-4, 0.9, recipe=RECIPE) if ours else torch.optim.AdamW([p], 1e-4)
-            opt = opt if ours else quantize_optimizer(opt, RECIPE)
+            opt: Any = (
+                SGD([p], 1e-4, 0.9, recipe=RECIPE, seed=0) if ours else torch.optim.AdamW([p], 1e-4)
+            )
+            opt = opt if ours else quantize_optimizer(opt, RECIPE, seed=0)
             for _ in range(5):
                 p.grad = torch.ones_like(p)
                 opt.step()
