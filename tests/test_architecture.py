@@ -125,6 +125,7 @@ LAYERS = {
         "distributed",
         "monitoring",
         "lightning",
+        "huggingface",
     ],
     "qemu_swalp_keras": [
         "_compat",

@@ -22,8 +22,8 @@ class Net(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.layers = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 2))
-        quantize_activations(self.layers, RECIPE, modules=nn.ReLU)
-        quantize_gemms(self.layers, RECIPE)
+        quantize_activations(self.layers, RECIPE, modules=nn.ReLU, seed=0)
+        quantize_gemms(self.layers, RECIPE, seed=0)
 
     def forward(self, x, labels=None):
         y = self.layers(x)

@@ -1,0 +1,162 @@
+"""transformers' Trainer and Accelerate: uninterrupted, resumed and with evaluation the same bits in
+every section of a recipe.
+"""
+
+import shutil
+
+import pytest
+import torch
+from qemu_swalp_torch import (
+    Averager,
+    quantize_activations,
+    quantize_elementwise,
+    quantize_gemms,
+    quantize_optimizer,
+)
+from qemu_swalp_torch.huggingface import checkpoint_callback
+from torch import nn
+from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
+
+from qemu_swalp.training import Recipe
+
+RECIPE = Recipe(
+    weight="fixed<8,5>/stochastic",
+    gradient="fixed<8,7>/stochastic",
+    momentum="fixed<8,7>/stochastic",
+    activation="fixed<8,4>/stochastic",
+    error="fixed<8,7>/stochastic",
+    operands={"input": "fixed<8,5>/stochastic", "error": "fixed<8,7>/stochastic"},
+    elementwise="bf16/stochastic",
+)
+STEPS, BATCH = 6, 4
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Linear(5, 8), nn.LayerNorm(8), nn.SiLU(), nn.Linear(8, 2))
+
+    def forward(self, x, labels=None):
+        y = self.layers(x)
+        return {"loss": (y - labels).square().mean(), "logits": y}
+
+
+class Parts:
+    """A model, all of whose sections are rounded, its optimizer and its average."""
+
+    def __init__(self):
+        self.model = Net()
+        self.handles = [
+            call(self.model, RECIPE)
+            for call in (quantize_activations, quantize_gemms, quantize_elementwise)
+        ]
+        sgd = torch.optim.SGD(self.model.parameters(), 0.1, momentum=0.9)
+        self.optimizer = quantize_optimizer(sgd, RECIPE)
+        self.averager = Averager(self.model, start=1, quantizer="fixed<9,6>/stochastic")
+
+    def results(self):
+        return {
+            **self.model.state_dict(),
+            **{f"average.{k}": v for k, v in self.averager.average().items()},
+        }
+
+
+def data():
+    x = torch.randn(STEPS * BATCH, 5, generator=torch.Generator().manual_seed(1))
+    return x, x[:, :2].contiguous()
+
+
+def trainer_of(folder, parts, evaluates=False):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    arguments = transformers.TrainingArguments(
+        str(folder),
+        max_steps=STEPS,
+        per_device_train_batch_size=BATCH,
+        use_cpu=True,
+        report_to=[],
+        save_steps=3,
+        eval_strategy="steps" if evaluates else "no",
+        eval_steps=2,
+        lr_scheduler_type="constant",
+        max_grad_norm=0,
+        disable_tqdm=True,
+        seed=0,
+        data_seed=0,
+    )
+    rows = [{"x": x, "labels": y} for x, y in zip(*data(), strict=True)]
+
+    class InOrder(transformers.Trainer):
+        def _get_train_sampler(self, *_):
+            return SequentialSampler(rows)
+
+    return InOrder(
+        parts.model,
+        arguments,
+        train_dataset=rows,
+        eval_dataset=rows[:5],
+        optimizers=(parts.optimizer, None),
+        callbacks=[checkpoint_callback(parts.averager, parts.handles)],
+    )
+
+
+def test_a_trainer_uninterrupted_resumed_and_with_evaluation(same, tmp_path):
+    runs = [Parts() for _ in range(3)]  # three seeds: those of the first come by its checkpoint
+    trainer_of(tmp_path / "a", runs[0]).train()
+    checkpoint = str(tmp_path / "a" / "checkpoint-3")
+    trainer_of(tmp_path / "b", runs[1]).train(resume_from_checkpoint=checkpoint)
+    trainer_of(tmp_path / "c", runs[2], evaluates=True).train(resume_from_checkpoint=checkpoint)
+    for run in runs[1:]:
+        same(run.results(), runs[0].results())
+        assert [h.state_dict()["layers.0"]["training"] for h in run.handles[:2]] == [STEPS] * 2
+
+
+def test_a_moved_checkpoint_is_refused_and_loaded_by_name(same, tmp_path):
+    first, second = Parts(), Parts()
+    trainer_of(tmp_path / "a", first).train()
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    checkpoint = str(tmp_path / "b" / "checkpoint-3")
+    with pytest.raises(ValueError, match="if the checkpoint was moved, call load"):
+        trainer_of(tmp_path / "c", Parts()).train(resume_from_checkpoint=checkpoint)
+    trainer = trainer_of(tmp_path / "c", second)
+    (callback,) = (c for c in trainer.callback_handler.callbacks if hasattr(c, "load"))
+    callback.load(checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    same(second.results(), first.results())
+
+
+def test_accelerate_resumes_with_evaluation_to_the_same_bits(same, tmp_path):
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed")
+
+    def run(resumed=False, evaluates=False):
+        parts, accelerator = Parts(), accelerate.Accelerator(cpu=True)
+        loader = DataLoader(TensorDataset(*data()), BATCH)
+        model, optimizer, loader = accelerator.prepare(parts.model, parts.optimizer, loader)
+        accelerator.register_for_checkpointing(parts.averager, *parts.handles)
+        parts.averager.attach(parts.optimizer)
+        if resumed:
+            accelerator.load_state(tmp_path)
+        for step, (x, y) in enumerate(loader):
+            if resumed and step < 3:
+                continue
+            optimizer.zero_grad()
+            accelerator.backward(model(x, y)["loss"])
+            optimizer.step()
+            if evaluates:
+                with torch.no_grad():
+                    model.eval()(x, y)
+                model.train()
+            if step == 2 and not resumed:
+                accelerator.save_state(tmp_path)
+        return parts.results()
+
+    unbroken = run()
+    same(run(resumed=True), unbroken)
+    same(run(resumed=True, evaluates=True), unbroken)
+
+
+def test_arguments():
+    with pytest.raises(TypeError, match=r"averager must be a qemu_swalp_torch\.Averager or None"):
+        checkpoint_callback(3)
+    with pytest.raises(TypeError, match="handles must be what quantize_activations"):
+        checkpoint_callback(None, [3])
