@@ -135,6 +135,7 @@ LAYERS = {
         "products",
         "optim",
         "averaging",
+        "emulation",
     ],
 }
 """The parts of each package from the ground up: each imports only those before it."""

@@ -34,6 +34,7 @@ from .averaging.model_swap import restore_iterate, swap_average
 from .averaging.policy_callback import PolicyAverage
 from .averaging.update_bn import update_bn
 from .backend import backend as _backend
+from .emulation import Emulation, emulate
 from .layers.quantize import Quantize
 from .layers.rewrite import disabled, quantize_activations, unquantize_activations
 from .layers.selection import COMPUTING_LAYERS
@@ -49,6 +50,7 @@ _install()
 
 __all__ = [
     "COMPUTING_LAYERS",
+    "Emulation",
     "SGD",
     "PolicyAverage",
     "Quantize",
@@ -56,6 +58,7 @@ __all__ = [
     "SWALPSchedule",
     "SwapAverage",
     "disabled",
+    "emulate",
     "quantize",
     "quantize_activations",
     "restore_iterate",

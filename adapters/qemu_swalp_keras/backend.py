@@ -17,6 +17,10 @@ Function = TypeVar("Function", bound=Callable[..., object])
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
+ROUNDING_STATE = "rounding_state"
+"""Attribute of a layer whose products are rounded: how often it was called, and `enabled`."""
+
+
 def backend() -> str:
     """Name of the backend that Keras runs on.
 

@@ -13,7 +13,7 @@ from qemu_swalp.training import Recipe
 from qemu_swalp.training.seeds import seed_for
 
 from .._compat import flat_layers
-from ..backend import synchronize
+from ..backend import ROUNDING_STATE, synchronize
 from ..sections import check_section
 from .quantize import Quantize
 from .rebuild import Rebuilding, is_graph, walk
@@ -134,12 +134,12 @@ def unquantize_activations(model: Any) -> Any:
 
 @contextmanager
 def disabled(model: Any) -> Iterator[Any]:
-    """Within it the model computes without rounding of activations and errors, as SWALP's average
-    is evaluated.
+    """Within it the model computes without rounding of activations, errors and products, as SWALP's
+    average is evaluated.
 
     Model of any kind, whose `Quantize` layers, at any depth, pass their inputs on and count no
-    calls. `fit`, `evaluate` and `predict` follow without compiling anew, for `Quantize.enabled` is
-    a variable.
+    calls, and whose products are in full precision. `fit`, `evaluate` and `predict` follow without
+    compiling anew, for `Quantize.enabled` is a variable.
 
     >>> import keras, numpy as np
     >>> model = keras.Sequential([keras.layers.Input((1,)), Quantize("fixed<8,1>/nearest_even")])
@@ -154,7 +154,9 @@ def disabled(model: Any) -> Iterator[Any]:
             "model must be a Keras model or layer, got "
             f"{type(model).__module__}.{type(model).__qualname__}"
         )
-    sites = [layer for layer in flat_layers(model) if isinstance(layer, Quantize)]
+    layers = flat_layers(model)
+    sites: list[Any] = [layer for layer in layers if isinstance(layer, Quantize)]
+    sites += [state for x in layers if (state := getattr(x, ROUNDING_STATE, None)) is not None]
     synchronize(model)
     before = [int(site.enabled) for site in sites]
     try:

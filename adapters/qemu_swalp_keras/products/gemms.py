@@ -61,7 +61,11 @@ def quantize_gemms(
     ------
     TypeError: if `model` is not a Keras model or `recipe` not a recipe.
     ValueError: if there is nothing to round; if the products are rounded already; if a pattern of
-        `exclude` matches no layer; if a layer was quantized by Keras.
+        `exclude` matches no layer; if a layer was quantized by Keras; if a functional model calls a
+        product outside of its layers; in a call, if a convolution was to be summed up in low
+        precision.
+
+    Not seen are products that go by Keras: `x @ y` of tensors, and functions of the backend itself.
 
     >>> import keras, numpy as np
     >>> dense = keras.layers.Dense(1, kernel_initializer="ones")
@@ -79,9 +83,10 @@ def quantize_gemms(
     check_bool("attention", attention)
     check_int("seed", seed, 0, 2**64 - 1)
     named = list(named_layers(model))
-    patterns = list(_patterns(exclude))
+    patterns = list(patterns_in(exclude))
     check_patterns("exclude", patterns, [name for name, _ in named])
     left_out = [name for name, layer in named if chosen(name, layer, exclude)]
+    _check_operations(model)
     policies = []
     for place, (path, layer) in enumerate(owners(model), start=1):
         _check(path, layer)
@@ -128,12 +133,42 @@ def _within(path: str, layer: Any) -> Iterator[tuple[str, Any]]:
         yield from _within(name, part)
 
 
-def _patterns(selection: Selection) -> Iterator[str]:
+PRODUCTS = (
+    "Conv",
+    "ConvTranspose",
+    "DepthwiseConv",
+    "Dot",
+    "DotProductAttention",
+    "Einsum",
+    "Inner",
+    "Matmul",
+    "SeparableConv",
+    "Tensordot",
+    "Vdot",
+)
+"""Operations of `keras.ops` by the names of their classes, as a functional model holds them."""
+
+
+def _check_operations(model: Any) -> None:
+    for part in (model, *(layer for _, layer in walk(model))) if is_graph(model) else ():
+        for operation in part.operations if isinstance(part, keras.Function) else ():
+            if isinstance(operation, keras.layers.Layer):
+                continue
+            if type(operation).__name__ in PRODUCTS:
+                raise ValueError(
+                    f"the model calls {operation.name!r} ({type(operation).__name__}) outside of"
+                    " its layers, where no policy reaches it; call keras.ops in the call of a layer"
+                    " of your own, or use layers.Dot or layers.Attention"
+                )
+
+
+def patterns_in(selection: Selection) -> Iterator[str]:
+    """The patterns of names in a selection."""
     if isinstance(selection, str):
         yield selection
     elif isinstance(selection, list | tuple):
         for part in selection:
-            yield from _patterns(part)
+            yield from patterns_in(part)
 
 
 def _check(path: str, layer: Any) -> None:

@@ -21,9 +21,9 @@ from .attention import attend
 from .axes import AXES
 from .convolution import Convolution, convolve
 from .einsum import contracted, expanded, is_product
-from .pausing import paused
+from .pausing import is_paused, paused
 from .policy import RoundingPolicy
-from .scope import Scope, current, opened, policy_of, rounding_state
+from .scope import Product, Scope, current, opened, policy_of, rounding_state
 
 PASSING = (
     "cast",
@@ -79,7 +79,7 @@ def _layer_call(call: Callable[..., Any]) -> Callable[..., Any]:
         if scope is not None:
             with scope.within(layer):
                 return call(layer, *args, **kwargs)
-        if policy is None:
+        if policy is None or is_paused():
             return call(layer, *args, **kwargs)
         return _opened(call, layer, policy, args, kwargs)
 
@@ -169,7 +169,8 @@ def _multiplied(
 ) -> Any | None:
     """The product rounded; None where it is left in full precision."""
     weights = [scope.is_weight(x) for x in given]
-    product = scope.product(name, activations=not any(weights))
+    lengths = dict(zip(axes[0] + axes[1], (*pair[0].shape, *pair[1].shape), strict=True))
+    product = scope.product(name, not any(weights), lengths.values())
     if product.operands is None or not scope.rounds:
         return None
     (a, b), (of_a, of_b, out) = pair, axes
@@ -214,10 +215,12 @@ def _convolution(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             return function(inputs, kernel, *args, **options)
         options |= dict(zip(_PARAMETERS[name], args, strict=False))
         options["data_format"] = options.get("data_format") or keras.config.image_data_format()
-        product = scope.product(name, activations=not scope.is_weight(kernel))
+        lengths = (*inputs.shape, *kernel.shape[:-2], kernel.shape[-1])
+        product = scope.product(name, not scope.is_weight(kernel), lengths)
         if product.operands is None or not scope.rounds:
             with paused():
                 return function(inputs, kernel, **options)
+        _check_sums(product)
         x, w = pair
         first = options["data_format"] == "channels_first"
         channels = x.shape[1 if first else -1]
@@ -226,6 +229,16 @@ def _convolution(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return convolve(Convolution(name, frozen, groups, product.operands), scope.state, x, w)
 
     return convolution
+
+
+def _check_sums(product: Product) -> None:
+    operands = product.operands
+    if operands is not None and any((operands.forward_sum, operands.dgrad_sum, operands.wgrad_sum)):
+        raise ValueError(
+            f"{product.name!r} calls {product.operation}, and sums of convolutions are not emulated"
+            " in Keras; exclude the layer, or give it a recipe without sums by"
+            f" overrides={{{product.name + '/operands'!r}: ...}}"
+        )
 
 
 _PARAMETERS = {

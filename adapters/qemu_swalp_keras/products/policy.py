@@ -60,6 +60,8 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
             for rules in (part.operands, part.sums)
             for _, rule in rules
         )
+        self.products: list[Any] = []
+        """What the layer was seen to multiply in its last call, each a `Product`."""
         self._cache: dict[tuple[str, str, bool], Operands | None] = {}
 
     def operands(self, name: str, part: str, activations: bool) -> Operands | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from threading import local
 from typing import Any, NamedTuple
@@ -11,16 +12,13 @@ import keras
 from keras import ops
 
 from .._compat import SavedState, add_state, sublayers
-from ..backend import counter, eagerly
+from ..backend import ROUNDING_STATE, counter, eagerly
 from .contraction import Operands, State
 from .pausing import is_paused
 from .policy import RoundingPolicy
 
 CALLS_OF_A_MODE = 2**30
 """Steps of random bits that either mode has (clause RNG-5)."""
-
-STATE = "rounding_state"
-"""Attribute of a layer with its `RoundingState`."""
 
 
 class RoundingState(SavedState):
@@ -39,14 +37,33 @@ class RoundingState(SavedState):
             name="rounding_state",
         )
 
+    @property
+    def enabled(self) -> Switch:
+        return Switch(self.state)
+
+
+class Switch:
+    """Whether anything is rounded: the last element of a `RoundingState`."""
+
+    def __init__(self, state: Any) -> None:
+        self.state = state
+
+    def __int__(self) -> int:
+        return int(ops.convert_to_numpy(self.state)[2])
+
+    def assign(self, value: int) -> None:
+        """As a variable's."""
+        *calls, _ = ops.convert_to_numpy(self.state)
+        self.state.assign([*calls, value])
+
 
 def rounding_state(layer: Any) -> RoundingState:
     """The layer's, made where it is missing."""
-    state = getattr(layer, STATE, None)
+    state = getattr(layer, ROUNDING_STATE, None)
     if state is None:
         with eagerly():
-            state = RoundingState(name=STATE)
-        add_state(layer, STATE, state)
+            state = RoundingState(name=ROUNDING_STATE)
+        add_state(layer, ROUNDING_STATE, state)
     return state
 
 
@@ -67,6 +84,8 @@ class Product(NamedTuple):
     """None: it is not rounded."""
     activations: bool
     """Whether neither operand is a weight."""
+    flops: int
+    """Twice its multiplications, lengths that a trace leaves open counted as 1."""
 
 
 class Scope:
@@ -81,6 +100,7 @@ class Scope:
         self.stack: list[tuple[str, str]] = [(policy.path or layer.name, "")]
         self.counts: dict[str, int] = {}
         self.weights: dict[int, Any] = {}
+        policy.products.clear()
 
     @property
     def rounds(self) -> bool:
@@ -101,14 +121,20 @@ class Scope:
         finally:
             self.stack.pop()
 
-    def product(self, operation: str, activations: bool) -> Product:
-        """The next product of the layer that is being called."""
+    def product(self, operation: str, activations: bool, lengths: Iterable[Any]) -> Product:
+        """The next product of the layer that is being called.
+
+        lengths : of the axes that it multiplies over.
+        """
         name, relative = self.stack[-1]
         number = self.counts.get(name, 0)
         self.counts[name] = number + 1
         part = f".{relative}.{number}" if relative or number else ""
         operands = self.policy.operands(name, part, activations)
-        return Product(name, operation, operands, activations)
+        flops = 2 * math.prod(n for n in lengths if isinstance(n, int))
+        product = Product(name, operation, operands, activations, flops)
+        self.policy.products.append(product)
+        return product
 
     def mark(self, x: Any) -> None:
         """A tensor is what a weight holds."""

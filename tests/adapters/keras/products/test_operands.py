@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from qemu_swalp_keras import quantize_gemms, unquantize_gemms
+from qemu_swalp_keras import disabled, quantize_gemms, unquantize_gemms
 
-from qemu_swalp import RandomBits, quantize, stream_id
+from qemu_swalp import RandomBits, matmul, quantize, stream_id
 from qemu_swalp.training import OPERANDS, Recipe
 from tests.helpers.keras_native import BACKEND, normal, numpy, same
 
@@ -274,3 +274,56 @@ def test_undoing_excluding_and_refusing():
         quantize_gemms(3, ELEMENTS)
     with pytest.raises(ValueError, match="QuantizedOptimizer or SGD"):
         quantize_gemms(unquantize_gemms(model), Recipe(weight="bfp8"))
+
+
+def test_disabled_rounds_nothing_and_counts_nothing():
+    model, x = dense(STOCHASTIC), normal((2, 3, 7))
+    model.compile(run_eagerly=True)
+    rounded = model.predict(x, verbose=0)
+    with disabled(model):
+        plain = model.predict(x, verbose=0)
+    same(plain, numpy(unquantize_gemms(model)(x)))
+    assert not np.array_equal(plain, rounded)
+    state = numpy(model.get_layer("fc").rounding_state.state)
+    assert state.tolist() == [0, 1, 1]
+
+
+def test_what_cannot_be_rounded_is_refused():
+    conv = keras.Sequential([layers.Input((4, 2)), layers.Conv1D(2, 2, name="conv")])
+    quantize_gemms(conv, Recipe(sums="fp16"))
+    with pytest.raises(ValueError, match="sums of convolutions are not emulated"):
+        conv(normal((1, 4, 2)))
+    x = layers.Input((3, 3))
+    with pytest.raises(ValueError, match="outside of its layers, where no policy reaches it"):
+        quantize_gemms(keras.Model(x, ops.matmul(x, x)), ELEMENTS, attention=True)
+    model = keras.Sequential([layers.Input((4,)), layers.Dense(2)])
+    model.quantize("int8")
+    with pytest.raises(ValueError, match="was quantized by Keras"):
+        quantize_gemms(model, ELEMENTS)
+
+
+def test_sums_have_the_cores_bits():
+    model = dense(Recipe(sums="fixed<8,4>"))
+    x, (w, b) = normal((2, 3, 7)), model.get_weights()
+    if BACKEND == "jax":
+        with pytest.raises(Exception, match="x64"):
+            model(x)
+        return
+    same(numpy(model(x)), matmul(x.reshape(6, 7), w, "fixed<8,4>").reshape(2, 3, 5) + b)
+
+
+def test_a_saved_model_goes_on_to_the_bit(tmp_path):
+    model, x = dense(STOCHASTIC), normal((2, 3, 7))
+    model.compile("sgd", "mse", run_eagerly=True)
+    model.fit(x, normal((2, 3, 5), 1), verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for run in (model, loaded):
+        run.fit(x, normal((2, 3, 5), 2), verbose=0)
+    for a, b in zip(model.get_weights(), loaded.get_weights(), strict=True):
+        same(a, b)
+    clone = keras.models.clone_model(model)
+    assert (
+        clone.get_layer("fc").dtype_policy.get_config()
+        == model.get_layer("fc").dtype_policy.get_config()
+    )

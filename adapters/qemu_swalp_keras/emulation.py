@@ -1,0 +1,213 @@
+"""One call for all sections of a recipe, and a report of what is rounded where."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+
+from qemu_swalp._util.checks import check_bool, check_choice, check_patterns
+from qemu_swalp._util.tables import table
+from qemu_swalp.training import OPERANDS, SUMS, Recipe
+
+from ._compat import flat_layers
+from .layers.quantize import Quantize
+from .layers.rebuild import is_graph
+from .layers.rewrite import quantize_activations
+from .layers.selection import Selection, chosen
+from .optim.wrap import QuantizedOptimizer
+from .products.gemms import (
+    named_layers,
+    owners,
+    patterns_in,
+    quantize_gemms,
+    unquantize_gemms,
+)
+from .products.scope import policy_of
+from .sections import recipe_of
+
+POLICIES = ("raise", "warn", "ignore")
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """What `emulate` made; `model, optimizer = emulation` unpacks it, `print(emulation)` shows it.
+
+    Products are listed once the model was called: then it is known which it makes.
+    """
+
+    model: Any
+    optimizer: Any
+    recipe: Recipe
+    uncovered: tuple[str, ...]
+    """What the recipe could not be applied to."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.model, self.optimizer))
+
+    def __str__(self) -> str:
+        lines = [*self._optimizer_lines(), *self._activation_lines(), *self._product_lines()]
+        lines += [("", f"uncovered: {what}", "", "", "") for what in self.uncovered]
+        return table(("place", "role", "format", "rounding", "FLOPs"), lines, left=range(4))
+
+    def _optimizer_lines(self) -> Iterator[tuple[str, ...]]:
+        if self.optimizer is None:
+            return
+        roles = ("weight", "gradient", "momentum", "accumulator")
+        for role, q in (*((r, getattr(self.recipe, r)) for r in roles), *self.recipe.state):
+            if q is not None:
+                yield "optimizer", role, str(q.format), str(q.rounding), ""
+
+    def _activation_lines(self) -> Iterator[tuple[str, ...]]:
+        for layer in flat_layers(self.model):
+            if isinstance(layer, Quantize):
+                for role, q in (("activation", layer.activation), ("error", layer.error)):
+                    if q is not None:
+                        yield layer.name, role, str(q.format), str(q.rounding), ""
+
+    def _product_lines(self) -> Iterator[tuple[str, ...]]:
+        policies = [policy_of(layer) for _, layer in owners(self.model)]
+        products = [p for policy in policies if policy is not None for p in policy.products]
+        total = sum(p.flops for p in products) or 1
+        for product in products:
+            share = f"{100 * product.flops / total:.1f} %"
+            if product.operands is None:
+                kind = "two activations" if product.activations else "excluded"
+                yield product.name, f"{kind}: {product.operation}", "float", "", share
+                continue
+            for role, rule in zip((*OPERANDS, *SUMS), product.operands, strict=True):
+                if rule is not None:
+                    form, _, rounding = str(rule.quantizer).partition("/")
+                    yield product.name, f"{product.operation} {role}", form, rounding, share
+                    share = ""
+
+
+def emulate(
+    model: Any,
+    optimizer: keras.optimizers.Optimizer | str | None,
+    recipe: Recipe | str,
+    *,
+    exclude: Selection = (),
+    average: bool | Mapping[str, Any] = False,
+    attention: bool = True,
+    uncovered: str = "raise",
+    seed: int = 0,
+) -> Emulation:
+    """Apply all that a recipe says: to activations and errors, operands and sums of all products,
+    the optimizer's tensors, and, if asked, the average.
+
+    Parameters
+    ----------
+    model : a Keras model; its layers are shared with the result, whose products they round.
+    optimizer : a Keras optimizer that is not built yet, or its name; None if the recipe rounds
+        nothing in an optimizer.
+    recipe : `qemu_swalp.training.Recipe`, or the name of a preset such as "swalp8".
+    exclude : layers that stay in float with their parameters: a pattern of names, a layer type, a
+        predicate (name, layer) -> bool, or a sequence of these.
+    average : True to average the weights from the first update on; or {"start": …, "cycle": …}, as
+        swa_start and swa_cycle of `QuantizedOptimizer`.
+    attention : whether products of two activations are rounded; see `quantize_gemms`.
+    uncovered : what to do about what the recipe cannot be applied to: "raise", "warn" or "ignore".
+    seed : of the random bits.
+
+    Returns
+    -------
+    `Emulation`: the model and the optimizer for `compile`, and a report.
+
+    Raises
+    ------
+    TypeError: for arguments of other types.
+    ValueError: if the recipe is empty; if it rounds the optimizer's tensors and there is no
+        optimizer; if something could not be applied; if a pattern matches no layer. The model is
+        then as before.
+
+    >>> import keras, numpy as np
+    >>> model = keras.Sequential(
+    ...     [keras.layers.Input((64,)), keras.layers.Dense(32, name="fc"), keras.layers.Dense(10)]
+    ... )
+    >>> recipe = Recipe(weight="bfp8", operands={"input": "e4m3fn", "error": "e5m2"})
+    >>> emulation = emulate(model, "sgd", recipe, exclude=model.layers[-1].name)
+    >>> model, optimizer = emulation
+    >>> model.compile(optimizer, "mse")
+    >>> model(np.ones((1, 64), "float32")).shape[1], str(emulation).count("e5m2")
+    (10, 2)
+    """
+    recipe = recipe_of(recipe)
+    check_choice("uncovered", uncovered, POLICIES)
+    check_bool("attention", attention)
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(
+            f"model must be a Keras model, got {type(model).__module__}.{type(model).__qualname__}"
+        )
+    sections = recipe.sections
+    if not sections and not recipe.allow_empty:
+        raise ValueError("nothing to round: the recipe is empty")
+    if "optimizer" in sections and optimizer is None:
+        raise ValueError("the recipe rounds the optimizer's tensors; pass the optimizer")
+    named = list(named_layers(model))
+    check_patterns("exclude", patterns_in(exclude), [name for name, _ in named])
+    missing = [] if "elementwise" not in sections else [_ELEMENTWISE]
+    rounded = model
+    if "activations" in sections:
+        if is_graph(model):
+            with warnings.catch_warnings(record=True) as seen:
+                warnings.simplefilter("always")
+                rounded = quantize_activations(model, recipe, exclude=exclude, seed=seed)
+            missing += [str(warning.message) for warning in seen]
+        else:
+            missing.append(_SUBCLASSED.format(name=model.name))
+    for what in missing if uncovered != "ignore" else ():
+        if uncovered == "raise":
+            raise ValueError(f"{what}; or pass uncovered='warn' or 'ignore'")
+        warnings.warn(what, stacklevel=2)
+    if "products" in sections:
+        quantize_gemms(rounded, recipe, exclude=exclude, attention=attention, seed=seed)
+    try:
+        wrapped = _optimizer(optimizer, recipe, named, exclude, average, seed)
+    except Exception:
+        if "products" in sections:
+            unquantize_gemms(rounded)
+        raise
+    return Emulation(rounded, wrapped, recipe, tuple(missing))
+
+
+_ELEMENTWISE = (
+    "the section 'elementwise' is not applied in Keras; remove it from the recipe, as in"
+    " dataclasses.replace(recipe, elementwise=())"
+)
+_SUBCLASSED = (
+    "activations and errors of the subclassed model {name!r} are not rounded; make"
+    " Quantize(activation, error, place=...) layers in its __init__ and call them in call"
+)
+
+
+def _optimizer(
+    optimizer: Any,
+    recipe: Recipe,
+    named: list[tuple[str, Any]],
+    exclude: Selection,
+    average: bool | Mapping[str, Any],
+    seed: int,
+) -> Any:
+    """The optimizer wrapped, where there is something for it to round or average."""
+    if optimizer is None or not ("optimizer" in recipe.sections or average):
+        return optimizer
+    left_out = {
+        v.path: None
+        for name, layer in named
+        if chosen(name, layer, exclude)
+        for v in layer.variables
+    }
+    options = {} if average is False else {"start": 0} if average is True else dict(average)
+    unknown = set(options) - {"start", "cycle", "include_start", "finalize"}
+    if unknown:
+        raise ValueError(
+            "average takes start, cycle, include_start and finalize, got"
+            f" {', '.join(sorted(unknown))}"
+        )
+    recipe = replace(recipe, overrides={**left_out, **dict(recipe.overrides)})
+    swa = {f"swa_{key}": value for key, value in options.items()}
+    return QuantizedOptimizer(optimizer, recipe, seed=seed, **swa)
