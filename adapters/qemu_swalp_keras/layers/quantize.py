@@ -18,6 +18,9 @@ from qemu_swalp.training.seeds import seed_for
 from ..backend import untraced
 from .straight_through import Rule, straight_through
 
+EVALUATION = 1 << 30
+"""First step of the random bits of calls that do not train (clause RNG-5)."""
+
 
 @keras.saving.register_keras_serializable(package="qemu_swalp")
 class Quantize(keras.layers.Layer):
@@ -25,9 +28,10 @@ class Quantize(keras.layers.Layer):
 
     a = Q_A(x) and e = Q_E(∂L/∂a): steps 1 and 2 of algorithm 2 of Yang et al. 2019. It rounds in
     training and in inference, in the dtype of the input, and passes masks, integers and shapes on.
-    Random bits depend on (seed, role, place, number of calls) alone: the layer counts its calls in
-    the variable `calls`, which is saved with the model, so that a resumed run has the bits of an
-    unbroken one.
+    Random bits depend on (seed, role, place, mode, number of calls in the mode) alone: the layer
+    counts its calls with `training=True` in the variable `calls`, all others, as in validation, in
+    `evaluations`, so that these do not change the training (clause RNG-5, modes 0 and 1). Both are
+    saved with the model: a resumed run has the bits of an unbroken one.
 
     Parameters
     ----------
@@ -78,6 +82,7 @@ class Quantize(keras.layers.Layer):
             self.place, self.stochastic = place, stochastic
         self.supports_masking = True
         self.calls = self._counter("calls", 0)
+        self.evaluations = self._counter("evaluations", 0)
         self.enabled = self._counter("enabled", 1)
         self.built = True
 
@@ -94,14 +99,15 @@ class Quantize(keras.layers.Layer):
         )
 
     @untraced
-    def call(self, inputs: Any) -> Any:
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
         enabled = ops.convert_to_tensor(self.enabled)
         step: Any = 0
         if self.stochastic:
-            step = (
-                ops.convert_to_tensor(self.calls) + 0
-            )  # a copy: on torch the conversion shares memory
-            self.calls.assign(step + enabled)
+            counter = self.calls if training else self.evaluations
+            # A copy: on PyTorch the conversion shares memory.
+            count = ops.convert_to_tensor(counter) + 0
+            counter.assign(count + enabled)
+            step = count if training else count + EVALUATION
         return self._rounded(inputs, step, enabled, "")
 
     def _rounded(self, x: Any, step: Any, enabled: Any, suffix: str) -> Any:
@@ -128,7 +134,7 @@ class Quantize(keras.layers.Layer):
             return None if quantizer is None else Rule(quantizer)
         return Rule(quantizer, self.seed, stream_id(role, self.place))
 
-    def compute_output_spec(self, inputs: Any) -> Any:
+    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
         return tree.map_structure(self._spec, inputs)
 
     def _spec(self, x: Any) -> Any:
@@ -152,9 +158,12 @@ class Quantize(keras.layers.Layer):
 
     def save_own_variables(self, store: Any) -> None:
         store["calls"] = keras.ops.convert_to_numpy(self.calls)
+        store["evaluations"] = keras.ops.convert_to_numpy(self.evaluations)
 
     def load_own_variables(self, store: Any) -> None:
         self.calls.assign(store["calls"][()])
+        if "evaluations" in store.keys():  # noqa: SIM118  (no mapping; older files lack it)
+            self.evaluations.assign(store["evaluations"][()])
 
     def get_config(self) -> dict[str, Any]:
         quantizers = {

@@ -53,7 +53,8 @@ def quantize_activations(
     exclude : which of them not, in the same terms, as in exclude="head": the default rounds logits
         too.
     seed : of the random bits, which depend on (seed, role, place of the layer in the model, number
-        of its calls). None: another one for each call in this process, as in `Quantize`.
+        of its calls in training, or otherwise). None: another one for each call in this process,
+        as in `Quantize`.
 
     Returns
     -------
