@@ -208,6 +208,6 @@ def _optimizer(
             "average takes start, cycle, include_start and finalize, got"
             f" {', '.join(sorted(unknown))}"
         )
-    recipe = replace(recipe, overrides={**left_out, **dict(recipe.overrides)})
-    swa = {f"swa_{key}": value for key, value in options.items()}
+    recipe = replace(recipe, overrides=(*left_out.items(), *recipe.overrides))
+    swa: dict[str, Any] = {f"swa_{key}": value for key, value in options.items()}
     return QuantizedOptimizer(optimizer, recipe, seed=seed, **swa)

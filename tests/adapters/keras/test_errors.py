@@ -68,8 +68,7 @@ def built() -> keras.optimizers.Optimizer:
         (
             lambda: QuantizedOptimizer("sgd", "mxfp8"),
             ValueError,
-            "this recipe is applied by quantize_gemms of qemu_swalp_torch, on PyTorch modules"
-            " (products). Received: recipe='mxfp8'",
+            "this recipe is applied by quantize_gemms (products). Received: recipe='mxfp8'",
         ),
         (
             lambda: SGD(recipe=Recipe(activation="bfp8"), swa_start=3),
