@@ -15,6 +15,7 @@ SHARED: tuple[type[Structure], ...] = (
     structs.Element,
     structs.Scaling,
     structs.SignView,
+    structs.TableIndex,
     structs.Table,
     structs.Plan,
     structs.Layout,

@@ -26,7 +26,7 @@ from ..reference.table import thresholds_of
 from ..reference.table_stochastic import sign_view_of
 from ..reference.table_values import keys, value_bits
 from ..rounding import DETERMINISTIC, NEAREST, STOCHASTIC
-from . import structs
+from . import structs, table_index
 
 DTYPES = list(SOURCE_DTYPES)
 MODES = DETERMINISTIC + STOCHASTIC
@@ -169,10 +169,12 @@ def _fill_table(table: structs.Table, arrays: _Arrays, source: SourceDtype, targ
     values = value_bits(format, wide)
     table.values, table.count = arrays.pointer(values, "int64"), len(values)
     if rounding.stochastic:
+        halves = []
         for name, sign in (("positive", 1), ("negative", -1)):
             view = sign_view_of(format, wide, sign)
             if view.divisors.max() >= 1 << 62:
                 return False
+            halves.append(table_index.of_view(format, view, sign, source))
             setattr(
                 table,
                 name,
@@ -188,8 +190,12 @@ def _fill_table(table: structs.Table, arrays: _Arrays, source: SourceDtype, targ
                     view.not_positive,
                 ),
             )
+        positive, negative = halves
     else:
-        table.thresholds = arrays.pointer(thresholds_of(format, wide, rounding.mode), "int64")
+        thresholds = thresholds_of(format, wide, rounding.mode)
+        table.thresholds = arrays.pointer(thresholds, "int64")
+        positive, negative = table_index.of_thresholds(thresholds, values)
+    table.index = table_index.index_of((positive, negative), source, arrays.pointer)
     table.random_bits, table.has_negative_zero = rounding.random_bits, format.has_negative_zero
     table.low, table.high = map(int, keys((format.min, format.max), wide))
     results = results_of(target)

@@ -78,6 +78,18 @@ class SignView(Structure):
     ]
 
 
+class TableIndex(Structure):
+    """Where the values of a table are found by the leading bits of a magnitude."""
+
+    _fields_ = [
+        *((name, c_void_p) for name in ("first", "steps", "bits", "starts", "widths")),
+        ("shift", c_int32),
+        ("levels", c_int32),
+        ("low", c_int64),
+        ("high", c_int64),
+    ]
+
+
 class Table(Structure):
     """A table format in a source dtype."""
 
@@ -90,6 +102,7 @@ class Table(Structure):
         *((name, c_int32) for name in ("above", "below", "positive_infinity", "negative_infinity")),
         ("positive", SignView),
         ("negative", SignView),
+        ("index", TableIndex),
     ]
 
 

@@ -54,6 +54,15 @@ class BlockRows : public Counts {
     return product;
   }
 
+  /// Whether the rows of a block row follow one another in both arrays.
+  QS_FUNCTION bool rows_touch() const {
+    for (int a = 0; a + 1 < outer_; ++a) {
+      if (layout_.extents[a] != 1) return false;
+    }
+    return outer_ > 0 && layout_.source_strides[outer_ - 1] == columns &&
+           layout_.target_strides[outer_ - 1] == columns;
+  }
+
   QS_FUNCTION Row row(int64_t block_row, int64_t index) const {
     if (outer_ == 1) {  // no division
       const int64_t at = block_row * layout_.extents[0] + index;

@@ -43,6 +43,12 @@ QS_FUNCTION int lead(uint128 n) {
   return n >> 64 ? 64 + lead(uint64_t(n >> 64)) : lead(uint64_t(n));
 }
 
+/// Binades of integers n > 0 of at most C::significand + 1 bits. V: words.
+template <class V>
+QS_FUNCTION V leads(V n) {
+  return V(lead(n));
+}
+
 /// sig·2^ulp as a number; sig of at most C::significand + 1 bits, or a multiple of a power of two
 /// that leaves no more.
 template <class C>
@@ -60,17 +66,25 @@ QS_FUNCTION Number<C> number_of_bits(typename C::Word magnitude) {
   return number<C>(magnitude - base, int(field > 1 ? field : 1) + C::least_exponent - 1);
 }
 
-/// Magnitude bits of a number, cut toward zero to the dtype (clause SRC-2).
+/// Magnitude bits of numbers of one significand, not 0, cut toward zero to the dtype (clause
+/// SRC-2). V: words, of signed exponents.
+template <class C, class V>
+QS_FUNCTION V joined(V exponent, typename C::Word significand) {
+  using Word = typename C::Word;
+  const V none{}, field = exponent + Word(C::bias);
+  const V normal =
+      ((field - 1) << C::mantissa) + Word(significand >> (C::significand - C::mantissa));
+  const V down = none + Word(C::significand - C::mantissa + 1) - lesser<V>(field, none);
+  const V subnormal = (none + significand) >> lesser<V>(down, none + Word(C::width - 1));
+  const V bits = select<V>(signed_of(field) > signed_of(none), normal, subnormal);
+  const V infinite = none + Word(2 * C::bias + 1);
+  return select<V>(signed_of(field) < signed_of(infinite), bits, none + (C::infinity - 1));
+}
+
 template <class C>
 QS_FUNCTION typename C::Word join(Number<C> x) {
   using Word = typename C::Word;
-  if (x.significand == 0) return 0;
-  const int field = x.exponent + C::bias;
-  if (field >= 2 * C::bias + 1) return C::infinity - 1;
-  if (field > 0)
-    return (Word(field - 1) << C::mantissa) + (x.significand >> (C::significand - C::mantissa));
-  const int down = C::significand - C::mantissa + 1 - field;
-  return down < C::width ? x.significand >> down : 0;
+  return x.significand == 0 ? 0 : joined<C, Word>(Word(x.exponent), x.significand);
 }
 
 /// Magnitude bits of sig·2^ulp rounded to nearest even; infinity beyond the range. `more`: whether

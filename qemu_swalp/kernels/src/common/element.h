@@ -41,6 +41,8 @@ struct Constants {
   typename C::Word random_mask;    // the random bits that count
 };
 
+constexpr int no_power = 1 << 30;  // above every power of a scale
+
 /// How the loop over the elements is specialized.
 enum class Shape : int32_t {
   saturating,  // whatever is beyond the range goes to its end; has a zero; the source's subnormals
@@ -49,18 +51,18 @@ enum class Shape : int32_t {
   any,
 };
 
-template <class C>
-QS_FUNCTION typename C::Word overflow_result(OverflowResult where, typename C::Word bound,
-                                             typename C::Word least) {
+template <class C, class V>
+QS_FUNCTION V overflow_result(OverflowResult where, V bound, V least) {
+  const V none{};
   switch (where) {
     case OverflowResult::to_infinity:
-      return C::infinity;
+      return none + C::infinity;
     case OverflowResult::to_nan:
-      return C::nan;
+      return none + C::nan;
     case OverflowResult::to_least:
       return least;
     case OverflowResult::to_zero:
-      return 0;
+      return none;
     default:
       return bound;
   }
@@ -71,45 +73,67 @@ QS_FUNCTION Word top_bits(int random_bits) {
   return Word(0) - (Word(1) << (8 * int(sizeof(Word)) - (random_bits ? random_bits : 1)));
 }
 
-template <class C>
-QS_FUNCTION Constants<C> constants_of(const Element& f, int scale) {
+/// Of a format under the scales 2^S; `scale`: S as signed words.
+template <class C, class V>
+QS_FUNCTION Constants<C, V> constants_under(const Element& f, V scale) {
   using Word = typename C::Word;
-  Constants<C> s;
-  s.breakpoint = Word(greatest_of(0, f.breakpoint + scale + C::bias));
-  s.ulp_exponent = Word(greatest_of(0, f.ulp_exponent + scale - C::least_exponent + 1));
+  const V none{};
+  Constants<C, V> s;
+  s.breakpoint = greater<V>(scale + Word(f.breakpoint + C::bias), none);
+  s.ulp_exponent = greater<V>(scale + Word(f.ulp_exponent - C::least_exponent + 1), none);
   s.normal = Word(greatest_of(0, C::mantissa - f.fraction));
-  s.tiny = join<C>({f.least_exponent + scale, C::hidden});
-  const Word least = f.has_zero ? 0 : s.tiny;
+  s.tiny = joined<C, V>(scale + Word(f.least_exponent), C::hidden);
+  const V least = f.has_zero ? none : s.tiny;
   s.least = least;
-  s.bound = join<C>({f.max_exponent + scale, Word(f.max_significand)});
-  s.negative_bound = f.is_signed ? join<C>({f.min_exponent + scale, Word(f.min_significand)}) : 0;
-  const Word lowest = f.is_signed ? s.negative_bound : least;
-  s.above = overflow_result<C>(f.above, s.bound, least);
-  s.below = overflow_result<C>(f.below, lowest, least);
-  s.positive_infinity = overflow_result<C>(f.positive_infinity, s.bound, least);
-  s.negative_infinity = overflow_result<C>(f.negative_infinity, lowest, least);
+  s.bound = joined<C, V>(scale + Word(f.max_exponent), Word(f.max_significand));
+  s.negative_bound =
+      f.is_signed ? joined<C, V>(scale + Word(f.min_exponent), Word(f.min_significand)) : none;
+  const V lowest = f.is_signed ? s.negative_bound : least;
+  // Where the range ends beyond the source dtype's, what rounds beyond that is in the range, and
+  // becomes the greatest finite number.
+  const V last = none + Word(C::bias);
+  s.above = select<V>(signed_of(V(scale + Word(f.max_exponent))) > signed_of(last), s.bound,
+                      overflow_result<C, V>(f.above, s.bound, least));
+  s.below = select<V>(signed_of(V(scale + Word(f.min_exponent))) > signed_of(last), lowest,
+                      overflow_result<C, V>(f.below, lowest, least));
+  s.positive_infinity = overflow_result<C, V>(f.positive_infinity, s.bound, least);
+  s.negative_infinity = overflow_result<C, V>(f.negative_infinity, lowest, least);
   if (f.negative_infinity == OverflowResult::to_infinity)
     s.negative_infinity |= C::sign;  // unsigned, too
-  s.zero = overflow_result<C>(f.zero, 0, least);
+  s.zero = overflow_result<C, V>(f.zero, none, least);
   s.sign = f.is_signed ? C::sign : 0;
   s.negative_zero = f.has_negative_zero ? C::sign : 0;
   s.random_mask = top_bits<Word>(f.random_bits);
   return s;
 }
 
+template <class C>
+QS_FUNCTION Constants<C> constants_of(const Element& f, int scale) {
+  using Word = typename C::Word;
+  return constants_under<C, Word>(f, Word(scale));
+}
+
+/// The least power of a scale under which the loop need not be `Shape::any`: the source's
+/// subnormals count as of the least normal binade, which is right below the breakpoint, and at the
+/// breakpoint where the spacings meet there.
+template <class C>
+QS_FUNCTION int least_regular_power(const Element& f) {
+  const bool meets = f.ulp_exponent == f.breakpoint - f.fraction;
+  return f.table_count ? no_power : 1 - C::bias - f.breakpoint + !meets;
+}
+
+/// Whether all that is beyond the range goes to its ends. infinities: whether there are any.
+QS_FUNCTION bool saturates(const Element& f, bool infinities) {
+  return f.has_zero && f.above == OverflowResult::to_bound && f.below == OverflowResult::to_bound &&
+         (!infinities || (f.positive_infinity == OverflowResult::to_bound &&
+                          f.negative_infinity == OverflowResult::to_bound));
+}
+
 /// The least that suffices under this scale. infinities: whether the elements may be infinite.
 template <class C>
 QS_FUNCTION Shape shape_of(const Element& f, int scale, bool infinities) {
-  // A subnormal source counts as of the least normal binade. That is right below the breakpoint,
-  // and at the breakpoint where the spacings meet there.
-  const int breakpoint = f.breakpoint + scale + C::bias;
-  const bool meets = f.ulp_exponent == f.breakpoint - f.fraction;
-  if (f.table_count || breakpoint < 1 || (breakpoint == 1 && !meets)) return Shape::any;
-  const bool saturates = f.has_zero && f.above == OverflowResult::to_bound &&
-                         f.below == OverflowResult::to_bound &&
-                         (!infinities || (f.positive_infinity == OverflowResult::to_bound &&
-                                          f.negative_infinity == OverflowResult::to_bound));
-  return saturates ? Shape::saturating : Shape::regular;
+  if (scale < least_regular_power<C>(f)) return Shape::any;
+  return saturates(f, infinities) ? Shape::saturating : Shape::regular;
 }
 
 /// Exponent of the spacing in a binade.
@@ -145,9 +169,11 @@ QS_INLINE V checked(V raw, V r, const Fields& s) {
 }
 
 /// Magnitude bits rounded to a multiple of the spacing; the range comes after. Shape::any is for
-/// single words.
+/// single words. unsure: if it is asked for, where a number up to `step` bits above, a stochastic
+/// mode would have gone further up.
 template <class C, Shape shape, class M, class V, class Fields>
-QS_INLINE V rounded(M mode, V raw, V word, const Fields& s, const Element& f, int scale) {
+QS_INLINE V rounded(M mode, V raw, V word, const Fields& s, const Element& f, int scale,
+                    V step = V(), mask_of<V>* unsure = nullptr) {
   using Word = typename C::Word;
   constexpr Word width = C::width;
   const V none = V(), magnitude = raw & (C::sign - 1);
@@ -174,7 +200,15 @@ QS_INLINE V rounded(M mode, V raw, V word, const Fields& s, const Element& f, in
     nu = {(sig << 1) << (width - 1 - shift), none};
   }
   const V odd = (sig >> small) & 1;
-  const V up = one_where<V>(rounds_up(mode, nu, odd, raw >> (C::storage - 1), word, s.random_mask));
+  const V negative = raw >> (C::storage - 1);
+  const auto away = rounds_up(mode, nu, odd, negative, word, s.random_mask);
+  if (unsure) {
+    const V above = sig + step;
+    const auto further =
+        rounds_up(mode, fraction_of(above, shift), odd, negative, word, s.random_mask);
+    *unsure = (away == (none != none)) & (further | ((above >> small) != (sig >> small)));
+  }
+  const V up = one_where<V>(away);
   // Without normalization: the exponent field takes the carry. Where n is 0 whatever the binade,
   // the away candidate is the least positive value.
   const V multiple = (magnitude & (~none << small)) + (up << small);

@@ -59,17 +59,33 @@ struct Scale {
   typename C::Word special;  // as in Extremes
 };
 
-/// S of a block (BLK-3, BLK-7).
-template <class C>
-QS_FUNCTION int power_of(typename C::Word amax, const Element& f, const Scaling& scaling) {
-  if (amax == 0) return scaling.least_power;
-  const Number<C> x = number_of_bits<C>(amax);
-  int s = x.exponent - f.max_exponent;
-  if (scaling.rule == Rule::ceil) s += x.significand != C::hidden;
-  if (scaling.rule == Rule::rceil) s += x.significand > f.max_significand;
-  if (scaling.rule == Rule::even && scaling.even_bits < C::significand)
-    s += x.significand >= 2 * C::hidden - (C::hidden >> (scaling.even_bits + 1));
-  return greatest_of(scaling.least_power, least_of(scaling.greatest_power, s));
+/// A positive number in words V: its exponent, signed, and its significand as in `Number`.
+template <class V>
+struct Parts {
+  V exponent, significand;
+};
+template <class C, class V>
+QS_FUNCTION Parts<V> parts_of(V magnitude) {
+  const V none{}, field = greater<V>(magnitude >> C::mantissa, none + 1) - 1;
+  const V sig = magnitude - (field << C::mantissa), e = leads<V>(greater<V>(sig, none + 1));
+  return {e + field + C::least_exponent, sig << (C::significand - e)};
+}
+
+/// S of blocks as signed words (BLK-3, BLK-7).
+template <class C, class V, class Word = typename C::Word>
+QS_FUNCTION V powers_of(V amax, const Element& f, const Scaling& scaling) {
+  const V none{}, least = none + Word(scaling.least_power);
+  const Parts<V> x = parts_of<C, V>(amax);
+  V s = x.exponent - Word(f.max_exponent);
+  if (scaling.rule == Rule::ceil) s += one_where<V>(x.significand != none + C::hidden);
+  if (scaling.rule == Rule::rceil)
+    s += one_where<V>(signed_of(x.significand) > signed_of(none + Word(f.max_significand)));
+  if (scaling.rule == Rule::even && scaling.even_bits < C::significand) {
+    const Word from = 2 * C::hidden - (C::hidden >> (scaling.even_bits + 1));
+    s += one_where<V>(signed_of(x.significand) >= signed_of(none + from));
+  }
+  s = greater<V>(least, lesser<V>(s, none + Word(scaling.greatest_power)));
+  return select<V>(amax == none, least, s);
 }
 
 template <class C>
@@ -198,7 +214,7 @@ QS_FUNCTION Scale<C> scale_of(Extremes<C> block, const GlobalScale& global, cons
   using Word = typename C::Word;
   Scale<C> scale = {};
   if (is_power(scaling.rule)) {
-    scale.power = power_of<C>(block.amax, f, scaling);
+    scale.power = int(signed_of(powers_of<C, Word>(block.amax, f, scaling)));
   } else if (is_two_level(scaling.rule)) {
     const TwoLevels<uint32_t> levels =
         two_levels<uint32_t>(to_binary32<C>(block.amax), global, scaling);

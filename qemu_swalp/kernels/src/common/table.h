@@ -15,6 +15,18 @@ struct SignView {
   int32_t key_count, not_positive;
 };
 
+/// Where the values of a table are found by the leading bits of a magnitude (`table_index.py`), on
+/// a CPU. Arrays of words of the source dtype, and of float64; the positive sign's part first.
+struct TableIndex {
+  const void* first;     // for each bucket, how many steps lie before it
+  const void* steps;     // magnitude bits, ascending
+  const void* bits;      // of the value after so many steps
+  const double* starts;  // for stochastic modes, of the interval after so many steps
+  const double* widths;  // infinite outside of all intervals, NaN where float64 does not suffice
+  int32_t shift, levels;
+  int64_t low, high;  // buckets
+};
+
 /// A table as the kernels see it, in one source dtype, under one policy and rounding mode.
 struct Table {
   const int64_t*
@@ -25,6 +37,7 @@ struct Table {
   int64_t low, high;  // keys of the ends of the range
   OverflowResult above, below, positive_infinity, negative_infinity;
   SignView positive, negative;
+  TableIndex index;
 };
 
 /// How many of ascending integers are not above x.

@@ -20,7 +20,8 @@ class Job {
       : plan_(plan),
         random_(random),
         blocks_(layout, counts_of(layout)),
-        narrow_(is_narrow(plan, blocks_)),
+        finder_(plan),
+        narrow_(plan.family == Family::block && blocks_.segment < Vectors<C>::count),
         tasks_(blocks_, plan.family == Family::block, narrow_),
         source_(static_cast<const Stored*>(source)),
         target_(static_cast<Stored*>(target)),
@@ -54,21 +55,25 @@ class Job {
     each(task, [&](int64_t b, Range rows, Range columns) {
       if (plan_.family != Family::block) return apply(b, rows, columns, scratch);
       if (in_registers()) return run_segments(b, columns, scratch);
-      find_extremes<C>(blocks_, plan_.scaling, source_, b, rows, columns, scratch);
-      find_scales(scratch);
-      apply(b, rows, columns, scratch);
+      // A row of short blocks, by pieces whose scales stay in the nearest cache.
+      const bool in_pieces = narrow_ && blocks_.most_rows == 1;
+      const int64_t step = in_pieces ? piece / blocks_.segment * blocks_.segment : columns.size();
+      for (int64_t c = columns.first; c < columns.last; c += step)
+        run_blocks(b, rows, {c, least_of(c + step, columns.last)}, scratch);
     });
   }
 
   /// First of two passes: what the scales need, into `extremes` of all blocks.
   void reduce(int64_t task, Scratch<C>& scratch, Extremes<C>* extremes) const {
     each(task, [&](int64_t b, Range rows, Range columns) {
-      find_extremes<C>(blocks_, plan_.scaling, source_, b, rows, columns, scratch);
+      const int64_t n =
+          find_extremes<C>(blocks_, plan_.scaling, source_, b, rows, columns, scratch);
       Extremes<C>* to = extremes + b * blocks_.segments + columns.first / blocks_.segment;
-      for (size_t i = 0; i < scratch.extremes.size(); ++i) {
-        raise(to[i].amax, scratch.extremes[i].amax);
-        raise(to[i].low, scratch.extremes[i].low);
-        raise(to[i].special, scratch.extremes[i].special);
+      for (int64_t i = 0; i < n; i += narrow_ ? blocks_.segment : 1, ++to) {
+        const Extremes<C> block = scratch.units.extremes(i);
+        raise(to->amax, block.amax);
+        raise(to->low, block.low);
+        raise(to->special, block.special);
       }
     });
   }
@@ -79,7 +84,18 @@ class Job {
       const int64_t first = columns.first / blocks_.segment,
                     last = ceiling(columns.last, blocks_.segment);
       const Scale<C>* from = scales + b * blocks_.segments;
-      scratch.scales.assign(from + first, from + last);
+      if (by_units()) {
+        const int64_t n = narrow_ ? columns.size() : last - first;
+        scratch.units.resize_scales(n);
+        scratch.units.infinities = false;
+        for (int64_t i = 0; i < n; ++i) {
+          const Scale<C>& scale = from[narrow_ ? (columns.first + i) / blocks_.segment : first + i];
+          finder_.put(scratch.units, i, scale);
+          scratch.units.infinities |= scale.special != 0;
+        }
+      } else {
+        scratch.scales.assign(from + first, from + last);
+      }
       apply(b, rows, columns, scratch);
     });
   }
@@ -100,11 +116,25 @@ class Job {
     tasks_.each(blocks_, task, work);
   }
 
-  /// Whether blocks are narrower than a vector, under scales that are powers of two.
-  static bool is_narrow(const Plan& plan, const BlockRows& blocks) {
-    return plan.family == Family::block && is_power(plan.scaling.rule) &&
-           blocks.segment < Vectors<C>::count;
+  /// Some rows and columns with all of their blocks.
+  void run_blocks(int64_t b, Range rows, Range columns, Scratch<C>& scratch) const {
+    const int64_t n = find_extremes<C>(blocks_, plan_.scaling, source_, b, rows, columns, scratch);
+    if (by_units()) {
+      finder_.find(scratch.units, n, narrow_ ? blocks_.segment : 1, global_);
+    } else {
+      const int64_t first = columns.first / blocks_.segment;
+      scratch.scales.resize(size_t(ceiling(columns.last, blocks_.segment) - first));
+      for (size_t i = 0; i < scratch.scales.size(); ++i) {
+        scratch.scales[i] =
+            scale_of<C>(scratch.units.extremes(int64_t(i) * (narrow_ ? blocks_.segment : 1)),
+                        global_, plan_.element, plan_.scaling);
+      }
+    }
+    apply(b, rows, columns, scratch);
   }
+
+  /// Whether elements are rounded under scales of their own columns.
+  bool by_units() const { return finder_.vectors() && (narrow_ || !is_power(plan_.scaling.rule)); }
 
   /// Whether each block is a short run of its own under a power of two: then nothing need be stored
   /// of it.
@@ -130,9 +160,10 @@ class Job {
           Extremes<C> extremes{};
           widen<C>(extremes, from + i, least_of(k, size - i), false);
           special[block] = extremes.special;
-          powers[block] = is_spoiled<C>(extremes.special, plan_.scaling)
-                              ? spread
-                              : power_of<C>(extremes.amax, plan_.element, plan_.scaling);
+          powers[block] =
+              is_spoiled<C>(extremes.special, plan_.scaling)
+                  ? spread
+                  : int(signed_of(powers_of<C, Word>(extremes.amax, plan_.element, plan_.scaling)));
         }
         const uint32_t* words = nullptr;
         if (is_stochastic(mode))
@@ -151,31 +182,9 @@ class Job {
     });
   }
 
-  /// The scales of blocks whose extremes are in `scratch`.
-  void find_scales(Scratch<C>& scratch) const {
-    const std::vector<Extremes<C>>& blocks = scratch.extremes;
-    if (!two_level()) {
-      for (size_t i = 0; i < blocks.size(); ++i) {
-        scratch.scales[i] = scale_of<C>(blocks[i], global_, plan_.element, plan_.scaling);
-      }
-      return;
-    }
-    in_vectors<vector_bytes / 4>(int64_t(blocks.size()), [&](int64_t first, auto count) {
-      const auto at = &blocks[size_t(first)];
-      Vector32 amax{};
-      for (size_t i = 0; i < size_t(count); ++i) amax[i] = to_binary32<C>(at[i].amax);
-      const TwoLevels<Vector32> levels = two_levels<Vector32>(amax, global_, plan_.scaling);
-      for (size_t i = 0; i < size_t(count); ++i) {
-        scratch.scales[size_t(first) + i] =
-            scale_of_two<C>(levels.scale[i], levels.inverse[i], at[i].special, plan_.scaling);
-      }
-    });
-  }
-
   /// Rounds some rows and columns, whose scales are in `scratch`.
   void apply(int64_t b, Range rows, Range columns, Scratch<C>& scratch) const {
-    const bool by_columns = narrow_ && prepare(columns, scratch),
-               saturating = scratch.columns.saturating;
+    if (plan_.family == Family::block && by_units()) return apply_units(b, rows, columns, scratch);
     with_mode(plan_.mode, [&](auto mode) {
       for (int64_t r = rows.first; r < rows.last; ++r) {
         const BlockRows::Row at = blocks_.row(b, r);
@@ -190,19 +199,41 @@ class Job {
             rounder_.round_table(from, to, part.size(), words);
           } else if (plan_.family == Family::element) {
             rounder_.round_unscaled(mode, from, to, part.size(), words);
-          } else if (by_columns) {
-            if (saturating) {
-              rounder_.template round_columns<Shape::saturating>(
-                  mode, from, to, part.size(), words, scratch.columns, c - columns.first);
-            } else {
-              rounder_.template round_columns<Shape::regular>(mode, from, to, part.size(), words,
-                                                              scratch.columns, c - columns.first);
-            }
           } else {
             round_segments(mode, from, to, part, columns.first, words, scratch);
           }
         }
       }
+    });
+  }
+
+  /// The same under the scales of `scratch.units`.
+  void apply_units(int64_t b, Range rows, Range columns, Scratch<C>& scratch) const {
+    Units<C>& u = scratch.units;
+    const Strips strips(blocks_, narrow_, columns);
+    if (narrow_) u.repeat_scales(strips.together);
+    const int64_t first = columns.first / blocks_.segment;
+    with_mode(plan_.mode, [&](auto mode) {
+      strips.each(b, rows, columns, [&](BlockRows::Row at, int64_t n) {
+        for (int64_t i = 0; i < n; i += piece) {
+          const int64_t size = least_of<int64_t>(piece, n - i);
+          const uint32_t* words = nullptr;
+          if (is_stochastic(mode))
+            words = scratch.words.fill(random_, uint64_t(at.element + i), int(size));
+          ScaleRun<C> run{u.scale.data() + i, u.extra.data() + i};
+          if (!narrow_) {
+            const Range part{columns.first + i, columns.first + i + size};
+            in_segments(part, blocks_.segment, [&](int64_t segment, Range own) {
+              const size_t unit = size_t(segment - first);
+              fill<C>(scratch.scale + (own.first - part.first), u.scale[unit], own.size());
+              fill<C>(scratch.extra + (own.first - part.first), u.extra[unit], own.size());
+            });
+            run = {scratch.scale, scratch.extra};
+          }
+          rounder_.round_columns(mode, run, source_ + at.source + i, target_ + at.target + i, size,
+                                 words, u.infinities);
+        }
+      });
     });
   }
 
@@ -222,32 +253,16 @@ class Job {
         rounder_.round(mode, from + i, to + i, n, own, entry.constants, scale.power,
                        entry.shape_for(scale.special));
       } else {
-        rounder_.round_by_quotient(mode, scale, from + i, to + i, n, own);
+        rounder_.round_by_quotient(scale, from + i, to + i, n, own);
       }
     });
-  }
-
-  /// Derives the constants of each column; false where one of them needs Shape::any or is NaN
-  /// throughout.
-  bool prepare(Range columns, Scratch<C>& scratch) const {
-    scratch.columns.set(columns.size());
-    const int64_t k = blocks_.segment, first = columns.first / k;
-    for (int64_t c = columns.first; c < columns.last; ++c) {
-      const Scale<C>& scale = scratch.scales[size_t(c / k - first)];
-      if (scale.nan) return false;
-      const auto& entry = scratch.by_power.get(plan_.element, scale.power);
-      const Shape shape = entry.shape_for(scale.special);
-      if (shape == Shape::any) return false;
-      scratch.columns.saturating &= shape == Shape::saturating;
-      scratch.columns.put(c - columns.first, entry.constants);
-    }
-    return true;
   }
 
   const Plan& plan_;
   Random random_;
   BlockRows blocks_;
-  bool narrow_;
+  ScaleFinder<C> finder_;
+  bool narrow_;  // whether blocks are narrower than a vector
   Tasks tasks_;
   const Stored* source_;
   Stored* target_;

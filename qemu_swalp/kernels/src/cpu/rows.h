@@ -22,34 +22,26 @@ struct Vectors {
   // stored.
   template <class N>
   static V load(const Stored* from, N n) {
-    Packed packed{};
-    __builtin_memcpy(&packed, from, n * sizeof(Stored));
-    return __builtin_convertvector(packed, V);
+    return __builtin_convertvector(load_bytes<Packed>(from, bytes_of<Stored>(n)), V);
   }
   template <class N>
   static void store(Stored* to, V x, N n) {
-    const Packed packed = __builtin_convertvector(x, Packed);
-    __builtin_memcpy(to, &packed, n * sizeof(Stored));
+    store_bytes(to, __builtin_convertvector(x, Packed), bytes_of<Stored>(n));
   }
   /// 32-bit words in the top bits of words.
   template <class N>
   static V words(const uint32_t* from, N n) {
-    PackedWords packed{};
-    __builtin_memcpy(&packed, from, n * sizeof(uint32_t));
+    const PackedWords packed = load_bytes<PackedWords>(from, bytes_of<uint32_t>(n));
     return __builtin_convertvector(packed, V) << (C::width - 32);
   }
   template <class N>
   static V load_words(const Word* from, N n) {
-    V x{};
-    __builtin_memcpy(&x, from, n * sizeof(Word));
-    return x;
+    return load_bytes<V>(from, bytes_of<Word>(n));
   }
-};
-
-/// All lanes of a vector.
-template <int count>
-struct Whole {
-  QS_INLINE constexpr operator size_t() const { return count; }
+  template <class N>
+  static void store_words(Word* to, V x, N n) {
+    store_bytes(to, x, bytes_of<Word>(n));
+  }
 };
 
 /// work(first element, how many lanes) for the vectors of a run.
@@ -86,6 +78,34 @@ QS_INLINE void round_run(M mode, const typename C::Stored* from, typename C::Sto
                count);
     });
   }
+}
+
+/// A run of elements under scales of their own, 2^S with S as signed words; `no_power`: NaN.
+/// `least`: from which S on the shape suffices.
+template <class C, Shape shape, class M>
+QS_INLINE void round_power_run(M mode, const typename C::Stored* from, typename C::Stored* to,
+                               int64_t n, const uint32_t* words, const typename C::Word* powers,
+                               const Element& f, int least) {
+  using V = Vectors<C>;
+  using Word = typename C::Word;
+  using Vector = typename V::V;
+  const Vector none{};
+  in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
+    const Vector power = V::load_words(powers + i, count), raw = V::load(from + i, count);
+    const Vector word = is_stochastic(mode) ? V::words(words + i, count) : Vector();
+    const auto spoiled = power == none + Word(no_power);
+    const auto s = constants_under<C, Vector>(f, select<Vector>(spoiled, none, power));
+    const Vector out = round_element<C, shape>(mode, raw, word, s, f, 0);
+    V::store(to + i, select<Vector>(spoiled, none + Word(C::nan), out), count);
+    const auto low = signed_of(power) < signed_of(none + Word(least));
+    if (!any<Vector>(low)) return;
+    for (int64_t j = 0; j < int64_t(size_t(count)); ++j) {
+      if (!low[j]) continue;
+      const int scale = int(signed_of(Word(power[j])));
+      to[i + j] = typename C::Stored(round_element<C, Shape::any>(
+          Mode(mode), Word(raw[j]), Word(word[j]), constants_of<C>(f, scale), f, scale));
+    }
+  });
 }
 
 /// What one more element makes of the extremes of its block. `signs`: whether negative elements
@@ -130,66 +150,24 @@ QS_INLINE void widen(Extremes<C>& extremes, const typename C::Stored* from, int6
   extremes.special = greatest_of(extremes.special, special_of<C>(greatest_lane(most)));
 }
 
-/// The same for a row of which each element has a block of its own; negative elements do not count
-/// apart.
-template <class C>
-inline void widen_each(typename C::Word* amax, typename C::Word* most,
+/// The same for a row of which each element has extremes of its own; `most`: its magnitude.
+template <class C, bool signs>
+inline void widen_each(typename C::Word* amax, typename C::Word* low, typename C::Word* most,
                        const typename C::Stored* from, int64_t n) {
   using V = Vectors<C>;
   using Vector = typename V::V;
   const Vector none{};
-  in_vectors<V::count>(n, [&](int64_t i, auto count) {
-    const Vector magnitude = V::load(from + i, count) & (C::sign - 1);
+  auto raise = [](typename C::Word* to, Vector x, auto count) QS_INLINE_LAMBDA {
+    V::store_words(to, greater<Vector>(V::load_words(to, count), x), count);
+  };
+  in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
+    const Vector raw = V::load(from + i, count), magnitude = raw & (C::sign - 1);
     const Vector finite =
         select<Vector>(signed_of(magnitude) < signed_of(none + C::infinity), magnitude, none);
-    const Vector a = V::load_words(amax + i, count), m = V::load_words(most + i, count);
-    const Vector wider = greater<Vector>(a, finite), more = greater<Vector>(m, magnitude);
-    __builtin_memcpy(amax + i, &wider, count * sizeof(typename C::Word));
-    __builtin_memcpy(most + i, &more, count * sizeof(typename C::Word));
-  });
-}
-
-constexpr int short_table =
-    64;  // values up to which it is faster to compare with each step than to search
-
-/// A run of elements rounded to the values of a short table by a deterministic mode.
-template <class C>
-inline void round_short_table(const typename C::Stored* from, typename C::Stored* to, int64_t n,
-                              const Table& t) {
-  using V = Vectors<C>;
-  using Word = typename C::Word;
-  using Vector = typename V::V;
-  const Vector none{};
-  Word thresholds[short_table], values[short_table];
-  for (int i = 0; i < t.count; ++i) {
-    values[i] = Word(uint64_t(t.values[i])) & (C::sign | (C::sign - 1));
-    thresholds[i] = i + 1 < t.count ? Word(uint64_t(t.thresholds[i])) : 0;
-  }
-  const int last = t.count - 1;
-  // Where both ends and both infinities saturate, NaN alone is left to look at.
-  const bool saturates = t.above == OverflowResult::to_bound &&
-                         t.below == OverflowResult::to_bound &&
-                         t.positive_infinity == OverflowResult::to_bound &&
-                         t.negative_infinity == OverflowResult::to_bound;
-  const Word low = saturates ? Word(0) - C::infinity : Word(uint64_t(t.low));
-  const Word high = saturates ? C::infinity : Word(uint64_t(t.high)),
-             signs = t.has_negative_zero ? 1 : 0;
-  in_vectors<V::count>(n, [&](int64_t i, auto count) {
-    const Vector raw = V::load(from + i, count), magnitude = raw & (C::sign - 1);
-    const Vector key = select<Vector>((raw & C::sign) != none, none - magnitude, magnitude);
-    Vector bits = none + values[0];
-    for (int j = 0; j < last; ++j) {
-      bits = select<Vector>(signed_of(key) >= signed_of(none + thresholds[j]), none + values[j + 1],
-                            bits);
-    }
-    const auto beyond =
-        (signed_of(key) < signed_of(none + low)) | (signed_of(key) > signed_of(none + high));
-    const auto special = beyond | ((bits == none) & (none + signs != none));
-    V::store(to + i, bits, count);
-    if (!any<Vector>(special)) return;
-    for (size_t j = 0; j < size_t(count); ++j) {
-      to[i + int64_t(j)] = typename C::Stored(checked_in_table<C>(raw[j], bits[j], t));
-    }
+    const Vector minus = signs ? select<Vector>((raw & C::sign) != none, finite, none) : none;
+    raise(amax + i, finite ^ minus, count);
+    if constexpr (signs) raise(low + i, minus, count);
+    raise(most + i, magnitude, count);
   });
 }
 

@@ -42,9 +42,7 @@ class RunRounder {
       : plan_(plan),
         constants_(constants_of<C>(plan.element, 0)),
         constants32_(constants_of<Single>(plan.element32, 0)),
-        shape_(shape_of<C>(plan.element, 0, true)),
-        shape32_(shape_of<Single>(plan.element32, 0, true)),
-        finite_shape32_(shape_of<Single>(plan.element32, 0, false)) {}
+        shape_(shape_of<C>(plan.element, 0, true)) {}
 
   /// Under the scale 1.
   template <class M>
@@ -72,74 +70,84 @@ class RunRounder {
   }
 
   void round_table(const Stored* from, Stored* to, int64_t n, const uint32_t* words) const {
-    if (!words && plan_.table.count <= short_table)
-      return round_short_table<C>(from, to, n, plan_.table);
+    const Table& t = plan_.table;
+    if (!words) return round_table_run<C, false>(from, to, n, words, plan_.mode, t);
+    if (plan_.mode == Mode::stochastic_a)
+      return round_table_run<C, true>(from, to, n, words, plan_.mode, t);
     for (int64_t i = 0; i < n; ++i) {
       const uint64_t word = words ? uint64_t(words[i]) << 32 : 0;
-      to[i] = Stored(round_to_table<C>(plan_.mode, Word(from[i]), word, plan_.table));
+      to[i] = Stored(round_to_table<C>(plan_.mode, Word(from[i]), word, t));
     }
   }
 
-  /// A run of elements under a scale that is no power of two.
+  /// A run of elements under a scale that is no power of two, one by one.
+  void round_by_quotient(const Scale<C>& scale, const Stored* from, Stored* to, int64_t n,
+                         const uint32_t* words) const {
+    for (int64_t i = 0; i < n; ++i)
+      to[i] = quotient(scale, Word(from[i]), words ? in_top_bits<C>(words[i]) : 0);
+  }
+
+  /// Under scales of their own. infinities: whether any element may be infinite.
   template <class M>
-  QS_INLINE void round_by_quotient(M mode, const Scale<C>& scale, const Stored* from, Stored* to,
-                                   int64_t n, const uint32_t* words) const {
-    const Rule rule = plan_.scaling.rule;
-    auto slow = [&](int64_t i) QS_INLINE_LAMBDA {
-      const Word word = words ? in_top_bits<C>(words[i]) : 0;
-      return Stored(round_scaled<C>(plan_.mode, Word(from[i]), word, scale, constants_,
-                                    constants32_, plan_.element, rule));
-    };
-    if constexpr (C::width == 32) {
-      const Number<Single> number = {scale.number.exponent, scale.number.significand};
-      const Element& f = plan_.element32;
-      auto run_vendor = [&](auto shape) QS_INLINE_LAMBDA {
-        round_vendor_run<C, decltype(shape)::value>(mode, from, to, n, words, number, scale.inverse,
-                                                    constants32_, f);
-      };
-      auto run_quotient = [&](auto shape, const Constants<Single>& s) QS_INLINE_LAMBDA {
-        round_quotient_run<C, decltype(shape)::value>(mode, from, to, n, words, number, s, f, slow);
-      };
-      using Saturating = std::integral_constant<Shape, Shape::saturating>;
-      using Regular = std::integral_constant<Shape, Shape::regular>;
-      const Shape shape32 = scale.special ? shape32_ : finite_shape32_;
-      const bool saturating = shape32 == Shape::saturating;
-      if (is_vendor(rule)) {
-        if (saturating) return run_vendor(Saturating());
-        if (shape32 == Shape::regular && C::storage == 32) return run_vendor(Regular());
-      } else if (takes_quotients(f) && takes_scale(number)) {
-        if (rule == Rule::minmax) {
-          if (saturating)
-            return run_quotient(Saturating(), with_zero_point(constants32_, f, scale.zero_point));
-        } else {
-          if (saturating) return run_quotient(Saturating(), constants32_);
-          if (C::storage == 32) return run_quotient(Regular(), constants32_);
-        }
-      }
+  QS_INLINE void round_columns(M mode, const ScaleRun<C>& run, const Stored* from, Stored* to,
+                               int64_t n, const uint32_t* words, bool infinities) const {
+    if (saturates(plan_.element, infinities)) {
+      round_columns_in<Shape::saturating>(mode, run, from, to, n, words);
+    } else {
+      round_columns_in<Shape::regular>(mode, run, from, to, n, words);
     }
-    for (int64_t i = 0; i < n; ++i) to[i] = slow(i);
-  }
-
-  /// Under a scale for each column, of which `first` is the first.
-  template <Shape shape, class M>
-  QS_INLINE void round_columns(M mode, const Stored* from, Stored* to, int64_t n,
-                               const uint32_t* words, const ColumnConstants<C>& constants,
-                               int64_t first) const {
-    using V = Vectors<C>;
-    in_vectors<V::count>(n, [&](int64_t i, auto count) {
-      const typename V::V word = is_stochastic(mode) ? V::words(words + i, count) : typename V::V();
-      V::store(to + i,
-               round_element<C, shape>(mode, V::load(from + i, count), word,
-                                       constants.get(first + i, count), plan_.element, 0),
-               count);
-    });
   }
 
  private:
+  using B = Computing<C>;
+
+  Stored quotient(const Scale<C>& scale, Word raw, Word word) const {
+    return Stored(round_scaled<C>(plan_.mode, raw, word, scale, constants_, constants32_,
+                                  plan_.element, plan_.scaling.rule));
+  }
+
+  template <Shape shape, class M>
+  QS_INLINE void round_columns_in(M mode, const ScaleRun<C>& run, const Stored* from, Stored* to,
+                                  int64_t n, const uint32_t* words) const {
+    const Rule rule = plan_.scaling.rule;
+    if (is_power(rule)) {
+      return round_power_run<C, shape>(mode, from, to, n, words, run.scale, plan_.element,
+                                       least_regular_power<C>(plan_.element));
+    }
+    const Element& f = computed_element();
+    if constexpr (C::width == 32) {
+      if (is_vendor(rule))
+        return round_vendor_run<C, shape>(mode, from, to, n, words, run, constants32_, f);
+    }
+    auto slow = [&](int64_t i, Word raw) {
+      const Number<B> number = number_of_bits<B>(run.scale[i]);
+      const Scale<C> scale = {0, {number.exponent, number.significand}, 0, run.extra[i], 0, 0};
+      return quotient(scale, raw, words ? in_top_bits<C>(words[i]) : 0);
+    };
+    if (rule == Rule::minmax) {
+      const Word most = integer_of<C>({f.max_exponent, Word(plan_.element.max_significand)});
+      return round_quotient_run<C, Shape::saturating, true>(mode, from, to, n, words, run,
+                                                            computed_constants(), f, most, slow);
+    }
+    round_quotient_run<C, shape, false>(mode, from, to, n, words, run, computed_constants(), f, 0,
+                                        slow);
+  }
+
+  const Element& computed_element() const {
+    return C::width == 32 ? plan_.element32 : plan_.element;
+  }
+  const Constants<B>& computed_constants() const {
+    if constexpr (C::width == 32) {
+      return constants32_;
+    } else {
+      return constants_;
+    }
+  }
+
   const Plan& plan_;
   Constants<C> constants_;
   Constants<Single> constants32_;
-  Shape shape_, shape32_, finite_shape32_;
+  Shape shape_;
 };
 
 QS_END

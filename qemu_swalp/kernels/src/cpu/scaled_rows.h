@@ -1,41 +1,9 @@
-// Runs of elements under scales that are no powers of two, in vectors of float32, which holds
-// float16 and bfloat16 as well; `round_scaled` is what they equal.
-//
-// Here floats are multiplied and divided, each operation rounded once to nearest even with
-// subnormals kept, which `StandardFloats` sees to.
+// Runs of elements under scales that are no powers of two, in vectors of floats; `round_scaled` is
+// what they equal.
 #pragma once
-#include "cpu/rows.h"
-#if defined(__x86_64__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
+#include "cpu/floats.h"
 
 QS_BEGIN
-
-/// Rounding to nearest even, without flushing, as long as it lives.
-class StandardFloats {
-#if defined(__x86_64__)
- public:
-  StandardFloats() : before_(_mm_getcsr()) { _mm_setcsr(0x1F80); }
-  ~StandardFloats() { _mm_setcsr(before_); }
-
- private:
-  unsigned before_;
-#elif defined(__aarch64__)
- public:
-  StandardFloats() {
-    __asm__ volatile("mrs %0, fpcr" : "=r"(before_));
-    __asm__ volatile("msr fpcr, %0" : : "r"(uint64_t(0)));
-  }
-  ~StandardFloats() { __asm__ volatile("msr fpcr, %0" : : "r"(before_)); }
-
- private:
-  uint64_t before_;
-#endif
-};
-
-typedef float Floats __attribute__((vector_size(vector_bytes)));
 
 template <>
 inline Vector32 multiply32(Vector32 a, Vector32 b) {
@@ -58,79 +26,23 @@ inline Vector32 in_format(Vector32 magnitude, const Element& scale) {
   return magnitude;
 }
 
-/// x - q·s, rounded once.
-inline Floats residual(Floats x, Floats q, Floats s) {
-#if defined(__AVX512F__)
-  return Floats(_mm512_fnmadd_ps(__m512(q), __m512(s), __m512(x)));
-#elif defined(__FMA__)
-  return Floats(_mm256_fnmadd_ps(__m256(q), __m256(s), __m256(x)));
-#elif defined(__aarch64__)
-  return Floats(vfmsq_f32(float32x4_t(x), float32x4_t(q), float32x4_t(s)));
-#else  // q·s has 48 bits, and the difference 24 (`quotient_to_odd`): float64 has both
-  Floats rest;
-  for (int i = 0; i < vector_bytes / 4; ++i)
-    rest[i] = float(double(x[i]) - double(q[i]) * double(s[i]));
-  return rest;
-#endif
-}
-
-/// Bits of x/s ≥ 0 rounded to odd: cut, and the last bit set where anything was cut off.
-///
-/// q is x/s to nearest. |x - q·s| is at most half a unit of q times s, and a multiple of a unit of
-/// q times a unit of s: 24 bits, so it is a float32 unless it is less than one can be, and its sign
-/// tells on which side of q x/s lies.
-inline Vector32 quotient_to_odd(Floats x, Floats s) {
-  const Floats q = x / s, rest = residual(x, q, s);
-  const Vector32 cut = Vector32(q) + Vector32(SignedVector32(rest) >> 31);
-  return cut | one_where<Vector32>(rest != Floats());
-}
-
-/// 2^e.
-inline Floats power_of_two(int e) {
-  return Floats(Vector32() + (uint32_t(e + Single::bias) << Single::mantissa));
-}
-
-/// Elements of C as float32, bits to bits.
-template <class C>
-inline Vector32 widened(Vector32 raw) {
-  if constexpr (C::storage == 32) return raw;
-  const Vector32 none{}, magnitude = raw & (C::sign - 1),
-                         bits = magnitude << (Single::mantissa - C::mantissa);
-  const Vector32 number = Vector32(Floats(bits) * power_of_two(Single::bias - C::bias));
-  const auto finite = signed_of(magnitude) < signed_of(none + C::infinity);
-  return select<Vector32>(finite, number, bits | Single::infinity) |
-         (raw & C::sign) << (Single::storage - C::storage);
-}
-
-/// And back, of those that C holds.
-template <class C>
-inline Vector32 narrowed(Vector32 raw) {
-  if constexpr (C::storage == 32) return raw;
-  constexpr int down = Single::mantissa - C::mantissa;
-  const Vector32 none{}, magnitude = raw & (Single::sign - 1);
-  const Vector32 number =
-      Vector32(Floats(magnitude) * power_of_two(C::bias - Single::bias)) >> down;
-  const Vector32 special = ((magnitude >> down) & ((1u << C::mantissa) - 1)) | C::infinity;
-  const auto finite = signed_of(magnitude) < signed_of(none + Single::infinity);
-  return select<Vector32>(finite, number, special) |
-         (raw & Single::sign) >> (Single::storage - C::storage);
-}
-
-/// s·r for rounded r, float32 bits with the sign, rounded to C; at most its greatest finite number.
-/// Before that it is rounded to odd, or to nearest where the rule has float32 in between.
-template <class C>
-inline Vector32 multiplied(Vector32 element, Floats s, bool by_float32) {
-  constexpr int down = Single::mantissa - C::mantissa;
-  constexpr uint32_t largest =
-      ((C::infinity - 1) << down) + (uint32_t(Single::bias - C::bias) << Single::mantissa);
-  const Vector32 none{}, size = element & (Single::sign - 1);
-  const Floats nearest = Floats(size) * s;
-  Vector32 product = Vector32(nearest);
+/// s·r for rounded r, bits with the sign, rounded to C; at most its greatest finite number. Before
+/// that it is rounded to odd, or to nearest where the rule has float32 in between.
+template <class C, class Vector>
+inline Vector multiplied(Vector element, FloatsOf<Computing<C>> s, bool by_float32) {
+  using B = Computing<C>;
+  using Word = typename B::Word;
+  constexpr int down = B::mantissa - C::mantissa;
+  constexpr Word largest =
+      (Word(C::infinity - 1) << down) + (Word(B::bias - C::bias) << B::mantissa);
+  const Vector none{}, size = element & (B::sign - 1);
+  const FloatsOf<B> nearest = FloatsOf<B>(size) * s;
+  Vector product = Vector(nearest);
   if constexpr (down > 0) {
     if (!by_float32) {
       const Floats rest = residual(nearest, Floats(size), s);
       product =
-          (product - one_where<Vector32>(rest > Floats())) | one_where<Vector32>(rest != Floats());
+          (product - one_where<Vector>(rest > Floats())) | one_where<Vector>(rest != Floats());
     }
     Constants<Single> target{};
     target.breakpoint = uint32_t(Single::bias + 1 - C::bias);
@@ -140,24 +52,40 @@ inline Vector32 multiplied(Vector32 element, Floats s, bool by_float32) {
     product = rounded<Single, Shape::regular>(Known<Mode::nearest_even>(), product, none, target,
                                               Element(), 0);
   }
-  const auto finite = signed_of(size) < signed_of(none + Single::infinity);
-  return select<Vector32>(
-      finite, lesser<Vector32>(product, none + largest) | (element & Single::sign), element);
+  const auto finite = signed_of(size) < signed_of(none + B::infinity);
+  return select<Vector>(finite, lesser<Vector>(product, none + largest) | (element & B::sign),
+                        element);
 }
 
+/// Where the scales of elements are, and what else the rule needs of them: float32 bits that the
+/// vendor rules multiply by, or zero points. A block that is NaN has the scale NaN.
+template <class C>
+struct ScaleRun {
+  const typename C::Word *scale, *extra;
+
+  template <class N>
+  QS_INLINE typename Vectors<C>::V scales(int64_t i, N n) const {
+    return Vectors<C>::load_words(scale + i, n);
+  }
+  template <class N>
+  QS_INLINE typename Vectors<C>::V extras(int64_t i, N n) const {
+    return Vectors<C>::load_words(extra + i, n);
+  }
+};
+
 /// The vendor rules: |x|⊗i rounded, then times s. Constants and element here and below: those of
-/// float32.
+/// the dtype that is computed in.
 template <class C, Shape shape, class M>
 QS_INLINE void round_vendor_run(M mode, const typename C::Stored* from, typename C::Stored* to,
-                                int64_t n, const uint32_t* words, const Number<Single>& number,
-                                uint32_t inverse_bits, const Constants<Single>& given,
-                                const Element& f) {
+                                int64_t n, const uint32_t* words, const ScaleRun<C>& run,
+                                const Constants<Single>& given, const Element& f) {
   using V = Vectors<C>;
   using Vector = Vector32;
   const Vector none{};
   const Constants<Single> s = given;
-  const Floats inverse = Floats(none + inverse_bits), factor = Floats(none + join<Single>(number));
   in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
+    const Vector scale = run.scales(i, count);
+    const Floats inverse = Floats(run.extras(i, count)), factor = Floats(scale);
     const Vector raw = widened<C>(V::load(from + i, count)), magnitude = raw & (Single::sign - 1);
     const Vector scaled =
         select<Vector>(magnitude == none, none, Vector(Floats(magnitude) * inverse));
@@ -166,79 +94,119 @@ QS_INLINE void round_vendor_run(M mode, const typename C::Stored* from, typename
         rounded<Single, Shape::regular>(mode, scaled | (raw & Single::sign), word, s, f, 0);
     const Vector finite_r = lesser<Vector>(r, none + largest32);
     const Vector product = multiplied<C>(checked<Single, shape>(raw, finite_r, s), factor, true);
-    V::store(to + i, narrowed<C>(product), count);
+    const auto spoiled = signed_of(scale) > signed_of(none + Single::infinity);
+    V::store(to + i, select<Vector>(spoiled, none + C::nan, narrowed<C>(product)), count);
   });
 }
 
 /// Whether `round_quotient_run` takes elements of a format.
+template <class B>
 inline bool takes_quotients(const Element& f) {
-  return shape_of<Single>(f, 0, true) != Shape::any && f.fraction <= 21 &&
+  return shape_of<B>(f, 0, true) != Shape::any && f.fraction <= B::mantissa - 2 &&
          f.least_exponent >= -45 && greatest_of(f.max_exponent, f.min_exponent) < 127;
 }
 
-/// Whether it takes a scale: one that float32 holds.
-inline bool takes_scale(const Number<Single>& s) {
-  const Number<Single> rounded_scale = number_of_bits<Single>(join<Single>(s));
-  return rounded_scale.exponent == s.exponent && rounded_scale.significand == s.significand;
+/// Whether it takes the scales of a format: numbers of B, far from the ends of float64.
+template <class B>
+inline bool takes_scales(const Element& scale) {
+  constexpr int least = B::width == 32 ? B::least_exponent : -500,
+                most = B::width == 32 ? B::bias : 500;
+  return scale.table_count == 0 && scale.fraction <= B::mantissa && scale.least_exponent >= least &&
+         scale.max_exponent <= most && scale.ulp_exponent >= B::least_exponent;
 }
 
-/// The constants of elements with a zero point: bounds that come with the scale.
-inline Constants<Single> with_zero_point(Constants<Single> s, const Element& f,
-                                         uint32_t zero_point) {
-  const uint32_t most = integer_of<Single>({f.max_exponent, uint32_t(f.max_significand)});
-  s.bound = join<Single>(number<Single>(most - zero_point, 0));
-  s.negative_bound = join<Single>(number<Single>(zero_point, 0));
-  return s;
+/// The constants of elements with zero points: bounds that come with the scales.
+template <class B, class Vector>
+inline Constants<B, Vector> with_zero_points(const Constants<B>& s, Vector most, Vector zeros) {
+  Constants<B, Vector> all{};
+  const Vector none{};
+  auto float_bits = [](Vector n) QS_INLINE_LAMBDA {
+    using Signed = typename Kind<Vector>::Signed;
+    return Vector(__builtin_convertvector(Signed(n), FloatsOf<B>));
+  };
+  all.breakpoint = none + s.breakpoint;
+  all.ulp_exponent = none + s.ulp_exponent;
+  all.tiny = none + s.tiny;
+  all.bound = float_bits(most - zeros);
+  all.negative_bound = float_bits(zeros);
+  all.normal = s.normal;
+  all.sign = s.sign;
+  all.negative_zero = s.negative_zero;
+  all.random_mask = s.random_mask;
+  return all;
 }
 
-/// The other rules: x/s rounded, then times s. `slow(i)`: element i by `round_scaled`.
+/// The other rules: x/s rounded, then times s. `slow(i, raw)`: element i by `round_scaled`.
 ///
-/// Rounding x/s to odd at 24 bits first changes no deterministic mode: at up to 22 bits of the
-/// element's (`fraction` is one less) the bounds between results are even. A stochastic mode has
-/// finer bounds: there both even neighbours are rounded, between which x/s lies, or which it is.
-/// Rounding with a given word is monotone, so if they agree, that is the result; else the element
-/// goes by `round_scaled`.
+/// Rounding x/s to odd at p bits, those of B, first changes no deterministic mode: at up to p - 2
+/// bits of the element's (`fraction` is one less) the bounds between results are even. A stochastic
+/// mode has finer bounds: there both even neighbours are rounded, between which x/s lies, or which
+/// it is. Rounding with a given word is monotone, so where they agree, that is the result; else the
+/// element goes by `round_scaled`.
 ///
 /// Below 2^-34 of the least positive value no mode sees more than that x/s is not zero, which an
-/// odd quotient never is. From there on the residual has no bit below 2^-149: q ≥ 2^-79 has units
-/// of 2^-102, and scales below 1 are lifted, with x, by a power of two that leaves s at least
-/// 2^-22, in units of 2^-45, and less than 2. Where that lifts x to infinity, x/s is at least
-/// 2^127, beyond the range, and so is whatever comes of it.
+/// odd quotient never is. In float32 from there on the residual has no bit below 2^-149: q ≥ 2^-79
+/// has units of 2^-102, and scales below 1 are lifted, with x, by a power of two that leaves s at
+/// least 2^-22, in units of 2^-45, and less than 2. Where that lifts x to infinity, x/s is at least
+/// 2^127, beyond the range, and so is whatever comes of it. In float64 units of 2^-131 and, s being
+/// 2^-500 at least, of 2^-552 are above 2^-1074 without.
 ///
-/// Matmul are multiples of 2^-45 times a unit of s: their residual has no bit below 2^-149 either
+/// Products are multiples of 2^-45 times a unit of s: their residual has no bit below 2^-149 either
 /// where s is at least 2^-81. For smaller s an element of float16 or bfloat16 that is not zero goes
 /// by `round_scaled`.
-template <class C, Shape shape, class M, class Slow>
+template <class C, Shape shape, bool zero_points, class M, class Slow>
 QS_INLINE void round_quotient_run(M mode, const typename C::Stored* from, typename C::Stored* to,
-                                  int64_t n, const uint32_t* words, const Number<Single>& number,
-                                  const Constants<Single>& given, const Element& f, Slow slow) {
+                                  int64_t n, const uint32_t* words, const ScaleRun<C>& run,
+                                  const Constants<Computing<C>>& given, const Element& f,
+                                  typename C::Word most, Slow slow) {
+  using B = Computing<C>;
   using V = Vectors<C>;
-  using Vector = Vector32;
+  using Vector = typename V::V;
+  using Reals = FloatsOf<B>;
+  using Word = typename C::Word;
   const Vector none{};
-  const Constants<Single> s = given;
-  const int up = greatest_of(0, least_of(127, -number.exponent));
-  const Floats lift = power_of_two(up), factor = Floats(none + join<Single>(number));
-  const Floats divisor = Floats(none + join<Single>({number.exponent + up, number.significand}));
-  const bool faint = C::mantissa < Single::mantissa && number.exponent < -81;
+  const Constants<B> s = given;
+  // Under a zero point the bounds are the scale's, but not what infinities become.
+  const bool to_bounds = f.positive_infinity == OverflowResult::to_bound &&
+                         f.negative_infinity == OverflowResult::to_bound;
+  const Word infinity = to_bounds ? B::sign : B::infinity;
   in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
-    const Vector raw = widened<C>(V::load(from + i, count)), sign = raw & Single::sign,
-                 magnitude = raw ^ sign;
-    const Vector quotient = quotient_to_odd(Floats(magnitude) * lift, divisor);
+    const Vector loaded = V::load(from + i, count), given_scale = run.scales(i, count);
+    const auto spoiled = signed_of(given_scale) > signed_of(none + B::infinity);
+    const Vector one = none + (Word(B::bias) << B::mantissa);
+    const Vector scale = select<Vector>(spoiled, one, given_scale), field = scale >> B::mantissa;
+    const Vector raw = widened<C>(loaded), sign = raw & B::sign, magnitude = raw ^ sign;
+    Reals dividend = Reals(magnitude), divisor = Reals(scale);
+    if constexpr (B::width == 32) {
+      const Vector up = greater<Vector>(none, lesser<Vector>(none + 127, none + 127 - field));
+      const Floats lift = Floats((up + Single::bias) << Single::mantissa);
+      dividend *= lift;
+      divisor *= lift;
+    }
+    const Vector quotient = quotient_to_odd<B>(dividend, divisor);
     const Vector word = is_stochastic(mode) ? V::words(words + i, count) : Vector();
     const Vector doubt = is_stochastic(mode) ? quotient & 1 : none;
+    auto unsure = none != none;
     const Vector r =
-        rounded<Single, Shape::regular>(mode, (quotient - doubt) | sign, word, s, f, 0);
-    bool sure = !faint || !any<Vector>(magnitude != none);
-    if (is_stochastic(mode)) {
-      sure &= !any<Vector>(
-          r != rounded<Single, Shape::regular>(mode, (quotient + doubt) | sign, word, s, f, 0));
+        rounded<B, Shape::regular>(mode, (quotient - doubt) | sign, word, s, f, 0, doubt + doubt,
+                                   is_stochastic(mode) ? &unsure : nullptr);
+    if constexpr (C::mantissa < B::mantissa)
+      unsure |= (magnitude != none) & (signed_of(field) < signed_of(none + Word(B::bias - 81)));
+    if constexpr (zero_points) unsure |= magnitude == none + infinity;
+    Vector element;
+    if constexpr (zero_points) {
+      element =
+          checked<B, shape>(raw, r, with_zero_points<B>(s, none + most, run.extras(i, count)));
+    } else {
+      element = checked<B, shape>(raw, r, s);
     }
-    if (!sure) {
-      for (int64_t j = i; j < i + int64_t(size_t(count)); ++j) to[j] = slow(j);
-      return;
+    const Vector product = narrowed<C>(multiplied<C>(element, Reals(scale), false));
+    V::store(to + i, select<Vector>(spoiled, none + C::nan, product), count);
+    unsure &= ~spoiled;
+    if (!any<Vector>(unsure)) return;
+    for (int64_t j = 0; j < int64_t(size_t(count)); ++j) {
+      if (unsure[j]) to[i + j] = slow(i + j, loaded[j]);
     }
-    V::store(to + i, narrowed<C>(multiplied<C>(checked<Single, shape>(raw, r, s), factor, false)),
-             count);
   });
 }
 

@@ -2,55 +2,9 @@
 #pragma once
 #include <vector>
 
-#include "cpu/scaled_rows.h"
+#include "cpu/table_rows.h"
 
 QS_BEGIN
-
-/// Scales of consecutive columns under blocks narrower than a vector: one field of `Constants`
-/// after the other, by column.
-template <class C>
-struct ColumnConstants {
-  using V = Vectors<C>;
-  using Word = typename C::Word;
-  static constexpr int fields = 11;
-  std::vector<Word> at;
-  int64_t columns = 0;
-  bool saturating = true;
-  Constants<C> shared;
-
-  void set(int64_t n) {
-    columns = n;
-    saturating = true;
-    at.resize(size_t(n) * fields);
-  }
-  void put(int64_t column, const Constants<C>& s) {
-    const Word all[fields] = {s.breakpoint,
-                              s.ulp_exponent,
-                              s.tiny,
-                              s.least,
-                              s.bound,
-                              s.negative_bound,
-                              s.above,
-                              s.below,
-                              s.positive_infinity,
-                              s.negative_infinity,
-                              s.zero};
-    for (int i = 0; i < fields; ++i) at[size_t(i * columns + column)] = all[i];
-    shared = s;
-  }
-  template <class N>
-  Constants<C, typename V::V> get(int64_t column, N n) const {
-    auto field = [&](int i) { return V::load_words(&at[size_t(i * columns + column)], n); };
-    return {field(0),          field(1),
-            field(2),          field(3),
-            field(4),          field(5),
-            field(6),          field(7),
-            field(8),          field(9),
-            field(10),         shared.normal,
-            shared.sign,       shared.negative_zero,
-            shared.random_mask};
-  }
-};
 
 /// `Constants` by the power of the scale, each made when it is first met: blocks share few powers.
 template <class C>
@@ -84,15 +38,51 @@ class ConstantsByPower {
   std::vector<Entry> entries_;
 };
 
+/// Extremes and scales of consecutive blocks, or of consecutive columns where blocks are narrower
+/// than a vector: one array for each number.
+template <class C>
+struct Units {
+  using Words = std::vector<typename C::Word>;
+  Words amax, low, most;  // as in `Extremes`; the greatest magnitude
+  Words scale, extra;     // as in `ScaleRun`; powers of two as signed words
+  bool infinities;        // whether any element may be infinite
+
+  void clear(int64_t n) {
+    for (Words* words : {&amax, &low, &most}) words->assign(size_t(n), 0);
+  }
+  void resize_scales(int64_t n) {
+    scale.resize(size_t(n));
+    extra.resize(size_t(n));
+  }
+  /// All scales so many times, one after the other.
+  void repeat_scales(int64_t times) {
+    const size_t n = scale.size();
+    for (Words* words : {&scale, &extra}) {
+      words->resize(n * size_t(times));
+      for (size_t i = n; i < words->size(); ++i) (*words)[i] = (*words)[i - n];
+    }
+  }
+  Extremes<C> extremes(int64_t i) const {
+    return {amax[size_t(i)], low[size_t(i)], special_of<C>(most[size_t(i)])};
+  }
+};
+
+template <class C>
+QS_INLINE void fill(typename C::Word* to, typename C::Word value, int64_t n) {
+  using V = Vectors<C>;
+  in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
+    V::store_words(to + i, typename V::V() + value, count);
+  });
+}
+
 /// Working memory of a thread.
 template <class C>
 struct Scratch {
   WordBuffer words;
-  std::vector<Extremes<C>> extremes;
-  std::vector<typename C::Word> amax, most;
+  Units<C> units;
+  typename C::Word scale[piece], extra[piece];  // of the columns of a piece
   std::vector<Scale<C>> scales;
   ConstantsByPower<C> by_power;
-  ColumnConstants<C> columns;
 };
 
 QS_END

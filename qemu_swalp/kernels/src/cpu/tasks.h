@@ -8,7 +8,7 @@ QS_BEGIN
 
 /// Enough to hide the cost of a task, few enough to stay in the caches.
 constexpr int64_t task_elements = 1 << 15;
-constexpr int64_t least_width = 64;
+constexpr int64_t least_width = 128;
 /// A block row of more is read twice: for its scales, then to be rounded.
 constexpr int64_t one_pass_elements = 1 << 17;
 

@@ -1,7 +1,10 @@
 // Vectors of lanes on a CPU, by the compiler's vector extension: as wide as the instruction set of
 // this compilation.
 #pragma once
-#include "common/portable.h"
+#include "common/dtype.h"
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
 
 QS_BEGIN
 
@@ -43,6 +46,77 @@ struct VectorOf<uint64_t> {
   using Type = Vector64;
 };
 
+typedef float Floats __attribute__((vector_size(vector_bytes)));
+typedef double Doubles __attribute__((vector_size(vector_bytes)));
+
+// The exponent of what a float holds exactly.
+template <>
+inline Vector32 leads(Vector32 n) {
+  const Vector32 bits = Vector32(__builtin_convertvector(SignedVector32(n), Floats));
+  return (bits >> Single::mantissa) - uint32_t(Single::bias);
+}
+template <>
+inline Vector64 leads(Vector64 n) {
+  const Vector64 bits = Vector64(__builtin_convertvector(SignedVector64(n), Doubles));
+  return (bits >> Double::mantissa) - uint64_t(Double::bias);
+}
+
+/// All lanes of a vector.
+template <int count>
+struct Whole {
+  QS_INLINE constexpr operator size_t() const { return count; }
+};
+
+/// The lowest bits, 1 to 64 of them.
+QS_INLINE uint64_t lane_mask(size_t bits) { return ~uint64_t(0) >> (64 - bits); }
+
+/// The first `bytes` of a vector from memory, the others 0.
+template <class T, int count>
+QS_INLINE T load_bytes(const void* from, Whole<count>) {
+  T x;
+  __builtin_memcpy(&x, from, sizeof x);
+  return x;
+}
+template <class T>
+QS_INLINE T load_bytes(const void* from, size_t bytes) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (sizeof(T) == 64) return T(_mm512_maskz_loadu_epi8(lane_mask(bytes), from));
+  if constexpr (sizeof(T) == 32)
+    return T(_mm256_maskz_loadu_epi8(uint32_t(lane_mask(bytes)), from));
+  if constexpr (sizeof(T) == 16) return T(_mm_maskz_loadu_epi8(uint16_t(lane_mask(bytes)), from));
+#endif
+  T x{};
+  __builtin_memcpy(&x, from, bytes);
+  return x;
+}
+
+/// And to memory.
+template <class T, int count>
+QS_INLINE void store_bytes(void* to, T x, Whole<count>) {
+  __builtin_memcpy(to, &x, sizeof x);
+}
+template <class T>
+QS_INLINE void store_bytes(void* to, T x, size_t bytes) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  if constexpr (sizeof(T) == 64) return _mm512_mask_storeu_epi8(to, lane_mask(bytes), __m512i(x));
+  if constexpr (sizeof(T) == 32)
+    return _mm256_mask_storeu_epi8(to, uint32_t(lane_mask(bytes)), __m256i(x));
+  if constexpr (sizeof(T) == 16)
+    return _mm_mask_storeu_epi8(to, uint16_t(lane_mask(bytes)), __m128i(x));
+#endif
+  __builtin_memcpy(to, &x, bytes);
+}
+
+/// Bytes of some lanes: as many as a vector has, or fewer.
+template <class Lane, int count>
+QS_INLINE constexpr Whole<count* int(sizeof(Lane))> bytes_of(Whole<count>) {
+  return {};
+}
+template <class Lane>
+QS_INLINE constexpr size_t bytes_of(size_t count) {
+  return count * sizeof(Lane);
+}
+
 /// The greatest lane, all of them below 2^(width - 1); `step`: half of how many are left to look
 /// at.
 template <class V, int step = sizeof(V) / sizeof(word_of<V>) / 2>
@@ -65,6 +139,11 @@ inline word_of<V> greatest_lane(V x) {
 template <class V>
 inline bool any(mask_of<V> mask) {
   const Vector64 bits = Vector64(mask);
+#if defined(__AVX512F__)
+  return _mm512_test_epi64_mask(__m512i(bits), __m512i(bits)) != 0;
+#elif defined(__AVX2__)
+  return !_mm256_testz_si256(__m256i(bits), __m256i(bits));
+#endif
   uint64_t all = 0;
   for (int i = 0; i < vector_bytes / 8; ++i) all |= bits[i];
   return all != 0;

@@ -1,0 +1,165 @@
+// Scales of blocks on a CPU, a vector of them at a time; `scale_of` is what they equal.
+#pragma once
+#include "cpu/scratch.h"
+
+QS_BEGIN
+
+/// The greatest of each k lanes that follow one another, in all of them; k less than a vector has.
+template <class C>
+class Spread {
+ public:
+  using Word = typename C::Word;
+  using V = Vectors<C>;
+  using Vector = typename V::V;
+
+  explicit Spread(int64_t k) : k_(k), lanes_(V::count / k * k) {
+    for (int64_t apart = 1; apart < k; apart *= 2, ++steps_) {
+      for (int64_t i = 0; i < V::count; ++i)
+        later_[steps_][i] = Word(i % k + apart < k && i + apart < V::count ? i + apart : i);
+    }
+    for (int64_t i = 0; i < V::count; ++i) first_[i] = Word(i / k * k);
+  }
+
+  void operator()(Word* values, int64_t n) const {
+    for (int64_t i = 0; i < n; i += lanes_) {
+      const size_t count = size_t(least_of(lanes_, n - i));
+      Vector x = V::load_words(values + i, count);
+      for (int step = 0; step < steps_; ++step) x = greater<Vector>(x, turned(x, later_[step]));
+      V::store_words(values + i, turned(x, first_), count);
+    }
+  }
+
+ private:
+  static Vector turned(Vector x, Vector from) {
+#if defined(__clang__)
+    Vector y;
+    for (int i = 0; i < V::count; ++i) y[i] = x[from[i]];
+    return y;
+#else
+    return __builtin_shuffle(x, from);
+#endif
+  }
+
+  int64_t k_, lanes_;
+  int steps_ = 0;
+  Vector later_[4], first_;
+};
+
+template <class C>
+class ScaleFinder {
+ public:
+  using B = Computing<C>;
+  using Word = typename C::Word;
+  using V = Vectors<C>;
+  using Vector = typename V::V;
+  using Reals = FloatsOf<B>;
+
+  explicit ScaleFinder(const Plan& plan) : plan_(plan), scaling_(plan.scaling) {
+    if (plan.family != Family::block) return;
+    const Element& f = plan.element;
+    if (is_power(scaling_.rule)) {
+      vectors_ = f.table_count == 0 && f.breakpoint + C::bias > -(1 << 16);
+      return;
+    }
+    const Element& scale = scaling_.scale;
+    vectors_ = takes_quotients<B>(element()) &&
+               (is_two_level(scaling_.rule) ? C::width == 32 : takes_scales<B>(scale));
+    if (scaling_.rule != Rule::nearest || !vectors_) return;
+    const Number<B> top = {f.max_exponent, Word(f.max_significand)};
+    top_ = join<B>(top);
+    const bool holds_top = f.max_exponent > -32;
+    exact_ = scale.fraction == B::mantissa && scale.ulp_exponent == B::least_exponent;
+    by_vectors_ = holds_top && (exact_ || (scale.fraction <= B::mantissa - 2 &&
+                                           shape_of<B>(scale, 0, true) != Shape::any));
+    constants_ = constants_of<B>(scale, 0);
+    greatest_ = join<B>({scale.max_exponent, Word(scale.max_significand)});
+    least_ = join<B>({scale.least_exponent, C::hidden});
+    // Above, quotients are normal and no bit of a residual lies below the least subnormal
+    // (`quotient_to_odd`); a quotient in the dtype itself needs neither.
+    const int from =
+        greatest_of(B::least_exponent + 2 * B::mantissa + 1, 2 - B::bias + f.max_exponent);
+    least_amax_ = exact_ ? 1 : join<B>({from, C::hidden});
+  }
+
+  /// Whether the scales are such that elements are rounded in vectors under scales of their own.
+  bool vectors() const { return vectors_; }
+  const Element& element() const { return C::width == 32 ? plan_.element32 : plan_.element; }
+
+  /// Scales of the first n units; k of them have one in common.
+  void find(Units<C>& u, int64_t n, int64_t k, const GlobalScale& global) const {
+    u.resize_scales(n);
+    const Vector none{};
+    Vector all_most{};
+    const Word spoils_above = scaling_.spoiled_from == 1   ? C::infinity - 1
+                              : scaling_.spoiled_from == 2 ? C::infinity
+                                                           : C::sign - 1;
+    in_vectors<V::count>(n, [&](int64_t i, auto count) {
+      const Vector amax = V::load_words(&u.amax[size_t(i)], count);
+      const Vector most = V::load_words(&u.most[size_t(i)], count);
+      const auto spoiled = signed_of(most) > signed_of(none + spoils_above);
+      all_most = greater<Vector>(all_most, most);
+      Vector scale, extra{}, nan = none + B::nan;
+      if (is_power(scaling_.rule)) {
+        scale = powers_of<C, Vector>(amax, plan_.element, scaling_);
+        nan = none + Word(no_power);
+      } else if (scaling_.rule == Rule::minmax || !of_floats(amax, global, scale, extra)) {
+        return find_each(u, i, int64_t(size_t(count)), k, global);
+      }
+      V::store_words(&u.scale[size_t(i)], select<Vector>(spoiled, nan, scale), count);
+      V::store_words(&u.extra[size_t(i)], extra, count);
+    });
+    u.infinities = any<Vector>(signed_of(all_most) >= signed_of(none + C::infinity));
+  }
+
+  /// A scale as units have it.
+  void put(Units<C>& u, int64_t i, const Scale<C>& scale) const {
+    const bool power = is_power(scaling_.rule);
+    u.scale[size_t(i)] = scale.nan ? (power ? Word(no_power) : B::nan)
+                         : power   ? Word(scale.power)
+                                   : join<B>({scale.number.exponent, scale.number.significand});
+    u.extra[size_t(i)] = is_vendor(scaling_.rule) ? Word(scale.inverse) : scale.zero_point;
+  }
+
+ private:
+  /// False where a lane needs more than vectors give.
+  bool of_floats(Vector amax, const GlobalScale& global, Vector& scale, Vector& extra) const {
+    const Vector none{}, wide = widened<C>(amax);
+    if (is_two_level(scaling_.rule)) {
+      if constexpr (C::width == 32) {
+        const TwoLevels<Vector32> levels = two_levels<Vector32>(wide, global, scaling_);
+        scale = levels.scale;
+        extra = levels.inverse;
+      }
+      return true;
+    }
+    const auto tiny = (wide != none) & (signed_of(wide) < signed_of(none + least_amax_));
+    if (!by_vectors_ || any<Vector>(tiny)) return false;
+    const Reals top = Reals(none + top_);
+    scale = exact_ ? Vector(Reals(wide) / top)
+                   : rounded<B, Shape::regular>(Known<Mode::nearest_even>(),
+                                                quotient_to_odd<B>(Reals(wide), top), none,
+                                                constants_, scaling_.scale, 0);
+    scale = greater<Vector>(none + least_, lesser<Vector>(scale, none + greatest_));
+    return true;
+  }
+
+  void find_each(Units<C>& u, int64_t first, int64_t n, int64_t k,
+                 const GlobalScale& global) const {
+    for (int64_t i = first; i < first + n; ++i) {
+      if (i % k) {
+        u.scale[size_t(i)] = u.scale[size_t(i - 1)];
+        u.extra[size_t(i)] = u.extra[size_t(i - 1)];
+      } else {
+        put(u, i, scale_of<C>(u.extremes(i), global, plan_.element, scaling_));
+      }
+    }
+  }
+
+  const Plan& plan_;
+  const Scaling& scaling_;
+  bool vectors_ = false, by_vectors_ = false, exact_ = false;
+  Word top_ = 0, greatest_ = 0, least_ = 0, least_amax_ = 0;
+  Constants<B> constants_{};
+};
+
+QS_END
