@@ -36,10 +36,11 @@ from .averaging.scoring import scored_by
 from .averaging.update_bn import update_bn
 from .distributed import LowPrecisionAllReduce, quantize_all_reduce
 from .model.activations import quantize_activations
+from .model.coverage import UncoveredError
 from .model.elementwise import quantize_elementwise, register_elementwise
+from .model.emulate import Emulation, emulate
 from .model.handle import SiteHandle, disabled
 from .model.matmuls import quantize_gemms, register_gemms
-from .model.sdpa import attention_within
 from .model.selection import COMPUTING_MODULES, GEMM_MODULES, Matmul
 from .monitoring import Monitor
 from .optim.sgd import SGD
@@ -64,6 +65,7 @@ def __getattr__(name: str) -> object:
 
 __all__ = [
     "COMPUTING_MODULES",
+    "Emulation",
     "GEMM_MODULES",
     "SGD",
     "SWALPLR",
@@ -73,8 +75,9 @@ __all__ = [
     "Matmul",
     "Monitor",
     "SiteHandle",
-    "attention_within",
+    "UncoveredError",
     "disabled",
+    "emulate",
     "quantize",
     "quantize_activations",
     "quantize_all_reduce",

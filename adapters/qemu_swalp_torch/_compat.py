@@ -99,6 +99,19 @@ def complete_lbfgs(optimizer: Optimizer) -> None:
         optimizer._params, optimizer._numel_cache = optimizer.param_groups[0]["params"], None
 
 
+def unviewed_as(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A tensor that nobody else has, in another shape, no view: the result of an autograd Function
+    may then be changed in place.
+    """
+    result: Tensor = torch.ops.aten._unsafe_view(x, shape)
+    return result
+
+
+def native_functions() -> tuple[Any, ...]:
+    """Where the functions are that those of `torch.nn.functional` and `torch.linalg` call."""
+    return torch._C._nn, torch._C._linalg, torch._C._VariableFunctions
+
+
 def version_of(x: Tensor) -> int:
     """How often a tensor was written in place, as autograd counts."""
     return x._version

@@ -2,137 +2,32 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
-from qemu_swalp.training import ELEMENTWISE, Recipe
+from qemu_swalp._util.checks import check_choice
+from qemu_swalp.training import Recipe
 
-from ..ops.elementwise import ElementwiseRules
-from ..ops.functional import ElementwiseFunctions
-from ..ops.matmul import Operands
 from ..tensors.call_counters import Position
-from ..tensors.custom_ops import is_stochastic
-from .attention import attend
-from .forward_override import ForwardSite, forwards_of, has_own_forward
+from .coverage import POLICIES
 from .handle import SiteHandle
-from .sdpa import attention, calls_attention
+from .interception import put, scope_of
+from .kinds import computes, is_known
+from .registry import FUNCTIONS, register
 from .selection import Selection, chosen
+from .sites import ElementwiseSite
 from .walk import round_within
-
-FUNCTIONS: dict[Any, str] = {
-    F.layer_norm: "layer_norm",
-    F.rms_norm: "rms_norm",
-    F.group_norm: "group_norm",
-    F.batch_norm: "batch_norm",
-    F.gelu: "gelu",
-    F.silu: "silu",
-    **{
-        kind: name
-        for name in ("softmax", "log_softmax")
-        for kind in (getattr(F, name), getattr(torch, name), getattr(Tensor, name))
-    },
-    **{
-        kind: name
-        for name in ("sigmoid", "tanh")
-        for kind in (getattr(F, name), getattr(torch, name), getattr(Tensor, name))
-    },
-}
-"""The functions whose operations are rounded, by their names in `ElementwiseFunctions`."""
-
-NAMES = frozenset(FUNCTIONS.values())
-
-
-class ElementwiseSite(ForwardSite):
-    """Runs the forward of a module with the operations of the functions that it calls rounded."""
-
-    level = 1
-
-    def __init__(self, position: Position, recipe: Recipe, module: nn.Module) -> None:
-        super().__init__(position, module)
-        self.quantizers = tuple(
-            None if (rule := recipe.elementwise_rule(name)) is None else str(rule)
-            for name in ELEMENTWISE
-        )
-        self.stochastic = any(is_stochastic(q) for q in self.quantizers if q is not None)
-
-    def __call__(self, *inputs: Any, **options: Any) -> Any:
-        kind = type(self.module).forward
-        if not self.enabled:
-            return (
-                kind(self.module, *inputs, **options)
-                if self.inner is None
-                else self.inner(*inputs, **options)
-            )
-        functions = ElementwiseFunctions(
-            ElementwiseRules(self.quantizers, self.seed, self.index, self.turn())
-        )
-        if kind in _registered:
-            if self.inner is not None:
-                raise RuntimeError(
-                    f"{self.name!r} ({type(self.module).__qualname__}) has two forwards in place of"
-                    " its own, by register_gemms and by register_elementwise; exclude it from one"
-                )
-            return _registered[kind](self.module, functions, *inputs, **options)
-        with ElementwiseCalls(functions):
-            if self.inner is not None:
-                return self.inner.run(functions.safe_softmax, *inputs, **options)
-            if kind is nn.MultiheadAttention.forward:
-                return attend(
-                    cast(nn.MultiheadAttention, self.module),
-                    UnroundedProducts(functions),
-                    *inputs,
-                    **options,
-                )
-            return kind(self.module, *inputs, **options)
-
-
-class UnroundedProducts:
-    """The rules of products that are not rounded, around a softmax that is."""
-
-    def __init__(self, functions: ElementwiseFunctions) -> None:
-        self.softmax = functions.safe_softmax
-
-    def of(self, part: str = "") -> Operands:
-        return Operands()
-
-    of_activations = of
-
-
-class ElementwiseCalls(TorchFunctionMode):
-    """Within it the operations of `FUNCTIONS` are rounded; of nested ones the innermost counts."""
-
-    def __init__(self, functions: ElementwiseFunctions) -> None:
-        super().__init__()
-        self.functions = functions
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, inputs: Any = (), options: Any = None
-    ) -> Any:
-        options = options or {}
-        if function is F.scaled_dot_product_attention:
-            return attention(UnroundedProducts(self.functions), "", *inputs, **options)
-        name = FUNCTIONS.get(function)
-        if name is None or "out" in options:
-            if function is Tensor.unflatten:  # torch.compile cannot trace the method within a mode
-                function = torch.unflatten
-            return function(*inputs, **options)
-        if "input" in options:
-            inputs, options = (options.pop("input"), *inputs), options
-        return getattr(self.functions, name)(*inputs, **options)
 
 
 def quantize_elementwise(
     model: nn.Module,
     recipe: Recipe | str,
     *,
-    modules: Selection = (),
+    modules: Selection | None = None,
     exclude: Selection = (),
+    uncovered: str = "raise",
     seed: int | None = None,
 ) -> SiteHandle:
     """Round each elementwise operation in softmax, normalization and nonlinearities, forward and
@@ -179,22 +74,31 @@ def quantize_elementwise(
     [[0.0703125, 0.15625, 0.8125]]
     """
 
+    check_choice("uncovered", uncovered, POLICIES)
+
     def sites_at(
         position: Position, module: nn.Module, recipe: Recipe
     ) -> Iterator[ElementwiseSite]:
+        if modules is not None and not chosen(position.name, module, modules):
+            return
+        _check_unrounded(position.name, module)
         part = recipe.of(f"{position.name}.elementwise")
-        if part.elementwise and (
-            chosen(position.name, module, modules) if modules else _calls_functions(module)
-        ):
-            _check_forward(position.name, module)
-            yield ElementwiseSite(position, part, module)
+        kind = type(module)
+        expected = modules is not None or computes(kind)
+        yield ElementwiseSite(
+            position,
+            part,
+            expected=expected,
+            possible=expected or not is_known(kind),
+            policy=uncovered,
+        )
 
     return round_within(
         model,
         recipe,
         "elementwise",
         sites_at=sites_at,
-        modules=modules,
+        modules=() if modules is None else modules,
         exclude=exclude,
         seed=seed,
         call="quantize_elementwise",
@@ -202,38 +106,17 @@ def quantize_elementwise(
             "modules= less exclude= must choose a module of the model for which the recipe has"
             " elementwise"
         ),
+        block=lambda module, name: put(module, name, "elementwise", False, uncovered),
     )
 
 
-def _check_forward(name: str, module: nn.Module) -> None:
-    if any(isinstance(site, ElementwiseSite) for site in forwards_of(module)):
+def _check_unrounded(name: str, module: nn.Module) -> None:
+    scope = scope_of(module)
+    if scope is not None and "elementwise" in scope.sites:
         raise ValueError(
             f"the elementwise operations of {name!r} are rounded already; remove() its handle"
             " first, or exclude the module"
         )
-    if has_own_forward(module):
-        raise ValueError(
-            f"the forward of {name!r} ({type(module).__qualname__}) was replaced by another;"
-            " exclude the module"
-        )
-
-
-def _calls_functions(module: nn.Module) -> bool:
-    """Whether the code of a module's forward, not that of what it calls, names one of the
-    functions.
-    """
-    kind = type(module)
-    if (
-        kind.forward in _registered
-        or kind.forward is nn.MultiheadAttention.forward
-        or calls_attention(kind)
-    ):
-        return True
-    code = getattr(inspect.unwrap(kind.forward), "__code__", None)
-    return code is not None and not NAMES.isdisjoint(code.co_names)
-
-
-_registered: dict[Any, Callable[..., Any]] = {}
 
 
 def register_elementwise(kind: type[nn.Module], forward: Callable[..., Any]) -> None:
@@ -268,10 +151,4 @@ def register_elementwise(kind: type[nn.Module], forward: Callable[..., Any]) -> 
     >>> model(torch.tensor([3.0, 4.0])).tolist()
     [0.8515625, 1.1328125]
     """
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or not callable(forward):
-        raise TypeError(
-            f"a type of torch.nn.Module and a function are registered, got {kind!r} and {forward!r}"
-        )
-    if _registered.get(kind.forward, forward) is not forward:
-        raise ValueError(f"the functions of {kind.__qualname__}.forward are known already")
-    _registered[kind.forward] = forward
+    register(FUNCTIONS, "functions", kind, forward)

@@ -13,7 +13,7 @@ from qemu_swalp._util.checks import check_int
 
 from .._compat import forward_hooks, forward_pre_hooks
 from ..tensors.call_counters import BITS, MODES, Beginning, Replay, Site, clock_of, leave
-from .forward_override import forwards_of
+from .interception import sites_of_scope
 from .removable import Removable
 
 
@@ -25,7 +25,12 @@ class SiteHandle:
     def __init__(
         self, model: nn.Module, sites: Sequence[Site], handles: Sequence[Removable]
     ) -> None:
-        self.model, self.sites, self.handles = model, sites, handles
+        self.model, self._sites, self.handles = model, sites, handles
+
+    @property
+    def sites(self) -> list[Site]:
+        """Where something is rounded: as is known beforehand, or was found in a forward."""
+        return [s for s in self._sites if getattr(s, "expected", True) or getattr(s, "runs", 0)]
 
     @property
     def names(self) -> list[str]:
@@ -38,7 +43,7 @@ class SiteHandle:
         """Leave the model as it was. Does nothing the second time."""
         for handle in self.handles:
             handle.remove()
-        leave(self.sites)
+        leave(self._sites)
 
     def state_dict(self) -> dict[str, dict[str, int]]:
         """For each site its seed, and how often it was called in each mode: plain integers, for an
@@ -55,15 +60,18 @@ class SiteHandle:
         """Inverse of `state_dict`. ValueError, and no change, where the modules are others or the
         state is damaged.
         """
-        if set(state) != set(self.names):
+        by_name = {site.name: site for site in self._sites}
+        expected = {site.name for site in self.sites if getattr(site, "expected", True)}
+        others = (set(state) - set(by_name)) | (expected - set(state))
+        if others:
             raise ValueError(
-                f"the state is of other modules: {sorted(set(state) ^ set(self.names))} are in one"
-                " of the two only; quantize the model as it was for the checkpoint"
+                f"the state is of other modules: {sorted(others)} are in one of the two only;"
+                " quantize the model as it was for the checkpoint"
             )
         for name, record in state.items():
             _check_record(f"state[{name!r}]", record)
-        for site in self.sites:
-            site.restore(state[site.name])
+        for name, record in state.items():
+            by_name[name].restore(record)
 
     def count_on(self, device: torch.device | str) -> None:
         """Count calls on that device from now on, and read nothing from it.
@@ -72,7 +80,7 @@ class SiteHandle:
         `torch.compile`, draws fresh random bits at each replay. One kernel more for each site and
         forward.
         """
-        for site in self.sites:
+        for site in self._sites:
             site.steps = [step.to(device, copy=True) for step in site.steps]
             site.unread = True
 
@@ -136,6 +144,6 @@ def sites_of(model: nn.Module) -> Iterator[Site]:
         hooks = (
             *forward_pre_hooks(module).values(),
             *forward_hooks(module).values(),
-            *forwards_of(module),
+            *sites_of_scope(module),
         )
         yield from (part for part in hooks if isinstance(part, Site))

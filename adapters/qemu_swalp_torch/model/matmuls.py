@@ -7,15 +7,17 @@ from typing import Any
 
 from torch import nn
 
-from qemu_swalp._util.checks import check_bool
+from qemu_swalp._util.checks import check_bool, check_choice
 from qemu_swalp.training import Recipe
 
 from ..tensors.call_counters import Position
-from .forward_override import forwards_of, has_own_forward
+from .coverage import POLICIES
 from .handle import SiteHandle
-from .layer_products import FORWARDS, Gemm, multiply
-from .sdpa import attention_within, calls_attention
-from .selection import GEMM_MODULES, Selection, chosen
+from .interception import put, scope_of
+from .kinds import is_known, multiplies
+from .registry import FORWARDS, register
+from .selection import Selection, chosen
+from .sites import ProductSite
 from .walk import round_within
 
 
@@ -23,9 +25,10 @@ def quantize_gemms(
     model: nn.Module,
     recipe: Recipe | str,
     *,
-    modules: Selection = GEMM_MODULES,
+    modules: Selection | None = None,
     exclude: Selection = (),
     attention: bool = False,
+    uncovered: str = "raise",
     seed: int | None = None,
 ) -> SiteHandle:
     """Round what the matrix products of a model multiply: each operand of each product by itself.
@@ -40,20 +43,25 @@ def quantize_gemms(
     Parameters
     ----------
     model : any module; parameters, buffers and state_dict stay untouched. Its chosen modules get a
-        `forward` of ours.
+        `forward` that intercepts what theirs calls.
     recipe : its `operands` and `sums` count here, or the name of a preset such as "mxfp8".
         Those of module `fc1` go by the name `fc1.operands` in its overrides: the pattern "fc1.*"
         takes them in. `qemu_swalp_torch.ops.matmul` tells in what shape each operand meets its
         quantizer, `qemu_swalp_torch.ops.accumulate` in what order convolutions sum up.
-    modules : which modules, in the terms of `quantize_activations`. Default: `GEMM_MODULES`, linear
-        layers, convolutions, transposed ones included, and attention; and what `register_gemms` was
-        told of.
-    exclude : which of them not, as in exclude=("embed", "head").
+    modules : which modules, in the terms of `quantize_activations`; a product counts for the
+        innermost chosen module that is being called. Default: all. Linear layers, convolutions,
+        attention, recurrent layers and cells, and every function, method and operator of PyTorch
+        that multiplies matrices, in whoever's code, are seen as the model calls them:
+        `qemu_swalp_torch.model.products` lists them. The weight of a product is the operand that is
+        a parameter or was computed from parameters alone; of two such, the second. Two others are
+        both inputs.
+    exclude : which of them not, and what is in them neither, as in exclude=("embed", "head").
     attention : whether products of two activations are rounded too, both operands as inputs: q·kᵀ
-        and p·v in `nn.MultiheadAttention` and in each call of `F.scaled_dot_product_attention`, and
-        modules `Matmul`. By default the modules that call the function are found by the code of
-        their forward, those of `transformers` (with attn_implementation="sdpa") included; where it
-        does so through others, `register_gemms(kind, attention_within)`.
+        and p·v of attention, and whatever else multiplies two activations. Outer products, whose
+        sums have one term, never are.
+    uncovered : what to do about a product that cannot be rounded, since it is made by a custom
+        autograd Function, a fused kernel or a scripted module: "raise" at the first forward,
+        "warn", or "ignore".
     seed : of the random bits, which depend on (seed, operand, index of the module in the model,
         number of its calls in the present mode of the model); None as in `quantize_activations`.
 
@@ -65,11 +73,10 @@ def quantize_gemms(
     Raises
     ------
     TypeError: if `model` is not a module or `recipe` not a recipe.
-    ValueError: if there is nothing to round, if a chosen module has a forward that is neither
-        PyTorch's nor registered, or if its operands are rounded already.
+    ValueError: if there is nothing to round, or if the operands of a module are rounded already.
+    UncoveredError: at the first forward, if it makes a product that could not be rounded.
     RuntimeError: at a recomputation, if its random bits are ambiguous (see
-        `SiteHandle.checkpoint_contexts`); in a forward, if it does not make the call of
-        `F.scaled_dot_product_attention` that was to be rounded.
+        `SiteHandle.checkpoint_contexts`).
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
@@ -79,23 +86,35 @@ def quantize_gemms(
     ['0']
     """
     check_bool("attention", attention)
-    if modules is GEMM_MODULES:
-        modules = (*GEMM_MODULES, *_registered, _calls_attention)
+    check_choice("uncovered", uncovered, POLICIES)
 
-    def sites_at(position: Position, module: nn.Module, recipe: Recipe) -> Iterator[Gemm]:
-        part = recipe.of(f"{position.name}.operands")
-        if not (part.operands or part.sums) or not chosen(position.name, module, modules):
+    def sites_at(position: Position, module: nn.Module, recipe: Recipe) -> Iterator[ProductSite]:
+        kind = type(module)
+        expected = multiplies(kind, attention)
+        if modules is None:
+            if not expected and is_known(kind) and position.name:
+                return  # what it calls counts for its caller
+        elif not chosen(position.name, module, modules):
             return
-        if attention or _forward_of(module) not in (multiply, attention_within):
-            _check_forward(position.name, module)
-            yield Gemm(position, part, module, attention)
+        else:
+            expected |= not is_known(kind) or any(True for _ in module.children())
+        _check_unrounded(position.name, module)
+        part = recipe.of(f"{position.name}.operands")
+        yield ProductSite(
+            position,
+            part,
+            attention=attention,
+            expected=expected,
+            possible=expected or not is_known(kind),
+            policy=uncovered,
+        )
 
     return round_within(
         model,
         recipe,
         "products",
         sites_at=sites_at,
-        modules=modules,
+        modules=() if modules is None else modules,
         exclude=exclude,
         seed=seed,
         call="quantize_gemms",
@@ -103,53 +122,32 @@ def quantize_gemms(
             "modules= less exclude= must choose a module of the model that multiplies matrices, for"
             " which the recipe has operands or sums"
         ),
+        block=lambda module, name: put(module, name, "products", False, uncovered),
     )
 
 
-def _calls_attention(name: str, module: nn.Module) -> bool:
-    return calls_attention(type(module))
-
-
-def _forward_of(module: nn.Module) -> Callable[..., Any] | None:
-    """Ours for the module; None where its products are not known."""
-    kind = type(module)
-    return FORWARDS.get(kind.forward, attention_within if calls_attention(kind) else None)
-
-
-def _check_forward(name: str, module: nn.Module) -> None:
-    if any(isinstance(site, Gemm) for site in forwards_of(module)):
+def _check_unrounded(name: str, module: nn.Module) -> None:
+    scope = scope_of(module)
+    if scope is not None and "products" in scope.sites:
         raise ValueError(
             f"the operands of {name!r} are rounded already; remove() its handle first, or exclude"
             " the module"
         )
-    if _forward_of(module) is None or has_own_forward(module):
-        raise ValueError(
-            f"{name!r} ({type(module).__qualname__}) has a forward of its own, whose products are"
-            " not known; exclude it, or tell of them by register_gemms"
-        )
-    if isinstance(module, nn.MultiheadAttention) and (
-        module.bias_k is not None or module.add_zero_attn
-    ):
-        raise ValueError(
-            f"{name!r} adds rows to keys and values (add_bias_kv, add_zero_attn), which is not"
-            " emulated; exclude it"
-        )
-
-
-_registered: list[type[nn.Module]] = []
 
 
 def register_gemms(kind: type[nn.Module], forward: Callable[..., Any]) -> None:
-    """Tell `quantize_gemms` how to round the operands of a kind of module that it does not know.
+    """Tell how to round the operands of a kind of module whose products cannot be seen, as it calls
+    a kernel of its own.
 
     Parameters
     ----------
     kind : a module type with a forward of its own; subclasses that keep that forward are known with
         it.
     forward : called as forward(module, rules, *inputs, **options) in its place. It multiplies by
-        `linear`, `matmul` or `convolution` of `qemu_swalp_torch.ops.matmul`, with `rules.of()` for
-        an input and a weight, `rules.of_activations()` for two activations; each product of several
-        has a name: `rules.of(".gate")`.
+        any function of PyTorch; or, to say what is the weight and to name a product's random
+        streams, by `linear`, `matmul` or `convolution` of `qemu_swalp_torch.ops.matmul`, with
+        `rules.of()` for an input and a weight, `rules.of_activations()` for two activations; each
+        product of several has a name: `rules.of(".gate")`.
 
     Raises
     ------
@@ -157,27 +155,20 @@ def register_gemms(kind: type[nn.Module], forward: Callable[..., Any]) -> None:
     ValueError: if the kind is known with another function.
 
     >>> import torch
-    >>> class Conv1D(nn.Module):
+    >>> class Sum(torch.autograd.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x, weight):
+    ...         return x @ weight
+    >>> class Fused(nn.Module):
     ...     def __init__(self):
     ...         super().__init__()
     ...         self.weight = nn.Parameter(torch.ones(2, 3))
-    ...         self.bias = nn.Parameter(torch.zeros(3))
     ...     def forward(self, x):
-    ...         return x @ self.weight + self.bias
-    >>> from qemu_swalp_torch.ops.matmul import linear
-    >>> def forward(module, rules, x):
-    ...     return linear(x, module.weight.t(), module.bias, rules.of())
-    >>> register_gemms(Conv1D, forward)
-    >>> model = Conv1D()
+    ...         return Sum.apply(x, self.weight)
+    >>> register_gemms(Fused, lambda module, rules, x: x @ module.weight)
+    >>> model = Fused()
     >>> handle = quantize_gemms(model, Recipe(operands={"input": "fixed<8,1>/nearest_even"}))
     >>> model(torch.tensor([[0.6, 0.3]])).tolist()
     [[1.0, 1.0, 1.0]]
     """
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or not callable(forward):
-        raise TypeError(
-            f"a type of torch.nn.Module and a function are registered, got {kind!r} and {forward!r}"
-        )
-    if FORWARDS.get(kind.forward, forward) is not forward:
-        raise ValueError(f"the products of {kind.__qualname__}.forward are known already")
-    FORWARDS[kind.forward] = forward
-    _registered.append(kind)
+    register(FORWARDS, "products", kind, forward)

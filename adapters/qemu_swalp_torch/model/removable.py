@@ -20,6 +20,12 @@ class Removable(Protocol):
 class RoundingSite(Site, ABC):
     """A site that can be put on its module."""
 
+    expected = True
+    """Whether something will be rounded there, as far as can be known before a forward."""
+
+    possible = True
+    """Whether something may be."""
+
     @abstractmethod
     def register(self, module: nn.Module) -> Sequence[Removable]:
         """Begin to round there. Returns what ends it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from typing import TypeAlias
 
 from torch import Tensor, nn
@@ -75,6 +76,16 @@ def is_inner(module: nn.Module) -> bool:
 def chosen(name: str, module: nn.Module, choice: Selection) -> bool:
     """Whether a module is among those selected. TypeError for a selection that is none."""
     return selection.chosen(name, module, choice, nn.Module, "module")
+
+
+def is_excluded(name: str, module: nn.Module, choice: Selection) -> bool:
+    """Whether a module is among those selected, or lies in one that a pattern of names selects."""
+    parts = name.split(".")
+    outer = (".".join(parts[:n]) for n in range(1, len(parts)))
+    patterns = patterns_in(choice)
+    return chosen(name, module, choice) or any(
+        fnmatchcase(part, pattern) for part in outer for pattern in patterns
+    )
 
 
 def patterns_in(choice: Selection) -> list[str]:

@@ -16,8 +16,8 @@ from ..sections import check_section
 from ..tensors.call_counters import Position, Site, clock_of, join
 from ..tensors.model_names import is_wrapper, named_modules, override_names
 from .handle import SiteHandle
-from .removable import RoundingSite
-from .selection import Selection, chosen, is_inner, patterns_in
+from .removable import Removable, RoundingSite
+from .selection import Selection, is_excluded, is_inner, patterns_in
 
 
 def round_within(
@@ -32,10 +32,12 @@ def round_within(
     seed: int | None,
     call: str,
     choice: str,
+    block: Callable[[nn.Module, str], Removable] | None = None,
 ) -> SiteHandle:
     """Register the sites that `sites_at` makes for each module, all of them or none.
 
-    `section` is that of the recipe which `call` applies, `choice` says what modules must be chosen.
+    `section` is that of the recipe which `call` applies, `choice` says what modules must be chosen,
+    `block` is called on excluded ones.
     TypeError or ValueError for bad arguments, or where there is nothing to round.
     """
     if not isinstance(model, nn.Module):
@@ -51,14 +53,17 @@ def round_within(
     check_patterns("exclude", patterns_in(exclude), names)
     recipe.check_patterns(override_names(model))
     clock = clock_of(model)
+    pairs, excluded = [], []
     with seed_for(section, seed) as drawn:
-        pairs = [
-            (module, site)
-            for index, (name, module) in enumerate(named_modules(model))
-            if not is_wrapper(module) and not is_inner(module) and not chosen(name, module, exclude)
-            for site in sites_at(Position(clock, name, index, drawn), module, recipe)
-        ]
-        if not pairs and not recipe.allow_empty:
+        for index, (name, module) in enumerate(named_modules(model)):
+            if is_wrapper(module) or is_inner(module):
+                continue
+            if is_excluded(name, module, exclude):
+                excluded.append((name, module))
+                continue
+            position = Position(clock, name, index, drawn)
+            pairs += [(module, site) for site in sites_at(position, module, recipe)]
+        if not any(site.possible for _, site in pairs) and not recipe.allow_empty:
             raise ValueError(
                 f"nothing to round: {choice}; got recipe {recipe.to_dict()}, modules={modules!r}"
             )
@@ -69,6 +74,8 @@ def round_within(
             stacklevel=3,
         )
     handles = [handle for module, site in pairs for handle in site.register(module)]
+    if block is not None:
+        handles += [block(module, name) for name, module in excluded]
     sites: list[Site] = [site for _, site in pairs]
     join(model, clock, sites)
     return SiteHandle(model, sites, handles)

@@ -26,6 +26,7 @@ from ..tensors.custom_ops import (
     step_tensor,
     unsigned,
 )
+from .function_table import FUNCTIONS, slope
 
 PLAIN: dict[str, Callable[..., Tensor]] = {
     "add": torch.add,
@@ -38,10 +39,17 @@ PLAIN: dict[str, Callable[..., Tensor]] = {
     "tanh": torch.ops.aten.tanh,
     "erf": torch.erf,
     "sum": lambda x: x.sum(-1, keepdim=True),
+    **{name: function for name, (function, _) in FUNCTIONS.items()},
+    **{slope(name): derivative for name, (_, derivative) in FUNCTIONS.items()},
 }
 """The operations unrounded."""
 
-KINDS = {"subtract": "add", **dict.fromkeys(("exp", "log", "tanh", "erf"), "function")}
+KINDS = {
+    "subtract": "add",
+    **dict.fromkeys(
+        ("exp", "log", "tanh", "erf", *FUNCTIONS, *(slope(name) for name in FUNCTIONS)), "function"
+    ),
+}
 """Of those that are no kind of their own."""
 
 
@@ -117,6 +125,10 @@ class RoundedArithmetic:
     def sum(self, x: Tensor) -> Tensor:
         return self._rounded("sum", x)
 
+    def function(self, name: str, x: Tensor, *constants: float) -> Tensor:
+        """One of `FUNCTIONS`, or the `slope` of one."""
+        return self._rounded(name, x, *constants)
+
     def greatest(self, x: Tensor) -> Tensor:
         return x.amax(-1, keepdim=True)
 
@@ -151,9 +163,8 @@ def operate(operation: str, operands: list[Tensor], rule: Rule) -> Tensor:
         )
     quantizer = parsed(rule.quantizer)
     if KINDS.get(operation) == "function":
-        (x,) = operands
-        value = PLAIN[operation](x.detach().double())
-        return tensor_of(quantizer(array_of(value), random)).to(x.dtype)
+        value = PLAIN[operation](*(x.detach().double() for x in operands))
+        return tensor_of(quantizer(array_of(value), random)).to(operands[0].dtype)
     return tensor_of(getattr(qemu_swalp, operation)(*arrays, quantizer, random=random))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from qemu_swalp.training import functional
 
 from .elementwise import ElementwiseRules, RoundedArithmetic
+from .losses import Losses
 from .normalize import affine, standardize, standardize_by
 
 FORMULAS: dict[str, tuple[Callable[..., Any], Callable[..., Any], bool]] = {
@@ -29,18 +30,10 @@ FORMULAS: dict[str, tuple[Callable[..., Any], Callable[..., Any], bool]] = {
 """Function, gradient, and whether that is of the output, else of the input."""
 
 
-class ElementwiseFunctions:
+class ElementwiseFunctions(Losses):
     """The functions of `torch.nn.functional`, each elementwise operation rounded, at one call of a
     module; arguments and shapes are theirs.
     """
-
-    def __init__(self, rules: ElementwiseRules) -> None:
-        self.rules, self.calls = rules, 0
-
-    def _next(self) -> ElementwiseRules:
-        rules = self.rules.within(str(self.calls)) if self.calls else self.rules
-        self.calls += 1
-        return rules
 
     def _formula(self, name: str, x: Tensor) -> Tensor:
         result: Tensor = _Formula.apply(x, name, self._next())  # type: ignore[no-untyped-call]

@@ -16,6 +16,7 @@ from torch.nn.functional import linear as product
 
 from qemu_swalp.interop.torch import unviewed
 
+from .._compat import unviewed_as
 from ..tensors.custom_ops import Rule, apply_rule
 from ..tensors.straight_through import straight_through
 from .accumulate import Geometry, convolve, gradient_of_input, gradient_of_weight, times
@@ -117,7 +118,7 @@ class _Linear(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         w = _rounded(unviewed(weight), operands.forward_weight)
         y = _product(_rounded(rows, operands.forward_input), w, operands.forward_sum, bias)
-        return y.reshape(*x.shape[:-1], weight.shape[0])
+        return unviewed_as(y, (*x.shape[:-1], weight.shape[0]))
 
     @staticmethod
     def backward(ctx: Any, *errors: Any) -> Any:

@@ -31,7 +31,14 @@ MASKS = {
 
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize(
-    "options", [{"batch_first": True}, {"bias": False}, {"kdim": 4, "vdim": 3}], ids=str
+    "options",
+    [
+        {"batch_first": True},
+        {"bias": False},
+        {"kdim": 4, "vdim": 3},
+        {"add_bias_kv": True, "add_zero_attn": True},
+    ],
+    ids=str,
 )
 def test_attention_computes_what_pytorchs_does(mask, options):
     module = nn.MultiheadAttention(8, 2, **options)
@@ -97,8 +104,3 @@ def test_a_transformer_layer_is_rounded_in_inference_too():
     expected = layer(x)
     with torch.no_grad():
         assert torch.equal(layer(x), expected)
-    nested = torch.nested.nested_tensor([torch.randn(2, 8)])
-    with pytest.raises(
-        TypeError, match=r"takes no nested tensors; make nn\.TransformerEncoder with"
-    ):
-        layer.self_attn(nested, nested, nested)

@@ -119,7 +119,7 @@ def test_handles_share_a_clock_and_leave_it_one_by_one():
     a = quantize_activations(model, Recipe(activation="fixed<8,3>/stochastic"), modules=nn.ReLU)
     b = quantize_gemms(model, STOCHASTIC)
     assert len(model._forward_pre_hooks) == 1
-    assert len(a.sites[0].clock.sites) == 4
+    assert len(a.sites[0].clock.sites) == 5  # the ReLU, three layers, and the model itself
     a.remove()
     assert len(model._forward_pre_hooks) == 1
     b.remove()
@@ -133,11 +133,6 @@ def test_a_resumed_run_has_the_bits_of_an_unbroken_one(same):
     models[0](x)
     b.load_state_dict(a.state_dict())
     same(*(model(x) for model in models))
-
-
-class OwnForward(nn.Linear):
-    def forward(self, x):
-        return super().forward(x) + 1
 
 
 @pytest.mark.parametrize(
@@ -155,20 +150,11 @@ class OwnForward(nn.Linear):
             "nothing to round: quantize_gemms applies the section .products.",
         ),
         (lambda: quantize_gemms(nn.Sequential(Matmul()), NEAREST), ValueError, "nothing to round"),
+        (lambda: quantize_gemms(net(), NEAREST, modules=nn.Tanh), ValueError, "nothing to round"),
         (
-            lambda: quantize_gemms(net(), NEAREST, modules=nn.Tanh),
+            lambda: quantize_gemms(net(), NEAREST, uncovered="never"),
             ValueError,
-            r"'4' \(Tanh\) has a forward of its own",
-        ),
-        (
-            lambda: quantize_gemms(OwnForward(2, 2), NEAREST),
-            ValueError,
-            r"\(OwnForward\) has a forward of its own, whose",
-        ),
-        (
-            lambda: quantize_gemms(nn.MultiheadAttention(4, 2, add_bias_kv=True), NEAREST),
-            ValueError,
-            "add_bias_kv",
+            "uncovered must be .*'raise'.*got 'never'",
         ),
         (lambda: quantize_gemms(net(), NEAREST, seed=-1), ValueError, "seed must be from 0"),
         (
@@ -199,27 +185,30 @@ def gated(module, rules, x):
     return up * gate.sigmoid()
 
 
-def test_products_of_ones_own_modules_are_registered(same):
-    model = nn.Sequential(Gated(), nn.Linear(3, 2))
-    assert quantize_gemms(copy.deepcopy(model), STOCHASTIC).names == ["1"]
-    with pytest.raises(
-        ValueError,
-        match=r"'0' \(Gated\) has a forward of its own, .*tell of them by register_gemms",
-    ):
-        quantize_gemms(model, STOCHASTIC, modules="?")
-    register_gemms(Gated, gated)
-    register_gemms(Gated, gated)
+class Registered(Gated):
+    def forward(self, x):
+        raise AssertionError("another forward is registered")
+
+
+@pytest.mark.parametrize(("kind", "parts"), [(Gated, ("", ".1")), (Registered, (".up", ".gate"))])
+def test_products_of_ones_own_modules(same, kind, parts):
+    register_gemms(Registered, gated)
+    model = nn.Sequential(kind(), nn.Linear(3, 2))
     assert quantize_gemms(model, STOCHASTIC, seed=6).names == ["0", "1"]
     x = torch.randn(5, 4)
-    up, gate = (rounder(STOCHASTIC, 6, 1, 0, f".{part}") for part in ("up", "gate"))
+    up, gate = (rounder(STOCHASTIC, 6, 1, 0, part) for part in parts)
     weights = model[0].up.detach(), model[0].gate.detach()
-    parts = [
+    expected = [
         F.linear(q("forward.input", x), q("forward.weight", w))
         for q, w in zip((up, gate), weights, strict=True)
     ]
-    same(pickle.loads(pickle.dumps(model))[0](x), parts[0] * parts[1].sigmoid())
-    with pytest.raises(ValueError, match=r"the products of Gated\.forward are known already"):
-        register_gemms(Gated, lambda module, rules, x: x)
+    same(pickle.loads(pickle.dumps(model))[0](x), expected[0] * expected[1].sigmoid())
+
+
+def test_errors_of_registration():
+    register_gemms(Registered, gated)
+    with pytest.raises(ValueError, match=r"the products of Registered\.forward are known already"):
+        register_gemms(Registered, lambda module, rules, x: x)
     with pytest.raises(
         TypeError, match=r"a type of torch\.nn\.Module and a function are registered, got 3"
     ):

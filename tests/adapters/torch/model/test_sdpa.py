@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-from qemu_swalp_torch import attention_within, disabled, quantize_gemms, register_gemms
+from qemu_swalp_torch import disabled, quantize_gemms
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -173,14 +173,14 @@ def test_it_is_rounded_operand_by_operand(same):
 
 def test_calls_within_one_forward_have_random_bits_of_their_own(same):
     module = Attention(2)
-    quantize_gemms(module, STOCHASTIC, **ATTENTION)
+    counts = quantize_gemms(module, STOCHASTIC, **ATTENTION)
     once = Attention()
-    quantize_gemms(once, STOCHASTIC, **ATTENTION)
+    handle = quantize_gemms(once, STOCHASTIC, **ATTENTION)
     q, k, v = torch.randn(3, 1, 4, 5, 8)
     first = once(q, k, v)
-    once.forward.calls = 0
+    handle.load_state_dict({"": 0})
     assert not torch.equal(module(q, k, v), once(first, k, v))
-    assert module.forward.calls == 1
+    assert counts.state_dict() == {"": 1}
 
 
 def test_the_model_comes_back(same):
@@ -257,37 +257,17 @@ class Indirect(nn.Module):
         return attend(q, k, v)
 
 
-class Fickle(nn.Module):
-    def forward(self, q, k, v, fused=True):
-        return F.scaled_dot_product_attention(q, k, v) if fused else (q @ k.mT).softmax(-1) @ v
-
-
-def test_what_calls_through_others_is_registered(same):
+def test_calls_through_functions_are_seen(same):
     inputs = [x.detach() for x in operands()]
-    model = nn.Sequential(Indirect(), Attention())
-    assert quantize_gemms(model, STOCHASTIC, **ATTENTION).names == ["1"]
-    model = nn.Sequential(Indirect())
-    with pytest.raises(ValueError, match=r"'0' \(Indirect\) has a forward of its own"):
-        quantize_gemms(model, STOCHASTIC, modules=Indirect, **ATTENTION)
-    register_gemms(Indirect, attention_within)
-    assert quantize_gemms(model, STOCHASTIC, **ATTENTION).names == ["0"]
-    twin = nn.Sequential(Attention())
+    model, twin = nn.Sequential(Indirect()), nn.Sequential(Attention())
+    handle = quantize_gemms(model, STOCHASTIC, **ATTENTION)
     quantize_gemms(twin, STOCHASTIC, **ATTENTION)
     same(model[0](*inputs), twin[0](*inputs))
-    with pytest.raises(ValueError, match="nothing to round"):
-        quantize_gemms(nn.Sequential(Indirect()), STOCHASTIC)
+    assert handle.names == ["0"]
 
 
 def test_errors():
     q, k, v = operands()
-    module = Fickle()
-    quantize_gemms(module, STOCHASTIC, **ATTENTION)
-    module(q, k, v)
-    with pytest.raises(
-        RuntimeError,
-        match=r"'' \(Fickle\) did not call F\.scaled_dot_product_attention, so that its",
-    ):
-        module(q, k, v, fused=False)
     module = Attention(is_causal=True, attn_mask=HIDDEN)
     quantize_gemms(module, STOCHASTIC, **ATTENTION)
     with pytest.raises(RuntimeError, match="attn_mask must be None where is_causal=True"):
@@ -353,13 +333,3 @@ def test_a_model_of_transformers_checkpointed_and_compiled(same):
     same(results[0], results[1])
     same(results[0], results[2])
     torch._dynamo.reset()
-
-
-def test_a_model_of_transformers_with_attention_of_another_kind_is_refused():
-    model = llama(attn_implementation="eager")
-    quantize_gemms(model, STOCHASTIC, **ATTENTION)
-    with pytest.raises(
-        RuntimeError,
-        match=r"self_attn' \(LlamaAttention\) did not call .*attn_implementation=.sdpa",
-    ):
-        model(IDS)

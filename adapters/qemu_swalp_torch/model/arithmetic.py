@@ -1,0 +1,137 @@
+"""The elementwise operations of PyTorch, and what computes each in its place, rounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..ops.function_table import FUNCTIONS
+from ..ops.functional import ElementwiseFunctions
+from .frames import Frame
+from .names import callables
+
+Handler = Callable[..., Any]
+
+METHODS: dict[str, str] = {
+    **{
+        name: name
+        for name in (
+            *("layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm", "normalize"),
+            *("gelu", "silu", "softmax", "log_softmax", "sigmoid", "tanh", "softplus", "mish"),
+            *("elu", "celu", "selu", "leaky_relu", "prelu", "hardsigmoid", "hardswish"),
+            *("softsign", "tanhshrink", "dropout", "dropout1d", "dropout2d", "dropout3d"),
+            *("add", "sub", "mul", "div", "reciprocal", "square", "sqrt", "rsqrt", "pow"),
+            *("exp", "log", "erf", "addcmul", "addcdiv", "lerp"),
+            *("sum", "mean", "var", "std", "norm", "logsumexp"),
+            *("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "nll_loss"),
+            *("cross_entropy", "binary_cross_entropy", "binary_cross_entropy_with_logits"),
+            "kl_div",
+        )
+    },
+    "subtract": "sub",
+    "multiply": "mul",
+    "divide": "div",
+    "true_divide": "div",
+    "truediv": "div",
+    "__truediv__": "div",
+    "__add__": "add",
+    "__sub__": "sub",
+    "__mul__": "mul",
+    "__pow__": "pow",
+    "__radd__": "add",
+    "__rmul__": "mul",
+    "__rsub__": "rsub",
+    "rsub": "rsub",
+    "__rtruediv__": "rdiv",
+    "__rdiv__": "rdiv",
+    "__rpow__": "rpow",
+    "__div__": "div",
+    "linalg_norm": "vector_norm",
+    "linalg_vector_norm": "vector_norm",
+    "special_erf": "erf",
+    "special_expit": "sigmoid",
+    "special_logsumexp": "logsumexp",
+    "special_softmax": "softmax",
+    "special_log_softmax": "log_softmax",
+    **{f"special_{name}": name for name in FUNCTIONS},
+    "log_sigmoid": "logsigmoid",
+    **{name: name for name in FUNCTIONS if name not in ("power", "softplus")},
+}
+"""Names of PyTorch's operations → methods of `ElementwiseFunctions`, or names of `FUNCTIONS`."""
+
+IN_PLACE = {
+    **{
+        f"{name}_": name
+        for name in (
+            *("add", "sub", "mul", "div", "pow", "sqrt", "rsqrt", "reciprocal", "square", "exp"),
+            *("log", "sigmoid", "tanh", "addcmul", "addcdiv", "lerp", "erf", "elu", "leaky_relu"),
+            *("subtract", "multiply", "divide", "true_divide", "selu", "celu"),
+            *(name for name in FUNCTIONS if name not in ("power", "softplus")),
+        )
+    },
+    "__iadd__": "add",
+    "__isub__": "sub",
+    "__imul__": "mul",
+    "__itruediv__": "div",
+    "__ipow__": "pow",
+}
+
+
+def _handler(name: str) -> Handler:
+    method = getattr(ElementwiseFunctions, name, None)
+
+    def handle(frame: Frame, function: Handler, *inputs: Any, **options: Any) -> Any:
+        if not _is_floating(inputs, options):
+            return function(*inputs, **options)
+        out = options.pop("out", None)
+        for first in ("input", "self"):
+            if first in options:
+                inputs = (options.pop(first), *inputs)
+        if "other" in options:
+            inputs = (*inputs, options.pop("other"))
+        if "axis" in options:
+            options["dim"] = options.pop("axis")
+        if method is None:
+            assert frame.functions is not None
+            result = frame.functions.function(name, *inputs)
+        else:
+            result = method(frame.functions, *inputs, **options)
+        return result if out is None else out.resize_(result.shape).copy_(result)
+
+    return handle
+
+
+def _is_floating(inputs: Any, options: Any) -> bool:
+    """Whether the operation gives floating numbers that are neither complex nor of a subclass."""
+    tensors = [x for x in (*inputs, *options.values()) if isinstance(x, Tensor)]
+    return any(x.is_floating_point() for x in tensors) and not any(x.is_complex() for x in tensors)
+
+
+def _in_place(handler: Handler) -> Handler:
+    def handle(frame: Frame, function: Handler, x: Tensor, *rest: Any, **options: Any) -> Any:
+        if not x.is_floating_point():
+            return function(x, *rest, **options)
+        return x.copy_(handler(frame, function, x, *rest, **options))
+
+    return handle
+
+
+def _handlers() -> Iterator[tuple[str, Handler]]:
+    for name, method in METHODS.items():
+        yield name, _handler(method)
+    for name, plain in IN_PLACE.items():
+        yield name, _in_place(_handler(METHODS[plain]))
+
+
+BY_NAME = dict(_handlers())
+"""What computes each operation: called as (frame, function, *inputs, **options)."""
+
+ARITHMETIC = {
+    function: handler for name, handler in BY_NAME.items() for function in callables(name)
+}
+"""The same by function, method and Python operator."""
+
+ARITHMETIC.pop(torch.linalg.norm, None)

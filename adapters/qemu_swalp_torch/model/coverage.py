@@ -1,0 +1,186 @@
+"""What a forward computes in float though the recipe asks for rounding: found, and told.
+
+The first forward of a model is watched below the functions that are intercepted, where PyTorch
+dispatches its operators: a product that reaches them from anywhere else than `multiply` and
+`convolutions` is one of a custom kernel, a scripted module, or another way around.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from .._compat import backward_id
+from .exact_operators import EXACT, FURTHER_PRODUCTS
+from .frames import FRAMES
+
+POLICIES = ("raise", "warn", "ignore")
+OURS = __name__.partition(".")[0]
+LIBRARIES = ("aten", "prim", "prims", "c10d", "_c10d_functional", "qemu_swalp", "profiler")
+"""Libraries of operators that are known; what those of others compute is not."""
+
+
+class UncoveredError(RuntimeError):
+    """A forward computed something in float that the recipe asks to round."""
+
+
+@dataclass
+class Report:
+    """Floating-point operations of the products of one watched forward."""
+
+    rounded: Counter[str] = field(default_factory=Counter)
+    """By the name of the module."""
+    excluded: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By (module, operator): what nothing was asked of."""
+    uncovered: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By (module, operator): what could not be rounded."""
+    operations: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """Calls, by (module, operator), of elementwise operations that could not be rounded."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(sum(part.values()) for part in (self.rounded, self.excluded, self.uncovered))
+
+
+@contextmanager
+def watched(scope: Any) -> Iterator[None]:
+    """Watch what is computed within, once for each outermost module."""
+    sites = scope.watched_sites()
+    if not sites:
+        yield
+        return
+    report = Report()
+    products = [site for site in sites if hasattr(site, "flops")]
+    before = [(site.flops, site.left) for site in products]
+    with Watch(report):
+        yield
+    for site, (flops, left) in zip(products, before, strict=True):
+        if site.flops > flops:
+            report.rounded[site.name] += site.flops - flops
+        if site.left > left:
+            report.excluded[site.name, "product of two activations"] += site.left - left
+    tell(report, scope.policy)
+    if not scope.name and products and not report.rounded and not any(s.expected for s in products):
+        raise ValueError(
+            "nothing to round: the forward of the model made no product of those that the recipe"
+            " rounds"
+        )
+    scope.report = report
+
+
+def is_watchable() -> bool:
+    """Whether this is a forward of its own: no graph, and no recomputation in a backward."""
+    return not torch.compiler.is_compiling() and backward_id() == -1
+
+
+class Watch(TorchDispatchMode):
+    """Notes the products and elementwise operations that are dispatched."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self.report = report
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if _is_floating(result):
+            self._note(func, args, kwargs or {}, result)
+        return result
+
+    def _note(self, func: Any, args: Any, options: Any, result: Any) -> None:
+        library, _, name = str(func.overloadpacket._qualified_op_name).partition("::")
+        flops = _flops(func.overloadpacket, library, name, args, options, result)
+        frame = FRAMES.stack[-1] if FRAMES.stack else None
+        if frame is None:
+            return
+        if flops:
+            ours, custom = _origin()
+            what = f"autograd.Function {custom}" if custom else f"{library}.{name}"
+            if frame.products is None:
+                self.report.excluded[frame.name, what] += flops
+            elif custom or not ours:
+                self.report.uncovered[frame.name, what] += flops
+        elif frame.functions is not None and library in LIBRARIES[:3] and name not in EXACT:
+            ours, custom = _origin()
+            if not ours:
+                self.report.operations[frame.name, name] += 1
+
+
+def _is_floating(result: Any) -> bool:
+    values = result if isinstance(result, (tuple, list)) else (result,)
+    return any(isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) for x in values)
+
+
+def _flops(packet: Any, library: str, name: str, args: Any, options: Any, result: Any) -> int:
+    """Of a product; at least 1 for operators that are not known, which may be one."""
+    if packet in flop_registry:
+        return max(1, int(flop_registry[packet](*args, **options, out_val=result)))
+    tensors = [x for x in args if isinstance(x, Tensor) and x.is_floating_point()]
+    if library not in LIBRARIES:
+        return 1 if tensors else 0
+    if name in FURTHER_PRODUCTS and tensors:
+        values = result if isinstance(result, (tuple, list)) else (result,)
+        first = next(x for x in values if isinstance(x, Tensor))
+        return max(1, 2 * first.numel() * (tensors[0].shape[-1] if tensors[0].ndim else 1))
+    return 0
+
+
+def _origin() -> tuple[bool, str | None]:
+    """Whether the code that computes here is that of the emulator, and the name of the custom
+    autograd Function in which it stands, if it stands in one.
+    """
+    ours, custom = False, None
+    frame: Any = sys._getframe(3)
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module == f"{OURS}.model.interception" and frame.f_code.co_name == "__call__":
+            break
+        if module.startswith((f"{OURS}.ops.", f"{OURS}.tensors.", f"{OURS}.model.multiply")):
+            ours = True
+        if module in (f"{OURS}.model.convolutions", "qemu_swalp.interop.torch"):
+            ours = True
+        if module == "torch.autograd.function" and frame.f_code.co_name == "apply":
+            kind = frame.f_locals.get("cls")
+            if kind is not None and not kind.__module__.startswith((OURS, "torch.")):
+                custom = kind.__qualname__
+        frame = frame.f_back
+    return ours, custom
+
+
+def tell(report: Report, policy: dict[str, str]) -> None:
+    """Raise or warn about what was not covered."""
+    for section, found in (("products", report.uncovered), ("elementwise", report.operations)):
+        if not found or policy.get(section, "ignore") == "ignore":
+            continue
+        lines = [
+            f"{name or 'the model itself'!s}: {operation}"
+            + (f", {share(amount, report.total)} of the FLOPs" if section == "products" else "")
+            for (name, operation), amount in found.most_common()
+        ]
+        register = "register_gemms" if section == "products" else "register_elementwise"
+        message = (
+            f"the recipe's section {section!r} could not be applied to what these modules compute:"
+            f" {'; '.join(lines[:8])}"
+            + (f"; and {len(lines) - 8} more" if lines[8:] else "")
+            + ". "
+            f"Exclude them by name (exclude=), tell by {register} how they compute, or leave them"
+            ' in float knowingly by uncovered="warn" or "ignore"'
+        )
+        if policy[section] == "raise":
+            raise UncoveredError(message)
+        warnings.warn(message, stacklevel=4)
+
+
+def share(part: int, total: int) -> str:
+    """A part of the floating-point operations in percent."""
+    return f"{100 * part / total:.3g} %" if total else "0 %"

@@ -1,0 +1,153 @@
+"""What is known while a module is being called: whose products and operations are computed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from qemu_swalp.training import OPERANDS, SUMS
+
+from ..ops.elementwise import ElementwiseRules
+from ..ops.functional import ElementwiseFunctions
+from ..ops.matmul import Operands
+
+if TYPE_CHECKING:
+    from .sites import ElementwiseSite, ProductSite
+
+AS_INPUT = {"forward.weight": "forward.input", "dgrad.weight": "wgrad.input"}
+"""Whose quantizer the second of two activations has."""
+
+
+class Products:
+    """The rules of the products at one call of a module."""
+
+    def __init__(self, site: ProductSite) -> None:
+        self.site, self.count, self.attentions = site, 0, 0
+        self._step: int | Tensor | None = None
+
+    def of(self, part: str = "") -> Operands:
+        """For the product of inputs and weights, or of that part of them, which has random streams
+        of its own.
+        """
+        return self._rules(part, {})
+
+    def of_activations(self, part: str = "") -> Operands:
+        """For a product of two activations, both rounded as inputs; none, where attention is left
+        out.
+        """
+        return self._rules(part, AS_INPUT) if self.site.attention else Operands()
+
+    def _rules(self, part: str, roles: dict[str, str]) -> Operands:
+        if self._step is None:
+            self._step = self.site.turn()
+        site, step = self.site, self._step
+        return Operands(
+            *(
+                site.rule(name + part, site.quantizers[roles.get(name, name)], step)
+                for name in (*OPERANDS, *SUMS)
+            )
+        )
+
+    def next_part(self) -> str:
+        """The name of the next product that has none."""
+        self.count += 1
+        return f".{self.count - 1}" if self.count > 1 else ""
+
+    def note(self, flops: int, rounded: bool = True) -> None:
+        """Count a forward product. Not in a graph, where a number that changes would be a guard."""
+        if torch.compiler.is_compiling():
+            return
+        if rounded:
+            self.site.runs += 1
+            self.site.flops += flops
+        else:
+            self.site.left += flops
+
+
+class Frame:
+    """One call of a module; `products` and `functions` are None where nothing is rounded."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        name: str,
+        products: Products | None,
+        functions: ElementwiseFunctions | None,
+    ) -> None:
+        self.module, self.name = module, name
+        self.products, self.functions = products, functions
+        self.derived: list[Tensor] = []
+        """Tensors that were computed from parameters alone."""
+
+
+class Frames(threading.local):
+    """The calls that this thread is in, innermost last."""
+
+    def __init__(self) -> None:
+        self.stack: list[Frame] = []
+
+
+FRAMES = Frames()
+
+
+def functions_of(site: ElementwiseSite) -> ElementwiseFunctions:
+    """The rounded functions of one call of a module."""
+    if not torch.compiler.is_compiling():
+        site.runs += 1
+    return ElementwiseFunctions(
+        ElementwiseRules(site.quantizers, site.seed, site.index, site.turn())
+    )
+
+
+def is_weight(x: Any) -> bool:
+    """Whether a tensor is a parameter, or was computed from parameters alone."""
+    if not isinstance(x, Tensor):
+        return False
+    if isinstance(x, nn.Parameter):
+        return True
+    for frame in FRAMES.stack:
+        for weight in frame.derived:
+            if x is weight:
+                return True
+    # what torch.func.functional_call puts in place of parameters
+    parameters = FRAMES.stack[-1].module._parameters if FRAMES.stack else {}
+    return any(x is parameter for parameter in parameters.values())
+
+
+def note_weights(inputs: Sequence[Any], result: Any) -> None:
+    """Remember what was computed from parameters alone, so that it counts as a weight."""
+    if not inputs or isinstance(result, (str, int, float, bool, torch.dtype, torch.Size)):
+        return
+    if not _are_weights(inputs[:1]) or not _are_weights(inputs):
+        return
+    results = result if isinstance(result, (tuple, list)) else (result,)
+    FRAMES.stack[-1].derived += [x for x in results if isinstance(x, Tensor)]
+
+
+def pass_on(result: Any, frame: Frame) -> None:
+    """What a module returns of weights (a parametrization) is a weight to its caller too."""
+    if frame.derived and FRAMES.stack:
+        results: Iterable[Any] = result if isinstance(result, (tuple, list)) else (result,)
+        FRAMES.stack[-1].derived += [
+            x for x in results if any(x is weight for weight in frame.derived)
+        ]
+
+
+def _are_weights(values: Sequence[Any]) -> bool:
+    """Whether the floating tensors among the values are weights, and there is one."""
+    found = False
+    for value in values:
+        if isinstance(value, (tuple, list)):
+            if any(isinstance(x, Tensor) for x in value):
+                if not _are_weights(value):
+                    return False
+                found = True
+        elif isinstance(value, Tensor) and value.is_floating_point():
+            if not is_weight(value):
+                return False
+            found = True
+    return found

@@ -1,0 +1,173 @@
+"""Interception of the functions that a model calls, whoever's code calls them.
+
+While a module is called, a `TorchFunctionMode` sees each function, method and operator of PyTorch
+that is applied, in any code, registered or not. Products are computed by `products`, elementwise
+operations by `arithmetic`; all else is passed on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..tensors.call_counters import Site
+from . import arithmetic, products
+from .coverage import Report, is_watchable, watched
+from .frames import FRAMES, Frame, Products, functions_of, note_weights, pass_on
+from .names import operator_name
+from .registry import FORWARDS, FUNCTIONS
+
+Forward = Callable[..., Any]
+
+
+class Interception(TorchFunctionMode):
+    """Within it products and elementwise operations are rounded by the rules of the innermost
+    call.
+    """
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, inputs: Any = (), options: Any = None
+    ) -> Any:
+        return call(function, inputs, options or {})
+
+
+def call(function: Callable[..., Any], inputs: Sequence[Any], options: dict[str, Any]) -> Any:
+    """What a function gives under the rules of the innermost call."""
+    frame = FRAMES.stack[-1]
+    if frame.products is not None or frame.functions is not None:
+        handler = products.PRODUCTS.get(function)
+        if handler is None and frame.functions is not None:
+            handler = arithmetic.ARITHMETIC.get(function)
+        if handler is None and (name := operator_name(function)) is not None:
+            handler = products.BY_NAME.get(name)
+            if handler is None and frame.functions is not None:
+                handler = arithmetic.BY_NAME.get(name)
+        if handler is not None:
+            result = handler(frame, function, *inputs, **options)
+            _remember(frame, inputs, result)
+            return result
+    if function is Tensor.unflatten:  # torch.compile cannot trace the method within a mode
+        function = torch.unflatten
+    result = function(*inputs, **options)
+    _remember(frame, inputs, result)
+    return result
+
+
+def _remember(frame: Frame, inputs: Sequence[Any], result: Any) -> None:
+    if frame.products is not None:
+        note_weights(inputs, result)
+
+
+class ModuleScope:
+    """What a module has in place of its `forward`: the same, with products and elementwise
+    operations intercepted.
+    """
+
+    def __init__(self, module: nn.Module, name: str) -> None:
+        self.module, self.name = module, name
+        scripted = isinstance(module, torch.jit.ScriptModule)
+        self.before: Forward | None = module.forward if scripted else module.__dict__.get("forward")
+        """What somebody else put in place of the forward of the module's class."""
+        self.sites: dict[str, Any] = {}
+        """Section of a recipe → its site; False where the module is excluded. Where it has none,
+        that of the caller counts.
+        """
+        self.policy: dict[str, str] = {}
+        """Section of a recipe → what to do about what it does not cover."""
+        self.report: Report | None = None
+        """What was found in the first forward that began here."""
+
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        stack = FRAMES.stack
+        caller = stack[-1] if stack else None
+        frame = Frame(self.module, self.name, self._products(caller), self._functions(caller))
+        stack.append(frame)
+        try:
+            if caller is not None:
+                return self._forward(frame, inputs, options)
+            with watched(self), Interception():
+                return self._forward(frame, inputs, options)
+        finally:
+            stack.pop()
+
+    def watched_sites(self) -> list[Any]:
+        """The sites of all modules within, where a forward that begins here is to be watched."""
+        if self.report is not None or not self.policy or not is_watchable():
+            return []
+        scopes = (scope_of(module) for module in self.module.modules())
+        return [site for scope in scopes if scope for site in scope.sites.values() if site]
+
+    def _products(self, caller: Frame | None) -> Products | None:
+        site = self.sites.get("products")
+        if site is None:
+            return None if caller is None else caller.products
+        return Products(site) if site and site.enabled else None
+
+    def _functions(self, caller: Frame | None) -> Any:
+        site = self.sites.get("elementwise")
+        if site is None:
+            return None if caller is None else caller.functions
+        return functions_of(site) if site and site.enabled else None
+
+    def _forward(self, frame: Frame, inputs: Any, options: Any) -> Any:
+        result = self._result(frame, inputs, options)
+        if frame.derived:
+            FRAMES.stack.pop()
+            try:
+                pass_on(result, frame)
+            finally:
+                FRAMES.stack.append(frame)
+        return result
+
+    def _result(self, frame: Frame, inputs: Any, options: Any) -> Any:
+        if self.before is not None:
+            return self.before(*inputs, **options)
+        kind = type(self.module).forward
+        if frame.products is not None and kind in FORWARDS:
+            return FORWARDS[kind](self.module, frame.products, *inputs, **options)
+        if frame.functions is not None and kind in FUNCTIONS:
+            return FUNCTIONS[kind](self.module, frame.functions, *inputs, **options)
+        return kind(self.module, *inputs, **options)
+
+
+def scope_of(module: nn.Module) -> ModuleScope | None:
+    """The scope that stands in for the module's forward."""
+    forward = module.__dict__.get("forward")
+    return forward if isinstance(forward, ModuleScope) else None
+
+
+def sites_of_scope(module: nn.Module) -> list[Site]:
+    """The sites of the module's scope."""
+    scope = scope_of(module)
+    return [] if scope is None else [site for site in scope.sites.values() if site]
+
+
+def put(module: nn.Module, name: str, section: str, site: Any, policy: str) -> Placed:
+    """Begin to round a section of a recipe in a module; `site` False excludes the module."""
+    scope = scope_of(module)
+    if scope is None:
+        scope = module.__dict__["forward"] = ModuleScope(module, name)
+    scope.sites[section], scope.policy[section], scope.report = site, policy, None
+    return Placed(scope, section)
+
+
+class Placed:
+    """Ends what `put` began."""
+
+    def __init__(self, scope: ModuleScope, section: str) -> None:
+        self.scope, self.section = scope, section
+
+    def remove(self) -> None:
+        """Give the module back the forward that it had, with the last section."""
+        scope, module = self.scope, self.scope.module
+        scope.sites.pop(self.section, None)
+        scope.policy.pop(self.section, None)
+        if not scope.sites and scope_of(module) is scope:
+            if scope.before is None:
+                del module.__dict__["forward"]
+            else:
+                module.__dict__["forward"] = scope.before

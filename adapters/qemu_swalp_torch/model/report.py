@@ -1,0 +1,87 @@
+"""The lines of the table of an emulation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from qemu_swalp import Accumulation
+from qemu_swalp.training import ELEMENTWISE, OPERANDS, SUMS, Quantizer
+from qemu_swalp.training.roles import SECTIONS
+
+from .coverage import share
+from .interception import scope_of
+
+Line = tuple[str, str, str, str, str, str]
+
+
+def lines_of(emulation: Any) -> Iterator[Line]:
+    """(place, role, format, rounding, runs, share) of all that is rounded, and of what is not."""
+    scope = scope_of(emulation.model)
+    report = None if scope is None else scope.report
+    for section, handle in emulation.handles.items():
+        for site in handle.sites:
+            flops = report.rounded[site.name] if report and section == "products" else 0
+            part = share(flops, report.total) if flops and report else ""
+            for roles, text in _grouped(_rules(section, site)).items():
+                yield (site.name or "(model)", roles, *_parts(text), str(_runs(site)), part)
+                part = ""
+    if emulation.quantized:
+        roles = {role: emulation.recipe.quantizer(role) for role in SECTIONS["optimizer"]}
+        roles |= dict(emulation.recipe.state)
+        for names, text in _grouped({k: str(q) for k, q in roles.items() if q}).items():
+            yield ("optimizer", names, *_parts(text), "", "")
+    if emulation.averager is not None:
+        average = emulation.recipe.average
+        text = ("float", "") if average is None else _parts(str(average))
+        yield ("average", "average", *text, str(emulation.averager.n_averaged), "")
+    if report is not None:
+        for kind, left in (("excluded", report.excluded), ("uncovered", report.uncovered)):
+            for (name, what), flops in left.items():
+                place = name or "(model)"
+                yield (place, f"{kind}: {what}", "float", "", "", share(flops, report.total))
+        for (name, what), count in report.operations.items():
+            yield (name or "(model)", f"uncovered: {what}", "float", "", str(count), "")
+
+
+def _rules(section: str, site: Any) -> dict[str, str]:
+    if section == "activations":
+        pairs = {"activation": site.activation, "error": site.error}
+    elif section == "products":
+        pairs = {name: site.quantizers[name] for name in (*OPERANDS, *SUMS)}
+    else:
+        pairs = dict(zip(ELEMENTWISE, site.quantizers, strict=True))
+    return {name: text for name, text in pairs.items() if text is not None}
+
+
+def _grouped(rules: Mapping[str, str]) -> dict[str, str]:
+    """Roles that are rounded alike together."""
+    by_text: dict[str, list[str]] = {}
+    for name, text in rules.items():
+        by_text.setdefault(text, []).append(name)
+    return {_joined(names): text for text, names in by_text.items()}
+
+
+def _joined(names: list[str]) -> str:
+    """ "forward" for all operands of the forward product, "dgrad.error" for one."""
+    found = []
+    for prefix in ("forward", "dgrad", "wgrad"):
+        own = [name for name in names if name.startswith(prefix + ".")]
+        if len(own) == 2 and not any(name.endswith(".sum") for name in own):
+            found.append(prefix)
+        elif own:
+            found += own
+    return ", ".join([*(n for n in names if "." not in n), *found])
+
+
+def _parts(text: str) -> tuple[str, str]:
+    """Format and rounding of a rule."""
+    try:
+        quantizer = Quantizer.parse(text)
+    except ValueError:
+        quantizer = Accumulation.parse(text).parts()[0][1]
+    return str(quantizer.format), str(quantizer.rounding)
+
+
+def _runs(site: Any) -> int:
+    return site.runs if hasattr(site, "runs") else site.calls

@@ -1,0 +1,68 @@
+"""Sites of the products and of the elementwise operations that modules compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from qemu_swalp.training import ELEMENTWISE, OPERANDS, SUMS, Recipe
+
+from ..tensors.call_counters import Position
+from ..tensors.custom_ops import is_stochastic
+from .interception import put
+from .removable import Removable, RoundingSite
+
+
+class ProductSite(RoundingSite):
+    """The products that a module computes, with the rules of their operands and sums."""
+
+    def __init__(
+        self,
+        position: Position,
+        recipe: Recipe,
+        *,
+        attention: bool,
+        expected: bool,
+        possible: bool,
+        policy: str,
+    ) -> None:
+        super().__init__(position)
+        self.attention, self.policy = attention, policy
+        self.runs = self.flops = self.left = 0
+        """Forward products so far, outside of compiled graphs; their floating-point operations;
+        those of products of two activations that are left in float.
+        """
+        rules = {name: recipe.quantizer(name) for name in OPERANDS}
+        sums = {name: recipe.accumulation(name) for name in SUMS}
+        self.quantizers = {
+            name: None if rule is None else str(rule) for name, rule in {**rules, **sums}.items()
+        }
+        self.stochastic = any(is_stochastic(q) for q in self.quantizers.values() if q is not None)
+        asked = any(self.quantizers.values())
+        self.expected, self.possible = expected and asked, possible and asked
+
+    def register(self, module: nn.Module) -> Sequence[Removable]:
+        site = self if any(self.quantizers.values()) else False
+        return (put(module, self.name, "products", site, self.policy),)
+
+
+class ElementwiseSite(RoundingSite):
+    """The elementwise operations that a module computes."""
+
+    def __init__(
+        self, position: Position, recipe: Recipe, *, expected: bool, possible: bool, policy: str
+    ) -> None:
+        super().__init__(position)
+        self.policy, self.runs = policy, 0
+        self.quantizers = tuple(
+            None if (rule := recipe.elementwise_rule(name)) is None else str(rule)
+            for name in ELEMENTWISE
+        )
+        self.stochastic = any(is_stochastic(q) for q in self.quantizers if q is not None)
+        asked = any(self.quantizers)
+        self.expected, self.possible = expected and asked, possible and asked
+
+    def register(self, module: nn.Module) -> Sequence[Removable]:
+        site = self if any(self.quantizers) else False
+        return (put(module, self.name, "elementwise", site, self.policy),)

@@ -1,0 +1,250 @@
+"""Arithmetic, reductions and further nonlinearities of PyTorch, each elementwise operation rounded.
+
+Arguments and shapes are those of PyTorch's functions. Tensors that are not floating are left to
+PyTorch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .elementwise import ElementwiseRules
+from .pointwise import Number, apply
+
+Axes = int | Sequence[int] | None
+
+
+class PointwiseFunctions:
+    """The functions at one call of a module; `_next` gives each call its random streams."""
+
+    def __init__(self, rules: ElementwiseRules) -> None:
+        self.rules, self.calls = rules, 0
+
+    def _next(self) -> ElementwiseRules:
+        rules = self.rules.within(str(self.calls)) if self.calls else self.rules
+        self.calls += 1
+        return rules
+
+    def _apply(self, name: str, *operands: Number) -> Tensor:
+        return apply(name, self._next(), *operands)
+
+    def add(self, a: Number, b: Number, *, alpha: float = 1) -> Tensor:
+        return self._apply("add", a, b if alpha == 1 else self.mul(b, alpha))
+
+    def sub(self, a: Number, b: Number, *, alpha: float = 1) -> Tensor:
+        return self._apply("subtract", a, b if alpha == 1 else self.mul(b, alpha))
+
+    def rsub(self, a: Number, b: Number, *, alpha: float = 1) -> Tensor:
+        return self.sub(b, a, alpha=alpha)
+
+    def mul(self, a: Number, b: Number) -> Tensor:
+        return self._apply("multiply", a, b)
+
+    def div(self, a: Number, b: Number, *, rounding_mode: str | None = None) -> Tensor:
+        quotient = self._apply("divide", a, b)
+        if rounding_mode is None:
+            return quotient
+        return quotient.floor() if rounding_mode == "floor" else quotient.trunc()
+
+    def rdiv(self, a: Number, b: Number) -> Tensor:
+        return self.div(b, a)
+
+    def reciprocal(self, x: Tensor) -> Tensor:
+        return self.div(1.0, x)
+
+    def square(self, x: Tensor) -> Tensor:
+        return self.mul(x, x)
+
+    def sqrt(self, x: Tensor) -> Tensor:
+        return self._apply("sqrt", x)
+
+    def rsqrt(self, x: Tensor) -> Tensor:
+        return self.div(1.0, self.sqrt(x))
+
+    def exp(self, x: Tensor) -> Tensor:
+        return self._apply("exp", x)
+
+    def log(self, x: Tensor) -> Tensor:
+        return self._apply("log", x)
+
+    def erf(self, x: Tensor) -> Tensor:
+        return self._apply("erf", x)
+
+    def function(self, name: str, x: Tensor, *constants: float) -> Tensor:
+        """One of `FUNCTIONS`."""
+        return self._apply(name, x, *constants)
+
+    def pow(self, x: Number, exponent: Number) -> Tensor:
+        """Squares and cubes by products, roots by roots; else one function."""
+        if isinstance(exponent, Tensor) and exponent.ndim == 0 and not exponent.requires_grad:
+            exponent = exponent.item()
+        if isinstance(exponent, Tensor):
+            logarithm = self.log(x) if isinstance(x, Tensor) else math.log(x)
+            return self.exp(self.mul(exponent, logarithm))
+        assert isinstance(x, Tensor)
+        if exponent in (2, 3):
+            square = self.square(x)
+            return square if exponent == 2 else self.mul(square, x)
+        if exponent in (0.5, -0.5, -1, 1):
+            root = {0.5: self.sqrt, -0.5: self.rsqrt, -1: self.reciprocal, 1: Tensor.clone}
+            return root[exponent](x)
+        return self._apply("power", x, exponent)
+
+    def rpow(self, exponent: Tensor, x: Number) -> Tensor:
+        return self.pow(x, exponent)
+
+    def addcmul(self, x: Tensor, a: Number, b: Number, *, value: float = 1) -> Tensor:
+        product = self.mul(a, b)
+        return self.add(x, product if value == 1 else self.mul(product, value))
+
+    def addcdiv(self, x: Tensor, a: Number, b: Number, *, value: float = 1) -> Tensor:
+        quotient = self.div(a, b)
+        return self.add(x, quotient if value == 1 else self.mul(quotient, value))
+
+    def lerp(self, x: Tensor, end: Tensor, weight: Number) -> Tensor:
+        return self.add(x, self.mul(self.sub(end, x), weight))
+
+    def sum(
+        self, x: Tensor, dim: Axes = None, keepdim: bool = False, *, dtype: Any = None
+    ) -> Tensor:
+        return self._summed(x if dtype is None else x.to(dtype), dim, keepdim)[0]
+
+    def _summed(self, x: Tensor, dim: Axes, keepdim: bool) -> tuple[Tensor, int]:
+        """The sum, and of how many terms."""
+        axes = range(x.ndim) if dim is None or dim == () or dim == [] else dim
+        axes = [axes] if isinstance(axes, int) else axes
+        summed = [d % x.ndim for d in axes] if x.ndim else []
+        kept = [d for d in range(x.ndim) if d not in summed]
+        count = math.prod(x.shape[d] for d in summed)
+        rows = x.permute(*kept, *summed).reshape(*(x.shape[d] for d in kept), count)
+        shape = [1 if d in summed else x.shape[d] for d in range(x.ndim) if keepdim or d in kept]
+        return self._apply("sum", rows).reshape(shape), count
+
+    def mean(
+        self, x: Tensor, dim: Axes = None, keepdim: bool = False, *, dtype: Any = None
+    ) -> Tensor:
+        total, count = self._summed(x if dtype is None else x.to(dtype), dim, keepdim)
+        return self.div(total, count)
+
+    def var(
+        self,
+        x: Tensor,
+        dim: Axes | bool = None,
+        unbiased: bool = True,
+        keepdim: bool = False,
+        *,
+        correction: float | None = None,
+    ) -> Tensor:
+        if isinstance(dim, bool):
+            dim, unbiased = None, dim
+        d = self.sub(x, self.mean(x, dim, True))
+        total, count = self._summed(self.square(d), dim, keepdim)
+        less = (1 if unbiased else 0) if correction is None else correction
+        return self.div(total, max(count - less, 0))
+
+    def std(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        return self.sqrt(self.var(x, *arguments, **options))
+
+    def norm(
+        self, x: Tensor, p: Any = 2, dim: Axes = None, keepdim: bool = False, dtype: Any = None
+    ) -> Tensor:
+        x = x if dtype is None else x.to(dtype)
+        p = 2 if p in (None, "fro") else float(p)
+        if p == math.inf:
+            axes = tuple(range(x.ndim)) if dim is None else dim
+            return x.abs().amax(axes, keepdim)
+        if p == 1:
+            return self._summed(x.abs(), dim, keepdim)[0]
+        if p == 2:
+            return self.sqrt(self._summed(self.square(x), dim, keepdim)[0])
+        return self.pow(self._summed(self.pow(x.abs(), p), dim, keepdim)[0], 1 / p)
+
+    def vector_norm(
+        self, x: Tensor, ord: Any = 2, dim: Axes = None, keepdim: bool = False, *, dtype: Any = None
+    ) -> Tensor:
+        return self.norm(x, ord, dim, keepdim, dtype)
+
+    def normalize(
+        self, x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None
+    ) -> Tensor:
+        return self.div(x, self.norm(x, p, dim, True).clamp_min(eps))
+
+    def logsumexp(self, x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+        axes = [dim] if isinstance(dim, int) else list(dim)
+        greatest = x.detach().amax(axes, True)
+        total = self._summed(self.exp(self.sub(x, greatest)), axes, True)[0]
+        y = self.add(self.log(total), greatest)
+        return y if keepdim else y.squeeze(tuple(axes))
+
+    def softplus(self, x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
+        return self.function("softplus", x, beta, threshold)
+
+    def mish(self, x: Tensor, inplace: bool = False) -> Tensor:
+        return self.mul(x, self._apply("tanh", self.softplus(x)))
+
+    def elu(self, x: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+        negative = self.function("expm1", x.clamp_max(0))
+        return torch.where(x > 0, x, negative if alpha == 1 else self.mul(negative, alpha))
+
+    def celu(self, x: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
+        low = x.clamp_max(0)
+        inner = self.function("expm1", low if alpha == 1 else self.div(low, alpha))
+        return torch.where(x > 0, x, inner if alpha == 1 else self.mul(inner, alpha))
+
+    def selu(self, x: Tensor, inplace: bool = False) -> Tensor:
+        """Constants of Klambauer et al. 2017, arXiv 1706.02515."""
+        alpha, scale = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
+        return self.mul(self.elu(x, alpha), scale)
+
+    def leaky_relu(self, x: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
+        return torch.where(x > 0, x, self.mul(x, negative_slope))
+
+    def prelu(self, x: Tensor, weight: Tensor) -> Tensor:
+        shaped = weight.reshape(-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else weight
+        return torch.where(x > 0, x, self.mul(x, shaped))
+
+    def hardsigmoid(self, x: Tensor, inplace: bool = False) -> Tensor:
+        return self.div(self.add(x, 3.0).clamp(0, 6), 6.0)
+
+    def hardswish(self, x: Tensor, inplace: bool = False) -> Tensor:
+        return self.div(self.mul(x, self.add(x, 3.0).clamp(0, 6)), 6.0)
+
+    def softsign(self, x: Tensor) -> Tensor:
+        return self.div(x, self.add(x.abs(), 1.0))
+
+    def tanhshrink(self, x: Tensor) -> Tensor:
+        return self.sub(x, self._apply("tanh", x))
+
+    def dropout(
+        self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        """Kept numbers are multiplied by 1/(1 - p), which is not rounded itself."""
+        return self._dropped(F.dropout, x, p, training)
+
+    def _dropped(self, function: Any, x: Tensor, p: float, training: bool) -> Tensor:
+        if not training or p == 0:
+            return x
+        with torch.no_grad():
+            kept = function(torch.ones_like(x), p, True)
+        return self.mul(x, kept)
+
+    def dropout1d(
+        self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        return self._dropped(F.dropout1d, x, p, training)
+
+    def dropout2d(
+        self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        return self._dropped(F.dropout2d, x, p, training)
+
+    def dropout3d(
+        self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> Tensor:
+        return self._dropped(F.dropout3d, x, p, training)
