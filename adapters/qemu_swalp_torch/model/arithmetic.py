@@ -28,7 +28,8 @@ METHODS: dict[str, str] = {
             *("sum", "mean", "var", "std", "norm", "logsumexp"),
             *("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "nll_loss"),
             *("cross_entropy", "binary_cross_entropy", "binary_cross_entropy_with_logits"),
-            "kl_div",
+            *("kl_div", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
+            *(f"adaptive_avg_pool{n}d" for n in (1, 2, 3)),
         )
     },
     "subtract": "sub",
@@ -57,6 +58,7 @@ METHODS: dict[str, str] = {
     "special_softmax": "softmax",
     "special_log_softmax": "log_softmax",
     **{f"special_{name}": name for name in FUNCTIONS},
+    "_weight_norm": "weight_norm",
     "log_sigmoid": "logsigmoid",
     **{name: name for name in FUNCTIONS if name not in ("power", "softplus")},
 }
@@ -114,7 +116,8 @@ def _in_place(handler: Handler) -> Handler:
     def handle(frame: Frame, function: Handler, x: Tensor, *rest: Any, **options: Any) -> Any:
         if not x.is_floating_point():
             return function(x, *rest, **options)
-        return x.copy_(handler(frame, function, x, *rest, **options))
+        old = x.clone() if torch.is_grad_enabled() else x  # the operation may save it
+        return x.copy_(handler(frame, function, old, *rest, **options))
 
     return handle
 

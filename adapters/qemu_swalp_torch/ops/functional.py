@@ -17,6 +17,7 @@ from qemu_swalp.training import functional
 from .elementwise import ElementwiseRules, RoundedArithmetic
 from .losses import Losses
 from .normalize import affine, standardize, standardize_by
+from .pooling import Pooling
 
 FORMULAS: dict[str, tuple[Callable[..., Any], Callable[..., Any], bool]] = {
     "softmax": (functional.softmax, functional.softmax_gradient, True),
@@ -30,7 +31,7 @@ FORMULAS: dict[str, tuple[Callable[..., Any], Callable[..., Any], bool]] = {
 """Function, gradient, and whether that is of the output, else of the input."""
 
 
-class ElementwiseFunctions(Losses):
+class ElementwiseFunctions(Losses, Pooling):
     """The functions of `torch.nn.functional`, each elementwise operation rounded, at one call of a
     module; arguments and shapes are theirs.
     """
@@ -134,6 +135,39 @@ class ElementwiseFunctions(Losses):
         x, rules = _autocast(x), self._next()
         z = standardize(x.reshape(x.shape[0], num_groups, -1), eps, True, rules)[0]
         return affine(z.reshape(*x.shape[:2], -1), weight, bias, rules).reshape(x.shape)
+
+    def instance_norm(
+        self,
+        x: Tensor,
+        running_mean: Tensor | None = None,
+        running_var: Tensor | None = None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        use_input_stats: bool = True,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        """Batch normalization of each sample; running statistics take in the samples' mean."""
+        x, rules = _autocast(x), self._next()
+        batch, channels = x.shape[:2]
+        rows = x.reshape(batch * channels, -1)
+        if not use_input_stats:
+            if running_mean is None or running_var is None:
+                raise ValueError("use_input_stats=False needs running_mean and running_var")
+            mean, variance = (s.repeat(batch)[:, None] for s in (running_mean, running_var))
+            z = standardize_by(rows, mean, variance, eps, rules)
+        else:
+            z, mean, variance = standardize(rows, eps, True, rules)
+            count = rows.shape[1]
+            for running, found in (
+                (running_mean, mean),
+                (running_var, variance * (count / max(count - 1, 1))),
+            ):
+                if running is not None:
+                    with torch.no_grad():
+                        of_batch = found.reshape(batch, channels).mean(0).to(running.dtype)
+                        running.lerp_(of_batch, momentum)
+        return affine(z.reshape(batch, channels, -1), weight, bias, rules).reshape(x.shape)
 
     def batch_norm(
         self,

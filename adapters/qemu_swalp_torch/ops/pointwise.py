@@ -46,27 +46,50 @@ class _Operation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, name: str, rules: ElementwiseRules, *operands: Number) -> Tensor:
         y = _computed(RoundedArithmetic(rules, "forward"), name, operands)
-        tensors = [x for x in operands if isinstance(x, Tensor)]
-        ctx.save_for_backward(y, *tensors)
-        ctx.places = [isinstance(x, Tensor) for x in operands]
-        ctx.constants = [x for x in operands if not isinstance(x, Tensor)]
+        needed = ctx.needs_input_grad[2:]
+        saved = [x if _is_saved(name, i, needed) else None for i, x in enumerate(operands)]
+        ctx.save_for_backward(
+            y if _is_saved(name, RESULT, needed) else None,
+            *(x if isinstance(x, Tensor) else None for x in saved),
+        )
+        ctx.constants = [None if isinstance(x, Tensor) else x for x in operands]
+        ctx.shapes = [x.shape if isinstance(x, Tensor) else None for x in operands]
         ctx.name, ctx.rules = name, rules
         return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         y, *tensors = ctx.saved_tensors
-        saved, constants = iter(tensors), iter(ctx.constants)
-        operands = [next(saved) if place else next(constants) for place in ctx.places]
+        operands = [
+            constant if x is None else x for x, constant in zip(tensors, ctx.constants, strict=True)
+        ]
         ops = RoundedArithmetic(ctx.rules, "backward")
         found: list[Tensor | None] = []
-        for index, x in enumerate(operands):
+        for index, shape in enumerate(ctx.shapes):
             gradient = None
-            if isinstance(x, Tensor) and ctx.needs_input_grad[2 + index]:
+            if ctx.needs_input_grad[2 + index]:
                 whole = _gradient(ops, ctx.name, index, gradients[0], y, operands)
-                gradient = _reduced(ops, whole, x.shape)
+                gradient = whole.expand(shape) if ctx.name == "sum" else _reduced(ops, whole, shape)
             found.append(gradient)
         return None, None, *found
+
+
+RESULT = -1
+
+
+def _is_saved(name: str, index: int, needed: Sequence[bool]) -> bool:
+    """Whether a gradient reads the operand of that index, or the result. What none reads may be
+    changed in place, as with PyTorch's operations.
+    """
+    if name in ("add", "subtract", "sum"):
+        return False
+    if name == "multiply":
+        return index != RESULT and needed[1 - index]
+    if name == "divide":
+        return index == 1 or (index == RESULT and needed[1])
+    if name in ("sqrt", "exp", "tanh"):
+        return index == RESULT
+    return index != RESULT
 
 
 def _computed(ops: RoundedArithmetic, name: str, operands: Sequence[Number]) -> Tensor:
@@ -106,7 +129,7 @@ GRADIENTS: dict[str, Callable[[RoundedArithmetic, Tensor, Tensor, Any], Tensor]]
     "erf": lambda ops, g, y, x: ops.multiply(
         g, ops.multiply(ops.exp(-ops.multiply(x, x)), 2 / math.sqrt(math.pi))
     ),
-    "sum": lambda ops, g, y, x: g.expand(x.shape),
+    "sum": lambda ops, g, y, x: g,
 }
 """Gradients by (arithmetic, gradient of the result, result, the other operand or the only one)."""
 

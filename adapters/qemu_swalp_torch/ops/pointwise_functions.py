@@ -175,6 +175,11 @@ class PointwiseFunctions:
     ) -> Tensor:
         return self.div(x, self.norm(x, p, dim, True).clamp_min(eps))
 
+    def weight_norm(self, v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
+        """g·v/‖v‖, norms over all axes but one (Salimans and Kingma 2016, arXiv 1602.07868)."""
+        axes = [d for d in range(v.ndim) if d != dim % v.ndim]
+        return self.mul(v, self.div(g, self.norm(v, 2, axes, True)))
+
     def logsumexp(self, x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
         axes = [dim] if isinstance(dim, int) else list(dim)
         greatest = x.detach().amax(axes, True)
