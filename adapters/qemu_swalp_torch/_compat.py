@@ -107,6 +107,10 @@ def unviewed_as(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return result
 
 
+without_interception = torch._C.DisableTorchFunction
+"""A context in which neither tensor subclasses nor modes see the functions that are called."""
+
+
 def native_functions() -> tuple[Any, ...]:
     """Where the functions are that those of `torch.nn.functional` and `torch.linalg` call."""
     return torch._C._nn, torch._C._linalg, torch._C._VariableFunctions

@@ -40,7 +40,10 @@ def _pair(
     weights: tuple[bool, bool],
 ) -> Tensor:
     """The contraction of two tensors as a batched product of matrices."""
-    (x, a), (y, b) = _summed(*left, right[1] + output), _summed(*right, left[1] + output)
+    (x, a), (y, b) = (
+        _summed(frame, *left, right[1] + output),
+        _summed(frame, *right, left[1] + output),
+    )
     batch = [c for c in a if c in b and c in output]
     rows, columns = [c for c in a if c not in b], [c for c in b if c not in a]
     terms = [c for c in a if c in b and c not in output]
@@ -60,12 +63,16 @@ def _arranged(x: Tensor, axes: str, order: Sequence[str], size: dict[str, int]) 
     return x.permute([axes.index(c) for c in order]).expand([size[c] for c in order])
 
 
-def _summed(x: Tensor, axes: str, needed: str) -> tuple[Tensor, str]:
-    """The tensor with axes that nobody else has summed over, and diagonals of repeated ones."""
-    kept = "".join(dict.fromkeys(c for c in axes if c in needed))
-    if kept == axes:
-        return x, axes
-    return torch.einsum(f"{axes}->{kept}", x), kept
+def _summed(frame: Frame, x: Tensor, axes: str, needed: str) -> tuple[Tensor, str]:
+    """The tensor with diagonals of repeated axes, and axes summed that nobody else has."""
+    once = "".join(dict.fromkeys(axes))
+    if once != axes:
+        x = torch.einsum(f"{axes}->{once}", x)
+    kept = "".join(c for c in once if c in needed)
+    if kept == once:
+        return x, once
+    ops: Any = torch if frame.functions is None else frame.functions
+    return ops.sum(x, [i for i, c in enumerate(once) if c not in needed]), kept
 
 
 def _equation(arguments: Sequence[Any]) -> tuple[str, list[Tensor]]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from .._compat import backward_id
+from .._compat import backward_id, without_interception
 from .exact_operators import EXACT, FURTHER_PRODUCTS
 from .frames import FRAMES
 
@@ -92,9 +92,10 @@ class Watch(TorchDispatchMode):
         self.report = report
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if _is_floating(result):
-            self._note(func, args, kwargs or {}, result)
+        with without_interception():  # operators called here are none of the model's calls
+            result = func(*args, **(kwargs or {}))
+            if _is_floating(result):
+                self._note(func, args, kwargs or {}, result)
         return result
 
     def _note(self, func: Any, args: Any, options: Any, result: Any) -> None:
@@ -110,6 +111,8 @@ class Watch(TorchDispatchMode):
                 self.report.excluded[frame.name, what] += flops
             elif custom or not ours:
                 self.report.uncovered[frame.name, what] += flops
+                if ours:  # rounded forward, but its gradient is the Function's own
+                    self.report.rounded[frame.products.site.name] -= flops
         elif frame.functions is not None and library in LIBRARIES[:3] and name not in EXACT:
             ours, custom = _origin()
             if not ours:

@@ -34,7 +34,7 @@ def multiply(
         return plus(torch.matmul(a, b), bias)
     of_a, of_b = weights or (is_weight(a), is_weight(b))
     if a.shape[-1] == 1 and not of_a and not of_b:
-        return plus(torch.matmul(a, b), bias)
+        return plus(a * b if frame.functions is None else frame.functions.mul(a, b), bias)
     part = products.next_part() if part is None else part
     if of_b:
         y = _by_weight(frame, a, b, bias, part)

@@ -79,10 +79,10 @@ def _added(
         return multiply(frame, a, b, input)
     else:
         y = multiply(frame, a, b)
-    y = y.sum(0) if summed else y
-    return (
-        y * alpha if beta == 0 else torch.add(input * beta if beta != 1 else input, y, alpha=alpha)
-    )
+    ops: Any = torch if frame.functions is None else frame.functions
+    y = ops.sum(y, 0) if summed else y
+    y = y if alpha == 1 else ops.mul(y, alpha)
+    return y if beta == 0 else ops.add(input if beta == 1 else ops.mul(input, beta), y)
 
 
 def _addbmm(frame: Frame, function: Handler, *inputs: Any, **options: Any) -> Tensor:

@@ -1,0 +1,256 @@
+"""One call for a whole recipe: what it applies, what it refuses, how it ends and resumes."""
+
+import copy
+
+import pytest
+import torch
+from qemu_swalp_torch import UncoveredError, emulate, quantize_gemms
+from torch import nn
+from torch.nn import functional as F
+
+from qemu_swalp.training import Recipe
+
+FULL = Recipe(
+    weight="bfp<8,axis=0>/stochastic",
+    gradient="bfp<8,axis=0>/stochastic",
+    momentum="bfp<8,axis=0>/stochastic",
+    activation="float<5,4>/stochastic",
+    error="float<5,4>/stochastic",
+    operands={"input": "mxfp8_e4m3/nearest_even", "error": "mxfp8_e5m2/stochastic"},
+    sums="bf16/nearest_even",
+    elementwise="bf16/stochastic",
+    average="bfp<8,axis=0>/nearest_even",
+)
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 2))
+
+
+def sgd(model):
+    return torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+
+
+def train(model, optimizer, steps, start=0):
+    for step in range(start, start + steps):
+        torch.manual_seed(step)
+        optimizer.zero_grad()
+        model(torch.randn(5, 4)).square().sum().backward()
+        optimizer.step()
+
+
+def test_every_section_is_applied_and_ends():
+    model = net()
+    plain, optimizer = copy.deepcopy(model), sgd(model)
+    keys = list(model.state_dict())
+    with emulate(model, optimizer, FULL, average={"start": 1}) as handle:
+        assert list(handle.handles) == ["activations", "products", "elementwise"]
+        assert list(model.state_dict()) == keys
+        train(model, optimizer, 3)
+        assert handle.averager.n_averaged == 2
+        assert "qemu_step" in optimizer.param_groups[0]
+        x = torch.randn(5, 4)
+        with handle.disabled():
+            plain.load_state_dict(model.state_dict())
+            assert torch.equal(model(x), plain(x))
+        assert not torch.equal(model(x), plain(x))
+    assert torch.equal(model(x), plain(x))
+    assert "qemu_step" not in optimizer.param_groups[0]
+    train(model, optimizer, 1)
+    assert handle.averager.n_averaged == 2
+
+
+def test_the_table_tells_places_roles_formats_runs_and_shares():
+    model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
+    recipe = Recipe("bf16/stochastic", operands={"input": "e4m3fn", "weight": "e5m2/stochastic"})
+    handle = emulate(model, sgd(model), recipe, exclude="2")
+    model(torch.ones(1, 64))
+    model(torch.ones(1, 64))
+    lines = [line.split() for line in str(handle).splitlines()]
+    assert lines[0] == ["place", "role", "format", "rounding", "runs", "FLOPs"]
+    assert lines[2:] == [
+        ["0", "forward.input,", "wgrad.input", "e4m3fn", "nearest_even", "2", "86.5", "%"],
+        ["0", "forward.weight,", "dgrad.weight", "e5m2", "stochastic_a", "2"],
+        ["optimizer", "weight", "bf16", "stochastic_a"],
+        ["2", "excluded:", "aten.addmm", "float", "13.5", "%"],
+    ]
+
+
+def test_excluded_modules_keep_their_parameters_in_float():
+    model = net()
+    before = copy.deepcopy(model.state_dict())
+    handle = emulate(model, sgd(model), Recipe("fixed<4,2>/nearest_even"), exclude=("3", "0.x*"))
+    after = model.state_dict()
+    assert torch.equal(after["3.weight"], before["3.weight"])
+    assert not torch.equal(after["0.weight"], before["0.weight"])
+    handle.remove()
+
+
+def test_a_resumed_run_has_the_bits_of_an_unbroken_one(same):
+    one = net()
+    optimizer = sgd(one)
+    handle = emulate(one, optimizer, FULL, average={"start": 1})
+    train(one, optimizer, 2)
+    saved = copy.deepcopy([one.state_dict(), optimizer.state_dict(), handle.state_dict()])
+    train(one, optimizer, 2, 2)
+    other = net()
+    resumed = sgd(other)
+    again = emulate(other, resumed, FULL, average={"start": 1})
+    for part, state in zip((other, resumed, again), saved, strict=True):
+        part.load_state_dict(state)
+    train(other, resumed, 2, 2)
+    same(one.state_dict(), other.state_dict())
+    same(handle.averager.average(), again.averager.average())
+
+
+class Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(x, weight)
+        return x @ weight
+
+    @staticmethod
+    def backward(ctx, error):
+        x, weight = ctx.saved_tensors
+        return error @ weight.t(), x.t() @ error
+
+
+class Custom(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.fc = nn.Parameter(torch.randn(4, 4)), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return Product.apply(self.fc(x), self.weight)
+
+
+class Opaque(nn.Module):
+    def forward(self, x):
+        return torch.cdist(x, x, compute_mode="use_mm_for_euclid_dist")
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (Custom, r"the model itself: autograd.Function Product, 50 % of the FLOPs"),
+        (
+            lambda: nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Linear(4, 4))),
+            r"1: aten.addmm, 50 % of the FLOPs",
+        ),
+        (lambda: nn.Sequential(nn.Linear(4, 4), Opaque()), r"1: aten\.\w+"),
+    ],
+    ids=["custom Function", "scripted", "kernel"],
+)
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")
+def test_what_cannot_be_rounded_is_named_at_the_first_forward(build, words):
+    x = torch.randn(3, 4)
+    model = build()
+    handle = emulate(model, None, Recipe(operands={"input": "e4m3fn"}))
+    for _ in range(2):
+        with pytest.raises(UncoveredError, match=words) as error:
+            model(x)
+    for remedy in ("Exclude them by name", "register_gemms", 'uncovered="warn"'):
+        assert remedy in str(error.value)
+    handle.remove()
+    handle = emulate(model, None, Recipe(operands={"input": "e4m3fn"}), uncovered="warn")
+    with pytest.warns(UserWarning, match=words):
+        model(x)
+    assert "uncovered: " in str(handle)
+    model(x)
+    handle.remove()
+    emulate(model, None, Recipe(operands={"input": "e4m3fn"}), uncovered="ignore")
+    model(x)
+
+
+def test_a_scripted_module_can_be_excluded():
+    model = nn.Sequential(nn.Linear(4, 4), torch.jit.script(nn.Linear(4, 4)))
+    handle = emulate(model, None, Recipe(operands={"input": "e4m3fn"}), exclude="1")
+    model(torch.randn(3, 4))
+    assert "excluded: aten.addmm" in str(handle)
+    handle.remove()
+    model(torch.randn(3, 4))
+
+
+def test_errors_change_nothing():
+    model = net()
+    keys = [name for name, m in model.named_modules() if "forward" in m.__dict__]
+    for call, kind, words in (
+        (lambda: emulate(model, None, FULL), ValueError, r"\(weight, gradient, momentum\); pass"),
+        (lambda: emulate(model, sgd(model), "mxpf8"), ValueError, "got 'mxpf8'"),
+        (lambda: emulate(model, None, Recipe()), ValueError, "the recipe is empty"),
+        (lambda: emulate(3, None, "mxfp8"), TypeError, "must be a torch.nn.Module"),
+        (lambda: emulate(model, None, "mxfp8", uncovered="no"), ValueError, "uncovered must be"),
+        (lambda: emulate(model, None, "mxfp8", exclude="9"), ValueError, "9"),
+        (lambda: emulate(model, None, "mxfp8", average=True), ValueError, "pass the optimizer"),
+        (lambda: emulate(model, sgd(net()), FULL, average={"cycle": 0}), ValueError, "cycle"),
+    ):
+        with pytest.raises(kind, match=words):
+            call()
+        assert [name for name, m in model.named_modules() if "forward" in m.__dict__] == keys
+        assert not any(m._forward_hooks for m in model.modules())
+
+
+class Helper(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x):
+        return multiplied(x, self.weight)
+
+
+def multiplied(x, weight):
+    return x @ weight
+
+
+class Nothing(nn.Module):
+    def forward(self, x):
+        return unchanged(x)
+
+
+def unchanged(x):
+    return x
+
+
+def test_products_in_helpers_are_found_in_the_first_forward():
+    model = Helper()
+    handle = quantize_gemms(model, "mxfp8")
+    assert handle.names == []
+    model(torch.randn(2, 4))
+    assert handle.names == [""]
+    model = Nothing()
+    quantize_gemms(model, "mxfp8")
+    with pytest.raises(ValueError, match="nothing to round: the forward of the model made no"):
+        model(torch.randn(2, 4))
+
+
+def test_which_operand_is_the_weight(same):
+    """A parameter, or what was computed from parameters alone; of two such the second."""
+
+    class Derived(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Parameter(torch.linspace(-1, 1, 16).reshape(4, 4))
+
+        def forward(self, x, which):
+            if which == "left":
+                return self.a.t().float() @ x
+            if which == "computed":
+                return x @ (self.a * 2).softmax(-1)
+            if which == "both":
+                return self.a @ self.a.t()
+            return x @ x
+
+    model = Derived()
+    quantize_gemms(model, Recipe(operands={"weight": "fixed<4,1>"}), attention=True)
+    x = torch.linspace(-3, 3, 16).reshape(4, 4)
+
+    def q(w):
+        return (w * 2).round().clamp(-8, 7) / 2
+
+    a = model.a.detach()
+    same(model(x, "left").detach(), F.linear(x.t(), q(a.t())).t())
+    same(model(x, "computed").detach(), x @ q((a * 2).softmax(-1)))
+    same(model(x, "both").detach(), a @ q(a.t()))
+    same(model(x, "neither").detach(), x @ x)

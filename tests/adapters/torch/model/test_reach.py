@@ -1,0 +1,277 @@
+"""No product of a model stays in float unseen: watched where PyTorch dispatches its operators, not
+by the report.
+"""
+
+import pytest
+import torch
+from qemu_swalp_torch import quantize_elementwise, quantize_gemms
+from torch import nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from qemu_swalp.training import Recipe
+
+aten = torch.ops.aten
+GRID = torch.float8_e4m3fn
+ALL = Recipe(operands=dict.fromkeys(("input", "weight", "error"), f"{'e4m3fn'}/nearest_even"))
+PRODUCTS = {
+    *(aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten.mv, aten.dot, aten.addmv),
+    *(aten.convolution, aten.convolution_backward, aten._grouped_mm),
+    aten._scaled_dot_product_flash_attention_for_cpu,
+}
+
+
+class Watch(TorchDispatchMode):
+    """Which products there were, and of which an operand does not lie on the grid."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen, self.bad = 0, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        packet = func.overloadpacket
+        if packet in PRODUCTS:
+            operands = self.operands(packet, args)
+            outer = packet in (aten.bmm, aten.mm) and operands[0].shape[-1] == 1
+            if operands[0].is_floating_point() and not outer:
+                self.seen += 1
+                if not all(torch.equal(x, x.to(GRID).to(x.dtype)) for x in operands):
+                    self.bad.append((str(packet), [tuple(x.shape) for x in operands]))
+        return result
+
+    @staticmethod
+    def operands(packet, args):
+        tensors = [x for x in args if isinstance(x, torch.Tensor)]
+        if packet in (aten.addmm, aten.baddbmm, aten.addmv):
+            return tensors[1:3]
+        if packet is aten.convolution_backward:
+            of_input, of_weight, _ = args[-1]
+            return [tensors[0], *[tensors[2]] * of_input, *[tensors[1]] * of_weight]
+        return tensors[:2]
+
+
+class Own(nn.Module):
+    """Products of every kind, in code that nobody registered."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.w = nn.Linear(8, 8), nn.Parameter(torch.randn(8, 8))
+        self.e, self.bilinear = nn.Parameter(torch.randn(3, 8, 8)), nn.Bilinear(8, 8, 8)
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+
+    def forward(self, x):
+        w, e = self.w, self.e
+        y = F.linear(self.fc(x), w)
+        y = y @ w.t() + torch.einsum("bi,eij->bej", y, e).sum(1) + torch.tensordot(y, w, 1)
+        y = self.normed(y) + torch.addmm(w[0], y, w) + torch.mm(y, w, out=None)
+        y = self.bilinear(y, y) + torch.bmm(y[None], w[None])[0] + torch.inner(y, w)
+        y = y * torch.mv(w, y[0]) + y.matmul(e).sum(0) + torch.baddbmm(y[None], y[None], w[None])[0]
+        y = y + F.conv1d(y[:, None], w[:1, None, :3], padding="same")[:, 0] * torch.dot(w[0], y[0])
+        y = torch.ops.aten.mm(y, w) + torch.ops.aten.linear.default(y, w)
+        y = torch.linalg.multi_dot([y, w, w]) + torch.addbmm(y, y[None], w[None], beta=0.5)
+        y = y + w.new_zeros(8).addmv(w, y[0], alpha=2)
+        q = F.scaled_dot_product_attention(y[None], y[None], y[None], is_causal=True)[0]
+        return torch.einsum("ij,kj,lj->ikl", q, y, y)
+
+
+class Cells(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.LSTMCell(8, 8), nn.GRUCell(8, 8)
+        self.c = nn.RNNCell(8, 8, nonlinearity="relu")
+
+    def forward(self, x):
+        h, _ = self.a(x, (x, x))
+        return self.c(self.b(h, x))
+
+
+class Grouped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.randn(3, 8, 16))
+
+    def forward(self, x):
+        return F.grouped_mm(x, self.w, offs=torch.tensor([2, 2, 5], dtype=torch.int32))
+
+
+OWN = {
+    "own": lambda: (Own(), [torch.randn(3, 8)]),
+    "cells": lambda: (Cells(), [torch.randn(3, 8)]),
+    "grouped": lambda: (Grouped(), [torch.randn(5, 8)]),
+    "lstm": lambda: (
+        nn.LSTM(8, 8, 2, bidirectional=True, dropout=0.1, proj_size=4),
+        [torch.randn(5, 3, 8)],
+    ),
+    "gru": lambda: (nn.GRU(8, 8, 2, bidirectional=True, batch_first=True), [torch.randn(3, 5, 8)]),
+    "rnn beside linear": lambda: (
+        nn.ModuleDict({"rnn": nn.RNN(8, 8), "fc": nn.Linear(8, 2)}),
+        [torch.randn(5, 3, 8)],
+    ),
+    "transformer": lambda: (
+        nn.Transformer(16, 2, 1, 1, 32, batch_first=True),
+        [torch.randn(2, 5, 16), torch.randn(2, 4, 16)],
+    ),
+    "attention": lambda: (
+        nn.MultiheadAttention(8, 2, add_bias_kv=True, add_zero_attn=True),
+        [torch.randn(4, 2, 8)] * 3,
+    ),
+}
+
+SMALL = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+}
+TEXT = {"vocab_size": 64, **SMALL}
+GROUPED = {**TEXT, "num_key_value_heads": 2}
+IDS = torch.arange(18).reshape(2, 9) % 60 + 1
+IMAGE = torch.linspace(-1, 1, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+LANGUAGE = {"input_ids": IDS, "labels": IDS}
+VISION = {"pixel_values": IMAGE, "labels": torch.tensor([0, 1])}
+TOKENS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+ARCHITECTURES = {
+    "Llama": ("ForCausalLM", {**GROUPED, **TOKENS}, LANGUAGE),
+    "Gemma2": ("ForCausalLM", {**GROUPED, "head_dim": 8, **TOKENS}, LANGUAGE),
+    "Mixtral": ("ForCausalLM", {**GROUPED, "num_local_experts": 4, **TOKENS}, LANGUAGE),
+    "GPT2": (
+        "LMHeadModel",
+        {"vocab_size": 64, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2, **TOKENS},
+        LANGUAGE,
+    ),
+    "Bert": ("ForMaskedLM", TEXT, LANGUAGE),
+    "DebertaV2": (
+        "ForMaskedLM",
+        {**TEXT, "relative_attention": True, "pos_att_type": ["c2p", "p2c"]},
+        LANGUAGE,
+    ),
+    "T5": (
+        "ForConditionalGeneration",
+        {
+            "vocab_size": 64,
+            "d_model": 32,
+            "d_kv": 8,
+            "d_ff": 48,
+            "num_layers": 2,
+            "num_heads": 4,
+            "decoder_start_token_id": 0,
+        },
+        LANGUAGE,
+    ),
+    "Bart": (
+        "ForConditionalGeneration",
+        {
+            "vocab_size": 64,
+            "d_model": 32,
+            "encoder_layers": 1,
+            "decoder_layers": 1,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 48,
+            "decoder_ffn_dim": 48,
+            "max_position_embeddings": 32,
+        },
+        LANGUAGE,
+    ),
+    "Mamba": (
+        "ForCausalLM",
+        {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+        LANGUAGE,
+    ),
+    "ViT": ("ForImageClassification", {**SMALL, "image_size": 32, "patch_size": 8}, VISION),
+    "Swin": (
+        "ForImageClassification",
+        {
+            "image_size": 32,
+            "patch_size": 4,
+            "embed_dim": 8,
+            "depths": [2],
+            "num_heads": [2],
+            "window_size": 4,
+        },
+        VISION,
+    ),
+    "ConvNext": (
+        "ForImageClassification",
+        {"hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2},
+        VISION,
+    ),
+    "ResNet": (
+        "ForImageClassification",
+        {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]},
+        VISION,
+    ),
+    "Wav2Vec2": (
+        "ForCTC",
+        {
+            **TEXT,
+            "conv_dim": (8, 8),
+            "conv_stride": (5, 2),
+            "conv_kernel": (10, 3),
+            "num_conv_pos_embeddings": 4,
+            "num_conv_pos_embedding_groups": 2,
+            "num_feat_extract_layers": 2,
+        },
+        {"input_values": torch.linspace(-1, 1, 800).reshape(2, 400)},
+    ),
+}
+
+
+def built(name):
+    torch.manual_seed(0)
+    if name in OWN:
+        return OWN[name]()
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    head, settings, inputs = ARCHITECTURES[name]
+    config = getattr(transformers, f"{name}Config")(**settings)
+    return getattr(transformers, f"{name}{head}")(config), inputs
+
+
+def loss_of(model, inputs):
+    if isinstance(model, nn.ModuleDict):
+        return model["fc"](model["rnn"](*inputs)[0]).square().mean()
+    found = model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+    if getattr(found, "loss", None) is not None:
+        return found.loss
+    found = getattr(found, "logits", found)
+    return (found[0] if isinstance(found, tuple) else found).square().mean()
+
+
+@pytest.mark.parametrize("name", [*OWN, *ARCHITECTURES])
+def test_the_operands_of_every_product_lie_on_the_grid(name):
+    model, inputs = built(name)
+    quantize_gemms(model.train(), ALL, attention=True)
+    with Watch() as watch:
+        loss_of(model, inputs).backward()
+    assert watch.seen > 3
+    assert not watch.bad
+
+
+def test_the_watch_sees_what_is_left_out():
+    model, inputs = built("own")
+    quantize_gemms(model, ALL, attention=True, exclude="fc")
+    with Watch() as watch:
+        loss_of(model, inputs).backward()
+    assert len(watch.bad) == 2  # forward and the weight's gradient; the input has none
+
+
+@pytest.mark.parametrize("name", [*OWN, *ARCHITECTURES])
+def test_every_elementwise_operation_of_a_forward_is_known(name):
+    """Else the first forward raises; the gradients are those of PyTorch, nearly."""
+    results = []
+    for rounded in (False, True):
+        model, inputs = built(name)
+        if rounded:
+            quantize_elementwise(model, Recipe(elementwise="float<8,22>/nearest_even"))
+        loss_of(model.train(), inputs).backward()
+        model.zero_grad()
+        loss = loss_of(model.eval(), inputs)
+        loss.backward()
+        found = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
+        results.append({"loss": loss.detach(), **found})
+    plain, near = results
+    assert set(plain) == set(near)
+    for key, expected in plain.items():
+        scale = expected.abs().max() + 1e-3
+        torch.testing.assert_close(near[key] / scale, expected / scale, rtol=1e-3, atol=1e-3)
