@@ -12,10 +12,12 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd, _LPPoolNd
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
 ConvNd: TypeAlias = _ConvNd
@@ -99,6 +101,25 @@ def complete_lbfgs(optimizer: Optimizer) -> None:
         optimizer._params, optimizer._numel_cache = optimizer.param_groups[0]["params"], None
 
 
+def operator_name(function: Callable[..., Any]) -> tuple[str, str] | None:
+    """Library and name of an operator or of an overload of it: ("aten", "mm") of
+    `torch.ops.aten.mm` and of `torch.ops.aten.mm.default`; None of other functions.
+    """
+    if isinstance(function, OpOverload):
+        function = function.overloadpacket
+    if not isinstance(function, OpOverloadPacket):
+        return None
+    library, _, name = str(function._qualified_op_name).partition("::")
+    return library, name
+
+
+def parameters_of(module: nn.Module) -> Iterable[Tensor | None]:
+    """The parameters that a module itself holds, or what `torch.func.functional_call` has put in
+    their place.
+    """
+    return module._parameters.values()
+
+
 def unviewed_as(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     """A tensor that nobody else has, in another shape, no view: the result of an autograd Function
     may then be changed in place.
@@ -107,13 +128,16 @@ def unviewed_as(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return result
 
 
+DispatchMode: TypeAlias = TorchDispatchMode
+"""Base class of contexts that see the operators which PyTorch dispatches."""
+
 without_interception = torch._C.DisableTorchFunction
 """A context in which neither tensor subclasses nor modes see the functions that are called."""
 
 
 def native_functions() -> tuple[Any, ...]:
     """Where the functions are that those of `torch.nn.functional` and `torch.linalg` call."""
-    return torch._C._nn, torch._C._linalg, torch._C._VariableFunctions
+    return torch._C._nn, torch._C._linalg, torch._C._VariableFunctions  # type: ignore[attr-defined]
 
 
 def version_of(x: Tensor) -> int:
@@ -125,24 +149,6 @@ def safe_softmax(scores: Tensor) -> Tensor:
     """Softmax over the last axis; rows of -infinity alone give zeros."""
     result: Tensor = torch.ops.aten._safe_softmax(scores, -1)
     return result
-
-
-def padding_of(convolution: nn.Module) -> Any:
-    """The padding of a convolution as `nn.functional.pad` reads it: last axis first, both ends."""
-    return convolution._reversed_padding_repeated_twice
-
-
-def output_padding_of(convolution: nn.Module, x: Tensor, output_size: list[int] | None) -> Any:
-    """What a transposed convolution adds to its output so that it has that spatial size."""
-    return convolution._output_padding(  # type: ignore[operator]
-        x,
-        output_size,
-        convolution.stride,
-        convolution.padding,
-        convolution.kernel_size,
-        len(convolution.kernel_size),  # type: ignore[arg-type]
-        convolution.dilation,
-    )
 
 
 def shard_window(x: Any) -> tuple[slice, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from qemu_swalp.training import Recipe
@@ -28,6 +29,8 @@ class ActivationSite(RoundingSite):
         self.module_name = position.name
         self.activation = None if recipe.activation is None else str(recipe.activation)
         self.error = None if recipe.error is None else str(recipe.error)
+        self.runs = 0
+        """Calls so far, outside of compiled graphs."""
         self.stochastic = any(
             is_stochastic(q) for q in (self.activation, self.error) if q is not None
         )
@@ -36,7 +39,11 @@ class ActivationSite(RoundingSite):
         """The value with its floating tensors rounded, or the value itself where the site is
         disabled.
         """
-        return self._rounded_in(value, self.turn(), self.suffix) if self.enabled else value
+        if not self.enabled:
+            return value
+        if not torch.compiler.is_compiling():
+            self.runs += 1
+        return self._rounded_in(value, self.turn(), self.suffix)
 
     def _rounded_in(self, value: Any, step: int | Tensor, suffix: str) -> Any:
         if isinstance(value, Tensor):

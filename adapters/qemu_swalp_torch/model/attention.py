@@ -122,7 +122,7 @@ def multi_head_attention(
         rows += 1
     q, k, v = (_heads(x, num_heads) for x in (q, k, v))
     k, v = (
-        computed if static is None else static.unflatten(0, (-1, num_heads))
+        computed if static is None else torch.unflatten(static, 0, (-1, num_heads))
         for computed, static in ((k, static_k), (v, static_v))
     )
     if add_zero_attn:

@@ -7,7 +7,7 @@ dispatches its operators: a product that reaches them from anywhere else than `m
 
 from __future__ import annotations
 
-import sys
+import inspect
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -17,10 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from .._compat import backward_id, without_interception
+from .._compat import DispatchMode, backward_id, operator_name, without_interception
 from .exact_operators import EXACT, FURTHER_PRODUCTS
 from .frames import FRAMES
 
@@ -84,11 +83,11 @@ def is_watchable() -> bool:
     return not torch.compiler.is_compiling() and backward_id() == -1
 
 
-class Watch(TorchDispatchMode):
+class Watch(DispatchMode):  # type: ignore[no-untyped-call]
     """Notes the products and elementwise operations that are dispatched."""
 
     def __init__(self, report: Report) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.report = report
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -99,7 +98,7 @@ class Watch(TorchDispatchMode):
         return result
 
     def _note(self, func: Any, args: Any, options: Any, result: Any) -> None:
-        library, _, name = str(func.overloadpacket._qualified_op_name).partition("::")
+        library, name = operator_name(func) or ("", "")
         flops = _flops(func.overloadpacket, library, name, args, options, result)
         frame = FRAMES.stack[-1] if FRAMES.stack else None
         if frame is None:
@@ -143,7 +142,7 @@ def _origin() -> tuple[bool, str | None]:
     autograd Function in which it stands, if it stands in one.
     """
     ours, custom = False, None
-    frame: Any = sys._getframe(3)
+    frame: Any = inspect.currentframe()
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module == f"{OURS}.model.interception" and frame.f_code.co_name == "__call__":

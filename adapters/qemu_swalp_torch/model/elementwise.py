@@ -83,7 +83,7 @@ def quantize_elementwise(
             return
         _check_unrounded(position.name, module)
         part = recipe.of(f"{position.name}.elementwise")
-        kind = type(module)
+        kind: Any = type(module)
         expected = modules is not None or computes(kind)
         yield ElementwiseSite(
             position,

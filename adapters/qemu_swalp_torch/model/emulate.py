@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
@@ -26,7 +26,7 @@ from .matmuls import quantize_gemms
 from .report import lines_of
 from .selection import Selection, is_excluded
 
-CALLS = {
+CALLS: dict[str, Callable[..., SiteHandle]] = {
     "activations": quantize_activations,
     "products": quantize_gemms,
     "elementwise": quantize_elementwise,
@@ -43,7 +43,7 @@ def emulate(
     average: bool | Mapping[str, Any] = False,
     attention: bool = True,
     uncovered: str = "raise",
-    **seed: int,
+    seed: int | None = None,
 ) -> Emulation:
     """Apply all that a recipe says: to activations and errors, operands and sums of all products,
     elementwise operations, the optimizer's tensors, and, if asked, the average.
@@ -63,7 +63,7 @@ def emulate(
         counts the optimizer's steps; or the arguments of one, as in {"start": 1000, "cycle": 10}.
     attention : whether products of two activations are rounded; see `quantize_gemms`.
     uncovered : what to do about what the recipe cannot be applied to: "raise", "warn" or "ignore".
-    seed : of the random bits, as in the calls that apply one section.
+    seed : of the random bits, as in the calls that apply one section; None: their default.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def emulate(
     """
     recipe = as_recipe(recipe)
     check_choice("uncovered", uncovered, POLICIES)
-    sections = [section for section in recipe.sections if section in CALLS]
+    common: dict[str, Any] = {} if seed is None else {"seed": seed}
     if not recipe.sections and not recipe.allow_empty:
         raise ValueError("nothing to round: the recipe is empty")
     if "optimizer" in recipe.sections and optimizer is None:
@@ -99,16 +99,18 @@ def emulate(
         raise ValueError(f"the recipe rounds the optimizer's tensors ({roles}); pass the optimizer")
     made = Emulation(model, optimizer, recipe)
     try:
-        for section in sections:
-            options: dict[str, Any] = {"exclude": exclude, **seed}
+        for section, call in CALLS.items():
+            if section not in recipe.sections:
+                continue
+            options: dict[str, Any] = {"exclude": exclude, **common}
             if section != "activations":
                 options["uncovered"] = uncovered
             if section == "products":
                 options["attention"] = attention
-            made.handles[section] = CALLS[section](model, recipe, **options)
+            made.handles[section] = call(model, recipe, **options)
         if optimizer is not None and "optimizer" in recipe.sections:
             quantize_optimizer(
-                optimizer, _without_excluded(model, recipe, exclude), model=model, **seed
+                optimizer, _without_excluded(model, recipe, exclude), model=model, **common
             )
             made.quantized = True
         if average or isinstance(average, Mapping):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from qemu_swalp.training import OPERANDS, SUMS
 
+from .._compat import parameters_of
 from ..ops.elementwise import ElementwiseRules
 from ..ops.functional import ElementwiseFunctions
 from ..ops.matmul import Operands
@@ -113,9 +114,9 @@ def is_weight(x: Any) -> bool:
         for weight in frame.derived:
             if x is weight:
                 return True
-    # what torch.func.functional_call puts in place of parameters
-    parameters = FRAMES.stack[-1].module._parameters if FRAMES.stack else {}
-    return any(x is parameter for parameter in parameters.values())
+    return bool(FRAMES.stack) and any(
+        x is parameter for parameter in parameters_of(FRAMES.stack[-1].module)
+    )
 
 
 def note_weights(inputs: Sequence[Any], result: Any) -> None:

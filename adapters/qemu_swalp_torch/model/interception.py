@@ -18,7 +18,7 @@ from ..tensors.call_counters import Site
 from . import arithmetic, products
 from .coverage import Report, is_watchable, watched
 from .frames import FRAMES, Frame, Products, functions_of, note_weights, pass_on
-from .names import operator_name
+from .names import known_operator
 from .registry import FORWARDS, FUNCTIONS
 
 Forward = Callable[..., Any]
@@ -42,7 +42,7 @@ def call(function: Callable[..., Any], inputs: Sequence[Any], options: dict[str,
         handler = products.PRODUCTS.get(function)
         if handler is None and frame.functions is not None:
             handler = arithmetic.ARITHMETIC.get(function)
-        if handler is None and (name := operator_name(function)) is not None:
+        if handler is None and (name := known_operator(function)) is not None:
             handler = products.BY_NAME.get(name)
             if handler is None and frame.functions is not None:
                 handler = arithmetic.BY_NAME.get(name)

@@ -89,7 +89,7 @@ def quantize_gemms(
     check_choice("uncovered", uncovered, POLICIES)
 
     def sites_at(position: Position, module: nn.Module, recipe: Recipe) -> Iterator[ProductSite]:
-        kind = type(module)
+        kind: Any = type(module)
         expected = multiplies(kind, attention)
         if modules is None:
             if not expected and is_known(kind) and position.name:

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload, OpOverloadPacket
 from torch.nn import functional as F
 
-from .._compat import native_functions
+from .._compat import native_functions, operator_name
 
 PLACES: tuple[Any, ...] = (
     torch,
@@ -37,13 +36,7 @@ def callables(name: str) -> Iterator[Callable[..., Any]]:
             yield function
 
 
-def operator_name(function: Callable[..., Any]) -> str | None:
-    """The name of an operator, as "mm" of `torch.ops.aten.mm` and of its overloads; None of
-    others.
-    """
-    if isinstance(function, OpOverload):
-        function = function.overloadpacket
-    if not isinstance(function, OpOverloadPacket):
-        return None
-    library, _, name = str(function._qualified_op_name).partition("::")
+def known_operator(function: Callable[..., Any]) -> str | None:
+    """The name of an operator of `LIBRARIES`, as "mm" of `torch.ops.aten.mm`; None of others."""
+    library, name = operator_name(function) or ("", None)
     return name if library in LIBRARIES else None

@@ -141,32 +141,31 @@ def _in_place(handler: Handler) -> Handler:
     return handle
 
 
-BY_NAME: dict[str, Handler] = {
-    name: _written(handler)
-    for name, handler in {
-        "linear": _linear,
-        **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm", "mv", "dot", "vdot"), _matmul),
-        "linalg_matmul": _matmul,
-        "__rmatmul__": _rmatmul,
-        "inner": _inner,
-        **dict.fromkeys(("chain_matmul", "linalg_multi_dot"), _multi_dot),
-        **dict.fromkeys(("addmm", "baddbmm", "addmv"), _added),
-        "addbmm": _addbmm,
-        **dict.fromkeys(("addmm_", "baddbmm_", "addmv_"), _in_place(_added)),
-        "addbmm_": _in_place(_addbmm),
-        "einsum": einsum,
-        "tensordot": tensordot,
-        "bilinear": bilinear,
-        "convolution": convolutions.general,
-        **{f"conv{n}d": convolutions.spatial(n, False) for n in (1, 2, 3)},
-        **{f"conv_transpose{n}d": convolutions.spatial(n, True) for n in (1, 2, 3)},
-        **dict.fromkeys(("grouped_mm", "_grouped_mm", "grouped_mm_fallback"), _grouped),
-        "scaled_dot_product_attention": scaled_dot_product_attention,
-        "multi_head_attention_forward": multi_head_attention,
-        **dict.fromkeys(LAYERS, layer),
-        **dict.fromkeys(CELLS, cell),
-    }.items()
+_HANDLERS: dict[str, Handler] = {
+    "linear": _linear,
+    **dict.fromkeys(("matmul", "__matmul__", "mm", "bmm", "mv", "dot", "vdot"), _matmul),
+    "linalg_matmul": _matmul,
+    "__rmatmul__": _rmatmul,
+    "inner": _inner,
+    **dict.fromkeys(("chain_matmul", "linalg_multi_dot"), _multi_dot),
+    **dict.fromkeys(("addmm", "baddbmm", "addmv"), _added),
+    "addbmm": _addbmm,
+    **dict.fromkeys(("addmm_", "baddbmm_", "addmv_"), _in_place(_added)),
+    "addbmm_": _in_place(_addbmm),
+    "einsum": einsum,
+    "tensordot": tensordot,
+    "bilinear": bilinear,
+    "convolution": convolutions.general,
+    **{f"conv{n}d": convolutions.spatial(n, False) for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": convolutions.spatial(n, True) for n in (1, 2, 3)},
+    **dict.fromkeys(("grouped_mm", "_grouped_mm", "grouped_mm_fallback"), _grouped),
+    "scaled_dot_product_attention": scaled_dot_product_attention,
+    "multi_head_attention_forward": multi_head_attention,
+    **dict.fromkeys(LAYERS, layer),
+    **dict.fromkeys(CELLS, cell),
 }
+
+BY_NAME = {name: _written(handler) for name, handler in _HANDLERS.items()}
 """What computes each operation: called as (frame, function, *inputs, **options)."""
 
 PRODUCTS = {function: handler for name, handler in BY_NAME.items() for function in callables(name)}

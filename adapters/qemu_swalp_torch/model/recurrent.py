@@ -80,7 +80,7 @@ def _packed(
     x, sizes = data
     lengths: list[int] = sizes.tolist()
     padded = torch.stack(
-        [F.pad(part, (0, 0, 0, lengths[0] - part.shape[0])) for part in x.split(lengths)]
+        [F.pad(part, (0, 0, 0, lengths[0] - part.shape[0])) for part in torch.split(x, lengths)]
     )
     states = tuple(hx) if kind == "lstm" else (hx,)
     y, final = _layers(frame, kind, padded, lengths, states, params, options)

@@ -23,18 +23,20 @@ def lines_of(emulation: Any) -> Iterator[Line]:
         for site in handle.sites:
             flops = report.rounded[site.name] if report and section == "products" else 0
             part = share(flops, report.total) if flops and report else ""
-            for roles, text in _grouped(_rules(section, site)).items():
-                yield (site.name or "(model)", roles, *_parts(text), str(_runs(site)), part)
+            for names, text in _grouped(_rules(section, site)).items():
+                yield (site.name or "(model)", names, *_parts(text), str(_runs(site)), part)
                 part = ""
     if emulation.quantized:
-        roles = {role: emulation.recipe.quantizer(role) for role in SECTIONS["optimizer"]}
+        roles: dict[str, Any] = {
+            role: emulation.recipe.quantizer(role) for role in SECTIONS["optimizer"]
+        }
         roles |= dict(emulation.recipe.state)
         for names, text in _grouped({k: str(q) for k, q in roles.items() if q}).items():
             yield ("optimizer", names, *_parts(text), "", "")
     if emulation.averager is not None:
         average = emulation.recipe.average
-        text = ("float", "") if average is None else _parts(str(average))
-        yield ("average", "average", *text, str(emulation.averager.n_averaged), "")
+        parts = ("float", "") if average is None else _parts(str(average))
+        yield ("average", "average", *parts, str(emulation.averager.n_averaged), "")
     if report is not None:
         for kind, left in (("excluded", report.excluded), ("uncovered", report.uncovered)):
             for (name, what), flops in left.items():
@@ -84,4 +86,4 @@ def _parts(text: str) -> tuple[str, str]:
 
 
 def _runs(site: Any) -> int:
-    return site.runs if hasattr(site, "runs") else site.calls
+    return int(site.runs)

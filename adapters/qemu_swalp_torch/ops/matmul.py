@@ -16,7 +16,7 @@ from torch.nn.functional import linear as product
 
 from qemu_swalp.interop.torch import unviewed
 
-from .._compat import unviewed_as
+from .._compat import unviewed_as, without_interception
 from ..tensors.custom_ops import Rule, apply_rule
 from ..tensors.straight_through import straight_through
 from .accumulate import Geometry, convolve, gradient_of_input, gradient_of_weight, times
@@ -44,7 +44,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands) -
     Operands as their quantizers see them, M the product of the leading axes of x: (M, K) and (N, K)
     forward, error (M, N) and weight (K, N) in dgrad, error (N, M) and input (K, M) in wgrad.
     """
-    result: Tensor = _Linear.apply(*autocast(x, weight, bias), operands)  # type: ignore[no-untyped-call]
+    with without_interception():
+        result: Tensor = _Linear.apply(*autocast(x, weight, bias), operands)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -55,8 +56,9 @@ def matmul(a: Tensor, b: Tensor, operands: Operands) -> Tensor:
     quantizers see them: a (…, M, K) and b (…, N, K) forward; error (…, M, N) and b (…, K, N) in
     dgrad; error (…, N, M) and a (…, K, M) in wgrad, the gradient of b.
     """
-    a, b, _ = autocast(a, b, None)
-    result: Tensor = _Matmul.apply(a, b, operands)  # type: ignore[no-untyped-call]
+    with without_interception():
+        a, b, _ = autocast(a, b, None)
+        result: Tensor = _Matmul.apply(a, b, operands)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -72,8 +74,9 @@ def convolution(
     (k, C, O/G) in dgrad, error (O, P) and input (C, P) in wgrad, where an input pixel, which meets
     each kernel position, is rounded once.
     """
-    x, weight, bias = autocast(x, weight, bias)
-    result: Tensor = _Convolution.apply(x, weight, bias, geometry, operands)  # type: ignore[no-untyped-call]
+    with without_interception():
+        x, weight, bias = autocast(x, weight, bias)
+        result: Tensor = _Convolution.apply(x, weight, bias, geometry, operands)  # type: ignore[no-untyped-call]
     return result
 
 

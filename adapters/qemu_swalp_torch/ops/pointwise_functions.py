@@ -91,9 +91,14 @@ class PointwiseFunctions:
         if exponent in (2, 3):
             square = self.square(x)
             return square if exponent == 2 else self.mul(square, x)
-        if exponent in (0.5, -0.5, -1, 1):
-            root = {0.5: self.sqrt, -0.5: self.rsqrt, -1: self.reciprocal, 1: Tensor.clone}
-            return root[exponent](x)
+        if exponent == 0.5:
+            return self.sqrt(x)
+        if exponent == -0.5:
+            return self.rsqrt(x)
+        if exponent == -1:
+            return self.reciprocal(x)
+        if exponent == 1:
+            return x.clone()
         return self._apply("power", x, exponent)
 
     def rpow(self, exponent: Tensor, x: Number) -> Tensor:
@@ -141,10 +146,10 @@ class PointwiseFunctions:
         *,
         correction: float | None = None,
     ) -> Tensor:
-        if isinstance(dim, bool):
-            dim, unbiased = None, dim
-        d = self.sub(x, self.mean(x, dim, True))
-        total, count = self._summed(self.square(d), dim, keepdim)
+        axes: Axes = None if isinstance(dim, bool) else dim
+        unbiased = dim if isinstance(dim, bool) else unbiased
+        d = self.sub(x, self.mean(x, axes, True))
+        total, count = self._summed(self.square(d), axes, keepdim)
         less = (1 if unbiased else 0) if correction is None else correction
         return self.div(total, max(count - less, 0))
 
@@ -157,8 +162,8 @@ class PointwiseFunctions:
         x = x if dtype is None else x.to(dtype)
         p = 2 if p in (None, "fro") else float(p)
         if p == math.inf:
-            axes = tuple(range(x.ndim)) if dim is None else dim
-            return x.abs().amax(axes, keepdim)
+            axes = range(x.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
+            return x.abs().amax(tuple(axes), keepdim)
         if p == 1:
             return self._summed(x.abs(), dim, keepdim)[0]
         if p == 2:

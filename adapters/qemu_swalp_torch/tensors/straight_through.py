@@ -11,6 +11,7 @@ from qemu_swalp import Format, RandomBits, Rounding
 from qemu_swalp.interop.torch import check_plain
 from qemu_swalp.training import Quantizer
 
+from .._compat import without_interception
 from .custom_ops import Rule, apply_rule, is_stochastic, pair_string, quantizer_string, rule_of
 
 
@@ -66,7 +67,8 @@ def quantize(
 
 def straight_through(x: Tensor, forward: Rule | None, backward: Rule | None) -> Tensor:
     """`quantize` without checks."""
-    result: Tensor = _StraightThrough.apply(x, forward, backward)  # type: ignore[no-untyped-call]
+    with without_interception():
+        result: Tensor = _StraightThrough.apply(x, forward, backward)  # type: ignore[no-untyped-call]
     return result
 
 

@@ -248,16 +248,64 @@ def test_safe_softmax():
     assert _compat.safe_softmax(scores).tolist() == [[1, 0], [0, 0]], changed("safe_softmax")
 
 
-def test_padding_of():
-    same = nn.Conv2d(1, 1, (3, 2), padding="same")
-    assert list(_compat.padding_of(same)) == [0, 1, 1, 1], changed("padding_of")
+def test_native_functions():
+    names = {"linear", "linalg_matmul", "lstm"}
+    found = [n for place in _compat.native_functions() for n in names if hasattr(place, n)]
+    assert set(found) == names, changed("native_functions")
 
 
-def test_output_padding_of():
-    layer = nn.ConvTranspose1d(1, 1, 3, stride=2, padding=1, output_padding=1)
-    x = torch.zeros(1, 1, 4)
-    assert list(_compat.output_padding_of(layer, x, None)) == [1], changed("output_padding_of")
-    assert list(_compat.output_padding_of(layer, x, [7])) == [0], changed("output_padding_of")
+def test_dispatch_mode():
+    seen = []
+
+    class Names(_compat.DispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            seen.append(_compat.operator_name(func))
+            return func(*args, **(kwargs or {}))
+
+    with Names():
+        torch.ones(2, 2) @ torch.ones(2, 2)
+    assert ("aten", "mm") in seen, changed("DispatchMode")
+
+
+def test_operator_name():
+    for function in (torch.ops.aten.mm, torch.ops.aten.mm.default):
+        assert _compat.operator_name(function) == ("aten", "mm"), changed("operator_name")
+    assert _compat.operator_name(torch.mm) is None
+
+
+def test_without_interception():
+    class Refuse(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, inputs=(), options=None):
+            raise AssertionError(changed("without_interception"))
+
+    with Refuse(), _compat.without_interception():
+        torch.ones(2).sum()
+
+
+def test_unviewed_as():
+    class Shaped(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return _compat.unviewed_as(x * 2, (2, 1))
+
+        @staticmethod
+        def backward(ctx, error):
+            return error.reshape(2)
+
+    y = Shaped.apply(torch.ones(2, requires_grad=True))
+    y[0] = 0  # raises for a view that a Function returns
+    assert y.tolist() == [[0.0], [2.0]], changed("unviewed_as")
+
+
+def test_parameters_of():
+    class Found(nn.Linear):
+        def forward(self, x):
+            return [x is p for p in _compat.parameters_of(self)]
+
+    given = torch.ones(1, 1)
+    model = Found(1, 1)
+    found = torch.func.functional_call(model, {"weight": given}, given)
+    assert found == [True, False], changed("parameters_of")
 
 
 def test_shard_window():

@@ -56,8 +56,8 @@ class Own(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.fc, self.w = nn.Linear(8, 8), nn.Parameter(torch.randn(8, 8))
-        self.e, self.bilinear = nn.Parameter(torch.randn(3, 8, 8)), nn.Bilinear(8, 8, 8)
+        self.fc, self.w = nn.Linear(8, 8), nn.Parameter(torch.randn(8, 8) / 6)
+        self.e, self.bilinear = nn.Parameter(torch.randn(3, 8, 8) / 6), nn.Bilinear(8, 8, 8)
         self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
 
     def forward(self, x):
