@@ -122,6 +122,7 @@ LAYERS = {
         "model",
         "optim",
         "averaging",
+        "emulation",
         "distributed",
         "monitoring",
         "lightning",

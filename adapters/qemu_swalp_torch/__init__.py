@@ -35,10 +35,10 @@ from .averaging.lr_scheduler import SWALPLR, CyclicSWALR
 from .averaging.scoring import scored_by
 from .averaging.update_bn import update_bn
 from .distributed import LowPrecisionAllReduce, quantize_all_reduce
+from .emulation.emulate import Emulation, emulate
 from .model.activations import quantize_activations
 from .model.coverage import UncoveredError
 from .model.elementwise import quantize_elementwise, register_elementwise
-from .model.emulate import Emulation, emulate
 from .model.handle import SiteHandle, disabled
 from .model.matmuls import quantize_gemms, register_gemms
 from .model.selection import COMPUTING_MODULES, GEMM_MODULES, Matmul

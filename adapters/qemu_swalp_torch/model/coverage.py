@@ -25,8 +25,15 @@ from .frames import FRAMES
 
 POLICIES = ("raise", "warn", "ignore")
 OURS = __name__.partition(".")[0]
-LIBRARIES = ("aten", "prim", "prims", "c10d", "_c10d_functional", "qemu_swalp", "profiler")
-"""Libraries of operators that are known; what those of others compute is not."""
+COMPUTING = ("aten", "prim", "prims")
+LIBRARIES = (
+    *(*COMPUTING, "qemu_swalp", "profiler"),
+    *("c10d", "c10d_functional", "_c10d_functional", "_c10d_functional_autograd", "fsdp"),
+    *("symm_mem", "_dtensor"),
+)
+"""Libraries of operators that are known: those that compute, and those that move and communicate.
+What those of others compute is not known.
+"""
 
 
 class UncoveredError(RuntimeError):
@@ -112,7 +119,7 @@ class Watch(DispatchMode):  # type: ignore[no-untyped-call]
                 self.report.uncovered[frame.name, what] += flops
                 if ours:  # rounded forward, but its gradient is the Function's own
                     self.report.rounded[frame.products.site.name] -= flops
-        elif frame.functions is not None and library in LIBRARIES[:3] and name not in EXACT:
+        elif frame.functions is not None and library in COMPUTING and name not in EXACT:
             ours, custom = _origin()
             if not ours:
                 self.report.operations[frame.name, name] += 1

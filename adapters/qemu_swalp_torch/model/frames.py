@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +16,14 @@ from ..ops.elementwise import ElementwiseRules
 from ..ops.functional import ElementwiseFunctions
 from ..ops.matmul import Operands
 
-if TYPE_CHECKING:
-    from .sites import ElementwiseSite, ProductSite
-
 AS_INPUT = {"forward.weight": "forward.input", "dgrad.weight": "wgrad.input"}
 """Whose quantizer the second of two activations has."""
 
 
 class Products:
-    """The rules of the products at one call of a module."""
+    """The rules of the products at one call of a module, from its `ProductSite`."""
 
-    def __init__(self, site: ProductSite) -> None:
+    def __init__(self, site: Any) -> None:
         self.site, self.count, self.attentions = site, 0, 0
         self._step: int | Tensor | None = None
 
@@ -95,8 +92,8 @@ class Frames(threading.local):
 FRAMES = Frames()
 
 
-def functions_of(site: ElementwiseSite) -> ElementwiseFunctions:
-    """The rounded functions of one call of a module."""
+def functions_of(site: Any) -> ElementwiseFunctions:
+    """The rounded functions of one call of a module, by its `ElementwiseSite`."""
     if not torch.compiler.is_compiling():
         site.runs += 1
     return ElementwiseFunctions(

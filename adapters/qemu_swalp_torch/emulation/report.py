@@ -9,8 +9,8 @@ from qemu_swalp import Accumulation
 from qemu_swalp.training import ELEMENTWISE, OPERANDS, SUMS, Quantizer
 from qemu_swalp.training.roles import SECTIONS
 
-from .coverage import share
-from .interception import scope_of
+from ..model.coverage import share
+from ..model.interception import scope_of
 
 Line = tuple[str, str, str, str, str, str]
 

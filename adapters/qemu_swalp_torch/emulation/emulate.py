@@ -16,15 +16,15 @@ from qemu_swalp.training import Recipe, as_recipe
 from qemu_swalp.training.roles import SECTIONS
 
 from ..averaging.averager import Averager
+from ..model.activations import quantize_activations
+from ..model.coverage import POLICIES
+from ..model.elementwise import quantize_elementwise
+from ..model.handle import SiteHandle, disabled
+from ..model.matmuls import quantize_gemms
+from ..model.selection import Selection, is_excluded
 from ..optim.wrap import quantize_optimizer, unquantize_optimizer
 from ..tensors.model_names import named_modules
-from .activations import quantize_activations
-from .coverage import POLICIES
-from .elementwise import quantize_elementwise
-from .handle import SiteHandle, disabled
-from .matmuls import quantize_gemms
 from .report import lines_of
-from .selection import Selection, is_excluded
 
 CALLS: dict[str, Callable[..., SiteHandle]] = {
     "activations": quantize_activations,
@@ -80,14 +80,15 @@ def emulate(
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    >>> handle = emulate(model, optimizer, "mxfp8", exclude="2")
+    >>> recipe = Recipe(operands={"input": "e4m3fn", "error": "e5m2"})
+    >>> handle = emulate(model, optimizer, recipe, exclude="2")
     >>> model(torch.ones(1, 64)).sum().backward()
     >>> print(handle)
-    place     role                    format      rounding      runs    FLOPs
-    ────────  ──────────────────────  ──────────  ────────────  ────  ───────
-    0         forward, wgrad.input    mxfp8_e4m3  nearest_even     1   86.5 %
-    0         dgrad, wgrad.error      mxfp8_e4m3  nearest_even     1
-    2         excluded: aten.addmm    float                        1   13.5 %
+    place  role                        format  rounding      runs   FLOPs
+    ─────  ──────────────────────────  ──────  ────────────  ────  ──────
+    0      forward.input, wgrad.input  e4m3fn  nearest_even     1  86.5 %
+    0      dgrad.error, wgrad.error    e5m2    nearest_even     1
+    2      excluded: aten.addmm        float                       13.5 %
     """
     recipe = as_recipe(recipe)
     check_choice("uncovered", uncovered, POLICIES)

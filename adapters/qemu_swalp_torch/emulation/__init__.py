@@ -1,0 +1,1 @@
+"""A whole recipe applied in one call."""
