@@ -92,7 +92,7 @@ def emulate(
     """
     recipe = as_recipe(recipe)
     check_choice("uncovered", uncovered, POLICIES)
-    common: dict[str, Any] = {} if seed is None else {"seed": seed}
+    common: dict[str, Any] = {"seed": seed}
     if not recipe.sections and not recipe.allow_empty:
         raise ValueError("nothing to round: the recipe is empty")
     if "optimizer" in recipe.sections and optimizer is None:
