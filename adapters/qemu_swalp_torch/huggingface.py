@@ -46,13 +46,13 @@ def checkpoint_callback(
 
     `Trainer(callbacks=[checkpoint_callback(averager, handles)])` is all that it takes.
     """
-    handles = [handles] if isinstance(handles, SiteHandle) else list(handles)
+    parts: list[SiteHandle] = [handles] if isinstance(handles, SiteHandle) else list(handles)
     if averager is not None and not isinstance(averager, Averager):
         raise TypeError(
             "averager must be a qemu_swalp_torch.Averager or None, got"
             f" {type(averager).__qualname__}"
         )
-    for handle in handles:
+    for handle in parts:
         if not isinstance(handle, SiteHandle):
             raise TypeError(
                 "handles must be what quantize_activations, quantize_gemms or quantize_elementwise"
@@ -84,17 +84,17 @@ def checkpoint_callback(
                 )
             saved = torch.load(path, weights_only=True)
             if (saved["averager"] is None) != (averager is None) or len(saved["handles"]) != len(
-                handles
+                parts
             ):
                 raise ValueError(
                     f"{path} is of {'no' if saved['averager'] is None else 'an'} averager and"
                     f" {len(saved['handles'])} handles, this callback of"
-                    f" {'no' if averager is None else 'an'} averager and {len(handles)}; make it"
+                    f" {'no' if averager is None else 'an'} averager and {len(parts)}; make it"
                     " as it was for the checkpoint"
                 )
             if averager is not None:
                 averager.load_state_dict(saved["averager"])
-            for handle, state in zip(handles, saved["handles"], strict=True):
+            for handle, state in zip(parts, saved["handles"], strict=True):
                 handle.load_state_dict(state)
             self.loaded = True
 
@@ -128,7 +128,7 @@ def checkpoint_callback(
             if state.is_world_process_zero:
                 saved = {
                     "averager": None if averager is None else averager.state_dict(),
-                    "handles": [handle.state_dict() for handle in handles],
+                    "handles": [handle.state_dict() for handle in parts],
                 }
                 torch.save(saved, _folder(args, state) / FILE)
 
