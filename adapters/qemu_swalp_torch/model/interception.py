@@ -7,7 +7,9 @@ operations by `arithmetic`; all else is passed on.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from types import MethodType
 from typing import Any
 
 import torch
@@ -80,6 +82,12 @@ class ModuleScope:
         """Section of a recipe → what to do about what it does not cover."""
         self.report: Report | None = None
         """What was found in the first forward that began here."""
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """That of the forward, by which transformers' Trainer and others choose what to pass."""
+        own = MethodType(type(self.module).forward, self.module)
+        return inspect.signature(own if self.before is None else self.before)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         stack = FRAMES.stack

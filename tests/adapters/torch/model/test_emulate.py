@@ -1,6 +1,7 @@
 """One call for a whole recipe: what it applies, what it refuses, how it ends and resumes."""
 
 import copy
+import inspect
 
 import pytest
 import torch
@@ -254,3 +255,9 @@ def test_which_operand_is_the_weight(same):
     same(model(x, "computed").detach(), x @ q((a * 2).softmax(-1)))
     same(model(x, "both").detach(), a @ q(a.t()))
     same(model(x, "neither").detach(), x @ x)
+
+
+def test_frameworks_see_the_signature_of_the_forward():
+    model = nn.Linear(2, 2)
+    quantize_gemms(model, "mxfp8")
+    assert list(inspect.signature(model.forward).parameters) == ["input"]
