@@ -101,6 +101,11 @@ def complete_lbfgs(optimizer: Optimizer) -> None:
         optimizer._params, optimizer._numel_cache = optimizer.param_groups[0]["params"], None
 
 
+def is_operator(function: Callable[..., Any]) -> bool:
+    """Whether a function is of `torch.ops`."""
+    return type(function) in (OpOverload, OpOverloadPacket)
+
+
 def operator_name(function: Callable[..., Any]) -> tuple[str, str] | None:
     """Library and name of an operator or of an overload of it: ("aten", "mm") of
     `torch.ops.aten.mm` and of `torch.ops.aten.mm.default`; None of other functions.
@@ -118,14 +123,6 @@ def parameters_of(module: nn.Module) -> Iterable[Tensor | None]:
     their place.
     """
     return module._parameters.values()
-
-
-def unviewed_as(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A tensor that nobody else has, in another shape, no view: the result of an autograd Function
-    may then be changed in place.
-    """
-    result: Tensor = torch.ops.aten._unsafe_view(x, shape)
-    return result
 
 
 DispatchMode: TypeAlias = TorchDispatchMode

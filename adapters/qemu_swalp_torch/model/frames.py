@@ -43,12 +43,11 @@ class Products:
         if self._step is None:
             self._step = self.site.turn()
         site, step = self.site, self._step
-        return Operands(
-            *(
-                site.rule(name + part, site.quantizers[roles.get(name, name)], step)
-                for name in (*OPERANDS, *SUMS)
-            )
-        )
+        found = []
+        for name in (*OPERANDS, *SUMS):
+            quantizer = site.quantizers[roles.get(name, name)]
+            found.append(None if quantizer is None else site.rule(name + part, quantizer, step))
+        return Operands(*found)
 
     def next_part(self) -> str:
         """The name of the next product that has none."""
@@ -118,9 +117,9 @@ def is_weight(x: Any) -> bool:
 
 def note_weights(inputs: Sequence[Any], result: Any) -> None:
     """Remember what was computed from parameters alone, so that it counts as a weight."""
-    if not inputs or isinstance(result, (str, int, float, bool, torch.dtype, torch.Size)):
+    if not inputs or not isinstance(result, (Tensor, tuple, list)):
         return
-    if not _are_weights(inputs[:1]) or not _are_weights(inputs):
+    if isinstance(result, torch.Size) or not _are_weights(inputs[:1]) or not _are_weights(inputs):
         return
     results = result if isinstance(result, (tuple, list)) else (result,)
     FRAMES.stack[-1].derived += [x for x in results if isinstance(x, Tensor)]

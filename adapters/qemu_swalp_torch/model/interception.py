@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .._compat import is_operator
 from ..tensors.call_counters import Site
 from . import arithmetic, products
 from .coverage import Report, is_watchable, watched
@@ -44,7 +45,7 @@ def call(function: Callable[..., Any], inputs: Sequence[Any], options: dict[str,
         handler = products.PRODUCTS.get(function)
         if handler is None and frame.functions is not None:
             handler = arithmetic.ARITHMETIC.get(function)
-        if handler is None and (name := known_operator(function)) is not None:
+        if handler is None and is_operator(function) and (name := known_operator(function)):
             handler = products.BY_NAME.get(name)
             if handler is None and frame.functions is not None:
                 handler = arithmetic.BY_NAME.get(name)

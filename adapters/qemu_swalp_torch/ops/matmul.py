@@ -16,7 +16,7 @@ from torch.nn.functional import linear as product
 
 from qemu_swalp.interop.torch import unviewed
 
-from .._compat import unviewed_as, without_interception
+from .._compat import without_interception
 from ..tensors.custom_ops import Rule, apply_rule
 from ..tensors.straight_through import straight_through
 from .accumulate import Geometry, convolve, gradient_of_input, gradient_of_weight, times
@@ -45,8 +45,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands) -
     forward, error (M, N) and weight (K, N) in dgrad, error (N, M) and input (K, M) in wgrad.
     """
     with without_interception():
-        result: Tensor = _Linear.apply(*autocast(x, weight, bias), operands)  # type: ignore[no-untyped-call]
-    return result
+        rows, weight, bias = autocast(x.reshape(-1, x.shape[-1]), weight, bias)
+        y: Tensor = _Linear.apply(rows, weight, bias, operands)  # type: ignore[no-untyped-call]
+        return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
 def matmul(a: Tensor, b: Tensor, operands: Operands) -> Tensor:
@@ -118,24 +119,20 @@ class _Linear(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.operands = operands
-        rows = x.reshape(-1, x.shape[-1])
         w = _rounded(unviewed(weight), operands.forward_weight)
-        y = _product(_rounded(rows, operands.forward_input), w, operands.forward_sum, bias)
-        return unviewed_as(y, (*x.shape[:-1], weight.shape[0]))
+        return _product(_rounded(x, operands.forward_input), w, operands.forward_sum, bias)
 
     @staticmethod
     def backward(ctx: Any, *errors: Any) -> Any:
         x, weight = ctx.saved_tensors
         operands: Operands = ctx.operands
-        rows, error = x.reshape(-1, x.shape[-1]), errors[0].reshape(-1, weight.shape[0])
+        (error,) = errors
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
             w = _rounded(unviewed(weight).t(), operands.dgrad_weight)
-            dx = _product(_rounded(error, operands.dgrad_error), w, operands.dgrad_sum).reshape(
-                x.shape
-            )
+            dx = _product(_rounded(error, operands.dgrad_error), w, operands.dgrad_sum)
         if ctx.needs_input_grad[1]:
-            a = _rounded(rows.t(), operands.wgrad_input)
+            a = _rounded(x.t(), operands.wgrad_input)
             dw = _product(_rounded(error.t(), operands.wgrad_error), a, operands.wgrad_sum)
         if ctx.needs_input_grad[2]:
             db = error.sum(0)

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from qemu_swalp import stream_id
 
 from .._compat import backward_id, constant, forward_pre_hooks
-from .custom_ops import Rule, refuse_capture, tick
+from .custom_ops import Rule, is_stochastic, refuse_capture, tick
 
 BITS = 30
 """Of a step that number the calls of one mode; the two above them say the mode."""
@@ -87,6 +87,8 @@ class Site:
         """
         if quantizer is None:
             return None
+        if not is_stochastic(quantizer):
+            return Rule(quantizer, site=self.name, role=role)
         return Rule(quantizer, self.seed, stream(role, self.index), step, site=self.name, role=role)
 
     def turn(self) -> int | Tensor:

@@ -282,21 +282,6 @@ def test_without_interception():
         torch.ones(2).sum()
 
 
-def test_unviewed_as():
-    class Shaped(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return _compat.unviewed_as(x * 2, (2, 1))
-
-        @staticmethod
-        def backward(ctx, error):
-            return error.reshape(2)
-
-    y = Shaped.apply(torch.ones(2, requires_grad=True))
-    y[0] = 0  # raises for a view that a Function returns
-    assert y.tolist() == [[0.0], [2.0]], changed("unviewed_as")
-
-
 def test_parameters_of():
     class Found(nn.Linear):
         def forward(self, x):
