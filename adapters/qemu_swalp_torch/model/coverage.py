@@ -61,12 +61,8 @@ class Report:
 
 @contextmanager
 def watched(scope: Any) -> Iterator[None]:
-    """Watch what is computed within, once for each outermost module."""
-    sites = scope.watched_sites()
-    if not sites:
-        yield
-        return
-    report = Report()
+    """Watch what is computed within, and tell what was not rounded."""
+    sites, report = scope.sites_within(), Report()
     products = [site for site in sites if hasattr(site, "flops")]
     before = [(site.flops, site.left) for site in products]
     with Watch(report):

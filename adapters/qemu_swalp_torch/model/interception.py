@@ -20,6 +20,7 @@ from .._compat import is_operator
 from ..tensors.call_counters import Site
 from . import arithmetic, products
 from .coverage import Report, is_watchable, watched
+from .direct import DIRECT
 from .frames import FRAMES, Frame, Products, functions_of, note_weights, pass_on
 from .names import known_operator
 from .registry import FORWARDS, FUNCTIONS
@@ -98,15 +99,20 @@ class ModuleScope:
         try:
             if caller is not None:
                 return self._forward(frame, inputs, options)
+            if not self.is_watched():
+                with Interception():
+                    return self._forward(frame, inputs, options)
             with watched(self), Interception():
                 return self._forward(frame, inputs, options)
         finally:
             stack.pop()
 
-    def watched_sites(self) -> list[Any]:
-        """The sites of all modules within, where a forward that begins here is to be watched."""
-        if self.report is not None or not self.policy or not is_watchable():
-            return []
+    def is_watched(self) -> bool:
+        """Whether a forward that begins here is the first, which is watched."""
+        return self.report is None and bool(self.policy) and is_watchable()
+
+    def sites_within(self) -> list[Any]:
+        """The sites of all modules within."""
         scopes = (scope_of(module) for module in self.module.modules())
         return [site for scope in scopes if scope for site in scope.sites.values() if site]
 
@@ -140,6 +146,8 @@ class ModuleScope:
             return FORWARDS[kind](self.module, frame.products, *inputs, **options)
         if frame.functions is not None and kind in FUNCTIONS:
             return FUNCTIONS[kind](self.module, frame.functions, *inputs, **options)
+        if kind in DIRECT and (frame.products is not None or frame.functions is not None):
+            return DIRECT[kind](frame, self.module, *inputs, **options)
         return kind(self.module, *inputs, **options)
 
 
