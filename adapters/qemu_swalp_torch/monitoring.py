@@ -7,7 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -20,6 +20,7 @@ from qemu_swalp.training import Quantizer
 
 from .optim.grad_scaler import step_is_skipped
 from .optim.param_plan import labels
+from .tensors.model_names import known_names, remember
 from .tensors.observers import OBSERVERS, Label
 
 WEIGHTS = ("weight", "accumulator")
@@ -60,7 +61,13 @@ class Monitor:
     Of parameters: the gradient-to-noise ratio ‖ḡ‖²/tr Σ, ḡ mean and Σ covariance of the gradients
     of the steps seen, which is the inverse of the gradient noise scale of McCandlish et al. 2018
     (arXiv 1812.06162) at that batch size. It sees what is rounded in this process, by whatever
-    model.
+    model: activations, errors, operands of products, elementwise operations, the optimizer's
+    tensors and the average. The partial sums of `Recipe(sums=)` and of sums among the elementwise
+    operations it does not see.
+
+    Parameters bear the names that they have in `model` or in another model that a call of this
+    package was given; without, those of the optimizer's (name, parameter) pairs or their places in
+    `param_groups`.
 
     Watching takes about the time of two more roundings, and for each parameter the memory of two
     more. Watch some steps in a hundred, not all. Each rank sees its own shards of a DTensor.
@@ -68,6 +75,11 @@ class Monitor:
     Parameters
     ----------
     optimizer : whose gradients, as its steps see them, the ratio is of; None leaves it out.
+    model : by whose names the parameters are called.
+
+    Raises
+    ------
+    TypeError: if `optimizer` is no Optimizer, or `model` no module.
 
     >>> import torch
     >>> from qemu_swalp.training import Recipe
@@ -84,12 +96,19 @@ class Monitor:
     ('weight', 0.0, 0.5, inf)
     """
 
-    def __init__(self, optimizer: Optimizer | None = None) -> None:
+    def __init__(self, optimizer: Optimizer | None = None, model: nn.Module | None = None) -> None:
         if optimizer is not None and not isinstance(optimizer, Optimizer):
             raise TypeError(
                 "optimizer must be a torch.optim.Optimizer or None, got"
                 f" {type(optimizer).__qualname__}"
             )
+        if model is not None:
+            if not isinstance(model, nn.Module):
+                raise TypeError(
+                    "model must be a torch.nn.Module or None, got"
+                    f" {type(model).__module__}.{type(model).__qualname__}"
+                )
+            remember(model)
         self.optimizer = optimizer
         self.handle: RemovableHandle | None = None
         self.last: dict[Label, Tensor] = {}
@@ -137,15 +156,16 @@ class Monitor:
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if step_is_skipped(optimizer):
             return
+        known = known_names()
         for g, group in enumerate(optimizer.param_groups):
-            for label, p in labels(g, group):
+            for label, p in labels(g, group, known):
                 if p.grad is not None:
                     self.gradients[label].add(local_part(p.grad))
 
     def rows(self) -> list[dict[str, Any]]:
         """One for each place and role, as plain values: place, role, quantizer (None: not rounded),
         saturated, flushed, nonfinite, sqnr_db, lost_updates, gradient_to_noise; None where a figure
-        does not apply.
+        does not apply, NaN where there was too little to see for it.
         """
         rows = []
         for label, analysis in self.analyses.items():
@@ -195,7 +215,7 @@ class Monitor:
                     writer.add_scalar(f"{row['place']}/{row['role']}/{figure}", value, step)
 
     def __str__(self) -> str:
-        """The rows as a table."""
+        """The rows as a table; nothing where nothing was seen."""
         header = (
             "place",
             "role",
@@ -212,7 +232,7 @@ class Monitor:
             header,
             (
                 [
-                    ("" if value is None else format(value, how))
+                    ("" if value is None or value != value else format(value, how))
                     for value, how in zip(row.values(), formats, strict=True)
                 ]
                 for row in self.rows()

@@ -96,7 +96,7 @@ def functions_of(site: Any) -> ElementwiseFunctions:
     if not torch.compiler.is_compiling():
         site.runs += 1
     return ElementwiseFunctions(
-        ElementwiseRules(site.quantizers, site.seed, site.index, site.turn())
+        ElementwiseRules(site.quantizers, site.seed, site.index, site.turn(), site=site.name)
     )
 
 

@@ -14,7 +14,7 @@ from qemu_swalp.training.seeds import seed_for
 from .._compat import is_compiled
 from ..sections import check_section
 from ..tensors.call_counters import Position, Site, clock_of, join
-from ..tensors.model_names import is_wrapper, named_modules, override_names
+from ..tensors.model_names import is_wrapper, named_modules, override_names, remember
 from .handle import SiteHandle
 from .removable import Removable, RoundingSite
 from .selection import Selection, is_excluded, is_inner, patterns_in
@@ -78,4 +78,5 @@ def round_within(
         handles += [block(module, name) for name, module in excluded]
     sites: list[Site] = [site for _, site in pairs]
     join(model, clock, sites)
+    remember(model)
     return SiteHandle(model, sites, handles)

@@ -26,6 +26,7 @@ from ..tensors.custom_ops import (
     step_tensor,
     unsigned,
 )
+from ..tensors.observers import Label, observe, watched
 from .function_table import FUNCTIONS, slope
 
 PLAIN: dict[str, Callable[..., Tensor]] = {
@@ -64,6 +65,8 @@ class ElementwiseRules(NamedTuple):
     step: int | Tensor
     part: str = ""
     """Of the call among several; set apart from those of others by random streams of its own."""
+    site: str = ""
+    """Name of the module, for monitors."""
 
     def of(self, name: str, number: int) -> Rule | None:
         """For one of `ELEMENTWISE`, the operation of that number in its direction."""
@@ -75,6 +78,8 @@ class ElementwiseRules(NamedTuple):
             self.seed,
             stream(f"{name}{self.part}.{number}", self.module_index),
             self.step,
+            site=self.site,
+            role=name,
         )
 
     def within(self, part: str) -> ElementwiseRules:
@@ -147,6 +152,8 @@ def operate(operation: str, operands: list[Tensor], rule: Rule) -> Tensor:
             signed(rule.seed),
             signed(rule.stream),
             step_tensor(rule),
+            rule.site,
+            rule.role,
         )
         return traced
     random = (
@@ -162,6 +169,9 @@ def operate(operation: str, operands: list[Tensor], rule: Rule) -> Tensor:
             )
         )
     quantizer = parsed(rule.quantizer)
+    if watched():
+        exact = PLAIN[operation](*(x.detach().double() for x in operands))
+        observe(Label(rule.site, rule.role), exact, quantizer, random)
     if KINDS.get(operation) == "function":
         value = PLAIN[operation](*(x.detach().double() for x in operands))
         return tensor_of(quantizer(array_of(value), random)).to(operands[0].dtype)
@@ -188,8 +198,10 @@ def _elementwise(
     seed: int,
     stream: int,
     step: Tensor,
+    site: str,
+    role: str,
 ) -> Tensor:
-    rule = Rule(quantizer, unsigned(seed), unsigned(stream), known_step(step))
+    rule = Rule(quantizer, unsigned(seed), unsigned(stream), known_step(step), site=site, role=role)
     return operate(operation, operands, rule).clone(memory_format=torch.contiguous_format)
 
 
@@ -201,5 +213,7 @@ def _(
     seed: int,
     stream: int,
     step: Tensor,
+    site: str,
+    role: str,
 ) -> Tensor:
     return torch.empty_like(PLAIN[operation](*operands), memory_format=torch.contiguous_format)

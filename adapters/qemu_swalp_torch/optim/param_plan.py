@@ -20,7 +20,13 @@ from qemu_swalp.training.param_plan import (
 )
 
 from ..tensors.arrays import on_tensors
-from ..tensors.model_names import override_names, override_names_beside, without_wrappers
+from ..tensors.model_names import (
+    KNOWN,
+    known_names,
+    override_names,
+    override_names_beside,
+    without_wrappers,
+)
 from .layouts import layout_from
 from .param_groups import (
     ACCUMULATOR,
@@ -74,19 +80,19 @@ def needs_float32(entry: Entry) -> bool:
 
 class Plan:
     """The entries of one optimizer, made anew when its parameters or recipe change (as
-    `add_param_group` does).
+    `add_param_group` does), or names become known.
     """
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
-        self.made_for: tuple[list[int], str] = ([], "")
+        self.made_for: tuple[list[int], str, int] = ([], "", 0)
 
     def refresh(self, optimizer: Optimizer) -> list[Entry]:
         """The entries as of now. TypeError or ValueError, and no change, where parameters and
         recipe do not go together.
         """
         groups = optimizer.param_groups
-        key = [id(p) for group in groups for p in group["params"]], groups[0][RECIPE]
+        key = [id(p) for group in groups for p in group["params"]], groups[0][RECIPE], len(KNOWN)
         if key != self.made_for:
             sync(groups)
             made = list(entries(groups))
@@ -100,7 +106,7 @@ def entries(groups: Groups) -> Iterator[Entry]:
     """All parameters in `param_groups` order. ValueError where the recipe has overrides and a
     parameter no name, or names axes by words that a parameter's layout does not tell.
     """
-    tensor = 0
+    tensor, known = 0, known_names()
     for g, group in enumerate(groups):
         recipe = recipe_from(group[RECIPE])
         names = _names(group)
@@ -111,7 +117,7 @@ def entries(groups: Groups) -> Iterator[Entry]:
                 f"param_groups[{g}] have no names; pass model= or named_parameters=, or make the "
                 "optimizer (or the added group) from (name, parameter) pairs"
             )
-        for i, (label, p) in enumerate(labels(g, group)):
+        for i, (label, p) in enumerate(labels(g, group, known)):
             own = recipe.of(label) if recipe.overrides else recipe
             if own.axis_words:
                 layout, holder = layout_from(group[LAYOUTS][i])
@@ -121,11 +127,12 @@ def entries(groups: Groups) -> Iterator[Entry]:
             tensor += 1
 
 
-def labels(g: int, group: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:
-    """The parameters of group g, each with its name or its place."""
+def labels(g: int, group: dict[str, Any], known: dict[int, str]) -> Iterator[tuple[str, Tensor]]:
+    """The parameters of group g, each with its name, the group's or a `known` one, or its place."""
     names = _names(group)
     for i, p in enumerate(group["params"]):
-        yield names[i] if names else f"param_groups[{g}]['params'][{i}]", p
+        place = f"param_groups[{g}]['params'][{i}]"
+        yield names[i] if names else known.get(id(p), place), p
 
 
 def _names(group: dict[str, Any]) -> list[str] | None:

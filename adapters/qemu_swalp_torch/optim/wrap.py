@@ -138,6 +138,8 @@ def quantize_optimizer(
     if capturable is None:
         capturable = any(group.get("capturable") for group in opt.param_groups)
     check_bool("capturable", capturable)
+    if model is not None:
+        model_names.remember(model)
     named = model_names.named_parameters(model) if model is not None else named_parameters
     names = names_from(opt.param_groups, named) if recipe.overrides else None
     if names is not None:

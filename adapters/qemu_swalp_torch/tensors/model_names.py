@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
@@ -10,6 +11,24 @@ from .._compat import WRAPPED
 
 ENDS = ("input", "output", "operands", "elementwise")
 """What may follow a module's name in the overrides of a recipe."""
+
+KNOWN: list[weakref.ref[nn.Module]] = []
+"""Models that some call of this package was given, after which it calls their parameters; they only
+get more, so that its length tells whether there are new ones.
+"""
+
+
+def remember(model: nn.Module) -> None:
+    """Call parameters by the names that they have in this model, from now on."""
+    if all(known() is not model for known in KNOWN):
+        KNOWN.append(weakref.ref(model))
+
+
+def known_names() -> dict[int, str]:
+    """id of a parameter → its name in the largest known model that owns it."""
+    alive = [model for known in KNOWN if (model := known()) is not None]
+    named = sorted(([*named_parameters(model)] for model in alive), key=len)
+    return {id(p): name for parameters in named for name, p in parameters}
 
 
 def named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -10,7 +10,9 @@ from qemu_swalp_torch import (
     SGD,
     Averager,
     Monitor,
+    emulate,
     quantize_activations,
+    quantize_elementwise,
     quantize_gemms,
     quantize_optimizer,
 )
@@ -174,6 +176,92 @@ def test_a_plain_optimizer_has_its_gradients_watched():
     assert all(row["quantizer"] is None and row["gradient_to_noise"] > 0 for row in monitor.rows())
 
 
+@pytest.mark.parametrize("given", ["Monitor", "quantize_gemms", "quantize_optimizer", "later"])
+def test_parameters_are_called_by_the_models_names(given):
+    """By whatever call the model became known, before the optimizer or after it."""
+    model = mlp()
+    ready = Recipe(weight="fixed<8,4>/nearest_even")
+    if given == "quantize_gemms":
+        quantize_gemms(model, ACTIVATIONS)
+    opt = torch.optim.SGD(model.parameters(), 0.1, foreach=False)
+    quantize_optimizer(opt, ready, model=model if given == "quantize_optimizer" else None)
+    if given == "later":
+        quantize_gemms(model, ACTIVATIONS)
+    with Monitor(opt, model if given == "Monitor" else None) as monitor:
+        for _ in range(2):
+            model(torch.randn(3, 4)).square().sum().backward()
+            opt.step()
+    rows = [row for row in monitor.rows() if row["role"] == "weight"]
+    assert [row["place"] for row in rows] == [name for name, _ in model.named_parameters()]
+    assert all(row["gradient_to_noise"] > 0 for row in rows)
+
+
+def test_the_whole_model_names_what_a_part_of_it_owns_too():
+    model = mlp()
+    quantize_gemms(model[0], ACTIVATIONS)
+    opt = quantize_optimizer(torch.optim.SGD(model[0].parameters(), 0.1), "bf16_sr")
+    for whole, names in ((None, ["weight", "bias"]), (model, ["0.weight", "0.bias"])):
+        with Monitor(opt, whole) as monitor:
+            model[0](torch.randn(3, 4)).square().sum().backward()
+            opt.step()
+        assert [r["place"] for r in monitor.rows() if r["role"] == "weight"] == names
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_every_section_of_a_recipe_is_followed(compiled):
+    torch._dynamo.reset()
+    model = nn.Sequential(nn.Linear(4, 4), nn.Softmax(-1))
+    opt = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    recipe = Recipe(
+        activation="e4m3fn",
+        weight="bf16",
+        momentum="bf16",
+        average="bf16",
+        operands={"input": "e4m3fn"},
+        elementwise="fixed<6,2>/stochastic",
+    )
+    handle = emulate(model, opt, recipe, average=True)
+    run = torch.compile(model, fullgraph=True, backend="aot_eager") if compiled else model
+    with Monitor(opt) as monitor:
+        run(torch.randn(3, 4)).square().sum().backward()
+        opt.step()
+    seen = {(row["place"], row["role"]) for row in monitor.rows()}
+    assert seen >= {
+        ("0", "forward.input"),
+        ("0", "activation"),
+        ("1", "forward.function"),
+        ("1", "backward.multiply"),
+        ("0.weight", "momentum"),
+        ("0.bias", "weight"),
+        ("all", "average"),
+    }
+    handle.remove()
+    torch._dynamo.reset()
+
+
+def test_elementwise_operations_have_the_figures_of_the_core():
+    model = nn.Tanh()
+    quantize_elementwise(model, Recipe(elementwise="fixed<6,2>/stochastic"), seed=5)
+    x = torch.randn(400)
+    with Monitor() as monitor:
+        watched = model(x)
+    (row,) = monitor.rows()
+    random = RandomBits(5, stream_id("forward.function.0", 0), 0)
+    expected = analyze(x.double().tanh(), "fixed<6,2>", "stochastic", random=random)
+    assert (row["place"], row["role"]) == ("", "forward.function")
+    assert row["flushed"] == expected.share_flushed > 0
+    assert row["sqnr_db"] == pytest.approx(expected.sqnr_db)
+    other = nn.Tanh()
+    quantize_elementwise(other, Recipe(elementwise="fixed<6,2>/stochastic"), seed=5)
+    assert torch.equal(watched, other(x))
+
+
+def test_the_table_is_empty_where_nothing_was_seen():
+    monitor = trained("hooks", True, steps=1)[2]
+    assert any(math.isnan(row["lost_updates"] or 0) for row in monitor.rows())
+    assert "nan" not in str(monitor)
+
+
 def test_a_compiled_model_is_watched_too():
     torch._dynamo.reset()
     model = mlp()
@@ -232,6 +320,8 @@ def test_errors():
         TypeError, match=r"optimizer must be a torch\.optim\.Optimizer or None, got int"
     ):
         Monitor(3)
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module or None, got .*int"):
+        Monitor(None, 3)
     with Monitor() as monitor, pytest.raises(RuntimeError, match="is watching already"):
         monitor.__enter__()
     assert not OBSERVERS
