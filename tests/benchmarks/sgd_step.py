@@ -31,7 +31,7 @@ NEAREST = Quantizer("bfp<8,axis=0>", "nearest_even")
 RECIPES = {
     "float32": Recipe(),
     "bfp8, nearest": Recipe(weight=NEAREST, gradient=NEAREST, momentum=NEAREST),
-    "bfp8, stochastic": swalp(8),
+    "bfp8, stochastic": swalp(8).resolve(out=0),
 }
 WIDTHS = {"ResNet-50": 64, "ResNet-50, 1/8 of the channels": 8}
 
