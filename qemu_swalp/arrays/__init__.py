@@ -45,8 +45,19 @@ def namespace_of(x: object) -> Namespace:
             return namespace
     raise TypeError(
         f"expected an array of {', '.join(FRAMEWORKS)}, got"
-        f" {type(x).__module__}.{type(x).__qualname__}; convert it, as in numpy.asarray(x)"
+        f" {type(x).__module__}.{type(x).__qualname__}; convert it, as in {_conversion(x)}"
     )
+
+
+def _conversion(x: object) -> str:
+    """The expression that makes an array of x."""
+    for framework in FRAMEWORKS:
+        if framework in sys.modules and (found := _namespace(framework).conversion(x)):
+            return found
+    for method in ("toarray", "todense"):  # of SciPy, whose todense gives matrices; of JAX
+        if hasattr(x, method):
+            return f"x.{method}()"
+    return "numpy.asarray(x)"
 
 
 def host(name: str, x: Array) -> np.ndarray:
@@ -60,5 +71,5 @@ def host(name: str, x: Array) -> np.ndarray:
         raise TypeError(
             f"{name} must hold values that can be copied to the host, and this"
             f" {type(x).__module__}.{type(x).__qualname__} has none ({error}); call it on an array"
-            " outside of any traced graph"
+            " that has values, outside of any traced graph"
         ) from error

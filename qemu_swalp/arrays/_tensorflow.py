@@ -24,6 +24,13 @@ UNSIGNED = {8: tf.uint8, 16: tf.uint16, 32: tf.uint32}
 MASK = 0xFFFFFFFF
 PHILOX = 1
 """Philox in the `alg` of TensorFlow's stateless random operations."""
+CONVERSIONS = {
+    tf.SparseTensor: "tf.sparse.to_dense(x), or round its values, as in x.values",
+    tf.RaggedTensor: "x.to_tensor(), or round its values, as in x.flat_values",
+    tf.IndexedSlices: "tf.convert_to_tensor(x), or round its values, as in x.values",
+    tf.TensorArray: "x.stack()",
+}
+"""TensorFlow's tensors that are no arrays."""
 
 
 class TensorflowNamespace(Namespace):
@@ -31,6 +38,9 @@ class TensorflowNamespace(Namespace):
 
     def owns(self, x: object) -> bool:
         return bool(isinstance(x, tf.Tensor | tf.Variable))
+
+    def conversion(self, x: object) -> str | None:
+        return next((how for kind, how in CONVERSIONS.items() if isinstance(x, kind)), None)
 
     def dtype(self, x: Array) -> str:
         return str(x.dtype.name)

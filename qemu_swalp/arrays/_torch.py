@@ -59,6 +59,9 @@ class TorchNamespace(Namespace):
             return "convert it, as in x.to_dense(), or round its values, as in x.values()"
         return "convert it, as in x.dequantize()" if x.is_quantized else None
 
+    def concrete(self, x: Array) -> bool:
+        return not x.is_meta
+
     def records(self, x: Array) -> bool:
         return bool(x.requires_grad and torch.is_grad_enabled())
 

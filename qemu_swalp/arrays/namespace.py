@@ -54,6 +54,12 @@ class Namespace(ABC):
         """Whether the shapes agree, as far as they are known."""
         return self.shape(a) == self.shape(b)
 
+    def conversion(self, x: object) -> str | None:
+        """The expression that makes an array of what is one of the library's other kinds of tensor;
+        None for all others.
+        """
+        return None
+
     def remedy(self, x: Array) -> str | None:
         """What to do with an array of a kind that is refused; None for all others."""
         return None

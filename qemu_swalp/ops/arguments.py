@@ -171,8 +171,18 @@ def check_out(xp: Namespace, x: Array, out: Array, dtype: SourceDtype) -> None:
             "out must not require a gradient while gradients are recorded: the write would not be"
             " recorded; call it under torch.no_grad(), or with out=out.detach()"
         )
+    if xp.dtype(out) != dtype.name == xp.dtype(xp.native(out)):
+        raise ValueError(
+            f"out must have the byte order of the machine, got {xp.dtype(out)}; pass another array,"
+            f" as in numpy.empty(out.shape, {dtype.name!r})"
+        )
     if not xp.same_shape(out, x) or xp.dtype(out) != dtype.name:
         raise ValueError(
             f"out must have x's shape {tuple(x.shape)} and dtype {dtype.name}, "
             f"got {tuple(out.shape)} and {xp.dtype(out)}"
+        )
+    if xp.concrete(out) != xp.concrete(x):
+        raise ValueError(
+            "out must hold values where x does, and one of them has none (PyTorch's device 'meta',"
+            " or a traced graph); pass both on one device, as in torch.empty_like(x)"
         )

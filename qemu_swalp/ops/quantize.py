@@ -79,7 +79,7 @@ def quantize(
     Returns
     -------
     array of x's library, shape and dtype (`out`, where given). A PyTorch result carries no
-    gradient.
+    gradient; of a tensor on the device "meta" it is one, without values.
 
     Raises
     ------

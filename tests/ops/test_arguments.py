@@ -11,14 +11,19 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import scipy.sparse
 import tensorflow as tf
 import torch
+from jax.experimental.sparse import BCOO
 
 import qemu_swalp as q
 
 MASKED = np.ma.masked_array(np.float32([0.1, 1.3, -500]), mask=[0, 0, 1])
 SPARSE = torch.eye(2).to_sparse()
 NESTED = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
+SPARSE_TF = tf.sparse.from_dense([[1.0, 0.0]])
+RAGGED = tf.ragged.constant([[1.0], [1.0, 2.0]])
+SLICES = tf.IndexedSlices(tf.ones((1, 2)), tf.constant([1]), tf.constant([2, 2]))
 EIGHT_BITS = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
 
 
@@ -92,6 +97,93 @@ def test_refused_by_our_words(x: Any, error: type[Exception], message: str) -> N
             call()
 
 
+@pytest.mark.parametrize(
+    ("x", "remedy"),
+    [
+        (SPARSE_TF, r"SparseTensor; .* tf\.sparse\.to_dense\(x\), or .* x\.values"),
+        (RAGGED, r"RaggedTensor; convert it, as in x\.to_tensor\(\), or .* x\.flat_values"),
+        (SLICES, r"IndexedSlices; convert it, as in tf\.convert_to_tensor\(x\), or .* x\.values"),
+        (tf.TensorArray(tf.float32, 1), r"TensorArray; convert it, as in x\.stack\(\)"),
+        (scipy.sparse.eye(2), r"dia_matrix; convert it, as in x\.toarray\(\)"),
+        (BCOO.fromdense(np.eye(2)), r"BCOO; convert it, as in x\.todense\(\)"),
+        ({1.0}, r"got builtins\.set; convert it, as in numpy\.asarray\(x\)"),
+    ],
+)
+def test_other_kinds_of_tensors_are_refused_with_what_makes_an_array(x: Any, remedy: str) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: q.quantize(x, "mxfp4"),
+        lambda: q.encode(x, "e4m3fn", "nearest_even"),
+        lambda: q.decode(x, "e4m3fn"),
+        lambda: q.analyze(x, "mxfp4"),
+        lambda: q.add(x, x, "bf16/nearest_even"),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match=remedy):
+            call()
+
+
+def test_the_conversions_give_arrays() -> None:
+    for x in (
+        tf.sparse.to_dense(SPARSE_TF),
+        RAGGED.to_tensor(),
+        tf.convert_to_tensor(SLICES),
+        scipy.sparse.eye(2, dtype=np.float32).toarray(),
+        BCOO.fromdense(np.eye(2, dtype=np.float32)).todense(),
+    ):
+        assert np.asarray(q.quantize(x, "e4m3fn")).tolist() == np.asarray(x).tolist()
+
+
+FORMATS = [
+    "e4m3fn",
+    "fixed<8,4>",
+    "posit8",
+    "nf4",
+    "bfp<8,axis=0>",
+    "mxfp4",
+    "nvfp4",
+    "int<8,axis=0>",
+]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_meta_tensors_give_shapes(format: str) -> None:
+    x, like = torch.empty(4, 32, device="meta"), torch.ones(4, 32)
+    random = q.RandomBits(1)
+    for rounding in ("nearest_even", "stochastic"):
+        result = q.quantize(x, format, rounding, random=random)
+        assert result.is_meta
+        assert (result.shape, result.dtype) == (x.shape, x.dtype)
+        out = torch.empty_like(x)
+        assert q.quantize(x, format, rounding, random=random, out=out) is out
+    codes, expected = (q.encode(each, format, "nearest_even") for each in (x, like))
+    for code, wanted in zip(_parts(codes), _parts(expected), strict=True):
+        assert code.is_meta
+        assert (code.shape, code.dtype) == (wanted.shape, wanted.dtype)
+    values = q.decode(codes, format)
+    assert values.is_meta
+    assert values.shape == x.shape
+
+
+def _parts(codes: Any) -> list[torch.Tensor]:
+    parts = codes if isinstance(codes, q.BlockCodes) else (codes,)
+    return [part for part in parts if part is not None]
+
+
+def test_meta_tensors_are_refused_where_values_are_needed() -> None:
+    x, like = torch.empty(4, 32, device="meta"), torch.ones(4, 32)
+    needing: list[Callable[[], Any]] = [
+        lambda: q.analyze(x, "bf16"),
+        lambda: q.analyze_update(x, x, "bf16"),
+        lambda: q.pack(x.to(torch.uint8), 4),
+    ]
+    for call in needing:
+        with pytest.raises(TypeError, match=r"has none .*call it on an array that has values"):
+            call()
+    for a, b in ((x, like), (like, x)):
+        with pytest.raises(ValueError, match=r"one of them has none .*torch\.empty_like\(x\)"):
+            q.quantize(a, "e4m3fn", out=b)
+
+
 def test_the_remedies_work() -> None:
     assert q.quantize(MASKED.filled(0.0), "bfp8").tolist() == [0.09375, 1.296875, 0.0]
     assert q.quantize(np.asarray(np.matrix([[1.1]], np.float32)), "e4m3fn").tolist() == [[1.125]]
@@ -111,6 +203,11 @@ def test_the_other_byte_order() -> None:
     assert q.decode(np.array([16294], f"{other}u2"), "bf16").tolist() == [1.296875]
     total = q.add(swapped, swapped, "bf16/nearest_even")
     assert total.tolist() == q.add(x, x, "bf16/nearest_even").tolist()
+    for out in (swapped, np.zeros(3, f"{other}f4")):
+        before = out.tolist()
+        with pytest.raises(ValueError, match=r"numpy\.empty\(out\.shape, 'float32'\)"):
+            q.quantize(swapped, "e4m3fn", out=out)
+        assert out.tolist() == before
     words = np.array([1, 2, 3], f"{other}u4")
     with pytest.raises(ValueError, match=r"random\.astype\('uint32'\)"):
         q.quantize(x, "e4m3fn", "stochastic", random=words)
