@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from .._compat import is_operator
 from ..tensors.call_counters import Site
+from ..tensors.scripting import NotScriptable, refuse_proxies
 from . import arithmetic, products
 from .coverage import Report, is_watchable, watched
 from .direct import DIRECT
@@ -66,7 +67,7 @@ def _remember(frame: Frame, inputs: Sequence[Any], result: Any) -> None:
         note_weights(inputs, result)
 
 
-class ModuleScope:
+class ModuleScope(NotScriptable):
     """What a module has in place of its `forward`: the same, with products and elementwise
     operations intercepted.
     """
@@ -88,10 +89,21 @@ class ModuleScope:
     @property
     def __signature__(self) -> inspect.Signature:
         """That of the forward, by which transformers' Trainer and others choose what to pass."""
-        own = MethodType(type(self.module).forward, self.module)
-        return inspect.signature(own if self.before is None else self.before)
+        return inspect.signature(self._own)
+
+    @property
+    def __code__(self) -> Any:
+        """That of the forward, by which torch.export says where a model is defined."""
+        return self._own.__code__
+
+    @property
+    def _own(self) -> Any:
+        if self.before is not None:
+            return self.before
+        return MethodType(type(self.module).forward, self.module)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
+        refuse_proxies(inputs, self.name)
         stack = FRAMES.stack
         caller = stack[-1] if stack else None
         frame = Frame(self.module, self.name, self._products(caller), self._functions(caller))

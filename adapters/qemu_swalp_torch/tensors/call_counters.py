@@ -16,6 +16,7 @@ from qemu_swalp import stream_id
 
 from .._compat import backward_id, constant, forward_pre_hooks
 from .custom_ops import Rule, is_stochastic, refuse_capture, tick
+from .scripting import NotScriptable
 
 BITS = 30
 """Of a step that number the calls of one mode; the two above them say the mode."""
@@ -37,7 +38,7 @@ class Position(NamedTuple):
     seed: int
 
 
-class Site:
+class Site(NotScriptable):
     """Where a model rounds tensors. Mode and number of the call are the step of its random bits:
     call n (n = 0, 1, …) of mode m in `MODES` has step m·2^30 + n.
     """
@@ -120,7 +121,7 @@ class Site:
         return int(counter)
 
 
-class Clock:
+class Clock(NotScriptable):
     """Hook around each forward of the whole model: tells its sites the mode, and notes where
     forwards begin, so that a recomputation knows what it repeats.
     """

@@ -18,6 +18,7 @@ from qemu_swalp.training import Quantizer
 
 from .._compat import constant
 from .observers import Label, observe
+from .scripting import REMEDY
 
 SIGN = 1 << 63
 
@@ -166,16 +167,22 @@ def _(count: Tensor) -> Tensor:
 def is_traced() -> bool:
     """Whether operations are being recorded, so that one of ours must be an operator.
 
-    RuntimeError in an export to ONNX, which has none for it.
+    RuntimeError in an export to ONNX, which has none for it, and in `torch.jit.trace`, which would
+    take random bits and counters for constants.
     """
     if torch.compiler.is_dynamo_compiling():
         return True
-    traced: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    traced = traced or torch.compiler.is_compiling()
+    scripted: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    traced = scripted or torch.compiler.is_compiling()
     if traced and "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
         raise RuntimeError(
             "ONNX has no operator for the roundings within this model; export it without them, as"
             " in: with disabled(model): torch.onnx.export(model, ...)"
+        )
+    if scripted:
+        raise RuntimeError(
+            "torch.jit.trace cannot record a rounded model, whose random bits and counters it would"
+            f" take for constants; {REMEDY}, or trace within: with disabled(model)"
         )
     return traced
 
