@@ -11,6 +11,7 @@ import numpy as np
 from qemu_swalp.training import Policy
 
 from ..backend import synchronize
+from ..optim.layouts import with_layouts
 from .model_swap import ModelSwap
 
 
@@ -26,13 +27,14 @@ class PolicyAverage(keras.callbacks.Callback):
 
     Parameters
     ----------
-    policy : a `qemu_swalp.training.Policy`.
+    policy : a `qemu_swalp.training.Policy`. Axes that its quantizer names by words, as in
+        "bfp<8,axis=out>", are those of each variable's layer.
 
     Raises
     ------
     TypeError: if `policy` is not a `Policy`.
     ValueError: during `fit`, if several steps are executed at once and an average is due between
-        them.
+        them; if the quantizer names axes by words, and the layout of a variable is not known.
 
     >>> import keras
     >>> from qemu_swalp.training import EMA
@@ -80,7 +82,10 @@ class PolicyAverage(keras.callbacks.Callback):
     def _note(self) -> None:
         if self.policy.due(self.step):
             synchronize(self.model)
-            weights = {v.path: _array(v) for v in self.model.trainable_variables}
+            variables = {v.path: v for v in self.model.trainable_variables}
+            if self.state.value is None:
+                self.policy = with_layouts(self.policy, variables)
+            weights = {path: _array(v) for path, v in variables.items()}
             self.state = self.policy.update(weights, self.state, self.step)
 
     def average(self) -> dict[str, np.ndarray]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from qemu_swalp.training import AverageState, Averaging, due
 
 from .._compat import calls_of_apply, float32_like
 from ..backend import counter, tensor, update_each
-from .layouts import layouts_of
+from .layouts import with_layouts
 from .param_plan import Entry, is_16bit
 
 
@@ -42,11 +41,7 @@ class AverageInOptimizer:
     @staticmethod
     def _rule_of_each(rule: Averaging, entries: Sequence[Entry]) -> list[Averaging]:
         """The rule, with numbers for the axes that its quantizer names by words."""
-        if rule.quantizer is None or not rule.quantizer.axis_words:
-            return [rule] * len(entries)
-        found = layouts_of([entry.variable for entry in entries])
-        known = {e.name: layout for e, (layout, _) in zip(entries, found, strict=True) if layout}
-        rule = replace(rule, layouts=known)
+        rule = with_layouts(rule, {entry.name: entry.variable for entry in entries})
         return [rule.of_tensor(entry.name, entry.variable.shape) for entry in entries]
 
     def _variable_for(self, entry: Entry) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from keras import layers
 
 from qemu_swalp.formats.axis_words import Layout
+from qemu_swalp.training import Policy
 from qemu_swalp.training.layouts import (
     MATRIX,
     TRANSPOSED_MATRIX,
@@ -18,9 +20,12 @@ from qemu_swalp.training.layouts import (
     live,
     one_layout,
     register_layout,
+    resolved_for,
 )
 
 from .._compat import ConvLSTMCell, own_trainable_variables
+
+PolicyT = TypeVar("PolicyT", bound=Policy)
 
 
 def layouts_of(variables: Sequence[Any]) -> list[tuple[Layout | None, str]]:
@@ -39,6 +44,23 @@ def layouts_of(variables: Sequence[Any]) -> list[tuple[Layout | None, str]]:
                 layout = layout_of(layer, v.name, tuple(v.shape))
                 held.setdefault(id(v), []).append((f"{type(layer).__name__}.{v.name}", layout))
     return [_known(v, held.get(id(v), [])) for v in variables]
+
+
+def with_layouts(policy: PolicyT, variables: Mapping[str, Any]) -> PolicyT:
+    """The policy that knows the layouts of variables, by name, where its quantizer needs them.
+
+    Raises
+    ------
+    ValueError: if one is not known.
+    """
+    if policy.quantizer is None or not policy.quantizer.axis_words:
+        return policy
+    found = layouts_of(list(variables.values()))
+    known = {name: layout for name, (layout, _) in zip(variables, found, strict=True) if layout}
+    known |= policy.layouts or {}
+    for (name, v), (_, holder) in zip(variables.items(), found, strict=True):
+        resolved_for(policy.quantizer, f"Variable {name}", tuple(v.shape), known.get(name), holder)
+    return replace(policy, layouts=known)
 
 
 def _known(v: Any, holders: list[tuple[str, Layout | None]]) -> tuple[Layout | None, str]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from qemu_swalp_keras import SGD, PolicyAverage, update_bn
 
-from qemu_swalp.training import ASWA, EMA, LAWA, SQWA, Averaging, Policy, swalp
+from qemu_swalp.training import ASWA, EMA, LAWA, SQWA, Averaging, Policy, Recipe, swalp
 from tests.adapters.keras.averaging.test_swalp import EPOCH, Recorder, compiled
 from tests.adapters.keras.conftest import BACKEND, data, network, same
 
@@ -48,6 +48,43 @@ def test_the_average_is_the_cores() -> None:
         with average.swap() as swapped:
             assert same(swapped.get_weights(), expected)
         assert same(model.get_weights(), last)
+
+
+def test_axis_words_are_those_of_the_layers() -> None:
+    for make in (EMA, LAWA, SQWA, Averaging):
+        words, recorder = PolicyAverage(make(quantizer="bfp<4,axis=out>/nearest_even")), Recorder()
+        model = compiled(SGD(0.1, recipe=Recipe(weight="fp16")), jit_compile=False)
+        model.fit(*data(), batch_size=8, shuffle=False, callbacks=[recorder, words], verbose=0)
+        numbers = make(quantizer="bfp<4,axis=-1>/nearest_even")  # of Dense kernels
+        vectors = make(quantizer="bfp<4>/nearest_even")
+        expected = [
+            (numbers if array.ndim > 1 else vectors, i) for i, array in enumerate(recorder.steps[0])
+        ]
+        parts = [
+            expected_of(policy, [[step[i]] for step in recorder.steps])[0] for policy, i in expected
+        ]
+        assert same(list(words.average().values()), parts)
+
+
+def test_a_layout_of_ones_own_goes_before_and_an_unknown_one_is_refused() -> None:
+    class Own(keras.layers.Layer):
+        def build(self, shape: Any) -> None:
+            self.w = self.add_weight(shape=(shape[-1], 3), name="w")
+
+        def call(self, x: Any) -> Any:
+            return keras.ops.matmul(x, self.w)
+
+    model = keras.Sequential([keras.layers.Input((4,)), Own(name="own")])
+    model.compile("sgd", loss="mse")
+    x, y = np.ones((8, 4), np.float32), np.ones((8, 3), np.float32)
+    average = PolicyAverage(EMA(quantizer="bfp<4,axis=out>/nearest_even"))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"own/w, of shape .*the word 'out'.*Own\.w"):
+        model.fit(x, y, callbacks=[average], verbose=0)
+    path = model.trainable_variables[0].path
+    known = EMA(quantizer="bfp<4,axis=out>/nearest_even", layouts={path: {"out": 1}})  # type: ignore[arg-type]
+    average = PolicyAverage(known)
+    model.fit(x, y, callbacks=[average], verbose=0)
+    assert average.state.n_averaged == 1
 
 
 def test_aswa_scores_the_model_as_it_holds_the_weights() -> None:
