@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import SourceDtype
@@ -22,11 +22,11 @@ from ..reference.context import Target
 from .threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
-    from .backends.base import KernelBackend
+    from .backends.base import KernelBackend, MemoryBackend
 
 __all__ = ["backend_of", "disabled", "enabled", "get_num_threads", "quantize", "set_num_threads"]
 
-BACKENDS = ("numpy", "torch", "cupy")
+BACKENDS = ("numpy", "torch", "cupy", "jax")
 """Array libraries with a module of that name in `backends`."""
 
 _enabled = os.environ.get("QEMU_SWALP_KERNELS", "on") != "off"
@@ -64,14 +64,12 @@ def _backend(library: str) -> KernelBackend | None:
     return backend
 
 
-def backend_of(x: Array) -> KernelBackend | None:
-    """The backend of x's array library; None if it has none, or kernels are disabled."""
-    return _backend(namespace_of(x).name) if _enabled else None
-
-
-@cache
-def _plan_of() -> Any:
-    return import_module(".plan", __name__).plan_of  # late: arrays without kernels need no plans
+def backend_of(x: Array) -> MemoryBackend | None:
+    """The backend of x's array library; None if its arrays have no addresses, or kernels are
+    disabled.
+    """
+    backend = _backend(namespace_of(x).name) if _enabled else None
+    return None if backend is None else backend.by_address()
 
 
 def matmul(
@@ -99,5 +97,4 @@ def quantize(
     backend = _backend(xp.name) if _enabled else None
     if backend is None or not backend.accepts(x, out):
         return None
-    plan = _plan_of()(dtype, target)
-    return None if plan is None else backend.quantize(x, plan, target.format, random, out)
+    return backend.quantize(x, dtype, target, random, out)

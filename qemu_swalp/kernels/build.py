@@ -44,6 +44,8 @@ VARIANTS: dict[str, list[str]] = {"baseline": []} | (
     else {}
 )
 """Instruction set → compiler flags."""
+COMMON = ("library", "stored_call", "xla_ffi", "tensorflow_op")
+"""Files of `cpu/` that are the same for all instruction sets."""
 
 
 def digest() -> str:
@@ -75,7 +77,10 @@ def compile_library() -> Path | None:
     with tempfile.TemporaryDirectory() as folder:
         # Of the standard library's functions that several units hold, the linker keeps the first
         # one's: the baseline's.
-        units = [("cpu/library.cpp", [f'-DQS_SOURCES="{digest()}"'], Path(folder) / "library.o")]
+        units = [
+            (f"cpu/{name}.cpp", [f'-DQS_SOURCES="{digest()}"'], Path(folder) / f"{name}.o")
+            for name in COMMON
+        ]
         units += [
             ("cpu/kernels.cpp", [*flags, f"-DQS_VARIANT={name}"], Path(folder) / f"{name}.o")
             for name, flags in VARIANTS.items()
@@ -102,7 +107,8 @@ def compile_library() -> Path | None:
             objects = list(pool.map(compile_unit, units))
         built = Path(folder) / LIBRARY.name
         subprocess.run(
-            [*command, "-shared", "-pthread", *map(str, objects), "-o", str(built)], check=True
+            [*command, "-shared", "-pthread", *map(str, objects), "-ldl", "-o", str(built)],
+            check=True,
         )
         shutil.copyfile(built, LIBRARY.with_suffix(".new"))
         LIBRARY.with_suffix(".new").replace(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from ctypes import addressof, c_char, c_int, c_void_p
+from ctypes import addressof, c_char, c_int, c_int64, c_void_p
 from functools import cache
 from typing import Any
 
@@ -34,6 +34,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "qs_round_many": [c_void_p, c_int, c_int],
     "qs_sgd": [c_void_p, c_int, c_int],
     "qs_matmul": [c_void_p, c_int],
+    "qs_share_threads": [ctypes.POINTER(c_int)],
 }
 
 
@@ -64,6 +65,10 @@ def _loaded() -> tuple[Any, str]:
         return None, f"the compiled kernels lay out {difference}"
     for name, types in SIGNATURES.items():
         getattr(loaded, name).argtypes, getattr(loaded, name).restype = types, None
+    loaded.qs_calls.restype = c_int64
+    loaded.qs_register_xla.argtypes = [c_void_p, ctypes.c_char_p]
+    loaded.qs_register_tensorflow.argtypes = [c_void_p]
+    loaded.qs_register_xla.restype = loaded.qs_register_tensorflow.restype = ctypes.c_char_p
     return loaded, ""
 
 

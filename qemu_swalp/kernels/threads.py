@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from ctypes import c_int
 
 from .._util.checks import check_int
 
@@ -18,7 +19,8 @@ def _default() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-_threads = _default()
+_threads = c_int(_default())
+"""Where the compiled library reads it too, when another library's program calls it."""
 
 
 def get_num_threads() -> int:
@@ -28,7 +30,7 @@ def get_num_threads() -> int:
     At first the environment's QEMU_SWALP_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that the
     process may use.
     """
-    return _threads
+    return _threads.value
 
 
 def set_num_threads(threads: int) -> None:
@@ -42,5 +44,9 @@ def set_num_threads(threads: int) -> None:
     >>> q.set_num_threads(before)
     """
     check_int("threads", threads, 1, 1024)
-    global _threads
-    _threads = threads
+    _threads.value = threads
+
+
+def number_in_memory() -> c_int:
+    """The number, which the compiled library reads where it is."""
+    return _threads

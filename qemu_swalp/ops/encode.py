@@ -24,12 +24,13 @@ from ..reference.block_scales import Scales, Shared, block_scales
 from ..reference.blocks import blocks_shape
 from ..reference.codes import binade_bits, codes_of_values, differs, without_code
 from ..reference.context import Context, Target, element_of
+from ..reference.quantize import by_chunks, by_reference
 from ..reference.scale_codes import scale_codes, scales_of_codes
 from ..reference.table_codes import table_values
 from ..rounding import NEAREST, Rounding
 from .arguments import as_array, check_random, check_representable, policy_of
 from .encode_errors import LacksCode, check_codes, no_code_error
-from .quantize import by_chunks, by_reference, quantize
+from .quantize import quantize
 
 
 class BlockCodes(NamedTuple):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, overload
 
 import numpy as np
@@ -12,17 +9,14 @@ import numpy as np
 from .. import kernels
 from .._typing import ArrayT, Numbers
 from .._util.autograph import no_autograph
-from ..arrays import Array, Namespace, namespace_of
-from ..arrays.dtypes import SourceDtype, source_dtype
-from ..formats import Block, Format, Overflow, TableFormat, parse
-from ..random_bits import Counters, RandomBits
-from ..reference.block_round import round_scaled
-from ..reference.block_scales import Scales, block_scales
+from ..arrays import Array, namespace_of
+from ..arrays.dtypes import source_dtype
+from ..formats import Format, Overflow, parse
+from ..random_bits import RandomBits
 from ..reference.blocks import is_empty
 from ..reference.context import Context, Target
-from ..reference.element import round_binade
 from ..reference.overflow import MARK
-from ..reference.table import round_table
+from ..reference.quantize import by_reference
 from ..rounding import Rounding
 from .arguments import as_array, check_out, check_random, check_representable, policy_of
 
@@ -132,87 +126,3 @@ def round_array(
         random = random.counters(xp, lengths)
     result = xp.run(by_reference, (dtype, target), x, random)
     return result if out is None else xp.write(out, result)
-
-
-def by_reference(
-    xp: Namespace,
-    dtype: SourceDtype,
-    target: Target,
-    x: Array,
-    random: RandomBits | Counters | Array | None,
-) -> Array:
-    """`round_array` by the reference implementation: a program for `Namespace.run`."""
-    ctx, format = Context(xp, dtype), target.format
-    shape = xp.lengths(x)
-    lifted = xp.reshape(x, shape or (1,))
-    scales = None
-    if isinstance(format, Block):
-        shared = block_scales(ctx, lifted, format, target.policy)
-        scales = shared.scales.over_elements(xp, xp.lengths(lifted), format)
-
-    def rounded(part: Array, words: Array | None, scales: Scales | None) -> Array:
-        if isinstance(format, Block):
-            return round_scaled(ctx, part, format, target, words, scales or Scales())
-        element = target.element
-        if isinstance(element, TableFormat):
-            return round_table(ctx, part, element, target, words)
-        return round_binade(ctx, part, element, target, words)
-
-    return xp.reshape(by_chunks(xp, lifted, target.rounding, random, scales, rounded), shape)
-
-
-def by_chunks(
-    xp: Namespace,
-    x: Array,
-    rounding: Rounding,
-    random: RandomBits | Counters | Array | None,
-    scales: Scales | None,
-    rounded: Callable[[Array, Array | None, Scales | None], Array],
-) -> Array:
-    """The elementwise `rounded(x, words, scales)`, of any dtype; where NumPy is faster so, in
-    pieces that stay in the cache. The same bits, since random bits go by element number.
-    """
-    lengths = xp.lengths(x)
-    if not rounding.stochastic:
-        random = None
-    elif not isinstance(random, RandomBits | Counters | None):
-        random = xp.reshape(xp.cast(random, 32), lengths)
-    if xp.chunk is None or math.prod(lengths) <= xp.chunk:
-        return rounded(x, _words(xp, x, random), scales)
-
-    flat, out = x.reshape(-1), None
-    flat_random: Any = random
-    if xp.owns(random):
-        flat_random = flat_random.reshape(-1)
-    if scales is not None:
-        scales = _each(scales, lambda part: xp.broadcast(part, lengths).reshape(-1))
-    for start in range(0, x.size, xp.chunk):
-        piece = slice(start, start + xp.chunk)
-        result = rounded(
-            flat[piece],
-            _words(xp, flat[piece], _from(flat_random, start, piece)),
-            None if scales is None else _each(scales, lambda part, piece=piece: part[piece]),
-        )
-        out = np.empty(x.size, result.dtype) if out is None else out
-        out[piece] = result
-    return xp.reshape(out, lengths)
-
-
-def _words(xp: Namespace, x: Array, random: RandomBits | Counters | Array | None) -> Array | None:
-    """The random words of an array's elements."""
-    if isinstance(random, RandomBits | Counters):
-        return random.words(xp, xp.lengths(x), x)
-    return random
-
-
-def _from(random: RandomBits | Array | None, start: int, piece: slice) -> RandomBits | Array | None:
-    """The random bits of the elements from `start` on, or of a piece of the words."""
-    if isinstance(random, RandomBits):
-        return replace(random, offset=random.offset + start)
-    return None if random is None else random[piece]
-
-
-def _each(scales: Scales, change: Callable[..., Array]) -> Scales:
-    return Scales(
-        *(part if part is None or isinstance(part, int) else change(part) for part in scales)
-    )

@@ -10,7 +10,7 @@ import qemu_swalp as q
 from qemu_swalp import kernels
 from qemu_swalp.arrays import namespace_of
 from qemu_swalp.arrays.dtypes import source_dtype
-from qemu_swalp.ops.quantize import by_reference
+from qemu_swalp.reference.quantize import by_reference
 from tests.benchmarks.cases import CASES, ROUNDINGS, bits_of
 from tests.benchmarks.libraries import Numpy
 from tests.benchmarks.timing import Call

@@ -22,6 +22,10 @@ def dtype_name(x: np.ndarray) -> str:
     return "bfloat16" if x.dtype == ml_dtypes.bfloat16 else x.dtype.name
 
 
+def kernels_if(used: bool) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext() if used else kernels.disabled()
+
+
 class Backend:
     """NumPy itself; the others override the conversions and `call`."""
 
@@ -221,12 +225,19 @@ class TorchCuda(Torch):
 
 
 class Tensorflow(Backend):
+    """The reference implementation; `WITH_KERNELS` has the kernels in TensorFlow and JAX."""
+
     name = "tensorflow"
+    kernels = False
 
     def __init__(self) -> None:
         import tensorflow as tf
 
         self.tf = tf
+
+    def call(self, function: Any, *arrays: Any) -> Any:
+        with kernels_if(self.kernels):
+            return function(*arrays)
 
     def array(self, x: np.ndarray) -> Any:
         return self.tf.constant(x)
@@ -240,7 +251,8 @@ class TensorflowFunction(Tensorflow):
     jit = False
 
     def call(self, function: Any, *arrays: Any) -> Any:
-        return self.tf.function(function, jit_compile=self.jit, autograph=False)(*arrays)
+        with kernels_if(self.kernels):
+            return self.tf.function(function, jit_compile=self.jit, autograph=False)(*arrays)
 
 
 class TensorflowXla(TensorflowFunction):
@@ -255,7 +267,7 @@ class Jax(Backend):
     """
 
     name = "jax"
-
+    kernels = False
     op_by_op = True
 
     def __init__(self) -> None:
@@ -274,6 +286,10 @@ class Jax(Backend):
     def array(self, x: np.ndarray) -> Any:
         return self.jax.numpy.asarray(x)
 
+    def call(self, function: Any, *arrays: Any) -> Any:
+        with kernels_if(self.kernels):
+            return function(*arrays)
+
 
 class JaxJit(Jax):
     name = "jax-jit"
@@ -282,10 +298,26 @@ class JaxJit(Jax):
 
     def call(self, function: Any, *arrays: Any) -> Any:
         compiled = self.jax.jit(function)
-        result = compiled(*arrays)
+        with kernels_if(self.kernels):
+            result = compiled(*arrays)
         # each call compiles anew, and thousands of programs do not fit in memory
         compiled.clear_cache()
         return result
+
+
+class JaxKernels(Jax):
+    name = "jax-kernels"
+    kernels = True
+
+
+class JaxJitKernels(JaxJit):
+    name = "jax-jit-kernels"
+    kernels = True
+    half = None
+
+
+WITH_KERNELS = (JaxKernels, JaxJitKernels)
+"""For `tests/kernels/test_programs.py`, since their other operations are those of the others."""
 
 
 BACKENDS = {

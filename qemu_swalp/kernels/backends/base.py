@@ -10,12 +10,13 @@ from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 from ...arrays import Array
-from ...formats import Format
+from ...arrays.dtypes import SourceDtype
 from ...random_bits import RandomBits
 from ...reference.accumulation import AccumulationTargets
+from ...reference.context import Target
 from .. import structs
 from ..matmul_plan import Matrix, result_shape
-from ..plan import Plan
+from ..plan import plan_of
 from ..processor import Memory, Processor, random_of
 
 
@@ -27,11 +28,43 @@ class TensorKey(NamedTuple):
 
 
 class KernelBackend(ABC):
-    """Hands the arrays of one library to the kernels, without copies where their memory allows."""
+    """Hands the arrays of one library to the kernels."""
 
     @abstractmethod
     def accepts(self, x: Array, out: Array | None = None) -> bool:
         """Whether the kernels can work on x, and write to `out`."""
+
+    @abstractmethod
+    def quantize(
+        self,
+        x: Array,
+        dtype: SourceDtype,
+        target: Target,
+        random: RandomBits | Array | None,
+        out: Array | None,
+    ) -> Array | None:
+        """x rounded, in `out` or a new array; None if the kernels do not support the target. x and
+        `out` are accepted.
+        """
+
+    def matmul(
+        self, a: Array, b: Array, targets: AccumulationTargets, random: RandomBits | None
+    ) -> Array | None:
+        """a·b of accepted arrays; None if the kernels do not support them."""
+        return None
+
+    def by_address(self) -> MemoryBackend | None:
+        """Itself, if its arrays lie in memory where the kernels may read them now."""
+        return None
+
+
+class MemoryBackend(KernelBackend):
+    """For arrays that lie in memory: they go to the kernels by their addresses, without copies
+    where strides allow.
+    """
+
+    def by_address(self) -> MemoryBackend:
+        return self
 
     @abstractmethod
     def processor_of(self, x: Array) -> Processor:
@@ -107,13 +140,15 @@ class KernelBackend(ABC):
     def quantize(
         self,
         x: Array,
-        plan: Plan,
-        format: Format,
+        dtype: SourceDtype,
+        target: Target,
         random: RandomBits | Array | None,
         out: Array | None,
-    ) -> Array:
-        """x rounded, in `out` or a new array; x and `out` are accepted."""
-        processor = self.processor_of(x)
+    ) -> Array | None:
+        plan = plan_of(dtype, target)
+        if plan is None:
+            return None
+        processor, format = self.processor_of(x), target.format
         with processor.stream():
             x = self.detached(x)
             source = x if self.in_rows(x) else self.contiguous(x)
@@ -121,20 +156,20 @@ class KernelBackend(ABC):
             if out is not None:
                 written = self._direct(source, read, self.detached(out))
             direct = written is not None
-            target = out if direct else self.empty_like(x)
+            result = out if direct else self.empty_like(x)
             words, drawn = self._draw(random, x)
             shape = tuple(x.shape)
             if not processor.quantize(
-                plan, format, shape, read, written or self.memory(target), drawn
+                plan, format, shape, read, written or self.memory(result), drawn
             ):
-                source, target, direct = self.contiguous(source), self.empty_like(x), False
+                source, result, direct = self.contiguous(source), self.empty_like(x), False
                 processor.quantize(
-                    plan, format, shape, self.memory(source), self.memory(target), drawn
+                    plan, format, shape, self.memory(source), self.memory(result), drawn
                 )
             del words  # needed up to here
             if out is None:
-                return target
-            return self.written(out) if direct else self.write(out, target)
+                return result
+            return self.written(out) if direct else self.write(out, result)
 
     def _direct(self, source: Array, read: Memory, out: Array) -> Memory | None:
         """The memory of `out`, if the kernels may write there what they read of `source`."""
@@ -156,7 +191,6 @@ class KernelBackend(ABC):
     def matmul(
         self, a: Array, b: Array, targets: AccumulationTargets, random: RandomBits | None
     ) -> Array | None:
-        """a·b of accepted arrays; None if the kernels do not support the targets."""
         processor = self.processor_of(a)
         if self.processor_of(b) is not processor:
             return None

@@ -9,10 +9,10 @@ import numpy as np
 
 from ..gpu.cupy_devices import cupy_gpu
 from ..processor import Memory, Processor
-from .base import KernelBackend, TensorKey
+from .base import MemoryBackend, TensorKey
 
 
-class CupyBackend(KernelBackend):
+class CupyBackend(MemoryBackend):
     """CuPy arrays."""
 
     def accepts(self, x: Any, out: Any = None) -> bool:

@@ -10,12 +10,12 @@ import numpy as np
 from .. import cpu
 from ..cpu import CPU
 from ..processor import Memory
-from .base import KernelBackend, TensorKey
+from .base import MemoryBackend, TensorKey
 
 KEYS = {np.dtype(name): TensorKey(name, CPU) for name in ("float32", "float64")}
 
 
-class NumpyBackend(KernelBackend):
+class NumpyBackend(MemoryBackend):
     """NumPy arrays. An `out` that is read-only is left to the reference implementation's error."""
 
     def accepts(self, x: Any, out: Any = None) -> bool:

@@ -15,7 +15,7 @@ import torch
 from .. import cpu
 from ..cpu import CPU
 from ..processor import Memory, Processor
-from .base import KernelBackend, TensorKey
+from .base import MemoryBackend, TensorKey
 
 NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
@@ -29,7 +29,7 @@ def cupy_devices() -> Any:
         return None
 
 
-class TorchBackend(KernelBackend):
+class TorchBackend(MemoryBackend):
     """Plain tensors with memory, outside any tracing."""
 
     def accepts(self, x: Any, out: Any = None) -> bool:

@@ -1,0 +1,176 @@
+"""JAX arrays, eager and traced: on a CPU the kernels are a custom call of XLA.
+
+The operation is a primitive of JAX with one meaning and two compilations: the custom call where a
+program runs on one CPU, or on a shard of several devices that `shard_map` gives; the reference
+implementation on other platforms, where XLA divides arrays between devices, and in `jax.export`,
+whose programs must not need this package.
+"""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
+
+from ...arrays import Array, namespace_of
+from ...arrays.dtypes import SourceDtype
+from ...random_bits import KEY_STEPS, MASK, ROUNDS, Counters, RandomBits
+from ...reference.context import Target
+from ...reference.quantize import by_reference
+from .. import cpu
+from ..stored_call import TARGET, share_threads, stored_call, warn_of_refusal
+from .base import KernelBackend
+
+round_p = Primitive("qemu_swalp_quantize")
+"""(x, *random), all with `batch` leading axes, which have length 1 where all share an operand."""
+
+
+@cache
+def refusal() -> str:
+    """Why JAX cannot call the kernels, as a clause; "" if it can."""
+    library = cpu.library()
+    if library is None:
+        return cpu.refusal()
+    try:
+        share_threads()
+        handler = jax.ffi.pycapsule(library.qs_xla_quantize)
+        jax.ffi.register_ffi_target(TARGET, handler, platform="cpu")
+        _define()
+    except Exception as error:  # whichever a version without this interface raises
+        reason = f"JAX {jax.__version__} does not accept the kernels ({error})"
+        warn_of_refusal("JAX", reason)
+        return reason
+    return ""
+
+
+class JaxBackend(KernelBackend):
+    """Arrays and tracers of any platform: which of the two is compiled, JAX asks when it knows."""
+
+    def accepts(self, x: Any, out: Any = None) -> bool:
+        return out is None and refusal() == ""
+
+    def quantize(
+        self,
+        x: Array,
+        dtype: SourceDtype,
+        target: Target,
+        random: RandomBits | Array | None,
+        out: Array | None,
+    ) -> Array | None:
+        kind, operands = _operands(random, x)
+        if stored_call(dtype, target, x.ndim, kind) is None:
+            return None
+        if isinstance(x, jax.core.Tracer):
+            x = lax.stop_gradient(x)  # as the bit casts of the reference implementation do
+        return round_p.bind(x, *operands, source=dtype, target=target, random=kind, batch=0)
+
+
+def _operands(random: RandomBits | Array | None, x: Array) -> tuple[str, list[Array]]:
+    if random is None:
+        return "none", []
+    if isinstance(random, RandomBits):
+        place = np.array([random.offset // 4, random.offset % 4, *random.key], "uint32")
+        step = random.step
+        words = (
+            np.uint32(step) if isinstance(step, int) else lax.convert_element_type(step, "uint32")
+        )
+        return "counters", [place, words]
+    return "words", [lax.convert_element_type(random, "uint32").reshape(x.shape)]
+
+
+BACKEND = JaxBackend()
+
+
+def _define() -> None:
+    round_p.def_impl(_eager)
+    round_p.def_abstract_eval(_abstract)
+    mlir.register_lowering(round_p, _lower_by_reference)
+    mlir.register_lowering(round_p, _lower_on_cpu, platform="cpu")
+    batching.primitive_batchers[round_p] = _batched
+
+
+def _eager(*operands: Any, **how: Any) -> Any:
+    if jax.config.jax_disable_jit:
+        with jax.disable_jit(False):  # or the call of a program would be a call of itself
+            return _compiled(tuple(how.items()), *operands)
+    return _compiled(tuple(how.items()), *operands)
+
+
+@partial(jax.jit, static_argnums=0)
+def _compiled(how: tuple[tuple[str, Any], ...], *operands: Any) -> Any:
+    return round_p.bind(*operands, **dict(how))
+
+
+def _abstract(x: Any, *random: Any, batch: int, **how: Any) -> Any:
+    lengths = [
+        max(axis) for axis in zip(*(each.shape[:batch] for each in (x, *random)), strict=True)
+    ]
+    return x.update(shape=(*lengths, *x.shape[batch:]))
+
+
+def _batched(operands: Any, axes: Any, *, batch: int, **how: Any) -> tuple[Any, int]:
+    """`vmap`: one more axis before all others."""
+    moved = [
+        lax.expand_dims(each, (0,)) if axis is None else jax.numpy.moveaxis(each, axis, 0)
+        for each, axis in zip(operands, axes, strict=True)
+    ]
+    return round_p.bind(*moved, batch=batch + 1, **how), 0
+
+
+def _by_reference(x: Any, *random: Any, **how: Any) -> Any:
+    """The same by the reference implementation."""
+    operands, batch = (x, *random), how["batch"]
+    if batch == 0:
+        drawn = _drawn(how["random"], random)
+        return by_reference(namespace_of(x), how["source"], how["target"], x, drawn)
+    shared = [each.shape[0] == 1 for each in operands]
+    if all(shared):
+        shared = [False] * len(shared)
+    inner = jax.vmap(
+        partial(_by_reference, **how | {"batch": batch - 1}),
+        [None if alike else 0 for alike in shared],
+    )
+    return inner(
+        *(each[0] if alike else each for each, alike in zip(operands, shared, strict=True))
+    )
+
+
+def _drawn(kind: str, random: tuple[Any, ...]) -> Any:
+    """The operands as the reference implementation takes them."""
+    if kind != "counters":
+        return random[0] if random else None
+    place, step = random
+    keys = [
+        [place[2 + i] + np.uint32(number * KEY_STEPS[i] & MASK) for i in range(2)]
+        for number in range(ROUNDS)
+    ]
+    return Counters(place[0], place[1], step, keys)
+
+
+_lower_by_reference = mlir.lower_fun(_by_reference, multiple_results=False)
+
+
+def _lower_on_cpu(
+    ctx: Any, *operands: Any, source: Any, target: Any, random: str, batch: int
+) -> Any:
+    how = {"source": source, "target": target, "random": random, "batch": batch}
+    if not _whole(ctx.module_context):
+        return _lower_by_reference(ctx, *operands, **how)
+    call = stored_call(source, target, ctx.avals_in[0].ndim - batch, random)
+    return jax.ffi.ffi_lowering(TARGET)(ctx, *operands, call=call)
+
+
+def _whole(module: Any) -> bool:
+    """Whether the program sees whole arrays on one device, or shards that it handles itself."""
+    if module.lowering_parameters.for_export:
+        return False
+    context = module.axis_context
+    if hasattr(context, "num_devices"):
+        return bool(context.num_devices == 1)
+    mesh = getattr(context, "mesh", None)
+    return mesh is None or set(mesh.axis_names) == set(context.manual_axes)
