@@ -9,23 +9,18 @@ from typing import Any
 
 import keras
 
-from qemu_swalp._util.checks import check_bool, check_choice, check_patterns
+from qemu_swalp._util.checks import check_bool, check_choice
 from qemu_swalp._util.tables import table
 from qemu_swalp.training import OPERANDS, SUMS, Recipe
 
 from ._compat import flat_layers
+from .layers.names import check_choice_of_layers, check_overrides, named_layers, owners
 from .layers.quantize import Quantize
 from .layers.rebuild import is_graph
 from .layers.rewrite import quantize_activations
 from .layers.selection import Selection, chosen
 from .optim.wrap import QuantizedOptimizer
-from .products.gemms import (
-    named_layers,
-    owners,
-    patterns_in,
-    quantize_gemms,
-    unquantize_gemms,
-)
+from .products.gemms import quantize_gemms, unquantize_gemms
 from .products.scope import policy_of
 from .sections import recipe_of
 
@@ -121,7 +116,8 @@ def emulate(
     ------
     TypeError: for arguments of other types.
     ValueError: if the recipe is empty; if it rounds the optimizer's tensors and there is no
-        optimizer; if something could not be applied; if a pattern matches no layer. The model is
+        optimizer; if something could not be applied; if a pattern of `exclude` or of
+        the recipe's `overrides` matches nothing. The model is
         then as before.
 
     >>> import keras, numpy as np
@@ -148,7 +144,8 @@ def emulate(
     if "optimizer" in sections and optimizer is None:
         raise ValueError("the recipe rounds the optimizer's tensors; pass the optimizer")
     named = list(named_layers(model))
-    check_patterns("exclude", patterns_in(exclude), [name for name, _ in named])
+    check_choice_of_layers(model, "exclude", exclude)
+    check_overrides(model, recipe)
     missing = [] if "elementwise" not in sections else [_ELEMENTWISE]
     rounded = model
     if "activations" in sections:

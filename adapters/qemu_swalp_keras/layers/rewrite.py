@@ -15,6 +15,7 @@ from qemu_swalp.training.seeds import seed_for
 from .._compat import flat_layers
 from ..backend import ROUNDING_STATE, synchronize
 from ..sections import check_section
+from .names import check_choice_of_layers, check_overrides
 from .quantize import Quantize
 from .rebuild import Rebuilding, is_graph, walk
 from .selection import COMPUTING_LAYERS, Selection, chosen
@@ -66,6 +67,7 @@ def quantize_activations(
     TypeError: if the model is neither functional nor sequential; if `recipe` is no recipe; if an
         output's dtype cannot represent the values of the format.
     ValueError: if nothing would be rounded: the recipe has neither role, or no layer is chosen; if
+        a pattern of `layers`, `exclude` or of the recipe's `overrides` matches nothing; if
         an output is rounded already; if an output lacks the axis of a block format.
 
     >>> import keras
@@ -79,6 +81,9 @@ def quantize_activations(
     """
     _check_model(model)
     recipe = check_section(recipe, "activations", "quantize_activations")
+    check_choice_of_layers(model, "layers", layers, models=keras.Model)
+    check_choice_of_layers(model, "exclude", exclude, models=layers)
+    check_overrides(model, recipe)
     with seed_for("activations", seed) as drawn:
         sites: dict[int, Quantize] = {}
         hidden = []

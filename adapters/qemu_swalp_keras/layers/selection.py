@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 from keras import layers
@@ -61,3 +61,12 @@ def chosen(name: str, layer: Any, choice: Selection) -> bool:
     TypeError: if `choice` is not a `Selection`.
     """
     return selection.chosen(name, layer, choice, layers.Layer, "layer")
+
+
+def patterns_in(selection: Selection) -> Iterator[str]:
+    """The patterns of names in a selection."""
+    if isinstance(selection, str):
+        yield selection
+    elif isinstance(selection, list | tuple):
+        for part in selection:
+            yield from patterns_in(part)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 
-from qemu_swalp._util.checks import check_bool, check_int, check_patterns
+from qemu_swalp._util.checks import check_bool, check_int
 from qemu_swalp.training import Recipe
 
-from .._compat import sublayers
+from ..layers.names import check_choice_of_layers, check_overrides, named_layers, owners
 from ..layers.rebuild import is_graph, walk
-from ..layers.selection import Selection, chosen
+from ..layers.selection import Selection, chosen, patterns_in
 from ..sections import check_section
 from .policy import RoundingPolicy
 from .scope import policy_of, rounding_state
@@ -61,9 +60,9 @@ def quantize_gemms(
     ------
     TypeError: if `model` is not a Keras model or `recipe` not a recipe.
     ValueError: if there is nothing to round; if the products are rounded already; if a pattern of
-        `exclude` matches no layer; if a layer was quantized by Keras; if a functional model calls a
-        product outside of its layers; in a call, if a convolution was to be summed up in low
-        precision.
+        `exclude` matches no layer, or one of the recipe's `overrides` no name; if a layer was
+        quantized by Keras; if a functional model calls a product outside of its layers; in a call,
+        if a convolution was to be summed up in low precision.
 
     Not seen are products that go by Keras: `x @ y` of tensors, and functions of the backend itself.
 
@@ -82,10 +81,10 @@ def quantize_gemms(
     recipe = check_section(recipe, "products", "quantize_gemms")
     check_bool("attention", attention)
     check_int("seed", seed, 0, 2**64 - 1)
-    named = list(named_layers(model))
     patterns = list(patterns_in(exclude))
-    check_patterns("exclude", patterns, [name for name, _ in named])
-    left_out = [name for name, layer in named if chosen(name, layer, exclude)]
+    check_choice_of_layers(model, "exclude", exclude)
+    check_overrides(model, recipe)
+    left_out = [name for name, layer in named_layers(model) if chosen(name, layer, exclude)]
     _check_operations(model)
     policies = []
     for place, (path, layer) in enumerate(owners(model), start=1):
@@ -105,32 +104,6 @@ def quantize_gemms(
         layer.dtype_policy = policy
         rounding_state(layer)
     return model
-
-
-def owners(model: Any) -> Iterator[tuple[str, Any]]:
-    """(name, layer) of the layers that have a policy of their own: those that a functional or
-    sequential model, whose config holds no policy, calls; or the model itself.
-    """
-    if not is_graph(model):
-        yield "", model
-        return
-    for name, layer in walk(model):
-        if not is_graph(layer):
-            yield name, layer
-
-
-def named_layers(model: Any) -> Iterator[tuple[str, Any]]:
-    """(name, layer) of all layers, those within others too."""
-    for path, layer in owners(model):
-        yield path or layer.name, layer
-        yield from _within(path, layer)
-
-
-def _within(path: str, layer: Any) -> Iterator[tuple[str, Any]]:
-    for part in sublayers(layer):
-        name = f"{path}/{part.name}" if path else part.name
-        yield name, part
-        yield from _within(name, part)
 
 
 PRODUCTS = (
@@ -160,15 +133,6 @@ def _check_operations(model: Any) -> None:
                     " its layers, where no policy reaches it; call keras.ops in the call of a layer"
                     " of your own, or use layers.Dot or layers.Attention"
                 )
-
-
-def patterns_in(selection: Selection) -> Iterator[str]:
-    """The patterns of names in a selection."""
-    if isinstance(selection, str):
-        yield selection
-    elif isinstance(selection, list | tuple):
-        for part in selection:
-            yield from patterns_in(part)
 
 
 def _check(path: str, layer: Any) -> None:

@@ -1,5 +1,7 @@
 """Models rebuilt by `quantize_activations`: which outputs are rounded, and what stays as it was."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,9 @@ from qemu_swalp_keras import (
     COMPUTING_LAYERS,
     Quantize,
     disabled,
+    emulate,
     quantize_activations,
+    quantize_gemms,
     unquantize_activations,
 )
 
@@ -90,6 +94,52 @@ def test_layers_are_chosen_by_type_name_and_predicate(options, names):
         if isinstance(layer, Quantize)
     }
     assert found == {name.rpartition("/")[2] for name in names}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"exclude": "haed"}, "exclude: 'haed' matches none of .* nearest are 'head'"),
+        ({"exclude": (layers.ReLU, "blok/*")}, "exclude: 'blok/.' matches none"),
+        ({"exclude": "block"}, "exclude: 'block' matches none .*'block/relu'"),  # its layers are
+        ({"layers": ("head", "inner")}, "layers: 'inner' matches none .*'block/inner'"),
+    ],
+)
+def test_patterns_that_match_no_layer(options, words):
+    with pytest.raises(ValueError, match=words):
+        quantize_activations(nested(), NEAREST, **options)
+    whole = quantize_activations(nested(), NEAREST, layers=("block", "head"), exclude="block")
+    assert [layer.name for layer in whole.layers if isinstance(layer, Quantize)] == [
+        "head_quantize"
+    ]
+
+
+def test_overrides_that_match_no_name():
+    wrong = Recipe(
+        activation="bf16",
+        operands={"input": "bf16"},
+        weight="bf16",
+        overrides={"haed/output": None},
+    )
+    for call in (
+        lambda: quantize_activations(nested(), wrong),
+        lambda: quantize_gemms(nested(), wrong),
+        lambda: emulate(nested(), "sgd", wrong),
+    ):
+        with pytest.raises(ValueError, match=r"'haed/output' of overrides .* head/output"):
+            call()
+    model = nested()
+    path = model.get_layer("head").kernel.path
+    for pattern in (path, "head/output", "head/operands", "block/output", "*bias", "block/*"):
+        emulate(nested(), "sgd", replace(wrong, overrides={pattern: None}))
+    later = keras.Sequential([layers.Dense(2, name="later")])  # its variables have no names yet
+    fine = replace(wrong, overrides={"*/later/kernel": None})
+    quantize_gemms(later, fine)
+    with pytest.raises(ValueError, match="'latter/operands' of overrides matches none"):
+        quantize_gemms(
+            keras.Sequential([layers.Dense(2)]),
+            replace(wrong, overrides={"latter/operands": None}),
+        )
 
 
 def test_overrides_go_by_the_name_of_the_output():
