@@ -50,11 +50,11 @@ def _pair(
     size = {**dict(zip(b, y.shape, strict=True)), **dict(zip(a, x.shape, strict=True))}
     for c in (*batch, *terms):  # lengths of 1 are broadcast
         size[c] = max(x.shape[a.index(c)], y.shape[b.index(c)])
-    m, n, k = (math.prod(size[c] for c in part) for part in (rows, columns, terms))
+    m, n, k = [math.prod([size[c] for c in part]) for part in (rows, columns, terms)]
     lead = [size[c] for c in batch]
     x = _arranged(x, a, [*batch, *rows, *terms], size).reshape(*lead, m, k)
     y = _arranged(y, b, [*batch, *terms, *columns], size).reshape(*lead, k, n)
-    z = multiply(frame, x, y, weights=weights).reshape(*lead, *(size[c] for c in (*rows, *columns)))
+    z = multiply(frame, x, y, weights=weights).reshape(lead + [size[c] for c in (*rows, *columns)])
     order = [*batch, *rows, *columns]
     return z.permute([order.index(c) for c in output])
 
@@ -129,11 +129,11 @@ def tensordot(
     first, second = ([d % x.ndim for d in axes] for x, axes in zip((a, b), dims, strict=True))
     rows = [d for d in range(a.ndim) if d not in first]
     columns = [d for d in range(b.ndim) if d not in second]
-    terms = math.prod(a.shape[d] for d in first)
+    terms = math.prod([a.shape[d] for d in first])
     x = a.permute(*rows, *first).reshape(-1, terms)
     y = b.permute(*second, *columns).reshape(terms, -1)
     z = multiply(frame, x, y, weights=(is_weight(a), is_weight(b)))
-    return z.reshape([*(a.shape[d] for d in rows), *(b.shape[d] for d in columns)])
+    return z.reshape([a.shape[d] for d in rows] + [b.shape[d] for d in columns])
 
 
 def bilinear(

@@ -1,5 +1,7 @@
-"""Layers of PyTorch whose products are computed at once: to intercept each tensor attribute that
-their forwards read costs more than they do. The numbers are those of the interception.
+"""Layers of PyTorch that are computed at once, to the numbers of the interception.
+
+To intercept each tensor attribute that the forwards of products read costs more than they do; and
+torch.compile hides `F.hardswish` and `F.hardsigmoid` from all modes.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .._compat import without_interception
 from .attention import multi_head_attention
@@ -67,8 +70,20 @@ def _attention(
         return (y.transpose(0, 1) if turned else y), p
 
 
+def _hard(name: str) -> Callable[..., Tensor]:
+    def forward(frame: Frame, module: nn.Module, input: Tensor) -> Tensor:
+        ops: Any = F if frame.functions is None else frame.functions
+        with without_interception():
+            result: Tensor = getattr(ops, name)(input)
+        return result
+
+    return forward
+
+
 DIRECT: dict[Any, Callable[..., Any]] = {
     nn.Linear.forward: _linear,
     nn.MultiheadAttention.forward: _attention,
+    nn.Hardswish.forward: _hard("hardswish"),
+    nn.Hardsigmoid.forward: _hard("hardsigmoid"),
 }
 """By the forward of a kind: called as (frame, module, *inputs)."""

@@ -47,11 +47,14 @@ def quantize_elementwise(
     recipe : its section `elementwise`. The operations of module `norm1` go by the name
         `norm1.elementwise` in its overrides.
     modules : which modules, in the terms of `quantize_activations`; a call counts for the innermost
-        chosen module that makes it. Default: those whose forward names one of the functions, or was
-        registered: softmax, log_softmax, layer_norm, rms_norm, group_norm, batch_norm, gelu, silu,
-        sigmoid, tanh, the softmax within scaled_dot_product_attention; the modules of torch.nn that
-        are made of them, and `nn.MultiheadAttention`.
-    exclude : which of them not.
+        chosen module that makes it. Default: all. `qemu_swalp_torch.model.arithmetic` lists the
+        operations: arithmetic, means and norms, nonlinearities, normalization, average pooling,
+        losses, softmax within attention, the gates of recurrent layers. What autograd adds where a
+        tensor is used twice is not rounded. Within torch.compile `F.hardswish` and `F.hardsigmoid`
+        are not seen; their modules are.
+    exclude : which of them not, and what is in them neither.
+    uncovered : what to do about an operation that is not known, or made by a custom kernel: "raise"
+        at the first forward, "warn", or "ignore".
     seed : of the random bits, which depend on (seed, operation, index of the module in the model,
         number of its calls in the present mode of the model); None as in `quantize_activations`.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -44,13 +44,12 @@ def call(function: Callable[..., Any], inputs: Sequence[Any], options: dict[str,
     """What a function gives under the rules of the innermost call."""
     frame = FRAMES.stack[-1]
     if frame.products is not None or frame.functions is not None:
-        handler = products.PRODUCTS.get(function)
-        if handler is None and frame.functions is not None:
-            handler = arithmetic.ARITHMETIC.get(function)
-        if handler is None and is_operator(function) and (name := known_operator(function)):
-            handler = products.BY_NAME.get(name)
+        if is_operator(function) or _is_traced_python(function):
+            handler = _by_name(frame, function)
+        else:
+            handler = products.PRODUCTS.get(function)
             if handler is None and frame.functions is not None:
-                handler = arithmetic.BY_NAME.get(name)
+                handler = arithmetic.ARITHMETIC.get(function)
         if handler is not None:
             result = handler(frame, function, *inputs, **options)
             _remember(frame, inputs, result)
@@ -60,6 +59,21 @@ def call(function: Callable[..., Any], inputs: Sequence[Any], options: dict[str,
     result = function(*inputs, **options)
     _remember(frame, inputs, result)
     return result
+
+
+def _is_traced_python(function: Callable[..., Any]) -> bool:
+    """Whether torch.compile traces a function written in Python, which it does not find in a table
+    by its identity.
+    """
+    return torch.compiler.is_compiling() and isinstance(function, FunctionType)
+
+
+def _by_name(frame: Frame, function: Callable[..., Any]) -> Callable[..., Any] | None:
+    name = known_operator(function) if is_operator(function) else function.__name__
+    handler = products.BY_NAME.get(name)
+    if handler is None and frame.functions is not None:
+        handler = arithmetic.BY_NAME.get(name)
+    return handler
 
 
 def _remember(frame: Frame, inputs: Sequence[Any], result: Any) -> None:

@@ -58,7 +58,7 @@ def matmul(a: Tensor, b: Tensor, operands: Operands) -> Tensor:
     dgrad; error (…, N, M) and a (…, K, M) in wgrad, the gradient of b.
     """
     with without_interception():
-        a, b, _ = autocast(a, b, None)
+        a, b, _ = autocast(a, b.view_as(b) if a is b else b, None)
         result: Tensor = _Matmul.apply(a, b, operands)  # type: ignore[no-untyped-call]
     return result
 

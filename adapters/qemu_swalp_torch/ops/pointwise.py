@@ -28,7 +28,10 @@ def apply(name: str, rules: ElementwiseRules, *operands: Number) -> Tensor:
         operands = tuple(
             x.to(dtype) if isinstance(x, Tensor) and x.dtype != dtype else x for x in operands
         )
-    result: Tensor = _Operation.apply(name, rules, *operands)  # type: ignore[no-untyped-call]
+    if len(tensors) == 2 and operands[0] is operands[1]:  # torch.compile refuses the same twice
+        operands = (operands[0], tensors[1].view_as(tensors[1]))
+    a, b, c = (*operands, None, None)[:3]
+    result: Tensor = _Operation.apply(a, b, c, name, rules)  # type: ignore[no-untyped-call]
     return result
 
 
@@ -44,13 +47,21 @@ def _promoted(tensors: Sequence[Tensor]) -> torch.dtype:
 
 class _Operation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, name: str, rules: ElementwiseRules, *operands: Number) -> Tensor:
+    def forward(
+        ctx: Any,
+        a: Number,
+        b: Number | None,
+        c: Number | None,
+        name: str,
+        rules: ElementwiseRules,
+    ) -> Tensor:
+        operands = [x for x in (a, b, c) if x is not None]
         y = _computed(RoundedArithmetic(rules, "forward"), name, operands)
-        needed = ctx.needs_input_grad[2:]
+        needed = ctx.needs_input_grad[: len(operands)]
         saved = [x if _is_saved(name, i, needed) else None for i, x in enumerate(operands)]
         ctx.save_for_backward(
             y if _is_saved(name, RESULT, needed) else None,
-            *(x if isinstance(x, Tensor) else None for x in saved),
+            *[x if isinstance(x, Tensor) else None for x in saved],
         )
         ctx.constants = [None if isinstance(x, Tensor) else x for x in operands]
         ctx.shapes = [x.shape if isinstance(x, Tensor) else None for x in operands]
@@ -64,14 +75,14 @@ class _Operation(torch.autograd.Function):
             constant if x is None else x for x, constant in zip(tensors, ctx.constants, strict=True)
         ]
         ops = RoundedArithmetic(ctx.rules, "backward")
-        found: list[Tensor | None] = []
+        found: list[Tensor | None] = [None] * 5
         for index, shape in enumerate(ctx.shapes):
-            gradient = None
-            if ctx.needs_input_grad[2 + index]:
+            if ctx.needs_input_grad[index]:
                 whole = _gradient(ops, ctx.name, index, gradients[0], y, operands)
-                gradient = whole.expand(shape) if ctx.name == "sum" else _reduced(ops, whole, shape)
-            found.append(gradient)
-        return None, None, *found
+                found[index] = (
+                    whole.expand(shape) if ctx.name == "sum" else _reduced(ops, whole, shape)
+                )
+        return tuple(found)
 
 
 RESULT = -1
@@ -143,5 +154,5 @@ def _reduced(ops: RoundedArithmetic, g: Tensor, shape: torch.Size) -> Tensor:
     if not summed:
         return g.reshape(shape)
     kept = [d for d in range(g.ndim) if d not in summed]
-    rows = g.permute(*kept, *summed).reshape(*(g.shape[d] for d in kept), -1)
+    rows = g.permute(*kept, *summed).reshape([*[g.shape[d] for d in kept], -1])
     return ops.sum(rows)[..., 0].reshape(shape)

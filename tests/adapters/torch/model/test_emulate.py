@@ -261,3 +261,60 @@ def test_frameworks_see_the_signature_of_the_forward():
     model = nn.Linear(2, 2)
     quantize_gemms(model, "mxfp8")
     assert list(inspect.signature(model.forward).parameters) == ["input"]
+
+
+class Functional(nn.Module):
+    """Products and arithmetic in code that nobody registered."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.b = nn.Parameter(torch.randn(8, 8) / 3), nn.Parameter(torch.zeros(8))
+        self.scale = nn.Parameter(torch.ones(8))
+
+    def forward(self, x):
+        y = torch.addmm(self.b, x.flatten(0, 1), self.w).unflatten(0, x.shape[:2])
+        y = y * torch.rsqrt(y.pow(2).mean(-1, keepdim=True) + 1e-6) * self.scale
+        q = torch.einsum("btk,kn->btn", y, self.w.t())
+        y = x + F.scaled_dot_product_attention(q, y, F.softplus(y) - y / 2, is_causal=True)
+        return F.mse_loss(F.linear(y, self.w), x, reduction="none") + (y @ self.w) ** 3
+
+
+@pytest.mark.parametrize("rounding", ["nearest_even", "stochastic"])
+def test_functions_compiled_and_recomputed_have_the_same_bits(same_every_way, rounding):
+    recipe = Recipe(
+        operands=dict.fromkeys(("input", "weight", "error"), f"mxfp8_e4m3/{rounding}"),
+        elementwise=f"bf16/{rounding}",
+    )
+    torch.manual_seed(0)
+    model, x = Functional(), torch.randn(2, 5, 8)
+    same_every_way(model, lambda m: emulate(m, None, recipe, seed=3), x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: (1 - x) / (2 / x) ** 3,
+        lambda x: (2**x).mul_(3.1).add_(x) ** 1.5,
+        lambda x: (x - x.mean(0)) / x.std(0),
+        lambda x: F.cross_entropy(x, torch.tensor([0, 1, 2])) * x.logsumexp(1),
+        lambda x: F.avg_pool1d(F.elu(x)[None], 2, padding=1),
+        lambda x: torch.addcmul(x, x, x + 1, value=0.3).norm(dim=-1),
+        nn.Hardswish(),
+    ],
+)
+def test_arithmetic_compiled_has_the_same_bits(same, function):
+    class Arithmetic(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.function = function
+
+        def forward(self, x):
+            return self.function(x)
+
+    torch._dynamo.reset()
+    model, x = Arithmetic(), torch.rand(3, 4) + 0.1
+    plain = model(x)
+    emulate(model, None, Recipe(elementwise="bf16"))
+    found = model(x)
+    assert not torch.equal(found, plain)
+    same(torch.compile(model, fullgraph=True, backend="aot_eager")(x), found)
