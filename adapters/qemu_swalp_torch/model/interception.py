@@ -69,7 +69,7 @@ def _is_traced_python(function: Callable[..., Any]) -> bool:
 
 
 def _by_name(frame: Frame, function: Callable[..., Any]) -> Callable[..., Any] | None:
-    name = known_operator(function) if is_operator(function) else function.__name__
+    name = (known_operator(function) or "") if is_operator(function) else function.__name__
     handler = products.BY_NAME.get(name)
     if handler is None and frame.functions is not None:
         handler = arithmetic.BY_NAME.get(name)
