@@ -51,7 +51,8 @@ def test_the_average_is_the_cores() -> None:
 
 
 def test_axis_words_are_those_of_the_layers() -> None:
-    for make in (EMA, LAWA, SQWA, Averaging):
+    makers: list[Any] = [EMA, LAWA, SQWA, Averaging]
+    for make in makers:
         words, recorder = PolicyAverage(make(quantizer="bfp<4,axis=out>/nearest_even")), Recorder()
         model = compiled(SGD(0.1, recipe=Recipe(weight="fp16")), jit_compile=False)
         model.fit(*data(), batch_size=8, shuffle=False, callbacks=[recorder, words], verbose=0)
