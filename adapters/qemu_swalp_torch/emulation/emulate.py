@@ -20,8 +20,9 @@ from ..model.activations import quantize_activations
 from ..model.coverage import POLICIES
 from ..model.elementwise import quantize_elementwise
 from ..model.handle import SiteHandle, disabled
+from ..model.kinds import computes_itself
 from ..model.matmuls import quantize_gemms
-from ..model.selection import Selection, is_excluded
+from ..model.selection import COMPUTING_MODULES, Selection, is_excluded
 from ..optim.wrap import quantize_optimizer, unquantize_optimizer
 from ..tensors.model_names import named_modules
 from .report import lines_of
@@ -48,7 +49,8 @@ def emulate(
     """Apply all that a recipe says: to activations and errors, operands and sums of all products,
     elementwise operations, the optimizer's tensors, and, if asked, the average.
 
-    Every product that the model makes, forward and backward, is rounded as the recipe says, or the
+    Activations are the outputs of `COMPUTING_MODULES` and of modules of one's own that have no
+    others within and compute something. Every product that the model makes, forward and backward, is rounded as the recipe says, or the
     first forward raises. `print(handle)` shows what is rounded where.
 
     Parameters
@@ -104,7 +106,9 @@ def emulate(
             if section not in recipe.sections:
                 continue
             options: dict[str, Any] = {"exclude": exclude, **common}
-            if section != "activations":
+            if section == "activations":
+                options["modules"] = (*COMPUTING_MODULES, computes_itself)
+            else:
                 options["uncovered"] = uncovered
             if section == "products":
                 options["attention"] = attention

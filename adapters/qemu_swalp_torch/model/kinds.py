@@ -48,6 +48,13 @@ def computes(kind: Any) -> bool:
     )
 
 
+def computes_itself(name: str, module: nn.Module) -> bool:
+    """Whether a module of the user's has no others within, and computes new numbers."""
+    kind = type(module)
+    alone = not is_known(kind) and not any(True for _ in module.children())
+    return alone and (computes(kind) or multiplies(kind, True))
+
+
 def is_known(kind: type[nn.Module]) -> bool:
     """Whether the forward of a kind is PyTorch's own, or that of `Matmul`."""
     if forward_of(kind) is Matmul.forward:

@@ -318,3 +318,18 @@ def test_arithmetic_compiled_has_the_same_bits(same, function):
     found = model(x)
     assert not torch.equal(found, plain)
     same(torch.compile(model, fullgraph=True, backend="aot_eager")(x), found)
+
+
+def test_outputs_of_ones_own_modules_are_activations(on_grid):
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.randn(4, 4))
+
+        def forward(self, x):
+            return x @ self.w
+
+    model = nn.Sequential(Scale(), nn.Flatten(), Nothing())
+    handle = emulate(model, None, Recipe(activation="e4m3fn/nearest_even"))
+    assert handle.handles["activations"].names == ["0"]
+    assert on_grid(model(torch.randn(3, 4)), "e4m3fn")
