@@ -49,9 +49,10 @@ def emulate(
     """Apply all that a recipe says: to activations and errors, operands and sums of all products,
     elementwise operations, the optimizer's tensors, and, if asked, the average.
 
-    Activations are the outputs of `COMPUTING_MODULES` and of modules of one's own that have no
-    others within and compute something. Every product that the model makes, forward and backward, is rounded as the recipe says, or the
-    first forward raises. `print(handle)` shows what is rounded where.
+    Activations are the outputs of `COMPUTING_MODULES`, and of modules of one's own that have no
+    others within and compute something. Every product that the model makes, forward and backward,
+    is rounded as the recipe says, or the first forward raises. `print(handle)` shows what is
+    rounded where.
 
     Parameters
     ----------

@@ -50,7 +50,7 @@ def computes(kind: Any) -> bool:
 
 def computes_itself(name: str, module: nn.Module) -> bool:
     """Whether a module of the user's has no others within, and computes new numbers."""
-    kind = type(module)
+    kind: Any = type(module)
     alone = not is_known(kind) and not any(True for _ in module.children())
     return alone and (computes(kind) or multiplies(kind, True))
 
