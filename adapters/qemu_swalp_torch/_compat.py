@@ -137,6 +137,16 @@ def native_functions() -> tuple[Any, ...]:
     return torch._C._nn, torch._C._linalg, torch._C._VariableFunctions  # type: ignore[attr-defined]
 
 
+def transforms_are_active() -> bool:
+    """Whether a transform of `torch.func` is running."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def is_transformed(x: Tensor) -> bool:
+    """Whether a tensor stands for others in a transform of `torch.func`."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(x)
+
+
 def version_of(x: Tensor) -> int:
     """How often a tensor was written in place, as autograd counts."""
     return x._version

@@ -15,6 +15,7 @@ import qemu_swalp
 from qemu_swalp import Accumulation, RandomBits
 
 from ..tensors.custom_ops import Rule, is_traced, known_step, signed, step_tensor, unsigned
+from ..tensors.transforms import Transformable, applied, needs_function, transformable
 
 
 class Geometry(NamedTuple):
@@ -30,8 +31,8 @@ class Geometry(NamedTuple):
 
 def times(a: Tensor, b: Tensor, rule: Rule) -> Tensor:
     """a·b, batched and broadcast; the gradient is that of the exact product."""
-    if torch.is_grad_enabled() and (a.requires_grad or b.requires_grad):  # create_graph=True
-        result: Tensor = _Times.apply(a, b, rule)  # type: ignore[no-untyped-call]
+    if needs_function(a, b):  # create_graph=True
+        result: Tensor = applied(_Times, a, b, rule)
         return result
     if is_traced():
         traced: Tensor = _multiply(
@@ -44,11 +45,15 @@ def times(a: Tensor, b: Tensor, rule: Rule) -> Tensor:
     return product
 
 
-class _Times(torch.autograd.Function):
+@transformable
+class _Times(Transformable):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, rule: Rule) -> Tensor:
-        ctx.save_for_backward(a, b)
+    def forward(a: Tensor, b: Tensor, rule: Rule) -> Tensor:
         return times(a, b, rule)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
     def backward(ctx: Any, *errors: Any) -> Any:

@@ -27,6 +27,7 @@ from ..tensors.custom_ops import (
     unsigned,
 )
 from ..tensors.observers import Label, observe, watched
+from ..tensors.transforms import Transformable, applied, needs_function, transformable
 from .function_table import FUNCTIONS, slope
 
 PLAIN: dict[str, Callable[..., Tensor]] = {
@@ -81,6 +82,10 @@ class ElementwiseRules(NamedTuple):
             site=self.site,
             role=name,
         )
+
+    def for_sample(self, i: int) -> ElementwiseRules:
+        """For a sample of `torch.vmap`; the first draws as a call without it."""
+        return self.within(f"sample{i}") if i else self
 
     def within(self, part: str) -> ElementwiseRules:
         """For a part of the call that numbers its operations anew."""
@@ -140,9 +145,8 @@ class RoundedArithmetic:
 
 def operate(operation: str, operands: list[Tensor], rule: Rule) -> Tensor:
     """The operation rounded; its gradient is that of the exact one."""
-    if torch.is_grad_enabled() and any(x.requires_grad for x in operands):  # create_graph=True
-        value = operate(operation, [x.detach() for x in operands], rule)
-        result: Tensor = _Valued.apply(PLAIN[operation](*operands), value)  # type: ignore[no-untyped-call]
+    if needs_function(*operands):  # create_graph=True
+        result: Tensor = applied(_Valued, PLAIN[operation](*operands), operation, rule, *operands)
         return result
     if is_traced():
         traced: Tensor = _elementwise(
@@ -178,16 +182,21 @@ def operate(operation: str, operands: list[Tensor], rule: Rule) -> Tensor:
     return tensor_of(getattr(qemu_swalp, operation)(*arrays, quantizer, random=random))
 
 
-class _Valued(torch.autograd.Function):
-    """A value, with the gradient of what it stands for."""
+@transformable
+class _Valued(Transformable):
+    """An operation rounded, with the gradient of the exact result that is passed beside it."""
 
     @staticmethod
-    def forward(ctx: Any, exact: Tensor, value: Tensor) -> Tensor:
-        return value.clone()
+    def forward(exact: Tensor, operation: str, rule: Rule, *operands: Tensor) -> Tensor:
+        return operate(operation, [x.detach() for x in operands], rule).clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.count = len(inputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return gradients[0], None
+        return gradients[0], *(None,) * (ctx.count - 1)
 
 
 @torch.library.custom_op("qemu_swalp::elementwise", mutates_args=())

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from qemu_swalp.training import functional
 
+from ..tensors.transforms import Transformable, applied, transformable
 from .elementwise import ElementwiseRules, RoundedArithmetic
 from .losses import Losses
 from .normalize import affine, standardize, standardize_by
@@ -37,7 +38,7 @@ class ElementwiseFunctions(Losses, Pooling):
     """
 
     def _formula(self, name: str, x: Tensor) -> Tensor:
-        result: Tensor = _Formula.apply(x, name, self._next())  # type: ignore[no-untyped-call]
+        result: Tensor = applied(_Formula, x, name, self._next())
         return result
 
     def softmax(
@@ -210,14 +211,17 @@ def _autocast(x: Tensor) -> Tensor:
     return x.float() if torch.is_autocast_enabled(x.device.type) else x
 
 
-class _Formula(torch.autograd.Function):
+@transformable
+class _Formula(Transformable):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, name: str, rules: ElementwiseRules) -> Tensor:
-        function, _, of_output = FORMULAS[name]
-        y: Tensor = function(RoundedArithmetic(rules, "forward"), x)
-        ctx.save_for_backward(y if of_output else x)
-        ctx.name, ctx.rules = name, rules
+    def forward(x: Tensor, name: str, rules: ElementwiseRules) -> Tensor:
+        y: Tensor = FORMULAS[name][0](RoundedArithmetic(rules, "forward"), x)
         return y
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, ctx.name, ctx.rules = inputs
+        ctx.save_for_backward(output if FORMULAS[ctx.name][2] else x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:

@@ -19,6 +19,7 @@ from qemu_swalp.interop.torch import unviewed
 from .._compat import without_interception
 from ..tensors.custom_ops import Rule, apply_rule
 from ..tensors.straight_through import straight_through
+from ..tensors.transforms import Transformable, applied, needs_function, transformable
 from .accumulate import Geometry, convolve, gradient_of_input, gradient_of_weight, times
 
 
@@ -46,7 +47,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands) -
     """
     with without_interception():
         rows, weight, bias = autocast(x.reshape(-1, x.shape[-1]), weight, bias)
-        y: Tensor = _Linear.apply(rows, weight, bias, operands)  # type: ignore[no-untyped-call]
+        y: Tensor = applied(_Linear, rows, weight, bias, operands)
         return y.reshape(*x.shape[:-1], weight.shape[0])
 
 
@@ -59,7 +60,7 @@ def matmul(a: Tensor, b: Tensor, operands: Operands) -> Tensor:
     """
     with without_interception():
         a, b, _ = autocast(a, b.view_as(b) if a is b else b, None)
-        result: Tensor = _Matmul.apply(a, b, operands)  # type: ignore[no-untyped-call]
+        result: Tensor = applied(_Matmul, a, b, operands)
     return result
 
 
@@ -77,7 +78,7 @@ def convolution(
     """
     with without_interception():
         x, weight, bias = autocast(x, weight, bias)
-        result: Tensor = _Convolution.apply(x, weight, bias, geometry, operands)  # type: ignore[no-untyped-call]
+        result: Tensor = applied(_Convolution, x, weight, bias, geometry, operands)
     return result
 
 
@@ -95,7 +96,7 @@ def autocast(
 def _rounded(x: Tensor, rule: Rule | None) -> Tensor:
     if rule is None:
         return x
-    if torch.is_grad_enabled() and x.requires_grad:  # create_graph=True: straight-through
+    if needs_function(x):  # create_graph=True: straight-through
         return straight_through(x, rule, None)
     return apply_rule(x, rule)
 
@@ -112,15 +113,17 @@ def _matmul(a: Tensor, b: Tensor, rule: Rule | None) -> Tensor:
     return torch.matmul(a, b) if rule is None else times(a, b, rule)
 
 
-class _Linear(torch.autograd.Function):
+@transformable
+class _Linear(Transformable):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands
-    ) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.operands = operands
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands) -> Tensor:
         w = _rounded(unviewed(weight), operands.forward_weight)
         return _product(_rounded(x, operands.forward_input), w, operands.forward_sum, bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.operands = inputs[3]
 
     @staticmethod
     def backward(ctx: Any, *errors: Any) -> Any:
@@ -139,11 +142,15 @@ class _Linear(torch.autograd.Function):
         return dx, dw, db, None
 
 
-class _Matmul(torch.autograd.Function):
+@transformable
+class _Matmul(Transformable):
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, operands: Operands) -> Tensor:
-        ctx.save_for_backward(a, b)
-        ctx.operands = operands
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.operands = inputs[2]
+
+    @staticmethod
+    def forward(a: Tensor, b: Tensor, operands: Operands) -> Tensor:
         return _matmul(
             _rounded(a, operands.forward_input),
             _rounded(b.mT, operands.forward_weight).mT,
@@ -173,18 +180,21 @@ class _Matmul(torch.autograd.Function):
         return da, db, None
 
 
-class _Convolution(torch.autograd.Function):
+@transformable
+class _Convolution(Transformable):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.save_for_backward(*inputs[:2])
+        ctx.geometry, ctx.operands = inputs[3:]
+
     @staticmethod
     def forward(
-        ctx: Any,
         x: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         geometry: Geometry,
         operands: Operands,
     ) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.geometry, ctx.operands = geometry, operands
         a = _over_channels(x, operands.forward_input, geometry.groups)
         w = _kernel(weight, operands.forward_weight, geometry, forward=True)
         if operands.forward_sum is None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from qemu_swalp.interop.torch import unviewed
 from qemu_swalp.training import functional
 
+from ..tensors.transforms import Transformable, applied, transformable
 from .elementwise import ElementwiseRules, RoundedArithmetic
 
 
@@ -19,37 +20,42 @@ def standardize(
     """(x - μ)/√(σ² + ε) of rows, with μ and σ², which carry no gradient; of centered=False μ is
     0.
     """
-    result: tuple[Tensor, Tensor, Tensor] = _Standardize.apply(x, eps, centered, rules)  # type: ignore[no-untyped-call]
-    return result
+    z, mean, variance, _ = applied(_Standardize, x, eps, centered, rules)
+    return z, mean, variance
 
 
 def standardize_by(
     x: Tensor, mean: Tensor, variance: Tensor, eps: float, rules: ElementwiseRules
 ) -> Tensor:
     """(x - mean)/√(variance + ε) of rows by statistics that carry no gradient."""
-    result: Tensor = _StandardizeBy.apply(x, mean, variance, eps, rules)  # type: ignore[no-untyped-call]
-    return result
+    y: Tensor = applied(_StandardizeBy, x, mean, variance, eps, rules)[0]
+    return y
 
 
 def affine(
     z: Tensor, weight: Tensor | None, bias: Tensor | None, rules: ElementwiseRules
 ) -> Tensor:
     """z·weight + bias; z of shape (A, P, B), weight and bias with P elements."""
-    result: Tensor = _Affine.apply(z, weight, bias, rules.within("affine"))  # type: ignore[no-untyped-call]
+    result: Tensor = applied(_Affine, z, weight, bias, rules.within("affine"))
     return result
 
 
-class _Standardize(torch.autograd.Function):
+@transformable
+class _Standardize(Transformable):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, eps: float, centered: bool, rules: ElementwiseRules
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        x: Tensor, eps: float, centered: bool, rules: ElementwiseRules
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         z, r, mean, variance = _standardized(x, eps, centered, rules)
         mean = torch.zeros_like(variance) if mean is None else mean
-        ctx.save_for_backward(x, z, r)
-        ctx.mark_non_differentiable(mean, variance)
-        ctx.eps, ctx.centered, ctx.rules = eps, centered, rules
-        return z, mean, variance
+        return z, mean, variance, r
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, ctx.eps, ctx.centered, ctx.rules = inputs
+        z, *others = output
+        ctx.save_for_backward(x, z, others[-1])
+        ctx.mark_non_differentiable(*others)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -75,18 +81,22 @@ def _standardized(
     return ops.multiply(d, r), r, mean, variance
 
 
-class _StandardizeBy(torch.autograd.Function):
+@transformable
+class _StandardizeBy(Transformable):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, mean: Tensor, variance: Tensor, eps: float, rules: ElementwiseRules
-    ) -> Tensor:
+        x: Tensor, mean: Tensor, variance: Tensor, eps: float, rules: ElementwiseRules
+    ) -> tuple[Tensor, Tensor]:
         ops = RoundedArithmetic(rules, "forward")
         d = ops.subtract(x, mean.to(x.dtype))
         r = functional.reciprocal_root(ops, variance.to(x.dtype), eps)
-        ctx.save_for_backward(r)
-        ctx.rules = rules
-        y: Tensor = ops.multiply(d, r)
-        return y
+        return ops.multiply(d, r), r
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.rules = inputs[-1]
+        ctx.save_for_backward(output[1])
+        ctx.mark_non_differentiable(output[1])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -100,16 +110,21 @@ class _StandardizeBy(torch.autograd.Function):
         )
 
 
-class _Affine(torch.autograd.Function):
+@transformable
+class _Affine(Transformable):
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, weight: Tensor | None, bias: Tensor | None, rules: ElementwiseRules
+        z: Tensor, weight: Tensor | None, bias: Tensor | None, rules: ElementwiseRules
     ) -> Tensor:
         ops = RoundedArithmetic(rules, "forward")
-        ctx.save_for_backward(z, weight)
-        ctx.rules, ctx.shape = rules, None if bias is None else bias.shape
         y = z if weight is None else ops.multiply(z, _column(weight, z))
         return y.clone() if bias is None else ops.add(y, _column(bias, z))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        z, weight, bias, ctx.rules = inputs
+        ctx.save_for_backward(z, weight)
+        ctx.shape = None if bias is None else bias.shape
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:

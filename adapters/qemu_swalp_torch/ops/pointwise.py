@@ -11,6 +11,7 @@ from torch import Tensor
 
 from qemu_swalp.training import functional
 
+from ..tensors.transforms import Transformable, applied, transformable
 from .elementwise import ElementwiseRules, RoundedArithmetic
 from .function_table import FUNCTIONS, slope
 
@@ -31,7 +32,7 @@ def apply(name: str, rules: ElementwiseRules, *operands: Number) -> Tensor:
     if len(tensors) == 2 and operands[0] is operands[1]:  # torch.compile refuses the same twice
         operands = (operands[0], tensors[1].view_as(tensors[1]))
     a, b, c = (*operands, None, None)[:3]
-    result: Tensor = _Operation.apply(a, b, c, name, rules)  # type: ignore[no-untyped-call]
+    result: Tensor = applied(_Operation, a, b, c, name, rules)
     return result
 
 
@@ -45,18 +46,19 @@ def _promoted(tensors: Sequence[Tensor]) -> torch.dtype:
     return dtype
 
 
-class _Operation(torch.autograd.Function):
+@transformable
+class _Operation(Transformable):
     @staticmethod
     def forward(
-        ctx: Any,
-        a: Number,
-        b: Number | None,
-        c: Number | None,
-        name: str,
-        rules: ElementwiseRules,
+        a: Number, b: Number | None, c: Number | None, name: str, rules: ElementwiseRules
     ) -> Tensor:
         operands = [x for x in (a, b, c) if x is not None]
-        y = _computed(RoundedArithmetic(rules, "forward"), name, operands)
+        return _computed(RoundedArithmetic(rules, "forward"), name, operands)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        (a, b, c, name, rules), y = inputs, output
+        operands = [x for x in (a, b, c) if x is not None]
         needed = ctx.needs_input_grad[: len(operands)]
         saved = [x if _is_saved(name, i, needed) else None for i, x in enumerate(operands)]
         ctx.save_for_backward(
@@ -66,7 +68,6 @@ class _Operation(torch.autograd.Function):
         ctx.constants = [None if isinstance(x, Tensor) else x for x in operands]
         ctx.shapes = [x.shape if isinstance(x, Tensor) else None for x in operands]
         ctx.name, ctx.rules = name, rules
-        return y
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from qemu_swalp import Format, RandomBits, Rounding
@@ -13,6 +12,7 @@ from qemu_swalp.training import Quantizer
 
 from .._compat import without_interception
 from .custom_ops import Rule, apply_rule, is_stochastic, pair_string, quantizer_string, rule_of
+from .transforms import Transformable, applied, needs_function, transformable
 
 
 def quantize(
@@ -25,6 +25,8 @@ def quantize(
     backward_random: RandomBits | None = None,
 ) -> Tensor:
     """x rounded, with a gradient: straight-through, and rounded itself where `backward` is given.
+
+    Under `torch.vmap` each sample is a tensor of its own, and sample i draws from stream + i.
 
     a = Q_A(x) forward and e = Q_E(∂L/∂a) backward: steps 1 and 2 of algorithm 2 of Yang et al.
     2019.
@@ -68,15 +70,19 @@ def quantize(
 def straight_through(x: Tensor, forward: Rule | None, backward: Rule | None) -> Tensor:
     """`quantize` without checks."""
     with without_interception():
-        result: Tensor = _StraightThrough.apply(x, forward, backward)  # type: ignore[no-untyped-call]
+        result: Tensor = applied(_StraightThrough, x, forward, backward)
     return result
 
 
-class _StraightThrough(torch.autograd.Function):
+@transformable
+class _StraightThrough(Transformable):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, forward: Rule | None, backward: Rule | None) -> Tensor:
-        ctx.rule = backward
+    def forward(x: Tensor, forward: Rule | None, backward: Rule | None) -> Tensor:
         return x.clone() if forward is None else apply_rule(x, forward)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.rule = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
@@ -84,9 +90,7 @@ class _StraightThrough(torch.autograd.Function):
         rule = ctx.rule
         if rule is None:
             return gradient, None, None
-        if (
-            torch.is_grad_enabled() and gradient.requires_grad
-        ):  # create_graph=True: straight-through once more
+        if needs_function(gradient):  # create_graph=True: straight-through once more
             return straight_through(gradient, rule, None), None, None
         return apply_rule(gradient, rule), None, None
 

@@ -334,4 +334,9 @@ def test_what_the_core_touches():
     torch.func.vmap(lambda x: seen.append(wrapped(x)) or x)(torch.zeros(2))
     assert seen == [True], changed("is_functorch_wrapped_tensor")
     assert not wrapped(torch.zeros(2)), changed("is_functorch_wrapped_tensor")
+    active = []
+    torch.func.grad(lambda x: active.append(_compat.transforms_are_active()) or x)(torch.ones(()))
+    torch.func.vmap(lambda x: active.append(_compat.transforms_are_active()) or x)(torch.ones(2))
+    assert active == [True, True], changed("transforms_are_active")
+    assert not _compat.transforms_are_active(), changed("transforms_are_active")
     assert _disable_dynamo(lambda x: x + 1)(1) == 2, changed("_disable_dynamo")
