@@ -27,7 +27,13 @@ from ..tensors.custom_ops import (
     unsigned,
 )
 from ..tensors.observers import Label, observe, watched
-from ..tensors.transforms import Transformable, applied, needs_function, transformable
+from ..tensors.transforms import (
+    Transformable,
+    applied,
+    for_sample,
+    needs_function,
+    transformable,
+)
 from .function_table import FUNCTIONS, slope
 
 PLAIN: dict[str, Callable[..., Tensor]] = {
@@ -68,13 +74,15 @@ class ElementwiseRules(NamedTuple):
     """Of the call among several; set apart from those of others by random streams of its own."""
     site: str = ""
     """Name of the module, for monitors."""
+    samples: tuple[int, ...] = ()
+    """Within nested `torch.vmap`s the number of the sample in each."""
 
     def of(self, name: str, number: int) -> Rule | None:
         """For one of `ELEMENTWISE`, the operation of that number in its direction."""
         quantizer = self.quantizers[ELEMENTWISE.index(name)]
         if quantizer is None:
             return None
-        return Rule(
+        rule = Rule(
             quantizer,
             self.seed,
             stream(f"{name}{self.part}.{number}", self.module_index),
@@ -82,10 +90,13 @@ class ElementwiseRules(NamedTuple):
             site=self.site,
             role=name,
         )
+        for i in self.samples:
+            rule = for_sample(rule, i)
+        return rule
 
     def for_sample(self, i: int) -> ElementwiseRules:
-        """For a sample of `torch.vmap`; the first draws as a call without it."""
-        return self.within(f"sample{i}") if i else self
+        """For a sample of `torch.vmap`."""
+        return self._replace(samples=(*self.samples, i))
 
     def within(self, part: str) -> ElementwiseRules:
         """For a part of the call that numbers its operations anew."""

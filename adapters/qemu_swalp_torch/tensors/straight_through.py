@@ -26,7 +26,7 @@ def quantize(
 ) -> Tensor:
     """x rounded, with a gradient: straight-through, and rounded itself where `backward` is given.
 
-    Under `torch.vmap` each sample is a tensor of its own, and sample i draws from stream + i.
+    Under `torch.vmap` each sample is a tensor of its own and has random bits of its own.
 
     a = Q_A(x) forward and e = Q_E(∂L/∂a) backward: steps 1 and 2 of algorithm 2 of Yang et al.
     2019.

@@ -1,8 +1,8 @@
 """Autograd Functions within the transforms of `torch.func`: `grad`, `vmap`, `jacrev`.
 
 Under `vmap` each sample is a tensor of its own: blocks and scales lie within it, and sample i draws
-its random bits from the streams of sample 0, plus i. Sample 0 has the bits of a call without
-`vmap`.
+its random bits from stream (s·FACTOR + i) mod 2^64, where a call without `vmap` has stream s; of
+nested ones each has its turn, so that samples (0, 1) and (1, 0) differ.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from .._compat import is_transformed, transforms_are_active
 from .custom_ops import Rule
 
 STREAMS = 1 << 64
+FACTOR = 6364136223846793005
+"""Of Knuth's generator MMIX (The Art of Computer Programming 2, 3.3.4): odd, thus a permutation."""
 
 
 class Transformable(torch.autograd.Function):
@@ -69,7 +71,7 @@ def applied(function: Any, *inputs: Any) -> Any:
 def for_sample(x: Any, i: int) -> Any:
     """Rules, or a tuple of them, with the random streams of sample i."""
     if isinstance(x, Rule):
-        return x._replace(stream=(x.stream + i) % STREAMS)
+        return x._replace(stream=(x.stream * FACTOR + i) % STREAMS)
     if hasattr(x, "for_sample"):
         return x.for_sample(i)
     if isinstance(x, tuple) and hasattr(x, "_fields"):

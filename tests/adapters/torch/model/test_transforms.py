@@ -4,6 +4,7 @@ import pytest
 import torch
 from qemu_swalp_torch import emulate
 from qemu_swalp_torch.tensors.straight_through import quantize
+from qemu_swalp_torch.tensors.transforms import FACTOR
 from torch import nn
 from torch.func import functional_call, grad, vmap
 
@@ -91,14 +92,24 @@ def test_a_sample_is_a_tensor_of_its_own(axis):
     assert not torch.equal(found, quantize(x, "bfp<6>").movedim(axis, 0))
 
 
-def test_random_bits_differ_by_sample_and_the_first_has_those_without_vmap():
+def test_random_bits_differ_by_sample():
     x = torch.full((3, 64), 0.3)
     bits = RandomBits(1, 2, 3)
     found = vmap(lambda s: quantize(s, "fixed<8,2>", "stochastic", random=bits))(x)
     for i, sample in enumerate(found):
-        own = RandomBits(1, 2 + i, 3)
+        own = RandomBits(1, (2 * FACTOR + i) % 2**64, 3)
         assert torch.equal(sample, quantize(x[i], "fixed<8,2>", "stochastic", random=own))
     assert not torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("section", ["activation", "operands", "elementwise"])
+def test_random_bits_differ_by_sample_of_nested_vmaps(section):
+    how = "fixed<8,4>/stochastic"
+    model = nn.Sequential(nn.Linear(32, 32), nn.GELU())
+    emulate(model, None, Recipe(**{section: {"input": how} if section == "operands" else how}))
+    with torch.no_grad():
+        found = vmap(vmap(model))(torch.full((3, 3, 32), 0.3)).flatten(0, 1)
+    assert len({tuple(sample.tolist()) for sample in found}) == 9
 
 
 def test_second_derivatives():
