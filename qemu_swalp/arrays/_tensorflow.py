@@ -19,6 +19,11 @@ except ImportError:
         return True
 
 
+def under_xla() -> bool:
+    """Whether the graph that is being traced is one that XLA compiles."""
+    return bool(within_xla(tf.compat.v1.get_default_graph()))
+
+
 INTEGER = {16: tf.int16, 32: tf.int32, 64: tf.int64}
 UNSIGNED = {8: tf.uint8, 16: tf.uint16, 32: tf.uint32}
 MASK = 0xFFFFFFFF
@@ -187,7 +192,7 @@ class TensorflowNamespace(Namespace):
     def generator_device(self, like: Array) -> str | None:
         if tf.executing_eagerly():
             return str(like.device)
-        return None if within_xla(tf.compat.v1.get_default_graph()) else ""
+        return None if under_xla() else ""
 
     def generate(
         self, first: Any, skipped: Any, count: int | Array, step: Any, key: Sequence[Any]

@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from importlib.util import find_spec
@@ -51,6 +52,14 @@ GENERATORS = {
 """Expression that tells, for each device, whether the module's own Philox generator gives our
 random words.
 """
+
+REFUSALS = {
+    name: (
+        f"__import__('qemu_swalp.kernels.backends.{name}', fromlist=['BACKEND']).BACKEND.refusals()"
+    )
+    for name in ("tensorflow", "jax")
+}
+"""Expression for the ways in which programs of the module call the kernels, and why they do not."""
 
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "3", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
 """Environment in which asking for devices neither chatters nor takes all of a GPU's memory."""
@@ -108,12 +117,14 @@ def probe(framework: str) -> Probe:
         framework,
         "from qemu_swalp.arrays import namespace_of; "
         "from qemu_swalp.random_bits import generator_agrees",
-        f"[m.__version__, {DEVICES[framework]}, all({GENERATORS.get(framework, [])})]",
+        f"[m.__version__, {DEVICES[framework]}, all({GENERATORS.get(framework, [])}),"
+        f" {REFUSALS.get(framework, {})}]",
     )
     if answer is None:
         return Probe(_version(framework), importable, "–", "–")
-    version, devices, generator = answer
-    return Probe(version, importable, ", ".join(devices) or "none", path(framework, generator))
+    version, devices, generator, refusals = answer
+    how = path(framework, generator, refusals)
+    return Probe(version, importable, ", ".join(devices) or "none", how)
 
 
 def probe_adapter(package: str) -> tuple[str, str, str]:
@@ -149,27 +160,25 @@ def _ask(module: str, first: str, expression: str) -> tuple[Any, str]:
     return json.loads(done.stdout.splitlines()[-1]), "yes"
 
 
-def path(framework: str, generator: bool) -> str:
+def path(framework: str, generator: bool, refusals: Mapping[str, str] | None = None) -> str:
     """How arrays of a library are quantized. `generator`: whether its own makes the random words
-    where it has one.
+    where it has one. `refusals`: see `REFUSALS`.
     """
-    if framework == "numpy":
-        return _host_path()
     if framework == "torch":
         cuda = _cuda_path("the reference implementation, since kernels need CuPy")
         return f"{_host_path()}; on CUDA {cuda}; in torch.compile by qemu_swalp_torch.quantize"
     if framework == "cupy":
         return _cuda_path("the reference implementation")
-    how = {"tensorflow": "eager or in tf.function", "jax": "compiled, also outside jit"}.get(
-        framework
-    )
+    if framework == "numpy" or not kernels.enabled() or cpu.library() is None:
+        return _host_path()
+    ways = [
+        f"{way}: reference implementation, since {reason}" if reason else f"{way}: {_host_path()}"
+        for way, reason in (refusals or {}).items()
+    ]
     words = "its own generator outside XLA" if generator else "the reference implementation"
-    parts = (
-        "reference implementation",
-        how,
-        framework in GENERATORS and f"random words by {words}",
-    )
-    return ", ".join(part for part in parts if part)
+    if framework in GENERATORS:
+        ways.append(f"random words without kernels by {words}")
+    return "; ".join(ways)
 
 
 def _host_path() -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["backend_of", "disabled", "enabled", "get_num_threads", "quantize", "set_num_threads"]
 
-BACKENDS = ("numpy", "torch", "cupy", "jax")
+BACKENDS = ("numpy", "torch", "cupy", "jax", "tensorflow")
 """Array libraries with a module of that name in `backends`."""
 
 _enabled = os.environ.get("QEMU_SWALP_KERNELS", "on") != "off"

@@ -290,6 +290,22 @@ def test_info_probes_pytorch(capsys: Capture) -> None:
     assert "on CUDA the reference implementation, since kernels need CuPy" in found.path
 
 
+@pytest.mark.parametrize(
+    ("library", "ways"),
+    [
+        ("jax", ["on a CPU as a custom call of XLA, eager and compiled"]),
+        ("tensorflow", ["eager and in graphs as an operation", "under XLA as a custom call"]),
+    ],
+)
+def test_info_says_how_programs_call_the_kernels(library: str, ways: list[str]) -> None:
+    path = info.probe(library).path
+    for way in ways:
+        assert f"{way}: compiled kernels (" in path
+    refused = info.path(library, False, dict.fromkeys(ways, "its version is unknown"))
+    for way in ways:
+        assert f"{way}: reference implementation, since its version is unknown" in refused
+
+
 def test_info_says_why_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qemu_swalp.kernels.cpu._loaded", lambda: (None, "no compiled kernels"))
     assert info.path("numpy", True).startswith(

@@ -316,7 +316,29 @@ class JaxJitKernels(JaxJit):
     half = None
 
 
-WITH_KERNELS = (JaxKernels, JaxJitKernels)
+class TensorflowKernels(Tensorflow):
+    name = "tensorflow-kernels"
+    kernels = True
+
+
+class TensorflowFunctionKernels(TensorflowFunction):
+    name = "tensorflow-function-kernels"
+    kernels = True
+
+
+class TensorflowXlaKernels(TensorflowXla):
+    name = "tensorflow-xla-kernels"
+    kernels = True
+    half = None
+
+
+WITH_KERNELS = (
+    JaxKernels,
+    JaxJitKernels,
+    TensorflowKernels,
+    TensorflowFunctionKernels,
+    TensorflowXlaKernels,
+)
 """For `tests/kernels/test_programs.py`, since their other operations are those of the others."""
 
 

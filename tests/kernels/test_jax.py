@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +17,7 @@ import qemu_swalp as q
 from qemu_swalp import kernels
 from qemu_swalp.kernels import stored_call
 from qemu_swalp.kernels.backends import jax as backend
+from tests.helpers.processes import run_alone
 
 X = np.random.default_rng(0).standard_normal((4, 16, 24)).astype(np.float32)
 RANDOM = q.RandomBits(2**40 + 3, q.stream_id("weight", 5), 7, offset=6)
@@ -172,7 +169,7 @@ def test_export_needs_no_package(tmp_path: Path) -> None:
     assert np.array_equal(exported.call(X), rounded(X))
     (tmp_path / "program").write_bytes(exported.serialize())
     np.savez(tmp_path / "arrays.npz", x=X, rounded=rounded(X))
-    _run(
+    run_alone(
         f"""
         import sys
         sys.modules["qemu_swalp"] = None
@@ -258,11 +255,11 @@ SHARDED = """
 
 
 def test_several_devices() -> None:
-    _run(SHARDED, XLA_FLAGS="--xla_force_host_platform_device_count=4")
+    run_alone(SHARDED, XLA_FLAGS="--xla_force_host_platform_device_count=4")
 
 
 def test_after_a_fork() -> None:
-    _run(
+    run_alone(
         """
         import os, warnings
         import jax, numpy as np
@@ -282,7 +279,7 @@ def test_after_a_fork() -> None:
 
 def test_without_the_library() -> None:
     """`cpu.refusal` says why; no warning, as for NumPy."""
-    _run(
+    run_alone(
         """
         import warnings
         import jax.numpy as jnp, numpy as np
@@ -297,13 +294,3 @@ def test_without_the_library() -> None:
         assert backend.refusal() == "no compiled kernels"
         """
     )
-
-
-def _run(script: str, **environment: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        env=dict(os.environ) | environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]

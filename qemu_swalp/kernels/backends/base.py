@@ -53,6 +53,12 @@ class KernelBackend(ABC):
         """a·b of accepted arrays; None if the kernels do not support them."""
         return None
 
+    def refusals(self) -> dict[str, str]:
+        """The ways in which programs of the library call the kernels, each with why they do not, as
+        a clause; "" if they do.
+        """
+        return {}
+
     def by_address(self) -> MemoryBackend | None:
         """Itself, if its arrays lie in memory where the kernels may read them now."""
         return None

@@ -54,6 +54,9 @@ class JaxBackend(KernelBackend):
     def accepts(self, x: Any, out: Any = None) -> bool:
         return out is None and refusal() == ""
 
+    def refusals(self) -> dict[str, str]:
+        return {"on a CPU as a custom call of XLA, eager and compiled": refusal()}
+
     def quantize(
         self,
         x: Array,

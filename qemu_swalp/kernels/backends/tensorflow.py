@@ -1,0 +1,120 @@
+"""TensorFlow tensors, eager and in graphs: on a CPU the kernels are an operation of TensorFlow, and
+under XLA a custom call.
+
+Importing this module registers the operation, as loading a SavedModel needs that was traced with
+the kernels. Functions that are traced while a model is being saved use the reference
+implementation, and need no package where they are loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import tensorflow as tf
+
+from ...arrays import Array
+from ...arrays._tensorflow import NAMESPACE, under_xla
+from ...arrays.dtypes import SourceDtype
+from ...random_bits import RandomBits
+from ...reference.context import Target
+from .. import cpu
+from ..stored_call import share_threads, stored_call, warn_of_refusal
+from .base import KernelBackend
+
+
+@cache
+def refusal() -> str:
+    """Why TensorFlow cannot call the kernels, as a clause; "" if it can."""
+    if cpu.library() is None:
+        return cpu.refusal()
+    if tf.config.list_physical_devices("GPU"):
+        return "TensorFlow has a GPU, on which a graph may run"
+
+    def register() -> str:
+        from . import tensorflow_op
+
+        share_threads()
+        return tensorflow_op.register()
+
+    return _refusal_of(register, "TensorFlow")
+
+
+@cache
+def xla_refusal() -> str:
+    """Why TensorFlow's XLA cannot call the kernels, as a clause; "" if it can."""
+
+    def register() -> str:
+        from . import tensorflow_op
+
+        return tensorflow_op.register_with_xla()
+
+    return refusal() or _refusal_of(register, "TensorFlow under XLA")
+
+
+def _refusal_of(register: Callable[[], str], library: str) -> str:
+    try:
+        reason = register()
+    except Exception as error:  # whichever a version without these interfaces raises
+        reason = str(error)
+    if reason:
+        reason = f"TensorFlow {tf.__version__} does not accept the kernels ({reason})"
+        warn_of_refusal(library, reason)
+    return reason
+
+
+class TensorflowBackend(KernelBackend):
+    """Tensors where there is no GPU: on which device a graph will run, nobody knows in tracing."""
+
+    def accepts(self, x: Any, out: Any = None) -> bool:
+        if out is not None or refusal():
+            return False
+        from .tensorflow_op import in_save_context
+
+        return not in_save_context()
+
+    def refusals(self) -> dict[str, str]:
+        return {
+            "eager and in graphs as an operation": refusal(),
+            "under XLA as a custom call": xla_refusal(),
+        }
+
+    def quantize(
+        self,
+        x: Array,
+        dtype: SourceDtype,
+        target: Target,
+        random: RandomBits | Array | None,
+        out: Array | None,
+    ) -> Array | None:
+        from . import tensorflow_op
+
+        x = tf.convert_to_tensor(x)
+        kind, operands = _operands(random, x)
+        call = stored_call(dtype, target, x.shape.rank, kind)
+        if call is None:
+            return None
+        if tf.executing_eagerly() or not under_xla():
+            return tensorflow_op.apply(x, operands, call)
+        if not x.shape.is_fully_defined() or xla_refusal():
+            return None
+        return tensorflow_op.apply_under_xla(x, operands, call)
+
+
+def _operands(random: RandomBits | Array | None, x: Any) -> tuple[str, list[Any]]:
+    if random is None:
+        return "none", []
+    if isinstance(random, RandomBits):
+        place = [random.offset // 4, random.offset % 4, *random.key]
+        return "counters", [tf.constant(place, tf.uint32), _word(random.step)]
+    return "words", [tf.bitcast(tf.reshape(random, tf.shape(x)), tf.uint32)]
+
+
+def _word(step: Any) -> Any:
+    word = NAMESPACE.as_words(step)
+    return tf.constant(word, tf.uint32) if isinstance(word, int) else word
+
+
+BACKEND = TensorflowBackend()
+refusal()
