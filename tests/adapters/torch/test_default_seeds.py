@@ -1,5 +1,5 @@
 """Without a seed, each optimizer, model and average draws random bits of its own, at each run of a
-program the same.
+program the same (clause RNG-6).
 """
 
 import copy

@@ -62,8 +62,8 @@ def trained(wrap, steps=4, recipe=RECIPE):
     model = nn.Linear(4, 3)
     inner = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     wrapper = wrap(inner)
-    assert quantize_optimizer(wrapper, recipe) is wrapper
-    averager = Averager(model)
+    assert quantize_optimizer(wrapper, recipe, seed=0) is wrapper
+    averager = Averager(model, seed=0)
     averager.attach(wrapper)
     for step in range(steps):
         x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
