@@ -79,14 +79,16 @@ class Call {
     if (random_count != expected || batch_axes < 0 || source.rank != target.rank)
       return "the operands of a call of qemu_swalp are others than it was made for";
     int64_t batches = 1, count = 1;
-    for (int64_t i = 0; i < target.rank; ++i) (i < batch_axes ? batches : count) *= target.lengths[i];
+    for (int64_t i = 0; i < target.rank; ++i)
+      (i < batch_axes ? batches : count) *= target.lengths[i];
     if (batches * count == 0) return nullptr;
     const Layout layout = layout_of(target.lengths + batch_axes);
     static constexpr int64_t item_sizes[] = {2, 2, 4, 8};
     const int64_t bytes = count * item_sizes[int(plan_.dtype)];
     for (int64_t i = 0; i < batches; ++i) {
       auto part = [&](const Operand& operand, int64_t size) {
-        return static_cast<const char*>(operand.data) + batch(i, operand, target, batch_axes) * size;
+        return static_cast<const char*>(operand.data) +
+               batch(i, operand, target, batch_axes) * size;
       };
       Random drawn{};
       if (stored_->random == RandomKind::words) {

@@ -25,40 +25,40 @@ constexpr int ok = 0, invalid_argument = 3;
 /// TensorFlow's numbers of our dtypes, in the order of `Dtype`.
 constexpr int dtypes[] = {19, 14, 1, 2};
 
-#define QS_TENSORFLOW(F)                                                                          \
-  F(TF_NewStatus, TF_Status*, ())                                                                 \
-  F(TF_DeleteStatus, void, (TF_Status*))                                                          \
-  F(TF_SetStatus, void, (TF_Status*, int, const char*))                                           \
-  F(TF_GetCode, int, (const TF_Status*))                                                          \
-  F(TF_NewOpDefinitionBuilder, TF_Builder*, (const char*))                                        \
-  F(TF_OpDefinitionBuilderAddAttr, void, (TF_Builder*, const char*))                              \
-  F(TF_OpDefinitionBuilderAddInput, void, (TF_Builder*, const char*))                             \
-  F(TF_OpDefinitionBuilderAddOutput, void, (TF_Builder*, const char*))                            \
-  F(TF_OpDefinitionBuilderSetShapeInferenceFunction, void,                                        \
-    (TF_Builder*, void (*)(TF_ShapeContext*, TF_Status*)))                                        \
-  F(TF_RegisterOpDefinition, void, (TF_Builder*, TF_Status*))                                     \
-  F(TF_NewShapeHandle, TF_Shape*, ())                                                             \
-  F(TF_DeleteShapeHandle, void, (TF_Shape*))                                                      \
-  F(TF_ShapeInferenceContextGetInput, void, (TF_ShapeContext*, int, TF_Shape*, TF_Status*))       \
-  F(TF_ShapeInferenceContextSetOutput, void, (TF_ShapeContext*, int, TF_Shape*, TF_Status*))      \
-  F(TF_NewKernelBuilder, TF_Builder*,                                                             \
-    (const char*, const char*, void* (*)(TF_Construction*), void (*)(void*, TF_Context*),         \
-     void (*)(void*)))                                                                            \
-  F(TF_RegisterKernelBuilder, void, (const char*, TF_Builder*, TF_Status*))                       \
-  F(TF_OpKernelConstruction_GetAttrSize, void,                                                    \
-    (TF_Construction*, const char*, int32_t*, int32_t*, TF_Status*))                              \
-  F(TF_OpKernelConstruction_GetAttrString, void,                                                  \
-    (TF_Construction*, const char*, char*, size_t, TF_Status*))                                   \
-  F(TF_OpKernelConstruction_Failure, void, (TF_Construction*, TF_Status*))                        \
-  F(TF_OpKernelContext_Failure, void, (TF_Context*, TF_Status*))                                  \
-  F(TF_NumInputs, int, (TF_Context*))                                                             \
-  F(TF_GetInput, void, (TF_Context*, int, TF_Tensor**, TF_Status*))                               \
-  F(TF_ForwardInputOrAllocateOutput, TF_Tensor*,                                                  \
-    (TF_Context*, const int*, int, int, const int64_t*, int, int*, TF_Status*))                   \
-  F(TF_DeleteTensor, void, (TF_Tensor*))                                                          \
-  F(TF_TensorType, int, (const TF_Tensor*))                                                       \
-  F(TF_NumDims, int, (const TF_Tensor*))                                                          \
-  F(TF_Dim, int64_t, (const TF_Tensor*, int))                                                     \
+#define QS_TENSORFLOW(F)                                                                     \
+  F(TF_NewStatus, TF_Status*, ())                                                            \
+  F(TF_DeleteStatus, void, (TF_Status*))                                                     \
+  F(TF_SetStatus, void, (TF_Status*, int, const char*))                                      \
+  F(TF_GetCode, int, (const TF_Status*))                                                     \
+  F(TF_NewOpDefinitionBuilder, TF_Builder*, (const char*))                                   \
+  F(TF_OpDefinitionBuilderAddAttr, void, (TF_Builder*, const char*))                         \
+  F(TF_OpDefinitionBuilderAddInput, void, (TF_Builder*, const char*))                        \
+  F(TF_OpDefinitionBuilderAddOutput, void, (TF_Builder*, const char*))                       \
+  F(TF_OpDefinitionBuilderSetShapeInferenceFunction, void,                                   \
+    (TF_Builder*, void (*)(TF_ShapeContext*, TF_Status*)))                                   \
+  F(TF_RegisterOpDefinition, void, (TF_Builder*, TF_Status*))                                \
+  F(TF_NewShapeHandle, TF_Shape*, ())                                                        \
+  F(TF_DeleteShapeHandle, void, (TF_Shape*))                                                 \
+  F(TF_ShapeInferenceContextGetInput, void, (TF_ShapeContext*, int, TF_Shape*, TF_Status*))  \
+  F(TF_ShapeInferenceContextSetOutput, void, (TF_ShapeContext*, int, TF_Shape*, TF_Status*)) \
+  F(TF_NewKernelBuilder, TF_Builder*,                                                        \
+    (const char*, const char*, void* (*)(TF_Construction*), void (*)(void*, TF_Context*),    \
+     void (*)(void*)))                                                                       \
+  F(TF_RegisterKernelBuilder, void, (const char*, TF_Builder*, TF_Status*))                  \
+  F(TF_OpKernelConstruction_GetAttrSize, void,                                               \
+    (TF_Construction*, const char*, int32_t*, int32_t*, TF_Status*))                         \
+  F(TF_OpKernelConstruction_GetAttrString, void,                                             \
+    (TF_Construction*, const char*, char*, size_t, TF_Status*))                              \
+  F(TF_OpKernelConstruction_Failure, void, (TF_Construction*, TF_Status*))                   \
+  F(TF_OpKernelContext_Failure, void, (TF_Context*, TF_Status*))                             \
+  F(TF_NumInputs, int, (TF_Context*))                                                        \
+  F(TF_GetInput, void, (TF_Context*, int, TF_Tensor**, TF_Status*))                          \
+  F(TF_ForwardInputOrAllocateOutput, TF_Tensor*,                                             \
+    (TF_Context*, const int*, int, int, const int64_t*, int, int*, TF_Status*))              \
+  F(TF_DeleteTensor, void, (TF_Tensor*))                                                     \
+  F(TF_TensorType, int, (const TF_Tensor*))                                                  \
+  F(TF_NumDims, int, (const TF_Tensor*))                                                     \
+  F(TF_Dim, int64_t, (const TF_Tensor*, int))                                                \
   F(TF_TensorData, void*, (const TF_Tensor*))
 
 #define QS_POINTER(name, result, arguments) result(*name) arguments = nullptr;
@@ -144,7 +144,8 @@ const char* compute(const Kernel& kernel, TF_Context* context, const Status& sta
   if (!is_ok(status)) return nullptr;
   const int64_t rank = int64_t(x.lengths.size());
   const Operand target{TF_TensorData(y.get()), rank, x.lengths.data()};
-  if (forwarded == candidate) return kernel.call.run(target, target, random, random_count, threads());
+  if (forwarded == candidate)
+    return kernel.call.run(target, target, random, random_count, threads());
   const Input source = input(context, 0, status);
   if (!is_ok(status)) return nullptr;
   return kernel.call.run(source.operand(), target, random, random_count, threads());
@@ -170,7 +171,7 @@ void infer_shape(TF_ShapeContext* context, TF_Status* status) {
 /// Registers the operation with the TensorFlow of a library that `dlopen` has given. Returns why
 /// that failed; null if it did not.
 QS_EXPORT const char* qs_register_tensorflow(void* library) {
-#define QS_FIND(name, result, arguments)                                  \
+#define QS_FIND(name, result, arguments)                               \
   name = reinterpret_cast<result(*) arguments>(dlsym(library, #name)); \
   if (!name) return "TensorFlow's library lacks " #name;
   QS_TENSORFLOW(QS_FIND)

@@ -173,7 +173,14 @@ QS_EXPORT const char* qs_register_xla(const void* (*get_api)(), const char* name
       api->version.minor < least_minor)
     return "its XLA has another version of the foreign function interface";
   auto handler = reinterpret_cast<Handler*>(qs_xla_quantize);
-  Registration registration{sizeof registration, nullptr, {name, std::strlen(name)}, {"Host", 4},
-                            nullptr, nullptr, nullptr, handler, 0};
+  Registration registration{sizeof registration,
+                            nullptr,
+                            {name, std::strlen(name)},
+                            {"Host", 4},
+                            nullptr,
+                            nullptr,
+                            nullptr,
+                            handler,
+                            0};
   return api->register_handler(&registration) ? "its XLA refused the custom call" : nullptr;
 }
