@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import qemu_swalp as q
-from tests.benchmarks import products, sgd_step
+from tests.benchmarks import products, programs, sgd_step
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.cases import CASES, ROUNDINGS, bits_of, matrix
 from tests.benchmarks.libraries import DEVICES, PAGE, Numpy, Torch
@@ -260,3 +260,16 @@ def test_products(capsys: pytest.CaptureFixture[str]) -> None:
         products.ACCUMULATIONS
     )
     assert all(float(column) > 0 for line in lines[-3:] for column in line.split()[-3:])
+
+
+def test_every_library_is_a_column(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--size", "8", "--seconds", "0.001", "--formats", "e4m3fn", "mxfp4"]
+    monkeypatch.setattr("sys.argv", ["programs", *options])
+    assert programs.main() == 0
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    for name in ("NumPy", "PyTorch", "TF eager", "TF graph", "TF XLA", "JAX eager", "JAX jit"):
+        assert name in head
+    assert [line.split()[0] for line in lines] == ["e4m3fn", "mxfp4"]
+    assert all(len(re.findall(r"[\d.]+ / [\d.]+", line)) == 7 for line in lines)

@@ -80,7 +80,7 @@ def _module(operands: Sequence[Any], call: bytes) -> str:
     names = [f"%arg{i}" for i in range(len(operands))]
     parameters = ", ".join(f"{name}: {kind}" for name, kind in zip(names, types, strict=True))
     orders = [_order(operand.shape.rank) for operand in operands]
-    escaped = "".join(f"\\{byte:02X}" for byte in call)
+    escaped = "\\" + call.hex("\\")
     return f"""module @{TARGET} {{
   func.func public @main({parameters}) -> {types[0]} {{
     %0 = stablehlo.custom_call @{TARGET}({", ".join(names)}) {{
