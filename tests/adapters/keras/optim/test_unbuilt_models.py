@@ -67,7 +67,13 @@ def test_without_a_recipe_the_inner_optimizer_trains_as_by_itself() -> None:
 def test_our_sgd_with_an_accumulator_that_averages_from_the_start(options: dict[str, bool]) -> None:
     def optimizer() -> SGD:
         return SGD(
-            0.125, 0.5, recipe=exact.MASTER, swa_start=0, swa_include_start=True, swa_finalize=False
+            0.125,
+            0.5,
+            recipe=exact.MASTER,
+            seed=0,
+            swa_start=0,
+            swa_include_start=True,
+            swa_finalize=False,
         )
 
     models = [
