@@ -20,7 +20,7 @@ from .layers.rebuild import is_graph
 from .layers.rewrite import quantize_activations
 from .layers.selection import Selection, chosen
 from .optim.wrap import QuantizedOptimizer
-from .products.gemms import quantize_gemms, unquantize_gemms
+from .products.gemms import quantize_gemms
 from .products.scope import policy_of
 from .sections import recipe_of
 
@@ -160,14 +160,9 @@ def emulate(
         if uncovered == "raise":
             raise ValueError(f"{what}; or pass uncovered='warn' or 'ignore'")
         warnings.warn(what, stacklevel=2)
-    if "products" in sections:
+    wrapped = _optimizer(optimizer, recipe, named, exclude, average, seed)
+    if "products" in sections:  # last, since it alone changes the model that was given
         quantize_gemms(rounded, recipe, exclude=exclude, attention=attention, seed=seed)
-    try:
-        wrapped = _optimizer(optimizer, recipe, named, exclude, average, seed)
-    except Exception:
-        if "products" in sections:
-            unquantize_gemms(rounded)
-        raise
     return Emulation(rounded, wrapped, recipe, tuple(missing))
 
 

@@ -83,7 +83,7 @@ IN_PLACE = {
 
 
 def _handler(name: str) -> Handler:
-    method = getattr(ElementwiseFunctions, name, None)
+    method: Handler = getattr(ElementwiseFunctions, name, None) or _evaluated(name)
 
     def handle(frame: Frame, function: Handler, *inputs: Any, **options: Any) -> Any:
         if not _is_floating(inputs, options):
@@ -96,14 +96,15 @@ def _handler(name: str) -> Handler:
             inputs = (*inputs, options.pop("other"))
         if "axis" in options:
             options["dim"] = options.pop("axis")
-        if method is None:
-            assert frame.functions is not None
-            result = frame.functions.function(name, *inputs)
-        else:
-            result = method(frame.functions, *inputs, **options)
+        result = method(frame.functions, *inputs, **options)
         return result if out is None else out.resize_(result.shape).copy_(result)
 
     return handle
+
+
+def _evaluated(name: str) -> Handler:
+    """One of `FUNCTIONS` as a method."""
+    return lambda functions, x: functions.function(name, x)
 
 
 def _is_floating(inputs: Any, options: Any) -> bool:
@@ -136,5 +137,3 @@ ARITHMETIC = {
     function: handler for name, handler in BY_NAME.items() for function in callables(name)
 }
 """The same by function, method and Python operator."""
-
-ARITHMETIC.pop(torch.linalg.norm, None)

@@ -12,16 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._compat import safe_softmax
 from .frames import Frame
 from .multiply import multiply, multiply_transposed
-
-
-class _Plain:
-    """The elementwise operations, unrounded."""
-
-    mul, add, mean, dropout = torch.mul, torch.add, torch.mean, F.dropout
-    safe_softmax = safe_softmax
 
 
 def scaled_dot_product_attention(
@@ -103,8 +95,7 @@ def multi_head_attention(
         key_padding_mask = None if key_padding_mask is None else key_padding_mask[None]
     query, key, value = (x.transpose(0, 1) for x in (query, key, value))
     weights: Any = (q_proj_weight, k_proj_weight, v_proj_weight)
-    if not use_separate_proj_weight:
-        assert in_proj_weight is not None
+    if not use_separate_proj_weight and in_proj_weight is not None:
         weights = in_proj_weight.chunk(3)
         frame.derived += list(weights)
     biases: Any = (None,) * 3 if in_proj_bias is None else in_proj_bias.chunk(3)
@@ -135,8 +126,7 @@ def multi_head_attention(
     output = multiply_transposed(frame, joined, out_proj_weight, out_proj_bias, ".out")
     shown = None
     if need_weights:
-        ops: Any = _Plain if frame.functions is None else frame.functions
-        shown = ops.mean(p, 1) if average_attn_weights else p
+        shown = frame.ops.mean(p, 1) if average_attn_weights else p
     if not batched:
         return output[0], None if shown is None else shown[0]
     return output.transpose(0, 1), shown
@@ -157,7 +147,7 @@ def _weighted(
     q of shape (…, L, E), k (…, S, E), v (…, S, D), mask as broadcasts to (…, L, S); scale 1/√E by
     default. Rows that the mask hides whole give zeros, as in `F.scaled_dot_product_attention`.
     """
-    ops: Any = _Plain if frame.functions is None else frame.functions
+    ops = frame.ops
     q = ops.mul(q, math.sqrt(1.0 / q.shape[-1]) if scale is None else scale)
     neither = (False, False)
     scores = multiply(frame, q, k.mT, part=".scores" + part, weights=neither)

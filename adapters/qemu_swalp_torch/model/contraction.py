@@ -71,8 +71,7 @@ def _summed(frame: Frame, x: Tensor, axes: str, needed: str) -> tuple[Tensor, st
     kept = "".join(c for c in once if c in needed)
     if kept == once:
         return x, once
-    ops: Any = torch if frame.functions is None else frame.functions
-    return ops.sum(x, [i for i, c in enumerate(once) if c not in needed]), kept
+    return frame.ops.sum(x, [i for i, c in enumerate(once) if c not in needed]), kept
 
 
 def _equation(arguments: Sequence[Any]) -> tuple[str, list[Tensor]]:

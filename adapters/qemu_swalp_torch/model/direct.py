@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .._compat import without_interception
 from .attention import multi_head_attention
@@ -72,9 +71,8 @@ def _attention(
 
 def _hard(name: str) -> Callable[..., Tensor]:
     def forward(frame: Frame, module: nn.Module, input: Tensor) -> Tensor:
-        ops: Any = F if frame.functions is None else frame.functions
         with without_interception():
-            result: Tensor = getattr(ops, name)(input)
+            result: Tensor = getattr(frame.ops, name)(input)
         return result
 
     return forward

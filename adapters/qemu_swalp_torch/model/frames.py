@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from qemu_swalp.training import OPERANDS, SUMS
 
-from .._compat import parameters_of
+from .._compat import parameters_of, safe_softmax
 from ..ops.elementwise import ElementwiseRules
 from ..ops.functional import ElementwiseFunctions
 from ..ops.matmul import Operands
@@ -65,6 +66,15 @@ class Products:
             self.site.left += flops
 
 
+class Unrounded:
+    """The methods of `ElementwiseFunctions` that products of several parts use, as PyTorch's."""
+
+    add, sub, mul = torch.add, torch.sub, torch.mul
+    sum, mean, dropout = torch.sum, torch.mean, F.dropout
+    sigmoid, tanh, safe_softmax = torch.sigmoid, torch.tanh, staticmethod(safe_softmax)
+    hardswish, hardsigmoid = F.hardswish, F.hardsigmoid
+
+
 class Frame:
     """One call of a module; `products` and `functions` are None where nothing is rounded."""
 
@@ -79,6 +89,11 @@ class Frame:
         self.products, self.functions = products, functions
         self.derived: list[Tensor] = []
         """Tensors that were computed from parameters alone."""
+
+    @property
+    def ops(self) -> Any:
+        """The elementwise operations of the call, rounded where it asks for that."""
+        return Unrounded if self.functions is None else self.functions
 
 
 class Frames(threading.local):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..ops.matmul import linear, matmul
-from .frames import Frame, is_weight
+from .frames import Frame, Products, is_weight
 
 
 def multiply(
@@ -34,12 +34,12 @@ def multiply(
         return plus(torch.matmul(a, b), bias)
     of_a, of_b = weights or (is_weight(a), is_weight(b))
     if a.shape[-1] == 1 and not of_a and not of_b:
-        return plus(a * b if frame.functions is None else frame.functions.mul(a, b), bias)
+        return plus(frame.ops.mul(a, b), bias)
     part = products.next_part() if part is None else part
     if of_b:
-        y = _by_weight(frame, a, b, bias, part)
+        y = _by_weight(products, a, b, bias, part)
     elif of_a:
-        y = plus(_by_weight(frame, b.mT, a.mT, None, part).mT, bias)
+        y = plus(_by_weight(products, b.mT, a.mT, None, part).mT, bias)
     else:
         y = plus(matmul(a, b, products.of_activations(part)), bias)
     products.note(2 * y.numel() * a.shape[-1], rounded=products.site.attention or of_a or of_b)
@@ -65,10 +65,11 @@ def plus(y: Tensor, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias
 
 
-def _by_weight(frame: Frame, x: Tensor, weight: Tensor, bias: Tensor | None, part: str) -> Tensor:
+def _by_weight(
+    products: Products, x: Tensor, weight: Tensor, bias: Tensor | None, part: str
+) -> Tensor:
     """x·weight + bias; weight of shape (K, N), or one of these for each matrix of x."""
-    assert frame.products is not None
-    rules = frame.products.of(part)
+    rules = products.of(part)
     if weight.ndim == 2:
         return linear(x, weight.mT, bias, rules)
     return plus(matmul(x, weight, rules), bias)

@@ -79,7 +79,7 @@ def _added(
         return multiply(frame, a, b, input)
     else:
         y = multiply(frame, a, b)
-    ops: Any = torch if frame.functions is None else frame.functions
+    ops = frame.ops
     y = ops.sum(y, 0) if summed else y
     y = y if alpha == 1 else ops.mul(y, alpha)
     return y if beta == 0 else ops.add(input if beta == 1 else ops.mul(input, beta), y)

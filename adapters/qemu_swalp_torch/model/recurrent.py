@@ -22,13 +22,6 @@ CELLS = ("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
 States = tuple[Tensor, ...]
 
 
-class _Plain:
-    """The operations of the gates, unrounded."""
-
-    sigmoid, tanh = torch.sigmoid, torch.tanh
-    add, mul, sub, dropout = torch.add, torch.mul, torch.sub, F.dropout
-
-
 def cell(
     frame: Frame,
     function: Callable[..., Any],
@@ -115,7 +108,7 @@ def _layers(
             final.append(last)
         x = torch.cat(outputs, -1) if both else outputs[0]
         if dropout and training and number < layers - 1:
-            x = (_Plain if frame.functions is None else frame.functions).dropout(x, dropout)
+            x = frame.ops.dropout(x, dropout)
     return x, tuple(torch.stack(parts) for parts in zip(*final, strict=True))
 
 
@@ -159,7 +152,7 @@ def _step(
     part: str,
 ) -> States:
     """The next state from W_ih·x + b_ih."""
-    ops: Any = _Plain if frame.functions is None else frame.functions
+    ops = frame.ops
     h = state[0]
     hidden = multiply_transposed(frame, h, w_hh, b_hh, part)
     if kind == "gru":

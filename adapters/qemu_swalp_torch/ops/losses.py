@@ -16,7 +16,9 @@ class Losses(PointwiseFunctions):
 
     log_softmax: Callable[..., Tensor]
 
-    def _over_batch(self, losses: Tensor, reduction: str) -> Tensor:
+    def _over_batch(self, losses: Tensor, reduction: str, weight: Tensor | None = None) -> Tensor:
+        if weight is not None:
+            losses = self.mul(losses, weight)
         if reduction == "none":
             return losses
         return self.mean(losses) if reduction == "mean" else self.sum(losses)
@@ -31,7 +33,7 @@ class Losses(PointwiseFunctions):
         weight: Tensor | None = None,
     ) -> Tensor:
         losses = self.square(self.sub(input, target))
-        return self._over_batch(losses if weight is None else self.mul(losses, weight), reduction)
+        return self._over_batch(losses, reduction, weight)
 
     def l1_loss(
         self,
@@ -43,7 +45,7 @@ class Losses(PointwiseFunctions):
         weight: Tensor | None = None,
     ) -> Tensor:
         losses = self.sub(input, target).abs()
-        return self._over_batch(losses if weight is None else self.mul(losses, weight), reduction)
+        return self._over_batch(losses, reduction, weight)
 
     def smooth_l1_loss(
         self,
@@ -67,7 +69,7 @@ class Losses(PointwiseFunctions):
         weight: Tensor | None = None,
     ) -> Tensor:
         losses = self._huber(input, target, delta)
-        return self._over_batch(losses if weight is None else self.mul(losses, weight), reduction)
+        return self._over_batch(losses, reduction, weight)
 
     def _huber(self, input: Tensor, target: Tensor, delta: float) -> Tensor:
         """d²/2 where |d| < δ, else δ·(|d| - δ/2)."""
@@ -154,7 +156,7 @@ class Losses(PointwiseFunctions):
         yes = self.mul(target, self.log(input).clamp_min(-100))
         no = self.mul(1 - target, self.log(self.sub(1.0, input)).clamp_min(-100))
         losses = -self.add(yes, no)
-        return self._over_batch(losses if weight is None else self.mul(losses, weight), reduction)
+        return self._over_batch(losses, reduction, weight)
 
     def binary_cross_entropy_with_logits(
         self,
@@ -171,7 +173,7 @@ class Losses(PointwiseFunctions):
         if pos_weight is not None:
             soft = self.mul(soft, (pos_weight - 1) * target + 1)
         losses = self.add(self.mul(1 - target, input), soft)
-        return self._over_batch(losses if weight is None else self.mul(losses, weight), reduction)
+        return self._over_batch(losses, reduction, weight)
 
     def kl_div(
         self,

@@ -84,10 +84,9 @@ class PointwiseFunctions:
         """Squares and cubes by products, roots by roots; else one function."""
         if isinstance(exponent, Tensor) and exponent.ndim == 0 and not exponent.requires_grad:
             exponent = exponent.item()
-        if isinstance(exponent, Tensor):
+        if isinstance(exponent, Tensor) or not isinstance(x, Tensor):
             logarithm = self.log(x) if isinstance(x, Tensor) else math.log(x)
             return self.exp(self.mul(exponent, logarithm))
-        assert isinstance(x, Tensor)
         if exponent in (2, 3):
             square = self.square(x)
             return square if exponent == 2 else self.mul(square, x)
@@ -160,7 +159,13 @@ class PointwiseFunctions:
         self, x: Tensor, p: Any = 2, dim: Axes = None, keepdim: bool = False, dtype: Any = None
     ) -> Tensor:
         x = x if dtype is None else x.to(dtype)
-        p = 2 if p in (None, "fro") else float(p)
+        if p in (None, "fro"):
+            p = 2
+        if isinstance(p, str) or p <= 0:
+            raise ValueError(
+                f"norms of positive order are rounded, got p={p!r}; exclude the module, or compute"
+                " the norm outside of it"
+            )
         if p == math.inf:
             axes = range(x.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
             return x.abs().amax(tuple(axes), keepdim)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partialmethod
 
 import torch
 from torch import Tensor
@@ -17,16 +18,7 @@ Lengths = int | Sequence[int]
 class Pooling(PointwiseFunctions):
     """Average pooling made of rounded operations."""
 
-    def adaptive_avg_pool1d(self, x: Tensor, output_size: Lengths) -> Tensor:
-        return self._adaptive(x, output_size, 1)
-
-    def adaptive_avg_pool2d(self, x: Tensor, output_size: Lengths) -> Tensor:
-        return self._adaptive(x, output_size, 2)
-
-    def adaptive_avg_pool3d(self, x: Tensor, output_size: Lengths) -> Tensor:
-        return self._adaptive(x, output_size, 3)
-
-    def _adaptive(self, x: Tensor, output_size: Lengths, axes: int) -> Tensor:
+    def _adaptive(self, x: Tensor, output_size: Lengths, *, axes: int) -> Tensor:
         """Output i is the mean from ⌊i·n/m⌋ to ⌈(i + 1)·n/m⌉, as PyTorch has it."""
         wanted = _lengths(output_size, axes)
         for axis, count in zip(range(-axes, 0), wanted, strict=True):
@@ -38,54 +30,16 @@ class Pooling(PointwiseFunctions):
             x = torch.cat(means, axis)
         return x
 
-    def avg_pool1d(
-        self,
-        x: Tensor,
-        kernel_size: Lengths,
-        stride: Lengths | None = None,
-        padding: Lengths = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-    ) -> Tensor:
-        return self._pooled(x, kernel_size, stride, padding, ceil_mode, count_include_pad, None, 1)
-
-    def avg_pool2d(
-        self,
-        x: Tensor,
-        kernel_size: Lengths,
-        stride: Lengths | None = None,
-        padding: Lengths = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-    ) -> Tensor:
-        return self._pooled(
-            x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, 2
-        )
-
-    def avg_pool3d(
-        self,
-        x: Tensor,
-        kernel_size: Lengths,
-        stride: Lengths | None = None,
-        padding: Lengths = 0,
-        ceil_mode: bool = False,
-        count_include_pad: bool = True,
-        divisor_override: int | None = None,
-    ) -> Tensor:
-        return self._pooled(
-            x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override, 3
-        )
-
     def _pooled(
         self,
         x: Tensor,
         kernel_size: Lengths,
-        stride: Lengths | None,
-        padding: Lengths,
-        ceil_mode: bool,
-        count_include_pad: bool,
-        divisor: int | None,
+        stride: Lengths | None = None,
+        padding: Lengths = 0,
+        ceil_mode: bool = False,
+        count_include_pad: bool = True,
+        divisor_override: int | None = None,
+        *,
         axes: int,
     ) -> Tensor:
         kernel = _lengths(kernel_size, axes)
@@ -103,11 +57,18 @@ class Pooling(PointwiseFunctions):
         for axis, k, s in zip(range(first, x.ndim), kernel, steps, strict=True):
             x, inside = x.unfold(axis, k, s), inside.unfold(axis, k, s)
         total = self.sum(x, tuple(range(-axes, 0)))
-        if divisor is not None:
-            return self.div(total, divisor)
+        if divisor_override is not None:
+            return self.div(total, divisor_override)
         if not ceil_mode and (count_include_pad or not any(margins)):
             return self.div(total, math.prod(kernel))
         return self.div(total, inside.sum(tuple(range(-axes, 0))))
+
+    adaptive_avg_pool1d = partialmethod(_adaptive, axes=1)
+    adaptive_avg_pool2d = partialmethod(_adaptive, axes=2)
+    adaptive_avg_pool3d = partialmethod(_adaptive, axes=3)
+    avg_pool1d = partialmethod(_pooled, axes=1)
+    avg_pool2d = partialmethod(_pooled, axes=2)
+    avg_pool3d = partialmethod(_pooled, axes=3)
 
 
 def _lengths(value: Lengths, axes: int) -> tuple[int, ...]:
