@@ -6,6 +6,7 @@ Each item says what it is for. All were seen in PyTorch 2.13; for each there is 
 
 from __future__ import annotations
 
+import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias, TypeVar
@@ -130,6 +131,16 @@ DispatchMode: TypeAlias = TorchDispatchMode
 
 without_interception = torch._C.DisableTorchFunction
 """A context in which neither tensor subclasses nor modes see the functions that are called."""
+
+
+def lost_weight() -> Any:
+    """The `weight` of the call of `F.l1_loss` that a `TorchFunctionMode` is handling, which
+    PyTorch 2.13 does not pass on to modes.
+    """
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code is not torch.nn.functional.l1_loss.__code__:
+        frame = frame.f_back
+    return None if frame is None else frame.f_locals["weight"]
 
 
 def native_functions() -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..ops.function_table import FUNCTIONS
 from ..ops.functional import ElementwiseFunctions
 from .frames import Frame
-from .names import callables
+from .names import OPERATORS, callables, worded
 
 Handler = Callable[..., Any]
 
@@ -50,8 +50,8 @@ METHODS: dict[str, str] = {
     "__rdiv__": "rdiv",
     "__rpow__": "rpow",
     "__div__": "div",
-    "linalg_norm": "vector_norm",
     "linalg_vector_norm": "vector_norm",
+    "linalg_norm": "linalg_norm",
     "special_erf": "erf",
     "special_expit": "sigmoid",
     "special_logsumexp": "logsumexp",
@@ -130,7 +130,7 @@ def _handlers() -> Iterator[tuple[str, Handler]]:
         yield name, _in_place(_handler(METHODS[plain]))
 
 
-BY_NAME = dict(_handlers())
+BY_NAME = {name: worded(handler) if name in OPERATORS else handler for name, handler in _handlers()}
 """What computes each operation: called as (frame, function, *inputs, **options)."""
 
 ARITHMETIC = {

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .._compat import is_operator
+from .._compat import is_operator, lost_weight
 from ..tensors.call_counters import Site
 from ..tensors.scripting import NotScriptable, refuse_proxies
 from . import arithmetic, products
@@ -43,6 +44,8 @@ class Interception(TorchFunctionMode):
 def call(function: Callable[..., Any], inputs: Sequence[Any], options: dict[str, Any]) -> Any:
     """What a function gives under the rules of the innermost call."""
     frame = FRAMES.stack[-1]
+    if function is F.l1_loss and not torch.compiler.is_compiling():
+        options = {**options, "weight": lost_weight()}
     if frame.products is not None or frame.functions is not None:
         if is_operator(function) or _is_traced_python(function):
             handler = _by_name(frame, function)

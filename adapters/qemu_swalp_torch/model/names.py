@@ -17,12 +17,13 @@ PLACES: tuple[Any, ...] = (
     torch.functional,
     F,
     Tensor,
-    torch.linalg,
     torch.special,
     *native_functions(),
     operator,
 )
-"""Where functions are looked for; `native_functions` has those that Python wrappers call."""
+"""Where functions are looked for; `native_functions` has those that Python wrappers call, and those
+of `torch.linalg` by names of their own: its `norm` is another than `torch.norm`.
+"""
 
 LIBRARIES = ("aten", "transformers")
 """Libraries whose operators go by the names of PyTorch's functions."""
@@ -40,3 +41,27 @@ def known_operator(function: Callable[..., Any]) -> str | None:
     """The name of an operator of `LIBRARIES`, as "mm" of `torch.ops.aten.mm`; None of others."""
     library, name = operator_name(function) or ("", None)
     return name if library in LIBRARIES else None
+
+
+def worded(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """The same for what Python's operators call: they take a TypeError for an operand that they do
+    not know, and forget its words, so it becomes a ValueError.
+    """
+
+    def handle(*inputs: Any, **options: Any) -> Any:
+        try:
+            return handler(*inputs, **options)
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+
+    return handle
+
+
+OPERATORS = frozenset(
+    (
+        *("add", "sub", "rsub", "mul", "div", "true_divide", "pow", "matmul", "add_", "sub_"),
+        *("mul_", "div_", "pow_", "__rsub__", "__rdiv__", "__rtruediv__", "__rpow__"),
+        *("__radd__", "__rmul__", "__matmul__", "__rmatmul__", "__pow__"),
+    )
+)
+"""Operations that Python's operators call."""

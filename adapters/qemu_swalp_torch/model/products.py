@@ -13,7 +13,7 @@ from .attention import multi_head_attention, scaled_dot_product_attention
 from .contraction import bilinear, einsum, tensordot
 from .frames import Frame, is_weight
 from .multiply import multiply, multiply_transposed, plus
-from .names import callables
+from .names import OPERATORS, callables, worded
 from .recurrent import CELLS, LAYERS, cell, layer
 
 Handler = Callable[..., Any]
@@ -165,7 +165,10 @@ _HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(CELLS, cell),
 }
 
-BY_NAME = {name: _written(handler) for name, handler in _HANDLERS.items()}
+BY_NAME = {
+    name: worded(_written(handler)) if name in OPERATORS else _written(handler)
+    for name, handler in _HANDLERS.items()
+}
 """What computes each operation: called as (frame, function, *inputs, **options)."""
 
 PRODUCTS = {function: handler for name, handler in BY_NAME.items() for function in callables(name)}

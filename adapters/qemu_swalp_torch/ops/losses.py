@@ -17,11 +17,18 @@ class Losses(PointwiseFunctions):
     log_softmax: Callable[..., Tensor]
 
     def _over_batch(self, losses: Tensor, reduction: str, weight: Tensor | None = None) -> Tensor:
+        """Reduced, the losses multiplied by their weights before."""
         if weight is not None:
             losses = self.mul(losses, weight)
         if reduction == "none":
             return losses
         return self.mean(losses) if reduction == "mean" else self.sum(losses)
+
+    def _weighted_mean(self, losses: Tensor, reduction: str, weight: Tensor | None) -> Tensor:
+        """The same, but that a mean is by the sum of the weights."""
+        if weight is None or reduction != "mean":
+            return self._over_batch(losses, reduction, weight)
+        return self.div(self._over_batch(losses, "sum", weight), weight.sum())
 
     def mse_loss(
         self,
@@ -32,8 +39,9 @@ class Losses(PointwiseFunctions):
         reduction: str = "mean",
         weight: Tensor | None = None,
     ) -> Tensor:
+        reduction = reduction_of(reduction, size_average, reduce)
         losses = self.square(self.sub(input, target))
-        return self._over_batch(losses, reduction, weight)
+        return self._weighted_mean(losses, reduction, weight)
 
     def l1_loss(
         self,
@@ -44,8 +52,9 @@ class Losses(PointwiseFunctions):
         reduction: str = "mean",
         weight: Tensor | None = None,
     ) -> Tensor:
+        reduction = reduction_of(reduction, size_average, reduce)
         losses = self.sub(input, target).abs()
-        return self._over_batch(losses, reduction, weight)
+        return self._weighted_mean(losses, reduction, weight)
 
     def smooth_l1_loss(
         self,
@@ -56,6 +65,7 @@ class Losses(PointwiseFunctions):
         reduction: str = "mean",
         beta: float = 1.0,
     ) -> Tensor:
+        reduction = reduction_of(reduction, size_average, reduce)
         if beta == 0:
             return self.l1_loss(input, target, reduction=reduction)
         return self._over_batch(self.div(self._huber(input, target, beta), beta), reduction)
@@ -68,6 +78,7 @@ class Losses(PointwiseFunctions):
         delta: float = 1.0,
         weight: Tensor | None = None,
     ) -> Tensor:
+        reduction = reduction_of(reduction)
         losses = self._huber(input, target, delta)
         return self._over_batch(losses, reduction, weight)
 
@@ -89,6 +100,7 @@ class Losses(PointwiseFunctions):
         reduction: str = "mean",
     ) -> Tensor:
         """input of shape (N, C, …) or (C,), target (N, …) or ()."""
+        reduction = reduction_of(reduction, size_average, reduce)
         axis = 1 if input.ndim > 1 else 0
         counted = target != ignore_index
         index = torch.where(counted, target, 0)
@@ -114,6 +126,7 @@ class Losses(PointwiseFunctions):
         reduction: str = "mean",
         label_smoothing: float = 0.0,
     ) -> Tensor:
+        reduction = reduction_of(reduction, size_average, reduce)
         axis = 1 if input.ndim > 1 else 0
         logs, classes = self.log_softmax(input, axis), input.shape[axis]
         if target.is_floating_point():
@@ -153,6 +166,7 @@ class Losses(PointwiseFunctions):
         reduction: str = "mean",
     ) -> Tensor:
         """-(t·log p + (1 - t)·log(1 - p)), logarithms no less than -100, as in PyTorch."""
+        reduction = reduction_of(reduction, size_average, reduce)
         yes = self.mul(target, self.log(input).clamp_min(-100))
         no = self.mul(1 - target, self.log(self.sub(1.0, input)).clamp_min(-100))
         losses = -self.add(yes, no)
@@ -169,6 +183,7 @@ class Losses(PointwiseFunctions):
         pos_weight: Tensor | None = None,
     ) -> Tensor:
         """(1 - t)·x + w·softplus(-x), where w = 1 + (pos_weight - 1)·t."""
+        reduction = reduction_of(reduction, size_average, reduce)
         soft = self.softplus(-input, 1, float("inf"))
         if pos_weight is not None:
             soft = self.mul(soft, (pos_weight - 1) * target + 1)
@@ -185,6 +200,7 @@ class Losses(PointwiseFunctions):
         log_target: bool = False,
     ) -> Tensor:
         """t·(log t - x), 0 where t is 0; "batchmean" is the sum by the length of the batch."""
+        reduction = reduction_of(reduction, size_average, reduce, "batchmean")
         if log_target:
             losses = self.mul(self.exp(target), self.sub(target, input))
         else:
@@ -193,3 +209,19 @@ class Losses(PointwiseFunctions):
         if reduction == "batchmean":
             return self.div(self.sum(losses), input.shape[0] if input.ndim else 1)
         return self._over_batch(losses, reduction)
+
+
+def reduction_of(
+    reduction: str, size_average: bool | None = None, reduce: bool | None = None, *more: str
+) -> str:
+    """The reduction, also by the deprecated arguments that PyTorch still takes.
+
+    ValueError for a name that is none.
+    """
+    if size_average is not None or reduce is not None:
+        if reduce is False:
+            return "none"
+        return "sum" if size_average is False else "mean"
+    if reduction not in (known := ("none", "mean", "sum", *more)):
+        raise ValueError(f"reduction must be one of {', '.join(known)}, got {reduction!r}")
+    return reduction

@@ -180,6 +180,23 @@ class PointwiseFunctions:
     ) -> Tensor:
         return self.norm(x, ord, dim, keepdim, dtype)
 
+    def linalg_norm(
+        self,
+        x: Tensor,
+        ord: Any = None,
+        dim: Axes = None,
+        keepdim: bool = False,
+        *,
+        dtype: Any = None,
+    ) -> Tensor:
+        """Of vectors in every order, of matrices in that of Frobenius."""
+        if ord not in (None, "fro") and not (isinstance(dim, int) or (dim is None and x.ndim == 1)):
+            raise ValueError(
+                f"norms of matrices are rounded with ord=None or 'fro', got ord={ord!r}; exclude"
+                " the module, or compute the norm outside of it"
+            )
+        return self.norm(x, ord, dim, keepdim, dtype)
+
     def normalize(
         self, x: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12, out: Any = None
     ) -> Tensor:

@@ -248,6 +248,22 @@ def test_safe_softmax():
     assert _compat.safe_softmax(scores).tolist() == [[1, 0], [0, 0]], changed("safe_softmax")
 
 
+def test_lost_weight():
+    class Lost(torch.overrides.TorchFunctionMode):
+        found = None
+
+        def __torch_function__(self, function, types, inputs=(), options=None):
+            if function is torch.nn.functional.l1_loss:
+                assert "weight" not in (options or {}), changed("lost_weight")
+                Lost.found = _compat.lost_weight()
+            return function(*inputs, **(options or {}))
+
+    weight = torch.ones(2)
+    with Lost():
+        torch.nn.functional.l1_loss(torch.ones(2), torch.ones(2), weight=weight)
+    assert Lost.found is weight, changed("lost_weight")
+
+
 def test_native_functions():
     names = {"linear", "linalg_matmul", "lstm"}
     found = [n for place in _compat.native_functions() for n in names if hasattr(place, n)]

@@ -1,0 +1,212 @@
+"""Functions written out operation by operation: without rounding they are PyTorch's, gradients
+included.
+"""
+
+import pytest
+import torch
+from qemu_swalp_torch import UncoveredError, quantize_elementwise, quantize_gemms
+from torch import nn
+from torch.nn import functional as F
+
+from qemu_swalp.training import Recipe
+
+NEARLY = Recipe(elementwise="float<11,50>/nearest_even")
+CLASSES, SOME = torch.tensor([1, 0, -100, 2]), torch.tensor([0.5, 2.0, 1.0])
+PROBABILITIES = torch.full((4, 3), 1 / 3, dtype=torch.float64)
+SIGNS = torch.tensor([[1.0, 0.0, 1.0]] * 4, dtype=torch.float64)
+CALLS = {
+    **{
+        f"cross_entropy {options}": lambda x, o=options: F.cross_entropy(
+            x,
+            o.get("targets", CLASSES),
+            SOME.double() if o.get("weighted") else None,
+            **o["options"],
+        )
+        for options in (
+            {"options": {}},
+            {"options": {"reduction": "sum"}, "weighted": True},
+            {"options": {"reduction": "none", "label_smoothing": 0.1}},
+            {"options": {"label_smoothing": 0.2}, "weighted": True},
+            {"options": {"ignore_index": 0}, "targets": torch.tensor([1, 0, 0, 2])},
+        )
+    },
+    "l1_loss with weights": lambda x: F.l1_loss(x, SIGNS, weight=SOME.double().expand(4, 3)),
+    "huber_loss with weights": lambda x: F.huber_loss(x, SIGNS, weight=SOME.double().expand(4, 3)),
+    "soft targets": lambda x: F.cross_entropy(x, PROBABILITIES, label_smoothing=0.1),
+    "nll_loss": lambda x: F.nll_loss(F.log_softmax(x, 1), CLASSES, SOME.double()),
+    "mse_loss": lambda x: F.mse_loss(x, SIGNS, weight=SOME.double().expand(4, 3)),
+    "l1_loss": lambda x: F.l1_loss(x, SIGNS, reduction="sum"),
+    "smooth_l1_loss": lambda x: F.smooth_l1_loss(x, SIGNS, beta=0.3),
+    "smooth_l1_loss, beta 0": lambda x: F.smooth_l1_loss(x, SIGNS, beta=0.0),
+    "huber_loss": lambda x: F.huber_loss(x, SIGNS, delta=0.7),
+    "bce": lambda x: F.binary_cross_entropy(x.sigmoid(), SIGNS),
+    "bce with logits": lambda x: F.binary_cross_entropy_with_logits(
+        x, SIGNS, pos_weight=SOME.double()
+    ),
+    "kl_div": lambda x: F.kl_div(F.log_softmax(x, 1), SIGNS, reduction="batchmean"),
+    "kl_div of logarithms": lambda x: F.kl_div(
+        F.log_softmax(x, 1), PROBABILITIES.log(), log_target=True
+    ),
+    "avg_pool1d": lambda x: F.avg_pool1d(x[None], 2, 1),
+    "avg_pool1d, padded": lambda x: F.avg_pool1d(x[None], 3, 2, 1, count_include_pad=False),
+    "avg_pool1d, ceiling": lambda x: F.avg_pool1d(x[None], 2, 2, ceil_mode=True),
+    "avg_pool2d": lambda x: F.avg_pool2d(x[None], (2, 3), padding=1, divisor_override=5),
+    "adaptive": lambda x: F.adaptive_avg_pool2d(x[None], (3, 2)),
+    "adaptive, one": lambda x: F.adaptive_avg_pool1d(x[None], 1),
+    "instance_norm": lambda x: F.instance_norm(x[None], weight=SOME.double()[[0, 1, 2, 0]]),
+    "var": lambda x: x.var(1) + x.var(1, correction=0) + x.var(False),
+    "std": lambda x: torch.std(x, 0, keepdim=True),
+    "norms": lambda x: x.norm(dim=1) + x.norm(1, 1) + x.norm(3, 1) + x.norm(float("inf"), 1),
+    "torch.linalg's": lambda x: (
+        torch.linalg.norm(x) + torch.linalg.norm(x, 3, dim=1) + torch.linalg.vector_norm(x, 1)
+    ),
+    "normalize": lambda x: F.normalize(x),
+    "logsumexp": lambda x: x.logsumexp((0, 1)) + torch.logsumexp(x, 1, keepdim=True),
+    "powers": lambda x: (
+        x**2 + x**3 - x.abs() ** 0.5 / (x.abs() + 1) ** -0.5 + 2**x + x.abs() ** 1.7
+    ),
+    "power of a tensor": lambda x: x.abs() ** SOME.double(),
+    "reciprocals": lambda x: 1 / (x + 5) - (x + 5).reciprocal() + 2 - x + (x + 5).rsqrt(),
+    "broadcast": lambda x: x * x[:1] / (x[:, :1] + 9) - x[0] + x.sum(0, keepdim=True),
+    "scaled sums": lambda x: torch.add(x, x, alpha=0.3) - torch.sub(x, x * 2, alpha=2),
+    "addcmul": lambda x: torch.addcmul(x, x, x, value=0.4) + torch.addcdiv(x, x, x + 9, value=2),
+    "lerp": lambda x: torch.lerp(x, x * x, 0.3),
+    "in place": lambda x: (x + 0).mul_(3).add_(x).div_(2).sub_(1),
+    **{
+        name: (lambda f: lambda x: f(x))(getattr(F, name))
+        for name in (
+            *("elu", "celu", "selu", "mish", "softplus", "leaky_relu", "hardswish", "logsigmoid"),
+            *("hardsigmoid", "softsign", "tanhshrink", "gelu", "silu"),
+        )
+    },
+    "softplus with constants": lambda x: F.softplus(x, 2, 1),
+    "prelu": lambda x: F.prelu(x, SOME.double()),
+    **{
+        name: (lambda f: lambda x: f(x / 4))(getattr(torch, name))
+        for name in (
+            *("exp", "exp2", "expm1", "log1p", "sin", "cos", "tan", "asin", "acos", "atan"),
+            *("sinh", "cosh", "asinh", "atanh", "erf", "erfc", "tanh", "sigmoid"),
+        )
+    },
+    "logarithms": lambda x: (x + 5).log() + (x + 5).log2() + (x + 5).log10() + (x + 5).acosh(),
+    "weight_norm": lambda x: torch._weight_norm(x, x[:, :1], 0),
+}
+
+
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_without_rounding_it_is_pytorchs(call):
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, dtype=torch.float64).clamp(-2, 2).requires_grad_()
+    results = []
+    for rounded in (False, True):
+        model = Function(CALLS[call])
+        if rounded:
+            quantize_elementwise(model, NEARLY)
+        y = model(x)
+        results.append((y, *torch.autograd.grad(y.square().sum(), x)))
+    for expected, found in zip(*results, strict=True):
+        # PyTorch's hardsigmoid multiplies by a float32 constant
+        tolerance = 1e-7 if call == "hardsigmoid" else 1e-9
+        torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [
+        (lambda x: x.cumsum(0), "cumsum"),
+        (lambda x: torch.special.i0(x), "i0"),
+        (lambda x: x.prod(), "prod"),
+    ],
+)
+def test_an_operation_that_is_not_known_is_named(function, name):
+    model = Function(lambda x: function(x) + 1)
+    quantize_elementwise(model, Recipe(elementwise="bf16"))
+    with pytest.raises(UncoveredError, match=rf"the model itself: {name}\. Exclude"):
+        model(torch.randn(4, 3))
+
+
+@pytest.mark.parametrize("p", [0, -1, "nuc"])
+def test_norms_of_other_orders_are_refused(p):
+    model = Function(lambda x: x.norm(p) + 1)
+    quantize_elementwise(model, Recipe(elementwise="bf16"))
+    with pytest.raises(ValueError, match=f"norms of positive order are rounded, got p={p!r}"):
+        model(torch.randn(4, 3))
+
+
+def test_norms_of_matrices_of_other_orders_are_refused():
+    model = Function(lambda x: torch.linalg.norm(x, 2))
+    quantize_elementwise(model, Recipe(elementwise="bf16"))
+    with pytest.raises(ValueError, match="norms of matrices are rounded with ord=None or 'fro'"):
+        model(torch.randn(4, 3))
+
+
+def test_an_outer_product_of_activations_is_elementwise(same):
+    """Rotary angles are positions times frequencies: in 8 bits they would mean nothing."""
+    x = torch.linspace(1.1, 300.7, 6)
+    model = Function(lambda x: x[:, None] @ x[None] + torch.einsum("i,j->ij", x, x))
+    quantize_gemms(model, Recipe(operands={"input": "e4m3fn"}), attention=True, uncovered="raise")
+    with pytest.raises(ValueError, match="made no product of those"):
+        quantize_gemms(Function(lambda x: x[:, None] @ x[None]), "mxfp8", attention=True).model(x)
+    model = nn.ModuleList([Function(lambda x: x[:, None] @ x[None]), nn.Linear(1, 1)])
+    quantize_gemms(model, Recipe(operands={"input": "e4m3fn"}), attention=True)
+    same(model[0](x), x[:, None] * x)
+
+
+def test_another_modules_parameter_is_a_weight(same):
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding = nn.Embedding(3, 4)
+
+        def forward(self, x):
+            return F.linear(x, self.embedding.weight)
+
+    model, x = Tied(), torch.randn(2, 4)
+    quantize_gemms(model, Recipe(operands={"weight": "fixed<4,1>"}))
+    rounded = (model.embedding.weight.detach() * 2).round().clamp(-8, 7) / 2
+    same(model(x).detach(), F.linear(x, rounded))
+
+
+@pytest.mark.filterwarnings("ignore:size_average and reduce args")
+def test_reductions_of_every_spelling(same):
+    x, y = torch.randn(2, 3), torch.randn(2, 3)
+    recipe = Recipe(elementwise="bf16")
+    for options, reduction in (
+        ({"reduce": False}, "none"),
+        ({"size_average": False}, "sum"),
+        ({"size_average": True}, "mean"),
+    ):
+        found = []
+        for given in (options, {"reduction": reduction}):
+            model = Function(lambda x, given=given: F.mse_loss(x, y, **given))
+            quantize_elementwise(model, recipe)
+            found.append(model(x))
+        same(*found)
+    model = Function(lambda x: F.mse_loss(x, y, reduction="avg"))
+    quantize_elementwise(model, recipe)
+    with pytest.raises(ValueError, match="reduction must be one of none, mean, sum, got 'avg'"):
+        model(x)
+
+
+@pytest.mark.parametrize("operator", [lambda x: x + 1, lambda x: 2 / x, lambda x: x**2])
+def test_operators_keep_the_words_of_an_error(operator):
+    model = Function(operator)
+    quantize_elementwise(model, Recipe(elementwise="tf32"))
+    with pytest.raises(ValueError, match="bfloat16 cannot represent the values of"):
+        model(torch.ones(2, dtype=torch.bfloat16))
+
+
+def test_a_product_keeps_the_words_of_an_error():
+    model = Function(lambda x: x @ x)
+    quantize_gemms(model, Recipe(operands={"input": "tf32"}), attention=True)
+    with pytest.raises(ValueError, match="bfloat16 cannot represent the values of"):
+        model(torch.ones(2, 2, dtype=torch.bfloat16))
