@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from qemu_swalp._util.checks import check_choice
+from qemu_swalp._util.checks import check_choice, check_patterns
 from qemu_swalp._util.tables import table
 from qemu_swalp.training import Recipe, as_recipe
 from qemu_swalp.training.roles import SECTIONS
@@ -22,7 +22,8 @@ from ..model.elementwise import quantize_elementwise
 from ..model.handle import SiteHandle, disabled
 from ..model.kinds import computes_itself
 from ..model.matmuls import quantize_gemms
-from ..model.selection import COMPUTING_MODULES, Selection, is_excluded
+from ..model.selection import COMPUTING_MODULES, Selection, is_excluded, patterns_in
+from ..model.walk import check_model
 from ..optim.wrap import quantize_optimizer, unquantize_optimizer
 from ..tensors.model_names import named_modules
 from .report import lines_of
@@ -93,8 +94,11 @@ def emulate(
     0      dgrad.error, wgrad.error    e5m2    nearest_even     1
     2      excluded: aten.addmm        float                       13.5 %
     """
+    check_model(model)
     recipe = as_recipe(recipe)
     check_choice("uncovered", uncovered, POLICIES)
+    names = [name for name, _ in named_modules(model)]
+    check_patterns("exclude", patterns_in(exclude), names)
     common: dict[str, Any] = {"seed": seed}
     if not recipe.sections and not recipe.allow_empty:
         raise ValueError("nothing to round: the recipe is empty")

@@ -40,11 +40,7 @@ def round_within(
     `block` is called on excluded ones.
     TypeError or ValueError for bad arguments, or where there is nothing to round.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(
-            "model must be a torch.nn.Module, got"
-            f" {type(model).__module__}.{type(model).__qualname__}"
-        )
+    check_model(model)
     recipe = as_recipe(recipe)
     check_section(recipe, section)
     names = [name for name, _ in named_modules(model)]
@@ -80,3 +76,12 @@ def round_within(
     join(model, clock, sites)
     remember(model)
     return SiteHandle(model, sites, handles)
+
+
+def check_model(model: object) -> None:
+    """TypeError if that is not a module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            "model must be a torch.nn.Module, got"
+            f" {type(model).__module__}.{type(model).__qualname__}"
+        )

@@ -183,6 +183,8 @@ def test_errors_change_nothing():
         (lambda: emulate(3, None, "mxfp8"), TypeError, "must be a torch.nn.Module"),
         (lambda: emulate(model, None, "mxfp8", uncovered="no"), ValueError, "uncovered must be"),
         (lambda: emulate(model, None, "mxfp8", exclude="9"), ValueError, "9"),
+        (lambda: emulate(model, sgd(model), Recipe("bf16"), exclude="9"), ValueError, "9"),
+        (lambda: emulate(3, sgd(model), Recipe("bf16")), TypeError, "must be a torch.nn.Module"),
         (lambda: emulate(model, None, "mxfp8", average=True), ValueError, "pass the optimizer"),
         (lambda: emulate(model, sgd(net()), FULL, average={"cycle": 0}), ValueError, "cycle"),
     ):
@@ -333,3 +335,14 @@ def test_outputs_of_ones_own_modules_are_activations(on_grid):
     handle = emulate(model, None, Recipe(activation="e4m3fn/nearest_even"))
     assert handle.handles["activations"].names == ["0"]
     assert on_grid(model(torch.randn(3, 4)), "e4m3fn")
+
+
+def test_the_state_of_another_emulation_is_refused():
+    recipe = Recipe(operands={"input": "e4m3fn/stochastic"})
+    handle = emulate(net(), None, recipe)
+    state = handle.state_dict()
+    with pytest.raises(ValueError, match=r"the state has the parts \[\], and this emulation"):
+        handle.load_state_dict({})
+    with pytest.raises(ValueError, match=r"the state is of other modules: \['3'\]"):
+        handle.load_state_dict({"products": {"0": state["products"]["0"]}})
+    assert handle.state_dict() == state
