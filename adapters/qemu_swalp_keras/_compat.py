@@ -333,14 +333,29 @@ def around_layer_calls(
 ) -> None:
     """Have make_call(Layer.__call__) called for each layer, and before_lock(layer) when one was
     built, while state can still be added to it.
+
+    `stateless_call`, by which JAX trains, calls the model's `call` past its `__call__`: so that is
+    wrapped there.
     """
     lock = keras.layers.Layer._lock_state
+    stateless = keras.layers.Layer.stateless_call
+
+    def stateless_call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        shadowed = {"call": layer.__dict__["call"]} if "call" in layer.__dict__ else {}
+        call = layer.call
+        layer.__dict__["call"] = partial(make_call(lambda _, *a, **k: call(*a, **k)), layer)
+        try:
+            return stateless(layer, *args, **kwargs)
+        finally:
+            del layer.__dict__["call"]
+            layer.__dict__.update(shadowed)
 
     def lock_state(layer: Any) -> None:
         before_lock(layer)
         lock(layer)
 
     keras.layers.Layer._lock_state = lock_state
+    keras.layers.Layer.stateless_call = stateless_call
     keras.layers.Layer.__call__ = make_call(keras.layers.Layer.__call__)
 
 

@@ -224,7 +224,7 @@ def test_replace_backend_function_and_backend_function() -> None:
 
 def test_around_layer_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     kind, calls = keras.layers.Layer, []
-    for name in ("__call__", "_lock_state"):
+    for name in ("__call__", "_lock_state", "stateless_call"):
         monkeypatch.setattr(kind, name, getattr(kind, name))
 
     def make(call: Any) -> Any:
@@ -237,6 +237,12 @@ def test_around_layer_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     _compat.around_layer_calls(make, lambda layer: calls.append(f"lock {layer.name}"))
     keras.layers.Dense(1, name="dense")(np.ones((1, 1), "f4"))
     assert calls == ["call dense", "lock dense"]
+    del calls[:]
+    layer = keras.layers.Dense(1, name="stateless")
+    layer.build((1, 1))
+    layer.stateless_call([v.value for v in layer.trainable_variables], [], np.ones((1, 1), "f4"))
+    assert calls == ["lock stateless", "call stateless"]
+    assert "call" not in layer.__dict__
 
 
 def test_is_training() -> None:
