@@ -191,6 +191,8 @@ def same() -> Callable[..., None]:
             for key in a:
                 check(a[key], b[key])
             return
+        if isinstance(a, torch.Tensor) and a.dtype == b.dtype == torch.bfloat16:
+            a, b = (t.detach().view(torch.int16) for t in (a, b))  # NumPy has no bfloat16
         a, b = (np.asarray(t.detach() if isinstance(t, torch.Tensor) else t) for t in (a, b))
         assert a.dtype == b.dtype
         assert a.shape == b.shape
