@@ -59,6 +59,10 @@ if TYPE_CHECKING:
         decode as decode,
         encode as encode,
     )
+    from .ops.hadamard import (
+        Hadamard as Hadamard,
+        hadamard_transform as hadamard_transform,
+    )
     from .ops.matmul import (
         matmul as matmul,
     )
@@ -124,6 +128,7 @@ _HOMES = {
     "ops.analysis": ("Analysis", "UpdateAnalysis", "analyze", "analyze_update"),
     "ops.elementwise": ("add", "divide", "multiply", "sqrt", "subtract", "sum"),
     "ops.encode": ("BlockCodes", "decode", "encode"),
+    "ops.hadamard": ("Hadamard", "hadamard_transform"),
     "ops.matmul": ("matmul",),
     "ops.pack": ("pack", "packed_bytes", "unpack"),
     "ops.quantize": ("quantize",),

@@ -128,6 +128,12 @@ class NumpyNamespace(Namespace):
     def reshape(self, x: Array, shape: Sequence[int]) -> Array:
         return x.reshape(tuple(shape))
 
+    def permuted(self, x: Array, order: Sequence[int]) -> Array:
+        return self.xp.transpose(x, tuple(order))
+
+    def concatenate(self, parts: Sequence[Array], axis: int) -> Array:
+        return self.xp.concatenate(parts, axis=axis)
+
     def broadcast(self, x: Array | int, shape: Sequence[int]) -> Array:
         return self.xp.broadcast_to(self.xp.asarray(x), tuple(shape))
 

@@ -141,6 +141,12 @@ class TensorflowNamespace(Namespace):
     def transposed(self, x: Array) -> Array:
         return tf.transpose(x)
 
+    def permuted(self, x: Array, order: Sequence[int]) -> Array:
+        return tf.transpose(x, list(order))
+
+    def concatenate(self, parts: Sequence[Array], axis: int) -> Array:
+        return tf.concat(parts, axis)
+
     def broadcast(self, x: Array | int, shape: Sequence[int]) -> Array:
         return tf.broadcast_to(x, list(shape))
 

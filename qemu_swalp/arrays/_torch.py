@@ -132,6 +132,12 @@ class TorchNamespace(Namespace):
     def reshape(self, x: Array, shape: Sequence[int]) -> Array:
         return x.reshape(tuple(shape))
 
+    def permuted(self, x: Array, order: Sequence[int]) -> Array:
+        return x.permute(tuple(order))
+
+    def concatenate(self, parts: Sequence[Array], axis: int) -> Array:
+        return torch.cat(list(parts), axis)
+
     def broadcast(self, x: Array | int, shape: Sequence[int]) -> Array:
         return torch.broadcast_to(torch.as_tensor(x), tuple(shape))
 

@@ -188,6 +188,14 @@ class Namespace(ABC):
         return x.T
 
     @abstractmethod
+    def permuted(self, x: Array, order: Sequence[int]) -> Array:
+        """Its axes in another order."""
+
+    @abstractmethod
+    def concatenate(self, parts: Sequence[Array], axis: int) -> Array:
+        """Arrays one after another along an axis."""
+
+    @abstractmethod
     def broadcast(self, x: Array | int, shape: Sequence[int]) -> Array: ...
 
     @abstractmethod

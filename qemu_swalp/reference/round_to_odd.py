@@ -17,21 +17,24 @@ MAGNITUDE = 2**63 - 1
 
 def widened(ctx: Context, x: Array) -> Array:
     """In float64."""
-    return _converted(ctx, x, BINARY64)
+    return in_dtype(ctx, x, BINARY64)
 
 
 def narrowed(ctx: Context, x: Array) -> Array:
     """From float64, in the dtype of the context, which represents the values."""
-    return _converted(ctx.of(BINARY64), x, ctx.dtype)
+    return in_dtype(ctx.of(BINARY64), x, ctx.dtype)
 
 
-def _converted(ctx: Context, x: Array, dtype: SourceDtype) -> Array:
+def in_dtype(ctx: Context, x: Array, dtype: SourceDtype) -> Array:
+    """Numbers in another source dtype, which represents them."""
     if ctx.dtype == dtype:
         return x
     result = ctx.xp.converted(x, dtype.name)
     if result is not None:
         return result
-    xp, source, target = ctx.xp, ctx.of(ctx.dtype.wide()), ctx.of(dtype.wide())
+    xp, source, target = ctx.xp, ctx, ctx.of(dtype)
+    if BINARY64 in (ctx.dtype, dtype):
+        source, target = ctx.of(ctx.dtype.wide()), ctx.of(dtype.wide())
     magnitude = source.magnitude_bits(x)
     sig, ulp = source.split(magnitude)
     binade, fraction = target.normalize(sig)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 from .._util.checks import check_bool, near_matches
-from .._util.tables import table
 from ..formats.axis_words import Axis, Layout
 from ..ops.accumulation import Accumulation
+from ..ops.hadamard import Hadamard
 from ..ops.quantizer import Quantizer
+from .positions import is_position, layers_at, literal, unplaced
+from .recipe_table import recipe_table
 from .roles import (
     ROLES,
     SECTIONS,
     elementwise_rules,
     of_role,
+    operand_factors,
     operand_quantizers,
     pairs,
     product_accumulations,
+    product_transforms,
 )
 
 RENAMED = {"steps": "elementwise"}
@@ -44,13 +48,22 @@ class Recipe:
     sums : how these products are accumulated: an `Accumulation` or its string, for all of them, or
         {name: accumulation} by the names of `SUMS`. Products that are not named are accumulated in
         the arrays' own dtype.
+    transforms : {product: `Hadamard` or its string} by "forward", "dgrad" and "wgrad", or one for
+        all products with an operand that is rounded. Both operands are transformed along the sum
+        before they are rounded, with the same signs; without rounding that leaves the product as it
+        is. Signs that are drawn differ from call to call, those that are fixed depend on the seed.
+    factors : {name: factor} by the names of operands: each operand is multiplied by its factor
+        before it is transformed and rounded, and the product is divided by both. On the error that
+        is what scaling the loss does, product by product.
     elementwise : how the elementwise operations within softmax, normalization and nonlinearities
         are rounded: a quantizer of an element format for all of them, or {name: quantizer} by the
         names of `ELEMENTWISE`, or "add", "multiply", "divide", "sqrt", "function" (exp, log, tanh,
         erf) and "sum" (which may be an `Accumulation`) for forward and backward. Operations that
         are not named are computed in the arrays' own dtype.
     overrides : {pattern: Recipe or None}; for a parameter whose name matches a pattern (shell
-        style, the first that matches) that recipe holds instead, None meaning full precision.
+        style, the first that matches) that recipe holds instead, None meaning full precision. A
+        pattern may be a position among the layers that have a weight of two or more dimensions,
+        embeddings left out, in the order of the model: "@layers[0]", "@layers[-15%:]".
     allow_empty : whether an entry point of an adapter that finds nothing to round leaves the model
         as it is; by default it raises ValueError. Recipes that differ in this alone are equal, and
         `to_dict` leaves it out: it changes no number.
@@ -85,6 +98,8 @@ class Recipe:
     state: tuple[tuple[str, Quantizer | None], ...] = ()
     operands: tuple[tuple[str, Quantizer], ...] = ()
     sums: tuple[tuple[str, Accumulation], ...] = ()
+    transforms: tuple[tuple[str, Hadamard], ...] = ()
+    factors: tuple[tuple[str, float], ...] = ()
     elementwise: tuple[tuple[str, Quantizer | Accumulation], ...] = ()
     overrides: tuple[tuple[str, Recipe | None], ...] = ()
     allow_empty: bool = field(default=False, compare=False)
@@ -101,16 +116,21 @@ class Recipe:
         state: Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
         operands: Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
         sums: Accumulation | Quantizer | str | Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
+        transforms: Hadamard | str | Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
+        factors: Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
         elementwise: Quantizer | str | Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
         overrides: Mapping[str, Recipe | None] | tuple[tuple[str, Recipe | None], ...] = (),
         allow_empty: bool = False,
     ) -> None:
         by_role = (weight, activation, error, gradient, momentum, accumulator, average)
+        rounded = operand_quantizers(operands)
         parts: dict[str, Any] = {
             **{role: of_role(role, value) for role, value in zip(ROLES, by_role, strict=True)},
             "state": tuple((name, of_role(name, value)) for name, value in pairs(state)),
-            "operands": operand_quantizers(operands),
+            "operands": rounded,
             "sums": product_accumulations(sums),
+            "transforms": product_transforms(transforms, rounded),
+            "factors": operand_factors(factors, rounded),
             "elementwise": elementwise_rules(elementwise),
             "overrides": tuple(pairs(overrides)),
             "allow_empty": allow_empty,
@@ -119,6 +139,7 @@ class Recipe:
         for name, part in parts.items():
             object.__setattr__(self, name, part)
         for pattern, recipe in self.overrides:
+            is_position(pattern)
             if recipe is not None and (not isinstance(recipe, Recipe) or recipe.overrides):
                 raise TypeError(
                     f"overrides[{pattern!r}] must be None or a Recipe without overrides, got"
@@ -128,9 +149,43 @@ class Recipe:
     def of(self, name: str) -> Recipe:
         """The recipe that holds for the parameter of that name; without overrides."""
         for pattern, recipe in self.overrides:
+            if is_position(pattern):
+                raise unplaced(pattern)
             if fnmatchcase(name, pattern):
                 return recipe or FULL_PRECISION
         return replace(self, overrides=()) if self.overrides else self
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether a pattern of its overrides is a position."""
+        return any(is_position(pattern) for pattern, _ in self.overrides)
+
+    def at_layers(self, layers: Sequence[str], separator: str = ".") -> Recipe:
+        """The recipe with names for the positions among its overrides.
+
+        Parameters
+        ----------
+        layers : names of the layers that have a weight of two or more dimensions, in order.
+        separator : what a framework has between the name of a layer and that of what belongs to it.
+
+        Raises
+        ------
+        ValueError: if there is no layer at a position.
+
+        >>> recipe = Recipe(operands={"input": "mxfp8"}, overrides={"@layers[-1]": None})
+        >>> recipe.at_layers(["fc1", "fc2"]).overrides
+        (('fc2.*', None),)
+        """
+        if not self.has_positions:
+            return self
+        placed = []
+        for pattern, recipe in self.overrides:
+            if is_position(pattern):
+                names = layers_at(pattern, layers)
+                placed += [(f"{literal(name)}{separator}*", recipe) for name in names]
+            else:
+                placed.append((pattern, recipe))
+        return replace(self, overrides=tuple(placed))
 
     @property
     def axis_words(self) -> tuple[str, ...]:
@@ -199,6 +254,8 @@ class Recipe:
         """
         names = tuple(dict.fromkeys(names))
         for pattern in self.unmatched(names):
+            if is_position(pattern):
+                raise unplaced(pattern)
             nearest = ", ".join(near_matches(pattern, names))
             raise ValueError(
                 f"the pattern {pattern!r} of overrides matches none of {len(names)} names"
@@ -215,6 +272,14 @@ class Recipe:
     def accumulation(self, name: str) -> Accumulation | None:
         """How one of the products of `SUMS` is accumulated; None: in the arrays' own dtype."""
         return dict(self.sums).get(name)
+
+    def transform(self, product: str) -> Hadamard | None:
+        """How both operands of "forward", "dgrad" or "wgrad" are transformed; None: not at all."""
+        return dict(self.transforms).get(product)
+
+    def factor(self, operand: str) -> float:
+        """By what an operand of `OPERANDS` is multiplied before it is rounded."""
+        return dict(self.factors).get(operand, 1.0)
 
     def elementwise_rule(self, name: str) -> Quantizer | Accumulation | None:
         """How one of the `ELEMENTWISE` is rounded; None: not at all."""
@@ -271,6 +336,10 @@ class Recipe:
             plain["operands"] = {name: str(q) for name, q in self.operands}
         if self.sums:
             plain["sums"] = {name: str(accumulation) for name, accumulation in self.sums}
+        if self.transforms:
+            plain["transforms"] = {name: str(transform) for name, transform in self.transforms}
+        if self.factors:
+            plain["factors"] = dict(self.factors)
         if self.elementwise:
             plain["elementwise"] = {name: str(rule) for name, rule in self.elementwise}
         if self.overrides:
@@ -303,32 +372,7 @@ class Recipe:
 
     def __str__(self) -> str:
         """A table of all that is rounded."""
-        return table(("role", "format", "rounding"), self._lines(), left=range(3))
-
-    def _lines(self, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-        rounded = [*((role, getattr(self, role)) for role in ROLES), *self.state, *self.operands]
-        lines = [
-            (f"{prefix}{name}", str(q.format), str(q.rounding))
-            for name, q in rounded
-            if q is not None
-        ]
-        lines += [
-            (f"{prefix}{name}", str(q.format), str(q.rounding))
-            for name, q in self.elementwise
-            if isinstance(q, Quantizer)
-        ]
-        sums = (
-            *self.sums,
-            *((name, rule) for name, rule in self.elementwise if isinstance(rule, Accumulation)),
-        )
-        for name, accumulation in sums:
-            lines += [
-                (f"{prefix}{name}{part}", str(q.format), str(q.rounding))
-                for part, q in accumulation.parts()
-            ]
-        yield from lines or [(prefix.removesuffix(": ") or "all", "full precision", "")]
-        for pattern, recipe in self.overrides:
-            yield from (recipe or FULL_PRECISION)._lines(f"{pattern}: ")
+        return recipe_table(self)
 
 
 FULL_PRECISION = Recipe()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import Any
 
 from .._util.checks import check_choice
 from ..formats.axis_words import Layout
 from ..ops.accumulation import Accumulation, check_element
+from ..ops.hadamard import Hadamard
 from ..ops.quantizer import Quantizer
 from .functional import ELEMENTWISE
 
@@ -38,13 +41,15 @@ OPERAND_AXES = {
 ACTIVATION_LAYOUT = {"batch": 0}
 """The layout of activations and errors."""
 
+PRODUCTS = ("forward", "dgrad", "wgrad")
+
 SUMS = ("forward.sum", "dgrad.sum", "wgrad.sum")
 """How the three products are accumulated."""
 
 SECTIONS = {
     "optimizer": ("weight", "gradient", "momentum", "accumulator", "state"),
     "activations": ("activation", "error"),
-    "products": ("operands", "sums"),
+    "products": ("operands", "sums", "transforms", "factors"),
     "elementwise": ("elementwise",),
     "average": ("average",),
 }
@@ -98,6 +103,55 @@ def product_accumulations(chosen: Any) -> tuple[tuple[str, Accumulation], ...]:
     return tuple(
         (name, Accumulation.parse(named[name])) for name in SUMS if named.get(name) is not None
     )
+
+
+def product_transforms(
+    chosen: Any, operands: tuple[tuple[str, Quantizer], ...]
+) -> tuple[tuple[str, Hadamard], ...]:
+    """Of {product: transform}, or of one for all products with an operand that is rounded."""
+    rounded = {name.partition(".")[0] for name, _ in operands}
+    if isinstance(chosen, Hadamard | str):
+        chosen = {name: chosen for name in PRODUCTS if name in rounded}
+    named = dict(pairs(chosen))
+    for name in named:
+        check_choice("the name of a product", name, PRODUCTS)
+        if named[name] is not None and name not in rounded:
+            raise ValueError(
+                f"transforms[{name!r}]: the recipe rounds no operand of this product; give it"
+                f" operands, or remove the transform"
+            )
+    return tuple(
+        (name, Hadamard.parse(named[name])) for name in PRODUCTS if named.get(name) is not None
+    )
+
+
+def operand_factors(
+    chosen: Any, operands: tuple[tuple[str, Quantizer], ...]
+) -> tuple[tuple[str, float], ...]:
+    """Of {name: factor}, by the names of `OPERANDS`; those that are not rounded have none."""
+    rounded = dict(operands)
+    given = {name: value for name, value in pairs(chosen) if value is not None}
+    named = dict(_named("an operand", given, OPERANDS))
+    for name in given:
+        if not any(of in rounded for of in named if of == name or of.endswith(f".{name}")):
+            raise ValueError(
+                f"factors[{name!r}]: the recipe does not round this operand; give it a quantizer,"
+                " or remove the factor"
+            )
+    return tuple((name, _factor(name, value)) for name, value in named.items() if name in rounded)
+
+
+def _factor(name: str, value: Any) -> float:
+    try:
+        factor = float(Fraction(value) if isinstance(value, str) else value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        factor = math.nan
+    if not 0 < factor < math.inf:
+        raise ValueError(
+            f"factors[{name!r}] must be a positive number, or its string, as in 0.75 or '3/4', got"
+            f" {value!r}"
+        )
+    return factor
 
 
 def elementwise_rules(chosen: Any) -> tuple[tuple[str, Quantizer | Accumulation], ...]:
