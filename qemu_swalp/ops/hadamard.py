@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -98,12 +98,12 @@ class Hadamard:
         signs = "" if self.signs == "none" else f",signs={self.signs}"
         return f"hadamard<{self.size}{signs}>"
 
-    def sizes(self, length: int) -> Iterator[tuple[int, int]]:
+    def stretches(self, length: int) -> tuple[tuple[int, int], ...]:
         """(blocks, size) of each stretch of a vector of that length, in order."""
-        if length >= self.size:
-            yield length // self.size, self.size
         rest = length % self.size
-        yield from ((1, 1 << bit) for bit in reversed(range(rest.bit_length())) if rest >> bit & 1)
+        bits = (bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1)
+        whole = ((length // self.size, self.size),) if length >= self.size else ()
+        return (*whole, *((1, 1 << bit) for bit in bits))
 
     def constant_signs(self, length: int, seed: int) -> np.ndarray | None:
         """The signs of a vector as float32 of shape (length,); None without, or if a call draws
@@ -179,7 +179,7 @@ def hadamard_transform(
     signs = _signs(xp, transform, length, wide, random)
     y = transformed(
         wide if signs is None else wide * signs,
-        transform,
+        transform.stretches(length),
         lambda a, tail: xp.reshape(a, (*xp.lengths(turned)[:-1], *tail)),
         xp.concatenate,
     )
@@ -192,18 +192,18 @@ def hadamard_transform(
 
 def transformed(
     x: Any,
-    transform: Hadamard,
+    stretches: Sequence[tuple[int, int]],
     reshape: Callable[[Any, Sequence[int]], Any],
     concatenate: Callable[[Sequence[Any], int], Any],
 ) -> Any:
-    """x, to which signs were applied, transformed along its last axis.
+    """x, to which signs were applied, transformed along its last axis by `Hadamard.stretches`.
 
     `reshape(x, tail)` gives the last axis of x the lengths `tail`; `concatenate` joins along an
     axis, the last being -1. The caller's functions make it differentiable and traceable.
     """
     parts, start = [], 0
     length = x.shape[-1]
-    for blocks, size in transform.sizes(length):
+    for blocks, size in stretches:
         part = x[..., start : start + blocks * size] if blocks * size < length else x
         start += blocks * size
         if size > 1:

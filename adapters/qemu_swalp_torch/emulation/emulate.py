@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from qemu_swalp._util.checks import check_choice, check_patterns
 from qemu_swalp._util.tables import table
 from qemu_swalp.training import Recipe, as_recipe
+from qemu_swalp.training.positions import literal
 from qemu_swalp.training.roles import SECTIONS
 
 from ..averaging.averager import Averager
@@ -145,11 +146,8 @@ def _without_excluded(model: nn.Module, recipe: Recipe, exclude: Selection) -> R
         if is_excluded(name, module, exclude)
         for parameter, _ in module.named_parameters(recurse=False)
     ]
-    literal = [name.replace("[", "[[]") for name in names]
-    return replace(
-        recipe,
-        overrides={**dict.fromkeys(literal), **dict(recipe.overrides)},  # type: ignore[arg-type]
-    )
+    left_out: dict[str, Recipe | None] = dict.fromkeys(map(literal, names))
+    return replace(recipe, overrides=(*left_out.items(), *recipe.overrides))
 
 
 class Emulation:

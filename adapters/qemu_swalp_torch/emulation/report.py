@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from qemu_swalp import Accumulation
-from qemu_swalp.training import ELEMENTWISE, OPERANDS, SUMS, Quantizer
+from qemu_swalp.training import ELEMENTWISE, Quantizer
 from qemu_swalp.training.roles import SECTIONS
 
 from ..model.coverage import share
@@ -26,6 +26,8 @@ def lines_of(emulation: Any) -> Iterator[Line]:
             for names, text in _grouped(_rules(section, site)).items():
                 yield (site.name or "(model)", names, *_parts(text), str(_runs(site)), part)
                 part = ""
+            for names, text in _grouped(_transforms(section, site)).items():
+                yield (site.name or "(model)", names, text, "", "", "")
     if emulation.quantized:
         roles: dict[str, Any] = {
             role: emulation.recipe.quantizer(role) for role in SECTIONS["optimizer"]
@@ -50,10 +52,19 @@ def _rules(section: str, site: Any) -> dict[str, str]:
     if section == "activations":
         pairs = {"activation": site.activation, "error": site.error}
     elif section == "products":
-        pairs = {name: site.quantizers[name] for name in (*OPERANDS, *SUMS)}
+        pairs = {
+            f"{name} (factor={site.factors[name]:.6g})" if name in site.factors else name: text
+            for name, text in site.quantizers.items()
+        }
     else:
         pairs = dict(zip(ELEMENTWISE, site.quantizers, strict=True))
     return {name: text for name, text in pairs.items() if text is not None}
+
+
+def _transforms(section: str, site: Any) -> dict[str, str]:
+    if section != "products":
+        return {}
+    return {f"{name}.transform": str(rule) for name, rule in site.transforms.items()}
 
 
 def _grouped(rules: Mapping[str, str]) -> dict[str, str]:

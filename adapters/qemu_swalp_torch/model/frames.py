@@ -10,15 +10,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qemu_swalp.training import OPERANDS, SUMS
+from qemu_swalp.training.roles import OPERANDS, PRODUCTS
 
 from .._compat import parameters_of, safe_softmax
 from ..ops.elementwise import ElementwiseRules
 from ..ops.functional import ElementwiseFunctions
-from ..ops.matmul import Operands
+from ..ops.operands import Operand, Operands, Product
+from ..tensors.custom_ops import Rule
 
 AS_INPUT = {"forward.weight": "forward.input", "dgrad.weight": "wgrad.input"}
 """Whose quantizer the second of two activations has."""
+
+
+OF_PRODUCTS = tuple(
+    (product, *(name for name in OPERANDS if name.startswith(f"{product}.")))
+    for product in PRODUCTS
+)
+"""Each product with its two operands, in the order of `OPERANDS`."""
 
 
 class Products:
@@ -44,11 +52,22 @@ class Products:
         if self._step is None:
             self._step = self.site.turn()
         site, step = self.site, self._step
-        found = []
-        for name in (*OPERANDS, *SUMS):
-            quantizer = site.quantizers[roles.get(name, name)]
-            found.append(None if quantizer is None else site.rule(name + part, quantizer, step))
-        return Operands(*found)
+
+        def rule(name: str) -> Rule | None:
+            found: Rule | None = site.rule(
+                name + part, site.quantizers[roles.get(name, name)], step
+            )
+            return found
+
+        made = []
+        for product, first, second in OF_PRODUCTS:
+            turn = site.turn_of(product, part, step)
+            operands = [
+                Operand(site.factors.get(roles.get(name, name), 1.0), turn, rule(name))
+                for name in (first, second)
+            ]
+            made.append(Product(operands[0], operands[1], rule(f"{product}.sum")))
+        return Operands(*made)
 
     def next_part(self) -> str:
         """The name of the next product that has none."""

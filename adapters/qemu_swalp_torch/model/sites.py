@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from qemu_swalp.training import ELEMENTWISE, OPERANDS, SUMS, Recipe
 
-from ..tensors.call_counters import Position
+from ..ops.operands import Turn, coin
+from ..tensors.call_counters import Position, stream
 from ..tensors.custom_ops import is_stochastic
 from .interception import put
 from .removable import Removable, RoundingSite
@@ -38,9 +39,22 @@ class ProductSite(RoundingSite):
         self.quantizers = {
             name: None if rule is None else str(rule) for name, rule in {**rules, **sums}.items()
         }
-        self.stochastic = any(is_stochastic(q) for q in self.quantizers.values() if q is not None)
+        self.transforms, self.factors = dict(recipe.transforms), dict(recipe.factors)
+        self.stochastic = any(
+            is_stochastic(q) for q in self.quantizers.values() if q is not None
+        ) or any(transform.draws for transform in self.transforms.values())
         asked = any(self.quantizers.values())
         self.expected, self.possible = expected and asked, possible and asked
+
+    def turn_of(self, product: str, part: str, step: int | Tensor) -> Turn | None:
+        """How the operands of a product are transformed at one call."""
+        transform = self.transforms.get(product)
+        if transform is None:
+            return None
+        signs = None
+        if transform.draws:
+            signs = coin(self.seed, stream(f"{product}.transform{part}", self.index), step)
+        return Turn(str(transform), signs, self.seed)
 
     def register(self, module: nn.Module) -> Sequence[Removable]:
         site = self if any(self.quantizers.values()) else False

@@ -14,7 +14,7 @@ from qemu_swalp.training.seeds import seed_for
 from .._compat import is_compiled
 from ..sections import check_section
 from ..tensors.call_counters import Position, Site, clock_of, join
-from ..tensors.model_names import is_wrapper, named_modules, override_names, remember
+from ..tensors.model_names import is_wrapper, named_modules, override_names, placed, remember
 from .handle import SiteHandle
 from .removable import Removable, RoundingSite
 from .selection import Selection, is_excluded, is_inner, patterns_in
@@ -47,6 +47,7 @@ def round_within(
     check_patterns("modules", patterns_in(modules), names)
     check_patterns("inputs", patterns_in(inputs), names)
     check_patterns("exclude", patterns_in(exclude), names)
+    recipe = placed(recipe, model)
     recipe.check_patterns(override_names(model))
     clock = clock_of(model)
     pairs, excluded = [], []

@@ -130,9 +130,17 @@ def gradient_of_weight(
 
     error of shape (B, O, *P), x (B, C, *S). The product is (G, O/G, B·P) · (G, B·P, C/G·k).
     """
-    b, _ = _columns(x, kernel, g, error.shape[2:])
-    a = _parted(error.transpose(0, 1), 0, g.groups).flatten(2)
-    return times(a, b, rule).reshape(error.shape[1], -1, *kernel)
+    return times(*pixels_and_columns(error, x, kernel, g), rule).reshape(
+        error.shape[1], -1, *kernel
+    )
+
+
+def pixels_and_columns(
+    error: Tensor, x: Tensor, kernel: torch.Size, g: Geometry
+) -> tuple[Tensor, Tensor]:
+    """The operands of the gradient of a weight as matrices: (G, O/G, B·P) and (G, B·P, C/G·k)."""
+    columns, _ = _columns(x, kernel, g, error.shape[2:])
+    return _parted(error.transpose(0, 1), 0, g.groups).flatten(2), columns
 
 
 def _columns(

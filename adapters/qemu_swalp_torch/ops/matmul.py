@@ -8,7 +8,7 @@ the gradient of the weight.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,26 +17,16 @@ from torch.nn.functional import linear as product
 from qemu_swalp.interop.torch import unviewed
 
 from .._compat import without_interception
-from ..tensors.custom_ops import Rule, apply_rule
-from ..tensors.straight_through import straight_through
-from ..tensors.transforms import Transformable, applied, needs_function, transformable
-from .accumulate import Geometry, convolve, gradient_of_input, gradient_of_weight, times
-
-
-class Operands(NamedTuple):
-    """Rules of `qemu_swalp.training.OPERANDS` and `SUMS`, in their order; None leaves an operand as
-    it is, and a sum to PyTorch.
-    """
-
-    forward_input: Rule | None = None
-    forward_weight: Rule | None = None
-    dgrad_error: Rule | None = None
-    dgrad_weight: Rule | None = None
-    wgrad_error: Rule | None = None
-    wgrad_input: Rule | None = None
-    forward_sum: Rule | None = None
-    dgrad_sum: Rule | None = None
-    wgrad_sum: Rule | None = None
+from ..tensors.transforms import Transformable, applied, transformable
+from .accumulate import (
+    Geometry,
+    convolve,
+    gradient_of_input,
+    gradient_of_weight,
+    pixels_and_columns,
+    times,
+)
+from .operands import Operand, Operands, Product, is_plain, prepared, unscaled
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands) -> Tensor:
@@ -93,32 +83,25 @@ def autocast(
     return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
-def _rounded(x: Tensor, rule: Rule | None) -> Tensor:
-    if rule is None:
-        return x
-    if needs_function(x):  # create_graph=True: straight-through
-        return straight_through(x, rule, None)
-    return apply_rule(x, rule)
-
-
-def _product(x: Tensor, w: Tensor, rule: Rule | None, bias: Tensor | None = None) -> Tensor:
+def _product(x: Tensor, w: Tensor, how: Product, bias: Tensor | None = None) -> Tensor:
     """x·wᵀ + bias, which is added to the sums as they are."""
-    if rule is None:
+    if how.sum is None and how.first.factor == how.second.factor == 1:
         return product(x, w, bias)
-    y = times(x, w.mT, rule)
+    y = unscaled(product(x, w) if how.sum is None else times(x, w.mT, how.sum), how)
     return y if bias is None else y + bias
 
 
-def _matmul(a: Tensor, b: Tensor, rule: Rule | None) -> Tensor:
-    return torch.matmul(a, b) if rule is None else times(a, b, rule)
+def _matmul(a: Tensor, b: Tensor, how: Product) -> Tensor:
+    return unscaled(torch.matmul(a, b) if how.sum is None else times(a, b, how.sum), how)
 
 
 @transformable
 class _Linear(Transformable):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands) -> Tensor:
-        w = _rounded(unviewed(weight), operands.forward_weight)
-        return _product(_rounded(x, operands.forward_input), w, operands.forward_sum, bias)
+        how = operands.forward
+        w = prepared(unviewed(weight), how.second)
+        return _product(prepared(x, how.first), w, how, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -132,11 +115,13 @@ class _Linear(Transformable):
         (error,) = errors
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
-            w = _rounded(unviewed(weight).t(), operands.dgrad_weight)
-            dx = _product(_rounded(error, operands.dgrad_error), w, operands.dgrad_sum)
+            how = operands.dgrad
+            w = prepared(unviewed(weight).t(), how.second)
+            dx = _product(prepared(error, how.first), w, how)
         if ctx.needs_input_grad[1]:
-            a = _rounded(x.t(), operands.wgrad_input)
-            dw = _product(_rounded(error.t(), operands.wgrad_error), a, operands.wgrad_sum)
+            how = operands.wgrad
+            a = prepared(x.t(), how.second)
+            dw = _product(prepared(error.t(), how.first), a, how)
         if ctx.needs_input_grad[2]:
             db = error.sum(0)
         return dx, dw, db, None
@@ -151,11 +136,8 @@ class _Matmul(Transformable):
 
     @staticmethod
     def forward(a: Tensor, b: Tensor, operands: Operands) -> Tensor:
-        return _matmul(
-            _rounded(a, operands.forward_input),
-            _rounded(b.mT, operands.forward_weight).mT,
-            operands.forward_sum,
-        )
+        how = operands.forward
+        return _matmul(prepared(a, how.first), prepared(b.mT, how.second).mT, how)
 
     @staticmethod
     def backward(ctx: Any, *errors: Any) -> Any:
@@ -164,18 +146,12 @@ class _Matmul(Transformable):
         (error,) = errors
         da = db = None
         if ctx.needs_input_grad[0]:
-            da = _matmul(
-                _rounded(error, operands.dgrad_error),
-                _rounded(b, operands.dgrad_weight).mT,
-                operands.dgrad_sum,
-            )
+            how = operands.dgrad
+            da = _matmul(prepared(error, how.first), prepared(b, how.second).mT, how)
             da = da.sum_to_size(a.shape)
         if ctx.needs_input_grad[1]:
-            db = _matmul(
-                _rounded(a.mT, operands.wgrad_input),
-                _rounded(error.mT, operands.wgrad_error).mT,
-                operands.wgrad_sum,
-            )
+            how = operands.wgrad
+            db = _matmul(prepared(a.mT, how.second), prepared(error.mT, how.first).mT, how)
             db = db.sum_to_size(b.shape)
         return da, db, None
 
@@ -195,14 +171,18 @@ class _Convolution(Transformable):
         geometry: Geometry,
         operands: Operands,
     ) -> Tensor:
-        a = _over_channels(x, operands.forward_input, geometry.groups)
-        w = _kernel(weight, operands.forward_weight, geometry, forward=True)
-        if operands.forward_sum is None:
+        how = operands.forward
+        a = _over_channels(x, how.first, geometry.groups)
+        w = _kernel(weight, how.second, geometry, forward=True)
+        if how.sum is None and how.first.factor == how.second.factor == 1:
             return torch.convolution(a, w, bias, *geometry)
-        if geometry.transposed:
-            y = gradient_of_input(a, w, _size(x, weight, geometry), geometry, operands.forward_sum)
+        if how.sum is None:
+            y = torch.convolution(a, w, None, *geometry)
+        elif geometry.transposed:
+            y = gradient_of_input(a, w, _size(x, weight, geometry), geometry, how.sum)
         else:
-            y = convolve(a, w, geometry, operands.forward_sum)
+            y = convolve(a, w, geometry, how.sum)
+        y = unscaled(y, how)
         return y if bias is None else y + bias.reshape(-1, *(1,) * (x.ndim - 2))
 
     @staticmethod
@@ -214,24 +194,45 @@ class _Convolution(Transformable):
         gradients = torch.ops.aten.convolution_backward
         dx = dw = db = None
         if ctx.needs_input_grad[0]:
-            e = _over_channels(error, operands.dgrad_error, geometry.groups)
-            w = _kernel(weight, operands.dgrad_weight, geometry, forward=False)
-            if operands.dgrad_sum is None:
+            how = operands.dgrad
+            e = _over_channels(error, how.first, geometry.groups)
+            w = _kernel(weight, how.second, geometry, forward=False)
+            if how.sum is None:
                 dx = gradients(e, x, w, None, *geometry, [True, False, False])[0]
             elif geometry.transposed:
-                dx = convolve(e, w, geometry, operands.dgrad_sum, x.shape[2:])
+                dx = convolve(e, w, geometry, how.sum, x.shape[2:])
             else:
-                dx = gradient_of_input(e, w, x.shape[2:], geometry, operands.dgrad_sum)
+                dx = gradient_of_input(e, w, x.shape[2:], geometry, how.sum)
+            dx = unscaled(dx, how)
         if ctx.needs_input_grad[1]:
-            e, a = _over_pixels(error, operands.wgrad_error), _over_pixels(x, operands.wgrad_input)
-            if operands.wgrad_sum is None:
-                dw = gradients(e, a, weight, None, *geometry, [False, True, False])[1]
-            else:
-                pair = (a, e) if geometry.transposed else (e, a)
-                dw = gradient_of_weight(*pair, weight.shape[2:], geometry, operands.wgrad_sum)
+            dw = _gradient_of_weight(error, x, weight, geometry, operands.wgrad)
         if ctx.needs_input_grad[2]:
             db = error.sum([d for d in range(error.ndim) if d != 1])
         return dx, dw, db, None, None
+
+
+def _gradient_of_weight(
+    error: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, how: Product
+) -> Tensor:
+    """The gradient of a convolution's weight.
+
+    A transform mixes the pixels, which then meet no kernel position any more: the operands are then
+    what meets at each, (G, O/G, P) and (G, C/G·k, P), and these are what is rounded.
+    """
+    kernel = weight.shape[2:]
+    if how.first.turn is not None:
+        first, second = (how.second, how.first) if geometry.transposed else (how.first, how.second)
+        pair = (x, error) if geometry.transposed else (error, x)
+        e, a = pixels_and_columns(*pair, kernel, geometry)
+        y = _matmul(prepared(e, first), prepared(a.mT, second).mT, how)
+        return y.reshape(weight.shape)
+    e, a = _over_pixels(error, how.first), _over_pixels(x, how.second)
+    if how.sum is None:
+        options = (*geometry, [False, True, False])
+        dw: Tensor = torch.ops.aten.convolution_backward(e, a, weight, None, *options)[1]
+        return unscaled(dw, how)
+    pair = (a, e) if geometry.transposed else (e, a)
+    return unscaled(gradient_of_weight(*pair, kernel, geometry, how.sum), how)
 
 
 def _size(x: Tensor, weight: Tensor, g: Geometry) -> torch.Size:
@@ -250,35 +251,35 @@ def _size(x: Tensor, weight: Tensor, g: Geometry) -> torch.Size:
     )
 
 
-def _over_channels(x: Tensor, rule: Rule | None, groups: int) -> Tensor:
+def _over_channels(x: Tensor, operand: Operand, groups: int) -> Tensor:
     """x of shape (B, C, *S) rounded as (B·S·groups, C/groups)."""
     batch, channels = x.shape[:2]
-    return _arranged(x, rule, (batch, channels, -1), (0, 2, 1), (-1, channels // groups))
+    return _arranged(x, operand, (batch, channels, -1), (0, 2, 1), (-1, channels // groups))
 
 
-def _over_pixels(x: Tensor, rule: Rule | None) -> Tensor:
+def _over_pixels(x: Tensor, operand: Operand) -> Tensor:
     """x of shape (B, C, *S) rounded as (C, B·S)."""
     batch, channels = x.shape[:2]
-    return _arranged(x, rule, (batch, channels, -1), (1, 0, 2), (channels, -1))
+    return _arranged(x, operand, (batch, channels, -1), (1, 0, 2), (channels, -1))
 
 
-def _kernel(weight: Tensor, rule: Rule | None, geometry: Geometry, forward: bool) -> Tensor:
+def _kernel(weight: Tensor, operand: Operand, geometry: Geometry, forward: bool) -> Tensor:
     """weight of shape (A, I, *k) rounded as (k, A, I) where the sum runs over I, else as (k, G·I,
     A/G).
     """
     a, i = weight.shape[:2]
     weight = unviewed(weight)
     if forward != geometry.transposed:
-        return _arranged(weight, rule, (a, i, -1), (2, 0, 1), (-1, a, i))
+        return _arranged(weight, operand, (a, i, -1), (2, 0, 1), (-1, a, i))
     groups = geometry.groups
     return _arranged(
-        weight, rule, (groups, a // groups, i, -1), (3, 0, 2, 1), (-1, groups * i, a // groups)
+        weight, operand, (groups, a // groups, i, -1), (3, 0, 2, 1), (-1, groups * i, a // groups)
     )
 
 
 def _arranged(
     x: Tensor,
-    rule: Rule | None,
+    operand: Operand,
     shape: tuple[int, ...],
     order: tuple[int, ...],
     matrix: tuple[int, ...],
@@ -286,10 +287,13 @@ def _arranged(
     """x rounded in another arrangement: reshaped, its axes in another order, reshaped again; and
     back.
     """
-    if rule is None or not x.numel():
+    if is_plain(operand) or not x.numel():
         return x
     turned = x.reshape(shape).permute(order)
     back = sorted(range(len(order)), key=order.__getitem__)
     return (
-        _rounded(turned.reshape(matrix), rule).reshape(turned.shape).permute(back).reshape(x.shape)
+        prepared(turned.reshape(matrix), operand)
+        .reshape(turned.shape)
+        .permute(back)
+        .reshape(x.shape)
     )

@@ -140,6 +140,7 @@ def quantize_optimizer(
     check_bool("capturable", capturable)
     if model is not None:
         model_names.remember(model)
+        recipe = model_names.placed(recipe, model)
     named = model_names.named_parameters(model) if model is not None else named_parameters
     names = names_from(opt.param_groups, named) if recipe.overrides else None
     if names is not None:

@@ -22,6 +22,9 @@ from .scripting import REMEDY
 
 SIGN = 1 << 63
 
+SIGNS = "signs"
+"""The role of random signs, which observers are not told of: they are no number of the model."""
+
 
 def is_capturing() -> bool:
     """Whether a CUDA graph is being captured."""
@@ -80,7 +83,8 @@ def apply_rule(x: Tensor, rule: Rule) -> Tensor:
         if quantizer.rounding.stochastic
         else None
     )
-    observe(Label(rule.site, rule.role), x.detach(), quantizer, random)
+    if rule.role != SIGNS:
+        observe(Label(rule.site, rule.role), x.detach(), quantizer, random)
     return rounded(x, quantizer, random)
 
 

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
-from .._compat import WRAPPED
+from qemu_swalp.training import Recipe
+
+from .._compat import WRAPPED, parameters_of
 
 ENDS = ("input", "output", "operands", "elementwise")
 """What may follow a module's name in the overrides of a recipe."""
@@ -73,6 +75,26 @@ def override_names_beside(parameters: Iterable[str], patterns: Iterable[str]) ->
     """
     of_modules = [pattern for pattern in patterns if pattern.rpartition(".")[2] in ENDS]
     return (*parameters, *of_modules)
+
+
+def placed(recipe: Recipe, model: nn.Module) -> Recipe:
+    """The recipe with names for positions among its overrides.
+
+    A layer is a module, and no embedding, that owns a parameter of two or more dimensions.
+    """
+    if not recipe.has_positions:
+        return recipe
+    embeddings = (nn.Embedding, nn.EmbeddingBag)
+    layers = [
+        name
+        for name, module in named_modules(model)
+        if not is_wrapper(module) and not isinstance(module, embeddings) and _has_matrix(module)
+    ]
+    return recipe.at_layers(layers)
+
+
+def _has_matrix(module: nn.Module) -> bool:
+    return any(p is not None and p.ndim > 1 for p in parameters_of(module))
 
 
 def without_wrappers(name: str) -> str:
