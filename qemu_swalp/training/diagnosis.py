@@ -198,11 +198,15 @@ def without(recipe: Recipe, role: str) -> Recipe:
     overrides = tuple(
         (pattern, override and without(override, role)) for pattern, override in recipe.overrides
     )
+    operands = tuple(pair for pair in recipe.operands if pair[0] != role)
+    products = {name.partition(".")[0] for name, _ in operands}
     lessened = replace(
         recipe,
         overrides=overrides,
         state=tuple(pair for pair in recipe.state if pair[0] != role),
-        operands=tuple(pair for pair in recipe.operands if pair[0] != role),
+        operands=operands,
+        transforms=tuple(pair for pair in recipe.transforms if pair[0] in products),
+        factors=tuple(pair for pair in recipe.factors if pair[0] != role),
         sums=tuple(pair for pair in recipe.sums if pair[0] != role),
         elementwise=tuple(pair for pair in recipe.elementwise if pair[0] != role),
     )

@@ -10,6 +10,7 @@ import pytest
 
 from qemu_swalp import Hadamard
 from qemu_swalp.training import FULL_PRECISION, OPERANDS, Recipe
+from qemu_swalp.training.diagnosis import without
 
 FP4 = {"input": "mxfp4", "weight": "mxfp4", "error": "mxfp4/stochastic"}
 
@@ -53,12 +54,22 @@ def test_they_are_saved_and_shown() -> None:
         ({"transforms": {"wgrad": "hadamard<4>"}}, "rounds no operand"),
         ({"factors": {"error": 2}}, "does not round this operand"),
         ({"factors": {"inptu": 2}}, "did you mean 'input'"),
-        *(({"factors": {"input": bad}}, "positive number") for bad in (0, -1, math.inf, "x", "1/0")),
+        *(
+            ({"factors": {"input": bad}}, "positive number")
+            for bad in (0, -1, math.inf, "x", "1/0")
+        ),
     ],
 )
 def test_what_cannot_be_applied_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Recipe(operands={"forward.input": "mxfp4"}, **options)
+
+
+def test_a_role_is_taken_out_with_its_factor_and_transform() -> None:
+    recipe = Recipe(
+        operands={"wgrad.error": "mxfp4"}, transforms="hadamard<4>", factors={"error": 2}
+    )
+    assert without(recipe, "wgrad.error") == FULL_PRECISION
 
 
 @pytest.mark.parametrize(
