@@ -9,7 +9,7 @@ import pkgutil
 import pytest
 import qemu_swalp_keras
 
-from tests.test_documentation import FLAGS
+from tests.helpers.pages import FLAGS
 
 MODULES = ["qemu_swalp_keras"] + [
     m.name for m in pkgutil.walk_packages(qemu_swalp_keras.__path__, "qemu_swalp_keras.")
