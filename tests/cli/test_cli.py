@@ -294,7 +294,10 @@ def test_info_probes_pytorch(capsys: Capture) -> None:
     ("library", "ways"),
     [
         ("jax", ["on a CPU as a custom call of XLA, eager and compiled"]),
-        ("tensorflow", ["eager and in graphs as an operation", "under XLA as a custom call"]),
+        (
+            "tensorflow",
+            ["eager as an operation", "in graphs as that, and under XLA as a custom call"],
+        ),
     ],
 )
 def test_info_says_how_programs_call_the_kernels(library: str, ways: list[str]) -> None:

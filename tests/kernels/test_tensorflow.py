@@ -96,15 +96,56 @@ def test_shapes(compiled: Callable[..., Any]) -> None:
 
 
 def test_open_lengths() -> None:
-    """One trace for all lengths, empty ones among them; under XLA the reference implementation."""
+    """One trace for all lengths, empty ones among them."""
     signature = [tf.TensorSpec([None, None, 24])]
     for jit in (False, True):
         function = tf.function(rounded, autograph=False, jit_compile=jit, input_signature=signature)
         for length in (1, 5, 16):
             calls, got = calls_in(function, tf.constant(X[:, :length]))
-            assert calls == (not jit)
+            assert calls == 1
             assert np.array_equal(got, rounded(np.ascontiguousarray(X[:, :length])))
         assert function(tf.zeros((0, 16, 24))).shape == (0, 16, 24)
+
+
+@pytest.mark.parametrize("lengths", [[4, 16, 24], [None, 16, 24], [None, None, None]])
+def test_a_function_that_ran_without_xla_is_called_under_it(lengths: list[int | None]) -> None:
+    """Its graph is compiled as it is, in branches, loops and other functions too."""
+    inner = tf.function(rounded, input_signature=[tf.TensorSpec(lengths)])
+    calls, got = calls_in(inner, tf.constant(X))
+    assert calls == 1
+    middle = tf.function(lambda x, again: tf.cond(again, lambda: inner(inner(x)), lambda: inner(x)))
+    words = tf.function(lambda x, w: q.quantize(x, FORMAT, "stochastic", random=w))
+    w = tf.constant(np.random.default_rng(1).integers(0, 2**32, X.shape, dtype=np.uint32))
+    words(tf.constant(X), w)
+
+    @tf.function(jit_compile=True)
+    def outer(x: Any, again: Any) -> Any:
+        total = tf.zeros_like(x)
+        for _ in tf.range(2):
+            total += middle(x, again)
+        return total, words(x, w)
+
+    calls, (total, with_words) = calls_in(outer, tf.constant(X), tf.constant(True))
+    assert calls > 0  # XLA makes equal calls once
+    assert np.array_equal(total, 2 * rounded(rounded(X)))
+    assert np.array_equal(with_words, words(tf.constant(X), w))
+    assert np.array_equal(inner(tf.constant(X)), got)
+
+
+def test_an_xla_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs, which XLA may compile, use the reference implementation; eager calls do not."""
+    monkeypatch.setattr(tensorflow_op, "register_with_xla", lambda: "no GetXlaFfiApi")
+    backend.xla_refusal.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match=r"TensorFlow in graphs and under XLA uses the ref"):
+            calls, got = calls_in(tf.function(lambda x: rounded(x)), tf.constant(X))
+        assert calls_in(rounded, tf.constant(X))[0] == 1
+    finally:
+        monkeypatch.undo()
+        backend.xla_refusal.cache_clear()
+        assert backend.xla_refusal() == ""
+    assert calls == 0
+    assert np.array_equal(got, rounded(X))
 
 
 def test_what_others_read_is_not_overwritten(compiled: Callable[..., Any]) -> None:

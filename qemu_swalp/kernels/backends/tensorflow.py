@@ -43,14 +43,14 @@ def refusal() -> str:
 
 @cache
 def xla_refusal() -> str:
-    """Why TensorFlow's XLA cannot call the kernels, as a clause; "" if it can."""
+    """Why graphs of TensorFlow, which XLA may compile, cannot call the kernels; "" if they can."""
 
     def register() -> str:
         from . import tensorflow_op
 
         return tensorflow_op.register_with_xla()
 
-    return refusal() or _refusal_of(register, "TensorFlow under XLA")
+    return refusal() or _refusal_of(register, "TensorFlow in graphs and under XLA")
 
 
 def _refusal_of(register: Callable[[], str], library: str) -> str:
@@ -76,8 +76,8 @@ class TensorflowBackend(KernelBackend):
 
     def refusals(self) -> dict[str, str]:
         return {
-            "eager and in graphs as an operation": refusal(),
-            "under XLA as a custom call": xla_refusal(),
+            "eager as an operation": refusal(),
+            "in graphs as that, and under XLA as a custom call": xla_refusal(),
         }
 
     def quantize(
@@ -95,11 +95,13 @@ class TensorflowBackend(KernelBackend):
         call = stored_call(dtype, target, x.shape.rank, kind)
         if call is None:
             return None
-        if tf.executing_eagerly() or not under_xla():
+        if tf.executing_eagerly():
             return tensorflow_op.apply(x, operands, call)
-        if not x.shape.is_fully_defined() or xla_refusal():
+        if xla_refusal():
             return None
-        return tensorflow_op.apply_under_xla(x, operands, call)
+        if under_xla():
+            return tensorflow_op.apply_under_xla(x, *operands, call=call)
+        return tensorflow_op.apply_in_graph(x, operands, call)
 
 
 def _operands(random: RandomBits | Array | None, x: Any) -> tuple[str, list[Any]]:
