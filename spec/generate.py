@@ -23,6 +23,7 @@ from generator import (
     strings_file,
     sums_file,
     table,
+    tables_file,
     variants_file,
 )
 
@@ -93,6 +94,7 @@ FILES: dict[str, Callable[[], str]] = {
     "stochastic.txt": stochastic_file,
     "blocks.txt": blocks_file,
     "scaled.txt": scaled_file,
+    "scaled_tables.txt": tables_file,
     "sums.txt": sums_file,
     "arithmetic.txt": arithmetic_file,
     "codes.txt": codes_file,

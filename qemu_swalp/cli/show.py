@@ -107,7 +107,10 @@ _LABELS = {
 
 def _fields(format: Format) -> Iterator[tuple[str, object]]:
     """The parameters, other than those that have lines of their own and a codebook's values."""
-    shown_elsewhere = {"overflow", "axis", "size", "scale", "rule", "second", format.variadic}
+    shown_elsewhere = {
+        *("overflow", "axis", "size", "scale", "rule", "second", "top"),
+        format.variadic,
+    }
     for field in dataclasses.fields(format):  # type: ignore[arg-type]
         if field.name not in shown_elsewhere:
             value = getattr(format, field.name)
@@ -119,7 +122,7 @@ def _fields(format: Format) -> Iterator[tuple[str, object]]:
 
 def _scale(format: Block) -> Iterator[str]:
     """How a block's scale follows from its elements."""
-    top = format.element.max
+    top = format.top
     if format.powers:
         shift = math.frexp(top)[1] - 1
         emax = f" − {shift}" if shift > 0 else f" + {-shift}" if shift else ""

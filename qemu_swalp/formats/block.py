@@ -8,7 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
+
+import numpy as np
 
 from .._util.checks import check_choice
 from .axis_words import Axis, Layout, resolved, words_in
@@ -34,6 +36,7 @@ from .scale import (
     check_scale,
     exponent_range,
 )
+from .table import TableFormat
 
 EXPONENT8 = Exponent(8)
 FLOAT32 = Float(8, 23)
@@ -48,7 +51,8 @@ class Block(Format, family="block"):
 
     Parameters
     ----------
-    element : a `BinadeFormat`; like the other formats here, also by its string.
+    element : a `BinadeFormat` or a `TableFormat`, such as nf4, posits, takums and logarithmic
+        formats (clause BLK-15); like the other formats here, also by its string.
     axis : the axis or axes that blocks are laid out along; None: the whole array is one block.
         Without `size`, each index of the axes has a scale of its own (and an array all of whose
         axes are named is one block). An axis is a number, or one of the words "out", "in", "sum"
@@ -60,15 +64,17 @@ class Block(Format, family="block"):
     scale : format of the scales: `Exponent(b)` (powers of two, b-bit signed exponents; default 8),
         another format of powers of two such as e8m0fnu, or any float format.
     rule : how a block's scale follows from amax, its greatest finite magnitude. With emax =
-        ⌊log2 element.max⌋, scales that are powers of two have "floor" (default)
-        2^(⌊log2 amax⌋ - emax), "ceil" 2^(⌈log2 amax⌉ - emax), "rceil" 2^⌈log2(amax/element.max)⌉,
-        and "even": floor of amax rounded to the element's precision. Other scales have "nearest"
-        (default) amax/element.max, rounded to the scale's format; "minmax", asymmetric (affine)
+        ⌊log2 top⌋, scales that are powers of two have "floor" (default) 2^(⌊log2 amax⌋ - emax),
+        "ceil" 2^(⌈log2 amax⌉ - emax), "rceil" 2^⌈log2(amax/top)⌉, and "even": floor of amax rounded
+        to the element's precision. Other scales have "nearest" (default) amax/top, rounded to the
+        scale's format; "minmax", asymmetric (affine)
         quantization with a zero point and the scale (max - min)/(2^W - 1), for elements
         fixed<W,0,unsigned>; and the vendor rules "transformer_engine" and "torchao", the float32
         operations by which these libraries make NVFP4.
     second : format of the global (per-tensor) scale above those of the blocks, float<8,23>; or None
         (rules "nearest" and the vendor rules).
+    top : what the rules bring amax to; default: the greatest magnitude of the elements (of binade
+        formats `max`). Posits and takums are precise far below it: `top=1` uses that.
     nonfinite : what infinities and NaN do (clause BLK-13). "block": their block becomes NaN, by a
         scale of NaN (default where the scale's format has a NaN and no infinity: MX, NVFP4).
         "element": they stay as they are at their places (default elsewhere).
@@ -84,27 +90,30 @@ class Block(Format, family="block"):
     >>> mx = Block("e2m1fn", axis=-1, size=2, scale="e8m0fnu")
     >>> quantize([1.0, 0.013, 64.0, 0.7], mx).tolist()
     [1.0, 0.0, 64.0, 0.0]
+    >>> quantize(np.float32([0.01, -0.03, 0.02]), "block<nf4,scale=float<8,23>>").tolist()
+    [0.010137753561139107, -0.029999999329447746, 0.021688705310225487]
     >>> scaled_in_float32 = Block("e4m3fn", axis=-1, size=2, scale="float32")
     >>> quantize(np.float32([1.0, 0.013, 100.0, 0.7]), scaled_in_float32).tolist()
     [1.0, 0.0133928582072258, 100.0, 0.7254464030265808]
     """
 
-    element: BinadeFormat
+    element: BinadeFormat | TableFormat
     axis: Axes = None
     size: Sizes = None
     scale: ScaleFormat = EXPONENT8
     rule: str = None  # type: ignore[assignment]
     second: BinadeFormat | None = None
     nonfinite: Literal["element", "block"] = None  # type: ignore[assignment]
+    top: float = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for name in FORMAT_PARAMETERS:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, parse(getattr(self, name)))
-        if not isinstance(self.element, BinadeFormat):
+        if not isinstance(self.element, BinadeFormat | TableFormat):
             raise TypeError(
-                "element must be a format with evenly spaced binades, such as Fixed(8, 6) or"
-                f" Float(4, 3), got {self.element!r}"
+                "element must be a format of single numbers, such as Fixed(8, 6), Float(4, 3) or"
+                f" a Codebook, got {self.element}"
             )
         object.__setattr__(self, "axis", checked_axes(self.axis))
         object.__setattr__(self, "size", checked_sizes(self.size, self.axis))
@@ -117,6 +126,7 @@ class Block(Format, family="block"):
         for name, default in self.derived_defaults().items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
+        self._check_top()
         check_choice("rule", self.rule, RULES)
         self._check_rule()
         check_choice("nonfinite", self.nonfinite, ("element", "block"))
@@ -126,6 +136,20 @@ class Block(Format, family="block"):
                 " use nonfinite='element'"
             )
 
+    def _check_top(self) -> None:
+        greatest = self.derived_defaults()["top"]
+        top = self.top
+        if isinstance(top, bool) or not isinstance(top, int | float):
+            raise TypeError(f"top must be a number, got {top!r}")
+        if not 0 < top <= cast(float, greatest):
+            raise ValueError(
+                f"top must be above 0 and at most {greatest:g}, the greatest magnitude of"
+                f" {self.element}, got {top!r}"
+            )
+        if top != greatest and (float(np.float32(top)) != top or top < 2.0**-126):
+            raise ValueError(f"top must be a number of float32, as in 0.5 or 6, got {top!r}")
+        object.__setattr__(self, "top", float(top))
+
     def _check_rule(self) -> None:
         rule = self.rule
         legal = POWER_RULES if self.powers else tuple(r for r in RULES if r not in POWER_RULES)
@@ -134,6 +158,16 @@ class Block(Format, family="block"):
             raise ValueError(
                 f"rule={rule!r} does not go with scale={self.scale}: scales {kind} have the rules "
                 f"{', '.join(legal)}"
+            )
+        if rule == "even" and isinstance(self.element, TableFormat):
+            raise ValueError(
+                "rule='even' rounds amax to the element's precision, which the table"
+                f" {self.element} does not have; use 'floor', 'ceil' or 'rceil'"
+            )
+        if rule in ("even", "minmax", *VENDOR_RULES) and not self.reaches_max:
+            raise ValueError(
+                f"rule={rule!r} is defined by the element's greatest value, got top={self.top:g};"
+                " leave top= out, or choose another rule"
             )
         if self.second is not None and rule not in ("nearest", *VENDOR_RULES):
             raise ValueError(
@@ -153,7 +187,10 @@ class Block(Format, family="block"):
 
     def derived_defaults(self) -> dict[str, object]:
         in_scale = self.scale.has_nan and not self.scale.has_infinity
+        element = self.element
+        table = isinstance(element, TableFormat)
         return {
+            "top": max(element.max, -element.min) if table else element.max,
             "rule": "floor" if self.powers else "nearest",
             "nonfinite": "block" if in_scale else "element",
         }
@@ -161,6 +198,11 @@ class Block(Format, family="block"):
     @property
     def bits(self) -> int:
         return self.element.bits
+
+    @property
+    def reaches_max(self) -> bool:
+        """Whether amax is brought to the greatest magnitude of the elements."""
+        return self.top == self.derived_defaults()["top"]
 
     @property
     def powers(self) -> tuple[int, int] | None:
@@ -191,7 +233,9 @@ class Block(Format, family="block"):
     @property
     def idempotent(self) -> bool:
         element = self.element
-        if not self.powers or element.min != -element.max or element.overflow != "saturate":
+        if isinstance(element, TableFormat) or not self.reaches_max or not self.powers:
+            return False
+        if element.min != -element.max or element.overflow != "saturate":
             return False
         if self.rule == "floor":
             return True

@@ -63,17 +63,20 @@ class _Arrays(list[np.ndarray]):
 
 @lru_cache(maxsize=4096)
 def plan_of(source: SourceDtype, target: Target) -> Plan | None:
-    """The plan; None if ties go by another parity than n's (clause RND-5), or if neighbours in a
-    table lie too far apart for exact stochastic rounding: the kernels support neither.
+    """The plan; None for what the kernels do not support: ties by another parity than n's (clause
+    RND-5), neighbours in a table too far apart for exact stochastic rounding, tables under scales
+    and scales of another top (BLK-15).
     """
     arrays, rounding = _Arrays(), target.rounding
     plan = structs.Plan(
         DTYPES.index(source.name), 0, MODES.index(rounding.mode), rounding.random_bits
     )
     element = target.element
+    if isinstance(target.format, Block) and not target.format.reaches_max:
+        return None
     if isinstance(element, TableFormat):
         plan.family = 1
-        if not _fill_table(plan.table, arrays, source, target):
+        if isinstance(target.format, Block) or not _fill_table(plan.table, arrays, source, target):
             return None
     elif isinstance(element, BinadeFormat) and _counts_by_n(element):
         plan.element = _element(arrays, source, target)

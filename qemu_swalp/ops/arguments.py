@@ -9,10 +9,11 @@ import numpy as np
 
 from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import SOURCE_DTYPES, SourceDtype
-from ..formats import Block, Format, Overflow
+from ..formats import Block, Format, Overflow, TableFormat
 from ..formats.axis_words import unresolved
 from ..random_bits import RandomBits
 from ..reference.context import element_of
+from ..reference.scaled_table import element_dtype, least_of_tables
 from ..rounding import Rounding
 
 
@@ -106,11 +107,18 @@ def check_representable(format: Format, dtype: SourceDtype) -> None:
 def _lacking(format: Format, dtype: SourceDtype) -> str:
     """What the dtype lacks to represent the values of the format; "" if nothing."""
     element = element_of(format)
+    scaled_table = isinstance(format, Block) and isinstance(element, TableFormat)
+    if scaled_table:
+        dtype = element_dtype(dtype)
     if element.precision > dtype.precision:
         return f"precision ({element.precision} bits, it has {dtype.precision})"
-    if isinstance(format, Block) and format.powers:
+    if isinstance(element, TableFormat) and scaled_table:
+        least = min(abs(v) for v in element.finite if v)
+        if least < least_of_tables(dtype):
+            return f"small values ({least:g}, and under scales from {least_of_tables(dtype):g})"
+    elif isinstance(format, Block) and format.powers:
         return ""
-    if element.least_exponent < dtype.least_exponent:
+    elif element.least_exponent < dtype.least_exponent:
         return (
             f"small values (multiples of 2^{element.least_exponent}, it has"
             f" 2^{dtype.least_exponent})"

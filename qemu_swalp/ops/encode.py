@@ -10,7 +10,16 @@ from .._typing import ArrayT
 from .._util.autograph import no_autograph
 from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import source_dtype
-from ..formats import Block, ElementFormat, Exponent, Format, Overflow, TableFormat, parse
+from ..formats import (
+    BinadeFormat,
+    Block,
+    ElementFormat,
+    Exponent,
+    Format,
+    Overflow,
+    TableFormat,
+    parse,
+)
 from ..formats.dtypes import dtype_name
 from ..random_bits import RandomBits
 from ..reference.block_codes import (
@@ -100,8 +109,8 @@ def encode(
     ----------
     x : an array whose elements are values of the format; or any array, with a rounding.
     rounding, random, overflow : as for `quantize`, of which `decode` then gives the result. Block
-        formats need a rounding unless their scales are powers of two: other scales cannot be told
-        from the values alone.
+        formats need a rounding unless their scales are powers of two and their elements no table:
+        other scales cannot be told from the values alone.
 
     Returns
     -------
@@ -233,7 +242,7 @@ def _integers(ctx: Context, codes: Array) -> tuple[Array, tuple[int, ...]]:
 def _encode_values(ctx: Context, x: Array, format: Block) -> BlockCodes:
     """Codes of an array of values of the format."""
     xp, shape = ctx.xp, ctx.xp.shape(x)
-    if not format.powers:
+    if not format.powers or isinstance(format.element, TableFormat):
         raise ValueError(
             f"the scales of {format} cannot be told from values alone; give the array as it was"
             ' before quantization, and the rounding: encode(x, format, "nearest_even")'
@@ -265,11 +274,17 @@ def _encode_rounded(
 ) -> BlockCodes:
     """Codes of an array that is rounded to the format."""
     xp, shape = ctx.xp, ctx.xp.shape(x)
-    check_representable(format.element, ctx.dtype)
+    if isinstance(format.element, BinadeFormat):
+        check_representable(format.element, ctx.dtype)
     lifted, width = xp.reshape(x, shape or (1,)), code_width(format.bits)
     shared = block_scales(ctx, lifted, format, target.policy)
     if 0 in shape:
         return _block_codes(ctx, _no_codes(xp, x, width), format, shared)
+
+    def lacking(part: Array, words: Array | None, scales: Scales | None) -> Array:
+        scales = scales or Scales()
+        elements = round_elements(ctx, part, format, target, words, scales)
+        return lacking_code(ctx, elements, format, scales)
 
     def codes_of(part: Array, words: Array | None, scales: Scales | None) -> Array:
         scales = scales or Scales()
@@ -282,7 +297,7 @@ def _encode_rounded(
         codes = by_chunks(xp, lifted, target.rounding, random, over, codes_of)
     except LacksCode:
         values = by_reference(xp, ctx.dtype, target, x, random)
-        mask = lacking_code(ctx, values, format, over)
+        mask = by_chunks(xp, lifted, target.rounding, random, over, lacking)
         raise no_code_error(format, target.rounding, x, values, mask) from None
     return _block_codes(ctx, xp.reshape(codes, shape), format, shared)
 

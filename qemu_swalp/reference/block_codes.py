@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from ..arrays import Array
-from ..formats import Block
-from .block_round import times_scale
+from ..formats import Block, TableFormat
+from .block_round import of_elements, times_scale
 from .block_scales import Scales, Shared, block_scales
 from .blocks import over_blocks
 from .codes import binade_bits, codes_of_values, differs, without_code
 from .context import Context
 from .division import Number
+from .table_codes import table_values
 
 
 def shared_by_values(ctx: Context, x: Array, format: Block) -> Shared:
@@ -36,17 +37,19 @@ def shared_by_values(ctx: Context, x: Array, format: Block) -> Shared:
 
 def lacking_code(ctx: Context, elements: Array, format: Block, scales: Scales) -> Array:
     """Mask of the elements of the result of `round_elements` that have no code."""
-    mask = without_code(ctx, elements, format.element)
+    mask = without_code(of_elements(ctx, format), elements, format.element)
     return mask if scales.nan is None else mask & ~scales.nan
 
 
 def element_codes(ctx: Context, elements: Array, format: Block, scales: Scales) -> Array:
     """Codes of the result of `round_elements`; 0 where the block is NaN."""
+    ctx = of_elements(ctx, format)
     xp, dtype = ctx
     if scales.nan is not None:
         elements = xp.floats(xp.where(scales.nan, 0, xp.bits(elements)), dtype.name)
     if scales.zero_point is None:
-        return codes_of_values(ctx, elements, format.element)
+        codes = codes_of_values(ctx, elements, format.element)
+        return codes if scales.nan is None else xp.where(scales.nan, 0, codes)
     sig, ulp = ctx.split(ctx.magnitude_bits(elements))
     n = xp.shift_left(
         xp.shift_right(sig, xp.clip(0 - ulp, 0, dtype.width - 1)), xp.clip(ulp, 0, format.bits)
@@ -57,11 +60,15 @@ def element_codes(ctx: Context, elements: Array, format: Block, scales: Scales) 
 
 def block_values(ctx: Context, codes: Array, format: Block, scales: Scales) -> Array:
     """The values of element codes under scales that broadcast to them."""
-    xp = ctx.xp
+    xp, element = ctx.xp, format.element
+    if isinstance(element, TableFormat):
+        own = of_elements(ctx, format)
+        elements = own.floats(table_values(own, codes, element))
+        return times_scale(ctx, elements, format, scales.number)
     if format.powers:
-        return ctx.floats(binade_bits(ctx, codes, format.element, scales.exponent))
+        return ctx.floats(binade_bits(ctx, codes, element, scales.exponent))
     if scales.zero_point is None:
-        bits = binade_bits(ctx, codes, format.element)
+        bits = binade_bits(ctx, codes, element)
     else:
         n = (codes & ((1 << format.bits) - 1)) - scales.zero_point
         bits = xp.where(n == 0, 0, ctx.join(*ctx.normalize(xp.abs(n))))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..arrays import Array
-from ..formats import Block
+from ..formats import BinadeFormat, Block, TableFormat
 from ..formats.scale import VENDOR_RULES
 from ..rounding import Choice
 from .binary32 import multiply32, number32, to_binary32
@@ -12,18 +12,25 @@ from .context import BINARY32, Context, Magnitude, Target
 from .division import Number, number, pack, product, round_quotient
 from .element import Rounded, finish, round_binade, round_magnitude
 from .overflow import OutOfRange, overflow_bits, results_of
+from .scaled_table import element_dtype, round_scaled_table
 
 
 def round_scaled(
     ctx: Context, x: Array, format: Block, target: Target, words: Array | None, scales: Scales
 ) -> Array:
     """x rounded to the format, which is the target's; its scales broadcast to x's shape."""
-    if format.powers:
+    if format.powers and isinstance(format.element, BinadeFormat):
         rounded = round_binade(ctx, x, format.element, target, words, scales.exponent)
     else:
         elements = round_elements(ctx, x, format, target, words, scales)
         rounded = times_scale(ctx, elements, format, scales.number)
     return with_nan(ctx, rounded, scales.nan)
+
+
+def of_elements(ctx: Context, format: Block) -> Context:
+    """The context of the elements of a block format: that of the array; of tables their own."""
+    table = isinstance(format.element, TableFormat)
+    return ctx.of(element_dtype(ctx.dtype)) if table else ctx
 
 
 def with_nan(ctx: Context, values: Array, nan: Array | None) -> Array:
@@ -38,11 +45,13 @@ def round_elements(
     ctx: Context, x: Array, format: Block, target: Target, words: Array | None, scales: Scales
 ) -> Array:
     """x divided by the scale and rounded to the element format (less the zero point), in the dtype
-    of x.
+    of `of_elements`.
     """
+    element = format.element
+    if isinstance(element, TableFormat):
+        return round_scaled_table(ctx, x, element, target, words, scales.number)
     magnitude, negative = ctx.magnitude_bits(x), ctx.negative(x)
     choice = Choice(target.rounding, negative, words)
-    element = format.element
     if format.powers:
         sig, ulp = ctx.split(magnitude)
         scaled = Magnitude(sig, ulp - scales.exponent)
@@ -77,12 +86,14 @@ def _round_affine(
 
 
 def times_scale(ctx: Context, elements: Array, format: Block, scale: Number) -> Array:
-    """Element values times scales that are no powers of two: rounded once to the dtype (by vendor
-    rules to float32 first), the greatest finite number beyond its range.
+    """Element values times scales, rounded once to the dtype (by vendor rules to float32 first);
+    the greatest finite number beyond its range.
     """
-    xp, dtype = ctx
-    magnitude = ctx.magnitude_bits(elements)
-    factor = number(ctx, ctx.split(magnitude))
+    (xp, dtype), own = ctx, of_elements(ctx, format)
+    magnitude = own.magnitude_bits(elements)
+    factor = number(own, own.split(magnitude))
+    if scale.significand is None:
+        scale = Number(scale.exponent, 1 << dtype.significand)
     if format.rule in VENDOR_RULES and dtype.name != "float32":
         bits = product(ctx.of(BINARY32), factor, scale)
         exponent, significand = number32(xp, bits)
@@ -91,5 +102,10 @@ def times_scale(ctx: Context, elements: Array, format: Block, scale: Number) -> 
     else:
         bits = product(ctx, factor, scale)
     bits = xp.where(magnitude == 0, 0, xp.minimum(bits, dtype.infinity - 1))
-    bits = xp.where(magnitude >= dtype.infinity, magnitude, bits)
-    return ctx.floats(ctx.signed(bits, ctx.negative(elements)))
+    special = magnitude
+    if own.dtype is not dtype:
+        special = xp.where(
+            magnitude > own.dtype.infinity, dtype.nan, 0 * magnitude + dtype.infinity
+        )
+    bits = xp.where(magnitude >= own.dtype.infinity, special, bits)
+    return ctx.floats(ctx.signed(bits, own.negative(elements)))

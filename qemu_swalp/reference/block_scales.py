@@ -35,6 +35,7 @@ class Scales(NamedTuple):
 
     @property
     def number(self) -> Number:
+        """The scales as numbers; of powers of two without a significand."""
         return Number(self.exponent, self.significand)
 
     def over_elements(self, xp: Namespace, lengths: Lengths, format: Block) -> Scales:
@@ -106,7 +107,7 @@ def number_or_zero(xp: Namespace, bits: Array) -> Number:
 def _power(ctx: Context, amax: Array, format: Block, ends: tuple[int, int]) -> Array:
     """S of a block, by BLK-3 or BLK-7."""
     (xp, dtype), element, s = ctx, format.element, ctx.dtype.significand
-    top, fraction_of_max = parts(dtype, element.max)
+    top, fraction_of_max = parts(dtype, format.top)
     sig, ulp = ctx.split(amax)
     lead, fraction = ctx.normalize(sig)
     exponent = lead + ulp - top
@@ -114,15 +115,19 @@ def _power(ctx: Context, amax: Array, format: Block, ends: tuple[int, int]) -> A
         exponent = exponent + xp.cast(fraction != 0, dtype.width)
     elif format.rule == "rceil":
         exponent = exponent + xp.cast(fraction > fraction_of_max, dtype.width)
-    elif format.rule == "even" and (bits := top - element.quantum_at(top)) < s:
+    elif (
+        isinstance(element, BinadeFormat)
+        and format.rule == "even"
+        and (bits := top - element.quantum_at(top)) < s
+    ):
         # up where rounding the fraction to the element's bits carries into the next binade
         exponent = exponent + xp.cast(fraction >= (1 << s) - (1 << (s - bits - 1)), dtype.width)
     return xp.where(amax == 0, ends[0], xp.clip(exponent, *ends))
 
 
 def _nearest(ctx: Context, amax: Array, format: Block) -> Number:
-    """amax/element.max in the scale's format (clause BLK-8)."""
-    divisor = constant(ctx.dtype, format.element.max)
+    """amax/top in the scale's format (clause BLK-8)."""
+    divisor = constant(ctx.dtype, format.top)
     return _quotient(ctx, fractional(format), ctx.split(amax), divisor)
 
 

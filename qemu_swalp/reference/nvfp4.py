@@ -28,7 +28,7 @@ def two_levels(ctx: Context, amax: Array, whole: Array, format: Block) -> TwoLev
     if not isinstance(format.scale, BinadeFormat):
         raise TypeError(f"{format.scale} has no significand")
     steps = {"nearest": _nearest, "transformer_engine": _transformer_engine, "torchao": _torchao}
-    return steps[format.rule](ctx.xp, amax, whole + 0 * amax, format.element, format.scale)
+    return steps[format.rule](ctx.xp, amax, whole + 0 * amax, format.top, format.scale)
 
 
 def effective(xp: Namespace, rule: str, block: Array, global_scale: Array) -> Array:
@@ -40,20 +40,20 @@ def effective(xp: Namespace, rule: str, block: Array, global_scale: Array) -> Ar
 
 
 def _nearest(
-    xp: Namespace, amax: Array, whole: Array, element: BinadeFormat, scale: BinadeFormat
+    xp: Namespace, amax: Array, whole: Array, top: float, scale: BinadeFormat
 ) -> TwoLevels:
     """BLK-9."""
-    global_scale = xp.maximum(divide32(xp, divide32(xp, whole, element.max), scale.max), LEAST)
-    wanted = xp.minimum(divide32(xp, divide32(xp, amax, element.max), global_scale), LARGEST)
+    global_scale = xp.maximum(divide32(xp, divide32(xp, whole, top), scale.max), LEAST)
+    wanted = xp.minimum(divide32(xp, divide32(xp, amax, top), global_scale), LARGEST)
     block = xp.maximum(nearest_value(xp, wanted, scale), bits32(scale.min_positive))
     return block, None, global_scale
 
 
 def _transformer_engine(
-    xp: Namespace, amax: Array, whole: Array, element: BinadeFormat, scale: BinadeFormat
+    xp: Namespace, amax: Array, whole: Array, top: float, scale: BinadeFormat
 ) -> TwoLevels:
     """BLK-11, first variant."""
-    encode = xp.minimum(divide32(xp, 0 * whole + bits32(element.max * scale.max), whole), LARGEST)
+    encode = xp.minimum(divide32(xp, 0 * whole + bits32(top * scale.max), whole), LARGEST)
     encode = xp.where(whole == 0, ONE, encode)
     wanted = multiply32(xp, amax, multiply32(xp, encode, SIXTH))
     block = nearest_value(xp, xp.minimum(wanted, LARGEST), scale)
@@ -62,11 +62,11 @@ def _transformer_engine(
 
 
 def _torchao(
-    xp: Namespace, amax: Array, whole: Array, element: BinadeFormat, scale: BinadeFormat
+    xp: Namespace, amax: Array, whole: Array, top: float, scale: BinadeFormat
 ) -> TwoLevels:
     """BLK-11, second variant."""
-    global_scale = divide32(xp, whole, element.max * scale.max)
-    wanted = divide32(xp, divide32(xp, amax, element.max), global_scale)
+    global_scale = divide32(xp, whole, top * scale.max)
+    wanted = divide32(xp, divide32(xp, amax, top), global_scale)
     block = nearest_value(xp, xp.clip(wanted, bits32(2.0**-6), bits32(scale.max)), scale)
     inverse = divide32(xp, divide32(xp, 0 * global_scale + ONE, global_scale), block)
     return block, inverse, global_scale

@@ -20,7 +20,7 @@ from ..formats import TableFormat
 from .context import Context, Target
 from .element import finish
 from .overflow import OutOfRange, overflow_bits, results_of
-from .table_stochastic import stochastic_bits
+from .table_stochastic import stochastic_rank
 from .table_values import keys, magnitude_bits, value_bits
 
 
@@ -33,18 +33,36 @@ def round_table(
     xp, dtype = ctx
     magnitude, key = signed_key(ctx, x)
     if target.rounding.stochastic:
-        bits = stochastic_bits(ctx, x, format, target.rounding, words)
+        negative = ctx.negative(x) & (magnitude != 0)
+        split = ctx.split(magnitude)
+        rank = stochastic_rank(ctx, magnitude, negative, split, format, target.rounding, words)
     else:
-        index = xp.searchsorted(thresholds_of(format, dtype, target.rounding.mode), key)
-        bits = xp.take(value_bits(format, dtype), index)
-    if format.has_negative_zero:
-        bits = xp.where(ctx.negative(x) & (bits == 0), dtype.sign, bits)
-    if target.policy != "saturate":
-        low, high = map(int, keys((format.min, format.max), dtype))
-        magnitudes = bits & ~dtype.sign
-        masks = OutOfRange((key < low) | (key > high), key < low, magnitude == dtype.infinity)
-        bits = bits - magnitudes + overflow_bits(ctx, results_of(target), magnitudes, masks)
+        rank = xp.searchsorted(thresholds_of(format, dtype, target.rounding.mode), key)
+    low, high = map(int, keys((format.min, format.max), dtype))
+    masks = OutOfRange((key < low) | (key > high), key < low, magnitude == dtype.infinity)
+    bits = table_bits(ctx, rank, format, target, ctx.negative(x), masks)
     return finish(ctx, x, magnitude, bits)
+
+
+def table_bits(
+    ctx: Context,
+    rank: Array,
+    format: TableFormat,
+    target: Target,
+    negative: Array,
+    masks: OutOfRange,
+) -> Array:
+    """Bits of the values of those ranks, or of what the target's policy makes of what is out of
+    range. negative : mask of the sign bit.
+    """
+    xp, dtype = ctx
+    bits = xp.take(value_bits(format, dtype), rank)
+    if format.has_negative_zero:
+        bits = xp.where(negative & (bits == 0), dtype.sign, bits)
+    if target.policy == "saturate":
+        return bits
+    magnitudes = bits & ~dtype.sign
+    return bits - magnitudes + overflow_bits(ctx, results_of(target), magnitudes, masks)
 
 
 def signed_key(ctx: Context, x: Array) -> tuple[Array, Array]:

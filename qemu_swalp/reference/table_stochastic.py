@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,16 +23,44 @@ from ..rounding import Choice, Rounding, rounds_up
 from .context import Context, Magnitude
 from .table_values import keys, value_bits
 
+TAIL_BITS = {32: 29, 64: 0}
+"""Width of integers → the bits of a tail, which with those of a head make 53 (`scaled_table`)."""
 
-def stochastic_bits(
-    ctx: Context, x: Array, format: TableFormat, rounding: Rounding, words: Array
+
+class Digits(NamedTuple):
+    """Numbers (sig + tail/2^tail_bits)·2^ulp ≥ 0, in units of their intervals."""
+
+    sig: Array
+    ulp: Array
+    tail: Array | None
+    tail_bits: int
+
+
+def stochastic_rank(
+    ctx: Context,
+    magnitude: Array,
+    negative: Array,
+    split: Magnitude,
+    format: TableFormat,
+    rounding: Rounding,
+    words: Array | None,
+    tail: Array | None = None,
 ) -> Array:
-    """Bits of the chosen values."""
+    """Ranks of the chosen values.
+
+    magnitude : magnitude bits; `split` is their number. tail : `TAIL_BITS` that follow the last one
+        of `split`.
+    """
+    width = ctx.dtype.width
     ctx = ctx.of(_computing(ctx.dtype, format))
-    xp, width = ctx.xp, ctx.dtype.width
-    magnitude = ctx.magnitude_bits(x)
-    sig, ulp = ctx.split(magnitude)
-    negative = ctx.negative(x) & (magnitude != 0)
+    xp = ctx.xp
+    if ctx.dtype.width != width:
+        magnitude, tail, *parts = (
+            None if part is None else xp.cast(part, ctx.dtype.width)
+            for part in (magnitude, tail, *split)
+        )
+        split = Magnitude(*parts)
+    tail_bits, width = 0 if tail is None else TAIL_BITS[width], ctx.dtype.width
     of_positive, of_negative = (sign_view_of(format, ctx.dtype, sign) for sign in (1, -1))
 
     def look_up(column: Callable[[SignView], np.ndarray], index: Array) -> Array:
@@ -48,14 +77,14 @@ def stochastic_bits(
     index = xp.clip(i, 0, last - 1)
 
     divisor = look_up(lambda view: view.divisors, index)
-    shift = ulp - look_up(lambda view: view.ulp_exponents, index)
-    offset, tail = _units(ctx, Magnitude(sig, shift))
+    ulp = split.ulp - look_up(lambda view: view.ulp_exponents, index)
+    digits = Digits(split.sig, ulp, tail, tail_bits)
     start = look_up(lambda view: view.starts, index)
-    remainder = xp.where(outside, 0, offset - start)
-    high, low = _divide(ctx, remainder, tail, divisor, rounding.random_bits + 1)
+    remainder = xp.where(outside, 0, _units(ctx, digits) - start)
+    high, low = _divide(ctx, remainder, digits, divisor, rounding.random_bits + 1)
     away = rounds_up(xp, Choice(rounding, negative, words), high, low, 0 * index)
     chosen = xp.clip(xp.where(outside, i, index + xp.cast(away, width)), 0, last)
-    return look_up(lambda view: view.bits, chosen)
+    return xp.where(negative, last - chosen, chosen)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,32 +153,43 @@ def _computing(dtype: SourceDtype, format: TableFormat) -> SourceDtype:
     )
 
 
-def _units(ctx: Context, scaled: Magnitude) -> tuple[Array, tuple[Array, Array]]:
-    """⌊sig·2^ulp⌋ modulo 2^width, and the tail (sig, number of its low bits that lie below the
-    unit).
-    """
+def _units(ctx: Context, digits: Digits) -> Array:
+    """⌊(sig + tail/2^tail_bits)·2^ulp⌋ modulo 2^width."""
     xp, most = ctx.xp, ctx.dtype.width - 1
-    sig, ulp = scaled
-    up = xp.shift_left(sig, xp.clip(ulp, 0, most))
+    sig, ulp, tail, tail_bits = digits
+    up = _shifted_left(ctx, sig, ulp)
+    if tail is not None:
+        right = xp.shift_right(tail, xp.clip(tail_bits - ulp, 0, most))
+        up = up + xp.where(ulp > tail_bits, _shifted_left(ctx, tail, ulp - tail_bits), right)
     down = xp.shift_right(sig, xp.clip(0 - ulp, 0, most))
-    return xp.where(ulp >= 0, up, down), (sig, xp.maximum(0 - ulp, 0))
+    return xp.where(ulp >= 0, up, down)
+
+
+def _shifted_left(ctx: Context, n: Array, count: Array) -> Array:
+    """n·2^count modulo 2^width, for count ≥ 0."""
+    shifted = ctx.xp.shift_left(n, ctx.xp.clip(count, 0, ctx.dtype.width - 1))
+    return ctx.xp.where(count < ctx.dtype.width, shifted, 0)
 
 
 def _divide(
-    ctx: Context, remainder: Array, tail: tuple[Array, Array], divisor: Array, bits: int
+    ctx: Context, remainder: Array, digits: Digits, divisor: Array, bits: int
 ) -> tuple[Array, Array]:
-    """(high, low) of ν = (remainder + tail)/divisor < 1: `bits` quotient bits, then whether
-    anything is left.
+    """(high, low) of ν = (remainder + the digits below the unit)/divisor < 1: `bits` quotient bits,
+    then whether anything is left.
 
-    remainder < divisor < 2^(width-2), so twice the remainder plus a bit of the tail never
-    overflows.
+    remainder < divisor < 2^(width-2), so twice the remainder plus a digit never overflows.
     """
     xp, width = ctx.xp, ctx.dtype.width
-    sig, count = tail
+    sig, ulp, tail, tail_bits = digits
+    count = xp.maximum(tail_bits - ulp, 0)
     high = low = 0 * remainder
     for i in range(bits):
         position = count - (i + 1)
-        bit = xp.where(position >= 0, xp.shift_right(sig, xp.clip(position, 0, width - 1)) & 1, 0)
+        of_sig = xp.shift_right(sig, xp.clip(position - tail_bits, 0, width - 1)) & 1
+        bit = xp.where(position >= tail_bits, of_sig, 0)
+        if tail is not None:
+            of_tail = xp.shift_right(tail, xp.clip(position, 0, width - 1)) & 1
+            bit = xp.where((position >= 0) & (position < tail_bits), of_tail, bit)
         remainder = remainder * 2 + bit
         one = xp.cast(remainder >= divisor, width)
         remainder = remainder - one * divisor
@@ -157,6 +197,13 @@ def _divide(
             high = high | xp.shift_left(one, width - 1 - i)
         else:
             low = xp.shift_left(one, width - 1)
-    unread = xp.clip(count - bits, 0, width - 2)
-    left = (remainder | (sig & (xp.shift_left(0 * sig + 1, unread) - 1))) != 0
-    return high, low | xp.cast(left, width)
+    left = remainder | _low_bits(ctx, sig, count - bits - tail_bits)
+    if tail is not None:
+        left = left | _low_bits(ctx, tail, count - bits)
+    return high, low | xp.cast(left != 0, width)
+
+
+def _low_bits(ctx: Context, n: Array, count: Array) -> Array:
+    """The lowest bits of n."""
+    mask = ctx.xp.shift_left(0 * n + 1, ctx.xp.clip(count, 0, ctx.dtype.width - 2)) - 1
+    return n & mask

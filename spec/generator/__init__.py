@@ -10,7 +10,7 @@ from .elements import (
     strings_file,
     variants_file,
 )
-from .scaled import scaled_file
+from .scaled import scaled_file, tables_file
 from .sums import sums_file
 from .writing import table
 
@@ -25,5 +25,6 @@ __all__ = [
     "strings_file",
     "sums_file",
     "table",
+    "tables_file",
     "variants_file",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import product
 
@@ -115,6 +115,8 @@ def fits(fmt: Block, source: str, shape: tuple[int, ...]) -> bool:
         return False
     if source == "float64":
         return fmt.second is None
+    if isinstance(fmt.element, oracle.Table):
+        return in_float32(fmt)
     return source != "float16" or fmt.element.bits <= 8
 
 
@@ -148,25 +150,82 @@ def nonfinite_rows() -> Iterator[str]:
                     yield scaled_row(name, fmt, source, "nearest_even", policy, (3, 3), array, None)
 
 
-def scaled_file() -> str:
-    """The roundings take turns beside nearest-even."""
+def table_formats() -> Iterator[tuple[str, Block]]:
+    """BLK-15: tables of every family under scales of every kind; other tops."""
+    named = oracle.formats()
+    nf4, e4m3fn, e8m0fnu = named["nf4"], named["e4m3fn"], named["e8m0fnu"]
+    no_zero = oracle.Codebook((-3.0, -1.1, 0.7, 2.0))
+    blocks = [
+        Block(nf4, -1, 4, BINARY32),
+        Block(nf4, 0, None, BFLOAT16),
+        Block(nf4, -1, 5, e8m0fnu),
+        Block(nf4, -1, 4, e4m3fn, second=BINARY32),
+        Block(nf4, -1, 4, BINARY32, top=0.75),
+        Block(named["posit8"], -1, 4, e8m0fnu, top=1.0),
+        Block(oracle.Posit(6, 1), None, None, FLOAT16, top=4.0),
+        Block(named["takum_linear8"], -1, 3, BINARY32, top=1.0),
+        Block(oracle.Takum(4, linear=True), -1, 5, top=2.0),
+        Block(named["pot4"], -1, 4, e8m0fnu, "rceil"),
+        Block(named["lns8"], -1, 4, BINARY32),
+        Block(named["binary"], (0, -1), (1, 3), BINARY32),
+        Block(named["ternary"], -1, 3, oracle.Exponent(5), "ceil"),
+        Block(no_zero, -1, 4, BINARY32),
+        Block(oracle.Codebook((-1e-3, -2e-5, 0.0, 7.0)), -1, 3, e4m3fn),
+        Block(named["e2m1fn"], -1, 4, e4m3fn, top=4.0),
+        Block(named["e4m3fn"], -1, 4, BINARY32, top=240.0),
+        Block(named["e2m1fn"], -1, 4, e8m0fnu, "rceil", top=4.0),
+    ]
+    yield from ((oracle.spell(fmt), fmt) for fmt in blocks)
+
+
+def in_float32(fmt: Block) -> bool:
+    """BLK-15: whether the elements are those of 32-bit sources."""
+    if not isinstance(fmt.element, oracle.Table):
+        return True
+    values = [abs(v) for v in fmt.element.ordered if v]
+    return min(values) >= oracle.power(-86) and max(values) < oracle.power(128)
+
+
+def tables_file() -> str:
+    """Tables under scales, and scales of another top; infinities and NaN under every policy."""
+    formats = list(table_formats())
+    rows = list(array_rows(formats))
+    numbers = [math.inf, 1.0, 0.75, -math.inf, math.nan, 0.5, 3.0, -1.5, 448.0]
+    for (name, fmt), source in product(formats, ("float32", "float16")):
+        if fits(fmt, source, (3, 3)):
+            for policy in (None, *block_policies(fmt.element, numbers)):
+                rows.append(
+                    scaled_row(name, fmt, source, "nearest_even", policy, (3, 3), numbers, None)
+                )
+    return table("BLK-15 BLK-4 BLK-8 BLK-13 SRC-3 COD-4 COD-7 STR-1", COLUMNS, rows)
+
+
+def array_rows(formats: Iterable[tuple[str, Block]]) -> Iterator[str]:
+    """Every array under every format; the roundings take turns beside nearest-even."""
     modes = [*DETERMINISTIC[1:], "stochastic_a", "stochastic_b<8>", "stochastic_c<3>"]
-    rows: list[str] = []
+    count = 0
     for (place, (name, fmt)), (turn, (source, shape, array)) in product(
-        enumerate(scaled_formats()), enumerate(scaled_arrays())
+        enumerate(formats), enumerate(scaled_arrays())
     ):
         if not fits(fmt, source, shape):
             continue
         for mode in ("nearest_even", modes[(place + turn) % len(modes)]):
-            words = block_words(len(array), len(rows)) if "stochastic" in mode else None
-            rows.append(scaled_row(name, fmt, source, mode, None, shape or (1,), array, words))
-    columns = (
-        "format dtype rounding policy shape input words output codes scale_shape scales second"
-        " zero_points; lists in C order, policy the caller's, scales, second and zero_points"
-        " decimal codes"
-    )
+            words = block_words(len(array), count) if "stochastic" in mode else None
+            yield scaled_row(name, fmt, source, mode, None, shape or (1,), array, words)
+            count += 1
+
+
+COLUMNS = (
+    "format dtype rounding policy shape input words output codes scale_shape scales second"
+    " zero_points; lists in C order, policy the caller's, scales, second and zero_points"
+    " decimal codes"
+)
+
+
+def scaled_file() -> str:
+    """Blocks under every scale and rule."""
     clauses = (
         "BLK-1 BLK-2 BLK-3 BLK-4 BLK-7 BLK-8 BLK-9 BLK-10 BLK-11 BLK-12 BLK-13 SRC-1 SRC-2 SRC-3"
         " COD-4 COD-7 STR-1"
     )
-    return table(clauses, columns, [*rows, *nonfinite_rows()])
+    return table(clauses, COLUMNS, [*array_rows(scaled_formats()), *nonfinite_rows()])

@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from .elements import Element
 from .exact import binade, carrier, power
 from .families import BINARY32, Float
 from .rounding import quantize
@@ -53,10 +52,10 @@ def divide(a: float, b: float) -> float:
 
 
 def two_levels(
-    amax: Fraction, whole: Fraction, rule: str, element: Element, scale: Float
+    amax: Fraction, whole: Fraction, rule: str, aim: Fraction, scale: Float
 ) -> tuple[float, float | None, float]:
     """(scale of the block, what x is multiplied by, scale of the array)."""
-    a, top, high, ends = float(amax), float(whole), float(element.high), float(scale.high)
+    a, top, high, ends = float(amax), float(whole), float(aim), float(scale.high)
     match rule:
         case "nearest":
             second = max(divide(divide(top, high), ends), LEAST)

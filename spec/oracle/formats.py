@@ -12,7 +12,7 @@ from typing import Any
 from .blocks import Bfp
 from .families import P3109, Fixed, Float
 from .scaled import Block, Exponent, Int
-from .tables import Codebook
+from .tables import Codebook, Table
 from .tapered import Logarithmic, Posit, Takum
 
 Format = (
@@ -65,10 +65,10 @@ def _arguments(fmt: Format) -> Iterator[str]:
 
 
 def _literal(value: object) -> str:
-    """STR-1: a parameter; a float that has a name by its name."""
+    """STR-1: a parameter; a format that has a name by its name."""
     if isinstance(value, Fixed | Exponent):
         return spell(value)
-    if isinstance(value, Float):
+    if isinstance(value, Float | Table):
         return next((name for name, fmt in formats().items() if fmt == value), spell(value))
     return str(value).replace(" ", "").replace("False", "false")
 

@@ -15,6 +15,7 @@ from .elements import Element
 from .exact import NAN, binade, carrier, is_negative, power
 from .families import BINARY32, Fixed, Float
 from .rounding import parse_rule, quantize, round_to_grid
+from .tables import Table
 
 POWER_RULES = ("floor", "ceil", "rceil", "even")
 PUBLISHED = ("transformer_engine", "torchao")
@@ -31,13 +32,23 @@ class Exponent:
 class Block(Geometry):
     """BLK-1: `block<element>`."""
 
-    element: Float | Fixed
+    element: Float | Fixed | Table
     axis: int | tuple[int, ...] | None = None
     size: int | tuple[int, ...] | None = None
     scale: Float | Exponent = Exponent(8)
     rule: str = ""
     second: Float | None = None
     nonfinite: str = ""
+    top: float | None = None
+
+    @property
+    def aim(self) -> Fraction:
+        """BLK-15: what amax is brought to."""
+        if self.top is not None:
+            return Fraction(self.top)
+        if isinstance(self.element, Table):
+            return max(self.element.high, -self.element.low)
+        return self.element.high
 
     @property
     def powers(self) -> tuple[int, int] | None:
@@ -117,16 +128,18 @@ def power_scale(fmt: Block, amax: Fraction, ends: tuple[int, int]) -> int:
     """BLK-3, BLK-7: S."""
     if amax == 0:
         return ends[0]
-    top = binade(fmt.element.high)
+    top = binade(fmt.aim)
     match fmt.chosen_rule:
         case "floor":
             s = binade(amax) - top
         case "ceil":
             s = ceiling(amax) - top
         case "rceil":
-            s = ceiling(amax / fmt.element.high)
+            s = ceiling(amax / fmt.aim)
         case _:
             grid = fmt.element
+            if isinstance(grid, Table):
+                raise ValueError("BLK-15: tables have no rule even")
             step = grid.point(grid.place(power(top)) + 1) - power(top)
             unit = step * power(binade(amax) - top)
             s = (
@@ -172,15 +185,13 @@ def scales_of(
     elif isinstance(fmt.scale, Float) and fmt.second is not None:
         whole = max(amax.values())
         for home in blocks:
-            own, inverse, top = two_levels(
-                amax[home], whole, fmt.chosen_rule, fmt.element, fmt.scale
-            )
+            own, inverse, top = two_levels(amax[home], whole, fmt.chosen_rule, fmt.aim, fmt.scale)
             value = Fraction(effective(fmt.chosen_rule, own, top))
             second = BINARY32.code(Fraction(top))
             found[home] = Scale(value, fmt.scale.code(Fraction(own)), None, inverse)
     elif isinstance(fmt.scale, Float):
         for home, elements in blocks.items():
-            value, zero_point = in_scale(amax[home] / fmt.element.high, fmt.scale), None
+            value, zero_point = in_scale(amax[home] / fmt.aim, fmt.scale), None
             if fmt.chosen_rule == "minmax":
                 value, zero_point = affine(elements, fmt, fmt.scale)
             found[home] = Scale(value, fmt.scale.code(value), zero_point)
@@ -211,8 +222,20 @@ def round_under(x: float, fmt: Block, scale: Scale, mode: str, word: int, policy
         signed = -scaled if is_negative(x) else scaled
         return round_element(signed, fmt.element, mode, word, policy)
     quotient = Fraction(x) / scale.value
+    if isinstance(fmt.element, Table):
+        quotient = odd(quotient)
     ratio = -0.0 if quotient == 0 and is_negative(x) else quotient
     return round_element(ratio, fmt.element, mode, word, policy)
+
+
+def odd(x: Fraction) -> Fraction:
+    """BLK-15: x rounded to odd at 53 significant bits."""
+    if x == 0:
+        return x
+    unit = power(binade(abs(x)) - 52)
+    n = abs(x) // unit
+    n = n if n * unit == abs(x) else n | 1
+    return n * unit if x > 0 else -n * unit
 
 
 def result(r: float, fmt: Block, scale: Scale, source: Float) -> float:
@@ -220,7 +243,7 @@ def result(r: float, fmt: Block, scale: Scale, source: Float) -> float:
     if math.isnan(r) or math.isinf(r):
         return r
     value = Fraction(r) * scale.value
-    if fmt.powers:
+    if fmt.powers and not isinstance(fmt.element, Table):
         near = in_dtype(value, source, toward_zero=True)
     else:
         if fmt.chosen_rule in PUBLISHED:

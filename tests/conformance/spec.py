@@ -293,6 +293,11 @@ def read_scaled() -> list[ScaledRow]:
     return [scaled_row(*line.split()) for line in lines("scaled.txt")]
 
 
+def read_scaled_tables() -> list[ScaledRow]:
+    """scaled_tables.txt."""
+    return [scaled_row(*line.split()) for line in lines("scaled_tables.txt")]
+
+
 def scaled_row(
     name: str,
     dtype: str,
@@ -395,6 +400,7 @@ READERS = {
     "stochastic.txt": read_stochastic,
     "blocks.txt": read_blocks,
     "scaled.txt": read_scaled,
+    "scaled_tables.txt": read_scaled_tables,
     "sums.txt": read_sums,
     "arithmetic.txt": read_arithmetic,
     "codes.txt": read_codes,
