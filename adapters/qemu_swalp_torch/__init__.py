@@ -41,11 +41,16 @@ from .model.coverage import UncoveredError
 from .model.elementwise import quantize_elementwise, register_elementwise
 from .model.handle import SiteHandle, disabled
 from .model.matmuls import quantize_gemms, register_gemms
+from .model.recomputation import follow_checkpoints as _follow_checkpoints
 from .model.selection import COMPUTING_MODULES, GEMM_MODULES, Matmul
+from .model.tracing import refuse_tracing as _refuse_tracing
 from .monitoring import Monitor
 from .optim.sgd import SGD
 from .optim.wrap import quantize_optimizer, unquantize_optimizer
 from .tensors.straight_through import quantize
+
+_follow_checkpoints()
+_refuse_tracing()
 
 _RENAMED = {"quantize_steps": quantize_elementwise, "register_steps": register_elementwise}
 

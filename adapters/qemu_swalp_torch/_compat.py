@@ -6,6 +6,7 @@ Each item says what it is for. All were seen in PyTorch 2.13; for each there is 
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, MutableMapping
@@ -18,6 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd, _LPPoolNd
 from torch.optim import Optimizer
+from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.hooks import RemovableHandle
 
@@ -141,6 +143,39 @@ def lost_weight() -> Any:
     while frame is not None and frame.f_code is not torch.nn.functional.l1_loss.__code__:
         frame = frame.f_back
     return None if frame is None else frame.f_locals["weight"]
+
+
+def check_before_tracing(check: Callable[[Any], None]) -> None:
+    """From now on `torch.fx.symbolic_trace`, and whoever else has a `torch.fx.Tracer`, calls
+    `check(root)` before it traces a module or a function; it calls no hook of the module.
+    """
+    trace = torch.fx.Tracer.trace
+
+    @functools.wraps(trace)
+    def checked(tracer: Any, root: Any, *inputs: Any, **options: Any) -> Any:
+        check(root)
+        return trace(tracer, root, *inputs, **options)
+
+    torch.fx.Tracer.trace = checked  # type: ignore[method-assign]
+
+
+def replace_checkpointed(replaced: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """From now on `torch.utils.checkpoint` recomputes `replaced(function)` for each function that
+    it is given.
+    """
+    generator = checkpoint._checkpoint_without_reentrant_generator
+    forward = checkpoint.CheckpointFunction.forward
+
+    @functools.wraps(generator)
+    def begin(function: Any, *inputs: Any, **options: Any) -> Any:
+        return generator(replaced(function), *inputs, **options)
+
+    @functools.wraps(forward)
+    def begin_reentrant(ctx: Any, function: Any, *inputs: Any) -> Any:
+        return forward(ctx, replaced(function), *inputs)
+
+    checkpoint._checkpoint_without_reentrant_generator = begin
+    checkpoint.CheckpointFunction.forward = staticmethod(begin_reentrant)  # type: ignore[method-assign]
 
 
 def native_functions() -> tuple[Any, ...]:

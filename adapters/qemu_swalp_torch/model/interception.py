@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from .._compat import is_operator, lost_weight
 from ..tensors.call_counters import Site
-from ..tensors.scripting import NotScriptable, refuse_proxies
+from ..tensors.scripting import NotScriptable
 from . import arithmetic, products
 from .coverage import Report, is_watchable, watched
 from .direct import DIRECT
@@ -120,7 +120,6 @@ class ModuleScope(NotScriptable):
         return MethodType(type(self.module).forward, self.module)
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
-        refuse_proxies(inputs, self.name)
         stack = FRAMES.stack
         caller = stack[-1] if stack else None
         frame = Frame(self.module, self.name, self._products(caller), self._functions(caller))

@@ -34,16 +34,3 @@ class NotScriptable:
             f"torch.jit.script cannot compile a rounded model, in which a {type(self).__name__}"
             f" intercepts the forward; {REMEDY}"
         )
-
-
-def refuse_proxies(inputs: Any, name: str) -> None:
-    """TypeError if a module is called by `torch.fx.symbolic_trace`, which has no numbers to round.
-
-    Imports nothing of torch.fx: who has a Proxy has imported it.
-    """
-    for x in inputs:
-        if (type(x).__module__, type(x).__name__) == ("torch.fx.proxy", "Proxy"):
-            raise TypeError(
-                "torch.fx.symbolic_trace cannot record the roundings within"
-                f" {name or 'the model'!r}; {REMEDY}"
-            )

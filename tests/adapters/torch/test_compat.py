@@ -356,3 +356,31 @@ def test_what_the_core_touches():
     assert active == [True, True], changed("transforms_are_active")
     assert not _compat.transforms_are_active(), changed("transforms_are_active")
     assert _disable_dynamo(lambda x: x + 1)(1) == 2, changed("_disable_dynamo")
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpoints_recompute_a_replaced_function(monkeypatch, reentrant):
+    module = torch.utils.checkpoint
+    name = "_checkpoint_without_reentrant_generator"
+    monkeypatch.setattr(module, name, getattr(module, name))
+    monkeypatch.setattr(module.CheckpointFunction, "forward", module.CheckpointFunction.forward)
+    calls = []
+
+    def replaced(function):
+        return lambda *inputs: (calls.append(_compat.backward_id()), function(*inputs))[1]
+
+    _compat.replace_checkpointed(replaced)
+    x = torch.ones(2, requires_grad=True)
+    module.checkpoint(torch.sin, x, use_reentrant=reentrant).sum().backward()
+    assert [task != -1 for task in calls] == ([False, True] if reentrant else [True]), changed(
+        "replace_checkpointed"
+    )
+
+
+def test_check_before_tracing(monkeypatch):
+    monkeypatch.setattr(torch.fx.Tracer, "trace", torch.fx.Tracer.trace)
+    roots = []
+    _compat.check_before_tracing(roots.append)
+    model = nn.Linear(2, 2)
+    torch.fx.symbolic_trace(model)
+    assert roots == [model], changed("check_before_tracing")

@@ -54,6 +54,7 @@ def model_of(seed=0):
     return nn.Sequential(nn.Linear(3, 3), Written(), nn.Linear(3, 2)).eval()
 
 
+ACTIVATION = Recipe(activation="e4m3fn/nearest_even")
 X = torch.linspace(-1, 1, 12).reshape(4, 3)
 
 
@@ -98,14 +99,37 @@ def test_trace_is_refused(rounded, how):
     assert torch.equal(torch.jit.trace(model, X)(X), model_of()(X))
 
 
-@pytest.mark.parametrize("call", ["products", "elementwise", "all"])
-def test_symbolic_trace_is_refused(call):
-    model = model_of()
-    handle = CALLS[call](model, "nearest_even")
-    with pytest.raises(TypeError, match=r"symbolic_trace cannot record .*'1'.*torch\.export"):
-        torch.fx.symbolic_trace(model)
+class Root(nn.Module):
+    """Its own products and operations are in no module that symbolic_trace calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.part = Written()
+
+    def forward(self, x):
+        return torch.tanh(self.part(x) @ self.part.w)
+
+
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [
+        *((model_of, call) for call in CALLS.values()),
+        *((kind, CALLS[call]) for kind in (Root, Written) for call in ("products", "elementwise")),
+        (Root, lambda model, how: quantize_activations(model, ACTIVATION, modules=Written)),
+        (Root, lambda model, how: quantize_activations(model, ACTIVATION, modules=Root)),
+    ],
+)
+def test_symbolic_trace_is_refused(kind, call):
+    model = kind().eval()
+    handle = call(model, "nearest_even")
+    whole = nn.Sequential(nn.Identity(), model)
+    for root in (model, whole):
+        with pytest.raises(TypeError, match=r"symbolic_trace cannot record .*torch\.export"):
+            torch.fx.symbolic_trace(root)
+    with pytest.raises(NameError, match="not installed as a submodule"):
+        torch.fx.symbolic_trace(lambda x: model(x) + 1)
     handle.remove()
-    assert torch.equal(torch.fx.symbolic_trace(model)(X), model_of()(X))
+    assert torch.equal(torch.fx.symbolic_trace(whole)(X), whole(X))
 
 
 def test_who_only_asks_for_a_name_is_told_that_there_is_none(rounded):

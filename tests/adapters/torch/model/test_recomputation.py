@@ -4,8 +4,9 @@ that it cannot know them.
 
 import pytest
 import torch
-from qemu_swalp_torch import quantize_activations
+from qemu_swalp_torch import quantize_activations, quantize_elementwise, quantize_gemms
 from torch import nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from qemu_swalp.training import Recipe
@@ -109,3 +110,105 @@ def test_deterministic_rounding_is_never_ambiguous():
     )
     sum(model(torch.randn(4, 3)).sum() for _ in range(2)).backward()
     assert not model._forward_pre_hooks
+
+
+class OwnCode(nn.Module):
+    """A module that checkpoints functions of its own, one within the other."""
+
+    def __init__(self, mode):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc, self.mode = nn.Linear(8, 8), mode
+        self.a, self.b, self.c, self.d, self.e = (nn.Parameter(torch.randn(8, 8)) for _ in range(5))
+
+    def checkpointed(self, function, x):
+        if self.mode is None:
+            return function(x)
+        return checkpoint(function, x, use_reentrant=self.mode == "reentrant")
+
+    def inner(self, x):
+        return torch.tanh(x @ self.c.t() @ self.d).square()
+
+    def outer(self, x):
+        return self.checkpointed(self.inner, F.linear(self.fc(x), self.b).relu() * 0.5)
+
+    def forward(self, x):
+        return self.checkpointed(self.outer, x @ self.a) @ self.e + x
+
+
+SECTIONS = {
+    "products": Recipe(
+        operands={
+            "input": "e2m1fn/stochastic",
+            "weight": "e4m3fn/stochastic",
+            "error": "e5m2/stochastic",
+        }
+    ),
+    "elementwise": Recipe(elementwise="bf16/stochastic"),
+}
+CALLS = {"products": quantize_gemms, "elementwise": quantize_elementwise}
+
+
+@pytest.mark.parametrize("mode", ["reentrant", "not reentrant"])
+@pytest.mark.parametrize("sections", [["products"], ["elementwise"], ["products", "elementwise"]])
+def test_a_function_that_a_module_checkpoints_is_recomputed_by_its_rules(same, mode, sections):
+    results = []
+    for model in (OwnCode(None), OwnCode(mode)):
+        for section in sections:
+            CALLS[section](model, SECTIONS[section], seed=0)
+        x = torch.linspace(-1, 1, 32).reshape(4, 8).requires_grad_()
+        for _ in range(2):
+            model(x).sum().backward(retain_graph=mode != "reentrant")
+        results.append([x.grad, *gradients(model)])
+    for a, b in zip(*results, strict=True):
+        same(a, b)
+
+
+class Forces(nn.Module):
+    """A model of energies that returns forces as well, by a backward within its forward."""
+
+    def __init__(self, derivative, checkpointed):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = (nn.Parameter(torch.randn(8, 8)) for _ in range(2))
+        self.derivative, self.checkpointed = derivative, checkpointed
+
+    def layers(self, x):
+        return torch.tanh(x @ self.first) @ self.second
+
+    def energy(self, x):
+        if not self.checkpointed:
+            return self.layers(x).sum()
+        return checkpoint(self.layers, x, use_reentrant=False).sum()
+
+    def forward(self, x):
+        return self.energy(x) if self.derivative is None else self.derivative(self.energy(x), x)
+
+
+def by_grad(energy, x):
+    return torch.autograd.grad(energy, x, create_graph=True)[0]
+
+
+def by_backward(energy, x):
+    torch.autograd.backward(energy, inputs=[x])
+    force, x.grad = x.grad, None
+    return force
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+@pytest.mark.parametrize("derivative", [by_grad, by_backward])
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_a_backward_within_a_forward_is_that_of_one_outside(
+    same, section, derivative, checkpointed
+):
+    x = torch.linspace(-1, 1, 32).reshape(4, 8).requires_grad_()
+    within, outside = Forces(derivative, checkpointed), Forces(None, False)
+    for model in (within, outside):
+        CALLS[section](model, SECTIONS[section], seed=0)
+    forces, expected = within(x), derivative(outside(x), x)
+    same(forces, expected)
+    if derivative is by_grad:
+        forces.square().sum().backward()
+        expected.square().sum().backward()
+        for a, b in zip(gradients(within), gradients(outside), strict=True):
+            same(a, b)
