@@ -18,10 +18,10 @@ from ..arrays.dtypes import SOURCE_DTYPES, SourceDtype
 from ..formats import BinadeFormat, Block, TableFormat
 from ..formats.binade import binade
 from ..reference.binary32 import bits32
-from ..reference.block_scales import fractional
 from ..reference.context import BINARY32, Target
 from ..reference.element import parts
 from ..reference.overflow import results_of
+from ..reference.scale_formats import fractional
 from ..reference.table import thresholds_of
 from ..reference.table_stochastic import sign_view_of
 from ..reference.table_values import keys, value_bits

@@ -33,12 +33,14 @@ from ..reference.block_scales import Scales, Shared, block_scales
 from ..reference.blocks import blocks_shape
 from ..reference.codes import binade_bits, codes_of_values, differs, without_code
 from ..reference.context import Context, Target, element_of
+from ..reference.given_scales import Given
 from ..reference.quantize import by_chunks, by_reference
 from ..reference.scale_codes import scale_codes, scales_of_codes
 from ..reference.table_codes import table_values
 from ..rounding import NEAREST, Rounding
 from .arguments import as_array, check_random, check_representable, policy_of
 from .encode_errors import LacksCode, check_codes, no_code_error
+from .given import check_given
 from .quantize import quantize
 
 
@@ -69,6 +71,8 @@ def encode(
     *,
     random: RandomBits | Array | None = ...,
     overflow: Overflow | None = ...,
+    scales: Any = ...,
+    zero_points: Any = ...,
 ) -> BlockCodes: ...
 
 
@@ -80,6 +84,8 @@ def encode(
     *,
     random: RandomBits | Array | None = ...,
     overflow: Overflow | None = ...,
+    scales: Any = ...,
+    zero_points: Any = ...,
 ) -> ArrayT: ...
 
 
@@ -91,6 +97,8 @@ def encode(
     *,
     random: RandomBits | Array | None = ...,
     overflow: Overflow | None = ...,
+    scales: Any = ...,
+    zero_points: Any = ...,
 ) -> Any: ...
 
 
@@ -102,6 +110,8 @@ def encode(
     *,
     random: RandomBits | Array | None = None,
     overflow: Overflow | None = None,
+    scales: Any = None,
+    zero_points: Any = None,
 ) -> Any:
     """Integer codes of an array.
 
@@ -111,6 +121,7 @@ def encode(
     rounding, random, overflow : as for `quantize`, of which `decode` then gives the result. Block
         formats need a rounding unless their scales are powers of two and their elements no table:
         other scales cannot be told from the values alone.
+    scales, zero_points : as for `quantize`; they need a rounding too.
 
     Returns
     -------
@@ -134,13 +145,18 @@ def encode(
     xp = namespace_of(x)
     ctx = _context(xp, xp.dtype(x), format)
     shape = xp.shape(x)
+    given = check_given(ctx, x, format, scales, zero_points)
     if isinstance(format, Block):
         policy = policy_of(format, overflow)
+        if rounding is None and given is not None:
+            raise ValueError(
+                'scales= need a rounding, as in encode(x, format, "nearest_even", scales=…)'
+            )
         if rounding is None:
             return _encode_values(ctx, x, format)
         target = Target(format, policy, Rounding.parse(rounding))
         check_random(xp, x, target.rounding, random)
-        return _encode_rounded(ctx, x, format, target, random)
+        return _encode_rounded(ctx, x, format, target, random, given)
     values = x
     if rounding is not None:
         values = quantize(x, format, rounding, random=random, overflow=overflow)
@@ -270,14 +286,19 @@ def _encode_values(ctx: Context, x: Array, format: Block) -> BlockCodes:
 
 
 def _encode_rounded(
-    ctx: Context, x: Array, format: Block, target: Target, random: RandomBits | Array | None
+    ctx: Context,
+    x: Array,
+    format: Block,
+    target: Target,
+    random: RandomBits | Array | None,
+    given: Given | None,
 ) -> BlockCodes:
     """Codes of an array that is rounded to the format."""
     xp, shape = ctx.xp, ctx.xp.shape(x)
     if isinstance(format.element, BinadeFormat):
         check_representable(format.element, ctx.dtype)
     lifted, width = xp.reshape(x, shape or (1,)), code_width(format.bits)
-    shared = block_scales(ctx, lifted, format, target.policy)
+    shared = block_scales(ctx, lifted, format, target.policy, given)
     if 0 in shape:
         return _block_codes(ctx, _no_codes(xp, x, width), format, shared)
 
@@ -296,7 +317,7 @@ def _encode_rounded(
     try:
         codes = by_chunks(xp, lifted, target.rounding, random, over, codes_of)
     except LacksCode:
-        values = by_reference(xp, ctx.dtype, target, x, random)
+        values = by_reference(xp, ctx.dtype, target, x, random, given)
         mask = by_chunks(xp, lifted, target.rounding, random, over, lacking)
         raise no_code_error(format, target.rounding, x, values, mask) from None
     return _block_codes(ctx, xp.reshape(codes, shape), format, shared)

@@ -15,10 +15,12 @@ from ..formats import Format, Overflow, parse
 from ..random_bits import RandomBits
 from ..reference.blocks import is_empty
 from ..reference.context import Context, Target
+from ..reference.given_scales import Given
 from ..reference.overflow import MARK
 from ..reference.quantize import by_reference
 from ..rounding import Rounding
 from .arguments import as_array, check_out, check_random, check_representable, policy_of
+from .given import check_given
 
 
 @overload
@@ -30,6 +32,8 @@ def quantize(
     random: RandomBits | Array | None = ...,
     overflow: Overflow | None = ...,
     out: np.ndarray | None = ...,
+    scales: Any = ...,
+    zero_points: Any = ...,
 ) -> np.ndarray: ...
 
 
@@ -42,6 +46,8 @@ def quantize(
     random: RandomBits | Array | None = ...,
     overflow: Overflow | None = ...,
     out: ArrayT | None = ...,
+    scales: Any = ...,
+    zero_points: Any = ...,
 ) -> ArrayT: ...
 
 
@@ -54,6 +60,8 @@ def quantize(
     random: RandomBits | Array | None = None,
     overflow: Overflow | None = None,
     out: Array | None = None,
+    scales: Any = None,
+    zero_points: Any = None,
 ) -> Any:
     """Round every element of an array to a number format (clauses RND and BLK of
     `spec/semantics.md`).
@@ -69,6 +77,11 @@ def quantize(
         integer array of x's shape that holds a 32-bit random word for each element.
     overflow : "saturate", "propagate", "infinity" or "nan", instead of the format's own policy.
     out : array to write to, of x's shape and dtype; may be x.
+    scales : the scales of a block format's blocks, instead of those that its rule computes (clause
+        BLK-16): a positive number; or an array of x's library or NumPy with one for each block, in
+        the shape of `BlockCodes.scales`, or in that without the axes that a block spans, as (n,)
+        for axis=0. They are rounded to the format of scales, to nearest even.
+    zero_points : integers from 0 to 2^W - 1 in such shapes, for formats with zero points.
 
     Returns
     -------
@@ -80,8 +93,9 @@ def quantize(
     TypeError: if x is not a dense floating array, or if its dtype does not represent the format's
         values.
     ValueError: if the format, rounding or policy is unknown, if stochastic rounding has no
-        `random`, if x lacks an axis of the blocks, or if `out` does not fit x or requires a
-        gradient.
+        `random`, if x lacks an axis of the blocks, if `out` does not fit x or requires a gradient,
+        or if scales or zero points do not fit the format or the blocks. (In a traced graph a scale
+        that is none makes its block NaN.)
 
     >>> import numpy as np
     >>> quantize(np.float32([0.1, 1.3, 500.0]), "e4m3fn").tolist()
@@ -89,6 +103,9 @@ def quantize(
     >>> random = RandomBits(seed=0)
     >>> quantize(np.float32([0.1, 1.3, 500.0]), "bfp8", "stochastic", random=random).tolist()
     [0.0, 4.0, 500.0]
+    >>> x, affine = np.float32([0.1, 1.3, 500.0]), "int<8,zero_point>"
+    >>> quantize(x, affine, scales=0.5, zero_points=8).tolist()
+    [0.0, 1.5, 123.5]
     """
     format, rounding = parse(format), Rounding.parse(rounding)
     x = as_array(x, format)
@@ -99,7 +116,8 @@ def quantize(
     check_random(xp, x, rounding, random)
     if out is not None:
         check_out(xp, x, out, ctx.dtype)
-    return round_array(ctx, x, target, random, out)
+    given = check_given(ctx, x, format, scales, zero_points)
+    return round_array(ctx, x, target, random, out, given)
 
 
 def round_array(
@@ -108,6 +126,7 @@ def round_array(
     target: Target,
     random: RandomBits | Array | None,
     out: Array | None = None,
+    given: Given | None = None,
 ) -> Array:
     """`quantize` of arguments that have been checked."""
     xp, dtype = ctx
@@ -118,11 +137,11 @@ def round_array(
     if is_empty(lengths):
         empty = xp.floats(xp.bits(x), dtype.name)
         return empty if out is None else xp.write(out, empty)
-    if target.policy != MARK:
+    if target.policy != MARK and given is None:
         result = kernels.quantize(xp, x, dtype, target, random, out)
         if result is not None:
             return result
     if xp.chunk is None and isinstance(random, RandomBits):
         random = random.counters(xp, lengths)
-    result = xp.run(by_reference, (dtype, target), x, random)
+    result = xp.run(by_reference, (dtype, target), x, random, given)
     return result if out is None else xp.write(out, result)

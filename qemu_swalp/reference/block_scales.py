@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import NamedTuple
 
 from ..arrays import Array, Namespace
-from ..formats import BinadeFormat, Block, Fixed, Float
+from ..formats import BinadeFormat, Block, Fixed
 from ..rounding import TO_NEAREST
 from .binary32 import number32
 from .blocks import Lengths, blocks_shape, is_empty, over_blocks, spread
 from .context import Context, Magnitude
 from .division import Number, constant, number, round_quotient
 from .element import Rounded, parts, round_to_multiple
+from .given_scales import Given, fixed_scales
 from .nvfp4 import effective, two_levels
+from .scale_formats import fractional, in_range
 
 NO_SCALE = -100_000
 """Exponent of a scale of zero: far below every product that is not zero."""
@@ -60,8 +61,12 @@ class Shared(NamedTuple):
     """float32 magnitude bits of the array's scale, if the format has one."""
 
 
-def block_scales(ctx: Context, x: Array, format: Block, policy: str) -> Shared:
-    """The scales of the blocks of an array of at least one dimension, under a policy in force."""
+def block_scales(
+    ctx: Context, x: Array, format: Block, policy: str, given: Given | None = None
+) -> Shared:
+    """The scales of the blocks of an array of at least one dimension, under a policy in force:
+    those that are given, or else by the rule.
+    """
     xp, dtype = ctx
     shape = xp.lengths(x)
     empty = is_empty(shape)
@@ -78,6 +83,10 @@ def block_scales(ctx: Context, x: Array, format: Block, policy: str) -> Shared:
         if format.nonfinite == "block":
             least = dtype.infinity if policy == "block" else dtype.infinity + 1
             nan = over_blocks(xp, xp.cast(magnitude >= least, dtype.width), format) == 1
+    if given is not None:
+        fixed = fixed_scales(ctx, shape, format, given)
+        nan = fixed.invalid if nan is None else nan | fixed.invalid
+        return Shared(Scales(*fixed.scale, nan=nan, zero_point=fixed.zero_point), fixed.scale)
     if format.second is not None:
         whole = amax if empty else xp.max_over(amax, range(len(shape)))
         block, inverse, global_scale = two_levels(ctx, amax, whole, format)
@@ -131,38 +140,8 @@ def _nearest(ctx: Context, amax: Array, format: Block) -> Number:
     return _quotient(ctx, fractional(format), ctx.split(amax), divisor)
 
 
-def fractional(format: Block) -> BinadeFormat:
-    """The scale's format, which has significand bits. TypeError where its scales are powers of
-    two.
-    """
-    if not isinstance(format.scale, BinadeFormat):
-        raise TypeError(f"{format.scale} has no significand")
-    return unsigned(format.scale)
-
-
-def unsigned(scale: BinadeFormat) -> BinadeFormat:
-    """The format without the sign bit where that is the last of 32, which int32 lacks: scales are
-    positive.
-    """
-    return replace(scale, signed=False) if isinstance(scale, Float) and scale.bits > 31 else scale
-
-
 def _quotient(ctx: Context, scale: BinadeFormat, dividend: Magnitude, divisor: Number) -> Number:
-    return _in_range(ctx, scale, round_quotient(ctx, scale, dividend, divisor, TO_NEAREST))
-
-
-def _in_range(ctx: Context, scale: BinadeFormat, rounded: Rounded) -> Number:
-    """A positive value of the format: the greatest for what is above it, the least for zero and
-    what is below it.
-    """
-    (xp, dtype), (exponent, fraction, zero) = ctx, rounded
-    top, top_fraction = parts(dtype, scale.max)
-    least, least_fraction = parts(dtype, scale.min_positive)
-    beyond = (exponent > top) | ((exponent == top) & (fraction > top_fraction))
-    below = zero | (exponent < least)
-    exponent = xp.where(below, least, xp.where(beyond, top, exponent))
-    fraction = xp.where(below, least_fraction, xp.where(beyond, top_fraction, fraction))
-    return Number(exponent, fraction | (1 << dtype.significand))
+    return in_range(ctx, scale, round_quotient(ctx, scale, dividend, divisor, TO_NEAREST))
 
 
 def _affine(ctx: Context, high: Array, low: Array, format: Block) -> tuple[Number, Array]:
@@ -195,7 +174,7 @@ def _sum(ctx: Context, scale: BinadeFormat, more: Array, less: Array) -> Number:
     q = xp.maximum(ulp, scale.quantum(lead, xp))
     n = round_to_multiple(ctx, Magnitude(total, ulp), q, TO_NEAREST)
     exponent, fraction = ctx.normalize(n)
-    return _in_range(ctx, scale, (exponent + q, fraction, n == 0))
+    return in_range(ctx, scale, (exponent + q, fraction, n == 0))
 
 
 def integers(ctx: Context, rounded: Rounded) -> Array:

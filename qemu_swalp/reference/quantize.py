@@ -18,6 +18,7 @@ from .block_round import round_scaled
 from .block_scales import Scales, block_scales
 from .context import Context, Target
 from .element import round_binade
+from .given_scales import Given
 from .table import round_table
 
 
@@ -27,14 +28,16 @@ def by_reference(
     target: Target,
     x: Array,
     random: RandomBits | Counters | Array | None,
+    given: Given | None = None,
 ) -> Array:
-    """x rounded to the target; x has elements, and arguments have been checked."""
+    """x rounded to the target, under the scales that are given, if any; x has elements, and
+    arguments have been checked."""
     ctx, format = Context(xp, dtype), target.format
     shape = xp.lengths(x)
     lifted = xp.reshape(x, shape or (1,))
     scales = None
     if isinstance(format, Block):
-        shared = block_scales(ctx, lifted, format, target.policy)
+        shared = block_scales(ctx, lifted, format, target.policy, given)
         scales = shared.scales.over_elements(xp, xp.lengths(lifted), format)
 
     def rounded(part: Array, words: Array | None, scales: Scales | None) -> Array:

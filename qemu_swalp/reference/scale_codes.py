@@ -8,10 +8,11 @@ import operator
 from ..arrays import Array
 from ..formats import BinadeFormat, Block, Exponent
 from ..formats.binade import binade
-from .block_scales import NO_SCALE, Scales, Shared, fractional, number_or_zero, unsigned
+from .block_scales import NO_SCALE, Scales, Shared, number_or_zero
 from .context import BINARY32, Context, Magnitude
 from .division import Number, number
 from .nvfp4 import effective
+from .scale_formats import fractional, unsigned
 
 
 def scale_codes(ctx: Context, format: Block, shared: Shared) -> Array:
