@@ -28,17 +28,18 @@ def is_position(pattern: str) -> bool:
 
 
 def layers_at(position: str, layers: Sequence[str]) -> list[str]:
-    """The layers at a position. ValueError if there are none.
+    """The layers at a position. ValueError if there are none, unless it is a share of them.
 
-    >>> layers_at("@layers[-30%:]", ["a", "b", "c", "d"])
+    >>> layers_at("@layers[-40%:]", ["a", "b", "c", "d"])
     ['c', 'd']
     """
     first, colon, last = position.removeprefix("@layers[").removesuffix("]").partition(":")
-    start, stop = (_index(bound, len(layers)) if bound else None for bound in (first, last))
-    if not colon and start is not None:
-        stop = start + 1 or None
-    at = list(layers[start:stop])
-    if not at:
+    count = len(layers)
+    if colon:
+        at = list(layers[_index(first, 0, count) : _index(last, count, count)])
+    else:
+        at = list(layers[int(first) : int(first) + 1 or None])
+    if not at and "%" not in position:
         raise ValueError(
             f"the position {position!r} of overrides matches none of {len(layers)} layers that have"
             " a weight of two or more dimensions; correct or remove it"
@@ -54,12 +55,15 @@ def unplaced(position: str) -> ValueError:
     )
 
 
-def _index(bound: str, count: int) -> int:
-    """A number of layers; of a share of them, in %, rounded up."""
-    if not bound.endswith("%"):
-        return int(bound)
-    share = int(bound[:-1])
-    return int(math.copysign(math.ceil(abs(share) * count / 100), share))
+def _index(bound: str, default: int, count: int) -> int:
+    """An index from the beginning; a share of the layers, in %, is rounded to nearest."""
+    if not bound:
+        return default
+    number = int(bound.removesuffix("%"))
+    if bound.endswith("%"):
+        number = int(math.copysign((abs(number) * count + 50) // 100, number))
+    from_end = bound.startswith("-")
+    return max(count + number, 0) if from_end else number
 
 
 def literal(name: str) -> str:
