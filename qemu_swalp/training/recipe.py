@@ -187,6 +187,19 @@ class Recipe:
                 placed.append((pattern, recipe))
         return replace(self, overrides=tuple(placed))
 
+    def in_section(self, section: str) -> Recipe:
+        """The recipe without the positions at its end that change nothing in a section.
+
+        Thus a call that sees no model takes a recipe whose positions are of products alone.
+        """
+        overrides = self.overrides
+        while overrides and is_position(overrides[-1][0]):
+            other = overrides[-1][1] or FULL_PRECISION
+            if any(getattr(other, name) != getattr(self, name) for name in SECTIONS[section]):
+                break
+            overrides = overrides[:-1]
+        return replace(self, overrides=overrides)
+
     @property
     def axis_words(self) -> tuple[str, ...]:
         """The words among the axes of its formats, which `resolve` replaces by numbers."""

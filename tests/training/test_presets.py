@@ -7,8 +7,10 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
+from hypothesis.extra.numpy import arrays
 
-from qemu_swalp import Accumulation
+from qemu_swalp import Accumulation, Hadamard, RandomBits, quantize
 from qemu_swalp.training import (
     OPERANDS,
     SUMS,
@@ -20,18 +22,20 @@ from qemu_swalp.training import (
     register_recipe,
     swalp,
 )
+from qemu_swalp.training.presets import registry
 
 PRESETS = (
     "swalp8",
     "bf16_sr",
+    "hbfp8",
+    "wage",
+    "mxfp4",
+    "nvfp4",
+    "fp4_all_the_way",
     "fp8_hybrid",
     "fp8_ibm",
     "fp8_deepseek",
     "mxfp8",
-    "mxfp4",
-    "nvfp4",
-    "hbfp8",
-    "wage",
 )
 
 
@@ -124,7 +128,7 @@ def test_a_registered_recipe_goes_by_its_name() -> None:
         with pytest.raises(ValueError, match="'ours' stands for another recipe already"):
             register_recipe("ours", swalp(5))
     finally:
-        del presets._PRESETS["ours"]
+        del registry._PRESETS["ours"]
 
 
 def test_errors() -> None:
@@ -156,3 +160,49 @@ def test_errors() -> None:
     ):
         with pytest.raises(kind, match=words):
             call()
+
+
+@given(
+    arrays(
+        np.float32,
+        (3, 32),
+        elements=st.floats(-1000, 1000, width=32).filter(lambda v: v == 0 or abs(v) > 1e-6),
+    ),
+    st.integers(0, 99),
+)
+def test_mxfp4_is_algorithm_2_of_tseng(x: np.ndarray, step: int) -> None:
+    """Its scale, rounded down, of the operand; elements shrunk by 3/4 after scaling."""
+    quantizer = recipe("mxfp4").quantizer("wgrad.input")
+    assert quantizer is not None
+    random = RandomBits(seed=1, step=step)
+    amax = np.abs(x).max(axis=1, keepdims=True)
+    scale = np.exp2(np.floor(np.log2(np.where(amax > 0, amax, 1))) - 2).astype(np.float32)
+    element = quantize(np.float32(0.75) * x / scale, "e2m1fn", "stochastic", random=random)
+    differs = np.frexp(0.75 * amax.astype(np.float64))[0] == 0.75
+    found = quantizer(np.float32(0.75) * x, random=random)
+    np.testing.assert_array_equal(found[~differs[:, 0]], (element * scale)[~differs[:, 0]])
+
+
+def test_no_number_of_mxfp4_is_clipped() -> None:
+    """The mean over many draws is 3/4 of the operand, that of the greatest numbers too."""
+    quantizer = recipe("mxfp4").quantizer("dgrad.error")
+    assert quantizer is not None
+    x = np.float32(0.75) * np.linspace(-7.9, 7.9, 32, dtype=np.float32)
+    draws = [quantizer(x, random=RandomBits(seed=0, step=step)) for step in range(4000)]
+    np.testing.assert_allclose(np.mean(draws, axis=0), x, atol=0.1)
+
+
+def test_options_of_presets() -> None:
+    assert recipe("mxfp4", hadamard=32).transform("wgrad") == Hadamard(32, "random")
+    assert recipe("fp8_ibm", loss_scale=64).factor("dgrad.error") == 64
+    assert recipe("fp8_deepseek", promoted=True).accumulation("wgrad.sum") is not None
+    signs = "+++-+------+-+--"
+    assert recipe("nvfp4", signs=signs).transform("wgrad") == Hadamard(16, signs)
+    with pytest.raises(TypeError, match=r"no option 'hadamrad'; it has hadamard, forward"):
+        recipe("mxfp4", hadamrad=32)
+
+
+def test_positions_of_products_need_no_model_elsewhere() -> None:
+    assert recipe("fp8_ibm").in_section("optimizer").overrides == ()
+    mixed = Recipe(weight="bf16", overrides={"@layers[0]": Recipe(weight="fp16")})
+    assert mixed.in_section("optimizer") == mixed

@@ -7,6 +7,7 @@ make recipes, and of a recipe that uses every section; nothing writes it again.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,16 @@ from qemu_swalp.training import Recipe, fixed_point, recipe, recipe_names, swalp
 SAVED: dict[str, dict[str, Any]] = json.loads(
     Path(__file__).with_name("recipes_0_1.json").read_text(encoding="utf-8")
 )
+NAMES = ("forward.input", "forward.weight", "dgrad.weight", "wgrad.input")
+GREW = {
+    "fp8_ibm": replace(recipe("fp8_ibm"), factors=(), overrides=()),
+    "nvfp4": replace(recipe("nvfp4"), transforms=(), overrides=()),
+    "mxfp4": Recipe(
+        operands=dict.fromkeys(NAMES, "mxfp4/nearest_even") | {"error": "mxfp4/stochastic"}
+    ),
+}
+"""What version 0.1 had of the presets that hold more of their papers today."""
+
 MADE_TODAY = {name: recipe(name) for name in recipe_names() if name in SAVED} | {
     "swalp(4, big, average)": swalp(4, "big", average="bf16/stochastic"),
     "fixed_point(8, 6)": fixed_point(8, 6),
@@ -37,6 +48,7 @@ MADE_TODAY = {name: recipe(name) for name in recipe_names() if name in SAVED} | 
             "head.*": Recipe(weight="e4m3fn/toward_zero", elementwise="bf16/stochastic"),
         },
     ),
+    **GREW,
 }
 
 

@@ -112,6 +112,7 @@ class SGD(Optimizer):
         recipe = as_recipe(recipe)
         if recipe != FULL_PRECISION:
             check_section(recipe, "optimizer")
+            recipe = recipe.in_section("optimizer")
         for name, value in (("foreach", foreach), ("fused", fused)):
             if value is not None:
                 check_bool(name, value)

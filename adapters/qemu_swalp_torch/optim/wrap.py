@@ -126,6 +126,7 @@ def quantize_optimizer(
     given, opt = opt, hooked_by(opt, "opt")  # type: ignore[assignment]
     recipe = as_recipe(recipe)
     check_section(recipe, "optimizer")
+    recipe = recipe.in_section("optimizer")
     if model is not None and named_parameters is not None:
         raise TypeError(
             "model and named_parameters exclude each other: both give the parameters' names"

@@ -1,0 +1,116 @@
+"""Presets of fixed point, block floating point and 16 bits."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from ...formats import bfp
+from ...ops.quantizer import Quantizer
+from ..recipe import Recipe
+from .registry import KINDS, preset
+
+
+def swalp(word: int = 8, block: Literal["small", "big"] = "small", average: Any = None) -> Recipe:
+    """SWALP's recipe: every number in block floating point, rounded stochastically (Yang et al.
+    2019, arXiv 1904.11943, algorithm 2).
+
+    Parameters
+    ----------
+    word : word length in bits.
+    block : "small", one exponent for each output channel of a weight, each sample (index of axis 0)
+        of an activation, and each vector; or "big", one for each tensor. The adapters know the
+        output channels of layers; for arrays of your own, `resolve` gives the axis.
+    average : quantizer of the averaged weights; None, the paper's choice, for full precision.
+
+    Raises
+    ------
+    ValueError: if `block` is neither "small" nor "big", or the word length is out of range.
+
+    >>> swalp(8).to_dict()["momentum"]
+    'bfp<8,axis=out>/stochastic_a'
+    >>> swalp(8).resolve(out=-1).to_dict()["momentum"]
+    'bfp<8,axis=-1>/stochastic_a'
+    """
+    if block not in ("small", "big"):
+        raise ValueError(f"block must be 'small' or 'big', got {block!r}")
+    small = block == "small"
+    weight = Quantizer(bfp(word, axis="out" if small else None), "stochastic")
+    activation = Quantizer(bfp(word, axis="batch" if small else None), "stochastic")
+    return Recipe(
+        weight=weight,
+        activation=activation,
+        error=activation,
+        gradient=weight,
+        momentum=weight,
+        average=average,
+    )
+
+
+def fixed_point(word: int, fraction: int) -> Recipe:
+    """Weights alone in `fixed<word,fraction>`, rounded stochastically: the setting of SWALP's
+    algorithm 1 and its theory.
+
+    >>> str(fixed_point(8, 6).weight)
+    'fixed<8,6>/stochastic_a'
+    """
+    return Recipe(weight=f"fixed<{word},{fraction}>/stochastic")
+
+
+@preset
+def swalp8() -> Recipe:
+    """SWALP with 8-bit small-block floating point for every number (Yang et al. 2019, arXiv
+    1904.11943).
+
+    Average the iterates in full precision to have what the paper has.
+    """
+    return swalp(8)
+
+
+@preset
+def bf16_sr() -> Recipe:
+    """Training on bfloat16 alone, weights rounded stochastically (Zamirai et al. 2020, arXiv
+    2010.06192).
+
+    Everything else is rounded to nearest, optimizer state included; there is no float32 copy of the
+    weights. Rounding the weights to nearest instead makes small updates vanish, which is what the
+    paper is about.
+    """
+    near = "bf16/nearest_even"
+    return Recipe(
+        weight="bf16/stochastic",
+        activation=near,
+        error=near,
+        gradient=near,
+        momentum=near,
+        state={"exp_avg_sq": near, "square_avg": near},
+    )
+
+
+@preset
+def hbfp8() -> Recipe:
+    """Hybrid block floating point: 8-bit products, all else in float (Drumond et al. 2018, arXiv
+    1804.01526).
+
+    24×24 tiles with a 10-bit exponent each for all operands. The paper stores weights with 16 bits;
+    here they stay in float.
+    """
+    return Recipe(operands=dict.fromkeys(KINDS, "hbfp8/nearest_even"))
+
+
+@preset
+def wage() -> Recipe:
+    """WAGE 2-8-8-8 (Wu et al. 2018, arXiv 1802.04680): ternary weights, 8-bit activations,
+    gradients and errors.
+
+    Weights in {-1/2, 0, 1/2} from an 8-bit accumulator; activations in 8-bit fixed point; errors
+    under one power of two for each tensor, gradients likewise and stochastic. WAGE goes on to drop
+    the scales of errors and gradients, uses plain SGD with a learning rate that is a power of two,
+    and scales each layer by a constant: these are the model's and the optimizer's part.
+    """
+    return Recipe(
+        weight="fixed<2,1,symmetric>/nearest_even",
+        accumulator="fixed<8,7,symmetric>/stochastic",
+        activation="fixed<8,7,symmetric>/nearest_even",
+        error="bfp8/nearest_even",
+        gradient="bfp8/stochastic",
+    )
