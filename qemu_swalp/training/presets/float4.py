@@ -43,9 +43,9 @@ def nvfp4(last: str = "@layers[-15%:]", signs: str = "fixed") -> Recipe:
 
     Errors are rounded stochastically; both operands of wgrad are transformed by 16×16 Hadamard
     matrices with signs that stay the same throughout the training. The last 15 % of the linear
-    layers are left in float: `last` says which, since the paper chooses by model. `signs` may be those
-    of TransformerEngine, "+++-+------+-+--". Attention, embeddings and
-    normalization stay in 16 bits there.
+    layers are left in float: `last` says which, since the paper chooses by model. `signs` may
+    be those of TransformerEngine, "+++-+------+-+--". Attention, embeddings and normalization stay
+    in 16 bits there.
     """
     return Recipe(
         operands={
