@@ -11,16 +11,17 @@ import keras
 
 from qemu_swalp._util.checks import check_bool, check_choice
 from qemu_swalp._util.tables import table
-from qemu_swalp.training import OPERANDS, SUMS, Recipe
+from qemu_swalp.training import Recipe
 
 from ._compat import flat_layers
-from .layers.names import check_choice_of_layers, check_overrides, named_layers, owners
+from .layers.names import check_choice_of_layers, named_layers, owners, placed
 from .layers.quantize import Quantize
 from .layers.rebuild import is_graph
 from .layers.rewrite import quantize_activations
 from .layers.selection import Selection, chosen
 from .optim.wrap import QuantizedOptimizer
 from .products.gemms import quantize_gemms
+from .products.operands import described
 from .products.scope import policy_of
 from .sections import recipe_of
 
@@ -73,11 +74,9 @@ class Emulation:
                 kind = "two activations" if product.activations else "excluded"
                 yield product.name, f"{kind}: {product.operation}", "float", "", share
                 continue
-            for role, rule in zip((*OPERANDS, *SUMS), product.operands, strict=True):
-                if rule is not None:
-                    form, _, rounding = str(rule.quantizer).partition("/")
-                    yield product.name, f"{product.operation} {role}", form, rounding, share
-                    share = ""
+            for role, form, rounding in described(product.operands):
+                yield product.name, f"{product.operation} {role}", form, rounding, share
+                share = ""
 
 
 def emulate(
@@ -145,7 +144,7 @@ def emulate(
         raise ValueError("the recipe rounds the optimizer's tensors; pass the optimizer")
     named = list(named_layers(model))
     check_choice_of_layers(model, "exclude", exclude)
-    check_overrides(model, recipe)
+    recipe = placed(model, recipe)
     missing = [] if "elementwise" not in sections else [_ELEMENTWISE]
     rounded = model
     if "activations" in sections:

@@ -25,14 +25,7 @@ def recipe_of(given: Recipe | str | Mapping[str, Any] | None) -> Recipe:
     """
     if given is None:
         return Recipe()
-    recipe = Recipe.from_dict(given) if isinstance(given, Mapping) else as_recipe(given)
-    for part in (recipe, *(part for _, part in recipe.overrides if part is not None)):
-        if part.transforms or part.factors or part.has_positions:
-            raise ValueError(
-                "transforms, factors and positions of layers are applied in PyTorch, not in Keras;"
-                " leave them out, as in dataclasses.replace(recipe, transforms=(), factors=())"
-            )
-    return recipe
+    return Recipe.from_dict(given) if isinstance(given, Mapping) else as_recipe(given)
 
 
 def check_section(

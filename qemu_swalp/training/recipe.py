@@ -160,13 +160,13 @@ class Recipe:
         """Whether a pattern of its overrides is a position."""
         return any(is_position(pattern) for pattern, _ in self.overrides)
 
-    def at_layers(self, layers: Sequence[str], separator: str = ".") -> Recipe:
+    def at_layers(self, layers: Sequence[str] | Mapping[str, Iterable[str]]) -> Recipe:
         """The recipe with names for the positions among its overrides.
 
         Parameters
         ----------
-        layers : names of the layers that have a weight of two or more dimensions, in order.
-        separator : what a framework has between the name of a layer and that of what belongs to it.
+        layers : names of the layers that have a weight of two or more dimensions, in order, or
+            {name: patterns of all that belongs to the layer}. Default patterns: "name.*".
 
         Raises
         ------
@@ -178,11 +178,13 @@ class Recipe:
         """
         if not self.has_positions:
             return self
-        placed = []
+        if not isinstance(layers, Mapping):
+            layers = {name: (f"{literal(name)}.*",) for name in layers}
+        placed: list[tuple[str, Recipe | None]] = []
         for pattern, recipe in self.overrides:
             if is_position(pattern):
-                names = layers_at(pattern, layers)
-                placed += [(f"{literal(name)}{separator}*", recipe) for name in names]
+                for name in layers_at(pattern, tuple(layers)):
+                    placed += [(own, recipe) for own in layers[name]]
             else:
                 placed.append((pattern, recipe))
         return replace(self, overrides=tuple(placed))

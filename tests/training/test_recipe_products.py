@@ -95,9 +95,9 @@ def test_positions_are_pythons(position: str, names: str) -> None:
 
 
 def test_a_layers_name_is_no_pattern() -> None:
-    recipe = Recipe(operands=FP4, overrides={"@layers[0]": None}).at_layers(["a[0]*"], "/")
-    assert recipe.of("a[0]*/kernel") is FULL_PRECISION
-    assert recipe.of("a0b/kernel").operands
+    recipe = Recipe(operands=FP4, overrides={"@layers[0]": None}).at_layers(["a[0]*"])
+    assert recipe.of("a[0]*.kernel") is FULL_PRECISION
+    assert recipe.of("a0b.kernel").operands
 
 
 @pytest.mark.parametrize(

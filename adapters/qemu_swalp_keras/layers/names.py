@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import keras
+
 from qemu_swalp._util.checks import check_patterns
 from qemu_swalp.training import Recipe
+from qemu_swalp.training.positions import literal
 
 from .._compat import sublayers
 from .rebuild import is_graph, walk
@@ -54,10 +57,42 @@ def check_choice_of_layers(
     check_patterns(argument, patterns_in(choice), names)
 
 
-def check_overrides(model: Any, recipe: Recipe) -> None:
-    """Raise ValueError if a pattern of the overrides matches no name that the recipe may be asked
-    about by any call: those of variables, and of what layers and models within it give and take.
+def placed(model: Any, recipe: Recipe) -> Recipe:
+    """The recipe with names for positions among its overrides, whose patterns all match.
+
+    A layer at a position is one, and no embedding, that has a variable of two or more dimensions of
+    its own.
+
+    Raises
+    ------
+    ValueError: if a pattern matches no name that the recipe may be asked about by any call: those
+        of variables, and of what layers and models within it give and take; if there is no layer
+        at a position; if there are positions, and a layer is not built.
     """
+    if recipe.has_positions:
+        recipe = recipe.at_layers(_weighted(model))
+    _check_overrides(model, recipe)
+    return recipe
+
+
+def _weighted(model: Any) -> dict[str, list[str]]:
+    """Name of each layer with a matrix of its own → patterns of all that belongs to it."""
+    found = {}
+    for name, layer in named_layers(model):
+        if not layer.built:
+            raise ValueError(
+                f"the layer {name!r} is not built, and the recipe names layers by position; call"
+                " model.build(input_shape) first"
+            )
+        others = {id(v) for part in sublayers(layer) for v in part.variables}
+        own = [v for v in layer.variables if id(v) not in others]
+        embeds = isinstance(layer, keras.layers.Embedding)
+        if not embeds and any(len(v.shape) > 1 for v in own):
+            found[name] = [f"{literal(name)}/*", *(literal(v.path) for v in own)]
+    return found
+
+
+def _check_overrides(model: Any, recipe: Recipe) -> None:
     layers = [*named_layers(model), *_models(model)]
     names = [v.path for v in model.variables]
     names += [f"{name}/{end}" for name, _ in layers for end in ENDS]

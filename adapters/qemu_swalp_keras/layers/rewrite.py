@@ -15,7 +15,7 @@ from qemu_swalp.training.seeds import seed_for
 from .._compat import flat_layers
 from ..backend import ROUNDING_STATE, synchronize
 from ..sections import check_section
-from .names import check_choice_of_layers, check_overrides
+from .names import check_choice_of_layers, placed
 from .quantize import Quantize
 from .rebuild import Rebuilding, is_graph, walk
 from .selection import COMPUTING_LAYERS, Selection, chosen
@@ -83,7 +83,7 @@ def quantize_activations(
     recipe = check_section(recipe, "activations", "quantize_activations")
     check_choice_of_layers(model, "layers", layers, models=keras.Model)
     check_choice_of_layers(model, "exclude", exclude, models=layers)
-    check_overrides(model, recipe)
+    recipe = placed(model, recipe)
     with seed_for("activations", seed) as drawn:
         sites: dict[int, Quantize] = {}
         hidden = []

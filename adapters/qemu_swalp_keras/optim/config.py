@@ -42,6 +42,7 @@ class Settings:
         """
         rounds_average = swa_start is not None and "average" in recipe_of(recipe).sections
         recipe = recipe_of(recipe) if rounds_average else check_section(recipe, "optimizer", call)
+        recipe = recipe.in_section("optimizer")
         check_bool("swa_finalize", swa_finalize)
         check_int("swa_cycle", swa_cycle, 1, 2**31 - 1)
         check_bool("swa_include_start", swa_include_start)

@@ -8,41 +8,17 @@ Every operand is handed to its quantizer with the axis that is summed over last,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from keras import ops
 
 import qemu_swalp
 from qemu_swalp import RandomBits
 
-from ..layers.straight_through import Rule, straight_through
+from ..layers.straight_through import Rule
 from .differentiable import differentiable
+from .operands import Operands, ProductRules, State, prepared, unscaled
 from .pausing import paused
-
-
-class Operands(NamedTuple):
-    """Rules of `qemu_swalp.training.OPERANDS` and `SUMS`, in their order; None leaves an operand as
-    it is, and a sum to the backend. Hashable.
-    """
-
-    forward_input: Rule | None = None
-    forward_weight: Rule | None = None
-    dgrad_error: Rule | None = None
-    dgrad_weight: Rule | None = None
-    wgrad_error: Rule | None = None
-    wgrad_input: Rule | None = None
-    forward_sum: Rule | None = None
-    dgrad_sum: Rule | None = None
-    wgrad_sum: Rule | None = None
-
-
-class State(NamedTuple):
-    """What changes from call to call: the random step, and whether anything is rounded; ints or
-    0-d integer tensors.
-    """
-
-    step: Any = 0
-    enabled: Any = 1
 
 
 def contract(operands: Operands, state: State, a: Any, b: Any) -> Any:
@@ -54,16 +30,12 @@ def contract(operands: Operands, state: State, a: Any, b: Any) -> Any:
     return differentiable(_forward, _backward)(operands, tuple(state), a, b)
 
 
-def rounded(x: Any, rule: Rule | None, state: Any) -> Any:
-    """x rounded where that is enabled; the gradient passes straight through."""
-    if rule is None:
-        return x
-    step, enabled = state
-    return straight_through(x, rule, None, (step, 0), enabled)
+def product(a: Any, b: Any, rules: ProductRules, state: Any) -> Any:
+    """a·b of operands that are prepared, accumulated by the rule of the sum."""
+    return unscaled(_product(a, b, rules.sum, state), rules, state)
 
 
-def product(a: Any, b: Any, rule: Rule | None, state: Any) -> Any:
-    """a·b, accumulated by the rule."""
+def _product(a: Any, b: Any, rule: Rule | None, state: Any) -> Any:
     if rule is None:
         return ops.matmul(a, b)
     step, enabled = state
@@ -76,13 +48,10 @@ def product(a: Any, b: Any, rule: Rule | None, state: Any) -> Any:
 
 
 def _forward(operands: Operands, state: Any, a: Any, b: Any) -> Any:
+    rules = operands.forward
     with paused():
-        return product(
-            rounded(a, operands.forward_input, state),
-            _t(rounded(_t(b), operands.forward_weight, state)),
-            operands.forward_sum,
-            state,
-        )
+        first = prepared(a, rules.first, state)
+        return product(first, _t(prepared(_t(b), rules.second, state)), rules, state)
 
 
 def _backward(
@@ -92,19 +61,13 @@ def _backward(
     da = db = None
     with paused():
         if needed[0]:
-            da = product(
-                rounded(error, operands.dgrad_error, state),
-                _t(rounded(b, operands.dgrad_weight, state)),
-                operands.dgrad_sum,
-                state,
-            )
+            rules = operands.dgrad
+            first = prepared(error, rules.first, state)
+            da = product(first, _t(prepared(b, rules.second, state)), rules, state)
         if needed[1]:
-            db = product(
-                rounded(_t(a), operands.wgrad_input, state),
-                _t(rounded(_t(error), operands.wgrad_error, state)),
-                operands.wgrad_sum,
-                state,
-            )
+            rules = operands.wgrad
+            second = prepared(_t(a), rules.second, state)
+            db = product(second, _t(prepared(_t(error), rules.first, state)), rules, state)
     return da, db
 
 

@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from .._compat import backend_function
-from ..layers.straight_through import Rule
-from .contraction import Operands, State, rounded
 from .differentiable import differentiable, pull_back
+from .operands import Operand, Operands, State, is_plain, prepared, unscaled
 from .pausing import paused
 
 
@@ -48,10 +47,11 @@ def convolve(convolution: Convolution, state: State, x: Any, kernel: Any) -> Any
 
 
 def _forward(convolution: Convolution, state: Any, x: Any, kernel: Any) -> Any:
-    operands = convolution.operands
+    rules = convolution.operands.forward
     with paused():
-        a = _over_channels(convolution, x, operands.forward_input, state)
-        return convolution(a, _kernel(convolution, kernel, operands.forward_weight, state, True))
+        a = _over_channels(convolution, x, rules.first, state)
+        y = convolution(a, _kernel(convolution, kernel, rules.second, state, True))
+        return unscaled(y, rules, state)
 
 
 def _backward(
@@ -62,18 +62,21 @@ def _backward(
     needed: Sequence[bool],
 ) -> tuple[Any, Any]:
     x, kernel = tensors
-    operands = convolution.operands
     dx = dw = None
     # A convolution is linear in either operand, so its gradient is the same everywhere: at zero.
     with paused():
         if needed[0]:
-            e = _over_channels(convolution, error, operands.dgrad_error, state)
-            w = _kernel(convolution, kernel, operands.dgrad_weight, state, False)
+            rules = convolution.operands.dgrad
+            e = _over_channels(convolution, error, rules.first, state)
+            w = _kernel(convolution, kernel, rules.second, state, False)
             dx = pull_back(lambda x: convolution(x, w), ops.zeros_like(x), e)
+            dx = unscaled(dx, rules, state)
         if needed[1]:
-            e = _over_pixels(convolution, error, operands.wgrad_error, state)
-            a = _over_pixels(convolution, x, operands.wgrad_input, state)
+            rules = convolution.operands.wgrad
+            e = _over_pixels(convolution, error, rules.first, state)
+            a = _over_pixels(convolution, x, rules.second, state)
             dw = pull_back(lambda kernel: convolution(a, kernel), ops.zeros_like(kernel), e)
+            dw = unscaled(dw, rules, state)
     return dx, dw
 
 
@@ -85,32 +88,32 @@ def _channels_back(convolution: Convolution, x: Any) -> Any:
     return ops.moveaxis(x, -1, 1) if convolution.channels_first else x
 
 
-def _over_channels(convolution: Convolution, x: Any, rule: Rule | None, state: Any) -> Any:
+def _over_channels(convolution: Convolution, x: Any, operand: Operand, state: Any) -> Any:
     """x rounded as (B·S·G, C/G)."""
-    if rule is None:
+    if is_plain(operand):
         return x
     last = _channels_last(convolution, x)
     rows = ops.reshape(last, (-1, last.shape[-1] // convolution.groups))
-    return _channels_back(convolution, ops.reshape(rounded(rows, rule, state), ops.shape(last)))
+    return _channels_back(convolution, ops.reshape(prepared(rows, operand, state), ops.shape(last)))
 
 
-def _over_pixels(convolution: Convolution, x: Any, rule: Rule | None, state: Any) -> Any:
+def _over_pixels(convolution: Convolution, x: Any, operand: Operand, state: Any) -> Any:
     """x rounded as (C, B·S)."""
-    if rule is None:
+    if is_plain(operand):
         return x
     last = _channels_last(convolution, x)
     columns = ops.transpose(ops.reshape(last, (-1, last.shape[-1])))
     return _channels_back(
         convolution,
-        ops.reshape(ops.transpose(rounded(columns, rule, state)), ops.shape(last)),
+        ops.reshape(ops.transpose(prepared(columns, operand, state)), ops.shape(last)),
     )
 
 
 def _kernel(
-    convolution: Convolution, kernel: Any, rule: Rule | None, state: Any, forward: bool
+    convolution: Convolution, kernel: Any, operand: Operand, state: Any, forward: bool
 ) -> Any:
     """The kernel rounded as (k, O, C/G) forward, else as (k, C, O/G)."""
-    if rule is None:
+    if is_plain(operand):
         return kernel
     shape, groups = tuple(kernel.shape), convolution.groups
     k = math.prod(shape[:-2])
@@ -124,5 +127,5 @@ def _kernel(
     turned = tuple(arranged.shape)
     matrix = ops.reshape(arranged, (turned[0], turned[1] * turned[2], turned[3]))
     back = sorted(range(4), key=order.__getitem__)
-    values = ops.reshape(rounded(matrix, rule, state), turned)
+    values = ops.reshape(prepared(matrix, operand, state), turned)
     return ops.reshape(ops.transpose(values, back), shape)

@@ -8,7 +8,8 @@ from typing import Any
 
 from keras import ops
 
-from .contraction import Operands, State, contract
+from .contraction import contract
+from .operands import Operands, State
 from .pausing import paused
 
 

@@ -9,7 +9,7 @@ import keras
 from qemu_swalp._util.checks import check_bool, check_int
 from qemu_swalp.training import Recipe
 
-from ..layers.names import check_choice_of_layers, check_overrides, named_layers, owners
+from ..layers.names import check_choice_of_layers, named_layers, owners, placed
 from ..layers.rebuild import is_graph, walk
 from ..layers.selection import Selection, chosen, patterns_in
 from ..sections import check_section
@@ -62,7 +62,8 @@ def quantize_gemms(
     ValueError: if there is nothing to round; if the products are rounded already; if a pattern of
         `exclude` matches no layer, or one of the recipe's `overrides` no name; if a layer was
         quantized by Keras; if a functional model calls a product outside of its layers; in a call,
-        if a convolution was to be summed up in low precision.
+        if a convolution was to be summed up in low precision, or its wgrad to be transformed; if
+        the recipe names layers by position and one is not built.
 
     Not seen are products that go by Keras: `x @ y` of tensors, and functions of the backend itself.
 
@@ -83,7 +84,7 @@ def quantize_gemms(
     check_int("seed", seed, 0, 2**64 - 1)
     patterns = list(patterns_in(exclude))
     check_choice_of_layers(model, "exclude", exclude)
-    check_overrides(model, recipe)
+    recipe = placed(model, recipe)
     left_out = [name for name, layer in named_layers(model) if chosen(name, layer, exclude)]
     _check_operations(model)
     policies = []

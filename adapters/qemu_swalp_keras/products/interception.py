@@ -233,7 +233,15 @@ def _convolution(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _check_sums(product: Product) -> None:
     operands = product.operands
-    if operands is not None and any((operands.forward_sum, operands.dgrad_sum, operands.wgrad_sum)):
+    if operands is None:
+        return
+    if operands.wgrad.first.turn is not None:
+        raise ValueError(
+            f"{product.name!r} calls {product.operation}, whose wgrad is not transformed in Keras;"
+            " exclude the layer, or give it a recipe without transforms={'wgrad': …} by"
+            f" overrides={{{product.name + '/operands'!r}: …}}"
+        )
+    if any(rules.sum is not None for rules in operands):
         raise ValueError(
             f"{product.name!r} calls {product.operation}, and sums of convolutions are not emulated"
             " in Keras; exclude the layer, or give it a recipe without sums by"

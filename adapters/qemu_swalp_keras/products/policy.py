@@ -13,10 +13,11 @@ from typing import Any
 import keras
 
 from qemu_swalp import Accumulation, stream_id
-from qemu_swalp.training import OPERANDS, SUMS, Recipe
+from qemu_swalp.training import OPERANDS, Recipe
+from qemu_swalp.training.roles import PRODUCTS
 
 from ..layers.straight_through import Rule
-from .contraction import Operands
+from .operands import Operand, Operands, ProductRules, Turn
 
 AS_INPUT = {"forward.weight": "forward.input", "dgrad.weight": "wgrad.input"}
 """By which quantizer the second of two activations is rounded, in place of a weight's."""
@@ -59,6 +60,10 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
             for part in (self.recipe, *(r for _, r in self.recipe.overrides if r is not None))
             for rules in (part.operands, part.sums)
             for _, rule in rules
+        ) or any(
+            transform.draws
+            for part in (self.recipe, *(r for _, r in self.recipe.overrides if r is not None))
+            for _, transform in part.transforms
         )
         self.products: list[Any] = []
         """What the layer was seen to multiply in its last call, each a `Product`."""
@@ -85,13 +90,26 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
             return None
         if activations and not self.attention:
             return None
-        rules: list[Rule | None] = []
-        for operand in OPERANDS:
-            role = AS_INPUT.get(operand, operand) if activations else operand
-            rules.append(self._rule(recipe.quantizer(role), operand + part))
-        for sum_ in SUMS:
-            rules.append(self._rule(recipe.accumulation(sum_), sum_ + part))
-        return Operands(*rules)
+        made = []
+        for product in PRODUCTS:
+            turn = self._turn(recipe, product, part)
+            names = [name for name in OPERANDS if name.startswith(f"{product}.")]
+            first, second = (
+                Operand(recipe.factor(role), turn, self._rule(recipe.quantizer(role), name + part))
+                for name in names
+                for role in (AS_INPUT.get(name, name) if activations else name,)
+            )
+            total = f"{product}.sum"
+            made.append(
+                ProductRules(first, second, self._rule(recipe.accumulation(total), total + part))
+            )
+        return Operands(*made)
+
+    def _turn(self, recipe: Recipe, product: str, part: str) -> Turn | None:
+        transform = recipe.transform(product)
+        if transform is None:
+            return None
+        return Turn(transform, self.seed, stream_id(f"{product}.transform{part}", self.place))
 
     def _rule(self, quantizer: Any, role: str) -> Rule | None:
         if quantizer is None:

@@ -13,7 +13,7 @@ from keras import ops
 
 from .._compat import SavedState, add_state, sublayers
 from ..backend import ROUNDING_STATE, counter, eagerly
-from .contraction import Operands, State
+from .operands import Operands, State
 from .pausing import is_paused
 from .policy import RoundingPolicy
 

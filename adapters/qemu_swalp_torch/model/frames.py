@@ -15,7 +15,7 @@ from qemu_swalp.training.roles import OPERANDS, PRODUCTS
 from .._compat import parameters_of, safe_softmax
 from ..ops.elementwise import ElementwiseRules
 from ..ops.functional import ElementwiseFunctions
-from ..ops.operands import Operand, Operands, Product
+from ..ops.operands import Operand, Operands, ProductRules
 from ..tensors.custom_ops import Rule
 
 AS_INPUT = {"forward.weight": "forward.input", "dgrad.weight": "wgrad.input"}
@@ -66,7 +66,7 @@ class Products:
                 Operand(site.factors.get(roles.get(name, name), 1.0), turn, rule(name))
                 for name in (first, second)
             ]
-            made.append(Product(operands[0], operands[1], rule(f"{product}.sum")))
+            made.append(ProductRules(operands[0], operands[1], rule(f"{product}.sum")))
         return Operands(*made)
 
     def next_part(self) -> str:

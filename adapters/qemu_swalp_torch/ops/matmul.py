@@ -26,7 +26,7 @@ from .accumulate import (
     pixels_and_columns,
     times,
 )
-from .operands import Operand, Operands, Product, is_plain, prepared, unscaled
+from .operands import Operand, Operands, ProductRules, is_plain, prepared, unscaled
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands) -> Tensor:
@@ -83,7 +83,7 @@ def autocast(
     return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
 
 
-def _product(x: Tensor, w: Tensor, how: Product, bias: Tensor | None = None) -> Tensor:
+def _product(x: Tensor, w: Tensor, how: ProductRules, bias: Tensor | None = None) -> Tensor:
     """x·wᵀ + bias, which is added to the sums as they are."""
     if how.sum is None and how.first.factor == how.second.factor == 1:
         return product(x, w, bias)
@@ -91,7 +91,7 @@ def _product(x: Tensor, w: Tensor, how: Product, bias: Tensor | None = None) -> 
     return y if bias is None else y + bias
 
 
-def _matmul(a: Tensor, b: Tensor, how: Product) -> Tensor:
+def _matmul(a: Tensor, b: Tensor, how: ProductRules) -> Tensor:
     return unscaled(torch.matmul(a, b) if how.sum is None else times(a, b, how.sum), how)
 
 
@@ -212,7 +212,7 @@ class _Convolution(Transformable):
 
 
 def _gradient_of_weight(
-    error: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, how: Product
+    error: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, how: ProductRules
 ) -> Tensor:
     """The gradient of a convolution's weight.
 

@@ -38,7 +38,7 @@ class Operand(NamedTuple):
     rule: Rule | None = None
 
 
-class Product(NamedTuple):
+class ProductRules(NamedTuple):
     """How a product is made: its operands, in the order of `qemu_swalp.training.OPERANDS`, and its
     sum, which None leaves to PyTorch.
     """
@@ -51,9 +51,9 @@ class Product(NamedTuple):
 class Operands(NamedTuple):
     """The three products of a layer."""
 
-    forward: Product = Product()
-    dgrad: Product = Product()
-    wgrad: Product = Product()
+    forward: ProductRules = ProductRules()
+    dgrad: ProductRules = ProductRules()
+    wgrad: ProductRules = ProductRules()
 
 
 def coin(seed: int, stream: int, step: int | Tensor) -> Rule:
@@ -79,7 +79,7 @@ def prepared(x: Tensor, operand: Operand) -> Tensor:
     return apply_rule(x, operand.rule)
 
 
-def unscaled(y: Tensor, product: Product) -> Tensor:
+def unscaled(y: Tensor, product: ProductRules) -> Tensor:
     """A product without the factors of its operands."""
     factor = product.first.factor * product.second.factor
     return y if factor == 1 else y * (1 / factor)

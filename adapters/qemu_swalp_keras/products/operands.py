@@ -1,0 +1,111 @@
+"""What is done to the operands of a product before they are multiplied, as in
+`qemu_swalp_torch.ops.operands`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from keras import ops
+
+from qemu_swalp import Hadamard, RandomBits, hadamard_transform
+from qemu_swalp.training.roles import OPERANDS, PRODUCTS
+
+from ..layers.straight_through import Rule, straight_through
+
+
+class Turn(NamedTuple):
+    """A transform along the sum, with the random bits of its signs but for their step."""
+
+    transform: Hadamard
+    seed: int = 0
+    stream: int = 0
+
+
+class Operand(NamedTuple):
+    """What is done to an operand, in this order."""
+
+    factor: float = 1.0
+    turn: Turn | None = None
+    rule: Rule | None = None
+
+
+class ProductRules(NamedTuple):
+    """How a product is made: its operands, in the order of `qemu_swalp.training.OPERANDS`, and its
+    sum, which None leaves to the backend.
+    """
+
+    first: Operand = Operand()
+    second: Operand = Operand()
+    sum: Rule | None = None
+
+    @property
+    def factor(self) -> float:
+        """What the product is divided by."""
+        return self.first.factor * self.second.factor
+
+
+class Operands(NamedTuple):
+    """The three products of a layer. Hashable."""
+
+    forward: ProductRules = ProductRules()
+    dgrad: ProductRules = ProductRules()
+    wgrad: ProductRules = ProductRules()
+
+
+class State(NamedTuple):
+    """What changes from call to call: the random step, and whether anything is rounded; ints or
+    0-d integer tensors.
+    """
+
+    step: Any = 0
+    enabled: Any = 1
+
+
+def described(operands: Operands) -> Iterator[tuple[str, str, str]]:
+    """(role, format, rounding) of all that is done."""
+    for product, rules in zip(PRODUCTS, operands, strict=True):
+        names = [name for name in OPERANDS if name.startswith(f"{product}.")]
+        for name, operand in zip(names, rules[:2], strict=True):
+            factor = "" if operand.factor == 1 else f" (factor={operand.factor:.6g})"
+            if operand.rule is not None:
+                form, _, rounding = str(operand.rule.quantizer).partition("/")
+                yield f"{name}{factor}", form, rounding
+        if rules.first.turn is not None:
+            yield f"{product}.transform", str(rules.first.turn.transform), ""
+        if rules.sum is not None:
+            form, _, rounding = str(rules.sum.quantizer).partition("/")
+            yield f"{product}.sum", form, rounding
+
+
+def is_plain(operand: Operand) -> bool:
+    """Whether an operand is left as it is."""
+    return operand == Operand()
+
+
+def prepared(x: Any, operand: Operand, state: Any) -> Any:
+    """An operand, whose last axis is summed over, as it is multiplied, where that is enabled; the
+    gradient of the rounding passes straight through.
+    """
+    step, enabled = state
+    y = x
+    if operand.factor != 1:
+        y = y * operand.factor
+    if operand.turn is not None:
+        transform, seed, stream = operand.turn
+        y = hadamard_transform(y, transform, random=RandomBits(seed, stream, step))
+    if y is not x and not isinstance(enabled, int):
+        y = ops.where(ops.not_equal(enabled, 0), y, x)
+    if operand.rule is None:
+        return y
+    return straight_through(y, operand.rule, None, (step, 0), enabled)
+
+
+def unscaled(y: Any, rules: ProductRules, state: Any) -> Any:
+    """A product without the factors of its operands."""
+    _, enabled = state
+    if rules.factor == 1:
+        return y
+    z = y * (1 / rules.factor)
+    return z if isinstance(enabled, int) else ops.where(ops.not_equal(enabled, 0), z, y)
