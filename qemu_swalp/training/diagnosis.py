@@ -154,7 +154,8 @@ def find_breaking_role(
     ValueError: if the recipe rounds nothing, if `seeds` is empty, or if a pattern is the name of a
         role.
 
-    # a training that cannot stand a coarse momentum
+    A training that cannot stand a coarse momentum:
+
     >>> def train(recipe):
     ...     return 2.0 if recipe.momentum else 1.0 if recipe.weight else 0.9
     >>> recipe = Recipe(weight="bfp8", momentum="bfp4")

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import notebooks
 import tables
 from mkdocs.structure.files import File, Files
 
@@ -21,12 +22,18 @@ MARKER = re.compile(r"^<!-- generated: (\S+)((?: \S+)*) -->$", re.MULTILINE)
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the texts of the repository."""
+    """Add the texts of the repository, and the pages of the notebooks."""
     for page, source in TEXTS.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         for other, shown in TEXTS.items():
             text = text.replace(f"]({shown})", f"]({other})")
         files.append(File.generated(config, page, content=text))
+    for file in [file for file in files if file.src_uri.endswith(".ipynb")]:
+        markdown, pictures = notebooks.page_of(Path(file.abs_src_path))
+        folder = file.src_uri.rpartition("/")[0]
+        added = {f"{Path(file.name).stem}.md": markdown.encode(), **pictures}
+        for name, content in added.items():
+            files.append(File.generated(config, f"{folder}/{name}", content=content))
     return files
 
 
