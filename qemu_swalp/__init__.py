@@ -46,6 +46,11 @@ if TYPE_CHECKING:
         analyze as analyze,
         analyze_update as analyze_update,
     )
+    from .ops.calibrate import (
+        Calibration as Calibration,
+        Calibrator as Calibrator,
+        calibrate as calibrate,
+    )
     from .ops.elementwise import (
         add as add,
         divide as divide,
@@ -126,6 +131,7 @@ _HOMES = {
     "kernels": ("get_num_threads", "set_num_threads"),
     "ops.accumulation": ("Accumulation",),
     "ops.analysis": ("Analysis", "UpdateAnalysis", "analyze", "analyze_update"),
+    "ops.calibrate": ("Calibration", "Calibrator", "calibrate"),
     "ops.elementwise": ("add", "divide", "multiply", "sqrt", "subtract", "sum"),
     "ops.encode": ("BlockCodes", "decode", "encode"),
     "ops.hadamard": ("Hadamard", "hadamard_transform"),
