@@ -87,7 +87,10 @@ if TYPE_CHECKING:
         stream_id as stream_id,
     )
     from .rounding import (
+        Fractions as Fractions,
         Rounding as Rounding,
+        register_rounding as register_rounding,
+        unregister_rounding as unregister_rounding,
     )
     from .storage.ml_dtypes import (
         from_ml_dtypes as from_ml_dtypes,
@@ -140,7 +143,7 @@ _HOMES = {
     "ops.quantize": ("quantize",),
     "ops.quantizer": ("Quantizer",),
     "random_bits": ("RandomBits", "stream_id"),
-    "rounding": ("Rounding",),
+    "rounding": ("Fractions", "Rounding", "register_rounding", "unregister_rounding"),
     "storage.ml_dtypes": ("from_ml_dtypes", "to_ml_dtypes"),
     "storage.safetensors": ("load_state", "save_state"),
     "storage.state_dict": ("QuantizedTensor", "dequantize_state_dict", "quantize_state_dict"),

@@ -64,10 +64,12 @@ class _Arrays(list[np.ndarray]):
 @lru_cache(maxsize=4096)
 def plan_of(source: SourceDtype, target: Target) -> Plan | None:
     """The plan; None for what the kernels do not support: ties by another parity than n's (clause
-    RND-5), neighbours in a table too far apart for exact stochastic rounding, tables under scales
-    and scales of another top (BLK-15).
+    RND-5), neighbours in a table too far apart for exact stochastic rounding, tables under scales,
+    scales of another top (BLK-15), rounding modes of one's own.
     """
     arrays, rounding = _Arrays(), target.rounding
+    if rounding.rule is not None:
+        return None
     plan = structs.Plan(
         DTYPES.index(source.name), 0, MODES.index(rounding.mode), rounding.random_bits
     )
@@ -195,7 +197,7 @@ def _fill_table(table: structs.Table, arrays: _Arrays, source: SourceDtype, targ
             )
         positive, negative = halves
     else:
-        thresholds = thresholds_of(format, wide, rounding.mode)
+        thresholds = thresholds_of(format, wide, rounding)
         table.thresholds = arrays.pointer(thresholds, "int64")
         positive, negative = table_index.of_thresholds(thresholds, values)
     table.index = table_index.index_of((positive, negative), source, arrays.pointer)

@@ -15,6 +15,7 @@ import numpy as np
 from ..arrays import Array
 from ..arrays.dtypes import SourceDtype
 from ..formats import TableFormat
+from ..rounding import Rounding
 from .context import BINARY32, BINARY64, Context, Magnitude, Target
 from .division import Number, number
 from .overflow import OutOfRange
@@ -74,7 +75,7 @@ def round_scaled_table(
             quotient.tail,
         )
     else:
-        steps = _steps(format, elements.dtype, target.rounding.mode)
+        steps = _steps(format, elements.dtype, target.rounding)
         rank = _count(elements, quotient, negative & (magnitude != 0), steps)
     place = _count(elements, quotient, negative & (magnitude != 0), _ends(format, elements.dtype))
     masks = OutOfRange((place != 1) | infinite, (place == 0), infinite)
@@ -139,9 +140,9 @@ class Steps(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _steps(format: TableFormat, dtype: SourceDtype, mode: str) -> Steps:
+def _steps(format: TableFormat, dtype: SourceDtype, rounding: Rounding) -> Steps:
     """Where a mode goes from each value to the next."""
-    return _cut(thresholds_of(format, _exact(dtype), mode), dtype)
+    return _cut(thresholds_of(format, _exact(dtype), rounding), dtype)
 
 
 @lru_cache(maxsize=256)

@@ -17,6 +17,7 @@ import numpy as np
 from ..arrays import Array
 from ..arrays.dtypes import SourceDtype
 from ..formats import TableFormat
+from ..rounding import Fractions, Rounding, rule_mask
 from .context import Context, Target
 from .element import finish
 from .overflow import OutOfRange, overflow_bits, results_of
@@ -37,7 +38,7 @@ def round_table(
         split = ctx.split(magnitude)
         rank = stochastic_rank(ctx, magnitude, negative, split, format, target.rounding, words)
     else:
-        rank = xp.searchsorted(thresholds_of(format, dtype, target.rounding.mode), key)
+        rank = xp.searchsorted(thresholds_of(format, dtype, target.rounding), key)
     low, high = map(int, keys((format.min, format.max), dtype))
     masks = OutOfRange((key < low) | (key > high), key < low, magnitude == dtype.infinity)
     bits = table_bits(ctx, rank, format, target, ctx.negative(x), masks)
@@ -72,23 +73,26 @@ def signed_key(ctx: Context, x: Array) -> tuple[Array, Array]:
 
 
 @lru_cache(maxsize=1024)
-def thresholds_of(format: TableFormat, dtype: SourceDtype, mode: str) -> np.ndarray:
+def thresholds_of(format: TableFormat, dtype: SourceDtype, rounding: Rounding) -> np.ndarray:
     """For each pair of adjacent values, the least key that becomes the upper one."""
     boundaries: Sequence[Fraction | None] = format.boundaries or [None] * (format.value_count - 1)
     pairs = zip(pairwise(map(Fraction, format.finite)), boundaries, strict=True)
     thresholds = (
-        _threshold(mode, low, high, boundary, (format.first_place + i) % 2 == 1)
+        _threshold(rounding, low, high, boundary, (format.first_place + i) % 2 == 1)
         for i, ((low, high), boundary) in enumerate(pairs)
     )
     return np.array([_least_key(at, included, dtype) for at, included in thresholds], np.int64)
 
 
 def _threshold(
-    mode: str, low: Fraction, high: Fraction, boundary: Fraction | None, odd: bool
+    rounding: Rounding, low: Fraction, high: Fraction, boundary: Fraction | None, odd: bool
 ) -> tuple[Fraction, bool]:
     """Where a mode goes from low to high, and whether the number there becomes high already.
     `odd`: whether low's rank is.
     """
+    if rounding.rule is not None:
+        return _threshold_of_rule(rounding, low, high, boundary, odd)
+    mode = rounding.mode
     if (
         mode == "toward_positive"
         or (mode == "to_odd" and not odd)
@@ -103,6 +107,34 @@ def _threshold(
     if at in (low, high):  # a value is exact and stays
         return at, at == high
     return at, odd if mode == "nearest_even" else at >= 0
+
+
+def _threshold_of_rule(
+    rounding: Rounding, low: Fraction, high: Fraction, boundary: Fraction | None, odd: bool
+) -> tuple[Fraction, bool]:
+    """The same of a mode of one's own, which is asked on every side of the boundary and of zero."""
+    at = (low + high) / 2 if boundary is None else boundary
+    inner = sorted({p for p in (at, Fraction(0)) if low < p < high})
+    ends = [low, *inner, high]
+    points = [(a + b) / 2 for a, b in pairwise(ends)]
+    points = sorted([*points, *inner])
+    negative = np.array([point < 0 for point in points])
+    side = np.array([(point > at) - (point < at) for point in points])
+    above = side * np.where(negative, -1, 1)  # as seen from the neighbour toward zero
+    ranks = np.where(negative, not odd, odd)
+    fractions = Fractions(above > 0, above == 0, above == above, ranks, negative)
+    rises = rule_mask(rounding, fractions) ^ negative
+    if (np.diff(rises.astype(int)) < 0).any():
+        raise ValueError(
+            f"the rounding mode {rounding.mode} falls between {float(low)!r} and {float(high)!r},"
+            " where numbers grow; a table needs modes that do not"
+        )
+    if not rises.any():
+        return high, True
+    first = int(rises.argmax())
+    if points[first] in inner:
+        return points[first], True
+    return max(p for p in ends if p < points[first]), False
 
 
 def _least_key(at: Fraction, included: bool, dtype: SourceDtype) -> int:
