@@ -35,10 +35,17 @@ def parser() -> Parser:
         ),
     )
     top.add_argument("--version", action="version", version=f"qemu-swalp {__version__}")
-    commands = top.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    top.set_defaults(run=lambda chosen: _help(top))
+    commands = top.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
     for module in (formats, show, compare, quantize, info, reproduce, report):
         module.add_commands(commands)
     return top
+
+
+def _help(top: Parser) -> int:
+    """What a call without a command shows."""
+    top.print_help()
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import Analysis, Format, RandomBits, Rounding, analyze
-from .._util.tables import table
+from .._util.tables import TERMINAL, table
 from ..experiments.common.figure import save_picture
 from .formats import add_load, add_plot, element_and_unit, load, number, picture_path, read_format
 from .pictures import SCALES, draw_comparison, magnitude_range, values_by_binade
@@ -76,9 +76,9 @@ def _compare(chosen: argparse.Namespace) -> int:
     }
     if chosen.file is not None:
         analyses[chosen.file.name] = _of_file(chosen.file, formats, rounding, random)
-    parts = [table(RANGES, [_range(name, format) for name, format in formats.items()])]
+    parts = [table(RANGES, [_range(*item) for item in formats.items()], width=TERMINAL)]
     parts += [
-        f"{title}\n" + table(ERRORS, [_error(name, each) for name, each in by_format.items()])
+        f"{title}\n" + table(ERRORS, [_error(*item) for item in by_format.items()], width=TERMINAL)
         for title, by_format in analyses.items()
     ]
     if path is not None:

@@ -21,7 +21,7 @@ from .. import (
     parse,
 )
 from .._util.extras import EXPERIMENTS, require
-from .._util.tables import table
+from .._util.tables import TERMINAL, table
 from ..formats.aliases import ALIASES
 
 WIDEST = 80
@@ -101,15 +101,14 @@ def _formats(files: list[str]) -> int:
         "bits",
         "max",
         "least > 0",
-        "epsilon",
         "values",
         "specials",
-        "overflow",
     )
-    print(table(header, [_line(name, parse(name)) for name in names()], left=(0, 1, 7, 8)))
+    lines = [_line(name, parse(name)) for name in names()]
+    print(table(header, lines, left=(0, 1, 6), width=TERMINAL))
     also = [(format, ", ".join(aliases)) for format, aliases in ALIASES.items()]
     print("\nAliases, in which case, _ and - do not count:\n")
-    print(table(("format", "also called"), also, left=(0, 1)))
+    print(table(("format", "also called"), also, left=(0, 1), width=TERMINAL))
     return 0
 
 
@@ -129,10 +128,7 @@ def load(files: list[str]) -> None:
 
 def _line(name: str, format: Format) -> tuple[object, ...]:
     element, suffix = element_and_unit(format)
-    limits = [
-        number(v) + suffix if v is not None else "–"
-        for v in (element.max, _least(element), _epsilon(element))
-    ]
+    limits = [number(v) + suffix if v is not None else "–" for v in (element.max, _least(element))]
     canonical_string = format.canonical_string()
     short = (
         canonical_string
@@ -146,7 +142,6 @@ def _line(name: str, format: Format) -> tuple[object, ...]:
         *limits,
         element.value_count,
         special_values(element),
-        element.overflow,
     )
 
 
@@ -161,10 +156,6 @@ def element_and_unit(format: Format) -> tuple[ElementFormat, str]:
 
 def _least(element: ElementFormat) -> float | None:
     return element.min_positive if isinstance(element, BinadeFormat | TableFormat) else None
-
-
-def _epsilon(element: ElementFormat) -> float | None:
-    return element.epsilon if isinstance(element, BinadeFormat | TableFormat) else None
 
 
 def special_values(element: ElementFormat) -> str:

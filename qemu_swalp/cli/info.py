@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from .. import __version__, kernels
-from .._util.tables import table
+from .._util.tables import TERMINAL, table
 from ..arrays import FRAMEWORKS
 from ..kernels import cpu
 
@@ -71,6 +71,8 @@ ADAPTERS = {
 """Adapter → framework, and expression for what the module `m` runs on."""
 
 ABSENT = "no: not installed"
+LIBRARY_COLUMNS = ("arrays of", "version", "importable", "devices", "path")
+ADAPTER_COLUMNS = ("adapter", "importable", "runs on")
 
 
 class Probe(NamedTuple):
@@ -103,11 +105,8 @@ def _info(chosen: argparse.Namespace) -> int:
     with ThreadPoolExecutor() as pool:
         probes, adapters = pool.map(probe, FRAMEWORKS), pool.map(probe_adapter, ADAPTERS)
         lines = [(name, *found) for name, found in zip(FRAMEWORKS, probes, strict=True)]
-    print(
-        "\n"
-        + table(("arrays of", "version", "importable", "devices", "path"), lines, left=range(5))
-    )
-    print("\n" + table(("adapter", "importable", "runs on"), list(adapters), left=range(3)))
+    print("\n" + table(LIBRARY_COLUMNS, lines, left=range(5), width=TERMINAL))
+    print("\n" + table(ADAPTER_COLUMNS, list(adapters), left=range(3), width=TERMINAL))
     return 0
 
 

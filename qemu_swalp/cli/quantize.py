@@ -26,7 +26,7 @@ from .. import (
 )
 from .._util.checks import check_patterns
 from .._util.extras import FILES, require
-from .._util.tables import table
+from .._util.tables import TERMINAL, table
 from ..formats.base import OVERFLOWS
 from ..ops.arguments import policy_of
 from .formats import add_load, load, read_format
@@ -141,12 +141,21 @@ class _Report:
         total = (
             [] if len(self.lines) == 1 else [_line("total", "", "", self.total, self.source_bytes)]
         )
-        parts = [table(HEADER, [*self.lines, *total], left=(0, 1, 2))] if self.lines else []
+        parts = [_table([*self.lines, *total])] if self.lines else []
         parts += [
             f"passed over, {reason}: {', '.join(names)}"
             for reason, names in self.passed_over.items()
         ]
         return "\n\n".join(parts)
+
+
+def _table(lines: list[tuple[object, ...]]) -> str:
+    """Without columns that say nothing: where all have one dtype, or all is finite."""
+    columns = list(zip(HEADER, *lines, strict=True))
+    same = {"dtype": len({line[2] for line in lines} - {""}) == 1}
+    same["not finite"] = not any(line[8] for line in lines)
+    header, *rest = zip(*(c for c in columns if not same.get(str(c[0]))), strict=True)
+    return table(header, rest, left=range(2 if same["dtype"] else 3), width=TERMINAL)
 
 
 def _quantize(chosen: argparse.Namespace) -> int:

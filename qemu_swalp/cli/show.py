@@ -17,7 +17,7 @@ from .. import (
     names,
     parse,
 )
-from .._util.tables import table
+from .._util.tables import TERMINAL, table
 from ..experiments.common.figure import save_picture
 from .formats import (
     add_load,
@@ -139,7 +139,7 @@ def _scale(format: Block) -> Iterator[str]:
         "minmax": f"(max x − min x)/{number(top)}, in {format.scale}, and a zero point",
     }.get(format.rule, f"as {format.rule} makes NVFP4, in {format.scale}")
     if format.second is not None:
-        yield f", times a global scale of the whole array in {format.second}"
+        yield f", times a global scale in {format.second}"
 
 
 def _geometry(format: Block) -> str:
@@ -176,10 +176,11 @@ def _values(element: ElementFormat) -> list[tuple[int, str]]:
 
 
 def _columns(values: list[tuple[int, str]]) -> Iterator[str]:
-    """Eight to a line."""
+    """Eight to a line, or fewer where that many do not fit."""
     digits = len(f"{values[-1][0]:x}")
     width = max(len(value) for _, value in values)
-    for i in range(0, len(values), 8):
+    count = next(n for n in (8, 4, 2, 1) if n * (digits + width + 4) - 2 <= TERMINAL or n == 1)
+    for i in range(0, len(values), count):
         yield "  ".join(
-            f"{code:0{digits}x}: {value:<{width}}" for code, value in values[i : i + 8]
+            f"{code:0{digits}x}: {value:<{width}}" for code, value in values[i : i + count]
         ).rstrip()
