@@ -208,6 +208,9 @@ def without(recipe: Recipe, role: str) -> Recipe:
         operands=operands,
         transforms=tuple(pair for pair in recipe.transforms if pair[0] in products),
         factors=tuple(pair for pair in recipe.factors if pair[0] != role),
+        scaling=tuple(
+            pair for pair in recipe.scaling if any(n.endswith(f".{pair[0]}") for n, _ in operands)
+        ),
         sums=tuple(pair for pair in recipe.sums if pair[0] != role),
         elementwise=tuple(pair for pair in recipe.elementwise if pair[0] != role),
     )

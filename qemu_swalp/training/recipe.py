@@ -12,11 +12,13 @@ from ..formats.axis_words import Axis, Layout
 from ..ops.accumulation import Accumulation
 from ..ops.hadamard import Hadamard
 from ..ops.quantizer import Quantizer
+from .delayed import Delayed
 from .positions import is_position, layers_at, literal, unplaced
 from .recipe_table import recipe_table
 from .roles import (
     ROLES,
     SECTIONS,
+    delayed_scaling,
     elementwise_rules,
     of_role,
     operand_factors,
@@ -55,6 +57,9 @@ class Recipe:
     factors : {name: factor} by the names of operands: each operand is multiplied by its factor
         before it is transformed and rounded, and the product is divided by both. On the error that
         is what scaling the loss does, product by product.
+    scaling : {"input", "weight" or "error": `Delayed` or its string}, or one for all: their scales
+        follow the history of the steps before, in place of the present numbers. Their formats have
+        one scale for the whole array, and are the same in both products.
     elementwise : how the elementwise operations within softmax, normalization and nonlinearities
         are rounded: a quantizer of an element format for all of them, or {name: quantizer} by the
         names of `ELEMENTWISE`, or "add", "multiply", "divide", "sqrt", "function" (exp, log, tanh,
@@ -100,6 +105,7 @@ class Recipe:
     sums: tuple[tuple[str, Accumulation], ...] = ()
     transforms: tuple[tuple[str, Hadamard], ...] = ()
     factors: tuple[tuple[str, float], ...] = ()
+    scaling: tuple[tuple[str, Delayed], ...] = ()
     elementwise: tuple[tuple[str, Quantizer | Accumulation], ...] = ()
     overrides: tuple[tuple[str, Recipe | None], ...] = ()
     allow_empty: bool = field(default=False, compare=False)
@@ -118,6 +124,7 @@ class Recipe:
         sums: Accumulation | Quantizer | str | Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
         transforms: Hadamard | str | Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
         factors: Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
+        scaling: Delayed | str | Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
         elementwise: Quantizer | str | Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
         overrides: Mapping[str, Recipe | None] | tuple[tuple[str, Recipe | None], ...] = (),
         allow_empty: bool = False,
@@ -131,6 +138,7 @@ class Recipe:
             "sums": product_accumulations(sums),
             "transforms": product_transforms(transforms, rounded),
             "factors": operand_factors(factors, rounded),
+            "scaling": delayed_scaling(scaling, rounded),
             "elementwise": elementwise_rules(elementwise),
             "overrides": tuple(pairs(overrides)),
             "allow_empty": allow_empty,
@@ -355,6 +363,8 @@ class Recipe:
             plain["transforms"] = {name: str(transform) for name, transform in self.transforms}
         if self.factors:
             plain["factors"] = dict(self.factors)
+        if self.scaling:
+            plain["scaling"] = {name: str(rule) for name, rule in self.scaling}
         if self.elementwise:
             plain["elementwise"] = {name: str(rule) for name, rule in self.elementwise}
         if self.overrides:

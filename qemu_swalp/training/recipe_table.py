@@ -43,6 +43,8 @@ def _rounded(recipe: Any) -> Iterator[Line]:
     for name, rule in rules:
         if isinstance(rule, Quantizer):
             yield name, str(rule.format), str(rule.rounding)
+    for name, delayed in recipe.scaling:
+        yield f"{name}.scale", str(delayed), ""
     for name, transform in recipe.transforms:
         yield f"{name}.transform", str(transform), ""
     for name, accumulation in (*recipe.sums, *recipe.elementwise):

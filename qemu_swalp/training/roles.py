@@ -8,10 +8,12 @@ from fractions import Fraction
 from typing import Any
 
 from .._util.checks import check_choice
+from ..formats import Block
 from ..formats.axis_words import Layout
 from ..ops.accumulation import Accumulation, check_element
 from ..ops.hadamard import Hadamard
 from ..ops.quantizer import Quantizer
+from .delayed import Delayed
 from .functional import ELEMENTWISE
 
 ROLES = ("weight", "activation", "error", "gradient", "momentum", "accumulator", "average")
@@ -49,7 +51,7 @@ SUMS = ("forward.sum", "dgrad.sum", "wgrad.sum")
 SECTIONS = {
     "optimizer": ("weight", "gradient", "momentum", "accumulator", "state"),
     "activations": ("activation", "error"),
-    "products": ("operands", "sums", "transforms", "factors"),
+    "products": ("operands", "sums", "transforms", "factors", "scaling"),
     "elementwise": ("elementwise",),
     "average": ("average",),
 }
@@ -139,6 +141,36 @@ def operand_factors(
                 " or remove the factor"
             )
     return tuple((name, _factor(name, value)) for name, value in named.items() if name in rounded)
+
+
+KINDS = ("input", "weight", "error")
+"""The operands of matrix products, each for both products that it is in."""
+
+
+def delayed_scaling(
+    chosen: Any, operands: tuple[tuple[str, Quantizer], ...]
+) -> tuple[tuple[str, Delayed], ...]:
+    """Of {kind of operand: how its scale follows a history}, or of one for all that are rounded."""
+    by_kind = {kind: [q for name, q in operands if name.endswith(f".{kind}")] for kind in KINDS}
+    if isinstance(chosen, Delayed | str):
+        chosen = {kind: chosen for kind in KINDS if by_kind[kind]}
+    named = {kind: value for kind, value in pairs(chosen) if value is not None}
+    for kind in named:
+        check_choice("the name of scaling", kind, KINDS)
+        if not by_kind[kind] or len(set(by_kind[kind])) > 1:
+            raise ValueError(
+                f"scaling[{kind!r}]: both products have the {kind} under one scale, and must round"
+                f" it by one quantizer; the recipe has"
+                f" {', '.join(map(str, by_kind[kind])) or 'none'}"
+            )
+        form = by_kind[kind][0].format
+        fits = isinstance(form, Block) and form.axis is None and form.second is None
+        if not fits or (isinstance(form, Block) and form.rule in ("minmax",)):
+            raise ValueError(
+                f"scaling[{kind!r}] needs a format with one scale for the whole array, such as"
+                f" block<e4m3fn,scale=float<8,23>>, got {form}"
+            )
+    return tuple((kind, Delayed.parse(named[kind])) for kind in KINDS if kind in named)
 
 
 def _factor(name: str, value: Any) -> float:

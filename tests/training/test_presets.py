@@ -33,6 +33,7 @@ PRESETS = (
     "nvfp4",
     "fp4_all_the_way",
     "fp8_hybrid",
+    "fp8_delayed",
     "fp8_ibm",
     "fp8_deepseek",
     "mxfp8",

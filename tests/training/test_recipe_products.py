@@ -10,6 +10,7 @@ import pytest
 
 from qemu_swalp import Hadamard
 from qemu_swalp.training import FULL_PRECISION, OPERANDS, Recipe
+from qemu_swalp.training.delayed import Delayed
 from qemu_swalp.training.diagnosis import without
 
 FP4 = {"input": "mxfp4", "weight": "mxfp4", "error": "mxfp4/stochastic"}
@@ -63,6 +64,48 @@ def test_they_are_saved_and_shown() -> None:
 def test_what_cannot_be_applied_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Recipe(operands={"forward.input": "mxfp4"}, **options)
+
+
+PER_TENSOR = "block<e4m3fn,scale=float<8,23>>"
+
+
+def test_delayed_scaling_is_of_kinds_of_operands() -> None:
+    recipe = Recipe(
+        operands={"input": PER_TENSOR, "wgrad.error": "e5m2"}, scaling={"input": "delayed<8>"}
+    )
+    assert recipe.scaling == (("input", Delayed(8)),)
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    assert "delayed<8>" in str(recipe)
+    assert Recipe(operands={"input": PER_TENSOR}, scaling="delayed<8>").scaling == recipe.scaling
+    kept = without(recipe, "forward.input")
+    assert kept.scaling == recipe.scaling
+    assert without(kept, "wgrad.input").scaling == ()
+
+
+@pytest.mark.parametrize(
+    ("operands", "scaling", "words"),
+    [
+        ({"input": PER_TENSOR}, {"weight": "delayed<8>"}, "has none"),
+        ({"input": "mxfp8"}, "delayed<8>", "one scale for the whole array"),
+        ({"input": "e4m3fn"}, "delayed<8>", "one scale for the whole array"),
+        ({"input": PER_TENSOR, "wgrad.input": "bfp8"}, "delayed<8>", "by one quantizer"),
+        ({"input": PER_TENSOR}, {"inputs": "delayed<8>"}, "did you mean 'input'"),
+        ({"input": PER_TENSOR}, "delayed<0>", "history"),
+        ({"input": PER_TENSOR}, "delayed", "looks like"),
+        ({"input": PER_TENSOR}, "delayed<8,amax=mean>", "most_recent"),
+        ({"input": PER_TENSOR}, "delayed<8,lag=2>", "lag"),
+    ],
+)
+def test_scaling_that_cannot_be_applied_is_refused(operands: Any, scaling: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Recipe(operands=operands, scaling=scaling)
+
+
+@pytest.mark.parametrize("text", ["delayed<1024>", "delayed<4,margin=-1,amax=most_recent,lag=1>"])
+def test_strings_of_delayed_scaling(text: str) -> None:
+    assert str(Delayed.parse(text)) == text
+    with pytest.raises(TypeError, match="got 3"):
+        Delayed.parse(3)  # type: ignore[arg-type]
 
 
 def test_a_role_is_taken_out_with_its_factor_and_transform() -> None:

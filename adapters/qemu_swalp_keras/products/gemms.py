@@ -86,6 +86,7 @@ def quantize_gemms(
     check_choice_of_layers(model, "exclude", exclude)
     recipe = placed(model, recipe)
     left_out = [name for name, layer in named_layers(model) if chosen(name, layer, exclude)]
+    _check_scaling(recipe)
     _check_operations(model)
     policies = []
     for place, (path, layer) in enumerate(owners(model), start=1):
@@ -121,6 +122,15 @@ PRODUCTS = (
     "Vdot",
 )
 """Operations of `keras.ops` by the names of their classes, as a functional model holds them."""
+
+
+def _check_scaling(recipe: Recipe) -> None:
+    for part in (recipe, *(part for _, part in recipe.overrides if part is not None)):
+        if part.scaling:
+            raise ValueError(
+                "delayed scaling is applied in PyTorch, not in Keras; take scales of present"
+                " numbers, as in dataclasses.replace(recipe, scaling=())"
+            )
 
 
 def _check_operations(model: Any) -> None:

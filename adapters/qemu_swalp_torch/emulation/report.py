@@ -64,7 +64,10 @@ def _rules(section: str, site: Any) -> dict[str, str]:
 def _transforms(section: str, site: Any) -> dict[str, str]:
     if section != "products":
         return {}
-    return {f"{name}.transform": str(rule) for name, rule in site.transforms.items()}
+    return {
+        **{f"scale of {name}": str(rule) for name, rule in site.scaling.items()},
+        **{f"{name}.transform": str(rule) for name, rule in site.transforms.items()},
+    }
 
 
 def _grouped(rules: Mapping[str, str]) -> dict[str, str]:

@@ -63,7 +63,12 @@ class Products:
         for product, first, second in OF_PRODUCTS:
             turn = site.turn_of(product, part, step)
             operands = [
-                Operand(site.factors.get(roles.get(name, name), 1.0), turn, rule(name))
+                Operand(
+                    site.factors.get(roles.get(name, name), 1.0),
+                    turn,
+                    rule(name),
+                    site.scaling_of(name, roles.get(name, name), part, step),
+                )
                 for name in (first, second)
             ]
             made.append(ProductRules(operands[0], operands[1], rule(f"{product}.sum")))

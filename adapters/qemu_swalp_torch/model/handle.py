@@ -45,9 +45,9 @@ class SiteHandle:
             handle.remove()
         leave(self._sites)
 
-    def state_dict(self) -> dict[str, dict[str, int]]:
+    def state_dict(self) -> dict[str, dict[str, Any]]:
         """For each site its seed, and how often it was called in each mode: plain integers, for an
-        exact resume of stochastic rounding.
+        exact resume of stochastic rounding; and of delayed scaling scales and histories.
 
         Call n (n = 0, 1, …) of mode m draws its random bits at step m·2^30 + n. The modes are 0
         training, 1 evaluation (`model.eval()`), 2 training without gradient, 3 evaluation without
@@ -56,7 +56,7 @@ class SiteHandle:
         """
         return {site.name: site.record() for site in self.sites}
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, int]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Inverse of `state_dict`. ValueError, and no change, where the modules are others or the
         state is damaged.
         """
@@ -104,7 +104,7 @@ class SiteHandle:
 
 def _check_record(name: str, record: Any) -> None:
     keys = ("seed", *MODES)
-    if not isinstance(record, Mapping) or set(record) != set(keys):
+    if not isinstance(record, Mapping) or set(record) - {"scales"} != set(keys):
         raise ValueError(f"{name} must have the keys {', '.join(keys)}, got {record!r}")
     for key in keys:
         bits = 64 if key == "seed" else BITS

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from qemu_swalp.training import ELEMENTWISE, OPERANDS, SUMS, Recipe
+from qemu_swalp.training.delayed import Delayed
 
 from ..ops.operands import Turn, coin
+from ..ops.scaling import Scales, Scaling
 from ..tensors.call_counters import Position, stream
 from ..tensors.custom_ops import is_stochastic
 from .interception import put
@@ -43,6 +46,10 @@ class ProductSite(RoundingSite):
         self.stochastic = any(
             is_stochastic(q) for q in self.quantizers.values() if q is not None
         ) or any(transform.draws for transform in self.transforms.values())
+        self.scaling = dict(recipe.scaling)
+        self.scales = Scales()
+        if self.scaling:
+            self.stochastic = True  # its calls are counted
         asked = any(self.quantizers.values())
         self.expected, self.possible = expected and asked, possible and asked
 
@@ -55,6 +62,31 @@ class ProductSite(RoundingSite):
         if transform.draws:
             signs = coin(self.seed, stream(f"{product}.transform{part}", self.index), step)
         return Turn(str(transform), signs, self.seed)
+
+    def scaling_of(self, name: str, role: str, part: str, step: int | Tensor) -> Scaling | None:
+        """Which scale an operand has at one call; `role`: whose rules it goes by."""
+        delayed = self.scaling.get(role.partition(".")[2])
+        if delayed is None:
+            return None
+        return Scaling(str(delayed), self.scales.number, name.partition(".")[2] + part, step)
+
+    def record(self) -> dict[str, Any]:
+        """With the scales that follow a history."""
+        scales = {"scales": self.scales.record()} if self.scaling else {}
+        return {**super().record(), **scales}
+
+    def restore(self, record: Mapping[str, Any]) -> None:
+        """Inverse of `record`."""
+        super().restore(record)
+        if self.scaling:
+            self.scales.restore(record.get("scales", {}), self.rules_by_place)
+
+    @property
+    def rules_by_place(self) -> dict[str, Delayed]:
+        """Where an operand stands → how its scale follows the history: a second activation, in the
+        place of a weight, has the rule of inputs.
+        """
+        return {"weight": self.scaling.get("input", Delayed()), **self.scaling}
 
     def register(self, module: nn.Module) -> Sequence[Removable]:
         site = self if any(self.quantizers.values()) else False

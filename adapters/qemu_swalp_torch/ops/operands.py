@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from qemu_swalp.ops.hadamard import COIN, Hadamard, signs_from, transformed
 
 from ..tensors.custom_ops import SIGNS, Rule, apply_rule, is_traced, signed, unsigned
 from ..tensors.straight_through import straight_through
-from ..tensors.transforms import needs_function
+from ..tensors.transforms import Transformable, applied, needs_function, transformable
+from .scaling import Scaling, scaled
 
 
 class Turn(NamedTuple):
@@ -36,6 +37,7 @@ class Operand(NamedTuple):
     factor: float = 1.0
     turn: Turn | None = None
     rule: Rule | None = None
+    scaling: Scaling | None = None
 
 
 class ProductRules(NamedTuple):
@@ -74,9 +76,30 @@ def prepared(x: Tensor, operand: Operand) -> Tensor:
         x = turned(x, operand.turn)
     if operand.rule is None:
         return x
+    if operand.scaling is not None:
+        if needs_function(x):
+            scaled_: Tensor = applied(_Scaled, x, operand)
+            return scaled_
+        return scaled(x, operand.rule, operand.scaling)
     if needs_function(x):  # create_graph=True: straight-through
         return straight_through(x, operand.rule, None)
     return apply_rule(x, operand.rule)
+
+
+@transformable
+class _Scaled(Transformable):
+    @staticmethod
+    def forward(x: Tensor, operand: Operand) -> Tensor:
+        if operand.rule is None or operand.scaling is None:
+            return x
+        return scaled(x, operand.rule, operand.scaling)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
+
+    @staticmethod
+    def backward(ctx: Any, *errors: Any) -> Any:
+        return errors[0], None
 
 
 def unscaled(y: Tensor, product: ProductRules) -> Tensor:

@@ -62,12 +62,12 @@ class Site(NotScriptable):
             ]
         """Of the next call in each mode."""
 
-    def record(self) -> dict[str, int]:
+    def record(self) -> dict[str, Any]:
         """Seed of the random bits, and how often the site was called in each mode."""
         counts = (int(step) - (mode << BITS) for mode, step in enumerate(self.steps))
         return {"seed": self.seed, **dict(zip(MODES, counts, strict=True))}
 
-    def restore(self, record: Mapping[str, int]) -> None:
+    def restore(self, record: Mapping[str, Any]) -> None:
         """Inverse of `record`."""
         self.seed = record["seed"]
         for mode, name in enumerate(MODES):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from .fixed_and_blocks import bf16_sr, fixed_point, hbfp8, swalp, swalp8, wage
 from .float4 import fp4_all_the_way, mxfp4, nvfp4
-from .float8 import fp8_deepseek, fp8_hybrid, fp8_ibm, mxfp8
+from .float8 import fp8_deepseek, fp8_delayed, fp8_hybrid, fp8_ibm, mxfp8
 from .registry import as_recipe, recipe, recipe_names, register_recipe
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "fixed_point",
     "fp4_all_the_way",
     "fp8_deepseek",
+    "fp8_delayed",
     "fp8_hybrid",
     "fp8_ibm",
     "hbfp8",

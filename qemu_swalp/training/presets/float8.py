@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ..delayed import Delayed
 from ..recipe import Recipe
 from .registry import KINDS, preset
 
@@ -18,6 +19,17 @@ def fp8_hybrid() -> Recipe:
     forward = "block<e4m3fn,scale=float<8,23>>/nearest_even"
     backward = "block<float<5,2,overflow=saturate>,scale=float<8,23>>/nearest_even"
     return Recipe(operands={"input": forward, "weight": forward, "error": backward})
+
+
+@preset
+def fp8_delayed(history: int = 1024, margin: int = 0, amax: str = "max", lag: int = 0) -> Recipe:
+    """`fp8_hybrid` with delayed scaling (TransformerEngine's `DelayedScaling`, with its defaults;
+    Micikevicius et al. 2022, arXiv 2209.05433).
+
+    Options are those of `Delayed`. TransformerEngine takes the greatest amax of all processes; here
+    each process has its own.
+    """
+    return replace(fp8_hybrid(), scaling=Delayed(history, margin, amax, lag))  # type: ignore[arg-type]
 
 
 @preset

@@ -8,11 +8,9 @@ from typing import Any, TypeVar
 
 from ..._util.checks import check_choice
 from ..recipe import Recipe
+from ..roles import KINDS as KINDS
 
 Preset = TypeVar("Preset", bound=Callable[..., Recipe])
-
-KINDS = ("input", "weight", "error")
-"""The operands of matrix products, each for both products that it is in."""
 
 _PRESETS: dict[str, Callable[..., Recipe]] = {}
 

@@ -1,0 +1,195 @@
+"""Delayed scaling: operands that are rounded under scales of the steps before."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from functools import lru_cache
+from itertools import count
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import qemu_swalp
+from qemu_swalp import Block, RandomBits
+from qemu_swalp.training.delayed import Delayed
+
+from ..tensors.call_counters import BITS
+from ..tensors.custom_ops import (
+    Rule,
+    is_traced,
+    known_step,
+    parsed,
+    signed,
+    step_tensor,
+    unsigned,
+)
+
+REMEMBERED = 64
+"""Calls whose scales are kept for their backward and for recomputations."""
+
+
+class Scaling(NamedTuple):
+    """Which scale an operand has at one call: by what rule, in which state of whose `Scales`."""
+
+    delayed: str
+    owner: int
+    name: str
+    step: int | Tensor
+
+    def for_sample(self, i: int) -> Scaling:
+        """RuntimeError: samples of `torch.vmap` have no scales of their own."""
+        raise RuntimeError(
+            "delayed scaling has one scale for all samples, which torch.vmap takes one by one; use"
+            " scales of present numbers, as 'fp8_hybrid' has"
+        )
+
+
+class State:
+    """The scale of an operand and the history that it follows from."""
+
+    def __init__(self, delayed: Delayed) -> None:
+        self.delayed = delayed
+        self.history = torch.zeros(delayed.history)
+        self.scale = torch.ones(())
+        self.used: dict[int, Tensor] = {}
+
+    def scale_at(self, step: int, x: Tensor, greatest: float) -> Tensor:
+        """The scale of a call. When a call in training first asks, x enters the history."""
+        if step not in self.used:
+            self.history, self.scale = self.history.to(x.device), self.scale.to(x.device)
+            self.used[step] = self.scale
+            if step >> BITS == 0:
+                self._move_on(x, greatest)
+            if len(self.used) > REMEMBERED:
+                del self.used[next(iter(self.used))]
+        return self.used[step]
+
+    def _move_on(self, x: Tensor, greatest: float) -> None:
+        before = self._amax()
+        self.history = self.history.roll(1)
+        self.history[0] = x.detach().abs().max() if x.numel() else 0.0
+        amax = before if self.delayed.lag else self._amax()
+        # PyTorch takes number / tensor for the reciprocal times the number, which rounds twice.
+        factor = torch.full_like(amax, greatest) / amax / 2.0**self.delayed.margin
+        fits = (amax > 0) & amax.isfinite()
+        self.scale = torch.where(fits, factor, self.scale.reciprocal()).reciprocal()
+
+    def _amax(self) -> Tensor:
+        return self.history[0] if self.delayed.amax == "most_recent" else self.history.max()
+
+    def record(self) -> dict[str, Any]:
+        """Plain numbers, from which `restore` goes on."""
+        history = self.history.tolist()
+        while history and not history[-1]:
+            history.pop()
+        return {"scale": self.scale.item(), "history": history}
+
+    def restore(self, record: Mapping[str, Any]) -> None:
+        """Inverse of `record`."""
+        self.scale = torch.tensor(float(record["scale"]))
+        self.history = torch.zeros(self.delayed.history)
+        self.history[: len(record["history"])] = torch.tensor(record["history"])
+        self.used = {}
+
+
+OWNERS: weakref.WeakValueDictionary[int, Scales] = weakref.WeakValueDictionary()
+_NUMBERS = count()
+
+
+class Scales:
+    """The scales of all operands of a module. Its number finds it again from a compiled graph."""
+
+    def __init__(self) -> None:
+        self.states: dict[str, State] = {}
+        self._enter()
+
+    def _enter(self) -> None:
+        self.number = next(_NUMBERS)
+        OWNERS[self.number] = self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._enter()
+
+    def at(self, scaling: Scaling, x: Tensor, greatest: float) -> Tensor:
+        """The scale of an operand at a call."""
+        if isinstance(scaling.step, Tensor):
+            raise RuntimeError(
+                "delayed scaling reads the number of the call on the host; do not call the handle's"
+                " count_on(device), or use scales of present numbers, as 'fp8_hybrid' has"
+            )
+        delayed = _parsed(scaling.delayed)
+        state = self.states.setdefault(scaling.name, State(delayed))
+        return state.scale_at(scaling.step, x, greatest)
+
+    def record(self) -> dict[str, Any]:
+        """Plain numbers for a checkpoint."""
+        return {name: state.record() for name, state in self.states.items()}
+
+    def restore(self, record: Mapping[str, Any], rules: Mapping[str, Delayed]) -> None:
+        """Inverse of `record`; `rules` by the kind of operand with which a name begins."""
+        self.states = {}
+        for name, entry in record.items():
+            self.states[name] = State(rules[name.partition(".")[0]])
+            self.states[name].restore(entry)
+
+
+def scaled(x: Tensor, rule: Rule, scaling: Scaling) -> Tensor:
+    """x rounded by the rule under the scale of the call; without gradient."""
+    if is_traced():
+        numbers = (signed(rule.seed), signed(rule.stream), step_tensor(rule))
+        call = step_tensor(rule._replace(step=scaling.step))
+        traced: Tensor = _scale(
+            x, rule.quantizer, *numbers, scaling.delayed, scaling.owner, scaling.name, call
+        )
+        return traced
+    quantizer = parsed(rule.quantizer)
+    format = quantizer.format
+    assert isinstance(format, Block)
+    scale = OWNERS[scaling.owner].at(scaling, x, format.element.max)
+    random = None
+    if quantizer.rounding.stochastic:
+        random = RandomBits(rule.seed, rule.stream, rule.step, rule.offset)
+    y: Tensor = qemu_swalp.quantize(
+        x.detach(), format, quantizer.rounding, random=random, scales=scale
+    )
+    return y
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> Delayed:
+    return Delayed.parse(text)
+
+
+@torch.library.custom_op("qemu_swalp::scale", mutates_args=())
+def _scale(
+    x: Tensor,
+    quantizer: str,
+    seed: int,
+    stream: int,
+    step: Tensor,
+    delayed: str,
+    owner: int,
+    name: str,
+    call: Tensor,
+) -> Tensor:
+    rule = Rule(quantizer, unsigned(seed), unsigned(stream), known_step(step))
+    y = scaled(x, rule, Scaling(delayed, owner, name, known_step(call)))
+    return y.clone(memory_format=torch.contiguous_format)
+
+
+@_scale.register_fake
+def _(
+    x: Tensor,
+    quantizer: str,
+    seed: int,
+    stream: int,
+    step: Tensor,
+    delayed: str,
+    owner: int,
+    name: str,
+    call: Tensor,
+) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
