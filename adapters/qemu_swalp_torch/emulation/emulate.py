@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 from torch.optim import Optimizer
 
 from qemu_swalp._util.checks import check_choice, check_patterns
 from qemu_swalp._util.tables import table
-from qemu_swalp.training import Recipe, as_recipe
+from qemu_swalp.training import FULL_PRECISION, Recipe, as_recipe
 from qemu_swalp.training.positions import literal
 from qemu_swalp.training.roles import SECTIONS
 
@@ -25,6 +25,7 @@ from ..model.kinds import computes_itself
 from ..model.matmuls import quantize_gemms
 from ..model.selection import COMPUTING_MODULES, Selection, is_excluded, patterns_in
 from ..model.walk import check_model
+from ..optim.param_groups import SEED, STEP
 from ..optim.wrap import quantize_optimizer, unquantize_optimizer
 from ..tensors.model_names import named_modules
 from .report import lines_of
@@ -96,46 +97,36 @@ def emulate(
     2      excluded: aten.addmm        float                       13.5 %
     """
     check_model(model)
-    recipe = as_recipe(recipe)
     check_choice("uncovered", uncovered, POLICIES)
     names = [name for name, _ in named_modules(model)]
     check_patterns("exclude", patterns_in(exclude), names)
-    common: dict[str, Any] = {"seed": seed}
-    if not recipe.sections and not recipe.allow_empty:
-        raise ValueError("nothing to round: the recipe is empty")
-    if "optimizer" in recipe.sections and optimizer is None:
-        roles = ", ".join(role for role in SECTIONS["optimizer"] if getattr(recipe, role))
-        raise ValueError(f"the recipe rounds the optimizer's tensors ({roles}); pass the optimizer")
-    made = Emulation(model, optimizer, recipe)
+    made = Emulation(model, optimizer, Options(exclude, attention, uncovered, seed))
     try:
-        for section, call in CALLS.items():
-            if section not in recipe.sections:
-                continue
-            options: dict[str, Any] = {"exclude": exclude, **common}
-            if section == "activations":
-                options["modules"] = (*COMPUTING_MODULES, computes_itself)
-            else:
-                options["uncovered"] = uncovered
-            if section == "products":
-                options["attention"] = attention
-            made.handles[section] = call(model, recipe, **options)
-        if optimizer is not None and "optimizer" in recipe.sections:
-            quantize_optimizer(
-                optimizer, _without_excluded(model, recipe, exclude), model=model, **common
-            )
-            made.quantized = True
+        made.apply(as_recipe(recipe))
         if average or isinstance(average, Mapping):
-            if optimizer is None:
-                raise ValueError("an average counts the optimizer's steps; pass the optimizer")
-            arguments = dict(average) if isinstance(average, Mapping) else {}
-            if recipe.average is not None and "policy" not in arguments:
-                arguments.setdefault("quantizer", recipe.average)
-            made.averager = Averager(model, **arguments)
-            made.hook = made.averager.attach(optimizer)
+            made.average(dict(average) if isinstance(average, Mapping) else {})
     except BaseException:
         made.remove()
         raise
     return made
+
+
+class Options(NamedTuple):
+    """Arguments of `emulate` that hold for whatever recipe is applied."""
+
+    exclude: Selection
+    attention: bool
+    uncovered: str
+    seed: int | None
+
+    def of(self, section: str) -> dict[str, Any]:
+        """Those of the call that applies a section to the model."""
+        options: dict[str, Any] = {"exclude": self.exclude, "seed": self.seed}
+        if section == "activations":
+            return {**options, "modules": (*COMPUTING_MODULES, computes_itself)}
+        if section == "products":
+            options["attention"] = self.attention
+        return {**options, "uncovered": self.uncovered}
 
 
 def _without_excluded(model: nn.Module, recipe: Recipe, exclude: Selection) -> Recipe:
@@ -153,25 +144,111 @@ def _without_excluded(model: nn.Module, recipe: Recipe, exclude: Selection) -> R
 class Emulation:
     """What `emulate` returns: all that it applied; a context manager, which ends it."""
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer | None, recipe: Recipe) -> None:
-        self.model, self.optimizer, self.recipe = model, optimizer, recipe
+    def __init__(self, model: nn.Module, optimizer: Optimizer | None, options: Options) -> None:
+        self.model, self.optimizer, self.options = model, optimizer, options
+        self.recipe = FULL_PRECISION
         self.handles: dict[str, SiteHandle] = {}
         """Section of the recipe → the handle of the call that applied it."""
         self.averager: Averager | None = None
         self.hook: Any = None
         self.quantized = False
 
+    def apply(self, recipe: Recipe) -> None:
+        """Make the calls that apply one section each; `emulate` tells the errors."""
+        if not recipe.sections and not recipe.allow_empty:
+            raise ValueError("nothing to round: the recipe is empty")
+        if "optimizer" in recipe.sections and self.optimizer is None:
+            roles = ", ".join(role for role in SECTIONS["optimizer"] if getattr(recipe, role))
+            raise ValueError(
+                f"the recipe rounds the optimizer's tensors ({roles}); pass the optimizer"
+            )
+        self.recipe = recipe
+        for section, call in CALLS.items():
+            if section in recipe.sections:
+                self.handles[section] = call(self.model, recipe, **self.options.of(section))
+        if self.optimizer is not None and "optimizer" in recipe.sections:
+            within = _without_excluded(self.model, recipe, self.options.exclude)
+            seed = self.options.seed
+            quantize_optimizer(self.optimizer, within, model=self.model, seed=seed)
+            self.quantized = True
+
+    def average(self, arguments: dict[str, Any]) -> None:
+        """Average the model as `emulate` says."""
+        if self.optimizer is None:
+            raise ValueError("an average counts the optimizer's steps; pass the optimizer")
+        if self.recipe.average is not None and "policy" not in arguments:
+            arguments.setdefault("quantizer", self.recipe.average)
+        self.averager = Averager(self.model, **arguments)
+        self.hook = self.averager.attach(self.optimizer)
+
+    def change(self, recipe: Recipe | str | None) -> None:
+        """Go on by another recipe, as where a training ends in higher precision.
+
+        Seeds, numbers of calls and of steps go on, and so does the average, as it was begun.
+        Weights are rounded at once where the new recipe does, from the accumulator where the old
+        one had it. A run that resumes after the change calls `emulate` with the new recipe.
+
+        Parameters
+        ----------
+        recipe : as in `emulate`; None for full precision.
+
+        Raises
+        ------
+        TypeError, ValueError: as `emulate`; all is then as before.
+
+        >>> import torch
+        >>> model = nn.Linear(64, 32)
+        >>> handle = emulate(model, None, "mxfp4")
+        >>> for step in range(10):
+        ...     if step == 8:
+        ...         handle.change("mxfp8")
+        ...     model(torch.ones(1, 64)).sum().backward()
+        >>> str(handle.recipe.quantizer("forward.input").format.element)
+        'e4m3fn'
+        """
+        wanted = Recipe(allow_empty=True) if recipe is None else as_recipe(recipe)
+        before, records = self.recipe, {name: h.state_dict() for name, h in self.handles.items()}
+        counts = self._counts()
+        self._release()
+        try:
+            self.apply(wanted)
+        except BaseException:
+            self._release()
+            self.apply(replace(before, allow_empty=True))
+            self._go_on(records, counts)
+            raise
+        self._go_on(records, counts)
+
+    def _counts(self) -> list[dict[str, Any]]:
+        """Seed and step of each group of a quantized optimizer."""
+        groups = self.optimizer.param_groups if self.optimizer is not None else []
+        return [{k: g[k] for k in (SEED, STEP)} for g in groups if self.quantized]
+
+    def _go_on(self, records: dict[str, Any], counts: list[dict[str, Any]]) -> None:
+        for section, handle in self.handles.items():
+            for site in handle.sites:
+                record = records.get(section, {}).get(site.name)
+                if record is not None:
+                    site.restore(record)
+        if self.quantized and self.optimizer is not None:
+            for group, count in zip(self.optimizer.param_groups, counts, strict=False):
+                group.update(count)
+
+    def _release(self) -> None:
+        for handle in self.handles.values():
+            handle.remove()
+        if self.quantized and self.optimizer is not None:
+            unquantize_optimizer(self.optimizer)
+        self.handles, self.quantized = {}, False
+
     def remove(self) -> None:
         """Leave model and optimizer as they were; weights stay rounded. Does nothing the second
         time.
         """
-        for handle in self.handles.values():
-            handle.remove()
+        self._release()
         if self.hook is not None:
             self.hook.remove()
-        if self.quantized and self.optimizer is not None:
-            unquantize_optimizer(self.optimizer)
-        self.handles, self.hook, self.quantized = {}, None, False
+        self.hook = None
 
     def disabled(self) -> AbstractContextManager[nn.Module]:
         """A context in which the model computes in float, as SWALP's average is evaluated."""
