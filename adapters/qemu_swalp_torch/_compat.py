@@ -156,7 +156,7 @@ def check_before_tracing(check: Callable[[Any], None]) -> None:
         check(root)
         return trace(tracer, root, *inputs, **options)
 
-    torch.fx.Tracer.trace = checked  # type: ignore[method-assign]
+    torch.fx.Tracer.trace = checked  # type: ignore[assignment, method-assign]
 
 
 def replace_checkpointed(replaced: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
@@ -168,13 +168,13 @@ def replace_checkpointed(replaced: Callable[[Callable[..., Any]], Callable[..., 
 
     @functools.wraps(generator)
     def begin(function: Any, *inputs: Any, **options: Any) -> Any:
-        return generator(replaced(function), *inputs, **options)
+        return generator(replaced(function), *inputs, **options)  # type: ignore[no-untyped-call]
 
     @functools.wraps(forward)
     def begin_reentrant(ctx: Any, function: Any, *inputs: Any) -> Any:
         return forward(ctx, replaced(function), *inputs)
 
-    checkpoint._checkpoint_without_reentrant_generator = begin
+    checkpoint._checkpoint_without_reentrant_generator = begin  # type: ignore[assignment]
     checkpoint.CheckpointFunction.forward = staticmethod(begin_reentrant)  # type: ignore[method-assign]
 
 
