@@ -16,7 +16,8 @@ import numpy as np
 from .. import Fixed, quantize
 from .._util.tables import table
 from ..training import SGD, Averaging, Recipe, fixed_point
-from .common.report import Outcome, Progress, Row, pivot, progress, summarize
+from .common.figure import BLUE, GRAY, VERMILION
+from .common.report import Outcome, Progress, Row, over, pivot, progress, summarize
 from .common.settings import Settings as Common, option
 from .common.sgd_runs import Reals, Snapshot, descend, draws, log_spaced
 
@@ -175,10 +176,10 @@ def _text(problem: Problem, settings: Settings, summary: list[Row], limits: list
         [
             (
                 f"‖w - w*‖² after {settings.steps} steps (α = {settings.learning_rate:g}, batch"
-                f" {settings.batch}, μ = {problem.mu:.3f}); mean ± standard deviation over"
-                f" {settings.seeds} seeds"
+                f" {settings.batch}, μ = {problem.mu:.3f});"
+                f" {over(settings.seeds)}"
             ),
-            pivot(summary, "format", "distance", 2),
+            pivot(summary, "format", "distance", 2, seeds=settings.seeds),
             (
                 "against the floor ‖Q(w*) - w*‖², the least distance of any weights in the format,"
                 " and the bound on SWALP"
@@ -195,10 +196,10 @@ def _draw(figure: Any, problem: Problem, settings: Settings, curves: dict[str, A
     for axes, fraction in zip(panels, settings.fractions, strict=True):
         format = Fixed(fraction + INTEGER_BITS, fraction)
         curve = curves[str(format)]
-        axes.loglog(plain["step"], plain["iterate"], color="0.65", lw=1, label="SGD, float32")
-        axes.loglog(plain["step"], plain["average"], color="0.35", lw=1, label="SWA, float32")
-        axes.loglog(curve["step"], curve["iterate"], color="tab:red", label="SGD-LP")
-        axes.loglog(curve["step"], curve["average"], color="tab:blue", label="SWALP")
+        axes.loglog(plain["step"], plain["iterate"], color=GRAY, ls="-.", label="SGD, float32")
+        axes.loglog(plain["step"], plain["average"], color=GRAY, label="SWA, float32")
+        axes.loglog(curve["step"], curve["iterate"], color=VERMILION, ls="-.", label="SGD-LP")
+        axes.loglog(curve["step"], curve["average"], color=BLUE, lw=2.2, label="SWALP")
         axes.axhline(
             problem.floor(format), color="black", ls="--", lw=1, label="floor ‖Q(w*) − w*‖²"
         )
@@ -206,9 +207,8 @@ def _draw(figure: Any, problem: Problem, settings: Settings, curves: dict[str, A
         axes.loglog(
             steps,
             problem.bound(format, settings.learning_rate, steps),
-            color="tab:blue",
+            color=BLUE,
             ls=":",
-            lw=1,
             label="bound on SWALP",
         )
         axes.set(title=f"weights in {format}", xlabel="steps")

@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import Fixed
 from .common.data import mnist
-from .common.report import Outcome, Row, pivot, progress, summarize
+from .common.report import Outcome, Row, over, pivot, progress, summarize
 from .common.settings import Settings as Common, option
 from .common.sweep_plots import TITLES, legend, sweep_panels
 from .softmax.core import METRICS, Softmax, Training, rows_of, trainer
@@ -71,7 +71,7 @@ def run(settings: Settings) -> Outcome:
             for format in formats:
                 stacks = train(problem, training, format, bar, f"{name} {format or 'float32'}")
                 rows += rows_of(problem, training, format, stacks, framework=name)
-    summary = summarize(rows, ("framework", "bits", "method"), METRICS)
+    summary = summarize(rows, ("framework", "format", "bits", "method"), METRICS)
     return Outcome(
         rows,
         summary,
@@ -88,14 +88,14 @@ def _text(settings: Settings, frameworks: list[str], summary: list[Row]) -> str:
     parts = [
         f"{settings.epochs} epochs, rate {settings.learning_rate:g} (constant; decayed: then down"
         f" to 1%), batch {settings.batch}, λ = {settings.decay:g}, average from epoch"
-        f" {settings.start}; mean ± standard deviation over {settings.seeds} seeds"
+        f" {settings.start}; {over(settings.seeds)}"
     ]
     for framework in frameworks:
         of_framework = _of(summary, framework)
         for metric, title, digits in zip(METRICS, TITLES, (4, 4, 2), strict=True):
             parts += [
                 f"{title} on {framework}",
-                pivot(of_framework, "bits", metric, digits, "fractional bits"),
+                pivot(of_framework, "bits", metric, digits, "fractional bits", settings.seeds),
             ]
     parts += [_agreement(summary, *pair) for pair in combinations(frameworks, 2)]
     return "\n\n".join(parts)

@@ -90,7 +90,8 @@ def test_the_page_has_tables_pictures_commands_and_environments(
     assert ["numpy", content["environment"]["versions"]["numpy"]] in reader.rows
     assert ["seeds", "3"] in reader.rows
     assert "qemu-swalp reproduce linear-regression --seeds 3" in text
-    assert len(reader.attributes["img"]) == 2
+    panels = sum(len(list((results / n).glob("*.svg"))) for n in ("linear-regression", "digits"))
+    assert len(reader.attributes["img"]) == panels == 5
 
 
 def test_the_page_needs_nothing_else_and_is_accessible(results: Path, tmp_path: Path) -> None:
@@ -108,6 +109,19 @@ def test_the_page_needs_nothing_else_and_is_accessible(results: Path, tmp_path: 
     assert len(set(identities)) == len(identities)
     assert {a["href"] for a in reader.attributes["a"]} <= {f"#{i}" for i in identities}
     assert re.findall(r"<(h\d)", text) == ["h1", "h2", "h2"]
+
+
+def test_parts_and_formats_are_named_and_one_seed_has_no_deviation(results: Path) -> None:
+    file = results / "digits" / "results.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["settings"]["seeds"] = 1
+    content["text"] = ""
+    text = page([(file, content)])
+    assert "softmax regression, weights in fixed point: of one seed</caption>" in text
+    assert "network, every number in block floating point: of one seed</caption>" in text
+    rows = Reader(text).rows
+    assert {row[0] for row in rows} >= {"format", "float32", "fixed<8,4>", "bfp<4>"}
+    assert not any("±" in cell for row in rows for cell in row)
 
 
 def test_single_runs_are_told_where_there_are_lines_of_them(results: Path, tmp_path: Path) -> None:
@@ -147,7 +161,7 @@ def test_what_results_say_is_no_markup(tmp_path: Path) -> None:
     assert ["<u>", "diverged"] in reader.rows
     assert ["method", "loss"] in reader.rows
     assert {("b", "yes"), ("c", "1, 2")} <= {tuple(row) for row in reader.rows}
-    assert "No picture: &lt;b&gt;x.png is not beside the results." in text
+    assert "No picture: &lt;b&gt;x-1.svg is not beside the results." in text
 
 
 @pytest.mark.parametrize(

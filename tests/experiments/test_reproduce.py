@@ -15,6 +15,7 @@ import pytest
 from qemu_swalp.cli import main
 from qemu_swalp.experiments import EXPERIMENTS, load_experiment
 from qemu_swalp.experiments.common import report
+from qemu_swalp.experiments.common.figure import save_panels
 from qemu_swalp.experiments.common.settings import choose
 from qemu_swalp.experiments.vision import PRESETS
 
@@ -173,6 +174,31 @@ def test_summaries_are_means_and_sample_deviations_in_order_of_appearance() -> N
 )
 def test_spread_is_readable_at_every_size(mean: float, std: float, digits: int, text: str) -> None:
     assert report.spread({"mean": mean, "std": std}, digits) == text
+
+
+@pytest.mark.parametrize(
+    ("mean", "digits", "text"), [(3.414, 2, "3.41"), (1.234e-3, 2, "1.23e-03"), (0.0, 2, "0.00")]
+)
+def test_one_seed_has_no_deviation(mean: float, digits: int, text: str) -> None:
+    assert report.spread({"mean": mean, "std": 0.0}, digits, seeds=1) == text
+
+
+def test_each_panel_is_a_file_of_its_own(tmp_path: Path) -> None:
+    def draw(figure: Any, columns: int) -> None:
+        figure.set_size_inches(9, 3)
+        panels = figure.subplots(1, columns, sharey=True)
+        for i, axes in enumerate(panels):
+            axes.plot([0, 1], [0, i + 1], label="line")
+            axes.set_title(f"panel {i}")
+        figure.legend(*panels[0].get_legend_handles_labels())
+
+    for columns in (3, 2):
+        written = save_panels(lambda figure, n=columns: draw(figure, n), tmp_path / "x.png")
+        assert written == sorted(tmp_path.glob("x-*.svg"))
+        assert len(written) == columns
+        for i, file in enumerate(written):
+            text = file.read_text(encoding="utf-8")
+            assert (f"panel {i}" in text, "line" in text, "2.0" in text) == (True, True, True)
 
 
 def test_a_diverged_run_gives_null(tmp_path: Path) -> None:

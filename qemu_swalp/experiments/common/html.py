@@ -5,16 +5,19 @@ environments. Its markup is in `html_report.jinja`, which escapes whatever resul
 from __future__ import annotations
 
 import base64
+import glob
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..._util.extras import EXPERIMENTS, require
-from .report import RUNS, Row, read_lines, spread
+from .report import RUNS, Row, over, read_lines, spread
 
 TEMPLATE = Path(__file__).with_name("html_report.jinja")
 RUN_COLUMNS = ("kind", "word", "seed", "seconds", "device", "processor", "command")
+LABELS = {"test_error": "test error, %", "distance": "‖w − w*‖²"}
+"""Column of a summary → its header, where that is not its name in words."""
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 """Header and rows, whose first cell names the row."""
 
@@ -69,15 +72,18 @@ def page(results: Sequence[tuple[Path, Row]], title: str = "qemu-swalp: results"
 def _section(file: Path, content: Row) -> dict[str, Any]:
     """What the template shows of one results.json: strings, and tables of strings."""
     name = str(content["experiment"])
-    picture = file.with_name(f"{name}.png")
+    pictures = [
+        f"data:image/svg+xml;base64,{base64.b64encode(panel.read_bytes()).decode()}"
+        for panel in sorted(file.parent.glob(f"{glob.escape(name)}-*.svg"), key=_number)
+    ]
     environment = dict(content["environment"])
     environment |= environment.pop("versions", {})
     return {
         "name": name,
         "command": content["command"],
         "seconds": f"{content['seconds']:,.0f}",
-        "summary": _summary(content["summary"]),
-        "picture": base64.b64encode(picture.read_bytes()).decode() if picture.is_file() else "",
+        "summaries": list(_summaries(content["summary"], content["settings"].get("seeds", 2))),
+        "pictures": pictures,
         "text": content["text"],
         "settings": [(key, _written(value)) for key, value in content["settings"].items()],
         "environment": [(key, str(value)) for key, value in environment.items()],
@@ -85,15 +91,28 @@ def _section(file: Path, content: Row) -> dict[str, Any]:
     }
 
 
-def _summary(rows: Sequence[Row]) -> Table:
+def _number(panel: Path) -> int:
+    """Of a panel among those of its picture."""
+    return int(panel.stem.rpartition("-")[2])
+
+
+def _summaries(rows: Sequence[Row], seeds: int) -> Iterator[tuple[str, Table]]:
+    """(what the table shows, the table) of each part of an experiment."""
+    for part in dict.fromkeys(row.get("part_is", "") for row in rows):
+        of_part = [row for row in rows if row.get("part_is", "") == part]
+        yield f"{part}: {over(seeds)}" if part else over(seeds), _summary(of_part, seeds)
+
+
+def _summary(rows: Sequence[Row], seeds: int) -> Table:
     """Every row of the summary; columns that are empty throughout are left out."""
     columns = [
         column
         for column in dict.fromkeys(key for row in rows for key in row)
-        if column != "key" and any(row.get(column) not in (None, "") for row in rows)
+        if column not in ("key", "part", "part_is")
+        and any(row.get(column) not in (None, "") for row in rows)
     ]
-    body = [[_cell(column, row.get(column)) for column in columns] for row in rows]
-    return [column.replace("_", " ") for column in columns], body
+    body = [[_cell(column, row.get(column), seeds) for column in columns] for row in rows]
+    return [LABELS.get(column, column.replace("_", " ")) for column in columns], body
 
 
 def _runs(lines: Sequence[Row]) -> Table | None:
@@ -108,12 +127,12 @@ def _runs(lines: Sequence[Row]) -> Table | None:
     return (RUN_COLUMNS, body) if body else None
 
 
-def _cell(column: str, value: Any) -> str:
+def _cell(column: str, value: Any, seeds: int) -> str:
     if not isinstance(value, dict):
         return _written(value)
     if value["mean"] is None or value["std"] is None:
         return "diverged"
-    return spread(value, 2 if column == "test_error" else 4)
+    return spread(value, 2 if column == "test_error" else 4, seeds)
 
 
 def _written(value: Any) -> str:

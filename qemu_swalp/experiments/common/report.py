@@ -19,7 +19,7 @@ import numpy as np
 
 from ..._util.extras import EXPERIMENTS, require
 from ..._util.tables import table
-from .figure import save_picture
+from .figure import save_panels, save_picture
 
 Row = dict[str, Any]
 """Plain values by column."""
@@ -102,11 +102,23 @@ def _moments(sample: Sequence[float]) -> Row:
     }
 
 
-def spread(moments: Mapping[str, float], digits: int) -> str:
+def over(seeds: int) -> str:
+    """What the numbers of a table are.
+
+    >>> over(3), over(1)
+    ('mean ± standard deviation over 3 seeds', 'of one seed')
+    """
+    return f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "of one seed"
+
+
+def spread(moments: Mapping[str, float], digits: int, seeds: int = 2) -> str:
     """Mean ± standard deviation with so many decimals; where those would be few digits, in units of
-    a power of ten.
+    a power of ten. Of one seed there is no deviation.
     """
     mean, std = moments["mean"], moments["std"]
+    if seeds == 1:
+        plain = mean == 0 or abs(mean) >= 10.0 ** (1 - digits)
+        return f"{mean:.{digits}f}" if plain else f"{mean:.{digits}e}"
     if not 0 < abs(mean) < 10.0 ** (1 - digits):
         return f"{mean:.{digits}f} ± {std:.{digits}f}"
     significand, exponent = f"{mean:.{digits}e}".split("e")
@@ -124,11 +136,15 @@ COLUMNS = {
 """Method → column of a table: the lines say whether they are float32."""
 
 
-def pivot(summary: Sequence[Row], line: str, value: str, digits: int, header: str = "") -> str:
+def pivot(
+    summary: Sequence[Row], line: str, value: str, digits: int, header: str = "", seeds: int = 2
+) -> str:
     """A table of mean ± deviation of one value: a line for each content of `line`, the methods in
     columns.
     """
-    cells = {(row[line], COLUMNS[row["method"]]): spread(row[value], digits) for row in summary}
+    cells = {
+        (row[line], COLUMNS[row["method"]]): spread(row[value], digits, seeds) for row in summary
+    }
     columns = list(dict.fromkeys(column for _, column in cells))
     lines = list(dict.fromkeys(name for name, _ in cells))
     return table(
@@ -179,8 +195,8 @@ def _processor() -> str:
 def publish(
     name: str, asked: Mapping[str, Any], outcome: Outcome, seconds: float, out: Path
 ) -> list[Path]:
-    """Write results.json and NAME.png to the folder `out`; returns their paths. `asked` : command
-    and settings.
+    """Write results.json, NAME.png and its panels to the folder `out`; returns the paths of the
+    first two. `asked` : command and settings.
     """
     out.mkdir(parents=True, exist_ok=True)
     results, picture = out / "results.json", out / f"{name}.png"
@@ -197,6 +213,7 @@ def publish(
     text = json.dumps(plain(content), indent=1, ensure_ascii=False, allow_nan=False)
     results.write_text(text + "\n", encoding="utf-8")
     save_picture(outcome.draw, picture)
+    save_panels(outcome.draw, picture)
     return [results, picture]
 
 

@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..softmax.core import LOW_PRECISION, METHODS, METRICS
+from .figure import BLUE, GRAY, ORANGE, VERMILION
 from .report import Row
 
 TITLES = ("gradient norm", "training loss", "test error, %")
 """Of METRICS."""
-COLORS = {
-    "SGD": "0.75",
-    "SGD decayed": "0.5",
-    "SWA": "0.2",
-    "SGD-LP": "tab:red",
-    "SGD-LP decayed": "tab:orange",
-    "SWALP": "tab:blue",
+STYLES: dict[str, tuple[str, Any]] = {
+    "SGD": (GRAY, (0, (1, 1))),
+    "SGD decayed": (GRAY, (0, (5, 1, 1, 1))),
+    "SWA": (GRAY, (0, (5, 2))),
+    "SGD-LP": (VERMILION, "o"),
+    "SGD-LP decayed": (ORANGE, "s"),
+    "SWALP": (BLUE, "D"),
 }
+"""Method → color, and the dashes of its line where it is float32, else its marker."""
 
 
 def sweep_panels(
@@ -36,23 +38,21 @@ def sweep_panel(
     """One metric over the column `bits`: low precision as points with their deviations, float32 as
     horizontal lines.
     """
-    for method, color in COLORS.items():
+    for method, (color, mark) in STYLES.items():
         points = [
             (row["bits"], row[metric]["mean"], row[metric]["std"])
             for row in summary
             if row["method"] == method
         ]
         if method in METHODS:
-            axes.axhline(
-                points[0][1], color=color, ls="--", lw=1, label=f"{method}, float32{suffix}"
-            )
+            axes.axhline(points[0][1], color=color, ls=mark, label=f"{method}, float32{suffix}")
         else:
             axes.errorbar(
                 *zip(*points, strict=True),
                 color=color,
                 ls=style,
-                marker="o",
-                ms=4,
+                marker=mark,
+                ms=5,
                 capsize=3,
                 label=method + suffix,
             )

@@ -87,6 +87,7 @@ def rows(train: Train, settings: Settings, data: Dataset, bar: Progress) -> list
             errors = 100 * np.mean(logits.argmax(-1) != data.test_labels, axis=1)
             results += [
                 {
+                    "format": f"bfp<{word}>" if word else "float32",
                     "bits": word or "float32",
                     "method": method,
                     "seed": seed,

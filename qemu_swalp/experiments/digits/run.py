@@ -14,7 +14,7 @@ from typing import Any
 from ... import Fixed
 from .. import load_on_framework
 from ..common.data import Dataset, digits
-from ..common.report import Outcome, Progress, Row, pivot, progress, summarize
+from ..common.report import Outcome, Progress, Row, over, pivot, progress, summarize
 from ..common.sweep_plots import legend, sweep_panel, sweep_panels
 from ..softmax.core import METRICS, Softmax, Training, rows_of, train_on_core
 from . import mlp
@@ -22,6 +22,10 @@ from .settings import Settings
 
 INTEGER_BITS = 4
 """Sign included: weights lie in [-8, 8)."""
+PARTS = {
+    1: "softmax regression, weights in fixed point",
+    2: "network, every number in block floating point",
+}
 LEFT_OUT = (
     "Part two, a network with every number in block floating point, is left out: {}; or choose"
     " --framework keras"
@@ -48,18 +52,27 @@ def run(settings: Settings) -> Outcome:
     with progress(steps) as bar:
         rows = _regression(settings, training, data, bar)
         network_rows = mlp.rows(network.train, settings, data, bar) if network else []
-    regression = summarize(rows, ("bits", "method"), METRICS)
-    errors = summarize(network_rows, ("bits", "method"), ("test_error",))
+    regression = summarize(rows, ("format", "bits", "method"), METRICS)
+    errors = summarize(network_rows, ("format", "bits", "method"), ("test_error",))
     text = _regression_text(settings, regression)
     text += (
         _network_text(settings, network.FRAMEWORK, errors) if network else [LEFT_OUT.format(reason)]
     )
     return Outcome(
-        [{"part": 1} | row for row in rows] + [{"part": 2} | row for row in network_rows],
-        [{"part": 1} | row for row in regression] + [{"part": 2} | row for row in errors],
+        _parts(rows, network_rows),
+        _parts(regression, errors),
         "\n\n".join(text),
         lambda figure: _draw(figure, regression, errors),
     )
+
+
+def _parts(regression: list[Row], network: list[Row]) -> list[Row]:
+    """The rows of both parts, each with its number and what it is."""
+    return [
+        {"part": number, "part_is": PARTS[number]} | row
+        for number, rows in enumerate((regression, network), 1)
+        for row in rows
+    ]
 
 
 def _network(framework: str) -> tuple[ModuleType | None, str]:
@@ -87,13 +100,12 @@ def _regression_text(settings: Settings, summary: list[Row]) -> list[str]:
     return [
         (
             f"Part one: softmax regression on the core, weights in fixed point, {settings.epochs}"
-            f" epochs, average from epoch {settings.start}; mean ± standard deviation over"
-            f" {settings.seeds} seeds"
+            f" epochs, average from epoch {settings.start}; {over(settings.seeds)}"
         ),
         "norm of the gradient of the training loss",
-        pivot(summary, "bits", "gradient_norm", 4, "fractional bits"),
+        pivot(summary, "bits", "gradient_norm", 4, "fractional bits", settings.seeds),
         "test error, %",
-        pivot(summary, "bits", "test_error", 2, "fractional bits"),
+        pivot(summary, "bits", "test_error", 2, "fractional bits", settings.seeds),
     ]
 
 
@@ -104,7 +116,7 @@ def _network_text(settings: Settings, framework: str, summary: list[Row]) -> lis
             f" {settings.network_epochs} epochs, average from epoch {settings.network_start}"
         ),
         "test error, %",
-        pivot(summary, "bits", "test_error", 2, "bits of a number"),
+        pivot(summary, "bits", "test_error", 2, "bits of a number", settings.seeds),
         (
             "The methods of a line make the same number of steps. SGD and SWA (SGD-LP and SWALP)"
             " are the last iterate and\nthe average of one run at a constant rate; decayed is a run"

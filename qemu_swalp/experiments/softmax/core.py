@@ -159,7 +159,9 @@ def rows_of(
     """A row of metrics for each method and seed."""
     bits = "float32" if format is None else format.fraction
     return [
-        columns | {"bits": bits, "method": method, "seed": seed} | problem.metrics(weight)
+        columns
+        | {"format": str(format or "float32"), "bits": bits, "method": method, "seed": seed}
+        | problem.metrics(weight)
         for method, stack in zip(METHODS if format is None else LOW_PRECISION, stacks, strict=True)
         for seed, weight in zip(training.seeds, stack, strict=True)
     ]

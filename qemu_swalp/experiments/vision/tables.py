@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..._util.tables import table
-from ..common.report import Row, spread, summarize
+from ..common.figure import BLUE, BROWN, GRAY, GREEN, ORANGE, PURPLE, SKY, VERMILION
+from ..common.report import Row, over, spread, summarize
 from .journal import Job
 from .paper_results import PUBLISHED
 from .settings import Settings
@@ -22,16 +23,17 @@ NAMES = {
     "swap": ("SWAP", "SWAP"),
 }
 """Method → its name in float32, and in low precision."""
-COLORS = {
-    "sgd": "tab:red",
-    "decayed": "tab:orange",
-    "swa": "tab:blue",
-    "ema": "tab:green",
-    "lawa": "tab:purple",
-    "aswa": "tab:brown",
-    "sqwa": "tab:pink",
-    "swap": "tab:cyan",
+STYLES = {
+    "sgd": (VERMILION, "o"),
+    "decayed": (ORANGE, "s"),
+    "swa": (BLUE, "D"),
+    "ema": (GREEN, "^"),
+    "lawa": (PURPLE, "v"),
+    "aswa": (BROWN, "P"),
+    "sqwa": (GRAY, "X"),
+    "swap": (SKY, "*"),
 }
+"""Method → color and marker."""
 
 
 def name_of(method: str, word: int | None) -> str:
@@ -77,7 +79,7 @@ def summary_of(name: str, rows: Sequence[Row]) -> list[Row]:
 def text(name: str, settings: Settings, images: int, summary: Sequence[Row]) -> str:
     """The table, the published figure beside ours, and what the lines mean."""
     cells = {
-        (row["numbers"], row["method"], row["point"]): spread(row["test_error"], 2)
+        (row["numbers"], row["method"], row["point"]): spread(row["test_error"], 2, settings.seeds)
         for row in summary
     }
     lines = list(dict.fromkeys((row["numbers"], row["method"]) for row in summary))
@@ -101,7 +103,7 @@ def text(name: str, settings: Settings, images: int, summary: Sequence[Row]) -> 
     notes = [
         (
             f"{name}: test error in %, {sets}, {settings.epochs} epochs, average from epoch"
-            f" {settings.start}; mean ± standard deviation over {settings.seeds} seeds"
+            f" {settings.start}; {over(settings.seeds)}"
         ),
         table(header, body, left=(0, 1)),
         (
@@ -124,15 +126,14 @@ def draw(figure: Any, settings: Settings, runs: Sequence[Row]) -> None:
         loss, error = panels[0, place], panels[1, place]
         for run in (run for run in runs if run["numbers"] == name):
             kind = run["kind"]
-            _line(
-                loss, run["curve"], "train_loss", COLORS["sgd" if kind == "plain" else kind], kind
-            )
+            style = STYLES["sgd" if kind == "plain" else kind]
+            _line(loss, run["curve"], "train_loss", style, kind)
             for method in dict.fromkeys(
                 key for point in run["curve"] for key in point if key not in POINT
             ):
-                _line(error, run["curve"], method, COLORS[method.partition(" ")[0]], method)
-        loss.set(title=name, ylabel="training loss", yscale="log")
-        error.set(xlabel="epoch", ylabel="test error, %")
+                _line(error, run["curve"], method, STYLES[method.partition(" ")[0]], method)
+        loss.set(title=f"{name}: training loss", xlabel="epoch", yscale="log")
+        error.set(title=f"{name}: test error, %", xlabel="epoch")
         for axes in (loss, error):
             axes.axvline(settings.start, color="0.8", lw=1, zorder=0)
             axes.grid(alpha=0.25)
@@ -143,9 +144,8 @@ def draw(figure: Any, settings: Settings, runs: Sequence[Row]) -> None:
 POINT = ("epoch", "train_loss", "train_error")
 
 
-def _line(axes: Any, curve: Sequence[Row], key: str, color: str, label: str) -> None:
+def _line(axes: Any, curve: Sequence[Row], key: str, style: tuple[str, str], label: str) -> None:
+    color, marker = style
     points = [(point["epoch"], point[key]) for point in curve if point.get(key) is not None]
     if points:
-        axes.plot(
-            *zip(*points, strict=True), color=color, marker="o", ms=3, lw=1, alpha=0.7, label=label
-        )
+        axes.plot(*zip(*points, strict=True), color=color, marker=marker, ms=4, lw=1, label=label)
