@@ -168,11 +168,11 @@ def replace_checkpointed(replaced: Callable[[Callable[..., Any]], Callable[..., 
 
     @functools.wraps(generator)
     def begin(function: Any, *inputs: Any, **options: Any) -> Any:
-        return generator(replaced(function), *inputs, **options)  # type: ignore[no-untyped-call]
+        return generator(replaced(function), *inputs, **options)
 
     @functools.wraps(forward)
     def begin_reentrant(ctx: Any, function: Any, *inputs: Any) -> Any:
-        return forward(ctx, replaced(function), *inputs)
+        return forward(ctx, replaced(function), *inputs)  # type: ignore[no-untyped-call]
 
     checkpoint._checkpoint_without_reentrant_generator = begin  # type: ignore[assignment]
     checkpoint.CheckpointFunction.forward = staticmethod(begin_reentrant)  # type: ignore[method-assign]
