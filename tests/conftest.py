@@ -7,13 +7,18 @@ and fails where one is absent.
 
 from __future__ import annotations
 
+import math
 import os
+import time
 
 import pytest
 from hypothesis import settings
 
 from qemu_swalp.training import restart_seeds
 from tests.helpers.backends import BACKENDS, NEED_GPU, Backend, backend as make_backend, gpu_missing
+
+STARTED = pytest.StashKey[float]()
+"""When the tests began, on the clock `time.monotonic`."""
 
 settings.register_profile("default", max_examples=200, deadline=None)
 settings.register_profile("ci", max_examples=500, deadline=None, derandomize=True)
@@ -29,6 +34,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--backends", default="", help=f"comma-separated, of {', '.join(BACKENDS)} (default: all)"
     )
+    parser.addoption(
+        "--seconds",
+        type=float,
+        default=math.inf,
+        help="start no further test after so long; those left out are skipped (`tests --fast`)",
+    )
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    session.config.stash[STARTED] = time.monotonic()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    limit = item.config.getoption("--seconds")
+    if time.monotonic() - item.config.stash[STARTED] > limit:
+        pytest.skip(f"left out: the {limit:g} seconds of --seconds are over")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

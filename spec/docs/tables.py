@@ -66,7 +66,8 @@ def _preset(name: str) -> str:
 
 
 def _cells(line: str) -> list[str]:
-    return re.split(r" {2,}", line.strip())
+    """Role, format and rounding, which is empty for what has none."""
+    return [*re.split(r" {2,}", line.strip()), ""][:3]
 
 
 def api(module: str) -> str:
