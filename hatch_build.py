@@ -21,7 +21,8 @@ class KernelsHook(BuildHookInterface):  # type: ignore[misc]
     """The build hook of wheels, editable ones included."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        """Compile, and mark the wheel as one for this platform.
+        """Compile, unless an earlier build left what is current, and mark the wheel as one for this
+        platform.
 
         `linux_x86_64` is what a local build may claim. Wheels for an index are built in manylinux's
         containers, where auditwheel gives them its tag (`.github/workflows/wheels.yml`).
@@ -33,7 +34,8 @@ class KernelsHook(BuildHookInterface):  # type: ignore[misc]
         build = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(build)
         try:
-            library = build.compile_library()
+            current = build.is_current(build.LIBRARY)
+            library = build.LIBRARY if current else build.compile_library()
         except subprocess.CalledProcessError as error:
             self.app.display_warning(f"the C++ compiler failed ({error}), {SLOWER}")
             return

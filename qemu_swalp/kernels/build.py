@@ -5,6 +5,7 @@ qemu_swalp.kernels.build`; those for a GPU at their first use, by NVIDIA's run-t
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -64,6 +65,17 @@ def compiler() -> list[str] | None:
         return shlex.split(os.environ["CXX"])
     found = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
     return None if found is None else [found]
+
+
+def is_current(library: Path) -> bool:
+    """Whether a library is there that was compiled from these sources, and loads here."""
+    try:
+        loaded = ctypes.CDLL(str(library))
+        loaded.qs_sources.restype = ctypes.c_char_p
+        sources: str = loaded.qs_sources().decode()
+    except (OSError, AttributeError):
+        return False
+    return sources == digest()
 
 
 def compile_library() -> Path | None:

@@ -109,10 +109,16 @@ def test_the_citation_names_this_version() -> None:
     assert f"version: {qemu_swalp.__version__}\n" in citation
 
 
-@pytest.mark.exhaustive
-def test_the_wheel_with_kernels(source: Path, tmp_path: Path) -> None:
-    """It compiles for one to three minutes."""
-    wheel = build("wheel", source, tmp_path / "wheel", "on")
+FROM = [
+    pytest.param("repository", id="with the library that is there"),
+    pytest.param("source", id="compiled anew, for minutes", marks=pytest.mark.exhaustive),
+]
+
+
+@pytest.mark.parametrize("origin", FROM)
+def test_the_wheel_with_kernels(origin: str, source: Path, tmp_path: Path) -> None:
+    place = ROOT if origin == "repository" else source
+    wheel = build("wheel", place, tmp_path / "wheel", "on")
     assert "-py3-none-" in wheel.name
     assert not wheel.name.endswith("any.whl")
     check_installed(wheel, tmp_path, "--kernels")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qemu_swalp.cli.info import path
-from qemu_swalp.kernels import cpu, layouts, structs
+from qemu_swalp.kernels import build, cpu, layouts, structs
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +60,15 @@ def test_what_cannot_be_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     cpu._loaded.cache_clear()
     assert cpu.library() is None
     assert cpu.refusal().startswith("the compiled kernels cannot be loaded (")
+
+
+def test_a_library_is_current_if_it_loads_and_is_of_these_sources(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build of the package then compiles nothing anew."""
+    assert build.is_current(build.LIBRARY)
+    assert not build.is_current(tmp_path / "none.bin")
+    (tmp_path / "broken.bin").write_bytes(b"\x7fELF")
+    assert not build.is_current(tmp_path / "broken.bin")
+    monkeypatch.setattr(build, "digest", lambda: "of other sources")
+    assert not build.is_current(build.LIBRARY)
