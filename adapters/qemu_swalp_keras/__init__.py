@@ -34,6 +34,11 @@ from .averaging.model_swap import restore_iterate, swap_average
 from .averaging.policy_callback import PolicyAverage
 from .averaging.update_bn import update_bn
 from .backend import backend as _backend
+from .calls.interception import install as _install_calls
+from .calls.operators import install as _install_operators
+from .calls.uncovered import UncoveredError
+from .elementwise.interception import install as _install_elementwise
+from .elementwise.quantize import quantize_elementwise, unquantize_elementwise
 from .emulation import Emulation, emulate
 from .layers.quantize import Quantize
 from .layers.rewrite import disabled, quantize_activations, unquantize_activations
@@ -43,10 +48,13 @@ from .optim.schedule import SWALPSchedule
 from .optim.sgd import SGD
 from .optim.wrap import QuantizedOptimizer
 from .products.gemms import quantize_gemms, unquantize_gemms
-from .products.interception import install as _install
+from .products.interception import install as _install_products
 
 _backend()
-_install()
+_install_calls()
+_install_products()
+_install_elementwise()
+_install_operators()
 
 __all__ = [
     "COMPUTING_LAYERS",
@@ -57,14 +65,17 @@ __all__ = [
     "QuantizedOptimizer",
     "SWALPSchedule",
     "SwapAverage",
+    "UncoveredError",
     "disabled",
     "emulate",
     "quantize",
     "quantize_activations",
+    "quantize_elementwise",
     "restore_iterate",
     "quantize_gemms",
     "swap_average",
     "unquantize_activations",
+    "unquantize_elementwise",
     "unquantize_gemms",
     "update_bn",
 ]

@@ -11,12 +11,13 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from operator import attrgetter
 from typing import Any
 
 import keras
+from keras import src as _keras
 from keras.src import backend as _backend
 from keras.src.backend.common import global_state as _global_state
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell as _ConvLSTMCell
@@ -303,6 +304,52 @@ def traced_by_jax(x: Any) -> bool:
     return isinstance(x, jax.core.Tracer)
 
 
+def called_on_host_by_jax(
+    function: Callable[..., Any], operands: Sequence[Any], shape: Sequence[Any], dtype: str
+) -> Any:
+    """function(*operands) in a program of JAX, called on the host with NumPy's arrays.
+
+    `jax.pure_callback` hands it arrays of JAX: reading them waits for the thread that runs the
+    program, on a machine of one core for ever.
+    """
+    primitive = host_primitive()
+    return primitive.bind(*operands, function=function, shape=tuple(shape), dtype=dtype)
+
+
+@cache
+def host_primitive() -> Any:
+    """The primitive that `called_on_host_by_jax` binds."""
+    import jax
+    import numpy as np
+    from jax.extend.core import Primitive
+    from jax.interpreters import mlir
+
+    primitive = Primitive("qemu_swalp_on_host")
+
+    def called(function: Callable[..., Any], *arrays: Any) -> tuple[Any]:
+        return (np.asarray(function(*map(np.asarray, arrays))),)
+
+    def lowering(ctx: Any, *operands: Any, function: Callable[..., Any], **_: Any) -> Any:
+        results, _, _ = mlir.emit_python_callback(
+            ctx,
+            partial(called, function),
+            None,
+            list(operands),
+            ctx.avals_in,
+            ctx.avals_out,
+            has_side_effect=False,
+            returns_token=False,
+        )
+        return results
+
+    primitive.def_impl(lambda *xs, function, **_: jax.numpy.asarray(called(function, *xs)[0]))
+    primitive.def_abstract_eval(
+        lambda *_, shape, dtype, **__: jax.core.ShapedArray(shape, np.dtype(dtype))
+    )
+    mlir.register_lowering(primitive, lowering)
+    return primitive
+
+
 # --- products of layers: functions of the backend, and calls of layers
 
 
@@ -325,6 +372,49 @@ def replace_backend_function(
 
 
 _replaced: dict[str, Callable[..., Any]] = {}
+
+
+def function_in_place(name: str) -> Callable[..., Any]:
+    """What Keras calls as a function of its backend: ours, where it was replaced."""
+    function: Callable[..., Any] = attrgetter(name)(_backend)
+    return function
+
+
+def replace_private_function(
+    name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> None:
+    """The same of a function of Keras itself, as in "ops.nn._normalize"."""
+    module, _, last = name.rpartition(".")
+    home = attrgetter(module)(_keras)
+    setattr(home, last, make(getattr(home, last)))
+
+
+def replace_method(
+    kind: type[Any], name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
+) -> None:
+    """Have make(method) called for a method of a class of Keras."""
+    setattr(kind, name, make(getattr(kind, name)))
+
+
+def replace_operators(
+    names: Sequence[str], make: Callable[[str, Callable[..., Any]], Callable[..., Any]]
+) -> None:
+    """Have make(name, operator) called for operators of TensorFlow's or JAX's tensors, as in
+    "__add__". Those of PyTorch are seen by a mode.
+    """
+    kinds: list[Any] = []
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        kinds = [tf.Tensor]
+    elif keras.backend.backend() == "jax":
+        import jax
+        from jax._src.array import ArrayImpl
+
+        kinds = [jax.core.Tracer, ArrayImpl]
+    for kind in kinds:
+        for name in names:
+            setattr(kind, name, make(name, getattr(kind, name)))
 
 
 def around_layer_calls(

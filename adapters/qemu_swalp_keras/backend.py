@@ -119,6 +119,15 @@ def eagerly() -> AbstractContextManager[Any]:
     return tf.init_scope()
 
 
+def wide() -> AbstractContextManager[Any]:
+    """Within it JAX computes in 64 bits where it is told to."""
+    if backend() != "jax":
+        return nullcontext()
+    import jax
+
+    return jax.enable_x64(True)
+
+
 def initialized(variables: Iterable[Any]) -> bool:
     """Whether variables have values; those that a function made which TensorFlow traces for the
     first time have them only when it traces the function again.

@@ -11,9 +11,13 @@ import keras
 
 from qemu_swalp._util.checks import check_bool, check_choice
 from qemu_swalp._util.tables import table
-from qemu_swalp.training import Recipe
+from qemu_swalp.training import ELEMENTWISE, Recipe
 
 from ._compat import flat_layers
+from .calls.operands import described
+from .calls.scope import policy_of
+from .calls.uncovered import POLICIES
+from .elementwise.quantize import quantize_elementwise
 from .layers.names import check_choice_of_layers, named_layers, owners, placed
 from .layers.quantize import Quantize
 from .layers.rebuild import is_graph
@@ -21,11 +25,7 @@ from .layers.rewrite import quantize_activations
 from .layers.selection import Selection, chosen
 from .optim.wrap import QuantizedOptimizer
 from .products.gemms import quantize_gemms
-from .products.operands import described
-from .products.scope import policy_of
 from .sections import recipe_of
-
-POLICIES = ("raise", "warn", "ignore")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Emulation:
 
     def __str__(self) -> str:
         lines = [*self._optimizer_lines(), *self._activation_lines(), *self._product_lines()]
+        lines += self._elementwise_lines()
         lines += [("", f"uncovered: {what}", "", "", "") for what in self.uncovered]
         return table(("place", "role", "format", "rounding", "FLOPs"), lines, left=range(4))
 
@@ -66,7 +67,7 @@ class Emulation:
 
     def _product_lines(self) -> Iterator[tuple[str, ...]]:
         policies = [policy_of(layer) for _, layer in owners(self.model)]
-        products = [p for policy in policies if policy is not None for p in policy.products]
+        products = [p for policy in policies if policy is not None for p in policy.seen]
         total = sum(p.flops for p in products) or 1
         for product in products:
             share = f"{100 * product.flops / total:.1f} %"
@@ -77,6 +78,15 @@ class Emulation:
             for role, form, rounding in described(product.operands):
                 yield product.name, f"{product.operation} {role}", form, rounding, share
                 share = ""
+
+    def _elementwise_lines(self) -> Iterator[tuple[str, ...]]:
+        for path, layer in owners(self.model):
+            policy = policy_of(layer)
+            rules = None if policy is None else policy.functions(path or layer.name)
+            for name, rule in zip(ELEMENTWISE, rules.quantizers if rules else (), strict=False):
+                if rule is not None:
+                    form, _, rounding = str(rule).partition("/")
+                    yield path or layer.name, name, form, rounding, ""
 
 
 def emulate(
@@ -91,11 +101,12 @@ def emulate(
     seed: int = 0,
 ) -> Emulation:
     """Apply all that a recipe says: to activations and errors, operands and sums of all products,
-    the optimizer's tensors, and, if asked, the average.
+    elementwise operations, the optimizer's tensors, and, if asked, the average.
 
     Parameters
     ----------
-    model : a Keras model; its layers are shared with the result, whose products they round.
+    model : a Keras model; its layers are shared with the result, whose products and elementwise
+        operations they round.
     optimizer : a Keras optimizer that is not built yet, or its name; None if the recipe rounds
         nothing in an optimizer.
     recipe : `qemu_swalp.training.Recipe`, or the name of a preset such as "swalp8".
@@ -145,7 +156,7 @@ def emulate(
     named = list(named_layers(model))
     check_choice_of_layers(model, "exclude", exclude)
     recipe = placed(model, recipe)
-    missing = [] if "elementwise" not in sections else [_ELEMENTWISE]
+    missing: list[str] = []
     rounded = model
     if "activations" in sections:
         if is_graph(model):
@@ -160,15 +171,20 @@ def emulate(
             raise ValueError(f"{what}; or pass uncovered='warn' or 'ignore'")
         warnings.warn(what, stacklevel=2)
     wrapped = _optimizer(optimizer, recipe, named, exclude, average, seed)
-    if "products" in sections:  # last, since it alone changes the model that was given
-        quantize_gemms(rounded, recipe, exclude=exclude, attention=attention, seed=seed)
+    if "products" in sections:  # last, since these alone change the model that was given
+        quantize_gemms(
+            rounded,
+            recipe,
+            exclude=exclude,
+            attention=attention,
+            uncovered=uncovered,
+            seed=seed,
+        )
+    if "elementwise" in sections:
+        quantize_elementwise(rounded, recipe, exclude=exclude, uncovered=uncovered, seed=seed)
     return Emulation(rounded, wrapped, recipe, tuple(missing))
 
 
-_ELEMENTWISE = (
-    "the section 'elementwise' is not applied in Keras; remove it from the recipe, as in"
-    " dataclasses.replace(recipe, elementwise=())"
-)
 _SUBCLASSED = (
     "activations and errors of the subclassed model {name!r} are not rounded; make"
     " Quantize(activation, error, place=...) layers in its __init__ and call them in call"

@@ -12,7 +12,7 @@ CALLS = {
     "activations": "quantize_activations",
     "average": "QuantizedOptimizer or SGD with swa_start=",
     "products": "quantize_gemms",
-    "elementwise": "quantize_elementwise of qemu_swalp_torch, on PyTorch modules",
+    "elementwise": "quantize_elementwise",
 }
 
 

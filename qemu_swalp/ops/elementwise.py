@@ -185,18 +185,24 @@ def _operate(
             f" every operation and another step for every call, got {random!r}"
         )
     with np.errstate(all="ignore"):
-        wide = [xp.broadcast(widened(ctx, x), shape or (1,)) for x in arrays]
+        wide = [widened(ctx, x) for x in arrays]
+        if shape is not None:
+            wide = [xp.broadcast(x, shape or (1,)) for x in wide]
         value = (operation.near if ctx.dtype == BINARY64 else operation.odd)(xp, *wide)
-        result = round_array(ctx.of(BINARY64), value, quantizer.target, random)
-        return xp.reshape(narrowed(ctx, result), shape)
+        result = narrowed(ctx, round_array(ctx.of(BINARY64), value, quantizer.target, random))
+        return result if shape is None else xp.reshape(result, shape)
 
 
-def _common(operands: Sequence[Array]) -> tuple[Namespace, tuple[int, ...]]:
-    """Library and shape of the result. TypeError, ValueError for arrays that do not fit."""
+def _common(operands: Sequence[Array]) -> tuple[Namespace, tuple[int, ...] | None]:
+    """Library and shape of the result, None where a trace leaves lengths open. TypeError,
+    ValueError for arrays that do not fit.
+    """
     a, *others = operands
     xp = namespace_of(a)
     for b in others:
         check_like(xp, "b", b, "a", a)
+    if not all(isinstance(n, int) for x in operands for n in xp.lengths(x)):
+        return xp, None
     shapes = [xp.shape(x) for x in operands]
     try:
         return xp, np.broadcast_shapes(*shapes)

@@ -9,6 +9,7 @@ Rows lie along the last axis, along which sums and maxima are computed.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 ELEMENTWISE = tuple(
@@ -36,6 +37,9 @@ class Arithmetic(Protocol):
     def log(self, x: Any) -> Any: ...
     def tanh(self, x: Any) -> Any: ...
     def erf(self, x: Any) -> Any: ...
+
+    def function(self, name: str, x: Any, *constants: float) -> Any:
+        """Another function of one number, or the `derivatives.slope` of one."""
 
     def sum(self, x: Any) -> Any:
         """The sum of each row, of shape (…, 1)."""
@@ -160,3 +164,15 @@ def tanh_gelu_gradient(ops: Arithmetic, x: Any, g: Any) -> Any:
 def _tanh_of_cubic(ops: Arithmetic, x: Any, square: Any) -> Any:
     cube = ops.multiply(ops.multiply(square, x), CUBIC)
     return ops.tanh(ops.multiply(ops.add(x, cube), SLOPE))
+
+
+FORMULAS: dict[str, tuple[Callable[..., Any], Callable[..., Any], bool]] = {
+    "softmax": (softmax, softmax_gradient, True),
+    "log_softmax": (log_softmax, log_softmax_gradient, True),
+    "sigmoid": (sigmoid, sigmoid_gradient, True),
+    "tanh": (lambda ops, x: ops.tanh(x), tanh_gradient, True),
+    "silu": (silu, silu_gradient, False),
+    "gelu": (gelu, gelu_gradient, False),
+    "tanh_gelu": (tanh_gelu, tanh_gelu_gradient, False),
+}
+"""Function, gradient, and whether that is of the output, else of the input."""

@@ -15,8 +15,10 @@ from .._compat import sublayers
 from .rebuild import is_graph, walk
 from .selection import Selection, chosen, patterns_in
 
-ENDS = ("output", "operands")
-"""What an override may name of a layer: what it gives, what its products take."""
+ENDS = ("output", "operands", "elementwise")
+"""What an override may name of a layer: what it gives, what its products take, what it computes
+element by element.
+"""
 
 
 def owners(model: Any) -> Iterator[tuple[str, Any]]:

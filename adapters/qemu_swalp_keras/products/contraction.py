@@ -13,12 +13,12 @@ from typing import Any
 from keras import ops
 
 import qemu_swalp
-from qemu_swalp import RandomBits
 
+from ..calls.core import by_core, is_zero, random_of
+from ..calls.differentiable import differentiable
+from ..calls.operands import Operands, ProductRules, State, prepared, unscaled
+from ..calls.pausing import paused
 from ..layers.straight_through import Rule
-from .differentiable import differentiable
-from .operands import Operands, ProductRules, State, prepared, unscaled
-from .pausing import paused
 
 
 def contract(operands: Operands, state: State, a: Any, b: Any) -> Any:
@@ -36,15 +36,17 @@ def product(a: Any, b: Any, rules: ProductRules, state: Any) -> Any:
 
 
 def _product(a: Any, b: Any, rule: Rule | None, state: Any) -> Any:
-    if rule is None:
-        return ops.matmul(a, b)
     step, enabled = state
+    off = rule is None or is_zero(enabled)
+    if rule is None or off is True:
+        return ops.matmul(a, b)
     accumulation: Any = rule.quantizer
-    random = RandomBits(rule.seed, rule.stream, step) if accumulation.stochastic else None
-    y = qemu_swalp.matmul(a, b, accumulation, random=random)
-    if isinstance(enabled, int):
-        return y
-    return ops.where(ops.not_equal(enabled, 0), y, ops.matmul(a, b))
+
+    def multiplied(a: Any, b: Any, step: Any) -> Any:
+        return qemu_swalp.matmul(a, b, accumulation, random=random_of(rule, step))
+
+    y = by_core(multiplied, [a, b], step, (*a.shape[:-1], b.shape[-1]), loops=True)
+    return y if off is False else ops.where(off, ops.matmul(a, b), y)
 
 
 def _forward(operands: Operands, state: Any, a: Any, b: Any) -> Any:

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from .._compat import backend_function
-from .differentiable import differentiable, pull_back
-from .operands import Operand, Operands, State, is_plain, prepared, unscaled
-from .pausing import paused
+from ..calls.differentiable import differentiable, pull_back
+from ..calls.operands import Operand, Operands, State, is_plain, prepared, unscaled
+from ..calls.pausing import paused
 
 
 class Convolution(NamedTuple):

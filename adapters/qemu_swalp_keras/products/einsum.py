@@ -8,9 +8,9 @@ from typing import Any
 
 from keras import ops
 
+from ..calls.operands import Operands, State
+from ..calls.pausing import paused
 from .contraction import contract
-from .operands import Operands, State
-from .pausing import paused
 
 
 def expanded(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:

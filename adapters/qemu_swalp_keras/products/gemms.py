@@ -6,15 +6,13 @@ from typing import Any
 
 import keras
 
-from qemu_swalp._util.checks import check_bool, check_int
+from qemu_swalp._util.checks import check_bool
 from qemu_swalp.training import Recipe
 
-from ..layers.names import check_choice_of_layers, named_layers, owners, placed
+from ..calls.sites import check_model, put, take_off
 from ..layers.rebuild import is_graph, walk
-from ..layers.selection import Selection, chosen, patterns_in
+from ..layers.selection import Selection
 from ..sections import check_section
-from .policy import RoundingPolicy
-from .scope import policy_of, rounding_state
 
 
 def quantize_gemms(
@@ -23,6 +21,7 @@ def quantize_gemms(
     *,
     exclude: Selection = (),
     attention: bool = False,
+    uncovered: str = "raise",
     seed: int = 0,
 ) -> Any:
     """Round what the matrix products of a model multiply: each operand of each product by itself.
@@ -74,38 +73,20 @@ def quantize_gemms(
     >>> keras.ops.convert_to_numpy(model(np.float32([[0.6, 0.3]]))).tolist()
     [[1.0]]
     """
-    if not isinstance(model, keras.layers.Layer):
-        raise TypeError(
-            "model must be a Keras model or layer, got "
-            f"{type(model).__module__}.{type(model).__qualname__}"
-        )
-    recipe = check_section(recipe, "products", "quantize_gemms")
     check_bool("attention", attention)
-    check_int("seed", seed, 0, 2**64 - 1)
-    patterns = list(patterns_in(exclude))
-    check_choice_of_layers(model, "exclude", exclude)
-    recipe = placed(model, recipe)
-    left_out = [name for name, layer in named_layers(model) if chosen(name, layer, exclude)]
+    check_model(model)
+    recipe = check_section(recipe, "products", "quantize_gemms")
     _check_scaling(recipe)
     _check_operations(model)
-    policies = []
-    for place, (path, layer) in enumerate(owners(model), start=1):
-        _check(path, layer)
-        policy = RoundingPolicy(
-            layer.dtype_policy.name,
-            layer=layer.name,
-            path=path,
-            place=place,
-            recipe=recipe.to_dict(),
-            exclude=tuple(dict.fromkeys((*patterns, *left_out))),
-            attention=attention,
-            seed=seed,
-        )
-        policies.append((layer, policy))
-    for layer, policy in policies:
-        layer.dtype_policy = policy
-        rounding_state(layer)
-    return model
+    return put(
+        model,
+        "products",
+        recipe,
+        exclude=exclude,
+        seed=seed,
+        attention=attention,
+        uncovered=uncovered,
+    )
 
 
 PRODUCTS = (
@@ -146,22 +127,6 @@ def _check_operations(model: Any) -> None:
                 )
 
 
-def _check(path: str, layer: Any) -> None:
-    if policy_of(layer) is not None:
-        raise ValueError(
-            f"the products of {path or layer.name!r} are rounded already; call unquantize_gemms"
-            " first"
-        )
-    if layer.dtype_policy.quantization_mode is not None:
-        raise ValueError(
-            f"{path or layer.name!r} was quantized by Keras ({layer.dtype_policy.name}); emulate a"
-            " model that was not"
-        )
-
-
 def unquantize_gemms(model: Any) -> Any:
     """The model without rounding of its products: inverse of `quantize_gemms`."""
-    for _, layer in owners(model):
-        if policy_of(layer) is not None:
-            layer.dtype_policy = layer.dtype_policy.name
-    return model
+    return take_off(model, "products")

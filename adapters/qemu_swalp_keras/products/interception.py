@@ -9,21 +9,14 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from .._compat import (
-    around_items_of_variables,
-    around_layer_calls,
-    before_from_config,
-    is_training,
-    replace_backend_function,
-)
-from ..backend import differentiable_tensor, untraced
+from .._compat import around_items_of_variables, replace_backend_function
+from ..backend import differentiable_tensor
+from ..calls.pausing import paused
+from ..calls.scope import Product, Scope, current
 from .attention import attend
 from .axes import AXES
 from .convolution import Convolution, convolve
 from .einsum import contracted, expanded, is_product
-from .pausing import is_paused, paused
-from .policy import RoundingPolicy
-from .scope import Product, Scope, current, opened, policy_of, rounding_state
 
 PASSING = (
     "cast",
@@ -47,10 +40,8 @@ PASSING = (
 @cache
 def install() -> None:
     """Put our functions in place of the backend's, once in a process; outside of calls of layers
-    with a `RoundingPolicy` they do what those do.
+    that round they do what those do.
     """
-    around_layer_calls(_layer_call, _add_state)
-    before_from_config(_with_policy)
     around_items_of_variables(_passing)
     for name in PASSING:
         replace_backend_function(name, _passing)
@@ -64,59 +55,6 @@ def install() -> None:
     for name in ("lstm", "gru"):
         replace_backend_function(name, _unfused)
     replace_backend_function("rnn", _loop)
-    replace_backend_function("compute_output_spec", _not_within)
-
-
-def _layer_call(call: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(call)
-    def layer_call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        scope, policy = current(), policy_of(layer)
-        if policy is not None:
-            rounding_state(layer)
-        if _symbolic((args, kwargs)):
-            with paused():
-                return call(layer, *args, **kwargs)
-        if scope is not None:
-            with scope.within(layer):
-                return call(layer, *args, **kwargs)
-        if policy is None or is_paused():
-            return call(layer, *args, **kwargs)
-        return _opened(call, layer, policy, args, kwargs)
-
-    return layer_call
-
-
-def _with_policy(config: dict[str, Any]) -> dict[str, Any]:
-    dtype = config.get("dtype")
-    if not isinstance(dtype, dict) or dtype.get("class_name") != RoundingPolicy.__name__:
-        return config
-    return {**config, "dtype": keras.dtype_policies.deserialize(dtype)}
-
-
-def _add_state(layer: Any) -> None:
-    if policy_of(layer) is not None:
-        rounding_state(layer)
-
-
-@untraced
-def _opened(call: Callable[..., Any], layer: Any, policy: Any, args: Any, kwargs: Any) -> Any:
-    with opened(layer, policy, is_training(kwargs)):
-        return call(layer, *args, **kwargs)
-
-
-def _symbolic(structure: Any) -> bool:
-    return any(isinstance(x, keras.KerasTensor) for x in tree.flatten(structure))
-
-
-def _not_within(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Shapes are inferred without rounding."""
-
-    @wraps(function)
-    def unrounded(*args: Any, **kwargs: Any) -> Any:
-        with paused():
-            return function(*args, **kwargs)
-
-    return unrounded
 
 
 def _passing(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -154,12 +92,14 @@ def _product(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             return function(x1, x2, **options)
         axes = AXES[name](len(pair[0].shape), len(pair[1].shape), **options)
         if axes is None:
-            return function(x1, x2, **options)
+            with paused():
+                return function(x1, x2, **options)
         y = _multiplied(scope, name, (x1, x2), pair, axes)
-        if y is not None:
-            return y
-        with paused():
-            return function(x1, x2, **options)
+        if y is None:
+            with paused():
+                y = function(x1, x2, **options)
+        scope.result = y
+        return y
 
     return product
 
@@ -188,7 +128,7 @@ def _einsum(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(subscripts, *tensors, **options)
         inputs, out = expanded(subscripts, [len(x.shape) for x in converted])
         given, axes = list(tensors), inputs
-        while len(axes) > 1:
+        while len(axes) > 1:  # by pairs, from the left
             rest = "".join(axes[2:]) + out
             kept = "".join(dict.fromkeys(c for c in axes[0] + axes[1] if c in rest))
             target = out if len(axes) == 2 else kept
@@ -201,6 +141,7 @@ def _einsum(function: Callable[..., Any]) -> Callable[..., Any]:
                     y = function(f"{axes[0]},{axes[1]}->{target}", *converted[:2])
             given, converted = [y, *given[2:]], [y, *converted[2:]]
             axes = [target, *axes[2:]]
+        scope.result = given[0]
         return given[0]
 
     return einsum
@@ -208,7 +149,7 @@ def _einsum(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _convolution(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
-    def convolution(inputs: Any, kernel: Any, *args: Any, **options: Any) -> Any:
+    def convolved(inputs: Any, kernel: Any, *args: Any, **options: Any) -> Any:
         scope = current()
         pair = None if scope is None else _operands(inputs, kernel)
         if scope is None or pair is None:
@@ -219,16 +160,19 @@ def _convolution(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         product = scope.product(name, not scope.is_weight(kernel), lengths)
         if product.operands is None or not scope.rounds:
             with paused():
-                return function(inputs, kernel, **options)
+                scope.result = function(inputs, kernel, **options)
+            return scope.result
         _check_sums(product)
         x, w = pair
         first = options["data_format"] == "channels_first"
         channels = x.shape[1 if first else -1]
         groups = {"nn.conv": channels // w.shape[-2], "nn.depthwise_conv": channels}.get(name, 1)
         frozen = tuple(sorted((key, _hashable(value)) for key, value in options.items()))
-        return convolve(Convolution(name, frozen, groups, product.operands), scope.state, x, w)
+        convolution = Convolution(name, frozen, groups, product.operands)
+        scope.result = convolve(convolution, scope.state, x, w)
+        return scope.result
 
-    return convolution
+    return convolved
 
 
 def _check_sums(product: Product) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 import qemu_swalp
 from qemu_swalp import Accumulation, RandomBits
 from qemu_swalp.interop.torch import array_of, tensor_of
+from qemu_swalp.training.derivatives import slope
 from qemu_swalp.training.functional import ELEMENTWISE
 
 from ..tensors.call_counters import stream
@@ -34,7 +35,7 @@ from ..tensors.transforms import (
     needs_function,
     transformable,
 )
-from .function_table import FUNCTIONS, slope
+from .function_table import FUNCTIONS
 
 PLAIN: dict[str, Callable[..., Tensor]] = {
     "add": torch.add,

@@ -47,8 +47,3 @@ FUNCTIONS: dict[str, tuple[Function, Function]] = {
 """By name: the function and its derivative by the first operand, as PyTorch computes them in
 float64. `power` is x^p for a constant p; `softplus` has the constants β and threshold.
 """
-
-
-def slope(name: str) -> str:
-    """The name of a function's derivative."""
-    return f"{name}_slope"

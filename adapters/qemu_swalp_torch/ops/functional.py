@@ -6,30 +6,19 @@ differentiates the exact operations.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from qemu_swalp.training import functional
+from qemu_swalp.training.functional import FORMULAS
 
 from ..tensors.transforms import Transformable, applied, transformable
 from .elementwise import ElementwiseRules, RoundedArithmetic
 from .losses import Losses
 from .normalize import affine, standardize, standardize_by
 from .pooling import Pooling
-
-FORMULAS: dict[str, tuple[Callable[..., Any], Callable[..., Any], bool]] = {
-    "softmax": (functional.softmax, functional.softmax_gradient, True),
-    "log_softmax": (functional.log_softmax, functional.log_softmax_gradient, True),
-    "sigmoid": (functional.sigmoid, functional.sigmoid_gradient, True),
-    "tanh": (lambda ops, x: ops.tanh(x), functional.tanh_gradient, True),
-    "silu": (functional.silu, functional.silu_gradient, False),
-    "gelu": (functional.gelu, functional.gelu_gradient, False),
-    "tanh_gelu": (functional.tanh_gelu, functional.tanh_gelu_gradient, False),
-}
-"""Function, gradient, and whether that is of the output, else of the input."""
 
 
 class ElementwiseFunctions(Losses, Pooling):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from qemu_swalp.training import functional
+from qemu_swalp.training.derivatives import RESULT, gradient, is_saved
 
 from ..tensors.transforms import Transformable, applied, transformable
 from .elementwise import ElementwiseRules, RoundedArithmetic
-from .function_table import FUNCTIONS, slope
+from .function_table import FUNCTIONS
 
 Number = Tensor | float
 
@@ -60,9 +59,9 @@ class _Operation(Transformable):
         (a, b, c, name, rules), y = inputs, output
         operands = [x for x in (a, b, c) if x is not None]
         needed = ctx.needs_input_grad[: len(operands)]
-        saved = [x if _is_saved(name, i, needed) else None for i, x in enumerate(operands)]
+        saved = [x if is_saved(name, i, needed) else None for i, x in enumerate(operands)]
         ctx.save_for_backward(
-            y if _is_saved(name, RESULT, needed) else None,
+            y if is_saved(name, RESULT, needed) else None,
             *[x if isinstance(x, Tensor) else None for x in saved],
         )
         ctx.constants = [None if isinstance(x, Tensor) else x for x in operands]
@@ -79,29 +78,11 @@ class _Operation(Transformable):
         found: list[Tensor | None] = [None] * 5
         for index, shape in enumerate(ctx.shapes):
             if ctx.needs_input_grad[index]:
-                whole = _gradient(ops, ctx.name, index, gradients[0], y, operands)
+                whole = gradient(ops, ctx.name, index, gradients[0], y, operands)
                 found[index] = (
                     whole.expand(shape) if ctx.name == "sum" else _reduced(ops, whole, shape)
                 )
         return tuple(found)
-
-
-RESULT = -1
-
-
-def _is_saved(name: str, index: int, needed: Sequence[bool]) -> bool:
-    """Whether a gradient reads the operand of that index, or the result. What none reads may be
-    changed in place, as with PyTorch's operations.
-    """
-    if name in ("add", "subtract", "sum"):
-        return False
-    if name == "multiply":
-        return index != RESULT and needed[1 - index]
-    if name == "divide":
-        return index == 1 or (index == RESULT and needed[1])
-    if name in ("sqrt", "exp", "tanh"):
-        return index == RESULT
-    return index != RESULT
 
 
 def _computed(ops: RoundedArithmetic, name: str, operands: Sequence[Number]) -> Tensor:
@@ -109,41 +90,6 @@ def _computed(ops: RoundedArithmetic, name: str, operands: Sequence[Number]) -> 
         return ops.function(name, *operands)  # type: ignore[arg-type]
     result: Tensor = getattr(ops, name)(*operands)
     return result
-
-
-def _gradient(
-    ops: RoundedArithmetic,
-    name: str,
-    index: int,
-    g: Tensor,
-    y: Tensor,
-    operands: Sequence[Any],
-) -> Tensor:
-    """By the operand of that index, of the result's shape."""
-    if name in FUNCTIONS:
-        return ops.multiply(g, ops.function(slope(name), *operands))
-    if name == "subtract" and index == 1:
-        return -g
-    if name == "divide" and index == 1:
-        return -ops.multiply(ops.divide(g, operands[1]), y)
-    return GRADIENTS[name](ops, g, y, operands[1 - index] if len(operands) == 2 else operands[0])
-
-
-GRADIENTS: dict[str, Callable[[RoundedArithmetic, Tensor, Tensor, Any], Tensor]] = {
-    "add": lambda ops, g, y, other: g,
-    "subtract": lambda ops, g, y, other: g,
-    "multiply": lambda ops, g, y, other: ops.multiply(g, other),
-    "divide": lambda ops, g, y, other: ops.divide(g, other),
-    "sqrt": lambda ops, g, y, x: ops.divide(ops.multiply(g, 0.5), y),
-    "exp": lambda ops, g, y, x: ops.multiply(g, y),
-    "log": lambda ops, g, y, x: ops.divide(g, x),
-    "tanh": lambda ops, g, y, x: functional.tanh_gradient(ops, y, g),
-    "erf": lambda ops, g, y, x: ops.multiply(
-        g, ops.multiply(ops.exp(-ops.multiply(x, x)), 2 / math.sqrt(math.pi))
-    ),
-    "sum": lambda ops, g, y, x: g,
-}
-"""Gradients by (arithmetic, gradient of the result, result, the other operand or the only one)."""
 
 
 def _reduced(ops: RoundedArithmetic, g: Tensor, shape: torch.Size) -> Tensor:
@@ -157,3 +103,29 @@ def _reduced(ops: RoundedArithmetic, g: Tensor, shape: torch.Size) -> Tensor:
     kept = [d for d in range(g.ndim) if d not in summed]
     rows = g.permute(*kept, *summed).reshape([*[g.shape[d] for d in kept], -1])
     return ops.sum(rows)[..., 0].reshape(shape)
+
+
+class Operations:
+    """What `nonlinearities` compute with."""
+
+    def __init__(self, apply: Callable[..., Tensor]) -> None:
+        self.function = apply
+
+    def add(self, a: Number, b: Number) -> Tensor:
+        return self.function("add", a, b)
+
+    def subtract(self, a: Number, b: Number) -> Tensor:
+        return self.function("subtract", a, b)
+
+    def multiply(self, a: Number, b: Number) -> Tensor:
+        return self.function("multiply", a, b)
+
+    def divide(self, a: Number, b: Number) -> Tensor:
+        return self.function("divide", a, b)
+
+    def tanh(self, x: Number) -> Tensor:
+        return self.function("tanh", x)
+
+    where = staticmethod(torch.where)
+    clip = staticmethod(torch.clamp)
+    absolute = staticmethod(torch.abs)

@@ -7,15 +7,17 @@ PyTorch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from qemu_swalp.training import nonlinearities
+
 from .elementwise import ElementwiseRules
-from .pointwise import Number, apply
+from .pointwise import Number, Operations, apply
 
 Axes = int | Sequence[int] | None
 
@@ -33,6 +35,11 @@ class PointwiseFunctions:
 
     def _apply(self, name: str, *operands: Number) -> Tensor:
         return apply(name, self._next(), *operands)
+
+    def _of(self, formula: Callable[..., Any], *arguments: Any) -> Tensor:
+        """One of `nonlinearities`."""
+        result: Tensor = formula(Operations(self._apply), *arguments)
+        return result
 
     def add(self, a: Number, b: Number, *, alpha: float = 1) -> Tensor:
         return self._apply("add", a, b if alpha == 1 else self.mul(b, alpha))
@@ -218,40 +225,35 @@ class PointwiseFunctions:
         return self.function("softplus", x, beta, threshold)
 
     def mish(self, x: Tensor, inplace: bool = False) -> Tensor:
-        return self.mul(x, self._apply("tanh", self.softplus(x)))
+        return self._of(nonlinearities.mish, x)
 
     def elu(self, x: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
-        negative = self.function("expm1", x.clamp_max(0))
-        return torch.where(x > 0, x, negative if alpha == 1 else self.mul(negative, alpha))
+        return self._of(nonlinearities.elu, x, alpha)
 
     def celu(self, x: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
-        low = x.clamp_max(0)
-        inner = self.function("expm1", low if alpha == 1 else self.div(low, alpha))
-        return torch.where(x > 0, x, inner if alpha == 1 else self.mul(inner, alpha))
+        return self._of(nonlinearities.celu, x, alpha)
 
     def selu(self, x: Tensor, inplace: bool = False) -> Tensor:
-        """Constants of Klambauer et al. 2017, arXiv 1706.02515."""
-        alpha, scale = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
-        return self.mul(self.elu(x, alpha), scale)
+        return self._of(nonlinearities.selu, x)
 
     def leaky_relu(self, x: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
-        return torch.where(x > 0, x, self.mul(x, negative_slope))
+        return self._of(nonlinearities.leaky_relu, x, negative_slope)
 
     def prelu(self, x: Tensor, weight: Tensor) -> Tensor:
         shaped = weight.reshape(-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else weight
         return torch.where(x > 0, x, self.mul(x, shaped))
 
     def hardsigmoid(self, x: Tensor, inplace: bool = False) -> Tensor:
-        return self.div(self.add(x, 3.0).clamp(0, 6), 6.0)
+        return self._of(nonlinearities.hard_sigmoid, x)
 
     def hardswish(self, x: Tensor, inplace: bool = False) -> Tensor:
-        return self.div(self.mul(x, self.add(x, 3.0).clamp(0, 6)), 6.0)
+        return self._of(nonlinearities.hard_silu, x)
 
     def softsign(self, x: Tensor) -> Tensor:
-        return self.div(x, self.add(x.abs(), 1.0))
+        return self._of(nonlinearities.softsign, x)
 
     def tanhshrink(self, x: Tensor) -> Tensor:
-        return self.sub(x, self._apply("tanh", x))
+        return self._of(nonlinearities.tanh_shrink, x)
 
     def dropout(
         self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False

@@ -215,11 +215,11 @@ def test_replace_backend_function_and_backend_function() -> None:
 
         return replaced
 
-    _compat.replace_backend_function("numpy.sinc", make)
-    _compat.replace_backend_function("numpy.sinc", make)  # once is enough
-    keras.ops.sinc(keras.ops.ones(1))
-    assert calls == ["sinc"]
-    assert _compat.backend_function("numpy.sinc").__name__ == "sinc"
+    _compat.replace_backend_function("numpy.signbit", make)
+    _compat.replace_backend_function("numpy.signbit", make)  # once is enough
+    keras.ops.signbit(keras.ops.ones(1))
+    assert calls == ["signbit"]
+    assert _compat.backend_function("numpy.signbit").__name__ == "signbit"
 
 
 def test_around_layer_calls(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -448,3 +448,78 @@ def test_reads_state_to_train() -> None:
     assert not any(seen)
     assert model.optimizer.variables
     assert not any(seen)
+
+
+def test_operators_private_functions_and_methods_can_be_replaced() -> None:
+    """What Keras's own code calls is found where it was replaced, in calls that follow."""
+    seen: list[str] = []
+
+    def noted(name: str, function: Any) -> Any:
+        def call(*args: Any, **options: Any) -> Any:
+            seen.append(name)
+            return function(*args, **options)
+
+        return call
+
+    x = keras.ops.convert_to_tensor([[1.0, 2.0]])
+    home, plain = keras.src.ops.nn, keras.src.ops.nn._normalize
+    try:
+        _compat.replace_private_function("ops.nn._normalize", lambda f: noted("normalize", f))
+        keras.layers.UnitNormalization()(x)
+    finally:
+        home._normalize = plain
+    kind, call = (
+        keras.layers.GroupNormalization,
+        keras.layers.GroupNormalization._apply_normalization,
+    )
+    try:
+        _compat.replace_method(kind, "_apply_normalization", lambda f: noted("group", f))
+        keras.layers.GroupNormalization(1)(x)
+    finally:
+        kind._apply_normalization = call
+    assert seen == ["normalize", "group"]
+    assert _compat.function_in_place("numpy.add") is keras.src.backend.numpy.add
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="a mode sees PyTorch's operators")
+def test_operators_of_tensors_are_ours() -> None:
+    """Of eager tensors and of traced ones."""
+    from tests.helpers.keras_native import MODES, traced
+
+    seen: list[str] = []
+    x = keras.ops.convert_to_tensor([1.0, 2.0])
+    kinds = {k for k in type(x).__mro__ if "__add__" in vars(k)}
+    if BACKEND == "jax":
+        import jax
+
+        kinds.add(jax.core.Tracer)
+    plain = {kind: kind.__add__ for kind in kinds}
+
+    def noted(name: str, operator: Any) -> Any:
+        return lambda a, b: (seen.append(name), operator(a, b))[1]
+
+    try:
+        _compat.replace_operators(["__add__"], noted)
+        for mode in MODES:
+            traced(lambda x: x + 2.0, mode)(x)
+        assert seen == ["__add__"] * len(MODES)
+    finally:
+        for kind, operator in plain.items():
+            kind.__add__ = operator
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX's programs")
+def test_jax_calls_python_on_the_host() -> None:
+    """Once for each run of a program, within loops too."""
+    import jax
+
+    def twice(x: Any) -> Any:
+        assert type(x) is np.ndarray
+        return 2 * x
+
+    def step(x: Any, _: Any) -> Any:
+        return _compat.called_on_host_by_jax(twice, [x], x.shape, "float32"), None
+
+    assert _compat.host_primitive() is _compat.host_primitive()
+    run = jax.jit(lambda x: jax.lax.scan(step, x, None, length=3)[0])
+    assert run(np.float32([1.0, 2.0])).tolist() == [8.0, 16.0]

@@ -4,18 +4,24 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from qemu_swalp_keras import Quantize, QuantizedOptimizer, emulate
+from qemu_swalp_keras import (
+    Quantize,
+    QuantizedOptimizer,
+    emulate,
+    quantize_elementwise,
+    unquantize_elementwise,
+)
 
 from qemu_swalp.training import Recipe
 from tests.adapters.keras.conftest import on_grid
-from tests.helpers.keras_native import normal
+from tests.helpers.keras_native import normal, numpy
 
 ALL = Recipe(weight="fixed<8,4>", activation="fixed<8,3>", operands={"input": "fixed<8,4>"})
 
 
-def build():
+def build(activation="relu"):
     return keras.Sequential(
-        [layers.Input((4,)), layers.Dense(5, "relu", name="fc"), layers.Dense(3, name="head")]
+        [layers.Input((4,)), layers.Dense(5, activation, name="fc"), layers.Dense(3, name="head")]
     )
 
 
@@ -36,6 +42,20 @@ def test_all_sections_are_applied_and_reported():
     assert fc.name in str(emulation)
 
 
+def test_elementwise_operations_are_rounded_and_reported():
+    model, optimizer = emulation = emulate(build("gelu"), "sgd", Recipe(elementwise="e4m3fn"))
+    assert optimizer == "sgd"
+    x = normal((8, 4))
+    plain = build("gelu")
+    plain.set_weights(model.get_weights())
+    assert not np.array_equal(numpy(plain(x)), numpy(model(x)))
+    lines = [line.split()[1:3] for line in str(emulation).splitlines()]
+    assert lines.count(["forward.sum", "e4m3fn"]) == 2
+    with pytest.raises(ValueError, match="elementwise operations of 'fc' are rounded already"):
+        quantize_elementwise(model, Recipe(elementwise="bf16"))
+    np.testing.assert_array_equal(numpy(unquantize_elementwise(model)(x)), numpy(plain(x)))
+
+
 def test_a_preset_by_name():
     model, optimizer = emulate(build(), "sgd", "mxfp8")
     model.compile(optimizer, "mse", run_eagerly=True)
@@ -54,7 +74,6 @@ def test_what_cannot_be_applied_raises_and_changes_nothing():
         ((model, None, ALL), ValueError, "pass the optimizer"),
         ((3, "sgd", ALL), TypeError, "model must be a Keras model"),
         ((Own(name="own"), "sgd", ALL), ValueError, "subclassed model 'own' are not rounded"),
-        ((model, "sgd", Recipe(elementwise="bf16")), ValueError, "'elementwise' is not applied"),
         ((model, 7, ALL), Exception, "optimizer"),
     ):
         with pytest.raises(kind, match=words):
@@ -64,8 +83,6 @@ def test_what_cannot_be_applied_raises_and_changes_nothing():
     with pytest.raises(ValueError, match="average takes start"):
         emulate(model, "sgd", ALL, average={"begin": 3})
     assert [layer.dtype_policy for layer in model.layers] == policies
-    with pytest.warns(UserWarning, match="'elementwise' is not applied"):
-        emulate(build(), "sgd", Recipe(weight="bf16", elementwise="bf16"), uncovered="warn")
 
 
 def test_weights_are_on_the_grid():

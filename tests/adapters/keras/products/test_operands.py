@@ -11,6 +11,7 @@ from qemu_swalp_keras import disabled, quantize_gemms, unquantize_gemms
 from qemu_swalp import RandomBits, matmul, quantize, stream_id
 from qemu_swalp.training import OPERANDS, Recipe
 from tests.helpers.keras_native import BACKEND, normal, numpy, same
+from tests.helpers.keras_training import gradients
 
 FORMATS = [
     "bfp<4,axis=-1,size=4>",
@@ -47,41 +48,6 @@ def rounder(recipe, seed, place, call, part=""):
 def exact(equation, *arrays):
     """Sums of few short numbers: exact in float32, whatever their order."""
     return np.einsum(equation, *(x.astype("f8") for x in arrays)).astype("f4")
-
-
-def gradients(function, weights, upstream, *inputs):
-    """(value, gradients of inputs, gradients of weights) in NumPy."""
-    if BACKEND == "tensorflow":
-        import tensorflow as tf
-
-        held = [tf.convert_to_tensor(x) for x in inputs]
-        with tf.GradientTape() as tape:
-            for x in held:
-                tape.watch(x)
-            y = function(*held)
-        both = tape.gradient(y, [*held, *(w.value for w in weights)], upstream)
-    elif BACKEND == "jax":
-        import jax
-
-        def stateless(inputs, values):
-            with keras.StatelessScope(list(zip(weights, values, strict=True))):
-                return function(*inputs)
-
-        values = [w.value for w in weights]
-        held = [ops.convert_to_tensor(x) for x in inputs]
-        y, pull = jax.vjp(stateless, held, values)
-        parts = pull(ops.convert_to_tensor(upstream))
-        both = [*parts[0], *parts[1]]
-    else:
-        import torch
-
-        held = [ops.convert_to_tensor(x).requires_grad_() for x in inputs]
-        y = function(*held)
-        both = torch.autograd.grad(
-            y, [*held, *(w.value for w in weights)], ops.convert_to_tensor(upstream)
-        )
-    found = [numpy(g) for g in both]
-    return numpy(y), found[: len(inputs)], found[len(inputs) :]
 
 
 def dense(recipe, seed=9):

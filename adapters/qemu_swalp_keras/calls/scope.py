@@ -1,4 +1,4 @@
-"""What is known while a layer whose products are rounded is being called."""
+"""What is known while a layer that rounds is being called."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ..backend import ROUNDING_STATE, counter, eagerly
 from .operands import Operands, State
 from .pausing import is_paused
 from .policy import RoundingPolicy
+from .rules import ElementwiseRules
 
 CALLS_OF_A_MODE = 2**30
 """Steps of random bits that either mode has (clause RNG-5)."""
@@ -98,9 +99,11 @@ class Scope:
         self.step = self.calls + self.mode * CALLS_OF_A_MODE
         self.names = dict(_names(layer, policy.path))
         self.stack: list[tuple[str, str]] = [(policy.path or layer.name, "")]
-        self.counts: dict[str, int] = {}
+        self.counts: dict[tuple[str, str], int] = {}
         self.weights: dict[int, Any] = {}
-        policy.products.clear()
+        self.result: Any = None
+        """Of the last product."""
+        policy.seen.clear()
 
     @property
     def rounds(self) -> bool:
@@ -127,14 +130,30 @@ class Scope:
         lengths : of the axes that it multiplies over.
         """
         name, relative = self.stack[-1]
-        number = self.counts.get(name, 0)
-        self.counts[name] = number + 1
+        number = self._next("products")
         part = f".{relative}.{number}" if relative or number else ""
         operands = self.policy.operands(name, part, activations)
         flops = 2 * math.prod(n for n in lengths if isinstance(n, int))
         product = Product(name, operation, operands, activations, flops)
-        self.policy.products.append(product)
+        self.policy.seen.append(product)
         return product
+
+    @property
+    def functions(self) -> ElementwiseRules | None:
+        """How the layer that is being called rounds elementwise operations; None: not at all."""
+        return self.policy.functions(self.stack[-1][0]) if self.rounds else None
+
+    def numbered(self, rules: ElementwiseRules) -> ElementwiseRules:
+        """Those of the layer, with random streams of its own for its next function."""
+        relative, number = self.stack[-1][1], self._next("elementwise")
+        rules = rules.within(relative) if relative else rules
+        return rules.within(str(number)) if number else rules
+
+    def _next(self, section: str) -> int:
+        key = (self.stack[-1][0], section)
+        number = self.counts.get(key, 0)
+        self.counts[key] = number + 1
+        return number
 
     def mark(self, x: Any) -> None:
         """A tensor is what a weight holds."""

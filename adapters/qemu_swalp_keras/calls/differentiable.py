@@ -27,6 +27,17 @@ def differentiable(forward: Forward, backward: Backward) -> Callable[..., Any]:
     return kinds[backend()](forward, backward)
 
 
+def attached(value: Any, backward: Backward, static: Any, state: Any, *tensors: Any) -> Any:
+    """The value, computed without gradient, with the gradients of `backward` by the tensors; that
+    gets the value as the first of its tensors.
+    """
+    return differentiable(_passed, backward)(static, state, value, *tensors)
+
+
+def _passed(static: Any, state: Any, value: Any, *tensors: Any) -> Any:
+    return value
+
+
 def pull_back(function: Callable[[Any], Any], x: Any, upstream: Any) -> Any:
     """The gradient of ⟨function(x), upstream⟩ with respect to x."""
     if backend() == "tensorflow":

@@ -1,0 +1,82 @@
+"""Calls of layers: a layer that rounds opens a scope, in which the backend's functions round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, wraps
+from typing import Any
+
+import keras
+from keras import tree
+
+from .._compat import (
+    around_layer_calls,
+    before_from_config,
+    is_training,
+    replace_backend_function,
+)
+from ..backend import untraced
+from .operators import operator_mode
+from .pausing import is_paused, paused
+from .policy import RoundingPolicy
+from .scope import current, opened, policy_of, rounding_state
+
+
+@cache
+def install() -> None:
+    """See calls of layers, once in a process."""
+    around_layer_calls(_layer_call, _add_state)
+    before_from_config(_with_policy)
+    replace_backend_function("compute_output_spec", _not_within)
+
+
+def _layer_call(call: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(call)
+    def layer_call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        scope, policy = current(), policy_of(layer)
+        if policy is not None:
+            rounding_state(layer)
+        if _symbolic((args, kwargs)):
+            with paused():
+                return call(layer, *args, **kwargs)
+        if scope is not None:
+            with scope.within(layer):
+                return call(layer, *args, **kwargs)
+        if policy is None or is_paused():
+            return call(layer, *args, **kwargs)
+        return _opened(call, layer, policy, args, kwargs)
+
+    return layer_call
+
+
+def _with_policy(config: dict[str, Any]) -> dict[str, Any]:
+    dtype = config.get("dtype")
+    if not isinstance(dtype, dict) or dtype.get("class_name") != RoundingPolicy.__name__:
+        return config
+    return {**config, "dtype": keras.dtype_policies.deserialize(dtype)}
+
+
+def _add_state(layer: Any) -> None:
+    if policy_of(layer) is not None:
+        rounding_state(layer)
+
+
+@untraced
+def _opened(call: Callable[..., Any], layer: Any, policy: Any, args: Any, kwargs: Any) -> Any:
+    with opened(layer, policy, is_training(kwargs)), operator_mode():
+        return call(layer, *args, **kwargs)
+
+
+def _symbolic(structure: Any) -> bool:
+    return any(isinstance(x, keras.KerasTensor) for x in tree.flatten(structure))
+
+
+def _not_within(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Shapes are inferred without rounding."""
+
+    @wraps(function)
+    def unrounded(*args: Any, **kwargs: Any) -> Any:
+        with paused():
+            return function(*args, **kwargs)
+
+    return unrounded

@@ -1,0 +1,86 @@
+"""Operators of the backend's tensors, as they are while a layer is called that rounds: the
+functions of Keras's backend that do the same, which are intercepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, wraps
+from typing import Any
+
+from .._compat import function_in_place, replace_operators
+from ..backend import backend
+from .scope import current
+
+FUNCTIONS = {
+    "add": "numpy.add",
+    "sub": "numpy.subtract",
+    "mul": "numpy.multiply",
+    "truediv": "numpy.true_divide",
+    "pow": "numpy.power",
+    "matmul": "numpy.matmul",
+}
+"""By the name of an operator, that of the function of Keras's backend."""
+
+ON_TORCH = {
+    **{name: (name, False) for name in FUNCTIONS},
+    **{f"__{name}__": (name, False) for name in FUNCTIONS},
+    **{f"__i{name}__": (name, False) for name in FUNCTIONS},
+    **{f"__r{name}__": (name, True) for name in FUNCTIONS},
+    "rsub": ("sub", True),
+    "div": ("truediv", False),
+    "__div__": ("truediv", False),
+    "__rdiv__": ("truediv", True),
+    "__idiv__": ("truediv", False),
+}
+"""What PyTorch calls its operators: name of the operator, and whether its operands are swapped."""
+
+
+@cache
+def install() -> None:
+    """Put our operators in place of those of TensorFlow and JAX, once in a process."""
+    names = [f"__{side}{name}__" for name in FUNCTIONS for side in ("", "r")]
+    replace_operators(names, _operator)
+
+
+def operator_mode() -> AbstractContextManager[Any]:
+    """Within it PyTorch's operators are seen; those of the others always are."""
+    return _torch_mode()() if backend() == "torch" else nullcontext()
+
+
+def _operator(name: str, operator: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    plain = name.strip("_")
+    swapped = plain not in FUNCTIONS
+    plain = plain.removeprefix("r") if swapped else plain
+
+    @wraps(operator)
+    def applied(a: Any, b: Any) -> Any:
+        if not _is_rounded(plain):
+            return operator(a, b)
+        return function_in_place(FUNCTIONS[plain])(*((b, a) if swapped else (a, b)))
+
+    return applied
+
+
+def _is_rounded(operator: str) -> bool:
+    """Whether the layer that is being called may round it."""
+    scope = current()
+    return scope is not None and (operator == "matmul" or scope.functions is not None)
+
+
+@cache
+def _torch_mode() -> Any:
+    from torch.overrides import TorchFunctionMode
+
+    class Operators(TorchFunctionMode):
+        def __torch_function__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            known = ON_TORCH.get(getattr(function, "__name__", ""))
+            if known is None or kwargs or len(args) != 2 or not _is_rounded(known[0]):
+                return function(*args, **(kwargs or {}))
+            a, b = reversed(args) if known[1] else args
+            return function_in_place(FUNCTIONS[known[0]])(a, b)
+
+    return Operators

@@ -1,0 +1,183 @@
+"""How a layer rounds what it computes, as a part of its dtype policy.
+
+A dtype policy is a layer's own statement of its arithmetic: Keras saves it with the layer, clones
+and loads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import keras
+
+from qemu_swalp import Hadamard, stream_id
+from qemu_swalp.training import ELEMENTWISE, FULL_PRECISION, OPERANDS, Recipe
+from qemu_swalp.training.roles import PRODUCTS
+
+from ..layers.straight_through import Rule
+from .operands import Operand, Operands, ProductRules, Turn
+from .rules import ElementwiseRules, is_stochastic
+
+AS_INPUT = {"forward.weight": "forward.input", "dgrad.weight": "wgrad.input"}
+"""By which quantizer the second of two activations is rounded, in place of a weight's."""
+
+SECTIONS = ("products", "elementwise")
+"""Of a recipe, those that a policy holds."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """How a section of a recipe holds for a layer."""
+
+    recipe: Recipe = FULL_PRECISION
+    exclude: tuple[str, ...] = ()
+    """Names and patterns of layers that are left out."""
+    seed: int = 0
+    """Of the random bits."""
+    attention: bool = False
+    """Whether products of two activations are rounded."""
+    uncovered: str = "raise"
+    """What to do about operations that cannot be rounded: "raise", "warn" or "ignore"."""
+
+    def of(self, name: str, suffix: str) -> Recipe:
+        """What holds for the layer of that name; nothing where it was left out."""
+        if any(fnmatchcase(name, pattern) for pattern in self.exclude):
+            return FULL_PRECISION
+        return self.recipe.of(f"{name}/{suffix}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain, for a config."""
+        return {
+            **self.__dict__,
+            "recipe": self.recipe.to_dict(),
+            "exclude": list(self.exclude),
+        }
+
+    @staticmethod
+    def from_dict(plain: Mapping[str, Any]) -> Section:
+        """Inverse of `to_dict`."""
+        recipe = Recipe.from_dict(plain["recipe"])
+        return Section(**{**plain, "recipe": recipe, "exclude": tuple(plain["exclude"])})
+
+
+@keras.saving.register_keras_serializable(package="qemu_swalp")
+class RoundingPolicy(keras.dtype_policies.DTypePolicy):
+    """The dtypes of a layer, and how its products and its elementwise operations are rounded.
+
+    Parameters
+    ----------
+    name : of the dtype policy, as in "float32" or "mixed_float16".
+    layer : name of the layer that it was given to. Keras hands policies on to layers within, which
+        belong to that one's call.
+    path : name of the layer in the model; "" for the model itself.
+    place : number of the layer in the model, from which its random bits derive.
+    products, elementwise : `Section.to_dict()`, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        layer: str = "",
+        path: str = "",
+        place: int = 0,
+        products: Mapping[str, Any] | None = None,
+        elementwise: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.layer, self.path, self.place = layer, path, place
+        self.products, self.elementwise = (
+            None if plain is None else Section.from_dict(plain) for plain in (products, elementwise)
+        )
+        self.stochastic = any(_is_stochastic(section) for section in self._sections())
+        self.seen: list[Any] = []
+        """What the layer was seen to multiply in its last call, each a `Product`."""
+        self.checked = False
+        """Whether a call was watched for what is not rounded."""
+        self._operands: dict[tuple[str, str, bool], Operands | None] = {}
+        self._functions: dict[str, ElementwiseRules | None] = {}
+
+    def operands(self, name: str, part: str, activations: bool) -> Operands | None:
+        """For a product of the layer of that name; None where it is not rounded.
+
+        part : of the layer's call, which has random streams of its own. activations : whether both
+        operands are.
+        """
+        key = (name, part, activations)
+        if key not in self._operands:
+            self._operands[key] = self._product(*key)
+        return self._operands[key]
+
+    def functions(self, name: str) -> ElementwiseRules | None:
+        """For the elementwise operations of the layer of that name; None where none is rounded."""
+        if name not in self._functions:
+            self._functions[name] = self._elementwise(name)
+        return self._functions[name]
+
+    def _sections(self) -> list[Section]:
+        return [x for x in (self.products, self.elementwise) if x is not None]
+
+    def _product(self, name: str, part: str, activations: bool) -> Operands | None:
+        section = self.products
+        if section is None or (activations and not section.attention):
+            return None
+        recipe = section.of(name, "operands")
+        if not (recipe.operands or recipe.sums):
+            return None
+        made = []
+        for product in PRODUCTS:
+            turn = self._turn(section, recipe.transform(product), f"{product}.transform{part}")
+            names = [name for name in OPERANDS if name.startswith(f"{product}.")]
+            first, second = (
+                Operand(
+                    recipe.factor(role),
+                    turn,
+                    self._rule(section, recipe.quantizer(role), name + part),
+                )
+                for name in names
+                for role in (AS_INPUT.get(name, name) if activations else name,)
+            )
+            total = f"{product}.sum"
+            rule = self._rule(section, recipe.accumulation(total), total + part)
+            made.append(ProductRules(first, second, rule))
+        return Operands(*made)
+
+    def _elementwise(self, name: str) -> ElementwiseRules | None:
+        section = self.elementwise
+        recipe = FULL_PRECISION if section is None else section.of(name, "elementwise")
+        if section is None or not recipe.elementwise:
+            return None
+        rules = tuple(recipe.elementwise_rule(kind) for kind in ELEMENTWISE)
+        return ElementwiseRules(rules, section.seed, self.place)
+
+    def _turn(self, section: Section, transform: Hadamard | None, role: str) -> Turn | None:
+        if transform is None:
+            return None
+        return Turn(transform, section.seed, stream_id(role, self.place))
+
+    def _rule(self, section: Section, quantizer: Any, role: str) -> Rule | None:
+        if quantizer is None:
+            return None
+        if not is_stochastic(quantizer):
+            return Rule(quantizer)
+        return Rule(quantizer, section.seed, stream_id(role, self.place))
+
+    def get_config(self) -> dict[str, Any]:
+        sections = {
+            name: None if section is None else section.to_dict()
+            for name, section in zip(SECTIONS, (self.products, self.elementwise), strict=True)
+        }
+        own = {"layer": self.layer, "path": self.path, "place": self.place}
+        return {**super().get_config(), **own, **sections}
+
+
+def _is_stochastic(section: Section) -> bool:
+    recipes = (section.recipe, *(r for _, r in section.recipe.overrides if r is not None))
+    return any(
+        is_stochastic(rule)
+        for recipe in recipes
+        for rules in (recipe.operands, recipe.sums, recipe.elementwise)
+        for _, rule in rules
+    ) or any(transform.draws for recipe in recipes for _, transform in recipe.transforms)

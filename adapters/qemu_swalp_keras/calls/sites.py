@@ -1,0 +1,104 @@
+"""Sections of a recipe put into the dtype policies of a model's layers, and taken off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from qemu_swalp._util.checks import check_choice, check_int
+from qemu_swalp.training import Recipe
+
+from ..layers.names import check_choice_of_layers, named_layers, owners, placed
+from ..layers.selection import Selection, chosen, patterns_in
+from .policy import SECTIONS, RoundingPolicy, Section
+from .scope import policy_of, rounding_state
+from .uncovered import POLICIES
+
+NAMES = {
+    "products": ("products", "unquantize_gemms"),
+    "elementwise": ("elementwise operations", "unquantize_elementwise"),
+}
+"""By section: what it rounds, and what takes it off."""
+
+
+def put(
+    model: Any,
+    section: str,
+    recipe: Recipe,
+    *,
+    exclude: Selection,
+    seed: int,
+    uncovered: str,
+    attention: bool = False,
+) -> Any:
+    """The model, whose layers round a section of a recipe from now on.
+
+    Raises
+    ------
+    TypeError: if it is no Keras model.
+    ValueError: if a layer rounds the section already, or was quantized by Keras; if a pattern
+        matches nothing; for a seed or a choice that is none.
+    """
+    check_model(model)
+    check_int("seed", seed, 0, 2**64 - 1)
+    check_choice("uncovered", uncovered, POLICIES)
+    check_choice_of_layers(model, "exclude", exclude)
+    recipe = placed(model, recipe)
+    patterns = list(patterns_in(exclude))
+    left_out = [name for name, layer in named_layers(model) if chosen(name, layer, exclude)]
+    excluded = tuple(dict.fromkeys((*patterns, *left_out)))
+    asked = Section(recipe, excluded, seed, attention, uncovered)
+    policies = []
+    for place, (path, layer) in enumerate(owners(model), start=1):
+        _check(path, layer, section)
+        parts = {**_sections(layer), section: asked}
+        policies.append((layer, _policy(layer, path, place, parts)))
+    for layer, policy in policies:
+        layer.dtype_policy = policy
+        rounding_state(layer)
+    return model
+
+
+def take_off(model: Any, section: str) -> Any:
+    """The model, whose layers round the section no longer."""
+    for _, layer in owners(model):
+        policy, parts = policy_of(layer), _sections(layer)
+        if policy is not None and parts.pop(section, None) is not None:
+            layer.dtype_policy = (
+                _policy(layer, policy.path, policy.place, parts) if parts else policy.name
+            )
+    return model
+
+
+def check_model(model: Any) -> None:
+    """Raise TypeError unless it is a model or layer of Keras."""
+    if not isinstance(model, keras.layers.Layer):
+        raise TypeError(
+            "model must be a Keras model or layer, got "
+            f"{type(model).__module__}.{type(model).__qualname__}"
+        )
+
+
+def _sections(layer: Any) -> dict[str, Section]:
+    """What the layer rounds already."""
+    policy = policy_of(layer)
+    held = {name: getattr(policy, name, None) for name in SECTIONS}
+    return {name: section for name, section in held.items() if section is not None}
+
+
+def _policy(layer: Any, path: str, place: int, parts: dict[str, Section]) -> RoundingPolicy:
+    sections = {name: section.to_dict() for name, section in parts.items()}
+    return RoundingPolicy(layer.dtype_policy.name, layer.name, path, place, **sections)
+
+
+def _check(path: str, layer: Any, section: str) -> None:
+    name = path or layer.name
+    if section in _sections(layer):
+        what, call = NAMES[section]
+        raise ValueError(f"the {what} of {name!r} are rounded already; call {call} first")
+    if layer.dtype_policy.quantization_mode is not None:
+        raise ValueError(
+            f"{name!r} was quantized by Keras ({layer.dtype_policy.name}); emulate a model that was"
+            " not"
+        )

@@ -1,0 +1,35 @@
+"""What a layer computes in float though its recipe asks for rounding."""
+
+from __future__ import annotations
+
+import warnings
+
+from .scope import Scope
+
+POLICIES = ("raise", "warn", "ignore")
+
+
+class UncoveredError(RuntimeError):
+    """A call computed something in float that the recipe asks to round."""
+
+
+def report(scope: Scope, section: str, operation: str, remedy: str) -> None:
+    """Raise, warn or pass over, as the call that asked for the rounding said.
+
+    Parameters
+    ----------
+    section : of the recipe, "products" or "elementwise".
+    operation : what the layer called, or what its backend computed.
+    remedy : how it can be rounded, as a clause.
+    """
+    asked = getattr(scope.policy, section)
+    if asked is None or asked.uncovered == "ignore":
+        return
+    message = (
+        f"the recipe's section {section!r} could not be applied to {operation!r}, which layer"
+        f" {scope.stack[-1][0]!r} computes: {remedy}; exclude the layer by name (exclude=); or"
+        ' leave it in float knowingly by uncovered="warn" or "ignore"'
+    )
+    if asked.uncovered == "raise":
+        raise UncoveredError(message)
+    warnings.warn(message, stacklevel=3)

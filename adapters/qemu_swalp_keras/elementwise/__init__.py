@@ -1,0 +1,1 @@
+"""Rounding of elementwise operations while a layer is called."""

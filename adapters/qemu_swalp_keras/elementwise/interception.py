@@ -1,0 +1,133 @@
+"""Functions of Keras's backend and operators of its tensors, as they are while a layer is called
+whose elementwise operations are rounded.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cache, partial, wraps
+from typing import Any
+
+from keras import layers, ops
+
+from .._compat import replace_backend_function, replace_method, replace_private_function
+from ..calls.pausing import paused
+from ..calls.scope import Scope, current
+from ..calls.uncovered import report
+from . import normalization
+from .functions import FUNCTIONS, UNKNOWN, Handler
+from .losses import LOSSES
+from .operations import Operations, common_dtype, operand
+from .pooling import POOLING
+
+Function = Callable[..., Any]
+
+TENSORS = {"x", "x1", "x2", "inputs", "mean", "variance", "offset", "scale", "weights"}
+TENSORS |= {"target", "output"}
+"""Names of what is a tensor among a handler's parameters."""
+
+
+@cache
+def install() -> None:
+    """Put our functions in place of the backend's, once in a process."""
+    for name, handler in (FUNCTIONS | LOSSES | POOLING).items():
+        replace_backend_function(name, partial(_rounded, handler, name == "numpy.add"))
+    for name in UNKNOWN:
+        replace_backend_function(name, partial(_unknown, name))
+    replace_backend_function("random.dropout", _dropout)
+    for name in ("layer_normalization", "rms_normalization", "normalize"):
+        handler = getattr(normalization, name)
+        replace_private_function(f"ops.nn._{name}", partial(_normalized, handler))
+    replace_method(layers.BatchNormalization, "call", _batch_normalization)
+    replace_method(
+        layers.GroupNormalization,
+        "_apply_normalization",
+        partial(_normalized, normalization.group_normalization),
+    )
+
+
+def operations() -> Operations | None:
+    """Those of the layer that is being called; None where it rounds none."""
+    scope = current()
+    rules = None if scope is None else scope.functions
+    return None if scope is None or rules is None else Operations(scope, rules)
+
+
+def _rounded(handler: Handler, sums: bool, function: Function) -> Function:
+    signature = inspect.signature(handler)
+
+    @wraps(function)
+    def rounded(*args: Any, **options: Any) -> Any:
+        o = operations()
+        if o is None:
+            return function(*args, **options)
+        with paused():
+            bound = signature.bind(o, *args, **options)
+            tensors = {
+                name: x for name, x in bound.arguments.items() if name in TENSORS and x is not None
+            }
+            dtype = common_dtype([x for name, x in tensors.items() if name != "target"])
+            if dtype is None or (sums and _is_bias(o.scope, *tensors.values())):
+                return function(*args, **options)
+            for name, x in tensors.items():
+                integer = name == "target" and "int" in str(getattr(x, "dtype", ""))
+                bound.arguments[name] = ops.convert_to_tensor(x) if integer else operand(x, dtype)
+            return handler(*bound.args, **bound.kwargs)
+
+    return rounded
+
+
+def _is_bias(scope: Scope, a: Any, b: Any) -> bool:
+    """Whether a weight is added to what a product gave: that is a part of its sum."""
+    return any(x is scope.result and scope.is_weight(y) for x, y in ((a, b), (b, a)))
+
+
+def _unknown(name: str, function: Function) -> Function:
+    @wraps(function)
+    def unknown(*args: Any, **options: Any) -> Any:
+        o = operations()
+        if o is not None and common_dtype([x for x in args if hasattr(x, "dtype")]) is not None:
+            report(o.scope, "elementwise", name, "write it by operations that are rounded")
+        with paused():
+            return function(*args, **options)
+
+    return unknown
+
+
+def _dropout(function: Function) -> Function:
+    @wraps(function)
+    def dropout(inputs: Any, rate: float, *args: Any, **options: Any) -> Any:
+        """Kept numbers are multiplied by 1/(1 - rate), which is not rounded itself."""
+        o = operations()
+        if o is None or rate in (0.0, 1.0):
+            return function(inputs, rate, *args, **options)
+        with paused():
+            kept = function(ops.ones_like(inputs), rate, *args, **options)
+            return o.multiply(inputs, kept)
+
+    return dropout
+
+
+def _normalized(handler: Handler, function: Function) -> Function:
+    @wraps(function)
+    def normalized(*args: Any, **options: Any) -> Any:
+        o = operations()
+        if o is None:
+            return function(*args, **options)
+        with paused():
+            return handler(o, function, *args, **options)
+
+    return normalized
+
+
+def _batch_normalization(function: Function) -> Function:
+    @wraps(function)
+    def call(layer: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        o = operations()
+        if o is None or normalization.is_composed(layer, mask):
+            return function(layer, inputs, training=training, mask=mask)
+        with paused():
+            return normalization.batch_normalization(o, function, layer, inputs, training, mask)
+
+    return call
