@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 import inspect
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, MutableMapping
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from contextlib import nullcontext
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload, OpOverloadPacket
+from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.modules.pooling import _AdaptiveAvgPoolNd, _AvgPoolNd, _LPPoolNd
@@ -51,6 +53,16 @@ def constant(function: Function) -> Function:
     the compiler.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
+
+
+def never_traced_first(function: Function) -> Function:
+    """`torch.compile` traces the function within others, but begins no graph in it: called between
+    two graphs, it runs as Python.
+    """
+    frames: Any = torch._C._dynamo.eval_frame
+    strategy = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.DEFAULT)
+    frames.set_code_exec_strategy(function.__code__, strategy)
     return function
 
 
@@ -156,15 +168,84 @@ def check_before_tracing(check: Callable[[Any], None]) -> None:
         check(root)
         return trace(tracer, root, *inputs, **options)
 
-    torch.fx.Tracer.trace = checked  # type: ignore[assignment, method-assign]
+    tracer_type: Any = torch.fx.Tracer
+    tracer_type.trace = checked
+
+
+def show_to_modes(functions: Iterable[Callable[..., Any]]) -> None:
+    """From now on torch.compile hands these functions to a `TorchFunctionMode`; some it does not,
+    `F.sigmoid` and `F.hardswish` for instance.
+    """
+    from torch._dynamo.variables.torch import get_overridable_functions
+
+    get_overridable_functions().update(functions)
+
+
+class TracedNode(NamedTuple):
+    """A call in the graph that torch.compile is tracing."""
+
+    operator: str | None
+    """Its name, if it is a higher-order one."""
+    repeat: Callable[[TorchDispatchMode], None]
+    """Repeats it within a mode, on copies of its inputs, which have shapes and no numbers."""
+    stack: str
+    """Where in Python it stands, as text."""
+    children: tuple[TracedNode, ...] = ()
+    """Calls in its subgraphs."""
+
+
+def traced_nodes() -> Iterator[TracedNode]:
+    """Those that torch.compile has traced since the last call of this function."""
+    from torch._dynamo.symbolic_convert import InstructionTranslator
+
+    output = InstructionTranslator.current_tx().output
+    graph = output.current_tracer.graph
+    seen = TRACED.setdefault(graph, set())
+    for node in list(graph.nodes):
+        if node.name not in seen:
+            seen.add(node.name)
+            if node.op in ("call_function", "call_method"):
+                yield _traced_node(node, output)
+
+
+TRACED: WeakKeyDictionary[Any, set[str]] = WeakKeyDictionary()
+"""Graph → names of the nodes that were seen."""
+
+
+def _traced_node(node: Any, output: Any) -> TracedNode:
+    children = []
+    for part in node.all_input_nodes:
+        graph = output.nn_modules.get(part.target) if part.op == "get_attr" else None
+        if isinstance(graph, torch.fx.GraphModule):
+            calls = [n for n in graph.graph.nodes if n.op in ("call_function", "call_method")]
+            children += [_traced_node(n, output) for n in calls]
+    operator = node.target.__name__ if isinstance(node.target, HigherOrderOperator) else None
+
+    def repeat(mode: TorchDispatchMode) -> None:
+        env = output.fake_mode.shape_env
+        ignored = nullcontext() if env is None else env.ignore_fresh_unbacked_symbols()
+        with output.fake_mode, ignored, torch.no_grad(), without_interception():
+            args, options = torch.fx.node.map_arg((node.args, node.kwargs), _traced_value)
+            method = isinstance(node.target, str)
+            function = getattr(args[0], node.target) if method else node.target
+            with mode:
+                function(*args[method:], **options)
+
+    return TracedNode(operator, repeat, node.stack_trace or "", tuple(children))
+
+
+def _traced_value(node: Any) -> Any:
+    value = node.meta.get("example_value")
+    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def replace_checkpointed(replaced: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
     """From now on `torch.utils.checkpoint` recomputes `replaced(function)` for each function that
     it is given.
     """
-    generator = checkpoint._checkpoint_without_reentrant_generator
-    forward = checkpoint.CheckpointFunction.forward
+    module: Any = checkpoint
+    generator = module._checkpoint_without_reentrant_generator
+    forward = module.CheckpointFunction.forward
 
     @functools.wraps(generator)
     def begin(function: Any, *inputs: Any, **options: Any) -> Any:
@@ -172,10 +253,10 @@ def replace_checkpointed(replaced: Callable[[Callable[..., Any]], Callable[..., 
 
     @functools.wraps(forward)
     def begin_reentrant(ctx: Any, function: Any, *inputs: Any) -> Any:
-        return forward(ctx, replaced(function), *inputs)  # type: ignore[no-untyped-call]
+        return forward(ctx, replaced(function), *inputs)
 
-    checkpoint._checkpoint_without_reentrant_generator = begin  # type: ignore[assignment]
-    checkpoint.CheckpointFunction.forward = staticmethod(begin_reentrant)  # type: ignore[method-assign]
+    module._checkpoint_without_reentrant_generator = begin
+    module.CheckpointFunction.forward = staticmethod(begin_reentrant)
 
 
 def native_functions() -> tuple[Any, ...]:

@@ -13,18 +13,38 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import flop_registry
 
-from .._compat import DispatchMode, backward_id, operator_name, without_interception
+import qemu_swalp.interop.torch
+
+from .._compat import (
+    DispatchMode,
+    backward_id,
+    never_traced_first,
+    operator_name,
+    without_interception,
+)
 from .exact_operators import EXACT, FURTHER_PRODUCTS
 from .frames import FRAMES
 
 POLICIES = ("raise", "warn", "ignore")
 OURS = __name__.partition(".")[0]
+PACKAGE = Path(__file__).parents[1]
+OWN_FILES = tuple(
+    map(
+        str,
+        (
+            *(PACKAGE / "ops", PACKAGE / "tensors", PACKAGE / "model" / "multiply.py"),
+            *(PACKAGE / "model" / "convolutions.py", qemu_swalp.interop.torch.__file__),
+        ),
+    )
+)
+"""Where the emulator's own products and operations stand."""
 COMPUTING = ("aten", "prim", "prims")
 LIBRARIES = (
     *(*COMPUTING, "qemu_swalp", "profiler"),
@@ -73,6 +93,8 @@ def watched(scope: Any) -> Iterator[None]:
         if site.left > left:
             report.excluded[site.name, "product of two activations"] += site.left - left
     tell(report, scope.policy)
+    if torch.compiler.is_compiling():
+        return
     if not scope.name and products and not report.rounded and not any(s.expected for s in products):
         raise ValueError(
             "nothing to round: the forward of the model made no product of those that the recipe"
@@ -81,9 +103,13 @@ def watched(scope: Any) -> Iterator[None]:
     scope.report = report
 
 
+@never_traced_first
 def is_watchable() -> bool:
-    """Whether this is a forward of its own: no graph, and no recomputation in a backward."""
-    return not torch.compiler.is_compiling() and backward_id() == -1
+    """Whether this is a forward of its own: no graph, and no recomputation in a backward.
+
+    `torch.export` runs the model's code to trace it, so that it can be watched as well.
+    """
+    return not torch.compiler.is_dynamo_compiling() and backward_id() == -1
 
 
 class Watch(DispatchMode):  # type: ignore[no-untyped-call]
@@ -96,48 +122,65 @@ class Watch(DispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with without_interception():  # operators called here are none of the model's calls
             result = func(*args, **(kwargs or {}))
-            if _is_floating(result):
+            if is_floating(result):
                 self._note(func, args, kwargs or {}, result)
         return result
 
     def _note(self, func: Any, args: Any, options: Any, result: Any) -> None:
-        library, name = operator_name(func) or ("", "")
-        flops = _flops(func.overloadpacket, library, name, args, options, result)
+        kind, what = kind_of(func, args)
         frame = FRAMES.stack[-1] if FRAMES.stack else None
         if frame is None:
             return
-        if flops:
+        if kind == "product":
+            measured = not torch.compiler.is_compiling()  # else sizes may be open
+            flops = _flops(func.overloadpacket, args, options, result) if measured else 0
             ours, custom = _origin()
-            what = f"autograd.Function {custom}" if custom else f"{library}.{name}"
+            what = f"autograd.Function {custom}" if custom else what
             if frame.products is None:
                 self.report.excluded[frame.name, what] += flops
             elif custom or not ours:
                 self.report.uncovered[frame.name, what] += flops
                 if ours:  # rounded forward, but its gradient is the Function's own
                     self.report.rounded[frame.products.site.name] -= flops
-        elif frame.functions is not None and library in COMPUTING and name not in EXACT:
+        elif frame.functions is not None and kind == "operation":
             ours, custom = _origin()
             if not ours:
-                self.report.operations[frame.name, name] += 1
+                self.report.operations[frame.name, what] += 1
 
 
-def _is_floating(result: Any) -> bool:
+def kind_of(func: Any, args: Any) -> tuple[str, str]:
+    """Whether an operator is a "product" or an elementwise "operation", or neither; and its name.
+
+    Operators of unknown libraries may be products, if they take floating tensors.
+    """
+    library, name = operator_name(func) or ("", "")
+    known = func.overloadpacket in flop_registry or name in FURTHER_PRODUCTS
+    if (known or library not in LIBRARIES) and any(_has_floating(x) for x in args):
+        return "product", f"{library}.{name}"
+    return ("operation" if library in COMPUTING and name not in EXACT else "", name)
+
+
+def _has_floating(value: Any) -> bool:
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return any(isinstance(x, Tensor) and x.is_floating_point() for x in values)
+
+
+def is_floating(result: Any) -> bool:
+    """Whether an operator gives floating numbers."""
     values = result if isinstance(result, (tuple, list)) else (result,)
     return any(isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) for x in values)
 
 
-def _flops(packet: Any, library: str, name: str, args: Any, options: Any, result: Any) -> int:
-    """Of a product; at least 1 for operators that are not known, which may be one."""
+def _flops(packet: Any, args: Any, options: Any, result: Any) -> int:
+    """Of a product; at least 1."""
     if packet in flop_registry:
         return max(1, int(flop_registry[packet](*args, **options, out_val=result)))
-    tensors = [x for x in args if isinstance(x, Tensor) and x.is_floating_point()]
-    if library not in LIBRARIES:
-        return 1 if tensors else 0
-    if name in FURTHER_PRODUCTS and tensors:
-        values = result if isinstance(result, (tuple, list)) else (result,)
-        first = next(x for x in values if isinstance(x, Tensor))
-        return max(1, 2 * first.numel() * (tensors[0].shape[-1] if tensors[0].ndim else 1))
-    return 0
+    if (operator_name(packet) or ("", ""))[1] not in FURTHER_PRODUCTS:
+        return 1
+    values = result if isinstance(result, (tuple, list)) else (result,)
+    first = next(x for x in values if isinstance(x, Tensor))
+    terms = next((x.shape[-1] for x in args if isinstance(x, Tensor) and x.ndim), 1)
+    return max(1, 2 * first.numel() * terms)
 
 
 def _origin() -> tuple[bool, str | None]:
@@ -150,9 +193,7 @@ def _origin() -> tuple[bool, str | None]:
         module = frame.f_globals.get("__name__", "")
         if module == f"{OURS}.model.interception" and frame.f_code.co_name == "__call__":
             break
-        if module.startswith((f"{OURS}.ops.", f"{OURS}.tensors.", f"{OURS}.model.multiply")):
-            ours = True
-        if module in (f"{OURS}.model.convolutions", "qemu_swalp.interop.torch"):
+        if frame.f_code.co_filename.startswith(OWN_FILES):
             ours = True
         if module == "torch.autograd.function" and frame.f_code.co_name == "apply":
             kind = frame.f_locals.get("cls")
@@ -167,9 +208,10 @@ def tell(report: Report, policy: dict[str, str]) -> None:
     for section, found in (("products", report.uncovered), ("elementwise", report.operations)):
         if not found or policy.get(section, "ignore") == "ignore":
             continue
+        is_measured = section == "products" and report.total > 0
         lines = [
             f"{name or 'the model itself'!s}: {operation}"
-            + (f", {share(amount, report.total)} of the FLOPs" if section == "products" else "")
+            + (f", {share(amount, report.total)} of the FLOPs" if is_measured else "")
             for (name, operation), amount in found.most_common()
         ]
         register = "register_gemms" if section == "products" else "register_elementwise"

@@ -1,7 +1,6 @@
 """Layers of PyTorch that are computed at once, to the numbers of the interception.
 
-To intercept each tensor attribute that the forwards of products read costs more than they do; and
-torch.compile hides `F.hardswish` and `F.hardsigmoid` from all modes.
+To intercept each tensor attribute that the forwards of products read costs more than they do.
 """
 
 from __future__ import annotations
@@ -69,19 +68,8 @@ def _attention(
         return (y.transpose(0, 1) if turned else y), p
 
 
-def _hard(name: str) -> Callable[..., Tensor]:
-    def forward(frame: Frame, module: nn.Module, input: Tensor) -> Tensor:
-        with without_interception():
-            result: Tensor = getattr(frame.ops, name)(input)
-        return result
-
-    return forward
-
-
 DIRECT: dict[Any, Callable[..., Any]] = {
     nn.Linear.forward: _linear,
     nn.MultiheadAttention.forward: _attention,
-    nn.Hardswish.forward: _hard("hardswish"),
-    nn.Hardsigmoid.forward: _hard("hardsigmoid"),
 }
 """By the forward of a kind: called as (frame, module, *inputs)."""

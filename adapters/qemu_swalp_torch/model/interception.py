@@ -17,7 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .._compat import is_operator, lost_weight
+from .._compat import (
+    constant,
+    is_operator,
+    lost_weight,
+    never_traced_first,
+    show_to_modes,
+)
 from ..tensors.call_counters import Site
 from ..tensors.scripting import NotScriptable
 from . import arithmetic, products
@@ -26,6 +32,7 @@ from .direct import DIRECT
 from .frames import FRAMES, Frame, Products, functions_of, note_weights, pass_on
 from .names import known_operator
 from .registry import FORWARDS, FUNCTIONS
+from .traced import check_traced
 
 Forward = Callable[..., Any]
 
@@ -35,6 +42,7 @@ class Interception(TorchFunctionMode):
     call.
     """
 
+    @never_traced_first
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, inputs: Any = (), options: Any = None
     ) -> Any:
@@ -62,6 +70,16 @@ def call(function: Callable[..., Any], inputs: Sequence[Any], options: dict[str,
     result = function(*inputs, **options)
     _remember(frame, inputs, result)
     return result
+
+
+@constant
+def _show_functions() -> None:
+    """Before torch.compile traces a model: have it show all that is computed here."""
+    show_to_modes(
+        function
+        for function in (*products.PRODUCTS, *arithmetic.ARITHMETIC)
+        if isinstance(function, FunctionType)
+    )
 
 
 def _is_traced_python(function: Callable[..., Any]) -> bool:
@@ -123,6 +141,10 @@ class ModuleScope(NotScriptable):
         stack = FRAMES.stack
         caller = stack[-1] if stack else None
         frame = Frame(self.module, self.name, self._products(caller), self._functions(caller))
+        if caller is not None:
+            _check_traced(caller)
+        elif torch.compiler.is_dynamo_compiling():
+            _show_functions()
         stack.append(frame)
         try:
             if caller is not None:
@@ -135,6 +157,7 @@ class ModuleScope(NotScriptable):
         finally:
             stack.pop()
 
+    @never_traced_first
     def is_watched(self) -> bool:
         """Whether a forward that begins here is the first, which is watched."""
         return self.report is None and bool(self.policy) and is_watchable()
@@ -158,6 +181,7 @@ class ModuleScope(NotScriptable):
 
     def _forward(self, frame: Frame, inputs: Any, options: Any) -> Any:
         result = self._result(frame, inputs, options)
+        _check_traced(frame)
         if frame.derived:
             FRAMES.stack.pop()
             try:
@@ -177,6 +201,23 @@ class ModuleScope(NotScriptable):
         if kind in DIRECT and (frame.products is not None or frame.functions is not None):
             return DIRECT[kind](frame, self.module, *inputs, **options)
         return kind(self.module, *inputs, **options)
+
+
+def _check_traced(frame: Frame) -> None:
+    """Where torch.compile traces a frame, have what it has added to the graph looked at."""
+    if torch.compiler.is_dynamo_compiling():
+        policy = _policy()
+        check_traced(
+            frame.name,
+            "ignore" if frame.products is None else policy.get("products", "ignore"),
+            "ignore" if frame.functions is None else policy.get("elementwise", "ignore"),
+        )
+
+
+def _policy() -> dict[str, str]:
+    """What to do about what is not covered, by the outermost call."""
+    root = scope_of(FRAMES.stack[0].module)
+    return {} if root is None else root.policy
 
 
 def scope_of(module: nn.Module) -> ModuleScope | None:

@@ -384,3 +384,64 @@ def test_check_before_tracing(monkeypatch):
     model = nn.Linear(2, 2)
     torch.fx.symbolic_trace(model)
     assert roots == [model], changed("check_before_tracing")
+
+
+def test_never_traced_first():
+    @_compat.never_traced_first
+    def inner():
+        return torch.compiler.is_compiling()
+
+    def outer(x, broken):
+        if broken:
+            torch._dynamo.graph_break()
+        return x + inner()
+
+    torch._dynamo.reset()
+    results = [torch.compile(outer, backend="eager")(torch.zeros(1), broken) for broken in (0, 1)]
+    assert torch.compile(inner, backend="eager")() is False, changed("never_traced_first")
+    assert results == [1, 1], changed("never_traced_first")  # within another it is traced
+
+
+def test_show_to_modes():
+    class Mode(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, inputs=(), options=None):
+            return function(*inputs, **(options or {})) + 1
+
+    def run(x):
+        with Mode():
+            return nn.functional.hardswish(x)
+
+    _compat.show_to_modes([nn.functional.hardswish])
+    torch._dynamo.reset()
+    x = torch.ones(2)
+    assert torch.equal(torch.compile(run, backend="eager")(x), run(x)), changed("show_to_modes")
+
+
+def test_traced_nodes():
+    class Seen(_compat.DispatchMode):
+        def __torch_dispatch__(self, func, types, inputs=(), options=None):
+            operators.append(_compat.operator_name(func))
+            return func(*inputs, **(options or {}))
+
+    operators = []
+
+    @_compat.constant
+    def look():
+        for node in _compat.traced_nodes():
+            nodes.append(node)
+            node.repeat(Seen())
+
+    def run(x):
+        y = torch.cdist(x, x)
+        look()
+        y.add_(1)
+        look()
+        return torch.utils.checkpoint.checkpoint(torch.tanh, y, use_reentrant=False)
+
+    nodes = []
+    torch._dynamo.reset()
+    torch.compile(run, backend="eager", fullgraph=True)(torch.ones(3, 2))
+    names = [name for _, name in operators if name not in ("detach", "clone")]
+    assert names == ["_cdist_forward", "add_"], changed("traced_nodes")
+    assert [node.operator for node in nodes] == [None, None], changed("traced_nodes")
+    assert all(__file__ in node.stack for node in nodes), changed("traced_nodes")

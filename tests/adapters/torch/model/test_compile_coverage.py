@@ -1,0 +1,181 @@
+"""What a compiled model computes in float is told as it is told of an eager one."""
+
+import warnings
+
+import pytest
+import torch
+from qemu_swalp_torch import emulate, quantize_elementwise, quantize_gemms
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from qemu_swalp.training import Recipe
+
+PRODUCTS = Recipe(operands=dict.fromkeys(("input", "weight", "error"), "e4m3fn"))
+ELEMENTWISE = Recipe(elementwise="bf16")
+CALLS = {
+    "products": lambda model, **options: quantize_gemms(model, PRODUCTS, **options),
+    "elementwise": lambda model, **options: quantize_elementwise(model, ELEMENTWISE, **options),
+}
+X = torch.linspace(-1, 1, 32).reshape(4, 8)
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+class Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a, b):
+        ctx.save_for_backward(a, b)
+        return a @ b
+
+    @staticmethod
+    def backward(ctx, error):
+        a, b = ctx.saved_tensors
+        return error @ b.mT, a.mT @ error
+
+
+class Part(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Model(nn.Module):
+    """One function within a module of a model that has other products and operations."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.fc, self.part = nn.Linear(8, 8), Part(function)
+
+    def forward(self, x):
+        return torch.tanh(self.part(self.fc(x))) + 1
+
+
+def broken(x):
+    torch._dynamo.graph_break()
+    return torch.cdist(x, x)
+
+
+UNCOVERED = {
+    "products": {
+        "cdist": (lambda x: torch.cdist(x, x), "part: aten._cdist_forward"),
+        "checkpointed": (
+            lambda x: checkpoint(lambda y: torch.cdist(y, y), x, use_reentrant=False),
+            "_cdist_forward",
+        ),
+        "autograd Function": (lambda x: Product.apply(x, x.mT), "part: .*autograd.Function"),
+        "custom operator": (lambda x: torch.ops.qemu_tests.product(x, x), "qemu_tests.product"),
+        "beside a break": (broken, "_cdist_forward"),
+    },
+    "elementwise": {
+        "cumsum": (lambda x: x.cumsum(-1), "part: cumsum"),
+        "function that is not shown": (lambda x: F.softmin(x, -1), "part: _softmax"),
+    },
+}
+
+
+@torch.library.custom_op("qemu_tests::product", mutates_args=())
+def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return a @ b.mT
+
+
+@product.register_fake
+def _(a, b):
+    return a @ b.mT
+
+
+def compiled(model, case):
+    in_pieces = case in ("beside a break", "autograd Function")
+    return torch.compile(model, backend="eager", fullgraph=not in_pieces)
+
+
+@pytest.mark.parametrize(
+    ("section", "case"), [(section, case) for section, cases in UNCOVERED.items() for case in cases]
+)
+def test_what_a_graph_computes_in_float_is_told_by_name(section, case):
+    function, words = UNCOVERED[section][case]
+    model = Model(function)
+    CALLS[section](model)
+    # torch.compile wraps what is raised while it traces in a RuntimeError that has the words.
+    error = rf"(?s)section '{section}' could not be applied .*{words}.*Exclude them by name"
+    with pytest.raises(RuntimeError, match=error):
+        compiled(model, case)(X)
+
+
+@pytest.mark.parametrize(("section", "case"), [("products", "cdist"), ("elementwise", "cumsum")])
+@pytest.mark.parametrize("strict", [True, False])
+def test_export_tells_it_too(section, case, strict):
+    function, words = UNCOVERED[section][case]
+    model = Model(function).eval()
+    CALLS[section](model)
+    with pytest.raises(RuntimeError, match=words):
+        torch.export.export(model, (X,), strict=strict)
+
+
+@pytest.mark.parametrize(("section", "case"), [("products", "cdist"), ("elementwise", "cumsum")])
+def test_it_is_warned_of_ignored_or_excluded(section, case):
+    function, words = UNCOVERED[section][case]
+    model = Model(function)
+    CALLS[section](model, uncovered="warn")
+    with pytest.warns(UserWarning, match=words):
+        compiled(model, case)(X)
+    for options in ({"uncovered": "ignore"}, {"exclude": "part"}):
+        model = Model(function)
+        CALLS[section](model, **options)
+        torch._dynamo.reset()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="the recipe")
+            compiled(model, case)(X)
+
+
+def test_what_is_rounded_is_told_of_by_nobody():
+    model = nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8), Part(lambda x: F.softmax(x @ x.mT, -1)))
+    emulate(model, None, Recipe(**PRODUCTS.to_dict(), elementwise="bf16"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="the recipe")
+        torch.compile(model, backend="eager", fullgraph=True)(X.clone().requires_grad_())
+
+
+def test_looking_specializes_no_size():
+    model, graphs = Model(lambda x: x @ x.mT), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    quantize_gemms(model, PRODUCTS, attention=False)
+    run = torch.compile(model, backend=backend, dynamic=True)
+    for rows in (3, 4, 5, 6):
+        run(torch.ones(rows, 8))
+    assert len(graphs) == 1
+
+
+FUNCTIONS = {
+    "sigmoid": F.sigmoid,
+    "tanh": F.tanh,
+    "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid,
+    "in place": lambda x: F.hardswish(x.clone(), inplace=True),
+    "module": nn.Hardswish(),
+    "weighted loss": lambda x: F.l1_loss(x, X.flip(0), weight=X.abs()),
+}
+
+
+def test_functions_that_torch_compile_hides_from_modes_are_rounded(same):
+    found = []
+    model = Model(lambda x: torch.stack([function(x) + 0 * x for function in FUNCTIONS.values()]))
+    quantize_elementwise(model, ELEMENTWISE)
+    for run in (model, torch.compile(model, backend="aot_eager", fullgraph=True)):
+        x = X.clone().requires_grad_()
+        y = run(x)
+        found.append((y, *torch.autograd.grad(y.sum(), [x, *model.parameters()])))
+    for a, b in zip(*found, strict=True):
+        same(a, b)
