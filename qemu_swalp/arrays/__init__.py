@@ -60,6 +60,13 @@ def _conversion(x: object) -> str:
     return "numpy.asarray(x)"
 
 
+def forget_programs() -> None:
+    """Forget what array libraries have compiled, whose meaning has changed."""
+    for framework in FRAMEWORKS:
+        if framework in sys.modules:
+            _namespace(framework).forget_programs()
+
+
 def host(name: str, x: Array) -> np.ndarray:
     """`Namespace.host` of an argument of that name. TypeError if it is not an array, or has no
     values now.

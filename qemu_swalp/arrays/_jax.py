@@ -75,6 +75,9 @@ class JaxNamespace(NumpyNamespace):
     def run(self, program: Callable[..., Any], settings: tuple[Any, ...], *arrays: Any) -> Any:
         return _compiled(program, settings, *arrays)
 
+    def forget_programs(self) -> None:
+        _compiled.clear_cache()
+
     def write(self, out: Array, result: Array) -> Array:
         raise TypeError(
             "out= is not possible: JAX arrays cannot be written; use the returned array"

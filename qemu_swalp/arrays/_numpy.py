@@ -140,6 +140,9 @@ class NumpyNamespace(Namespace):
     def max_over(self, x: Array, axes: Sequence[int]) -> Array:
         return x.max(axis=tuple(axes), keepdims=True)
 
+    def sum_over(self, x: Array, axes: Sequence[int]) -> Array:
+        return x.sum(axis=tuple(axes), keepdims=True, dtype=x.dtype)
+
     def pad_end(self, x: Array, axis: int, count: int) -> Array:
         return self.xp.pad(x, [(0, count if i == axis else 0) for i in range(x.ndim)])
 

@@ -153,6 +153,9 @@ class TensorflowNamespace(Namespace):
     def max_over(self, x: Array, axes: Sequence[int]) -> Array:
         return tf.reduce_max(x, axis=list(axes), keepdims=True)
 
+    def sum_over(self, x: Array, axes: Sequence[int]) -> Array:
+        return tf.reduce_sum(x, axis=list(axes), keepdims=True)
+
     def pad_end(self, x: Array, axis: int, count: int | Array) -> Array:
         return tf.pad(x, [[0, count if i == axis else 0] for i in range(x.shape.rank)])
 

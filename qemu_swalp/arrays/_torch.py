@@ -144,6 +144,9 @@ class TorchNamespace(Namespace):
     def max_over(self, x: Array, axes: Sequence[int]) -> Array:
         return torch.amax(x, dim=tuple(axes), keepdim=True)
 
+    def sum_over(self, x: Array, axes: Sequence[int]) -> Array:
+        return torch.sum(x, dim=tuple(axes), keepdim=True, dtype=x.dtype)
+
     def pad_end(self, x: Array, axis: int, count: int) -> Array:
         return torch.nn.functional.pad(x, (0, 0) * (x.ndim - 1 - axis) + (0, count))
 

@@ -203,6 +203,10 @@ class Namespace(ABC):
         """Maximum over the axes, which stay with length 1."""
 
     @abstractmethod
+    def sum_over(self, x: Array, axes: Sequence[int]) -> Array:
+        """Sum over the axes, which stay with length 1, in the dtype of x."""
+
+    @abstractmethod
     def pad_end(self, x: Array, axis: int, count: int | Array) -> Array:
         """`count` zeros after the end of an axis."""
 
@@ -270,6 +274,9 @@ class Namespace(ABC):
     def run(self, program: Callable[..., Any], settings: tuple[Any, ...], *arrays: Any) -> Any:
         """program(self, *settings, *arrays), compiled where operations one by one are slow."""
         return program(self, *settings, *arrays)
+
+    def forget_programs(self) -> None:  # noqa: B027 (most libraries compile none)
+        """Forget what `run` has compiled."""
 
     @abstractmethod
     def host(self, x: Array) -> np.ndarray:

@@ -19,6 +19,8 @@ from .. import (
 )
 from .._util.tables import TERMINAL, table
 from ..experiments.common.figure import save_picture
+from ..formats.scale import SEARCH_RULES, candidates_of
+from ..formats.scale_rules import OWN_RULES
 from .formats import (
     add_load,
     add_plot,
@@ -123,6 +125,14 @@ def _fields(format: Format) -> Iterator[tuple[str, object]]:
 def _scale(format: Block) -> Iterator[str]:
     """How a block's scale follows from its elements."""
     top = format.top
+    if format.rule in SEARCH_RULES:
+        tops, _ = candidates_of(format.rule, top, bool(format.powers))
+        listed = ", ".join(map(number, tops))
+        yield f"max|x|/t, t of {listed} by the least squared error, in {format.scale}"
+        return
+    if format.rule in OWN_RULES:
+        yield f"by the registered rule {format.rule}, in {format.scale}"
+        return
     if format.powers:
         shift = math.frexp(top)[1] - 1
         emax = f" − {shift}" if shift > 0 else f" + {-shift}" if shift else ""

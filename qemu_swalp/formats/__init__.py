@@ -12,6 +12,7 @@ from .parser import names, parse
 from .posit import Posit
 from .registry import load_formats, register, unregister
 from .scale import Exponent
+from .scale_rules import BlockView, register_scale_rule, unregister_scale_rule
 from .scaled_integers import bfp, integer
 from .table import TableFormat
 from .takum import Takum
@@ -19,6 +20,7 @@ from .takum import Takum
 __all__ = [
     "BinadeFormat",
     "Block",
+    "BlockView",
     "Codebook",
     "ElementFormat",
     "Exponent",
@@ -37,5 +39,7 @@ __all__ = [
     "names",
     "parse",
     "register",
+    "register_scale_rule",
     "unregister",
+    "unregister_scale_rule",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 
@@ -30,12 +30,14 @@ from .parser import FORMAT_PARAMETERS, parse
 from .scale import (
     POWER_RULES,
     RULES,
+    SEARCH_RULES,
     VENDOR_RULES,
     Exponent,
     ScaleFormat,
     check_scale,
     exponent_range,
 )
+from .scale_rules import OWN_RULES
 from .table import TableFormat
 
 EXPONENT8 = Exponent(8)
@@ -70,11 +72,15 @@ class Block(Format, family="block"):
         scale's format; "minmax", asymmetric (affine)
         quantization with a zero point and the scale (max - min)/(2^W - 1), for elements
         fixed<W,0,unsigned>; and the vendor rules "transformer_engine" and "torchao", the float32
-        operations by which these libraries make NVFP4.
+        operations by which these libraries make NVFP4. Chosen by the least squared error of the
+        block (clause BLK-17) are "mse", of the scales of "nearest" for nine tops up to twice as
+        great, of "floor" and the powers beside it; and "four_over_six", which brings amax to 6 or
+        to 4 (Cook et al. 2025, arXiv 2512.02010). Rules of one's own: `register_scale_rule`.
     second : format of the global (per-tensor) scale above those of the blocks, float<8,23>; or None
-        (rules "nearest" and the vendor rules).
+        (rules "nearest", "mse", "four_over_six" and the vendor rules).
     top : what the rules bring amax to; default: the greatest magnitude of the elements (of binade
-        formats `max`). Posits and takums are precise far below it: `top=1` uses that.
+        formats `max`). Posits and takums are precise far below it: `top=1` uses that. A greater one
+        clips.
     nonfinite : what infinities and NaN do (clause BLK-13). "block": their block becomes NaN, by a
         scale of NaN (default where the scale's format has a NaN and no infinity: MX, NVFP4).
         "element": they stay as they are at their places (default elsewhere).
@@ -127,7 +133,7 @@ class Block(Format, family="block"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
         self._check_top()
-        check_choice("rule", self.rule, RULES)
+        check_choice("rule", self.rule, (*RULES, *OWN_RULES))
         self._check_rule()
         check_choice("nonfinite", self.nonfinite, ("element", "block"))
         if self.nonfinite == "block" and not self.scale.has_nan:
@@ -141,18 +147,18 @@ class Block(Format, family="block"):
         top = self.top
         if isinstance(top, bool) or not isinstance(top, int | float):
             raise TypeError(f"top must be a number, got {top!r}")
-        if not 0 < top <= cast(float, greatest):
+        if top != greatest and (not 2.0**-126 <= top < 2.0**128 or float(np.float32(top)) != top):
             raise ValueError(
-                f"top must be above 0 and at most {greatest:g}, the greatest magnitude of"
-                f" {self.element}, got {top!r}"
+                f"top must be a positive normal number of float32, such as {greatest:g}, the"
+                f" greatest magnitude of {self.element}, got {top!r}"
             )
-        if top != greatest and (float(np.float32(top)) != top or top < 2.0**-126):
-            raise ValueError(f"top must be a number of float32, as in 0.5 or 6, got {top!r}")
         object.__setattr__(self, "top", float(top))
 
     def _check_rule(self) -> None:
         rule = self.rule
-        legal = POWER_RULES if self.powers else tuple(r for r in RULES if r not in POWER_RULES)
+        powers = (*POWER_RULES, "mse", *OWN_RULES)
+        others = tuple(r for r in (*RULES, *OWN_RULES) if r not in POWER_RULES)
+        legal = powers if self.powers else others
         if rule not in legal:
             kind = "that are powers of two" if self.powers else "of a format with significand bits"
             raise ValueError(
@@ -169,7 +175,12 @@ class Block(Format, family="block"):
                 f"rule={rule!r} is defined by the element's greatest value, got top={self.top:g};"
                 " leave top= out, or choose another rule"
             )
-        if self.second is not None and rule not in ("nearest", *VENDOR_RULES):
+        if rule == "four_over_six" and (self.element != _nvfp4()[0] or not self.reaches_max):
+            raise ValueError(
+                f"rule='four_over_six' chooses between 6 and 4 in e2m1fn, got {self.element} and"
+                f" top={self.top:g}; use rule='mse'"
+            )
+        if self.second is not None and rule not in ("nearest", *SEARCH_RULES, *VENDOR_RULES):
             raise ValueError(
                 f"rule={rule!r} has no global scale, got second={self.second}; leave second= out,"
                 " or use rule='nearest'"
@@ -205,6 +216,12 @@ class Block(Format, family="block"):
         return self.top == self.derived_defaults()["top"]
 
     @property
+    def tells_scales(self) -> bool:
+        """Whether the scales follow from the values alone (clauses COD-4, BLK-15, BLK-17)."""
+        by_amax = self.rule in POWER_RULES and self.reaches_max
+        return by_amax and not isinstance(self.element, TableFormat)
+
+    @property
     def powers(self) -> tuple[int, int] | None:
         """(least, greatest) exponent of the scales if they are powers of two; else None."""
         return exponent_range(self.scale)
@@ -233,7 +250,7 @@ class Block(Format, family="block"):
     @property
     def idempotent(self) -> bool:
         element = self.element
-        if isinstance(element, TableFormat) or not self.reaches_max or not self.powers:
+        if isinstance(element, TableFormat) or not self.tells_scales:
             return False
         if element.min != -element.max or element.overflow != "saturate":
             return False

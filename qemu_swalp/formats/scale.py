@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from .._util.checks import check_int
 from .base import Format
 from .binade import BinadeFormat, binade
@@ -17,7 +19,24 @@ POWER_RULES = ("floor", "ceil", "rceil", "even")
 VENDOR_RULES = ("transformer_engine", "torchao")
 """Rules that are defined by the float32 operations of a vendor's library."""
 
-RULES = (*POWER_RULES, "nearest", "minmax", *VENDOR_RULES)
+SEARCH_RULES = ("mse", "four_over_six")
+"""Rules that choose between scales by the error of the block."""
+
+RULES = (*POWER_RULES, "nearest", "minmax", *SEARCH_RULES, *VENDOR_RULES)
+
+
+def candidates_of(rule: str, top: float, powers: bool) -> tuple[tuple[float, ...], float | None]:
+    """What a rule of `SEARCH_RULES` brings amax to, in turn, and the greatest scale of a block
+    under a global scale, None: that of the format (clause BLK-17).
+
+    >>> candidates_of("four_over_six", 6.0, False), candidates_of("mse", 6.0, True)
+    (((6.0, 4.0), 256.0), ((3.0, 6.0, 12.0), None))
+    """
+    if rule == "four_over_six":
+        return (top, top * 2 / 3), 256.0
+    if powers:
+        return (top / 2, top, top * 2), None
+    return tuple(float(np.float32(top * (8 + j) / 8)) for j in range(9)), None
 
 
 @dataclass(frozen=True)

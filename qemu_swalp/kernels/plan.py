@@ -65,7 +65,8 @@ class _Arrays(list[np.ndarray]):
 def plan_of(source: SourceDtype, target: Target) -> Plan | None:
     """The plan; None for what the kernels do not support: ties by another parity than n's (clause
     RND-5), neighbours in a table too far apart for exact stochastic rounding, tables under scales,
-    scales of another top (BLK-15), rounding modes of one's own.
+    scales of another top (BLK-15), scales that are searched (BLK-17), rounding modes and scale
+    rules of one's own.
     """
     arrays, rounding = _Arrays(), target.rounding
     if rounding.rule is not None:
@@ -74,7 +75,9 @@ def plan_of(source: SourceDtype, target: Target) -> Plan | None:
         DTYPES.index(source.name), 0, MODES.index(rounding.mode), rounding.random_bits
     )
     element = target.element
-    if isinstance(target.format, Block) and not target.format.reaches_max:
+    if isinstance(target.format, Block) and (
+        not target.format.reaches_max or target.format.rule not in RULES
+    ):
         return None
     if isinstance(element, TableFormat):
         plan.family = 1

@@ -29,13 +29,14 @@ from ..reference.block_codes import (
     shared_by_values,
 )
 from ..reference.block_round import round_elements, with_nan
-from ..reference.block_scales import Scales, Shared, block_scales
+from ..reference.block_scales import Scales, Shared
 from ..reference.blocks import blocks_shape
 from ..reference.codes import binade_bits, codes_of_values, differs, without_code
 from ..reference.context import Context, Target, element_of
 from ..reference.given_scales import Given
 from ..reference.quantize import by_chunks, by_reference
 from ..reference.scale_codes import scale_codes, scales_of_codes
+from ..reference.shared_scales import block_scales
 from ..reference.table_codes import table_values
 from ..rounding import NEAREST, Rounding
 from .arguments import as_array, check_random, check_representable, policy_of
@@ -119,8 +120,8 @@ def encode(
     ----------
     x : an array whose elements are values of the format; or any array, with a rounding.
     rounding, random, overflow : as for `quantize`, of which `decode` then gives the result. Block
-        formats need a rounding unless their scales are powers of two and their elements no table:
-        other scales cannot be told from the values alone.
+        formats need a rounding unless their scales are powers of two by a rule of amax, and their
+        elements no table: other scales cannot be told from the values alone.
     scales, zero_points : as for `quantize`; they need a rounding too.
 
     Returns
@@ -258,7 +259,7 @@ def _integers(ctx: Context, codes: Array) -> tuple[Array, tuple[int, ...]]:
 def _encode_values(ctx: Context, x: Array, format: Block) -> BlockCodes:
     """Codes of an array of values of the format."""
     xp, shape = ctx.xp, ctx.xp.shape(x)
-    if not format.powers or isinstance(format.element, TableFormat):
+    if not format.tells_scales:
         raise ValueError(
             f"the scales of {format} cannot be told from values alone; give the array as it was"
             ' before quantization, and the rounding: encode(x, format, "nearest_even")'

@@ -5,11 +5,12 @@ from __future__ import annotations
 from ..arrays import Array
 from ..formats import Block, TableFormat
 from .block_round import of_elements, times_scale
-from .block_scales import Scales, Shared, block_scales
+from .block_scales import Scales, Shared
 from .blocks import over_blocks
 from .codes import binade_bits, codes_of_values, differs, without_code
 from .context import Context
 from .division import Number
+from .shared_scales import block_scales
 from .table_codes import table_values
 
 

@@ -12,7 +12,6 @@ from .blocks import Lengths, blocks_shape, is_empty, over_blocks, spread
 from .context import Context, Magnitude
 from .division import Number, constant, number, round_quotient
 from .element import Rounded, parts, round_to_multiple
-from .given_scales import Given, fixed_scales
 from .nvfp4 import effective, two_levels
 from .scale_formats import fractional, in_range
 
@@ -61,18 +60,26 @@ class Shared(NamedTuple):
     """float32 magnitude bits of the array's scale, if the format has one."""
 
 
-def block_scales(
-    ctx: Context, x: Array, format: Block, policy: str, given: Given | None = None
-) -> Shared:
-    """The scales of the blocks of an array of at least one dimension, under a policy in force:
-    those that are given, or else by the rule.
-    """
+class Extent(NamedTuple):
+    """What the rules look at: arrays of magnitude bits, one for each block."""
+
+    amax: Array
+    """The greatest magnitude; under "minmax" the greatest positive number."""
+    low: Array
+    """The magnitude of the least negative number under "minmax", else amax."""
+    nan: Array | None
+    """Mask of the blocks that are NaN throughout."""
+    shape: Lengths
+    """Of the array, of at least one dimension."""
+
+
+def extent_of(ctx: Context, x: Array, format: Block, policy: str) -> Extent:
+    """The extent of the finite elements of each block, under a policy in force."""
     xp, dtype = ctx
     shape = xp.lengths(x)
-    empty = is_empty(shape)
     magnitude = ctx.magnitude_bits(x)
     nan = None
-    if empty:
+    if is_empty(shape):
         amax = low = xp.broadcast(xp.table([0], dtype.width, x), blocks_shape(shape, format))
     else:
         finite = xp.where(magnitude < dtype.infinity, magnitude, 0)
@@ -83,15 +90,23 @@ def block_scales(
         if format.nonfinite == "block":
             least = dtype.infinity if policy == "block" else dtype.infinity + 1
             nan = over_blocks(xp, xp.cast(magnitude >= least, dtype.width), format) == 1
-    if given is not None:
-        fixed = fixed_scales(ctx, shape, format, given)
-        nan = fixed.invalid if nan is None else nan | fixed.invalid
-        return Shared(Scales(*fixed.scale, nan=nan, zero_point=fixed.zero_point), fixed.scale)
+    return Extent(amax, low, nan, shape)
+
+
+def scales_by_rule(
+    ctx: Context, extent: Extent, format: Block, global_scale: Array | None = None
+) -> Shared:
+    """The scales by a rule that looks at the extent of a block alone.
+
+    global_scale : float32 magnitude bits, where rule "nearest" does not compute it.
+    """
+    xp, (amax, low, nan, shape) = ctx.xp, extent
     if format.second is not None:
-        whole = amax if empty else xp.max_over(amax, range(len(shape)))
-        block, inverse, global_scale = two_levels(ctx, amax, whole, format)
+        empty = is_empty(shape)
+        whole = greatest_of(ctx, extent)
+        block, inverse, global_scale = two_levels(ctx, amax, whole, format, global_scale)
         scale = number_or_zero(xp, effective(xp, format.rule, block, global_scale))
-        one = xp.table([0], 32, x) if empty else global_scale[(slice(0, 1),) * len(shape)]
+        one = xp.table([0], 32, amax) if empty else global_scale[(slice(0, 1),) * len(shape)]
         return Shared(
             Scales(*scale, nan=nan, inverse=inverse),
             number_or_zero(xp, block),
@@ -105,6 +120,12 @@ def block_scales(
     else:
         scale = _nearest(ctx, amax, format)
     return Shared(Scales(*scale, nan=nan, zero_point=zero_point), scale)
+
+
+def greatest_of(ctx: Context, extent: Extent) -> Array:
+    """The greatest magnitude of an array."""
+    empty = is_empty(extent.shape)
+    return extent.amax if empty else ctx.xp.max_over(extent.amax, range(len(extent.shape)))
 
 
 def number_or_zero(xp: Namespace, bits: Array) -> Number:

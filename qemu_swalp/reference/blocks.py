@@ -14,8 +14,8 @@ Lengths = Sequence[Any]
 """Of an array along its axes: ints, and 0-d integer arrays where a graph leaves them open."""
 
 
-def over_blocks(xp: Namespace, values: Array, format: Block) -> Array:
-    """Maximum of non-negative integers over each block, in the shape of `blocks_shape`."""
+def over_blocks(xp: Namespace, values: Array, format: Block, total: bool = False) -> Array:
+    """Maximum, or sum, of non-negative numbers over each block, in the shape of `blocks_shape`."""
     lengths = xp.lengths(values)
     split: list[Any] = []
     reduced: list[int] = []
@@ -33,7 +33,8 @@ def over_blocks(xp: Namespace, values: Array, format: Block) -> Array:
             reduced.append(len(split) + 1)
             split += [blocks, extent]
     if reduced:
-        values = xp.max_over(xp.reshape(values, split), reduced)
+        over = xp.sum_over if total else xp.max_over
+        values = over(xp.reshape(values, split), reduced)
     return xp.reshape(values, blocks_shape(lengths, format))
 
 

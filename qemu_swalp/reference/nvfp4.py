@@ -20,15 +20,26 @@ TwoLevels = tuple[Array, Array | None, Array]
 """(block scales, what x is multiplied by instead of divided by a scale, global scale)."""
 
 
-def two_levels(ctx: Context, amax: Array, whole: Array, format: Block) -> TwoLevels:
+def two_levels(
+    ctx: Context, amax: Array, whole: Array, format: Block, global_scale: Array | None = None
+) -> TwoLevels:
     """The scales of a format with a global scale, from the greatest magnitudes of each block and of
     the whole array.
     """
     amax, whole = to_binary32(ctx, amax), to_binary32(ctx, whole)
     if not isinstance(format.scale, BinadeFormat):
         raise TypeError(f"{format.scale} has no significand")
-    steps = {"nearest": _nearest, "transformer_engine": _transformer_engine, "torchao": _torchao}
+    if format.rule == "nearest":
+        if global_scale is None:
+            global_scale = by_nearest(ctx.xp, whole, format.top, format.scale.max)
+        return _nearest(ctx.xp, amax, global_scale + 0 * amax, format.top, format.scale)
+    steps = {"transformer_engine": _transformer_engine, "torchao": _torchao}
     return steps[format.rule](ctx.xp, amax, whole + 0 * amax, format.top, format.scale)
+
+
+def by_nearest(xp: Namespace, whole: Array, top: float, most: float) -> Array:
+    """BLK-9: the global scale, by which `most` is the greatest scale of a block."""
+    return xp.maximum(divide32(xp, divide32(xp, whole, top), most), LEAST)
 
 
 def effective(xp: Namespace, rule: str, block: Array, global_scale: Array) -> Array:
@@ -40,10 +51,9 @@ def effective(xp: Namespace, rule: str, block: Array, global_scale: Array) -> Ar
 
 
 def _nearest(
-    xp: Namespace, amax: Array, whole: Array, top: float, scale: BinadeFormat
+    xp: Namespace, amax: Array, global_scale: Array, top: float, scale: BinadeFormat
 ) -> TwoLevels:
     """BLK-9."""
-    global_scale = xp.maximum(divide32(xp, divide32(xp, whole, top), scale.max), LEAST)
     wanted = xp.minimum(divide32(xp, divide32(xp, amax, top), global_scale), LARGEST)
     block = xp.maximum(nearest_value(xp, wanted, scale), bits32(scale.min_positive))
     return block, None, global_scale

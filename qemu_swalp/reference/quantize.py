@@ -15,10 +15,11 @@ from ..formats import Block, TableFormat
 from ..random_bits import Counters, RandomBits
 from ..rounding import Rounding
 from .block_round import round_scaled
-from .block_scales import Scales, block_scales
+from .block_scales import Scales
 from .context import Context, Target
 from .element import round_binade
 from .given_scales import Given
+from .shared_scales import block_scales
 from .table import round_table
 
 

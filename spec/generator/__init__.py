@@ -10,7 +10,7 @@ from .elements import (
     strings_file,
     variants_file,
 )
-from .scaled import scaled_file, tables_file
+from .scaled import scaled_file, searches_file, tables_file
 from .sums import sums_file
 from .writing import table
 
@@ -21,6 +21,7 @@ __all__ = [
     "policies_file",
     "round_files",
     "scaled_file",
+    "searches_file",
     "stochastic_file",
     "strings_file",
     "sums_file",

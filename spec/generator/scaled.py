@@ -200,6 +200,41 @@ def tables_file() -> str:
     return table("BLK-15 BLK-4 BLK-8 BLK-13 SRC-3 COD-4 COD-7 STR-1", COLUMNS, rows)
 
 
+def searching_formats() -> Iterator[tuple[str, Block]]:
+    """BLK-17: every kind of scale and element."""
+    named = oracle.formats()
+    e2m1fn, e4m3fn, e8m0fnu = named["e2m1fn"], named["e4m3fn"], named["e8m0fnu"]
+    int4 = Fixed(4, 0, symmetric=True)
+    blocks = [
+        Block(e2m1fn, -1, 4, e8m0fnu, "mse"),
+        Block(e4m3fn, -1, 5, e8m0fnu, "mse"),
+        Block(Fixed(4, 2, symmetric=True), 0, None, oracle.Exponent(8), "mse"),
+        Block(int4, -1, 4, BINARY32, "mse"),
+        Block(int4, (0, -1), (1, 3), BFLOAT16, "mse"),
+        Block(e2m1fn, -1, 4, e4m3fn, "mse", BINARY32),
+        Block(named["nf4"], -1, 4, BINARY32, "mse"),
+        Block(named["binary"], -1, 3, BINARY32, "mse"),
+        Block(named["posit8"], -1, 4, e8m0fnu, "mse", top=4.0),
+        Block(e2m1fn, -1, 4, e4m3fn, "four_over_six"),
+        Block(e2m1fn, -1, 5, e4m3fn, "four_over_six", BINARY32),
+        Block(e2m1fn, 0, None, BINARY32, "four_over_six"),
+    ]
+    yield from ((oracle.spell(fmt), fmt) for fmt in blocks)
+
+
+def searches_file() -> str:
+    """Scales that are chosen by error."""
+    rows = list(array_rows(searching_formats()))
+    rng = [oracle.element_word(1, 0, 0, i) for i in range(480)]
+    normal = [
+        float32(float32_bits(sum(rng[12 * i + j] for j in range(12)) / 2.0**32 - 6.0))
+        for i in range(40)
+    ]
+    for name, fmt in searching_formats():
+        rows.append(scaled_row(name, fmt, "float32", "nearest_even", None, (2, 20), normal, None))
+    return table("BLK-17 BLK-9 COD-4 COD-7 STR-1", COLUMNS, rows)
+
+
 def array_rows(formats: Iterable[tuple[str, Block]]) -> Iterator[str]:
     """Every array under every format; the roundings take turns beside nearest-even."""
     modes = [*DETERMINISTIC[1:], "stochastic_a", "stochastic_b<8>", "stochastic_c<3>"]

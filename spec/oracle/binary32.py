@@ -51,6 +51,17 @@ def divide(a: float, b: float) -> float:
     return math.inf if math.isinf(a) or b == 0 else nearest(Fraction(a) / Fraction(b))
 
 
+def global_scale(whole: Fraction, aim: Fraction, most: Fraction) -> float:
+    """BLK-9: g, by which the greatest scale of a block is `most`."""
+    return max(divide(divide(float(whole), float(aim)), float(most)), LEAST)
+
+
+def under_global(amax: Fraction, aim: Fraction, second: float, scale: Float) -> float:
+    """BLK-9: the scale of a block under g."""
+    own = quantize(divide(divide(float(amax), float(aim)), second), scale, policy="saturate")
+    return max(own, float(scale.least))
+
+
 def two_levels(
     amax: Fraction, whole: Fraction, rule: str, aim: Fraction, scale: Float
 ) -> tuple[float, float | None, float]:
@@ -58,9 +69,8 @@ def two_levels(
     a, top, high, ends = float(amax), float(whole), float(aim), float(scale.high)
     match rule:
         case "nearest":
-            second = max(divide(divide(top, high), ends), LEAST)
-            own = quantize(divide(divide(a, high), second), scale, policy="saturate")
-            return max(own, float(scale.least)), None, second
+            second = global_scale(whole, aim, scale.high)
+            return under_global(amax, aim, second, scale), None, second
         case "transformer_engine":
             encode = min(divide(high * ends, top), LARGEST) if top else 1.0
             own = quantize(

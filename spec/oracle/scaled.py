@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import product
 from typing import NamedTuple
 
-from .binary32 import LARGEST, effective, in_dtype, multiply, two_levels
+from .binary32 import (
+    LARGEST,
+    effective,
+    global_scale,
+    in_dtype,
+    multiply,
+    two_levels,
+    under_global,
+)
 from .blocks import Geometry, code_of, greatest, in_force, members, round_element
 from .elements import Element
 from .exact import NAN, binade, carrier, is_negative, power
@@ -170,14 +178,69 @@ def affine(elements: Sequence[float], fmt: Block, scale: Float) -> tuple[Fractio
 Home = tuple[int, ...]
 
 
+def tried(fmt: Block) -> list[Block]:
+    """BLK-17: the formats whose scales a searching rule tries, in turn."""
+    rule = "floor" if fmt.powers else "nearest"
+    if fmt.rule == "four_over_six":
+        tops = [fmt.aim, fmt.aim * 2 / 3]
+    elif fmt.powers:
+        tops = [fmt.aim / 2, fmt.aim, fmt.aim * 2]
+    else:
+        tops = [Fraction(in_dtype(fmt.aim * (8 + j) / 8, BINARY32)) for j in range(9)]
+    return [replace(fmt, rule=rule, top=float(top)) for top in tops]
+
+
+def squares(
+    elements: Sequence[float], fmt: Block, scale: Scale, source: Float, amax: Fraction
+) -> int:
+    """BLK-17: the squared errors of a block, in units of 2^-15 of the binade of amax."""
+    if amax == 0:
+        return 0
+    unit, total = power(binade(amax) - 15), 0
+    for x in elements:
+        if math.isfinite(x):
+            r = round_under(x, fmt, scale, "nearest_even", 0, "saturate")
+            ends = (abs(Fraction(v)) // unit for v in (x, result(r, fmt, scale, source)))
+            a, b = (min(end, 2**17) for end in ends)
+            total += min(abs(a - b), 2**15 - 1) ** 2
+    return total
+
+
+def searched(
+    blocks: dict[Home, list[float]], fmt: Block, source: Float
+) -> tuple[dict[Home, Scale], int | None]:
+    """BLK-17: of the scales that are tried, those of the least error."""
+    amax = {home: greatest(elements) for home, elements in blocks.items()}
+    second = None
+    if fmt.second is not None:
+        most = Fraction(256) if fmt.rule == "four_over_six" else fmt.scale.high
+        second = global_scale(max(amax.values()), fmt.aim, most)
+    found: dict[Home, Scale] = {}
+    for home, elements in blocks.items():
+        choices = []
+        for each in tried(fmt):
+            if second is not None:
+                own = under_global(amax[home], each.aim, second, fmt.scale)
+                value = Fraction(effective("nearest", own, second))
+                scale = Scale(value, fmt.scale.code(Fraction(own)))
+            else:
+                scale = scales_of({home: elements}, each, None, source)[0][home]
+                scale = scale._replace(nan=False)
+            choices.append((squares(elements, each, scale, source, amax[home]), scale))
+        found[home] = min(choices, key=lambda choice: choice[0])[1]
+    return found, None if second is None else BINARY32.code(Fraction(second))
+
+
 def scales_of(
-    blocks: dict[Home, list[float]], fmt: Block, policy: str | None
+    blocks: dict[Home, list[float]], fmt: Block, policy: str | None, source: Float
 ) -> tuple[dict[Home, Scale], int | None]:
     """BLK-3, BLK-7 to BLK-11, BLK-13: the scale of each block, and the code of the array's."""
     amax = {home: greatest(elements) for home, elements in blocks.items()}
     found: dict[Home, Scale] = {}
     second: int | None = None
-    if fmt.powers:
+    if fmt.rule in ("mse", "four_over_six"):
+        found, second = searched(blocks, fmt, source)
+    elif fmt.powers:
         for home in blocks:
             s = power_scale(fmt, amax[home], fmt.powers)
             code = s if isinstance(fmt.scale, Exponent) else fmt.scale.code(power(s))
@@ -263,7 +326,7 @@ def quantize_scaled(
 ) -> Scaled:
     """BLK: an array in C order, of numbers that the source dtype holds; `policy`: the caller's."""
     homes = [fmt.block(index) for index in product(*map(range, shape))]
-    scales, second = scales_of(members(array, homes), fmt, policy)
+    scales, second = scales_of(members(array, homes), fmt, policy, source)
     used = in_force(fmt.element, policy)
     rounded = [
         round_under(x, fmt, scales[home], mode, word, used)

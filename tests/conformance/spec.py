@@ -298,6 +298,11 @@ def read_scaled_tables() -> list[ScaledRow]:
     return [scaled_row(*line.split()) for line in lines("scaled_tables.txt")]
 
 
+def read_scaled_searches() -> list[ScaledRow]:
+    """scaled_searches.txt."""
+    return [scaled_row(*line.split()) for line in lines("scaled_searches.txt")]
+
+
 def scaled_row(
     name: str,
     dtype: str,
@@ -401,6 +406,7 @@ READERS = {
     "blocks.txt": read_blocks,
     "scaled.txt": read_scaled,
     "scaled_tables.txt": read_scaled_tables,
+    "scaled_searches.txt": read_scaled_searches,
     "sums.txt": read_sums,
     "arithmetic.txt": read_arithmetic,
     "codes.txt": read_codes,
