@@ -8,6 +8,7 @@ import numpy as np
 
 from ..arrays import Array, Namespace
 from ..formats import BinadeFormat, Block
+from ..formats.scale import VENDOR_RULES
 from .binary32 import bits32, divide32, multiply32, nearest_value, to_binary32
 from .context import Context
 
@@ -47,7 +48,7 @@ def effective(xp: Namespace, rule: str, block: Array, global_scale: Array) -> Ar
     scale = multiply32(xp, block, global_scale)
     if rule == "transformer_engine":
         scale = multiply32(xp, scale, INVERSE_2688)
-    return xp.clip(scale, LEAST if rule == "nearest" else 0, LARGEST)
+    return xp.clip(scale, 0 if rule in VENDOR_RULES else LEAST, LARGEST)
 
 
 def _nearest(
