@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
@@ -22,6 +23,7 @@ from .. import __version__, kernels
 from .._util.tables import TERMINAL, table
 from ..arrays import FRAMEWORKS
 from ..kernels import cpu
+from ..kernels.gpu.availability import refusal
 
 TIMEOUT = 120
 """Seconds until an import counts as failed."""
@@ -164,10 +166,10 @@ def path(framework: str, generator: bool, refusals: Mapping[str, str] | None = N
     where it has one. `refusals`: see `REFUSALS`.
     """
     if framework == "torch":
-        cuda = _cuda_path("the reference implementation, since kernels need CuPy")
+        cuda = _cuda_path()
         return f"{_host_path()}; on CUDA {cuda}; in torch.compile by qemu_swalp_torch.quantize"
     if framework == "cupy":
-        return _cuda_path("the reference implementation")
+        return _cuda_path()
     if framework == "numpy" or not kernels.enabled() or cpu.library() is None:
         return _host_path()
     ways = [
@@ -193,11 +195,16 @@ def _host_path() -> str:
     return f"compiled kernels ({instructions}, up to {kernels.get_num_threads()} threads)"
 
 
-def _cuda_path(without: str) -> str:
+def _cuda_path() -> str:
     """How arrays in a GPU's memory are quantized."""
     if not kernels.enabled():
         return "the reference implementation, since QEMU_SWALP_KERNELS is off"
-    return "kernels that CuPy compiles at their first use" if find_spec("cupy") else without
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the reason stands in the table
+        reason = refusal()
+    if reason is None:
+        return "kernels that CuPy compiles at their first use"
+    return f"the reference implementation, since {reason}"
 
 
 def _version(framework: str) -> str:

@@ -48,8 +48,8 @@ def launched(gpu: Backend, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str
 @pytest.mark.parametrize("format", FEW_FORMATS)
 def test_every_rounding(format: str, gpu: Backend, launched: list[str]) -> None:
     for dtype in gpu.dtypes:
-        if dtype == "float64" and format == "nvfp4":
-            continue
+        if (dtype, format) in (("float64", "nvfp4"), ("float16", "nf4")):
+            continue  # which these dtypes do not represent
         x = array(dtype)
         for rounding in ("nearest_even", "toward_zero", "stochastic", "stochastic_c<8>"):
             launched.clear()

@@ -7,6 +7,7 @@ from typing import Any
 import cupy
 import numpy as np
 
+from ..gpu.availability import refusal
 from ..gpu.cupy_devices import cupy_gpu
 from ..processor import Memory, Processor
 from .base import MemoryBackend, TensorKey
@@ -16,13 +17,17 @@ class CupyBackend(MemoryBackend):
     """CuPy arrays."""
 
     def accepts(self, x: Any, out: Any = None) -> bool:
-        return isinstance(x, cupy.ndarray) and (out is None or out.device == x.device)
+        if not isinstance(x, cupy.ndarray) or refusal() is not None:
+            return False
+        return out is None or bool(out.device == x.device)
 
     def processor_of(self, x: Any) -> Processor:
         return cupy_gpu(x.device.id)
 
     def tensor_key(self, x: Any) -> TensorKey | None:
-        if not isinstance(x, cupy.ndarray) or x.size == 0 or not x.flags.c_contiguous:
+        if not self.accepts(x) or x.size == 0 or not x.flags.c_contiguous:
+            return None
+        if cupy.cuda.get_current_stream().is_capturing():  # as in PyTorch
             return None
         if x.dtype not in (np.float32, np.float64):
             return None

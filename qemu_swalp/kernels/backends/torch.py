@@ -14,6 +14,7 @@ import torch
 
 from .. import cpu
 from ..cpu import CPU
+from ..gpu.availability import refusal
 from ..processor import Memory, Processor
 from .base import MemoryBackend, TensorKey
 
@@ -23,10 +24,9 @@ NAMES = {torch.float32: "float32", torch.float64: "float64"}
 @cache
 def cupy_devices() -> Any:
     """`gpu.cupy_devices`; None without a CuPy that works."""
-    try:
-        return import_module("..gpu.cupy_devices", __package__)
-    except ImportError:
+    if refusal() is not None:
         return None
+    return import_module("..gpu.cupy_devices", __package__)
 
 
 class TorchBackend(MemoryBackend):
@@ -45,8 +45,14 @@ class TorchBackend(MemoryBackend):
         return cupy_devices().torch_gpu(x.device.index)  # type: ignore[no-any-return]
 
     def tensor_key(self, x: Any) -> TensorKey | None:
-        """Of CUDA tensors; those of the host go as NumPy arrays."""
+        """Of CUDA tensors; those of the host go as NumPy arrays.
+
+        None while a CUDA graph is captured: its replays would read the tables of tensors that a
+        launch uploads, whose memory is free again by then.
+        """
         if not self.accepts(x) or not x.is_cuda or not x.is_contiguous() or x.numel() == 0:
+            return None
+        if torch.cuda.is_current_stream_capturing():
             return None
         name = NAMES.get(x.dtype)
         return None if name is None else TensorKey(name, self.processor_of(x))

@@ -86,9 +86,8 @@ class TorchDevice(CupyDevice):
 
         contexts = ExitStack()
         contexts.enter_context(cupy.cuda.Device(self.index))
-        contexts.enter_context(
-            cupy.cuda.ExternalStream(torch.cuda.current_stream(self.index).cuda_stream, self.index)
-        )
+        stream = torch.cuda.current_stream(self.index)
+        contexts.enter_context(cupy.cuda.Stream.from_external(stream))
         return contexts
 
     def zeros(self, size: int) -> tuple[int, Any]:

@@ -24,10 +24,10 @@ struct Hyper {
   Float rate, momentum, gain, decay;
 
   QS_INLINE explicit Hyper(const SgdTensor& t)
-      : rate(Float(t.learning_rate)),
-        momentum(Float(t.momentum)),
-        gain(Float(t.gain)),
-        decay(Float(t.weight_decay)) {}
+      : rate(converted<Float>(t.learning_rate)),
+        momentum(converted<Float>(t.momentum)),
+        gain(converted<Float>(t.gain)),
+        decay(converted<Float>(t.weight_decay)) {}
 
   QS_INLINE Float decayed(Float g, Float weight) const { return add(g, multiply(decay, weight)); }
   QS_INLINE Float velocity(Float before, Float g) const {

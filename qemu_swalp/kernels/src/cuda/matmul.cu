@@ -14,20 +14,6 @@ using OfProduct = Known<Mode::QS_PRODUCT>;
 using OfSum = Known<Mode::QS_SUM>;
 using OfTotal = Known<Mode::QS_TOTAL>;
 
-QS_DEVICE void convert(float from, float& to) { to = from; }
-QS_DEVICE void convert(double from, double& to) { to = from; }
-#if defined(__CUDA_ARCH__)  // without flushing, whatever the compiler is told
-QS_DEVICE void convert(float from, double& to) {
-  asm("cvt.f64.f32 %0, %1;" : "=d"(to) : "f"(from));
-}
-QS_DEVICE void convert(double from, float& to) {
-  asm("cvt.rn.f32.f64 %0, %1;" : "=f"(to) : "d"(from));
-}
-#else
-QS_DEVICE void convert(float from, double& to) { to = from; }
-QS_DEVICE void convert(double from, float& to) { to = float(from); }
-#endif
-
 /// Rounds what all threads of a block hold, again and again; M: the mode.
 template <class C, class M>
 class Rounder {

@@ -13,7 +13,7 @@ QS_DEVICE void step_pack(const SgdTensor& t, const Hyper<Float>& hyper, const Pa
                          const Pack<C>& weight, Pack<C>& velocity, Pack<C>& start) {
   for (int i = 0; i < size; ++i) {
     Float g = bits_as<Float>(gradient.at[i]);
-    if (t.maximize) g = -g;
+    if (t.maximize) g = negated(g);
     if (t.has_decay) g = hyper.decayed(g, bits_as<Float>(weight.at[i]));
     Float update = g;
     if (t.has_momentum) {

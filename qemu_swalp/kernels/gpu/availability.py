@@ -1,0 +1,35 @@
+"""Whether CuPy can compile and launch the kernels here."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from importlib.util import find_spec
+
+
+@cache
+def refusal() -> str | None:
+    """Why it cannot; None if it can. A CuPy that is installed and does not work is told of by one
+    warning: arrays on a GPU then take the reference implementation.
+
+    An import fails where the cache folder cannot be written or a library is missing, the first call
+    without a driver or with one that is too old, compilation without NVRTC.
+    """
+    if find_spec("cupy") is None:
+        return "CuPy is not installed"
+    try:
+        import cupy
+
+        if not cupy.cuda.runtime.getDeviceCount():
+            return "CuPy finds no GPU"
+        cupy.cuda.nvrtc.getVersion()
+    except Exception as error:  # of whatever library is missing or does not fit
+        reason = f"CuPy does not work here: {type(error).__name__}: {error}"
+        warnings.warn(
+            f"{reason}; arrays on a GPU are rounded by the reference implementation, which is"
+            " slower. CuPy needs a driver for its version of CUDA, NVRTC, which"
+            " cupy-cuda13x[ctk] brings, and a folder for compiled kernels (CUPY_CACHE_DIR)",
+            stacklevel=2,
+        )
+        return reason
+    return None

@@ -1,0 +1,76 @@
+"""A CuPy that is installed and does not work: one warning, and the reference implementation."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import warnings
+with warnings.catch_warnings(record=True) as seen:
+    warnings.simplefilter("always")
+    from qemu_swalp.kernels.backends.torch import cupy_devices
+    assert cupy_devices() is None
+    assert cupy_devices() is None
+    from qemu_swalp.kernels.gpu.availability import refusal
+    print(refusal())
+print(*(w.message for w in seen if "CuPy" in str(w.message)), sep="\\n")
+"""
+WORKING = (
+    "from types import SimpleNamespace as N\n"
+    "cuda = N(runtime=N(getDeviceCount={count}), nvrtc=N({nvrtc}))\n"
+)
+
+
+def fails(error: str) -> str:
+    return f"def fail(*a): raise {error}\n"
+
+
+BROKEN = {
+    "a folder that cannot be written": (
+        "raise PermissionError(13, 'Permission denied', '/home/.cupy')",
+        "PermissionError",
+    ),
+    "a library that is missing": ("raise ImportError('libcuda.so.1: cannot open')", "ImportError"),
+    "no driver": (
+        fails("RuntimeError('cudaErrorInsufficientDriver')")
+        + WORKING.format(count="fail", nvrtc="getVersion=lambda: (13, 0)"),
+        "cudaErrorInsufficientDriver",
+    ),
+    "no NVRTC": (
+        fails("RuntimeError('libnvrtc.so.13 is missing')")
+        + WORKING.format(count="lambda: 1", nvrtc="getVersion=fail"),
+        "libnvrtc",
+    ),
+}
+
+
+def told(folder: Path, code: str) -> list[str]:
+    """What a process says whose `cupy` is that module."""
+    (folder / "cupy.py").write_text(code)
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(folder)!r}]\n{PROGRAM}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_it_is_told_once(name: str, tmp_path: Path) -> None:
+    code, words = BROKEN[name]
+    reason, warning = told(tmp_path, code)
+    assert words in reason
+    assert "CuPy does not work here" in warning
+    assert "CUPY_CACHE_DIR" in warning
+
+
+def test_a_machine_without_gpu_is_no_fault(tmp_path: Path) -> None:
+    code = WORKING.format(count="lambda: 0", nvrtc="")
+    assert told(tmp_path, code) == ["CuPy finds no GPU", ""]
