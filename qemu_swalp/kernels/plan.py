@@ -88,7 +88,7 @@ def plan_of(source: SourceDtype, target: Target) -> Plan | None:
         if isinstance(target.format, Block):
             plan.family = 2
             plan.element32 = _element(arrays, BINARY32, target)
-            plan.scaling = _scaling(arrays, source, target.format)
+            plan.scaling = _scaling(arrays, source, target.format, element)
             plan.scaling.spoiled_from = _spoiled_from(target.format, target.policy)
     else:
         return None
@@ -138,8 +138,9 @@ def _element(arrays: _Arrays, source: SourceDtype, target: Target) -> structs.El
     return element
 
 
-def _scaling(arrays: _Arrays, source: SourceDtype, format: Block) -> structs.Scaling:
-    element = format.element
+def _scaling(
+    arrays: _Arrays, source: SourceDtype, format: Block, element: BinadeFormat
+) -> structs.Scaling:
     top = binade(element.max)
     rule = "two_nearest" if format.rule == "nearest" and format.second is not None else format.rule
     scaling = structs.Scaling(
