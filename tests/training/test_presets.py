@@ -32,6 +32,7 @@ PRESETS = (
     "mxfp4",
     "nvfp4",
     "fp4_all_the_way",
+    "quartet",
     "fp8_hybrid",
     "fp8_delayed",
     "fp8_ibm",

@@ -14,7 +14,7 @@ wgrad.input     block<e4m3fn,scale=float<8,23>>                        nearest_e
 from __future__ import annotations
 
 from .fixed_and_blocks import bf16_sr, fixed_point, hbfp8, swalp, swalp8, wage
-from .float4 import fp4_all_the_way, mxfp4, nvfp4
+from .float4 import fp4_all_the_way, mxfp4, nvfp4, quartet
 from .float8 import fp8_deepseek, fp8_delayed, fp8_hybrid, fp8_ibm, mxfp8
 from .registry import as_recipe, recipe, recipe_names, register_recipe
 
@@ -31,6 +31,7 @@ __all__ = [
     "mxfp4",
     "mxfp8",
     "nvfp4",
+    "quartet",
     "recipe",
     "recipe_names",
     "register_recipe",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..recipe import Recipe
 from .registry import preset
 
@@ -75,3 +77,20 @@ def fp4_all_the_way() -> Recipe:
             "wgrad.input": stochastic,
         }
     )
+
+
+@preset
+def quartet(hadamard: int = 32) -> Recipe:
+    """MXFP4 in all products (Quartet, Castro et al. 2025, arXiv 2505.14669, algorithm 1).
+
+    Forward both operands are transformed by Hadamard matrices without signs, in blocks of
+    `hadamard` along the sum, and rounded to nearest under the scale of least squared error (the
+    paper's QuEST projection). Backward they are transformed with random signs, shrunk by 3/4 and
+    rounded stochastically, as in `mxfp4`. Not held: the paper's backward products take the weights
+    and inputs that the forward rounded, and mask the gradients of what that clipped; here they take
+    the numbers before rounding, straight through.
+    """
+    near = "block<e2m1fn,axis=sum,size=32,scale=e8m0fnu,rule=mse>/nearest_even"
+    backward = mxfp4(hadamard, near)
+    forward = {"forward": f"hadamard<{hadamard}>"}
+    return replace(backward, transforms={**dict(backward.transforms), **forward})  # type: ignore[arg-type]
