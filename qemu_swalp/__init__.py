@@ -95,6 +95,7 @@ if TYPE_CHECKING:
         register_rounding as register_rounding,
         unregister_rounding as unregister_rounding,
     )
+    from .storage.checkpoints import load_checkpoint as load_checkpoint
     from .storage.ml_dtypes import (
         from_ml_dtypes as from_ml_dtypes,
         to_ml_dtypes as to_ml_dtypes,
@@ -151,6 +152,7 @@ _HOMES = {
     "random_bits": ("RandomBits", "stream_id"),
     "rounding": ("Fractions", "Rounding", "register_rounding", "unregister_rounding"),
     "storage.ml_dtypes": ("from_ml_dtypes", "to_ml_dtypes"),
+    "storage.checkpoints": ("load_checkpoint",),
     "storage.safetensors": ("load_state", "save_state"),
     "storage.state_dict": ("QuantizedTensor", "dequantize_state_dict", "quantize_state_dict"),
 }

@@ -9,6 +9,10 @@ EXPERIMENTS = "experiments"
 """The extra that installs what experiments and pictures need."""
 FILES = "files"
 """The extra that installs what files of tensors need."""
+TORCH = "torch"
+"""The extra that installs PyTorch, which reads .pt files."""
+GGUF = "gguf"
+"""The extra that installs what reads GGUF files."""
 
 
 def require(module: str, extra: str) -> ModuleType:

@@ -12,10 +12,12 @@ import numpy as np
 from .. import Analysis, Format, RandomBits, Rounding, analyze
 from .._util.tables import TERMINAL, table
 from ..experiments.common.figure import save_picture
+from ..storage.checkpoints import open_checkpoint
+from ..storage.layouts import values_of
 from .formats import add_load, add_plot, element_and_unit, load, number, picture_path, read_format
 from .pictures import SCALES, draw_comparison, magnitude_range, values_by_binade
 from .quantize import figures
-from .tensors import SUFFIXES, in_a_dtype_for, is_floating, open_file
+from .tensors import READ, in_a_dtype_for, is_floating
 
 SHAPE = (256, 256)
 RANGES = ("format", "bits", "greatest", "least > 0", "binades", "values", "in [1, 2)")
@@ -46,9 +48,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument(
         "formats", metavar="FORMAT", nargs="+", help="names (e4m3fn) or parameters (bfp<8,axis=0>)"
     )
-    command.add_argument(
-        "--file", metavar="FILE", type=Path, help=f"further tensors: {', '.join(SUFFIXES)}"
-    )
+    command.add_argument("--file", metavar="FILE", type=Path, help=f"further tensors: {READ}")
     command.add_argument(
         "--rounding", metavar="R", default="nearest_even", help="(default: %(default)s)"
     )
@@ -113,8 +113,8 @@ def _of_file(
 ) -> dict[str, list[Analysis]]:
     """The analyses of every floating tensor. Raises ValueError if there is none."""
     by_format: dict[str, list[Analysis]] = {name: [] for name in formats}
-    with open_file(path) as tensors:
-        for x in map(tensors.read, tensors.names):
+    with open_checkpoint(path) as tensors:
+        for x in (values_of(tensors.read(name)) for name in tensors.names):
             for name, format in formats.items() if is_floating(x) else ():
                 by_format[name].append(_analysis(x, format, rounding, random))
     if not any(by_format.values()):

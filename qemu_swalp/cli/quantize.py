@@ -18,8 +18,6 @@ from .. import (
     RandomBits,
     Rounding,
     analyze,
-    dequantize_state_dict,
-    load_state,
     packed_bytes,
     save_state,
     stream_id,
@@ -29,14 +27,15 @@ from .._util.extras import FILES, require
 from .._util.tables import TERMINAL, table
 from ..formats.base import OVERFLOWS
 from ..ops.arguments import policy_of
+from ..storage.checkpoints import Checkpoint, open_checkpoint
+from ..storage.layouts import Stored, values_of
 from .formats import add_load, load, read_format
 from .tensors import (
-    SUFFIXES,
-    Tensors,
+    READ,
+    WRITTEN,
     check_suffix,
     in_a_dtype_for,
     is_floating,
-    open_file,
     write_file,
 )
 
@@ -61,16 +60,14 @@ def add_commands(commands: Any) -> None:
         "quantize",
         help="round the tensors of a file: what it costs in error and gives in bytes",
         description=(
-            "Round each floating tensor of a .npy, .npz or .safetensors file, and tell what becomes"
+            "Round each floating tensor of a file or a checkpoint, and tell what becomes"
             " of it: its signal to quantization noise ratio, greatest error, the shares of elements"
             " that saturate, become zero and stay as they are, how many are not finite before or"
             " after (these count in no error), and its bytes before and after, scales included. The"
             " file itself is only read."
         ),
     )
-    command.add_argument(
-        "file", metavar="FILE", type=Path, help=f"file of tensors: {', '.join(SUFFIXES)}"
-    )
+    command.add_argument("file", metavar="FILE", type=Path, help=READ)
     command.add_argument(
         "--format", metavar="F", required=True, help="a name (mxfp4) or parameters (bfp<8,axis=0>)"
     )
@@ -102,16 +99,19 @@ def add_commands(commands: Any) -> None:
     command.set_defaults(run=_quantize)
     back = commands.add_parser(
         "dequantize",
-        help="the values of a file that `quantize --out` wrote",
-        description="Write the values of a file that `quantize --out` wrote.",
+        help="the values of a file that holds codes",
+        description=(
+            "Write the values of a file that `quantize --out` wrote, or of a checkpoint of"
+            " compressed-tensors, DeepSeek, gpt-oss, GPTQ, AWQ or GGUF."
+        ),
     )
-    back.add_argument("file", metavar="FILE", type=Path, help="the .safetensors file")
+    back.add_argument("file", metavar="FILE", type=Path, help=READ)
     back.add_argument(
         "--out",
         metavar="FILE",
         type=Path,
         required=True,
-        help=f"file to write: {', '.join(SUFFIXES)}",
+        help=f"file to write: {', '.join(WRITTEN)}",
     )
     back.set_defaults(run=_dequantize)
 
@@ -165,22 +165,23 @@ def _quantize(chosen: argparse.Namespace) -> int:
         check_suffix(chosen.out, ".safetensors")
         require("safetensors", FILES)
     report, state = _Report(), dict[str, Any]()
-    with open_file(chosen.file) as tensors:
+    with open_checkpoint(chosen.file) as tensors:
         check_patterns("--only", chosen.only or (), tensors.names)
         for index, name in enumerate(_with_progress(tensors)):
-            x, reason = _read(
+            stored, reason = _read(
                 tensors, name, chosen.only, settings.format, reading=chosen.out is not None
             )
             if reason:
                 report.passed_over.setdefault(reason, []).append(name)
             else:
-                _add(report, settings, index, name, x)
+                x = values_of(stored)
+                _add(report, settings, index, name, stored, x)
             if chosen.out is not None:
-                state[name] = x if reason else _quantized(settings, index, name, x)
+                state[name] = stored if reason else _quantized(settings, index, name, x)
     if not report.lines:
         raise ValueError(f"{chosen.file}: nothing to round: {report.text() or 'it has no tensor'}")
     if chosen.out is not None:
-        save_state(chosen.out, state)
+        save_state(chosen.out, state, metadata=tensors.metadata)
     print(report.text() + (f"\n\nwritten: {chosen.out}" if chosen.out is not None else ""))
     return 0
 
@@ -197,7 +198,7 @@ def _settings(chosen: argparse.Namespace) -> _Settings:
     return settings
 
 
-def _with_progress(tensors: Tensors) -> Iterator[str]:
+def _with_progress(tensors: Checkpoint) -> Iterator[str]:
     bar = require("tqdm", FILES).tqdm(
         tensors.names, unit="tensor", leave=False, dynamic_ncols=True, disable=None
     )
@@ -208,9 +209,9 @@ def _with_progress(tensors: Tensors) -> Iterator[str]:
 
 
 def _read(
-    tensors: Tensors, name: str, only: list[str] | None, format: Format, reading: bool
-) -> tuple[np.ndarray, str]:
-    """(the tensor, why it is passed over, or "")."""
+    tensors: Checkpoint, name: str, only: list[str] | None, format: Format, reading: bool
+) -> tuple[Stored, str]:
+    """(the tensor as it is stored, why it is passed over, or "")."""
     if only is not None and not any(fnmatchcase(name, pattern) for pattern in only):
         return tensors.read(name) if reading else np.empty(0), "not asked for"
     x = tensors.read(name)
@@ -223,7 +224,10 @@ def _read(
     return x, ""
 
 
-def _add(report: _Report, settings: _Settings, index: int, name: str, x: np.ndarray) -> None:
+def _add(
+    report: _Report, settings: _Settings, index: int, name: str, stored: Stored, x: np.ndarray
+) -> None:
+    """Add the line of a tensor of such values; codes are called by their format."""
     analysis = analyze(
         in_a_dtype_for(x, settings.format),
         settings.format,
@@ -231,9 +235,10 @@ def _add(report: _Report, settings: _Settings, index: int, name: str, x: np.ndar
         random=settings.random(index),
         overflow=settings.overflow,
     )
-    report.lines.append(_line(name, "×".join(map(str, x.shape)), str(x.dtype), analysis, x.nbytes))
+    kind = str(stored.format if isinstance(stored, QuantizedTensor) else stored.dtype)
+    report.lines.append(_line(name, "×".join(map(str, x.shape)), kind, analysis, stored.nbytes))
     report.total += analysis
-    report.source_bytes += x.nbytes
+    report.source_bytes += stored.nbytes
 
 
 def _quantized(settings: _Settings, index: int, name: str, x: np.ndarray) -> QuantizedTensor:
@@ -281,8 +286,9 @@ def figures(analysis: Analysis) -> tuple[str, ...]:
 
 
 def _dequantize(chosen: argparse.Namespace) -> int:
-    check_suffix(chosen.out, *SUFFIXES)
-    state = dequantize_state_dict(load_state(chosen.file))
-    write_file(chosen.out, state)
+    check_suffix(chosen.out, *WRITTEN)
+    with open_checkpoint(chosen.file) as tensors:
+        state = {name: values_of(tensors.read(name)) for name in _with_progress(tensors)}
+    write_file(chosen.out, state, tensors.metadata)
     print(f"{len(state)} tensors; written: {chosen.out}")
     return 0

@@ -14,7 +14,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from ..ops.arguments import check_representable
 from ..ops.encode import BlockCodes
 from ..ops.pack import pack, packed_parts, unpack
 from .host_arrays import in_own_dtype
+from .sources import Source
 from .state_dict import QuantizedTensor
 from .tensor_files import TensorFile, open_tensors, write_tensors
 
@@ -32,14 +33,21 @@ KEY = "qemu_swalp"
 VERSION = 1
 
 
-def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
+def save_state(
+    path: str | os.PathLike[str],
+    state: Mapping[str, Any],
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write a state dict, as `quantize_state_dict` makes it, to a safetensors file.
 
     Parameters
     ----------
     path : of the file, which is replaced only once it is written whole.
     state : names → `QuantizedTensor`, or arrays of any library, which are stored in their own
-        dtype; of the 8-bit floats e4m3fn, e5m2, e8m0fnu, e4m3fnuz and e5m2fnuz can be.
+        dtype; of the low-bit floats e4m3fn, e5m2, e8m0fnu, e4m3fnuz, e5m2fnuz, e2m3fn, e3m2fn and
+        e2m1fn can be.
+    metadata : strings by name, kept beside our own: `__metadata__` of the file.
 
     Raises
     ------
@@ -74,7 +82,8 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
             raise ValueError(f"two arrays would be stored as {clash!r}; rename one of them")
         stored |= parts
         arrays[name] = entry._asdict() | {"crc32": _checksum(name, entry, parts.values())}
-    write_tensors(path, stored, {KEY: json.dumps({"version": VERSION, "arrays": arrays})})
+    ours = {KEY: json.dumps({"version": VERSION, "arrays": arrays})}
+    write_tensors(path, stored, {**(metadata or {}), **ours})
 
 
 def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -92,7 +101,7 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     with open_tensors(path) as file:
         try:
-            return _state(file)
+            return {name: read() for name, read in state_readers(file).items()}
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from error
 
@@ -124,7 +133,10 @@ def _checksum(name: str, entry: _Entry, parts: Iterable[np.ndarray]) -> int:
 # Reading
 
 
-def _state(file: TensorFile) -> dict[str, Any]:
+def state_readers(file: TensorFile | Source) -> dict[str, Callable[[], Any]]:
+    """What reads each array of a state that `save_state` wrote. Raises ValueError if the metadata
+    are damaged or an array is missing.
+    """
     entries = _entries(file.metadata)
     formats = {name: _format(name, entry) for name, (entry, _) in entries.items()}
     stored = {
@@ -139,18 +151,23 @@ def _state(file: TensorFile) -> dict[str, Any]:
     for names, what in ((announced - there, "lacks"), (there - announced, "holds, unannounced,")):
         if names:
             raise ValueError(f"damaged: it {what} {', '.join(sorted(names))}")
-    state: dict[str, Any] = {}
-    for name, (entry, checksum) in entries.items():
-        parts = [file.read(part) for part in stored[name]]
-        format = formats[name]
-        state[name] = (
-            _unquantized(name, entry, parts[0])
-            if format is None
-            else _quantized(name, format, entry, parts)
-        )
-        if _checksum(name, entry, parts) != checksum:
-            raise ValueError(f"damaged: {name} does not have the checksum {checksum!r}")
-    return state
+
+    def reader(name: str) -> Callable[[], Any]:
+        def read() -> Any:
+            entry, checksum = entries[name]
+            parts, format = [file.read(part) for part in stored[name]], formats[name]
+            x = (
+                _unquantized(name, entry, parts[0])
+                if format is None
+                else _quantized(name, format, entry, parts)
+            )
+            if _checksum(name, entry, parts) != checksum:
+                raise ValueError(f"damaged: {name} does not have the checksum {checksum!r}")
+            return x
+
+        return read
+
+    return {name: reader(name) for name in entries}
 
 
 def _entries(metadata: Mapping[str, str]) -> dict[str, tuple[_Entry, Any]]:

@@ -485,7 +485,27 @@ def test_8_bit_floats_are_stored_as_they_are(dtype: str, library: str, tmp_path:
     assert back["one"].shape == ()
 
 
+@pytest.mark.parametrize("dtype", ["float6_e2m3fn", "float6_e3m2fn", "float4_e2m1fn"])
+def test_floats_of_few_bits_are_stored_packed(dtype: str, tmp_path: Path) -> None:
+    bits = int(dtype[5])
+    codes = np.arange(64, dtype=np.uint8).reshape(4, 16) % (1 << bits)
+    x = codes.view(getattr(ml_dtypes, dtype))
+    path = tmp_path / "a"
+    q.save_state(path, {"x": x}, metadata={"format": "pt"})
+    assert (q.load_state(path)["x"].view(np.uint8) == codes).all()
+    with safe_open(path, "numpy") as file:
+        stored = file.get_slice("x")
+        assert stored.get_dtype() == {6: f"F6_{dtype[7:11].upper()}", 4: "F4"}[bits]
+        assert stored.get_shape() == [4, 16]
+        assert file.metadata()["format"] == "pt"
+    assert path.read_bytes().endswith(q.pack(codes, bits).tobytes())
+
+
 def test_dtypes_that_safetensors_lacks_are_named(tmp_path: Path) -> None:
-    x = np.ones(3, ml_dtypes.float6_e2m3fn)
-    with pytest.raises(ValueError, match="x is of dtype float6_e2m3fn, which safetensors files"):
+    x = np.ones(3, ml_dtypes.float8_e3m4)
+    with pytest.raises(ValueError, match="x is of dtype float8_e3m4, which safetensors files"):
         q.save_state(tmp_path / "a", {"x": x})
+    x = np.ones(3, ml_dtypes.float6_e2m3fn)
+    with pytest.raises(ValueError, match="x has 3 elements of 6 bits, which are no whole bytes"):
+        q.save_state(tmp_path / "a", {"x": x})
+    assert not list(tmp_path.iterdir())

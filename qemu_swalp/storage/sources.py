@@ -1,0 +1,221 @@
+"""Arrays by name, as files of any kind hold them."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._util.extras import GGUF, TORCH, require
+from .host_arrays import in_own_dtype
+from .tensor_files import open_tensors
+
+SUFFIXES = (".npy", ".npz", ".safetensors", ".pt", ".pth", ".bin", ".gguf")
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+WHOLE = ("model.safetensors", "pytorch_model.bin")
+
+
+class Source(NamedTuple):
+    """The arrays of an open file, or of the shards of a checkpoint."""
+
+    names: list[str]
+    read: Callable[[str], np.ndarray]
+    """The array of a name. ValueError where the file is damaged, or has a dtype that NumPy
+    lacks.
+    """
+    dtype: Callable[[str], str]
+    """The name of an array's dtype."""
+    metadata: Mapping[str, str] = {}
+
+
+@contextmanager
+def open_source(path: Path) -> Iterator[Source]:
+    """A file of arrays, an index of shards, or a folder with one. ValueError for another kind."""
+    path = _in_folder(path) if path.is_dir() else path
+    suffix = path.suffix.lower()
+    with ExitStack() as stack:
+        if path.name.endswith(".index.json"):
+            yield _shards(path, stack)
+        elif suffix == ".safetensors":
+            file = stack.enter_context(open_tensors(path))
+            yield Source(file.names, file.read, file.dtype, file.metadata)
+        elif suffix in (".npy", ".npz"):
+            yield _numpy_file(path, stack)
+        elif suffix in (".pt", ".pth", ".bin"):
+            yield _of_arrays(_torch_file(path))
+        elif suffix == ".gguf":
+            yield _gguf_file(path)
+        else:
+            raise ValueError(
+                f"{path}: expected a folder, an index of shards (.index.json) or a file name that"
+                f" ends in {' or '.join(SUFFIXES)}"
+            )
+
+
+def quantization_config(path: Path) -> dict[str, Any]:
+    """What config.json beside a checkpoint says of its quantization; {} without one.
+
+    Raises ValueError if it is damaged.
+    """
+    config = (path if path.is_dir() else path.parent) / "config.json"
+    if not config.is_file():
+        return {}
+    content = _json(config)
+    found = content.get("quantization_config") or content.get("compression_config") or {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{config}: quantization_config must be an object, got {found!r}")
+    return found
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _in_folder(folder: Path) -> Path:
+    """The index or the only file of a checkpoint's folder."""
+    for name in (*INDICES, *WHOLE):
+        if (folder / name).is_file():
+            return folder / name
+    files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".gguf"))
+    if len(files) != 1:
+        raise ValueError(
+            f"{folder}: expected {' or '.join((*INDICES, *WHOLE))}, or one other .safetensors or"
+            f" .gguf file, found {len(files)}; give the file itself"
+        )
+    return files[0]
+
+
+def _shards(index: Path, stack: ExitStack) -> Source:
+    """The files that an index assigns each array to."""
+    content = _json(index)
+    place = content.get("weight_map")
+    if not isinstance(place, dict) or not all(isinstance(file, str) for file in place.values()):
+        raise ValueError(f"{index}: damaged: it must give the file of each array by weight_map")
+    files: dict[str, Source] = {}
+    for file in dict.fromkeys(place.values()):
+        shard = index.parent / file
+        if Path(file).name != file or not shard.is_file():
+            raise ValueError(f"{index}: there is no file {file!r} beside it")
+        files[file] = stack.enter_context(open_source(shard))
+    for file, shard in files.items():
+        there, announced = set(shard.names), {name for name, f in place.items() if f == file}
+        for names, what in (
+            (announced - there, "lacks"),
+            (there - announced, "holds, unannounced,"),
+        ):
+            if names:
+                raise ValueError(f"{index}: damaged: {file} {what} {', '.join(sorted(names))}")
+    metadata = {key: value for shard in files.values() for key, value in shard.metadata.items()}
+    return Source(
+        list(place),
+        lambda name: files[place[name]].read(name),
+        lambda name: files[place[name]].dtype(name),
+        metadata,
+    )
+
+
+def _of_arrays(arrays: Mapping[str, np.ndarray]) -> Source:
+    return Source(list(arrays), arrays.__getitem__, lambda name: arrays[name].dtype.name)
+
+
+# NumPy
+
+
+def _numpy_file(path: Path, stack: ExitStack) -> Source:
+    try:
+        loaded = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (zipfile.BadZipFile, EOFError, ValueError) as error:
+        raise ValueError(
+            f"{path}: not a file that numpy.save or numpy.savez wrote: {error}"
+        ) from error
+    if isinstance(loaded, np.ndarray):
+        return _of_arrays({path.stem: _native(loaded)})
+    members = stack.enter_context(loaded)
+
+    def read(name: str) -> np.ndarray:
+        return _member(path, members, name)
+
+    return Source(list(members.files), read, lambda name: read(name).dtype.name)
+
+
+def _member(path: Path, loaded: Any, name: str) -> np.ndarray:
+    try:
+        return _native(loaded[name])
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        raise ValueError(f"{path}: {name} cannot be read: {error}") from error
+
+
+def _native(x: np.ndarray) -> np.ndarray:
+    """The array in this machine's byte order."""
+    return x if x.dtype.isnative else x.astype(x.dtype.newbyteorder("="))
+
+
+# PyTorch
+
+
+def _torch_file(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file of `torch.save`, by the names and, of nested mappings, by the keys on
+    the way, joined by dots. What is no tensor is left out.
+    """
+    torch = require("torch", TORCH)
+    with path.open("rb"):  # an OSError that says why, if it cannot be read
+        pass
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of pickle, zipfile and PyTorch, as many kinds as there are damages
+        raise ValueError(
+            f"{path}: not a file of tensors that torch.load(…, weights_only=True) reads; save the"
+            f" model's state_dict(). It said: {str(error).strip().splitlines()[0]}"
+        ) from error
+    tensors: dict[str, np.ndarray] = {}
+
+    def collect(name: str, x: Any) -> None:
+        if isinstance(x, torch.Tensor):
+            tensors[name or path.stem] = in_own_dtype(name or path.stem, x.detach())
+        elif isinstance(x, Mapping):
+            for key, value in x.items():
+                collect(f"{name}.{key}" if name else str(key), value)
+
+    collect("", content)
+    return tensors
+
+
+# GGUF
+
+
+def _gguf_file(path: Path) -> Source:
+    """The arrays of a GGUF file in float32, by the arithmetic of the package gguf; those that are
+    stored in a dtype of NumPy in that.
+    """
+    gguf = require("gguf", GGUF)
+    with path.open("rb"):  # an OSError that says why, if it cannot be read
+        pass
+    try:
+        reader = gguf.GGUFReader(path)
+    except Exception as error:  # of gguf and of NumPy, as many kinds as there are damages
+        raise ValueError(f"{path}: not a GGUF file: {error}") from error
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+
+    def read(name: str) -> np.ndarray:
+        tensor = tensors[name]
+        if tensor.tensor_type.name in ("F16", "F32", "F64", "I8", "I16", "I32", "I64"):
+            return np.array(tensor.data)
+        try:
+            values: np.ndarray = gguf.dequantize(tensor.data, tensor.tensor_type)
+        except (NotImplementedError, ValueError) as error:
+            raise ValueError(f"{path}: {name} is of {tensor.tensor_type.name}: {error}") from error
+        return values
+
+    return Source(list(tensors), read, lambda name: read(name).dtype.name)
