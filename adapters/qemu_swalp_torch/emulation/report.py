@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from qemu_swalp import Accumulation
@@ -23,7 +24,8 @@ def lines_of(emulation: Any) -> Iterator[Line]:
         for site in handle.sites:
             flops = report.rounded[site.name] if report and section == "products" else 0
             part = share(flops, report.total) if flops and report else ""
-            for names, text in _grouped(_rules(section, site)).items():
+            factors = site.factors if section == "products" else {}
+            for names, text in _grouped(_rules(section, site), factors).items():
                 yield (site.name or "(model)", names, *_parts(text), str(_runs(site)), part)
                 part = ""
             for names, text in _grouped(_transforms(section, site)).items():
@@ -52,10 +54,7 @@ def _rules(section: str, site: Any) -> dict[str, str]:
     if section == "activations":
         pairs = {"activation": site.activation, "error": site.error}
     elif section == "products":
-        pairs = {
-            f"{name} (factor={site.factors[name]:.6g})" if name in site.factors else name: text
-            for name, text in site.quantizers.items()
-        }
+        pairs = site.quantizers
     else:
         pairs = dict(zip(ELEMENTWISE, site.quantizers, strict=True))
     return {name: text for name, text in pairs.items() if text is not None}
@@ -70,12 +69,17 @@ def _transforms(section: str, site: Any) -> dict[str, str]:
     }
 
 
-def _grouped(rules: Mapping[str, str]) -> dict[str, str]:
-    """Roles that are rounded alike together."""
-    by_text: dict[str, list[str]] = {}
+def _grouped(
+    rules: Mapping[str, str], factors: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, str]:
+    """Roles that are rounded alike together, those with a factor apart."""
+    alike: dict[tuple[str, float | None], list[str]] = {}
     for name, text in rules.items():
-        by_text.setdefault(text, []).append(name)
-    return {_joined(names): text for text, names in by_text.items()}
+        alike.setdefault((text, factors.get(name)), []).append(name)
+    return {
+        _joined(names) + ("" if factor is None else f" (factor={factor:.6g})"): text
+        for (text, factor), names in alike.items()
+    }
 
 
 def _joined(names: list[str]) -> str:

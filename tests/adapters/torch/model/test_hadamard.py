@@ -258,5 +258,5 @@ def test_the_table_shows_transforms_and_factors() -> None:
     handle = emulate(model, None, Recipe(operands=FP4, transforms=TURNS, factors={"error": 0.75}))
     model(torch.ones(1, 16)).sum().backward()
     shown = str(handle)
-    for words in ("wgrad.transform", "hadamard<8,signs=random>", "dgrad.error (factor=0.75)"):
+    for words in ("wgrad.transform", "hadamard<8,signs=random>", "wgrad.error (factor=0.75)"):
         assert words in shown
