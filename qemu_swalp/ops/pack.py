@@ -3,36 +3,55 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 
 from .._util.checks import check_int
-from ..arrays import Array, host
-from ..formats import Block, Format, parse
+from ..arrays import Array, host, namespace_of
+from ..formats import Block, Exponent, Format, parse
 from ..reference.blocks import blocks_shape
-from .encode import code_width
+from .encode import BlockCodes, code_width
 
 
-def pack(codes: Array, format: Format | str | int) -> np.ndarray:
+@overload
+def pack(codes: BlockCodes, format: Format | str | int) -> BlockCodes: ...
+
+
+@overload
+def pack(codes: Array, format: Format | str | int) -> np.ndarray: ...
+
+
+def pack(codes: Any, format: Format | str | int) -> Any:
     """Codes as one stream of bits, in a NumPy uint8 array of shape (⌈count·bits/8⌉,): its `nbytes`
     is the true size.
 
-    codes : integer array of NumPy, CuPy, PyTorch, TensorFlow or JAX.
-    format : the format of the codes, or the number of bits of each, 1..32. The codes of a block
-        format are packed part by part: `pack(c.codes, format.element)`, `pack(c.scales,
-        format.scale.bits)`.
+    codes : integer array of NumPy, CuPy, PyTorch, TensorFlow or JAX; or `BlockCodes` of a block
+        format, whose streams come as `BlockCodes`, one for each part.
+    format : the format of the codes, or the number of bits of each, 1..32.
 
     Code i, in C order, is bits i·b to (i + 1)·b - 1 of the stream, its lowest bit first; bit j of
     the stream is bit j mod 8 of byte ⌊j/8⌋, and the last byte is filled up with zeros. Raises
     TypeError for what is no such array, ValueError for a code of more bits (negative integers count
-    as two's complement).
+    as two's complement) and for parts that the format does not have.
 
     >>> from qemu_swalp import encode
     >>> packed = pack(encode([0.5, -6.0, 3.0], "e2m1fn"), "e2m1fn")
     >>> [hex(byte) for byte in packed.tolist()], packed.nbytes
     (['0xf1', '0x5'], 2)
+    >>> streams = pack(encode([0.5, -6.0, 3.0], "mxfp4"), "mxfp4")
+    >>> streams.codes.tolist(), streams.scales.tolist()
+    ([241, 5], [127])
     """
+    if isinstance(codes, BlockCodes):
+        block = _block(format)
+        shape = namespace_of(codes.codes).shape(codes.codes)
+        parts = packed_parts(shape, block)
+        _check_parts(codes, block, parts)
+        return BlockCodes(
+            **{name: pack(getattr(codes, name), bits) for name, (bits, _) in parts.items()}
+        )
     width = _width(format)
     code_width(width)  # refuses more than 32 bits
     array = _host(codes)
@@ -50,16 +69,38 @@ def pack(codes: Array, format: Format | str | int) -> np.ndarray:
     return stream.ravel()[: _bytes(flat.size, width)]
 
 
-def unpack(packed: Array, format: Format | str | int, shape: int | Sequence[int]) -> np.ndarray:
-    """The codes of a stream that `pack` wrote, as a NumPy array of that shape, in the dtype of
-    `encode`.
+@overload
+def unpack(
+    packed: BlockCodes, format: Format | str | int, shape: int | Sequence[int]
+) -> BlockCodes: ...
 
-    Raises ValueError where the stream does not have the ⌈count·bits/8⌉ bytes of that shape.
+
+@overload
+def unpack(packed: Array, format: Format | str | int, shape: int | Sequence[int]) -> np.ndarray: ...
+
+
+def unpack(packed: Any, format: Format | str | int, shape: int | Sequence[int]) -> Any:
+    """The codes of a stream that `pack` wrote, as a NumPy array of that shape, in the dtype of
+    `encode`; of the streams of a block format, `BlockCodes` for an array of that shape.
+
+    Raises ValueError where a stream does not have the ⌈count·bits/8⌉ bytes of its shape, or the
+    format has not these parts.
 
     >>> import numpy as np
     >>> unpack(np.uint8([0xF1, 0x05]), "e2m1fn", 3).tolist()
     [1, 15, 5]
     """
+    if isinstance(packed, BlockCodes):
+        block = _block(format)
+        parts = packed_parts(shape, block)
+        _check_parts(packed, block, parts)
+        codes = {
+            name: unpack(getattr(packed, name), bits, lengths)
+            for name, (bits, lengths) in parts.items()
+        }
+        if isinstance(block.scale, Exponent):
+            codes["scales"] = signed(codes["scales"], block.scale.bits)
+        return BlockCodes(**codes)
     width = _width(format)
     code_width(width)  # refuses more than 32 bits
     lengths = _lengths(shape)
@@ -118,6 +159,28 @@ def packed_parts(
     return parts
 
 
+def signed(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Two's complement integers of so many bits, in the dtype of the same width."""
+    half = 1 << (bits - 1)
+    return ((codes.astype(np.int32) ^ half) - half).astype(f"int{8 * codes.dtype.itemsize}")
+
+
+def _block(format: Format | str | int) -> Block:
+    """The block format that BlockCodes go with."""
+    parsed = None if isinstance(format, int) else parse(format)
+    if not isinstance(parsed, Block):
+        raise TypeError(f"BlockCodes go with a block format, such as 'mxfp4', got {format}")
+    return parsed
+
+
+def _check_parts(codes: BlockCodes, format: Block, parts: Mapping[str, object]) -> None:
+    """ValueError unless the codes have just the parts of the format."""
+    for name, part in codes._asdict().items():
+        if (part is not None) != (name in parts):
+            verb = "lack" if name in parts else "have"
+            raise ValueError(f"the codes {verb} {name}, and {format} has {', '.join(parts)}")
+
+
 def _lengths(shape: int | Sequence[int]) -> tuple[int, ...]:
     lengths = tuple(shape) if isinstance(shape, Sequence) else (shape,)
     for length in lengths:
@@ -151,8 +214,8 @@ def _width(format: Format | str | int) -> int:
     parsed = parse(format)
     if isinstance(parsed, Block):
         raise TypeError(
-            f"the codes of {parsed} are element codes and scales; pack each: "
-            "pack(c.codes, format.element) and pack(c.scales, format.scale.bits)"
+            f"the codes of {parsed} are BlockCodes, as encode gives them, with a stream for each"
+            " part; of a single part give the bits: pack(c.codes, format.element)"
         )
     return parsed.bits
 
@@ -161,8 +224,7 @@ def _host(codes: Array) -> np.ndarray:
     """An integer array on the host."""
     if isinstance(codes, tuple):
         raise TypeError(
-            "codes must be one integer array, got a tuple; pack the codes and the scales of a block"
-            " format each by itself"
+            "codes must be one integer array or BlockCodes, got a tuple; give BlockCodes(*codes)"
         )
     array = host("codes", codes)
     if array.dtype.kind not in "iu":

@@ -24,6 +24,11 @@ def in_own_dtype(name: str, x: Array) -> np.ndarray:
         return host(name, x.detach().contiguous().view(sys.modules["torch"].uint8)).view(
             _numpy_dtype(name, dtype)
         )
+    if namespace.name == "torch" and dtype.startswith("float4"):
+        raise ValueError(
+            f"{name} is of dtype {dtype}, two numbers in a byte, which NumPy lacks; give its bytes,"
+            " as in x.view(torch.uint8)"
+        )
     return host(name, x)
 
 

@@ -23,7 +23,7 @@ from ..arrays.dtypes import source_dtype
 from ..formats import Block, Exponent, Format, TableFormat, parse
 from ..ops.arguments import check_representable
 from ..ops.encode import BlockCodes
-from ..ops.pack import pack, packed_parts, unpack
+from ..ops.pack import pack, packed_parts, signed, unpack
 from .host_arrays import in_own_dtype
 from .sources import Source
 from .state_dict import QuantizedTensor
@@ -246,7 +246,7 @@ def _quantized(
     if not isinstance(format, Block):
         return QuantizedTensor(format, codes, entry.dtype)
     if isinstance(format.scale, Exponent):
-        parts["scales"] = _signed(parts["scales"], format.scale.bits)
+        parts["scales"] = signed(parts["scales"], format.scale.bits)
     return QuantizedTensor(format, BlockCodes(**parts), entry.dtype)
 
 
@@ -259,9 +259,3 @@ def _unpacked(stored: str, stream: np.ndarray, bits: int, shape: tuple[int, ...]
     if spare and stream[-1] >> (8 - spare):
         raise ValueError(f"damaged: {stored} has set bits after its last code")
     return codes
-
-
-def _signed(codes: np.ndarray, bits: int) -> np.ndarray:
-    """Two's complement integers of so many bits, in the dtype of the same width."""
-    half = 1 << (bits - 1)
-    return ((codes.astype(np.int32) ^ half) - half).astype(f"int{8 * codes.dtype.itemsize}")

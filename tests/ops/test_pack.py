@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import qemu_swalp as q
+from tests.helpers.backends import Backend
 from tests.helpers.peers import ML_DTYPES
 
 
@@ -103,8 +104,19 @@ def test_arrays_of_other_libraries() -> None:
             "must be an integer array, got dtype float32",
         ),
         (lambda: q.pack(np.uint8([1]), 33), ValueError, "must be from 1 to 32, got 33"),
-        (lambda: q.pack(np.uint8([1]), "bfp8"), TypeError, "pack each"),
-        (lambda: q.pack(q.encode([1.0], "bfp8"), 8), TypeError, "got a tuple"),
+        (lambda: q.pack(np.uint8([1]), "bfp8"), TypeError, "are BlockCodes, as encode gives them"),
+        (lambda: q.pack(q.encode([1.0], "mxfp4"), "e2m1fn"), TypeError, "go with a block format"),
+        (
+            lambda: q.pack(q.encode([1.0], "mxfp4"), "int<4,zero_point>"),
+            ValueError,
+            "the codes lack zero_points, and int<4,zero_point> has codes, scales, zero_points",
+        ),
+        (
+            lambda: q.pack(q.encode([1.0], "nvfp4", "to_odd"), "mxfp4"),
+            ValueError,
+            "the codes have second",
+        ),
+        (lambda: q.pack(q.encode([1.0], "bfp8"), 8), TypeError, "go with a block format"),
         (lambda: q.pack(np.uint8([1]), "e4m3fm"), ValueError, "did you mean 'e4m3fn'"),
         (
             lambda: q.unpack(np.uint8([1, 2]), 4, 5),
@@ -168,3 +180,25 @@ def test_ml_dtypes_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch)
         q.to_ml_dtypes(np.uint8([1]), "e5m2")
     assert q.to_ml_dtypes(np.uint16([0x3C00]), "fp16").tolist() == [1.0]
     assert ml_dtypes is not None
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("mxfp4", "nvfp4", "bfp<8,axis=0>", "bfp<6,axis=0,scale_bits=5>", "int<4,zero_point>"),
+        "block<nf4,axis=-1,size=4,scale=float<8,23>>",
+    ],
+)
+def test_block_codes(name: str, backend: Backend) -> None:
+    """COD-5: every part by itself, and back; of codes of every library."""
+    x = np.random.default_rng(0).standard_normal((3, 37)).astype(np.float32)
+    codes = q.encode(x, name, "nearest_even")
+    streams = q.pack(codes, name)
+    assert sum(part.nbytes for part in streams if part is not None) == q.packed_bytes(x.shape, name)
+    back = q.unpack(streams, name, x.shape)
+    for part, original in zip(back, codes, strict=True):
+        assert (part is None) == (original is None)
+        assert part is None or (part.dtype == original.dtype and (part == original).all())
+    with backend.context("float32"):
+        theirs = q.encode(backend.array(x), name, "nearest_even")
+        assert (q.pack(theirs, name).codes == streams.codes).all()
