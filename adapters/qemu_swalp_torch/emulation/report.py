@@ -48,6 +48,8 @@ def lines_of(emulation: Any) -> Iterator[Line]:
                 yield (place, f"{kind}: {what}", "float", "", "", share(flops, report.total))
         for (name, what), count in report.operations.items():
             yield (name or "(model)", f"uncovered: {what}", "float", "", str(count), "")
+    if emulation.recipe.elementwise_rule("backward.add") is not None:
+        yield ("(autograd)", "sums of gradients of a tensor used twice", "float", "", "", "")
 
 
 def _rules(section: str, site: Any) -> dict[str, str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..ops.function_table import FUNCTIONS
 from ..ops.functional import ElementwiseFunctions
 from .frames import Frame
-from .names import OPERATORS, callables, worded
+from .names import OPERATORS, all_dense, callables, worded
 
 Handler = Callable[..., Any]
 
@@ -108,9 +108,10 @@ def _evaluated(name: str) -> Handler:
 
 
 def _is_floating(inputs: Any, options: Any) -> bool:
-    """Whether the operation gives floating numbers that are neither complex nor of a subclass."""
-    tensors = [x for x in (*inputs, *options.values()) if isinstance(x, Tensor)]
-    return any(x.is_floating_point() for x in tensors) and not any(x.is_complex() for x in tensors)
+    """Whether the operation gives floating numbers in dense tensors."""
+    values = (*inputs, *options.values())
+    floating = any(isinstance(x, Tensor) and x.is_floating_point() for x in values)
+    return floating and all_dense(values)
 
 
 def _in_place(handler: Handler) -> Handler:

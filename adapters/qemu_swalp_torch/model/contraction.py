@@ -121,18 +121,28 @@ def tensordot(
     **options: Any,
 ) -> Tensor:
     """As `torch.tensordot`."""
+    weights = (is_weight(a), is_weight(b))
     if isinstance(dims, Tensor):
         dims = dims.tolist()
     if isinstance(dims, int):
         dims = (list(range(a.ndim - dims, a.ndim)), list(range(dims)))
     first, second = ([d % x.ndim for d in axes] for x, axes in zip((a, b), dims, strict=True))
+    for d, e in zip(first, second, strict=True):  # lengths of 1 are broadcast
+        length = max(a.shape[d], b.shape[e])
+        a, b = _lengthened(a, d, length), _lengthened(b, e, length)
     rows = [d for d in range(a.ndim) if d not in first]
     columns = [d for d in range(b.ndim) if d not in second]
     terms = math.prod([a.shape[d] for d in first])
     x = a.permute(*rows, *first).reshape(-1, terms)
     y = b.permute(*second, *columns).reshape(terms, -1)
-    z = multiply(frame, x, y, weights=(is_weight(a), is_weight(b)))
+    z = multiply(frame, x, y, weights=weights)
     return z.reshape([a.shape[d] for d in rows] + [b.shape[d] for d in columns])
+
+
+def _lengthened(x: Tensor, axis: int, length: int) -> Tensor:
+    if x.shape[axis] == length:
+        return x
+    return x.expand([length if d == axis else n for d, n in enumerate(x.shape)])
 
 
 def bilinear(

@@ -162,13 +162,17 @@ def kind_of(func: Any, args: Any) -> tuple[str, str]:
 
 def _has_floating(value: Any) -> bool:
     values = value if isinstance(value, (tuple, list)) else (value,)
-    return any(isinstance(x, Tensor) and x.is_floating_point() for x in values)
+    return any(isinstance(x, Tensor) and _is_number(x) for x in values)
 
 
 def is_floating(result: Any) -> bool:
     """Whether an operator gives floating numbers."""
     values = result if isinstance(result, (tuple, list)) else (result,)
-    return any(isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) for x in values)
+    return any(isinstance(x, Tensor) and _is_number(x) for x in values)
+
+
+def _is_number(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex()
 
 
 def _flops(packet: Any, args: Any, options: Any, result: Any) -> int:

@@ -9,15 +9,19 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .._compat import without_interception
 from .attention import multi_head_attention
 from .frames import Frame
 from .multiply import multiply_transposed
+from .names import all_dense
 
 
 def _linear(frame: Frame, module: nn.Linear, input: Tensor) -> Tensor:
     weight, bias = module.weight, module.bias  # intercepted, where they are computed
+    if not all_dense((input, weight)):
+        return F.linear(input, weight, bias)
     with without_interception():
         return multiply_transposed(frame, input, weight, bias)
 
@@ -34,6 +38,18 @@ def _attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
+    if not all_dense((query, key, value)):
+        return nn.MultiheadAttention.forward(
+            module,
+            query,
+            key,
+            value,
+            key_padding_mask,
+            need_weights,
+            attn_mask,
+            average_attn_weights,
+            is_causal,
+        )
     weights = (module.in_proj_weight, module.out_proj.weight, module.out_proj.bias)
     with without_interception():
         turned = module.batch_first and query.ndim == 3

@@ -10,10 +10,17 @@ FURTHER_PRODUCTS = frozenset(
     _conv_depthwise2d _scaled_dot_product_flash_attention_for_cpu
     _scaled_dot_product_fused_attention_overrideable _native_multi_head_attention
     _transformer_encoder_layer_fwd mkldnn_rnn_layer mkldnn_linear mkldnn_convolution _cudnn_rnn
-    miopen_rnn miopen_convolution
+    miopen_rnn miopen_convolution sparse_sampled_addmm _sparse_addmm smm hspmm
+    _fft_r2c _fft_c2c _fft_c2r
+    _linalg_solve_ex linalg_inv_ex _linalg_svd _linalg_eigh linalg_eig linalg_qr linalg_lstsq
+    linalg_lu linalg_lu_factor_ex linalg_lu_solve linalg_ldl_factor_ex linalg_ldl_solve
+    linalg_solve_triangular linalg_cholesky_ex cholesky cholesky_solve cholesky_inverse
+    linalg_householder_product linalg_pinv _linalg_det _linalg_slogdet triangular_solve ormqr geqrf
     """.split()  # noqa: SIM905
 )
-"""Products beside those whose floating-point operations `torch.utils.flop_counter` knows."""
+"""Products beside those whose floating-point operations `torch.utils.flop_counter` knows, and what
+is made of many: Fourier transforms, factorizations, solutions of equations.
+"""
 
 EXACT = frozenset(
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -41,6 +41,13 @@ def known_operator(function: Callable[..., Any]) -> str | None:
     """The name of an operator of `LIBRARIES`, as "mm" of `torch.ops.aten.mm`; None of others."""
     library, name = operator_name(function) or ("", None)
     return name if library in LIBRARIES else None
+
+
+def all_dense(values: Iterable[Any]) -> bool:
+    """Whether the tensors among the values are neither sparse, nested nor complex."""
+    return not any(
+        isinstance(x, Tensor) and (x.layout is not torch.strided or x.is_complex()) for x in values
+    )
 
 
 def worded(handler: Callable[..., Any]) -> Callable[..., Any]:

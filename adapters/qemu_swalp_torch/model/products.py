@@ -13,7 +13,7 @@ from .attention import multi_head_attention, scaled_dot_product_attention
 from .contraction import bilinear, einsum, tensordot
 from .frames import Frame, is_weight
 from .multiply import multiply, multiply_transposed, plus
-from .names import OPERATORS, callables, worded
+from .names import OPERATORS, all_dense, callables, worded
 from .recurrent import CELLS, LAYERS, cell, layer
 
 Handler = Callable[..., Any]
@@ -124,9 +124,13 @@ def _grouped(
 
 
 def _written(handler: Handler) -> Handler:
-    """The same, with the `out` that functions of PyTorch have."""
+    """The same, with the `out` that functions of PyTorch have; of dense real tensors alone, other
+    products are PyTorch's, and told as not covered.
+    """
 
     def handle(frame: Frame, function: Handler, *inputs: Any, **options: Any) -> Any:
+        if not all_dense((*inputs, *options.values())):
+            return function(*inputs, **options)
         out = options.pop("out", None)
         result = handler(frame, function, *inputs, **options)
         return result if out is None else out.resize_(result.shape).copy_(result)

@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .._compat import DispatchMode, TracedNode, constant, traced_nodes
+from .._compat import (
+    DispatchMode,
+    TracedNode,
+    constant,
+    traced_nodes,
+    transforms_are_active,
+)
 from .coverage import OWN_FILES, Report, is_floating, kind_of, tell
 
 TRANSPARENT = frozenset(
@@ -31,6 +37,11 @@ def check_traced(name: str, products: str, elementwise: str) -> None:
     `products` and `elementwise` say what to do about it in the module of that name: "raise",
     "warn", or "ignore".
     """
+    if transforms_are_active():  # PyTorch loses the gradients of some autograd Functions
+        raise RuntimeError(
+            "torch.compile cannot trace a transform of torch.func around the rounded products or"
+            f" operations of {name or 'the model'!r}; call the transform without torch.compile"
+        )
     report = Report()
     for node in traced_nodes():
         if (products, elementwise) != ("ignore", "ignore"):

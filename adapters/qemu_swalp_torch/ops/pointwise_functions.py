@@ -133,7 +133,7 @@ class PointwiseFunctions:
         summed = [d % x.ndim for d in axes] if x.ndim else []
         kept = [d for d in range(x.ndim) if d not in summed]
         count = math.prod([x.shape[d] for d in summed])
-        rows = x.permute(*kept, *summed).reshape([*[x.shape[d] for d in kept], count])
+        rows = x.permute([*kept, *summed]).reshape([*[x.shape[d] for d in kept], count])
         shape = [1 if d in summed else x.shape[d] for d in range(x.ndim) if keepdim or d in kept]
         return self._apply("sum", rows).reshape(shape), count
 

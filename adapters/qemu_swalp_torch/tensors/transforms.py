@@ -62,10 +62,23 @@ def transformable(kind: type[Transformable]) -> Any:
 
 
 def applied(function: Any, *inputs: Any) -> Any:
-    """What an autograd Function gives, within transforms or not."""
-    if torch.compiler.is_dynamo_compiling() or not transforms_are_active():
+    """What an autograd Function gives, within transforms or not.
+
+    NotImplementedError in forward-mode differentiation: a rounding has one rule for gradients, in
+    the backward.
+    """
+    if torch.compiler.is_dynamo_compiling():
         return function.apply(*inputs)
-    return function.transformed.apply(*inputs)
+    try:
+        return (function.transformed if transforms_are_active() else function).apply(*inputs)
+    except NotImplementedError as error:
+        if "jvp" not in str(error):
+            raise
+        raise NotImplementedError(
+            "a rounded model has no forward-mode derivative (torch.func.jvp, jacfwd, hessian,"
+            " linearize); use torch.func.vjp, jacrev or grad, which round the gradients, or"
+            " compute it within disabled(model)"
+        ) from error
 
 
 def for_sample(x: Any, i: int) -> Any:

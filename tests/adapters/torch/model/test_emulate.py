@@ -173,6 +173,12 @@ def test_a_scripted_module_can_be_excluded():
     model(torch.randn(3, 4))
 
 
+def test_the_table_tells_what_autograd_sums_in_float():
+    for rules, told in (("bf16", True), ({"forward.add": "bf16"}, False)):
+        handle = emulate(nn.Sequential(nn.LayerNorm(4)), None, Recipe(elementwise=rules))
+        assert ("sums of gradients of a tensor used twice  float" in str(handle)) == told
+
+
 def test_errors_change_nothing():
     model = net()
     keys = [name for name, m in model.named_modules() if "forward" in m.__dict__]

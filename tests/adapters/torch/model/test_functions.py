@@ -68,6 +68,9 @@ CALLS = {
     "power of a tensor": lambda x: x.abs() ** SOME.double(),
     "reciprocals": lambda x: 1 / (x + 5) - (x + 5).reciprocal() + 2 - x + (x + 5).rsqrt(),
     "broadcast": lambda x: x * x[:1] / (x[:, :1] + 9) - x[0] + x.sum(0, keepdim=True),
+    "of a scalar": lambda x: (
+        x * x.sum().sum() + x.mean().mean(-1) + x.sum().logsumexp(0) + F.mse_loss(x[0, 0], x[1, 1])
+    ),
     "scaled sums": lambda x: torch.add(x, x, alpha=0.3) - torch.sub(x, x * 2, alpha=2),
     "addcmul": lambda x: torch.addcmul(x, x, x, value=0.4) + torch.addcdiv(x, x, x + 9, value=2),
     "lerp": lambda x: torch.lerp(x, x * x, 0.3),

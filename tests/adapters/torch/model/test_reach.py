@@ -4,7 +4,7 @@ by the report.
 
 import pytest
 import torch
-from qemu_swalp_torch import quantize_elementwise, quantize_gemms
+from qemu_swalp_torch import UncoveredError, quantize_elementwise, quantize_gemms
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -72,6 +72,7 @@ class Own(nn.Module):
         y = torch.linalg.multi_dot([y, w, w]) + torch.addbmm(y, y[None], w[None], beta=0.5)
         y = y + w.new_zeros(8).addmv(w, y[0], alpha=2)
         q = F.scaled_dot_product_attention(y[None], y[None], y[None], is_causal=True)[0]
+        y = y + torch.tensordot(y[:, :1], w, 1)  # lengths of 1 are broadcast
         return torch.einsum("ij,kj,lj->ikl", q, y, y)
 
 
@@ -246,6 +247,57 @@ def test_the_operands_of_every_product_lie_on_the_grid(name):
         loss_of(model, inputs).backward()
     assert watch.seen > 3
     assert not watch.bad
+
+
+class Calls(nn.Module):
+    """One function of a layer's output."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.fc, self.function = nn.Linear(8, 8), function
+
+    def forward(self, x):
+        return self.function(self.fc(x))
+
+
+EYE = torch.eye(8)
+REFUSED = {
+    "sparse": (lambda x: torch.sparse.mm(EYE.to_sparse(), x), "_sparse_addmm"),
+    "sparse @": (lambda x: EYE.to_sparse_csr() @ x, "mm"),
+    "sparse addmm": (lambda x: torch.addmm(x, EYE.to_sparse(), x), "addmm"),
+    "sampled": (
+        lambda x: torch.sparse.sampled_addmm(EYE.to_sparse_csr(), x, x.t()).to_dense(),
+        "sparse_sampled_addmm",
+    ),
+    "complex": (lambda x: (x.to(torch.complex64) @ x.to(torch.complex64)).abs(), "mm"),
+    "distances": (lambda x: torch.cdist(x, x), "_cdist_forward"),
+    "Fourier": (lambda x: torch.fft.fft(x).abs(), "_fft_r2c"),
+    "equations": (lambda x: torch.linalg.solve(x + 8 * EYE, x), "_linalg_solve_ex"),
+    "factors": (lambda x: torch.linalg.qr(x)[0], "linalg_qr"),
+    "power": (lambda x: torch.linalg.matrix_power(x, 3), "mm"),
+    "activation": (lambda x: torch.ops.aten._addmm_activation(x[0], x, x), "_addmm_activation"),
+    "nested": (
+        lambda x: nn.Linear(8, 2)(
+            torch.nested.nested_tensor([x[:2], x[:3]], layout=torch.jagged)
+        ).values(),
+        "linear",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_rounded_is_refused_by_name(name):
+    function, operator = REFUSED[name]
+    torch.manual_seed(0)
+    x, plain = torch.randn(8, 8), Calls(function)
+    model = Calls(function)
+    model.fc = plain.fc
+    quantize_gemms(model, ALL)
+    with pytest.raises(UncoveredError, match=rf"model itself.*: aten\.{operator}"):
+        model(x)
+    ignoring = Calls(function)
+    quantize_gemms(ignoring, ALL, uncovered="ignore")
+    assert ignoring(x).shape == plain(x).shape
 
 
 def test_the_watch_sees_what_is_left_out():

@@ -118,3 +118,36 @@ def test_second_derivatives():
     (first,) = torch.autograd.grad(f(x), x, create_graph=True)
     (second,) = torch.autograd.grad(first.sum(), x)
     assert torch.equal(grad(lambda x: grad(f)(x).sum())(x.detach()), second)
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize("transform", [torch.func.jacfwd, torch.func.hessian])
+def test_forward_mode_is_refused(kind, transform):
+    model = Model()
+    emulate(model, None, RECIPES[kind])
+    with pytest.raises(NotImplementedError, match=r"no forward-mode derivative .*jacrev or grad"):
+        transform(lambda x: model(x).sum())(torch.randn(1, 4, 4))
+    x = torch.ones(1, 1, 4, 4)
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(NotImplementedError, match="disa"):
+        model(torch.autograd.forward_ad.make_dual(x, x))
+
+
+@pytest.mark.parametrize("kind", ["blocks", "elementwise"])
+@pytest.mark.parametrize("transform", [grad, vmap])
+def test_torch_compile_around_a_transform_is_refused(kind, transform):
+    """PyTorch gives gradients of zero, without a word, where a convolution is rounded."""
+    torch._dynamo.reset()
+    model = Model()
+    emulate(model, None, RECIPES[kind])
+    function = transform(lambda x: model(x).square().sum())
+    with pytest.raises(RuntimeError, match=r"cannot trace a transform of torch\.func around"):
+        torch.compile(function, backend="aot_eager")(torch.ones(1, 1, 4, 4))
+
+
+def test_torch_compile_around_a_transform_of_rounded_activations(same):
+    torch._dynamo.reset()
+    model = Model()
+    emulate(model, None, RECIPES["activations"])
+    gradient = grad(lambda x: model(x).square().sum())
+    x = torch.linspace(-1, 1, 16).reshape(1, 1, 4, 4)
+    same(torch.compile(gradient, backend="aot_eager")(x), gradient(x))
