@@ -21,6 +21,7 @@ from keras import src as _keras
 from keras.src import backend as _backend
 from keras.src.backend.common import global_state as _global_state
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell as _ConvLSTMCell
+from keras.src.models.functional import Functional as _Functional
 from keras.src.saving.keras_saveable import KerasSaveable as _KerasSaveable
 
 ConvLSTMCell = _ConvLSTMCell
@@ -457,6 +458,45 @@ def before_from_config(prepare: Callable[[dict[str, Any]], dict[str, Any]]) -> N
         return from_config(cls, prepare(config))
 
     keras.layers.Layer.from_config = classmethod(prepared)
+
+
+def keep_policies_of_functional_models(
+    config_of: Callable[[Any], Any], give: Callable[[Any, Any], None]
+) -> None:
+    """Have functional models saved with config_of(model), unless that is None, and give(model,
+    config) called when they are loaded and cloned: Keras keeps nothing of their dtype policies.
+    """
+    key = "rounding"
+
+    def make_get_config(get_config: Callable[..., Any]) -> Callable[..., Any]:
+        def with_policy(model: Any) -> dict[str, Any]:
+            config = config_of(model)
+            return {**get_config(model), **({} if config is None else {key: config})}
+
+        return with_policy
+
+    def make_from_config(from_config: Callable[..., Any]) -> Callable[..., Any]:
+        def with_policy(cls: Any, config: dict[str, Any], *args: Any, **options: Any) -> Any:
+            plain = {name: value for name, value in config.items() if name != key}
+            model = from_config(cls, plain, *args, **options)
+            if key in config:
+                give(model, config[key])
+            return model
+
+        return with_policy
+
+    def make_clone(clone: Callable[..., Any]) -> Callable[..., Any]:
+        def with_policy(model: Any, *args: Any, **options: Any) -> Any:
+            made, config = clone(model, *args, **options), config_of(model)
+            if config is not None:
+                give(made, config)
+            return made
+
+        return with_policy
+
+    replace_method(_Functional, "get_config", make_get_config)
+    replace_private_function("models.functional.functional_from_config", make_from_config)
+    replace_private_function("models.cloning._clone_functional_model", make_clone)
 
 
 def around_items_of_variables(

@@ -18,7 +18,7 @@ from .calls.operands import described
 from .calls.scope import policy_of
 from .calls.uncovered import POLICIES
 from .elementwise.quantize import quantize_elementwise
-from .layers.names import check_choice_of_layers, named_layers, owners, placed
+from .layers.names import check_choice_of_layers, named_layers, placed, sites
 from .layers.quantize import Quantize
 from .layers.rebuild import is_graph
 from .layers.rewrite import quantize_activations
@@ -66,7 +66,7 @@ class Emulation:
                         yield layer.name, role, str(q.format), str(q.rounding), ""
 
     def _product_lines(self) -> Iterator[tuple[str, ...]]:
-        policies = [policy_of(layer) for _, layer in owners(self.model)]
+        policies = [policy_of(layer) for _, layer in sites(self.model)]
         products = [p for policy in policies if policy is not None for p in policy.seen]
         total = sum(p.flops for p in products) or 1
         for product in products:
@@ -80,7 +80,7 @@ class Emulation:
                 share = ""
 
     def _elementwise_lines(self) -> Iterator[tuple[str, ...]]:
-        for path, layer in owners(self.model):
+        for path, layer in sites(self.model):
             policy = policy_of(layer)
             rules = None if policy is None else policy.functions(path or layer.name)
             for name, rule in zip(ELEMENTWISE, rules.quantizers if rules else (), strict=False):

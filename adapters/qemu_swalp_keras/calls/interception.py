@@ -13,9 +13,11 @@ from .._compat import (
     around_layer_calls,
     before_from_config,
     is_training,
+    keep_policies_of_functional_models,
     replace_backend_function,
 )
 from ..backend import untraced
+from ..layers.rebuild import is_graph
 from .operators import operator_mode
 from .pausing import is_paused, paused
 from .policy import RoundingPolicy
@@ -27,6 +29,7 @@ def install() -> None:
     """See calls of layers, once in a process."""
     around_layer_calls(_layer_call, _add_state)
     before_from_config(_with_policy)
+    keep_policies_of_functional_models(_config_of, _give)
     replace_backend_function("compute_output_spec", _not_within)
 
 
@@ -39,7 +42,7 @@ def _layer_call(call: Callable[..., Any]) -> Callable[..., Any]:
         if _symbolic((args, kwargs)):
             with paused():
                 return call(layer, *args, **kwargs)
-        if scope is not None:
+        if scope is not None and not (policy is not None and is_graph(scope.layer)):
             with scope.within(layer):
                 return call(layer, *args, **kwargs)
         if policy is None or is_paused():
@@ -54,6 +57,17 @@ def _with_policy(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(dtype, dict) or dtype.get("class_name") != RoundingPolicy.__name__:
         return config
     return {**config, "dtype": keras.dtype_policies.deserialize(dtype)}
+
+
+def _config_of(model: Any) -> Any:
+    """The policy of a functional model, as a config; None where it has none of its own."""
+    policy = policy_of(model)
+    return None if policy is None else keras.dtype_policies.serialize(policy)
+
+
+def _give(model: Any, config: Any) -> None:
+    model.dtype_policy = keras.dtype_policies.deserialize(config)
+    rounding_state(model)
 
 
 def _add_state(layer: Any) -> None:

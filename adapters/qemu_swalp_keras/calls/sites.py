@@ -9,7 +9,7 @@ import keras
 from qemu_swalp._util.checks import check_choice, check_int
 from qemu_swalp.training import Recipe
 
-from ..layers.names import check_choice_of_layers, named_layers, owners, placed
+from ..layers.names import check_choice_of_layers, named_layers, placed, sites
 from ..layers.selection import Selection, chosen, patterns_in
 from .policy import SECTIONS, RoundingPolicy, Section
 from .scope import policy_of, rounding_state
@@ -50,7 +50,7 @@ def put(
     excluded = tuple(dict.fromkeys((*patterns, *left_out)))
     asked = Section(recipe, excluded, seed, attention, uncovered)
     policies = []
-    for place, (path, layer) in enumerate(owners(model), start=1):
+    for place, (path, layer) in enumerate(sites(model), start=1):
         _check(path, layer, section)
         parts = {**_sections(layer), section: asked}
         policies.append((layer, _policy(layer, path, place, parts)))
@@ -62,7 +62,7 @@ def put(
 
 def take_off(model: Any, section: str) -> Any:
     """The model, whose layers round the section no longer."""
-    for _, layer in owners(model):
+    for _, layer in sites(model):
         policy, parts = policy_of(layer), _sections(layer)
         if policy is not None and parts.pop(section, None) is not None:
             layer.dtype_policy = (

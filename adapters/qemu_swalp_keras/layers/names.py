@@ -33,6 +33,17 @@ def owners(model: Any) -> Iterator[tuple[str, Any]]:
             yield name, layer
 
 
+def sites(model: Any) -> Iterator[tuple[str, Any]]:
+    """(name, layer or model) of what is given a policy: owners, and after them the functional
+    models that call operations outside of their layers, "" for the model itself.
+    """
+    yield from owners(model)
+    for name, part in [("", model), *_models(model)] if is_graph(model) else ():
+        operations = part.operations if isinstance(part, keras.Function) else ()
+        if any(not isinstance(operation, keras.layers.Layer) for operation in operations):
+            yield name, part
+
+
 def named_layers(model: Any) -> Iterator[tuple[str, Any]]:
     """(name, layer) of all layers, those within others too."""
     for path, layer in owners(model):
@@ -95,7 +106,7 @@ def _weighted(model: Any) -> dict[str, list[str]]:
 
 
 def _check_overrides(model: Any, recipe: Recipe) -> None:
-    layers = [*named_layers(model), *_models(model)]
+    layers = [*named_layers(model), *_models(model), (model.name, model)]
     names = [v.path for v in model.variables]
     names += [f"{name}/{end}" for name, _ in layers for end in ENDS]
     if not (model.built and all(layer.built for _, layer in layers)):

@@ -125,7 +125,9 @@ def _same_kind(model: Any, base: Any, first: str, parts: tuple[Any, ...]) -> Any
         parameters[0].name == first or parameters[0].kind is inspect.Parameter.VAR_POSITIONAL
     )
     frozen = {} if model.trainable else {"trainable": False}
-    return (type(model) if plain else base)(*parts, name=model.name, **frozen)
+    made = (type(model) if plain else base)(*parts, name=model.name, **frozen)
+    made.dtype_policy = model.dtype_policy
+    return made
 
 
 def _rounded_already(name: str) -> ValueError:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
-
 from qemu_swalp._util.checks import check_bool
 from qemu_swalp.training import Recipe
 
 from ..calls.sites import check_model, put, take_off
-from ..layers.rebuild import is_graph, walk
 from ..layers.selection import Selection
 from ..sections import check_section
 
@@ -34,7 +31,8 @@ def quantize_gemms(
 
     Rounded is every call of `matmul`, `einsum`, `dot`, `tensordot`, `inner`, `vdot`, the
     convolutions and `dot_product_attention` of `keras.ops` while a layer of the model is called,
-    in layers of Keras and in a user's own. The operand that is a variable, or made of one by casts,
+    in layers of Keras and in a user's own, and those that a functional model calls outside of its
+    layers, which go by the model's name. The operand that is a variable, or made of one by casts,
     transposes, reshapes or slices, is the weight; where neither is, both are inputs.
 
     Parameters
@@ -60,11 +58,10 @@ def quantize_gemms(
     TypeError: if `model` is not a Keras model or `recipe` not a recipe.
     ValueError: if there is nothing to round; if the products are rounded already; if a pattern of
         `exclude` matches no layer, or one of the recipe's `overrides` no name; if a layer was
-        quantized by Keras; if a functional model calls a product outside of its layers; in a call,
-        if a convolution was to be summed up in low precision, or its wgrad to be transformed; if
-        the recipe names layers by position and one is not built.
+        quantized by Keras; in a call, if a convolution was to be summed up in low precision, or its
+        wgrad to be transformed; if the recipe names layers by position and one is not built.
 
-    Not seen are products that go by Keras: `x @ y` of tensors, and functions of the backend itself.
+    The operator @ of tensors is `keras.ops.matmul`.
 
     >>> import keras, numpy as np
     >>> dense = keras.layers.Dense(1, kernel_initializer="ones")
@@ -77,7 +74,6 @@ def quantize_gemms(
     check_model(model)
     recipe = check_section(recipe, "products", "quantize_gemms")
     _check_scaling(recipe)
-    _check_operations(model)
     return put(
         model,
         "products",
@@ -89,22 +85,6 @@ def quantize_gemms(
     )
 
 
-PRODUCTS = (
-    "Conv",
-    "ConvTranspose",
-    "DepthwiseConv",
-    "Dot",
-    "DotProductAttention",
-    "Einsum",
-    "Inner",
-    "Matmul",
-    "SeparableConv",
-    "Tensordot",
-    "Vdot",
-)
-"""Operations of `keras.ops` by the names of their classes, as a functional model holds them."""
-
-
 def _check_scaling(recipe: Recipe) -> None:
     for part in (recipe, *(part for _, part in recipe.overrides if part is not None)):
         if part.scaling:
@@ -112,19 +92,6 @@ def _check_scaling(recipe: Recipe) -> None:
                 "delayed scaling is applied in PyTorch, not in Keras; take scales of present"
                 " numbers, as in dataclasses.replace(recipe, scaling=())"
             )
-
-
-def _check_operations(model: Any) -> None:
-    for part in (model, *(layer for _, layer in walk(model))) if is_graph(model) else ():
-        for operation in part.operations if isinstance(part, keras.Function) else ():
-            if isinstance(operation, keras.layers.Layer):
-                continue
-            if type(operation).__name__ in PRODUCTS:
-                raise ValueError(
-                    f"the model calls {operation.name!r} ({type(operation).__name__}) outside of"
-                    " its layers, where no policy reaches it; call keras.ops in the call of a layer"
-                    " of your own, or use layers.Dot or layers.Attention"
-                )
 
 
 def unquantize_gemms(model: Any) -> Any:

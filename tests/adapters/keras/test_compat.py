@@ -523,3 +523,25 @@ def test_jax_calls_python_on_the_host() -> None:
     assert _compat.host_primitive() is _compat.host_primitive()
     run = jax.jit(lambda x: jax.lax.scan(step, x, None, length=3)[0])
     assert run(np.float32([1.0, 2.0])).tolist() == [8.0, 16.0]
+
+
+def test_policies_of_functional_models_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saved in the config, and given to what is loaded and cloned."""
+    from keras.src.models import cloning, functional
+
+    monkeypatch.setattr(functional.Functional, "get_config", functional.Functional.get_config)
+    for module, name in (
+        (functional, "functional_from_config"),
+        (cloning, "_clone_functional_model"),
+    ):
+        monkeypatch.setattr(module, name, getattr(module, name))
+    given: list[str] = []
+    _compat.keep_policies_of_functional_models(
+        lambda model: f"of {model.name}", lambda model, config: given.append(config)
+    )
+    x = keras.layers.Input((2,))
+    model = keras.Model(x, keras.ops.relu(x), name="graph")
+    assert model.get_config()["rounding"] == "of graph"
+    keras.Model.from_config(model.get_config())
+    keras.models.clone_model(model)
+    assert given == ["of graph"] * 2
