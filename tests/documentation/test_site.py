@@ -55,6 +55,15 @@ def test_the_reference_has_every_public_name(site: Path, page: str, module: Any)
     assert [name for name in names if f'id="{name}"' not in reference] == []
 
 
+def test_the_reference_has_every_public_name_of_keras(site: Path) -> None:
+    """Which is not imported here, since this process may have chosen a backend."""
+    source = text(ROOT / "adapters" / "qemu_swalp_keras" / "__init__.py")
+    names = re.findall(r'"(\w+)",', source.partition("__all__")[2])
+    reference = text(site / "api" / "keras" / "index.html")
+    assert len(names) > 10
+    assert [name for name in names if f'id="qemu_swalp_keras.{name}"' not in reference] == []
+
+
 def test_tables_have_every_format_and_preset(site: Path) -> None:
     formats, recipes = text(site / "formats" / "index.html"), text(site / "recipes" / "index.html")
     assert [name for name in q.formats.names() if f"<code>{name}</code>" not in formats] == []
