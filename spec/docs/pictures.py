@@ -68,16 +68,15 @@ def stochastic(figure: Any) -> None:
 def swalp(figure: Any) -> None:
     """Gradient norm and test error of softmax regression over fractional bits."""
     figure.set_size_inches(7.2, 2.8)
-    content = json.loads((HERE / "data" / "digits_weights.json").read_text(encoding="utf-8"))
-    cells = [[cell.strip("*`% ") for cell in row] for row in content["rows"] if "fixed" in row[0]]
-    bits = [int(row[0].rstrip(">").split(",")[1]) for row in cells]
-    methods = {"SGD-LP": (ORANGE, "o-"), "SGD-LP, decayed": (GRAY, "s--"), "SWALP": (BLUE, "D-")}
+    file = HERE / "data" / "results" / "digits.json"
+    summary = json.loads(file.read_text(encoding="utf-8"))["summary"]
+    methods = {"SGD-LP": (ORANGE, "o-"), "SGD-LP decayed": (GRAY, "s--"), "SWALP": (BLUE, "D-")}
     panels = figure.subplots(1, 2)
-    for first, axes in zip((1, 4), panels, strict=True):
-        for column, (method, (color, style)) in enumerate(methods.items(), first):
-            means, deviations = zip(
-                *(map(float, row[column].split(" ± ")) for row in cells), strict=True
-            )
+    for value, axes in zip(("gradient_norm", "test_error"), panels, strict=True):
+        for method, (color, style) in methods.items():
+            rows = [row for row in summary if row["part"] == 1 and row["method"] == method]
+            bits = [row["bits"] for row in rows]
+            means, deviations = ([row[value][key] for row in rows] for key in ("mean", "std"))
             axes.errorbar(
                 bits, means, deviations, fmt=style, color=color, capsize=3, ms=5, label=method
             )
