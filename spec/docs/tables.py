@@ -66,7 +66,7 @@ def _preset(name: str) -> str:
     text = inspect.getdoc(getattr(presets, name))
     lines = str(recipe(name)).splitlines()[2:]
     rows = [(role, f"`{format}`", rounding) for role, format, rounding in map(_cells, lines)]
-    return f"## `{name}`\n\n{text}\n\n{markdown_table(('role', 'format', 'rounding'), rows)}"
+    return f"### `{name}`\n\n{text}\n\n{markdown_table(('role', 'format', 'rounding'), rows)}"
 
 
 def _cells(line: str) -> list[str]:
