@@ -44,6 +44,7 @@ from .layers.quantize import Quantize
 from .layers.rewrite import disabled, quantize_activations, unquantize_activations
 from .layers.selection import COMPUTING_LAYERS
 from .layers.straight_through import quantize
+from .optim.layouts import operand_layouts
 from .optim.schedule import SWALPSchedule
 from .optim.sgd import SGD
 from .optim.wrap import QuantizedOptimizer
@@ -68,6 +69,7 @@ __all__ = [
     "UncoveredError",
     "disabled",
     "emulate",
+    "operand_layouts",
     "quantize",
     "quantize_activations",
     "quantize_elementwise",

@@ -45,6 +45,7 @@ from .model.recomputation import follow_checkpoints as _follow_checkpoints
 from .model.selection import COMPUTING_MODULES, GEMM_MODULES, Matmul
 from .model.tracing import refuse_tracing as _refuse_tracing
 from .monitoring import Monitor
+from .optim.layouts import operand_layouts
 from .optim.sgd import SGD
 from .optim.wrap import quantize_optimizer, unquantize_optimizer
 from .tensors.straight_through import quantize
@@ -83,6 +84,7 @@ __all__ = [
     "UncoveredError",
     "disabled",
     "emulate",
+    "operand_layouts",
     "quantize",
     "quantize_activations",
     "quantize_all_reduce",

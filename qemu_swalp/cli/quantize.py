@@ -29,6 +29,7 @@ from ..formats.base import OVERFLOWS
 from ..ops.arguments import policy_of
 from ..storage.checkpoints import Checkpoint, open_checkpoint
 from ..storage.layouts import Stored, values_of
+from ..storage.operand_axes import OperandAxes, format_for_operand
 from .formats import add_load, load, read_format
 from .tensors import (
     READ,
@@ -39,6 +40,8 @@ from .tensors import (
     write_file,
 )
 
+CONVOLUTIONS = {"torch": {"sum": 1, "out": 0}, "keras": {"sum": -2, "out": -1}}
+"""The library → axes of its convolutions' kernels, (O, C, …) and (…, C, O)."""
 HEADER = (
     "tensor",
     "shape",
@@ -90,6 +93,14 @@ def add_commands(commands: Any) -> None:
         help="round only the tensors of such names (shell style); may be repeated",
     )
     command.add_argument(
+        "--convolutions",
+        choices=tuple(CONVOLUTIONS),
+        help=(
+            "arrays of three axes or more are kernels as this library has them: axis -1 of a block"
+            " format is their input channels, which a product sums over, and -2 their outputs"
+        ),
+    )
+    command.add_argument(
         "--out",
         metavar="FILE",
         type=Path,
@@ -122,6 +133,17 @@ class _Settings:
     rounding: Rounding
     overflow: Any
     seed: int | None
+    kernels: OperandAxes | None
+
+    def format_for(self, name: str, shape: tuple[int, ...]) -> Format:
+        """The format along the axes of a tensor."""
+        layouts = None if self.kernels is None or len(shape) < 3 else {name: self.kernels}
+        try:
+            return format_for_operand(name, self.format, shape, layouts)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}. Here: --convolutions {' or '.join(CONVOLUTIONS)}, or --only"
+            ) from error
 
     def random(self, index: int) -> RandomBits | None:
         return None if self.seed is None else RandomBits(self.seed, stream_id("weight", index))
@@ -169,7 +191,7 @@ def _quantize(chosen: argparse.Namespace) -> int:
         check_patterns("--only", chosen.only or (), tensors.names)
         for index, name in enumerate(_with_progress(tensors)):
             stored, reason = _read(
-                tensors, name, chosen.only, settings.format, reading=chosen.out is not None
+                tensors, name, chosen.only, settings, reading=chosen.out is not None
             )
             if reason:
                 report.passed_over.setdefault(reason, []).append(name)
@@ -189,7 +211,11 @@ def _quantize(chosen: argparse.Namespace) -> int:
 def _settings(chosen: argparse.Namespace) -> _Settings:
     """The options, checked before anything is read."""
     settings = _Settings(
-        read_format(chosen.format), Rounding.parse(chosen.rounding), chosen.overflow, chosen.seed
+        read_format(chosen.format),
+        Rounding.parse(chosen.rounding),
+        chosen.overflow,
+        chosen.seed,
+        CONVOLUTIONS.get(chosen.convolutions),
     )
     policy_of(settings.format, settings.overflow)
     settings.random(0)
@@ -209,7 +235,7 @@ def _with_progress(tensors: Checkpoint) -> Iterator[str]:
 
 
 def _read(
-    tensors: Checkpoint, name: str, only: list[str] | None, format: Format, reading: bool
+    tensors: Checkpoint, name: str, only: list[str] | None, settings: _Settings, reading: bool
 ) -> tuple[Stored, str]:
     """(the tensor as it is stored, why it is passed over, or "")."""
     if only is not None and not any(fnmatchcase(name, pattern) for pattern in only):
@@ -217,6 +243,7 @@ def _read(
     x = tensors.read(name)
     if not is_floating(x):
         return x, f"of dtype {x.dtype}"
+    format = settings.format_for(name, x.shape)
     try:
         packed_bytes(x.shape, format)
     except ValueError as error:
@@ -228,9 +255,10 @@ def _add(
     report: _Report, settings: _Settings, index: int, name: str, stored: Stored, x: np.ndarray
 ) -> None:
     """Add the line of a tensor of such values; codes are called by their format."""
+    format = settings.format_for(name, x.shape)
     analysis = analyze(
-        in_a_dtype_for(x, settings.format),
-        settings.format,
+        in_a_dtype_for(x, format),
+        format,
         settings.rounding,
         random=settings.random(index),
         overflow=settings.overflow,
@@ -242,10 +270,11 @@ def _add(
 
 
 def _quantized(settings: _Settings, index: int, name: str, x: np.ndarray) -> QuantizedTensor:
+    format = settings.format_for(name, x.shape)
     try:
         return QuantizedTensor.of(
-            in_a_dtype_for(x, settings.format),
-            settings.format,
+            in_a_dtype_for(x, format),
+            format,
             settings.rounding,
             random=settings.random(index),
             overflow=settings.overflow,

@@ -32,6 +32,21 @@ def in_own_dtype(name: str, x: Array) -> np.ndarray:
     return host(name, x)
 
 
+def memory_of(x: Array) -> tuple[object, ...]:
+    """What two arrays have alike only if they are the same memory seen the same way: of PyTorch and
+    NumPy by address, of other libraries by the object.
+    """
+    namespace = namespace_of(x)
+    kind = (namespace.name, namespace.dtype(x), tuple(namespace.shape(x)))
+    if 0 in kind[2]:
+        return (*kind, id(x))
+    if namespace.name == "torch" and x.device.type != "meta":
+        return (*kind, str(x.device), x.data_ptr(), x.stride())
+    if isinstance(x, np.ndarray):
+        return (*kind, x.ctypes.data, x.strides)
+    return (*kind, id(x))
+
+
 def converted_like(name: str, x: np.ndarray, like: Array) -> Array:
     """The array in the library and dtype and, of PyTorch, on the device of another one.
 

@@ -5,7 +5,8 @@ An array of codes is stored as one packed uint8 array for each part (clause COD-
 safetensors finds it. The metadata key `qemu_swalp` holds JSON: `version`, and `arrays`, which gives
 each array of the state, in its order, by `format` (spelled out; null: stored as it is), `shape`,
 `dtype` and `crc32`, of the JSON list of its name and these three, followed by the bytes of its
-parts.
+parts. An array that another name before it has too is stored once, and given by `same_as`, that
+name, and `crc32` of the JSON list of both.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from ..formats import Block, Exponent, Format, TableFormat, parse
 from ..ops.arguments import check_representable
 from ..ops.encode import BlockCodes
 from ..ops.pack import pack, packed_parts, signed, unpack
-from .host_arrays import in_own_dtype
+from .host_arrays import in_own_dtype, memory_of
 from .sources import Source
 from .state_dict import QuantizedTensor
 from .tensor_files import TensorFile, open_tensors, write_tensors
 
 KEY = "qemu_swalp"
 VERSION = 1
+SAME = "same_as"
 
 
 def save_state(
@@ -68,7 +70,15 @@ def save_state(
     """
     stored: dict[str, np.ndarray] = {}
     arrays: dict[str, dict[str, object]] = {}
+    first: dict[object, str] = {}
     for name, x in state.items():
+        tied_to = first.setdefault(_identity(x), name)
+        if tied_to != name:
+            arrays[name] = {
+                SAME: tied_to,
+                "crc32": zlib.crc32(json.dumps([name, tied_to]).encode()),
+            }
+            continue
         if isinstance(x, QuantizedTensor):
             parts, entry = (
                 _packed(name, x),
@@ -101,9 +111,21 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     with open_tensors(path) as file:
         try:
-            return {name: read() for name, read in state_readers(file).items()}
+            readers = state_readers(file)
+            arrays = {read: read() for read in dict.fromkeys(readers.values())}
+            return {name: arrays[read] for name, read in readers.items()}
         except ValueError as error:
             raise ValueError(f"{os.fspath(path)}: {error}") from error
+
+
+def _identity(x: Any) -> object:
+    """What two names of one array have in common."""
+    if isinstance(x, QuantizedTensor):
+        return id(x)
+    try:
+        return memory_of(x)
+    except TypeError:
+        return id(x)  # no array, which is told where it is stored
 
 
 def _packed(name: str, tensor: QuantizedTensor) -> dict[str, np.ndarray]:
@@ -134,10 +156,11 @@ def _checksum(name: str, entry: _Entry, parts: Iterable[np.ndarray]) -> int:
 
 
 def state_readers(file: TensorFile | Source) -> dict[str, Callable[[], Any]]:
-    """What reads each array of a state that `save_state` wrote. Raises ValueError if the metadata
-    are damaged or an array is missing.
+    """What reads each array of a state that `save_state` wrote, one for all names of it.
+
+    Raises ValueError if the metadata are damaged or an array is missing.
     """
-    entries = _entries(file.metadata)
+    entries, first = _entries(file.metadata)
     formats = {name: _format(name, entry) for name, (entry, _) in entries.items()}
     stored = {
         name: (
@@ -167,11 +190,16 @@ def state_readers(file: TensorFile | Source) -> dict[str, Callable[[], Any]]:
 
         return read
 
-    return {name: reader(name) for name in entries}
+    readers = {name: reader(name) for name in entries}
+    return {name: readers[tied_to] for name, tied_to in first.items()}
 
 
-def _entries(metadata: Mapping[str, str]) -> dict[str, tuple[_Entry, Any]]:
-    """Of each array what the metadata say of it, and its checksum."""
+def _entries(
+    metadata: Mapping[str, str],
+) -> tuple[dict[str, tuple[_Entry, Any]], dict[str, str]]:
+    """Of each stored array what the metadata say of it, and its checksum; and of all names, in
+    their order, the one that the array is stored under.
+    """
     if KEY not in metadata:
         raise ValueError(
             f"no state dict of qemu_swalp: its metadata lack the key {KEY!r}, which save_state"
@@ -190,16 +218,24 @@ def _entries(metadata: Mapping[str, str]) -> dict[str, tuple[_Entry, Any]]:
     arrays = content.get("arrays")
     keys = {*_Entry._fields, "crc32"}
     if not isinstance(arrays, dict) or not all(
-        isinstance(entry, dict) and set(entry) == keys for entry in arrays.values()
+        isinstance(entry, dict) and set(entry) in (keys, {SAME, "crc32"})
+        for entry in arrays.values()
     ):
         raise ValueError(
             f"damaged: its metadata {KEY!r} must give each of the arrays by"
             f" {', '.join(sorted(keys))}"
         )
-    return {
+    tied: dict[str, Any] = {name: entry[SAME] for name, entry in arrays.items() if SAME in entry}
+    for name, other in tied.items():
+        right = zlib.crc32(json.dumps([name, other]).encode()) == arrays[name]["crc32"]
+        if not right or not isinstance(other, str) or other not in arrays or other in tied:
+            raise ValueError(f"damaged: {name} is said to be the same as {other!r}")
+    entries = {
         name: (_Entry(entry["format"], entry["shape"], entry["dtype"]), entry["crc32"])
         for name, entry in arrays.items()
+        if name not in tied
     }
+    return entries, {name: tied.get(name, name) for name in arrays}
 
 
 def _format(name: str, entry: _Entry) -> Format | None:

@@ -17,7 +17,8 @@ from ..ops.encode import BlockCodes, decode, encode
 from ..ops.pack import packed_bytes
 from ..random_bits import RandomBits, stream_id
 from ..rounding import Rounding
-from .host_arrays import converted_like, in_own_dtype
+from .host_arrays import converted_like, in_own_dtype, memory_of
+from .operand_axes import OperandAxes, format_for_operand
 
 Formats = Format | str | Mapping[str, Format | str | None]
 """One format, or patterns of names with a format each (None: left as it is)."""
@@ -82,6 +83,7 @@ def quantize_state_dict(
     *,
     seed: int | None = None,
     overflow: Overflow | None = None,
+    layouts: Mapping[str, OperandAxes] | None = None,
 ) -> dict[str, Any]:
     """A state dict with its floating arrays as `QuantizedTensor`; the others stay as they are.
 
@@ -92,17 +94,24 @@ def quantize_state_dict(
         matches counts) and the format of each, None for arrays that stay as they are, as do those
         that no pattern matches.
     rounding, overflow : as for `quantize`.
+    layouts : by name {"sum": the axis of a weight that its layer's product sums over, "out": that
+        of its outputs}, as `operand_layouts(model)` of an adapter gives them. Axis -1 of a block
+        format then is the sum's and -2 the outputs', so that codes are those of the operand that
+        the layer multiplied.
     seed : of stochastic rounding; array i of the state draws from the stream `stream_id("weight",
         i)`.
 
     Returns
     -------
-    names → `QuantizedTensor`, or the arrays of `state` themselves.
+    names → `QuantizedTensor`, or the arrays of `state` themselves. Names of one array (tied
+    weights) have one `QuantizedTensor`, which `save_state` stores once.
 
     Raises
     ------
     TypeError, ValueError: as `encode`, with the array's name.
-    ValueError: if a pattern matches no name, or has a format and matches no floating array.
+    ValueError: if a pattern matches no name, or has a format and matches no floating array; if
+        `layouts` lack an array; or, without them, if an array of three axes or more has only blocks
+        that are shorter than their size.
 
     >>> import numpy as np
     >>> state = {"fc.weight": np.float32([[0.1, 0.2]]), "fc.bias": np.float32([0.3])}
@@ -111,19 +120,30 @@ def quantize_state_dict(
     ('e4m3fn', [0.30000001192092896])
     >>> dequantize_state_dict(quantized)["fc.weight"].tolist()
     [[0.1015625, 0.203125]]
+    >>> kernel = {"conv.weight": np.ones((8, 64, 3, 3), np.float32)}
+    >>> layouts = {"conv.weight": {"sum": 1, "out": 0}}
+    >>> str(quantize_state_dict(kernel, "mxfp4", layouts=layouts)["conv.weight"].format)
+    'block<e2m1fn,axis=-3,size=32,scale=e8m0fnu>'
     """
     if isinstance(formats, Mapping):
         parsed = {p: None if f is None else parse(f) for p, f in formats.items()}
         _check_formats(parsed, state)
     quantized: dict[str, Any] = {}
+    tied: dict[tuple[object, ...], QuantizedTensor] = {}
     for i, (name, x) in enumerate(state.items()):
         format = format_for(name, formats)
         if format is None or not _is_floating(x):
             quantized[name] = x
             continue
+        shape = tuple(namespace_of(x).shape(x))
+        format = format_for_operand(name, format, shape, layouts)
+        same = (format, memory_of(x))
+        if same in tied:
+            quantized[name] = tied[same]
+            continue
         random = None if seed is None else RandomBits(seed, stream_id("weight", i))
         try:
-            quantized[name] = QuantizedTensor.of(
+            quantized[name] = tied[same] = QuantizedTensor.of(
                 x, format, rounding, random=random, overflow=overflow
             )
         except (TypeError, ValueError) as error:

@@ -150,7 +150,7 @@ def test_a_state_dict_of_pytorch(tmp_path: Path) -> None:
 
 def test_tensors_draw_from_streams_of_their_own() -> None:
     x = np.full(64, 0.3, np.float32)
-    state = q.quantize_state_dict({"a": x, "b": x}, "fixed<8,0>", "stochastic", seed=5)
+    state = q.quantize_state_dict({"a": x, "b": x.copy()}, "fixed<8,0>", "stochastic", seed=5)
     assert (state["a"].codes != state["b"].codes).any()
     assert (
         state["a"].codes

@@ -23,8 +23,10 @@ from qemu_swalp.training.layouts import (
     resolved_for,
 )
 
-from .._compat import ConvLSTMCell, own_trainable_variables
+from .._compat import ConvLSTMCell, flat_layers, own_trainable_variables
 
+CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
+TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 PolicyT = TypeVar("PolicyT", bound=Policy)
 
 
@@ -61,6 +63,42 @@ def with_layouts(policy: PolicyT, variables: Mapping[str, Any]) -> PolicyT:
     for (name, v), (_, holder) in zip(variables.items(), found, strict=True):
         resolved_for(policy.quantizer, f"Variable {name}", tuple(v.shape), known.get(name), holder)
     return replace(policy, layouts=known)
+
+
+def operand_layouts(model: layers.Layer) -> dict[str, dict[str, int]]:
+    """Which axes of each weight its layer's product sums over and has its outputs along, for
+    `qemu_swalp.quantize_state_dict({v.path: v.value for v in model.weights}, format, layouts=…)`:
+    so codes are those of the operand that `emulate` rounds.
+
+    Returns
+    -------
+    paths of the variables → {"sum": axis, "out": axis}. A convolution's blocks run along its input
+    channels, at each position of the kernel. Kernels of several such axes (depthwise, einsum), and
+    transposed convolutions in groups, are left out.
+
+    >>> model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3, name="conv")])
+    >>> operand_layouts(model)
+    {'conv/kernel': {'sum': -2, 'out': -1}}
+    """
+    found: dict[str, dict[str, int]] = {}
+    for layer in flat_layers(model):
+        for v in own_trainable_variables(layer):
+            axes = _operand_axes(layer, v.name, tuple(v.shape)) if len(v.shape) > 1 else None
+            if axes is not None:
+                found[v.path] = axes
+    return found
+
+
+def _operand_axes(layer: Any, name: str, shape: tuple[int, ...]) -> dict[str, int] | None:
+    rule = layout_of(layer, name, shape) or {}
+    if len(shape) == 2:
+        summed, out = rule.get("sum"), rule.get("out")
+        return {"sum": summed, "out": out} if type(summed) is type(out) is int else None
+    if name == "kernel" and isinstance(layer, CONVOLUTIONS):
+        return {"sum": -2, "out": -1}
+    if name == "kernel" and isinstance(layer, TRANSPOSED):
+        return {"sum": -1, "out": -2}
+    return None
 
 
 def _known(v: Any, holders: list[tuple[str, Layout | None]]) -> tuple[Layout | None, str]:

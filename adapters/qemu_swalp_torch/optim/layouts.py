@@ -71,6 +71,39 @@ def layout_from(text: str) -> tuple[Layout | None, str]:
     return {word: _axis(axis) for word, axis in plain.items()}, ""
 
 
+def operand_layouts(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Which axes of each weight its layer's product sums over and has its outputs along, for
+    `qemu_swalp.quantize_state_dict(model.state_dict(), format, layouts=…)`: so codes are those of
+    the operand that `emulate` rounds.
+
+    Returns
+    -------
+    names of the state dict → {"sum": axis, "out": axis}. A convolution's blocks run along its input
+    channels, at each position of the kernel. Parameters of several such axes, and transposed
+    convolutions in groups, whose blocks would reach over these, are left out.
+
+    >>> operand_layouts(nn.Sequential(nn.Conv2d(8, 4, 3), nn.Linear(4, 2)))
+    {'0.weight': {'sum': 1, 'out': 0}, '1.weight': {'sum': 1, 'out': 0}}
+    """
+    found: dict[str, dict[str, int]] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for name, p in module.named_parameters(recurse=False, remove_duplicate=False):
+            axes = _operand_axes(module, name, tuple(p.shape)) if p.ndim > 1 else None
+            if axes is not None:
+                found[f"{prefix}.{name}" if prefix else name] = axes
+    return found
+
+
+def _operand_axes(module: Any, name: str, shape: tuple[int, ...]) -> dict[str, int] | None:
+    if isinstance(module, ConvTransposeNd) and name == "weight":
+        return {"sum": 0, "out": 1} if module.groups == 1 else None
+    if isinstance(module, ConvNd) and name == "weight":
+        return {"sum": 1, "out": 0}
+    layout = _layout(module, name, shape) or {}
+    summed, out = layout.get("sum"), layout.get("out")
+    return {"sum": summed, "out": out} if type(summed) is type(out) is int else None
+
+
 def _axis(plain: Any) -> Any:
     """JSON's keys are strings, and its sequences lists."""
     if isinstance(plain, dict):
