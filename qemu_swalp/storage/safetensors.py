@@ -235,7 +235,7 @@ def _entries(
         for name, entry in arrays.items()
         if name not in tied
     }
-    return entries, {name: tied[name] if name in tied else name for name in arrays}
+    return entries, {name: tied.get(name, name) for name in arrays}
 
 
 def _format(name: str, entry: _Entry) -> Format | None:
