@@ -102,6 +102,11 @@ def run_first_after_step(optimizer: Optimizer, handle: RemovableHandle) -> None:
     optimizer._optimizer_step_post_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
 
 
+def run_first_before_step(optimizer: Optimizer, handle: RemovableHandle) -> None:
+    """Move a hook to the front of those that run before the optimizer's step."""
+    optimizer._optimizer_step_pre_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
+
+
 def keep_step_hooks(optimizer: Optimizer, handles: Iterable[RemovableHandle]) -> None:
     """Give a shallow copy of an optimizer these of its step hooks alone; the original keeps all."""
     ids = {handle.id for handle in handles}

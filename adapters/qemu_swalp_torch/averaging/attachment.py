@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from qemu_swalp.interop.torch import untraced
 
+from .._compat import run_first_before_step
 from ..optim.grad_scaler import step_is_skipped
 from ..optim.no_step import is_no_step
 from ..tensors.custom_ops import refuse_capture
@@ -40,8 +41,11 @@ class Attachment:
         """Names of the averaged parameters that the optimizer has."""
         self.running: list[tuple[int, bool]] = []
         """Of each step that has begun: depth of its call, and whether it is none."""
+        before = optimizer.register_step_pre_hook(self._before_step)
+        # First, so that an abandoned swap is undone before anybody reads the weights.
+        run_first_before_step(optimizer, before)
         self.handles = [
-            optimizer.register_step_pre_hook(self._before_step),
+            before,
             optimizer.register_step_post_hook(self._after_step),
         ]
 

@@ -17,7 +17,7 @@ def check_set_up(optimizer: Optimizer) -> None:
 
     Otherwise a warning, for such an optimizer, that those are not rounded.
     """
-    if not any(MODE in group for group in optimizer.param_groups):
+    if not changes_weights(optimizer):
         return
     name = type(optimizer).__name__
     if optimizer.state and not in_training(optimizer):
@@ -39,6 +39,11 @@ def check_step(optimizer: Optimizer) -> None:
             f"this {type(optimizer).__name__} was put into evaluation by eval(), or never into"
             " training; call its train() before step()"
         )
+
+
+def changes_weights(optimizer: Optimizer) -> bool:
+    """Whether train() and eval() of the optimizer write other weights into the model."""
+    return any(MODE in group for group in optimizer.param_groups)
 
 
 def in_training(optimizer: Optimizer) -> bool:

@@ -40,6 +40,7 @@ from .param_plan import (
     names_from,
     needs_float32,
 )
+from .shown_weights import ShownWeights
 from .step_hooks import check_dense, grad_mode
 from .wrap import watch_copies
 
@@ -152,8 +153,9 @@ class SGD(Optimizer):
             self._watch(False)
 
     def _watch(self, allow_recipe_change: bool) -> None:
-        self._plan = Plan()
+        self._plan, self._shown = Plan(), ShownWeights()
         LoadGuard(allow_recipe_change).register(self)
+        self.register_load_state_dict_post_hook(self._shown.forget)
         self._plan.refresh(self)
         watch_copies()
 
@@ -193,7 +195,9 @@ class SGD(Optimizer):
         for entry, g in ready:
             check_dense(g, entry.label)
             if ACCUMULATOR in self.state.get(entry.parameter, {}):
-                check_accumulator(entry, self.state[entry.parameter][ACCUMULATOR])
+                accumulator = self.state[entry.parameter][ACCUMULATOR]
+                check_accumulator(entry, accumulator)
+                self._shown.adopt(entry, accumulator, Tensor.copy_)
         unread = torch.is_grad_enabled() or counts_on_device(self.param_groups)
         if not counts_on_device(self.param_groups):
             refuse_capture("a quantized step", "make the optimizer with capturable=True")
@@ -221,6 +225,7 @@ class SGD(Optimizer):
                 ready, steps, sgd_steps(steps, in_place=True), strict=True
             ):
                 self._store(entry, step, *found)
+        self._shown.note(self, self._plan.entries)
         advance(self.param_groups)
 
     def _inputs(self, entry: Entry, gradient: Tensor, hyper: Hyperparameters) -> StepInputs:

@@ -36,6 +36,7 @@ from .param_plan import (
     state_tensors,
 )
 from .schedule_free import check_step
+from .shown_weights import ShownWeights
 from .state_names import warn_of_unknown_state
 from .wrappers import inner_optimizers, state_with
 
@@ -50,7 +51,7 @@ class StepHooks:
     def __init__(self, allow_recipe_change: bool = False) -> None:
         self.guard = LoadGuard(allow_recipe_change)
         self.handles: list[RemovableHandle] = []
-        self.plan = Plan()
+        self.plan, self.shown = Plan(), ShownWeights()
         self.entries: list[Entry] = []
         """What is rounded; during a step in float32 with the stand-in's parameters."""
         self.updated: list[Entry] = []
@@ -79,6 +80,7 @@ class StepHooks:
             optimizer.register_step_pre_hook(self.before_step),
             after,
             *self.guard.register(optimizer),
+            optimizer.register_load_state_dict_post_hook(self.shown.forget),
         ]
 
     def remove(self) -> None:
@@ -173,6 +175,8 @@ class StepHooks:
                 if entry.recipe.accumulator is not None:
                     accumulator = optimizer.state.get(entry.parameter, {}).get(ACCUMULATOR)
                     if accumulator is not None:
+                        if evaluation == 0:
+                            self.shown.adopt(entry, accumulator, self.write)
                         self.write(entry.parameter, accumulator)
         self.round_waiting()
 
@@ -219,6 +223,8 @@ class StepHooks:
         if float32 is not None:
             float32.store(e.parameter for e in self.updated if e.recipe.gradient is not None)
         self._end(float32)
+        if not self._is_stand_in(optimizer):
+            self.shown.note(optimizer, self.entries)
         advance(optimizer.param_groups, self.skipped)
         if not self.names_checked:
             self.names_checked = True

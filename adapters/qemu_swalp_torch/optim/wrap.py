@@ -65,7 +65,9 @@ def quantize_optimizer(
     The optimizer stays the object that it is: schedulers, GradScaler, checkpoints, closures and
     `torch.compile` go on as before. Weights are rounded once now and after each step; gradients
     before the update (after each call of a closure); state after it. With an accumulator the update
-    is added to `opt.state[p]["qemu_accumulator"]`, and the weight is rounded from it.
+    is added to `opt.state[p]["qemu_accumulator"]`, and the weight is rounded from it. What else
+    writes into such a weight between two steps (clipping, loading) becomes the accumulator's; a
+    copy of the weights is kept for that.
 
     Parameters
     ----------

@@ -191,6 +191,16 @@ def test_run_first_after_step():
     assert order == ["ours", "earlier"], changed("run_first_after_step")
 
 
+def test_run_first_before_step():
+    order = []
+    opt = torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)
+    opt.register_step_pre_hook(lambda *_: order.append("earlier"))
+    handle = opt.register_step_pre_hook(lambda *_: order.append("ours"))
+    _compat.run_first_before_step(opt, handle)
+    opt.step()
+    assert order == ["ours", "earlier"], changed("run_first_before_step")
+
+
 def test_keep_step_hooks():
     order = []
     opt = torch.optim.SGD([nn.Parameter(torch.ones(1))], 0.1)

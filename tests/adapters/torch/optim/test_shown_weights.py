@@ -1,0 +1,113 @@
+"""Weights that somebody writes between two steps become those of the accumulator."""
+
+import copy
+
+import pytest
+import torch
+from qemu_swalp_torch import SGD, Averager, quantize_optimizer
+from torch import nn
+
+from qemu_swalp.training import Recipe
+
+RECIPE = Recipe(weight="fixed<8,4>/nearest_even", accumulator="bf16/nearest_even")
+RATE = 2.0**-6  # a step of this size is lost in a weight, and kept in an accumulator
+
+
+def hooked(weight):
+    return quantize_optimizer(torch.optim.SGD([weight], RATE), RECIPE)
+
+
+KINDS = {
+    "hooks": hooked,
+    "Adam": lambda p: quantize_optimizer(torch.optim.Adam([p], RATE), RECIPE),
+    "SGD of ours": lambda p: SGD([p], RATE, recipe=RECIPE),
+}
+WAYS = {
+    "copy_": lambda p: p.detach().copy_(torch.tensor([0.75, 1.0, -0.5])),
+    "data": lambda p: p.data.fill_(0.75),
+    "clamped": lambda p: p.data.clamp_(max=0.5),
+    "assigned": lambda p: setattr(p, "data", torch.tensor([0.75, 1.0, -0.5]).to(p.dtype)),
+    "loaded": lambda p: nn.ParameterList([p]).load_state_dict({"0": torch.full((3,), 0.75)}),
+}
+
+
+def step(optimizer, times=1, closure=False):
+    (p,) = optimizer.param_groups[0]["params"]
+
+    def evaluate():
+        p.grad = torch.ones_like(p)
+        return p.sum()
+
+    for _ in range(times):
+        if closure:
+            optimizer.step(evaluate)
+        else:
+            evaluate()
+            optimizer.step()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("closure", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_written_is_where_the_next_step_begins(kind, way, closure, dtype):
+    p = nn.Parameter(torch.tensor([1.0, 1.0, -0.5], dtype=dtype))
+    optimizer = KINDS[kind](p)
+    step(optimizer, closure=closure)
+    kept = optimizer.state[p]["qemu_accumulator"].clone()
+    before = p.detach().clone()
+    WAYS[way](p)
+    expected = torch.where(p == before, kept, p.detach())
+    plain = copy.deepcopy(optimizer)  # a copy has seen no weights: only its accumulator counts
+    step(plain, closure=closure)
+    moved = plain.state[plain.param_groups[0]["params"][0]]["qemu_accumulator"] - kept
+    step(optimizer, closure=closure)
+    found = optimizer.state[p]["qemu_accumulator"]
+    torch.testing.assert_close(found, expected + moved, rtol=0, atol=2.0**-7)
+    assert (p - expected).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_is_no_edit(same, kind):
+    p = nn.Parameter(torch.tensor([1.0, 1.0, -0.5]))
+    optimizer = KINDS[kind](p)
+    step(optimizer, 3)
+    weight, state = p.detach().clone(), copy.deepcopy(optimizer.state_dict())
+    step(optimizer, 3)
+    expected = p.detach().clone(), optimizer.state[p]["qemu_accumulator"].clone()
+    for model_first in (True, False):
+        step(optimizer, 5)
+        if model_first:
+            p.data.copy_(weight)
+        optimizer.load_state_dict(copy.deepcopy(state))
+        if not model_first:
+            p.data.copy_(weight)
+        step(optimizer, 3)
+        same(p, expected[0])
+        same(optimizer.state[p]["qemu_accumulator"], expected[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("how", ["left", "restored", "abandoned"])
+def test_an_average_in_the_model_is_no_edit(same, kind, how):
+    results = []
+    for swapped in (False, True):
+        model = nn.Linear(3, 1, bias=False)
+        with torch.no_grad():
+            model.weight.copy_(torch.tensor([[1.0, 1.0, -0.5]]))
+        optimizer = KINDS[kind](model.weight)
+        averager = Averager(model)
+        averager.attach(optimizer)
+        step(optimizer, 3)
+        if swapped:
+            swap = averager.swap()
+            swap.__enter__()
+            if how == "left":
+                swap.__exit__(None, None, None)
+            elif how == "restored":
+                averager.restore()
+            del swap
+        step(optimizer, 3)
+        state = optimizer.state[model.weight]["qemu_accumulator"]
+        results.append({"weight": model.weight.detach(), "accumulator": state})
+    same(*results)
