@@ -106,6 +106,11 @@ def add_commands(commands: Any) -> None:
         type=Path,
         help="write codes and scales to a .safetensors file, and the other tensors as they are",
     )
+    command.add_argument(
+        "--own-dtypes",
+        action="store_true",
+        help="with --out: codes and scales in the file's own dtypes (F8_E4M3, F4, …), where it can",
+    )
     add_load(command)
     command.set_defaults(run=_quantize)
     back = commands.add_parser(
@@ -186,6 +191,8 @@ def _quantize(chosen: argparse.Namespace) -> int:
     if chosen.out is not None:
         check_suffix(chosen.out, ".safetensors")
         require("safetensors", FILES)
+    elif chosen.own_dtypes:
+        raise ValueError("--own-dtypes tells how --out is written; give --out too")
     report, state = _Report(), dict[str, Any]()
     with open_checkpoint(chosen.file) as tensors:
         check_patterns("--only", chosen.only or (), tensors.names)
@@ -203,7 +210,7 @@ def _quantize(chosen: argparse.Namespace) -> int:
     if not report.lines:
         raise ValueError(f"{chosen.file}: nothing to round: {report.text() or 'it has no tensor'}")
     if chosen.out is not None:
-        save_state(chosen.out, state, metadata=tensors.metadata)
+        save_state(chosen.out, state, metadata=tensors.metadata, own_dtypes=chosen.own_dtypes)
     print(report.text() + (f"\n\nwritten: {chosen.out}" if chosen.out is not None else ""))
     return 0
 

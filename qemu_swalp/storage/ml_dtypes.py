@@ -44,7 +44,7 @@ def to_ml_dtypes(codes: Array, format: Format | str) -> np.ndarray:
     >>> floats.dtype.name, floats.astype(np.float32).tolist()
     ('float8_e4m3fn', [1.5, -448.0])
     """
-    dtype = _dtype(format)
+    dtype = dtype_of(format)
     expected = np.dtype(f"uint{8 * dtype.itemsize}")
     if not isinstance(codes, np.ndarray) or codes.dtype != expected:
         got = codes.dtype if isinstance(codes, np.ndarray) else type(codes).__qualname__
@@ -63,14 +63,15 @@ def from_ml_dtypes(x: Array, format: Format | str) -> np.ndarray:
     >>> from_ml_dtypes(np.array([1.5, -448.0], ml_dtypes.float8_e4m3fn), "e4m3fn").tolist()
     [60, 254]
     """
-    dtype = _dtype(format)
+    dtype = dtype_of(format)
     if not isinstance(x, np.ndarray) or x.dtype != dtype:
         got = x.dtype if isinstance(x, np.ndarray) else type(x).__qualname__
         raise TypeError(f"x must be a NumPy array of {dtype} to hold {parse(format)}, got {got}")
     return x.view(f"uint{8 * dtype.itemsize}")
 
 
-def _dtype(format: Format | str) -> np.dtype:
+def dtype_of(format: Format | str) -> np.dtype:
+    """The dtype that has the layout of a format. ValueError if there is none."""
     parsed = parse(format)
     name = next(
         (dtype for known, dtype in _DTYPES.items() if _layout(parse(known)) == _layout(parsed)),

@@ -1,18 +1,17 @@
 """State dicts of codes as safetensors files.
 
-An array of codes is stored as one packed uint8 array for each part (clause COD-5): `NAME.codes`,
-`NAME.scales`, `NAME.second`, `NAME.zero_points`; any other array as it is, so that any reader of
-safetensors finds it. The metadata key `qemu_swalp` holds JSON: `version`, and `arrays`, which gives
-each array of the state, in its order, by `format` (spelled out; null: stored as it is), `shape`,
-`dtype` and `crc32`, of the JSON list of its name and these three, followed by the bytes of its
-parts. An array that another name before it has too is stored once, and given by `same_as`, that
-name, and `crc32` of the JSON list of both.
+An array of codes is stored as one array for each part, packed in uint8 (clause COD-5) or in a dtype
+of such files: `NAME.codes`, `NAME.scales`, `NAME.second`, `NAME.zero_points`; any other array as it
+is, so that any reader of safetensors finds it. The metadata key `qemu_swalp` holds JSON: `version`,
+and `arrays`, which gives each array of the state, in its order, by `format` (spelled out; null:
+stored as it is), `shape`, `dtype` and `crc32`, of the JSON list of its name and these three,
+followed by the bytes of its parts. An array that another name before it has too is stored once, and
+given by `same_as`, that name, and `crc32` of the JSON list of both.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import zlib
 from collections.abc import Callable, Iterable, Mapping
@@ -21,13 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays.dtypes import source_dtype
-from ..formats import Block, Exponent, Format, TableFormat, parse
+from ..formats import Format, parse
 from ..ops.arguments import check_representable
-from ..ops.encode import BlockCodes
-from ..ops.pack import pack, packed_parts, signed, unpack
+from ..ops.pack import packed_parts
 from .host_arrays import in_own_dtype, memory_of
 from .sources import Source
 from .state_dict import QuantizedTensor
+from .stored_parts import codes_of_parts, stored_parts
 from .tensor_files import TensorFile, open_tensors, write_tensors
 
 KEY = "qemu_swalp"
@@ -40,6 +39,7 @@ def save_state(
     state: Mapping[str, Any],
     *,
     metadata: Mapping[str, str] | None = None,
+    own_dtypes: bool = False,
 ) -> None:
     """Write a state dict, as `quantize_state_dict` makes it, to a safetensors file.
 
@@ -50,6 +50,8 @@ def save_state(
         dtype; of the low-bit floats e4m3fn, e5m2, e8m0fnu, e4m3fnuz, e5m2fnuz, e2m3fn, e3m2fn and
         e2m1fn can be.
     metadata : strings by name, kept beside our own: `__metadata__` of the file.
+    own_dtypes : store codes and scales in the dtypes that such files name, where there is one, so
+        that other readers see F8_E4M3, F4, F8_E8M0 or BF16 arrays in place of packed bytes.
 
     Raises
     ------
@@ -81,7 +83,7 @@ def save_state(
             continue
         if isinstance(x, QuantizedTensor):
             parts, entry = (
-                _packed(name, x),
+                stored_parts(name, x, own_dtypes),
                 _Entry(x.format.canonical_string(), list(x.shape), x.dtype),
             )
         else:
@@ -126,15 +128,6 @@ def _identity(x: Any) -> object:
         return memory_of(x)
     except TypeError:
         return id(x)  # no array, which is told where it is stored
-
-
-def _packed(name: str, tensor: QuantizedTensor) -> dict[str, np.ndarray]:
-    codes = tensor.codes
-    parts = codes._asdict() if isinstance(codes, BlockCodes) else {"codes": codes}
-    return {
-        f"{name}.{part}": pack(parts[part], bits)
-        for part, (bits, _) in packed_parts(tensor.shape, tensor.format).items()
-    }
 
 
 class _Entry(NamedTuple):
@@ -182,7 +175,9 @@ def state_readers(file: TensorFile | Source) -> dict[str, Callable[[], Any]]:
             x = (
                 _unquantized(name, entry, parts[0])
                 if format is None
-                else _quantized(name, format, entry, parts)
+                else QuantizedTensor(
+                    format, codes_of_parts(name, format, entry.shape, parts), entry.dtype
+                )
             )
             if _checksum(name, entry, parts) != checksum:
                 raise ValueError(f"damaged: {name} does not have the checksum {checksum!r}")
@@ -235,7 +230,8 @@ def _entries(
         for name, entry in arrays.items()
         if name not in tied
     }
-    return entries, {name: tied.get(name, name) for name in arrays}
+    first = dict(zip(entries, entries, strict=True)) | tied
+    return entries, {name: first[name] for name in arrays}
 
 
 def _format(name: str, entry: _Entry) -> Format | None:
@@ -262,36 +258,3 @@ def _unquantized(name: str, entry: _Entry, array: np.ndarray) -> np.ndarray:
             f" of shape {list(array.shape)}"
         )
     return array
-
-
-def _quantized(
-    name: str, format: Format, entry: _Entry, streams: Iterable[np.ndarray]
-) -> QuantizedTensor:
-    parts = {
-        part: _unpacked(f"{name}.{part}", stream, bits, shape)
-        for (part, (bits, shape)), stream in zip(
-            packed_parts(entry.shape, format).items(), streams, strict=True
-        )
-    }
-    codes = parts["codes"]
-    if isinstance(format, TableFormat) and codes.max(initial=0) >= len(format.meanings):
-        raise ValueError(
-            f"damaged: {name}.codes has the code {codes.max()}, and {format} has"
-            f" {len(format.meanings)}"
-        )
-    if not isinstance(format, Block):
-        return QuantizedTensor(format, codes, entry.dtype)
-    if isinstance(format.scale, Exponent):
-        parts["scales"] = signed(parts["scales"], format.scale.bits)
-    return QuantizedTensor(format, BlockCodes(**parts), entry.dtype)
-
-
-def _unpacked(stored: str, stream: np.ndarray, bits: int, shape: tuple[int, ...]) -> np.ndarray:
-    try:
-        codes = unpack(stream, bits, shape)
-    except ValueError as error:
-        raise ValueError(f"damaged: {stored}: {error}") from error
-    spare = -math.prod(shape) * bits % 8
-    if spare and stream[-1] >> (8 - spare):
-        raise ValueError(f"damaged: {stored} has set bits after its last code")
-    return codes

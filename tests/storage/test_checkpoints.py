@@ -451,7 +451,8 @@ def test_commands_read_what_others_wrote(capsys: Capture, tmp_path: Path) -> Non
     text = output(capsys, "quantize", str(tmp_path / "m.safetensors"), "--format", "mxfp4")
     assert "100.00 %" in text
     command = ("quantize", str(tmp_path / "m.safetensors"), "--format", "mxfp4")
-    output(capsys, *command, "--out", str(again))
+    output(capsys, *command, "--out", str(again), "--own-dtypes")
+    assert "--own-dtypes tells how --out" in complaint(capsys, *command, "--own-dtypes")
     for path in (back, again):
         with safe_open(path, "numpy") as file:
             assert file.metadata()["format"] == "pt"

@@ -509,3 +509,34 @@ def test_dtypes_that_safetensors_lacks_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="x has 3 elements of 6 bits, which are no whole bytes"):
         q.save_state(tmp_path / "a", {"x": x})
     assert not list(tmp_path.iterdir())
+
+
+OWN_DTYPES = {
+    "e4m3fn": ["F8_E4M3"],
+    "mxfp4": ["F4", "F8_E8M0"],
+    "mxfp6_e3m2": ["F6_E3M2", "F8_E8M0"],
+    "nvfp4": ["F4", "F8_E4M3", "F32"],
+    "block<e5m2,axis=0,scale=bf16>": ["F8_E5M2", "BF16"],
+    "fp16": ["F16"],
+    "int<8,axis=0,zero_point>": ["U8", "F32", "U8"],
+    "bfp8": ["U8", "U8"],
+    "posit8": ["U8"],
+}
+
+
+@pytest.mark.parametrize("name", OWN_DTYPES)
+def test_codes_in_the_dtypes_of_the_file(name: str, tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((4, 64)).astype(np.float32)
+    path = tmp_path / "a.safetensors"
+    state = q.quantize_state_dict({"w": x, "odd": x[0, :3]}, {"w": name, "odd": "e2m1fn"})
+    q.save_state(path, state, own_dtypes=True)
+    with safe_open(path, "numpy") as file:
+        stored = [f"w.{part}" for part in ("codes", "scales", "second", "zero_points")]
+        dtypes = [file.get_slice(part).get_dtype() for part in stored if part in set(file.keys())]
+        assert dtypes == OWN_DTYPES[name]
+        if dtypes[0] != "U8":
+            assert file.get_slice("w.codes").get_shape() == [4, 64]
+        assert file.get_slice("odd.codes").get_dtype() == "U8"
+    for back in (q.load_state(path), q.load_checkpoint(path)):
+        for array, tensor in state.items():
+            assert same_bits(back[array].decode(), tensor.decode()).all()
