@@ -8,7 +8,7 @@ support use the reference implementation, with the same bits.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -19,6 +19,7 @@ from ..arrays.dtypes import SourceDtype
 from ..random_bits import RandomBits
 from ..reference.accumulation import AccumulationTargets
 from ..reference.context import Target
+from ..reference.overflow import MARK
 from .threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
@@ -80,6 +81,27 @@ def matmul(
     if backend is None or not (backend.accepts(a) and backend.accepts(b)):
         return None
     return backend.matmul(a, b, targets, random)
+
+
+def operate(
+    xp: Namespace,
+    operation: str,
+    operands: Sequence[Array],
+    shape: tuple[int, ...],
+    target: Target,
+    random: RandomBits | None,
+) -> Array | None:
+    """The elementary operation of checked operands, rounded once; None if no kernel supports it.
+
+    operation : one of `cpu.OPERATIONS`.
+    shape : of the result, which has elements; operands are broadcast to it.
+    """
+    backend = _backend(xp.name) if _enabled else None
+    if backend is None or target.policy == MARK or not all(map(backend.accepts, operands)):
+        return None
+    wide = [xp.broadcast(x, shape or (1,)) for x in operands]
+    result = backend.operate(operation, wide, target, random)
+    return None if result is None else xp.reshape(result, shape)
 
 
 def quantize(

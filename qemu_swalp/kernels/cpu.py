@@ -18,9 +18,9 @@ from . import layouts, matmul_plan as plans, structs, threads
 from .build import LIBRARY, digest
 from .chunks import Chunks, Limits
 from .matmul_plan import Matrix, Shape
-from .plan import Plan
+from .plan import DTYPES, Plan
 from .processor import Memory, Processor
-from .strides import layout_of
+from .strides import layout_of, operands_of
 
 SIGNATURES: dict[str, list[Any]] = {
     "qs_quantize": [
@@ -34,8 +34,22 @@ SIGNATURES: dict[str, list[Any]] = {
     "qs_round_many": [c_void_p, c_int, c_int],
     "qs_sgd": [c_void_p, c_int, c_int],
     "qs_matmul": [c_void_p, c_int],
+    "qs_operate": [
+        c_int,
+        c_int,
+        ctypes.POINTER(structs.Plan),
+        ctypes.POINTER(structs.Layout),
+        ctypes.POINTER(structs.Random),
+        c_void_p,
+        c_void_p,
+        c_void_p,
+        c_int,
+    ],
     "qs_share_threads": [ctypes.POINTER(c_int)],
 }
+
+OPERATIONS = ("add", "subtract", "multiply", "divide", "sqrt")
+"""In the order of `Operation` in `src/cpu/operate.h`."""
 
 
 def library() -> Any:
@@ -168,6 +182,33 @@ class Cpu(Processor):
         library().qs_matmul(addressof(call), threads.get_num_threads())
         if computed is not result:
             result[...] = computed
+        return True
+
+    def operate(
+        self,
+        operation: str,
+        dtype: str,
+        plan: Plan,
+        shape: Shape,
+        operands: Sequence[Memory],
+        out: int,
+        drawn: structs.Random,
+    ) -> bool:
+        a, b = operands[0], operands[-1]
+        layout = operands_of(shape, a.strides, b.strides)
+        if layout is None or dtype not in ("float32", "float64"):
+            return False
+        library().qs_operate(
+            OPERATIONS.index(operation),
+            DTYPES.index(dtype),
+            plan.structure,
+            layout,
+            drawn,
+            a.address,
+            b.address,
+            out,
+            threads.get_num_threads(),
+        )
         return True
 
     def chunked_roundings(self, chunks: Chunks) -> list[structs.ChunkedRounding | None]:

@@ -74,6 +74,24 @@ class Processor(ABC):
         bool : False, and nothing is written, if the kernels do not round by these targets.
         """
 
+    def operate(
+        self,
+        operation: str,
+        dtype: str,
+        plan: Plan,
+        shape: tuple[int, ...],
+        operands: Sequence[Memory],
+        out: int,
+        drawn: structs.Random,
+    ) -> bool:
+        """Write an elementary operation to the address `out`, in C order; `plan` is in float64.
+
+        Returns
+        -------
+        bool : False, and nothing is written, if there is no kernel for it.
+        """
+        return False
+
     @abstractmethod
     def chunked_roundings(self, chunks: Chunks) -> list[structs.ChunkedRounding | None]:
         """The roundings of a tensor, pointing to plans in the memory of the processor."""

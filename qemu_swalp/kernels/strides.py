@@ -47,6 +47,30 @@ def layout_of(
     return found
 
 
+@lru_cache(maxsize=4096)
+def operands_of(shape: Shape, a_strides: Shape, b_strides: Shape) -> structs.Layout | None:
+    """The layout of two operands of one shape, with at least one element and any strides; extents
+    are not used. None where more axes are left than the kernels support.
+    """
+    axes: list[list[int]] = [[1, 1, 1]]  # length, stride of a, of b; the last axis first
+    for length, a, b in reversed(list(zip(shape, a_strides, b_strides, strict=True))):
+        inner = axes[-1]
+        if length == 1:
+            continue
+        if inner[0] == 1:
+            axes[-1] = [length, a, b]
+        elif a == inner[0] * inner[1] and b == inner[0] * inner[2]:
+            inner[0] *= length
+        else:
+            axes.append([length, a, b])
+    if len(axes) > structs.MOST_AXES:
+        return None
+    found = structs.Layout(len(axes))
+    for i, (length, a, b) in enumerate(reversed(axes)):
+        found.lengths[i], found.source_strides[i], found.target_strides[i] = length, a, b
+    return found
+
+
 def _extents(shape: Shape, format: Format) -> Shape:
     if not isinstance(format, Block):
         return shape

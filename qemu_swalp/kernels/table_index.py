@@ -47,29 +47,24 @@ def of_thresholds(thresholds: np.ndarray, values: np.ndarray) -> tuple[Half, Hal
 
 
 def of_view(format: TableFormat, view: SignView, sign: int, source: SourceDtype) -> Half:
-    """For stochastic modes: the intervals [start, start + width) between values; an infinite width
-    outside of all, NaN where float64 does not hold the distance of every number from the start.
+    """For stochastic modes: the intervals [start, start + width) between values; the width -1
+    outside of all, NaN where it is so small or great that the kernels look at each element.
     """
     values = np.sort(np.array([sign * float(v) for v in format.finite]))
-    starts, ends = values[:-1], values[1:]
-    with np.errstate(over="ignore", invalid="ignore"):
-        widths = ends - starts
-        rest = widths - ends  # Knuth's error of a sum: 0 where the width is exact
-        exact = (ends - (widths - rest)) + (-starts - rest) == 0
-        # Numbers of at most 24 bits from the start to 2^29 times as far have 53 bits at its unit.
-        near = (starts == 0) | ((starts > 0) & (ends <= starts * 2.0**29))
-    if source.width == 64:  # there the kernels look at each element
-        near = (starts >= 0) & (widths >= 2.0**-900) & np.isfinite(widths)
-    widths = np.where(exact & near, widths, np.nan)
+    starts = values[:-1]
+    kind, least = (np.float64, 2.0**-900) if source.width == 64 else (np.float32, 2.0**-100)
+    with np.errstate(over="ignore"):
+        widths = np.diff(values).astype(kind)
+    widths = np.where(np.isfinite(widths) & (widths >= least), widths, np.nan)
     first = view.not_positive - 1  # the interval after no step, -1 before all values
     starts = np.append(starts, 0.0)
-    widths = np.append(widths, np.inf)
+    widths = np.append(widths, -1.0)
     at = np.arange(first, first + len(view.keys) + 1)
     return Half(
         view.keys,
         view.bits[np.clip(at, 0, len(view.bits) - 1)],
         np.where(at < 0, 0.0, starts[at]),
-        np.where(at < 0, np.inf, widths[at]),
+        np.where(at < 0, -1.0, widths[at]),
     )
 
 
@@ -82,7 +77,7 @@ def index_of(
     most = (1 << (source.width - 1)) - 1
     pad = 1 << levels
     storage = -1 if source.storage == 64 else (1 << source.storage) - 1
-    word = "uint64" if source.width == 64 else "uint32"
+    word, real = ("uint64", "float64") if source.width == 64 else ("uint32", "float32")
     edges = np.arange(low, high + 1) << shift
     first = [np.searchsorted(step, edges) for step in steps]
     first[1] += len(steps[0]) + pad
@@ -90,13 +85,13 @@ def index_of(
         "first": (np.concatenate(first), word),
         "steps": (_joined(steps, pad, most), word),
         "bits": (_joined([half.bits for half in halves], pad - 1, 0) & storage, word),
-        "starts": (_joined([half.starts for half in halves], pad - 1, 0), "float64"),
-        "widths": (_joined([half.widths for half in halves], pad - 1, 0), "float64"),
+        "starts": (_joined([half.starts for half in halves], pad - 1, 0), real),
+        "widths": (_joined([half.widths for half in halves], pad - 1, 0), real),
     }
     pointers = {
         name: pointer(np.asarray(column).astype(kind), kind)
         for name, (column, kind) in columns.items()
-        if len(halves[0].starts) or kind != "float64"
+        if len(halves[0].starts) or kind != real
     }
     return structs.TableIndex(**pointers, shift=shift, levels=levels, low=low, high=high)
 

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from .. import kernels
 from .._typing import ArrayT, Numbers
 from .._util.autograph import no_autograph
 from ..arrays import Array, Namespace, namespace_of
@@ -32,15 +33,18 @@ class Operation:
     to nearest.
     """
 
+    name: str
     odd: Callable[..., Array]
     near: Callable[..., Array]
 
 
-ADD = Operation(odd_sum, odd_sum)
-SUBTRACT = Operation(lambda xp, a, b: odd_sum(xp, a, -b), lambda xp, a, b: odd_sum(xp, a, -b))
-MULTIPLY = Operation(lambda xp, a, b: a * b, lambda xp, a, b: a * b)
-DIVIDE = Operation(odd_quotient, lambda xp, a, b: a / b)
-SQRT = Operation(odd_root, lambda xp, x: xp.sqrt(x))
+ADD = Operation("add", odd_sum, odd_sum)
+SUBTRACT = Operation(
+    "subtract", lambda xp, a, b: odd_sum(xp, a, -b), lambda xp, a, b: odd_sum(xp, a, -b)
+)
+MULTIPLY = Operation("multiply", lambda xp, a, b: a * b, lambda xp, a, b: a * b)
+DIVIDE = Operation("divide", odd_quotient, lambda xp, a, b: a / b)
+SQRT = Operation("sqrt", odd_root, lambda xp, x: xp.sqrt(x))
 
 
 @no_autograph
@@ -184,6 +188,13 @@ def _operate(
             f"{quantizer} needs random=RandomBits(seed, stream, step), with another stream for"
             f" every operation and another step for every call, got {random!r}"
         )
+    random = random if quantizer.rounding.stochastic else None
+    if math.prod(shape):
+        if random is not None:
+            random.check_reach(shape)
+        result = kernels.operate(xp, operation.name, arrays, shape, quantizer.target, random)
+        if result is not None:
+            return result
     with np.errstate(all="ignore"):
         wide = [widened(ctx, x) for x in arrays]
         if shape is not None:

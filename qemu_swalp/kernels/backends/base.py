@@ -7,13 +7,14 @@ line in `kernels.BACKENDS`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ...arrays import Array
 from ...arrays.dtypes import SourceDtype
 from ...random_bits import RandomBits
 from ...reference.accumulation import AccumulationTargets
-from ...reference.context import Target
+from ...reference.context import BINARY64, Target
 from .. import structs
 from ..matmul_plan import Matrix, result_shape
 from ..plan import plan_of
@@ -51,6 +52,12 @@ class KernelBackend(ABC):
         self, a: Array, b: Array, targets: AccumulationTargets, random: RandomBits | None
     ) -> Array | None:
         """a·b of accepted arrays; None if the kernels do not support them."""
+        return None
+
+    def operate(
+        self, operation: str, operands: Sequence[Array], target: Target, random: RandomBits | None
+    ) -> Array | None:
+        """An operation on accepted arrays of one shape; None if the kernels do not support it."""
         return None
 
     def refusals(self) -> dict[str, str]:
@@ -214,6 +221,31 @@ class MemoryBackend(KernelBackend):
                 random,
             )
             return self.cast(out, a) if done else None
+
+    def operate(
+        self, operation: str, operands: Sequence[Array], target: Target, random: RandomBits | None
+    ) -> Array | None:
+        processor, plan = self.processor_of(operands[0]), plan_of(BINARY64, target)
+        if plan is None or any(self.processor_of(x) is not processor for x in operands):
+            return None
+        with processor.stream():
+            read = [x if self.in_strides(x) else self.contiguous(x) for x in operands]
+            read = [self.detached(x) for x in read]
+            result = self.empty_like(read[0])
+            done = processor.operate(
+                operation,
+                self.dtype_name(result),
+                plan,
+                tuple(result.shape),
+                [self.memory(x) for x in read],
+                self.address(result),
+                self._draw(random, result)[1],
+            )
+            return result if done else None
+
+    def in_strides(self, x: Array) -> bool:
+        """Whether elements lie whole strides apart."""
+        return True
 
     def dtype_name(self, x: Array) -> str:
         """Such as "float32"."""

@@ -50,6 +50,9 @@ class NumpyBackend(MemoryBackend):
         last = x.shape[-1] == 1 or x.strides[-1] == size
         return bool(last and all(stride % size == 0 for stride in x.strides))
 
+    def in_strides(self, x: np.ndarray) -> bool:
+        return x.flags.aligned and all(stride % x.itemsize == 0 for stride in x.strides)
+
     def contiguous(self, x: np.ndarray) -> np.ndarray:
         return np.array(x, order="C", subok=False)
 

@@ -101,7 +101,7 @@ class TorchBackend(MemoryBackend):
         return step.data_ptr() if on_gpu and step.dtype in (torch.int32, torch.int64) else None
 
     def dtype_name(self, x: torch.Tensor) -> str:
-        return NAMES[x.dtype]
+        return str(x.dtype).removeprefix("torch.")
 
 
 def _is_plain(x: Any) -> bool:

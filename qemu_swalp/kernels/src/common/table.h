@@ -16,13 +16,14 @@ struct SignView {
 };
 
 /// Where the values of a table are found by the leading bits of a magnitude (`table_index.py`), on
-/// a CPU. Arrays of words of the source dtype, and of float64; the positive sign's part first.
+/// a CPU. Arrays of words of the source dtype, and of floats of that width; the positive sign's
+/// part first.
 struct TableIndex {
-  const void* first;     // for each bucket, how many steps lie before it
-  const void* steps;     // magnitude bits, ascending
-  const void* bits;      // of the value after so many steps
-  const double* starts;  // for stochastic modes, of the interval after so many steps
-  const double* widths;  // infinite outside of all intervals, NaN where float64 does not suffice
+  const void* first;   // for each bucket, how many steps lie before it
+  const void* steps;   // magnitude bits, ascending
+  const void* bits;    // of the value after so many steps
+  const void* starts;  // for stochastic modes, of the interval after so many steps
+  const void* widths;  // to nearest; -1 outside of all intervals, NaN where floats do not suffice
   int32_t shift, levels;
   int64_t low, high;  // buckets
 };

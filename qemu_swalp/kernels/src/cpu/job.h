@@ -8,6 +8,8 @@
 
 QS_BEGIN
 
+constexpr int64_t long_run = 64;  // elements under one scale
+
 /// A plan and its arrays, in one source dtype.
 template <class C>
 class Job {
@@ -118,6 +120,11 @@ class Job {
 
   /// Some rows and columns with all of their blocks.
   void run_blocks(int64_t b, Range rows, Range columns, Scratch<C>& scratch) const {
+    if (narrow_ && by_units() && blocks_.most_rows == 1 && plan_.scaling.rule != Rule::minmax) {
+      const Stored* from = source_ + blocks_.row(b, rows.first).source + columns.first;
+      finder_.find_in_row(scratch.units, from, columns.size(), blocks_.segment, global_);
+      return apply(b, rows, columns, scratch);
+    }
     const int64_t n = find_extremes<C>(blocks_, plan_.scaling, source_, b, rows, columns, scratch);
     if (by_units()) {
       finder_.find(scratch.units, n, narrow_ ? blocks_.segment : 1, global_);
@@ -212,6 +219,11 @@ class Job {
     Units<C>& u = scratch.units;
     const Strips strips(blocks_, narrow_, columns);
     if (narrow_) u.repeat_scales(strips.together);
+    const bool powers = is_power(plan_.scaling.rule);
+    if (powers) scratch.columns.set(u.scale.data(), int64_t(u.scale.size()), plan_.element);
+    // One for many elements: the compiler takes what follows from it out of the loop.
+    const bool uniform = std::is_same_v<C, Single> && !narrow_ &&
+                         least_of(blocks_.segment, columns.size()) >= long_run;
     const int64_t first = columns.first / blocks_.segment;
     with_mode(plan_.mode, [&](auto mode) {
       strips.each(b, rows, columns, [&](BlockRows::Row at, int64_t n) {
@@ -220,9 +232,27 @@ class Job {
           const uint32_t* words = nullptr;
           if (is_stochastic(mode))
             words = scratch.words.fill(random_, uint64_t(at.element + i), int(size));
+          const Stored* from = source_ + at.source + i;
+          Stored* to = target_ + at.target + i;
+          if (powers) {
+            rounder_.round_columns(mode, scratch.columns, i, from, to, size, words, u.infinities);
+            continue;
+          }
+          const Range part{columns.first + i, columns.first + i + size};
+          if constexpr (std::is_same_v<C, Single>) {
+            if (uniform) {
+              in_segments(part, blocks_.segment, [&](int64_t segment, Range own) {
+                const size_t unit = size_t(segment - first);
+                const int64_t j = own.first - part.first;
+                const UniformScale<C> run{u.scale[unit], u.extra[unit]};
+                rounder_.round_scaled_run(mode, run, from + j, to + j, own.size(),
+                                          words ? words + j : nullptr, u.infinities);
+              });
+              continue;
+            }
+          }
           ScaleRun<C> run{u.scale.data() + i, u.extra.data() + i};
           if (!narrow_) {
-            const Range part{columns.first + i, columns.first + i + size};
             in_segments(part, blocks_.segment, [&](int64_t segment, Range own) {
               const size_t unit = size_t(segment - first);
               fill<C>(scratch.scale + (own.first - part.first), u.scale[unit], own.size());
@@ -230,8 +260,7 @@ class Job {
             });
             run = {scratch.scale, scratch.extra};
           }
-          rounder_.round_columns(mode, run, source_ + at.source + i, target_ + at.target + i, size,
-                                 words, u.infinities);
+          rounder_.round_scaled_run(mode, run, from, to, size, words, u.infinities);
         }
       });
     });

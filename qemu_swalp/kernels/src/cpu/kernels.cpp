@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "cpu/matmul.h"
+#include "cpu/operate.h"
 #include "cpu/sgd.h"
 
 #define QS_JOIN(a, b) a##b
@@ -82,6 +83,15 @@ void multiply(const Matmul& matmul, int threads) {
                       [&](int64_t task, Memory& memory) { job.run(task, memory); });
 }
 
+template <class Float>
+void operate(Operation operation, const Plan& plan, const Layout& operands, const Random& random,
+             const void* a, const void* b, void* out, int threads) {
+  const OperateJob<Float> job(operation, plan, operands, random, a, b, out);
+  using Memory = Scratch<Double>;
+  in_parallel<Memory>(job.tasks(), threads,
+                      [&](int64_t task, Memory& memory) { job.run(task, memory); });
+}
+
 }  // namespace
 QS_END
 
@@ -125,4 +135,17 @@ QS_HIDDEN void QS_NAME(qs_matmul_, QS_VARIANT)(const qemu_swalp::Matmul* matmul,
   using namespace qemu_swalp;
   if (matmul->dtype == Dtype::float32) return multiply<Single>(*matmul, threads);
   return multiply<Double>(*matmul, threads);
+}
+
+/// An elementary operation on arrays of float32 or float64, `dtype`; the plan is in float64.
+QS_HIDDEN void QS_NAME(qs_operate_, QS_VARIANT)(int operation, int dtype,
+                                                const qemu_swalp::Plan* plan,
+                                                const qemu_swalp::Layout* operands,
+                                                const qemu_swalp::Random* random, const void* a,
+                                                const void* b, void* out, int threads) {
+  using namespace qemu_swalp;
+  const auto chosen = Operation(operation);
+  if (Dtype(dtype) == Dtype::float32)
+    return operate<float>(chosen, *plan, *operands, *random, a, b, out, threads);
+  return operate<double>(chosen, *plan, *operands, *random, a, b, out, threads);
 }

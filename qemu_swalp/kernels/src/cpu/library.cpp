@@ -12,12 +12,15 @@ using Quantize = void(const Plan*, const Layout*, const Random*, const void*, vo
 using RoundMany = void(const TensorRounding*, int, int);
 using SgdMany = void(const SgdTensor*, int, int);
 using Multiply = void(const Matmul*, int);
+using Operate = void(int, int, const Plan*, const Layout*, const Random*, const void*, const void*,
+                     void*, int);
 
 #define QS_DECLARE(variant)          \
   Quantize qs_quantize_##variant;    \
   RoundMany qs_round_many_##variant; \
   SgdMany qs_sgd_##variant;          \
-  Multiply qs_matmul_##variant;
+  Multiply qs_matmul_##variant;      \
+  Operate qs_operate_##variant;
 
 extern "C" {
 QS_DECLARE(baseline)
@@ -35,11 +38,13 @@ struct Variant {
   RoundMany* round_many;
   SgdMany* sgd;
   Multiply* matmul;
+  Operate* operate;
   bool there;  // on this machine
 };
 
-#define QS_FUNCTIONS(variant) \
-  #variant, qs_quantize_##variant, qs_round_many_##variant, qs_sgd_##variant, qs_matmul_##variant
+#define QS_FUNCTIONS(variant)                                                                      \
+  #variant, qs_quantize_##variant, qs_round_many_##variant, qs_sgd_##variant, qs_matmul_##variant, \
+      qs_operate_##variant
 
 #if defined(__x86_64__)
 bool has_avx512() {
@@ -84,6 +89,12 @@ QS_EXPORT void qs_sgd(const SgdTensor* tensors, int count, int threads) {
 }
 
 QS_EXPORT void qs_matmul(const Matmul* matmul, int threads) { chosen->matmul(matmul, threads); }
+
+QS_EXPORT void qs_operate(int operation, int dtype, const Plan* plan, const Layout* operands,
+                          const Random* random, const void* a, const void* b, void* out,
+                          int threads) {
+  chosen->operate(operation, dtype, plan, operands, random, a, b, out, threads);
+}
 
 QS_EXPORT const char* qs_instruction_set() { return chosen->name; }
 

@@ -1,6 +1,7 @@
 // Runs of elements on a CPU, in vectors.
 #pragma once
 #include <cstddef>
+#include <vector>
 
 #include "common/plan.h"
 #include "cpu/vector.h"
@@ -80,24 +81,104 @@ QS_INLINE void round_run(M mode, const typename C::Stored* from, typename C::Sto
   }
 }
 
-/// A run of elements under scales of their own, 2^S with S as signed words; `no_power`: NaN.
-/// `least`: from which S on the shape suffices.
+/// What rounding under powers of two needs to know of consecutive columns: `Constants` of each, one
+/// field after the other.
+template <class C>
+class ColumnConstants {
+ public:
+  using V = Vectors<C>;
+  using Word = typename C::Word;
+  using Vector = typename V::V;
+
+  /// Of columns under the scales 2^S, S as signed words; `no_power`: NaN.
+  void set(const Word* powers, int64_t n, const Element& f) {
+    pitch_ = (n + V::count - 1) / V::count * V::count;
+    at_.resize(size_t(pitch_) * fields);
+    powers_ = powers;
+    least_ = Word(least_regular_power<C>(f));
+    shared_ = constants_of<C>(f, 0);
+    const Vector none{};
+    mask_of<Vector> slow{};
+    in_vectors<V::count>(n, [&](int64_t i, auto count) {
+      const Vector power = V::load_words(powers + i, count);
+      const auto spoiled = power == none + Word(no_power);
+      slow |= spoiled | is_low(power);
+      const auto s = constants_under<C, Vector>(f, select<Vector>(spoiled, none, power));
+      const Vector all[fields] = {s.breakpoint,
+                                  s.ulp_exponent,
+                                  s.tiny,
+                                  s.least,
+                                  s.bound,
+                                  s.negative_bound,
+                                  s.above,
+                                  s.below,
+                                  s.positive_infinity,
+                                  s.negative_infinity,
+                                  s.zero};
+      for (int field = 0; field < fields; ++field)
+        V::store_words(&at_[size_t(field * pitch_ + i)], all[field], Whole<V::count>());
+    });
+    plain_ = !any<Vector>(slow);
+  }
+
+  /// Those of the columns from i on, a multiple of the lanes; the last ones may be of no column.
+  QS_INLINE Constants<C, Vector> get(int64_t i) const {
+    Constants<C, Vector> s;
+    Vector* all[fields] = {&s.breakpoint,
+                           &s.ulp_exponent,
+                           &s.tiny,
+                           &s.least,
+                           &s.bound,
+                           &s.negative_bound,
+                           &s.above,
+                           &s.below,
+                           &s.positive_infinity,
+                           &s.negative_infinity,
+                           &s.zero};
+    for (int field = 0; field < fields; ++field)
+      *all[field] = V::load_words(&at_[size_t(field * pitch_ + i)], Whole<V::count>());
+    s.normal = shared_.normal;
+    s.sign = shared_.sign;
+    s.negative_zero = shared_.negative_zero;
+    s.random_mask = shared_.random_mask;
+    return s;
+  }
+
+  /// Whether no column is NaN or needs Shape::any.
+  bool plain() const { return plain_; }
+  const Word* powers() const { return powers_; }
+  mask_of<Vector> is_low(Vector power) const {
+    return signed_of(power) < signed_of(Vector() + least_);
+  }
+
+ private:
+  static constexpr int fields = 11;
+  std::vector<Word> at_;
+  const Word* powers_ = nullptr;
+  Word least_ = 0;
+  int64_t pitch_ = 0;
+  bool plain_ = true;
+  Constants<C> shared_;
+};
+
+/// A run of elements under powers of two of their own, those of the columns from `first` on.
 template <class C, Shape shape, class M>
 QS_INLINE void round_power_run(M mode, const typename C::Stored* from, typename C::Stored* to,
-                               int64_t n, const uint32_t* words, const typename C::Word* powers,
-                               const Element& f, int least) {
+                               int64_t n, const uint32_t* words, const ColumnConstants<C>& columns,
+                               int64_t first, const Element& f) {
   using V = Vectors<C>;
   using Word = typename C::Word;
   using Vector = typename V::V;
   const Vector none{};
+  const bool plain = columns.plain();
   in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
-    const Vector power = V::load_words(powers + i, count), raw = V::load(from + i, count);
+    const Vector raw = V::load(from + i, count);
     const Vector word = is_stochastic(mode) ? V::words(words + i, count) : Vector();
-    const auto spoiled = power == none + Word(no_power);
-    const auto s = constants_under<C, Vector>(f, select<Vector>(spoiled, none, power));
-    const Vector out = round_element<C, shape>(mode, raw, word, s, f, 0);
+    const Vector out = round_element<C, shape>(mode, raw, word, columns.get(first + i), f, 0);
+    if (plain) return V::store(to + i, out, count);
+    const Vector power = V::load_words(columns.powers() + first + i, count);
+    const auto spoiled = power == none + Word(no_power), low = columns.is_low(power);
     V::store(to + i, select<Vector>(spoiled, none + Word(C::nan), out), count);
-    const auto low = signed_of(power) < signed_of(none + Word(least));
     if (!any<Vector>(low)) return;
     for (int64_t j = 0; j < int64_t(size_t(count)); ++j) {
       if (!low[j]) continue;

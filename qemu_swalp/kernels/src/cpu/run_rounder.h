@@ -71,9 +71,11 @@ class RunRounder {
 
   void round_table(const Stored* from, Stored* to, int64_t n, const uint32_t* words) const {
     const Table& t = plan_.table;
-    if (!words) return round_table_run<C, false>(from, to, n, words, plan_.mode, t);
+    if (!words && t.count <= short_table)
+      return round_table_run<C, Lookup::compare>(from, to, n, words, plan_.mode, t);
+    if (!words) return round_table_run<C, Lookup::index>(from, to, n, words, plan_.mode, t);
     if (plan_.mode == Mode::stochastic_a)
-      return round_table_run<C, true>(from, to, n, words, plan_.mode, t);
+      return round_table_run<C, Lookup::index_stochastic>(from, to, n, words, plan_.mode, t);
     for (int64_t i = 0; i < n; ++i) {
       const uint64_t word = words ? uint64_t(words[i]) << 32 : 0;
       to[i] = Stored(round_to_table<C>(plan_.mode, Word(from[i]), word, t));
@@ -87,14 +89,27 @@ class RunRounder {
       to[i] = quotient(scale, Word(from[i]), words ? in_top_bits<C>(words[i]) : 0);
   }
 
-  /// Under scales of their own. infinities: whether any element may be infinite.
-  template <class M>
-  QS_INLINE void round_columns(M mode, const ScaleRun<C>& run, const Stored* from, Stored* to,
-                               int64_t n, const uint32_t* words, bool infinities) const {
+  /// Under scales that are no powers of two. infinities: whether any element may be infinite.
+  template <class M, class Run>
+  QS_INLINE void round_scaled_run(M mode, const Run& run, const Stored* from, Stored* to, int64_t n,
+                                  const uint32_t* words, bool infinities) const {
     if (saturates(plan_.element, infinities)) {
-      round_columns_in<Shape::saturating>(mode, run, from, to, n, words);
+      round_scaled_in<Shape::saturating>(mode, run, from, to, n, words);
     } else {
-      round_columns_in<Shape::regular>(mode, run, from, to, n, words);
+      round_scaled_in<Shape::regular>(mode, run, from, to, n, words);
+    }
+  }
+
+  /// Under powers of two of their own, those of `columns` from one on.
+  template <class M>
+  QS_INLINE void round_columns(M mode, const ColumnConstants<C>& columns, int64_t first,
+                               const Stored* from, Stored* to, int64_t n, const uint32_t* words,
+                               bool infinities) const {
+    if (saturates(plan_.element, infinities)) {
+      round_power_run<C, Shape::saturating>(mode, from, to, n, words, columns, first,
+                                            plan_.element);
+    } else {
+      round_power_run<C, Shape::regular>(mode, from, to, n, words, columns, first, plan_.element);
     }
   }
 
@@ -106,22 +121,18 @@ class RunRounder {
                                   plan_.element, plan_.scaling.rule));
   }
 
-  template <Shape shape, class M>
-  QS_INLINE void round_columns_in(M mode, const ScaleRun<C>& run, const Stored* from, Stored* to,
-                                  int64_t n, const uint32_t* words) const {
+  template <Shape shape, class M, class Run>
+  QS_INLINE void round_scaled_in(M mode, const Run& run, const Stored* from, Stored* to, int64_t n,
+                                 const uint32_t* words) const {
     const Rule rule = plan_.scaling.rule;
-    if (is_power(rule)) {
-      return round_power_run<C, shape>(mode, from, to, n, words, run.scale, plan_.element,
-                                       least_regular_power<C>(plan_.element));
-    }
     const Element& f = computed_element();
     if constexpr (C::width == 32) {
       if (is_vendor(rule))
         return round_vendor_run<C, shape>(mode, from, to, n, words, run, constants32_, f);
     }
     auto slow = [&](int64_t i, Word raw) {
-      const Number<B> number = number_of_bits<B>(run.scale[i]);
-      const Scale<C> scale = {0, {number.exponent, number.significand}, 0, run.extra[i], 0, 0};
+      const Number<B> number = number_of_bits<B>(run.scale_at(i));
+      const Scale<C> scale = {0, {number.exponent, number.significand}, 0, run.extra_at(i), 0, 0};
       return quotient(scale, raw, words ? in_top_bits<C>(words[i]) : 0);
     };
     if (rule == Rule::minmax) {

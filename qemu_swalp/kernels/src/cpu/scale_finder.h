@@ -20,12 +20,18 @@ class Spread {
     for (int64_t i = 0; i < V::count; ++i) first_[i] = Word(i / k * k);
   }
 
+  /// How many lanes whole blocks fill.
+  int64_t lanes() const { return lanes_; }
+
+  QS_INLINE Vector operator()(Vector x) const {
+    if (k_ == 1) return x;
+    for (int step = 0; step < steps_; ++step) x = greater<Vector>(x, turned(x, later_[step]));
+    return turned(x, first_);
+  }
   void operator()(Word* values, int64_t n) const {
     for (int64_t i = 0; i < n; i += lanes_) {
       const size_t count = size_t(least_of(lanes_, n - i));
-      Vector x = V::load_words(values + i, count);
-      for (int step = 0; step < steps_; ++step) x = greater<Vector>(x, turned(x, later_[step]));
-      V::store_words(values + i, turned(x, first_), count);
+      V::store_words(values + i, (*this)(V::load_words(values + i, count)), count);
     }
   }
 
@@ -57,6 +63,9 @@ class ScaleFinder {
   explicit ScaleFinder(const Plan& plan) : plan_(plan), scaling_(plan.scaling) {
     if (plan.family != Family::block) return;
     const Element& f = plan.element;
+    spoils_above_ = scaling_.spoiled_from == 1   ? C::infinity - 1
+                    : scaling_.spoiled_from == 2 ? C::infinity
+                                                 : C::sign - 1;
     if (is_power(scaling_.rule)) {
       vectors_ = f.table_count == 0 && f.breakpoint + C::bias > -(1 << 16);
       return;
@@ -88,27 +97,39 @@ class ScaleFinder {
   /// Scales of the first n units; k of them have one in common.
   void find(Units<C>& u, int64_t n, int64_t k, const GlobalScale& global) const {
     u.resize_scales(n);
-    const Vector none{};
     Vector all_most{};
-    const Word spoils_above = scaling_.spoiled_from == 1   ? C::infinity - 1
-                              : scaling_.spoiled_from == 2 ? C::infinity
-                                                           : C::sign - 1;
     in_vectors<V::count>(n, [&](int64_t i, auto count) {
       const Vector amax = V::load_words(&u.amax[size_t(i)], count);
       const Vector most = V::load_words(&u.most[size_t(i)], count);
-      const auto spoiled = signed_of(most) > signed_of(none + spoils_above);
       all_most = greater<Vector>(all_most, most);
-      Vector scale, extra{}, nan = none + B::nan;
-      if (is_power(scaling_.rule)) {
-        scale = powers_of<C, Vector>(amax, plan_.element, scaling_);
-        nan = none + Word(no_power);
-      } else if (scaling_.rule == Rule::minmax || !of_floats(amax, global, scale, extra)) {
-        return find_each(u, i, int64_t(size_t(count)), k, global);
-      }
-      V::store_words(&u.scale[size_t(i)], select<Vector>(spoiled, nan, scale), count);
-      V::store_words(&u.extra[size_t(i)], extra, count);
+      if (!put_vector(u, i, amax, most, count, global))
+        find_each(u, i, int64_t(size_t(count)), k, global);
     });
-    u.infinities = any<Vector>(signed_of(all_most) >= signed_of(none + C::infinity));
+    u.infinities = any<Vector>(signed_of(all_most) >= signed_of(Vector() + C::infinity));
+  }
+
+  /// Scales of the elements of a row of blocks narrower than a vector, each k elements alike.
+  void find_in_row(Units<C>& u, const typename C::Stored* from, int64_t n, int64_t k,
+                   const GlobalScale& global) const {
+    u.resize_scales(n);
+    u.resize_extremes(n);
+    u.infinities = false;
+    const Vector none{};
+    const Spread<C> spread(k);
+    for (int64_t i = 0; i < n; i += spread.lanes()) {
+      const size_t count = size_t(least_of(spread.lanes(), n - i));
+      const Vector magnitude = V::load(from + i, count) & (C::sign - 1);
+      const auto infinite = signed_of(magnitude) >= signed_of(none + C::infinity);
+      Vector amax = spread(magnitude), most = amax;
+      if (any<Vector>(infinite)) {
+        u.infinities = true;
+        amax = spread(select<Vector>(infinite, none, magnitude));
+      }
+      if (put_vector(u, i, amax, most, count, global)) continue;
+      V::store_words(&u.amax[size_t(i)], amax, count);
+      V::store_words(&u.most[size_t(i)], most, count);
+      find_each(u, i, int64_t(count), k, global);
+    }
   }
 
   /// A scale as units have it.
@@ -121,6 +142,24 @@ class ScaleFinder {
   }
 
  private:
+  /// Scales of units from one on; false where a lane needs more than vectors give.
+  template <class N>
+  QS_INLINE bool put_vector(Units<C>& u, int64_t i, Vector amax, Vector most, N count,
+                            const GlobalScale& global) const {
+    const Vector none{};
+    const auto spoiled = signed_of(most) > signed_of(none + spoils_above_);
+    Vector scale, extra{}, nan = none + B::nan;
+    if (is_power(scaling_.rule)) {
+      scale = powers_of<C, Vector>(amax, plan_.element, scaling_);
+      nan = none + Word(no_power);
+    } else if (scaling_.rule == Rule::minmax || !of_floats(amax, global, scale, extra)) {
+      return false;
+    }
+    V::store_words(&u.scale[size_t(i)], select<Vector>(spoiled, nan, scale), count);
+    V::store_words(&u.extra[size_t(i)], extra, count);
+    return true;
+  }
+
   /// False where a lane needs more than vectors give.
   bool of_floats(Vector amax, const GlobalScale& global, Vector& scale, Vector& extra) const {
     const Vector none{}, wide = widened<C>(amax);
@@ -158,7 +197,7 @@ class ScaleFinder {
   const Plan& plan_;
   const Scaling& scaling_;
   bool vectors_ = false, by_vectors_ = false, exact_ = false;
-  Word top_ = 0, greatest_ = 0, least_ = 0, least_amax_ = 0;
+  Word spoils_above_ = 0, top_ = 0, greatest_ = 0, least_ = 0, least_amax_ = 0;
   Constants<B> constants_{};
 };
 

@@ -71,18 +71,38 @@ struct ScaleRun {
   QS_INLINE typename Vectors<C>::V extras(int64_t i, N n) const {
     return Vectors<C>::load_words(extra + i, n);
   }
+  typename C::Word scale_at(int64_t i) const { return scale[i]; }
+  typename C::Word extra_at(int64_t i) const { return extra[i]; }
+};
+
+/// The same where all elements have one.
+template <class C>
+struct UniformScale {
+  typename C::Word scale, extra;
+
+  template <class N>
+  QS_INLINE typename Vectors<C>::V scales(int64_t, N) const {
+    return typename Vectors<C>::V() + scale;
+  }
+  template <class N>
+  QS_INLINE typename Vectors<C>::V extras(int64_t, N) const {
+    return typename Vectors<C>::V() + extra;
+  }
+  typename C::Word scale_at(int64_t) const { return scale; }
+  typename C::Word extra_at(int64_t) const { return extra; }
 };
 
 /// The vendor rules: |x|⊗i rounded, then times s. Constants and element here and below: those of
 /// the dtype that is computed in.
-template <class C, Shape shape, class M>
+template <class C, Shape shape, class M, class Run>
 QS_INLINE void round_vendor_run(M mode, const typename C::Stored* from, typename C::Stored* to,
-                                int64_t n, const uint32_t* words, const ScaleRun<C>& run,
+                                int64_t n, const uint32_t* words, const Run& given_run,
                                 const Constants<Single>& given, const Element& f) {
   using V = Vectors<C>;
   using Vector = Vector32;
   const Vector none{};
   const Constants<Single> s = given;
+  const Run run = given_run;
   in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
     const Vector scale = run.scales(i, count);
     const Floats inverse = Floats(run.extras(i, count)), factor = Floats(scale);
@@ -154,9 +174,9 @@ inline Constants<B, Vector> with_zero_points(const Constants<B>& s, Vector most,
 /// Products are multiples of 2^-45 times a unit of s: their residual has no bit below 2^-149 either
 /// where s is at least 2^-81. For smaller s an element of float16 or bfloat16 that is not zero goes
 /// by `round_scaled`.
-template <class C, Shape shape, bool zero_points, class M, class Slow>
+template <class C, Shape shape, bool zero_points, class M, class Run, class Slow>
 QS_INLINE void round_quotient_run(M mode, const typename C::Stored* from, typename C::Stored* to,
-                                  int64_t n, const uint32_t* words, const ScaleRun<C>& run,
+                                  int64_t n, const uint32_t* words, const Run& given_run,
                                   const Constants<Computing<C>>& given, const Element& f,
                                   typename C::Word most, Slow slow) {
   using B = Computing<C>;
@@ -166,6 +186,7 @@ QS_INLINE void round_quotient_run(M mode, const typename C::Stored* from, typena
   using Word = typename C::Word;
   const Vector none{};
   const Constants<B> s = given;
+  const Run run = given_run;
   // Under a zero point the bounds are the scale's, but not what infinities become.
   const bool to_bounds = f.positive_infinity == OverflowResult::to_bound &&
                          f.negative_infinity == OverflowResult::to_bound;

@@ -50,6 +50,9 @@ struct Units {
   void clear(int64_t n) {
     for (Words* words : {&amax, &low, &most}) words->assign(size_t(n), 0);
   }
+  void resize_extremes(int64_t n) {
+    for (Words* words : {&amax, &low, &most}) words->resize(size_t(n));
+  }
   void resize_scales(int64_t n) {
     scale.resize(size_t(n));
     extra.resize(size_t(n));
@@ -80,6 +83,7 @@ template <class C>
 struct Scratch {
   WordBuffer words;
   Units<C> units;
+  ColumnConstants<C> columns;
   typename C::Word scale[piece], extra[piece];  // of the columns of a piece
   std::vector<Scale<C>> scales;
   ConstantsByPower<C> by_power;

@@ -29,63 +29,67 @@ inline Vector64 gather(const uint64_t* from, Vector64 at) {
 #endif
 }
 
-/// Numbers of an array at as many indices.
-template <class Indices>
-QS_INLINE Doubles gather(const double* from, Indices at) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(Indices) == 32) return Doubles(_mm512_i32gather_pd(__m256i(at), from, 8));
-  if constexpr (sizeof(Indices) == 64) return Doubles(_mm512_i64gather_pd(__m512i(at), from, 8));
-#endif
-  Doubles numbers;
-  for (int i = 0; i < vector_bytes / 8; ++i) numbers[i] = from[at[i]];
-  return numbers;
-}
-
 /// Whether numbers lie in the upper part of their intervals, as the random words have it: lanes of
-/// ones. Mode A goes up where ν ≥ 1 - w/2^N, ν = (x - start)/width. Without a division: where
-/// x - start - (1 - w/2^N)·width ≥ 0, of which float64 has the sign, since it has each of the three
-/// numbers, rounds the whole once, and no exact value but 0 is so small as to become 0. `unsure`:
-/// lanes in which it may not have them.
+/// ones. Mode A goes up where ν ≥ 1 - w/2^N, ν = (x - start)/width, so by the sign of
+/// rest = x - start - (1 - w/2^N)·width. In floats with a unit roundoff of u, x - start, width and
+/// (1 - w/2^N) are off by at most u·width, u·width and 2u, and rest by less than 8u·width after
+/// all: nearer to 0 than that, lanes are `unsure`.
 template <class C>
 QS_INLINE typename Vectors<C>::V goes_up(typename Vectors<C>::V magnitude,
                                          typename Vectors<C>::V position,
                                          typename Vectors<C>::V word, const TableIndex& index,
                                          typename Vectors<C>::V& unsure) {
   using B = Computing<C>;
-  using Word = typename C::Word;
-  using Number = std::conditional_t<B::width == 32, float, double>;
-  constexpr int lanes = vector_bytes / 8;
-  constexpr double infinite = __builtin_inf();
-  typedef Number Numbers __attribute__((vector_size(lanes * sizeof(Number))));
-  typedef Word Words __attribute__((vector_size(lanes * sizeof(Word))));
-  typedef std::make_signed_t<Word> Masks __attribute__((vector_size(lanes * sizeof(Word))));
-  typename Vectors<C>::V up{};
-  for (int first = 0; first < Vectors<C>::count; first += lanes) {
-    const auto part = [&](auto* to, const auto& from) QS_INLINE_LAMBDA {
-      __builtin_memcpy(to, reinterpret_cast<const Word*>(&from) + first, sizeof *to);
-    };
-    Numbers numbers;
-    Words at, chosen;
-    part(&numbers, magnitude);
-    part(&at, position);
-    part(&chosen, word);
-    const Doubles x = __builtin_convertvector(numbers, Doubles);
-    const Doubles share = __builtin_convertvector(chosen >> (C::width - 32), Doubles);
-    const Doubles start = gather(index.starts, at), width = gather(index.widths, at);
-    const Doubles rest = residual(x - start, Doubles() + 1 - share * 0x1p-32, width);
-    auto doubtful = width != width;
-    if constexpr (C::width == 64)  // x - start is exact from 0 or within a factor of two
-      doubtful |= (start != Doubles()) & (start + start < x) & (width < Doubles() + infinite);
-    const Masks above = __builtin_convertvector(rest >= Doubles(), Masks),
-                doubt = __builtin_convertvector(doubtful, Masks);
-    __builtin_memcpy(reinterpret_cast<Word*>(&up) + first, &above, sizeof above);
-    __builtin_memcpy(reinterpret_cast<Word*>(&unsure) + first, &doubt, sizeof doubt);
-  }
-  return up;
+  using Word = typename B::Word;
+  using Vector = VectorIn<B>;
+  using Reals = FloatsOf<B>;
+  using Signed = typename Kind<Vector>::Signed;
+  const Reals none{}, unit = none + (B::width == 32 ? 0x1p-21 : 0x1p-50);
+  const Reals start = Reals(gather(static_cast<const Word*>(index.starts), position));
+  const Reals width = Reals(gather(static_cast<const Word*>(index.widths), position));
+  // Halves of words are signed numbers, which vectors convert.
+  const Vector half = word >> (C::width - 31), last = (word >> (C::width - 32)) & 1;
+  const Reals share = __builtin_convertvector(Signed(half), Reals) * Reals(none + 0x1p-31) +
+                      __builtin_convertvector(Signed(last), Reals) * Reals(none + 0x1p-32);
+  const Reals rest = residual(Reals(magnitude) - start, none + 1 - share, width);
+  const auto sure = (rest > width * unit) | (-rest > width * unit);
+  unsure = ~Vector(sure);
+  return Vector((rest > none) & (width > none));
 }
 
+constexpr int short_table = 16;  // values up to which comparing with each beats an index
+
+/// Finds bits of values by comparing with the threshold of each, for deterministic modes.
+template <class C>
+struct ShortTable {
+  using Word = typename C::Word;
+  Word thresholds[short_table], values[short_table];
+  int last;
+
+  /// Of nothing, if it is not used.
+  ShortTable(const Table& t, bool used) : last(used ? t.count - 1 : -1) {
+    for (int i = 0; i <= last; ++i) {
+      values[i] = Word(uint64_t(t.values[i])) & (C::sign | (C::sign - 1));
+      thresholds[i] = i < last ? Word(uint64_t(t.thresholds[i])) : 0;
+    }
+  }
+  template <class Vector>
+  QS_INLINE Vector at(Vector key) const {
+    const Vector none{};
+    Vector bits = none + values[0];
+    for (int i = 0; i < last; ++i) {
+      bits = select<Vector>(signed_of(key) >= signed_of(none + thresholds[i]), none + values[i + 1],
+                            bits);
+    }
+    return bits;
+  }
+};
+
+/// How a run of elements finds its values.
+enum class Lookup { compare, index, index_stochastic };
+
 /// A run of elements by a deterministic mode, or stochastic_a.
-template <class C, bool stochastic>
+template <class C, Lookup lookup>
 inline void round_table_run(const typename C::Stored* from, typename C::Stored* to, int64_t n,
                             const uint32_t* words, Mode mode, const Table& t) {
   using V = Vectors<C>;
@@ -105,30 +109,36 @@ inline void round_table_run(const typename C::Stored* from, typename C::Stored* 
   const Word high = saturates ? C::infinity : Word(uint64_t(t.high));
   const Word negative_zero = t.has_negative_zero ? C::sign : 0;
   const Word mask = top_bits<Word>(t.random_bits);
-  in_vectors<V::count>(n, [&](int64_t i, auto count) {
+  const ShortTable<C> compared(t, lookup == Lookup::compare);
+  in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
     const Vector raw = V::load(from + i, count), magnitude = raw & (C::sign - 1);
-    const auto minus = (raw & C::sign) != none, negative = minus & (magnitude != none);
-    const Vector bucket =
-        lesser<Vector>(greater<Vector>(magnitude >> index.shift, none + Word(index.low)),
-                       none + Word(index.high)) -
-        Word(index.low);
-    Vector position = gather(
-        first, bucket + select<Vector>(negative, none + Word(index.high - index.low + 1), none));
-    for (int level = index.levels - 1; level >= 0; --level) {
-      const Word half = Word(1) << level;
-      const Vector step = gather(steps, position + (half - 1));
-      position += select<Vector>(signed_of(step) <= signed_of(magnitude), none + half, none);
-    }
+    const auto minus = (raw & C::sign) != none;
     const auto nan = signed_of(magnitude) > signed_of(none + C::infinity);
-    Vector unsure{};
-    if constexpr (stochastic) {
-      const Vector word = V::words(words + i, count) & mask;
-      position -= goes_up<C>(widened<C>(magnitude), position, word, index, unsure);
+    const Vector key = select<Vector>(minus, none - magnitude, magnitude);
+    Vector unsure{}, bits;
+    if constexpr (lookup == Lookup::compare) {
+      bits = compared.at(key);
+    } else {
+      const auto negative = minus & (magnitude != none);
+      const Vector bucket =
+          lesser<Vector>(greater<Vector>(magnitude >> index.shift, none + Word(index.low)),
+                         none + Word(index.high)) -
+          Word(index.low);
+      Vector position = gather(
+          first, bucket + select<Vector>(negative, none + Word(index.high - index.low + 1), none));
+      for (int level = index.levels - 1; level >= 0; --level) {
+        const Word half = Word(1) << level;
+        const Vector step = gather(steps, position + (half - 1));
+        position += select<Vector>(signed_of(step) <= signed_of(magnitude), none + half, none);
+      }
+      if constexpr (lookup == Lookup::index_stochastic) {
+        const Vector word = V::words(words + i, count) & mask;
+        position -= goes_up<C>(widened<C>(magnitude), position, word, index, unsure);
+      }
+      bits = gather(values, position);
     }
-    Vector bits = gather(values, position);
     bits = select<Vector>(minus & (bits == none), none + negative_zero, bits);
     bits = select<Vector>(nan, raw, bits);
-    const Vector key = select<Vector>(minus, none - magnitude, magnitude);
     const auto beyond = ~nan & ((signed_of(key) < signed_of(none + low)) |
                                 (signed_of(key) > signed_of(none + high)));
     V::store(to + i, bits, count);
