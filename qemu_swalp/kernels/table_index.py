@@ -54,7 +54,7 @@ def of_view(format: TableFormat, view: SignView, sign: int, source: SourceDtype)
     starts = values[:-1]
     kind, least = (np.float64, 2.0**-900) if source.width == 64 else (np.float32, 2.0**-100)
     with np.errstate(over="ignore"):
-        widths = np.diff(values).astype(kind)
+        widths: np.ndarray = np.diff(values).astype(kind)
     widths = np.where(np.isfinite(widths) & (widths >= least), widths, np.nan)
     first = view.not_positive - 1  # the interval after no step, -1 before all values
     starts = np.append(starts, 0.0)

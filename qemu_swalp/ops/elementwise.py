@@ -189,7 +189,7 @@ def _operate(
             f" every operation and another step for every call, got {random!r}"
         )
     random = random if quantizer.rounding.stochastic else None
-    if math.prod(shape):
+    if shape is not None and 0 not in shape:
         if random is not None:
             random.check_reach(shape)
         result = kernels.operate(xp, operation.name, arrays, shape, quantizer.target, random)

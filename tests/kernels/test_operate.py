@@ -36,7 +36,8 @@ def operand(dtype: str, way: str, shift: int) -> np.ndarray:
     whole = x[1::2, 1::2] if way == "every other" else np.ascontiguousarray(x[:45, :47])
     if way == "reversed":
         whole = whole[::-1, ::-1]
-    return {"a row": whole[:1], "a column": whole[:, :1], "a number": whole[3, 4]}.get(way, whole)
+    parts = {"a row": whole[:1], "a column": whole[:, :1], "a number": whole[3, 4]}
+    return np.asarray(parts.get(way, whole))
 
 
 def computed(operation: str, operands: list[Any], rule: str) -> Any:
