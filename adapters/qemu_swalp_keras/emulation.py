@@ -115,7 +115,8 @@ def emulate(
     average : True to average the weights from the first update on; or {"start": …, "cycle": …}, as
         swa_start and swa_cycle of `QuantizedOptimizer`.
     attention : whether products of two activations are rounded; see `quantize_gemms`.
-    uncovered : what to do about what the recipe cannot be applied to: "raise", "warn" or "ignore".
+    uncovered : what to do about what the recipe cannot be applied to, here or in a first call:
+        "raise", "warn" or "ignore".
     seed : of the random bits.
 
     Returns

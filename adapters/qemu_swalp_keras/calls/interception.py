@@ -22,6 +22,7 @@ from .operators import operator_mode
 from .pausing import is_paused, paused
 from .policy import RoundingPolicy
 from .scope import current, opened, policy_of, rounding_state
+from .watch import probe, watched
 
 
 @cache
@@ -77,8 +78,11 @@ def _add_state(layer: Any) -> None:
 
 @untraced
 def _opened(call: Callable[..., Any], layer: Any, policy: Any, args: Any, kwargs: Any) -> Any:
-    with opened(layer, policy, is_training(kwargs)), operator_mode():
-        return call(layer, *args, **kwargs)
+    training = is_training(kwargs)
+    with opened(layer, policy, training) as scope, operator_mode(), watched(scope):
+        outputs = call(layer, *args, **kwargs)
+    probe(call, layer, policy, training, (args, kwargs))
+    return outputs
 
 
 def _symbolic(structure: Any) -> bool:

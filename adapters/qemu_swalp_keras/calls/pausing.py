@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from threading import local
+from typing import Any
+
+from .._compat import OURS
+from ..backend import backend
 
 
 class _Depth(local):
@@ -19,9 +23,19 @@ def paused() -> Iterator[None]:
     """Within it, in this thread, functions of the backend are what they are."""
     _here.depth += 1
     try:
-        yield
+        with named():
+            yield
     finally:
         _here.depth -= 1
+
+
+def named() -> AbstractContextManager[Any]:
+    """Within it what JAX traces is told to be ours."""
+    if backend() != "jax":
+        return nullcontext()
+    import jax
+
+    return jax.named_scope(OURS)
 
 
 def is_paused() -> bool:

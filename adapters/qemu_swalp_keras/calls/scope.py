@@ -139,6 +139,11 @@ class Scope:
         return product
 
     @property
+    def layer_name(self) -> str:
+        """Of the layer that is being called."""
+        return self.stack[-1][0]
+
+    @property
     def functions(self) -> ElementwiseRules | None:
         """How the layer that is being called rounds elementwise operations; None: not at all."""
         return self.policy.functions(self.stack[-1][0]) if self.rounds else None

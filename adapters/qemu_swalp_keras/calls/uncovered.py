@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from .scope import Scope
+from .policy import RoundingPolicy
 
 POLICIES = ("raise", "warn", "ignore")
 
@@ -13,21 +13,22 @@ class UncoveredError(RuntimeError):
     """A call computed something in float that the recipe asks to round."""
 
 
-def report(scope: Scope, section: str, operation: str, remedy: str) -> None:
+def report(policy: RoundingPolicy, layer: str, section: str, operation: str, remedy: str) -> None:
     """Raise, warn or pass over, as the call that asked for the rounding said.
 
     Parameters
     ----------
+    layer : its name.
     section : of the recipe, "products" or "elementwise".
     operation : what the layer called, or what its backend computed.
     remedy : how it can be rounded, as a clause.
     """
-    asked = getattr(scope.policy, section)
+    asked = getattr(policy, section)
     if asked is None or asked.uncovered == "ignore":
         return
     message = (
         f"the recipe's section {section!r} could not be applied to {operation!r}, which layer"
-        f" {scope.stack[-1][0]!r} computes: {remedy}; exclude the layer by name (exclude=); or"
+        f" {layer!r} computes: {remedy}; exclude the layer by name (exclude=); or"
         ' leave it in float knowingly by uncovered="warn" or "ignore"'
     )
     if asked.uncovered == "raise":

@@ -88,7 +88,8 @@ def _unknown(name: str, function: Function) -> Function:
     def unknown(*args: Any, **options: Any) -> Any:
         o = operations()
         if o is not None and common_dtype([x for x in args if hasattr(x, "dtype")]) is not None:
-            report(o.scope, "elementwise", name, "write it by operations that are rounded")
+            remedy = "write it by operations that are rounded"
+            report(o.scope.policy, o.scope.layer_name, "elementwise", name, remedy)
         with paused():
             return function(*args, **options)
 

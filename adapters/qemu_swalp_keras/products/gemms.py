@@ -46,6 +46,8 @@ def quantize_gemms(
         "attention/query".
     attention : whether products of two activations are rounded too, both operands as inputs, such
         as q·kᵀ and p·v.
+    uncovered : what to do about products that a layer makes past Keras, by functions of the backend
+        itself such as `tf.matmul`: "raise" in its first call, "warn" or "ignore".
     seed : of the random bits, which depend on (seed, operand, place of the layer in the model,
         product within its call, number of its calls).
 
@@ -60,6 +62,8 @@ def quantize_gemms(
         `exclude` matches no layer, or one of the recipe's `overrides` no name; if a layer was
         quantized by Keras; in a call, if a convolution was to be summed up in low precision, or its
         wgrad to be transformed; if the recipe names layers by position and one is not built.
+
+    UncoveredError: in the first call of a layer that multiplies past Keras.
 
     The operator @ of tensors is `keras.ops.matmul`.
 

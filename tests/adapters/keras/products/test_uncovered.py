@@ -1,0 +1,92 @@
+"""Products that a layer makes past Keras are found in its first call."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from qemu_swalp_keras import UncoveredError, emulate, quantize_gemms
+
+from qemu_swalp import quantize
+from qemu_swalp.training import Recipe
+from tests.helpers.keras_native import BACKEND, normal, numpy
+
+RECIPE = Recipe(operands=dict.fromkeys(("input", "weight", "error"), "fixed<8,4>"))
+
+
+def native(name):
+    """A product by the backend itself."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return {"matmul": tf.matmul, "einsum": lambda a, b: tf.einsum("ij,jk->ik", a, b)}[name]
+    if BACKEND == "jax":
+        import jax.numpy as jnp
+
+        return {"matmul": jnp.matmul, "einsum": lambda a, b: jnp.einsum("ij,jk->ik", a, b)}[name]
+    import torch
+
+    return {"matmul": torch.mm, "einsum": lambda a, b: torch.einsum("ij,jk->ik", a, b)}[name]
+
+
+class Own(layers.Layer):
+    def __init__(self, function, name=None):
+        super().__init__(name=name)
+        self.function = function
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], 3), name="w")
+
+    def call(self, x):
+        return self.function(x, ops.convert_to_tensor(self.w))
+
+
+class Around(layers.Layer):
+    def __init__(self, function):
+        super().__init__(name="around")
+        self.own = Own(function, name="own")
+
+    def call(self, x):
+        return self.own(x)
+
+
+def model_of(function, kind=Own):
+    return keras.Sequential([layers.Input((4,)), layers.Dense(4), kind(function)])
+
+
+@pytest.mark.parametrize("way", ["call", "fit", "compiled fit"])
+@pytest.mark.parametrize("name", ["matmul", "einsum"])
+@pytest.mark.parametrize("kind", [Own, Around])
+def test_they_are_found_in_the_first_call(name, kind, way):
+    native(name)(ops.ones((2, 4)), ops.ones((4, 3)))  # JAX has compiled it then
+    model = quantize_gemms(model_of(native(name), kind), RECIPE)
+    model.compile("sgd", "mse", run_eagerly=way == "fit")
+    x, y = normal((2, 4)), normal((2, 3))
+    run = (lambda: model(x)) if way == "call" else lambda: model.fit(x, y, verbose=0)
+    with pytest.raises(UncoveredError, match=r"layer '.*(own|around).*' computes: multiply by"):
+        run()
+
+
+def test_warning_ignoring_and_excluding():
+    x, function = normal((2, 4)), native("matmul")
+    with pytest.warns(UserWarning, match="could not be applied to"):
+        quantize_gemms(model_of(function), RECIPE, uncovered="warn")(x)
+    quantize_gemms(model_of(function), RECIPE, uncovered="ignore")(x)
+    with pytest.raises(UncoveredError):
+        emulate(model_of(function), None, RECIPE).model(x)
+
+
+def test_operators_of_tensors_are_rounded():
+    model = quantize_gemms(keras.Sequential([Own(lambda x, w: x @ w)]), RECIPE)
+    x = normal((2, 4))
+    y = numpy(model(x))
+    (w,) = model.get_weights()
+    np.testing.assert_array_equal(y, quantize(x, "fixed<8,4>") @ quantize(w, "fixed<8,4>"))
+
+
+def test_what_keras_multiplies_is_not_told():
+    inputs = layers.Input((4, 6))
+    x = layers.MultiHeadAttention(2, 3)(inputs, inputs)
+    x = layers.LSTM(3, return_sequences=True)(x)
+    x = layers.SeparableConv1D(3, 2)(x)
+    model = keras.Model(inputs, ops.einsum("bij,bkj->bik", x, x))
+    quantize_gemms(model, RECIPE, exclude=layers.LSTM)(normal((2, 4, 6)))
