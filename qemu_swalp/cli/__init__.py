@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from .. import __version__
-from . import compare, formats, info, quantize, report, reproduce, show
+from . import compare, formats, info, quantize, report, reproduce, show, vectors
 
 EPILOG = "`qemu-swalp COMMAND --help` tells more about a command."
 
@@ -37,7 +37,7 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"qemu-swalp {__version__}")
     top.set_defaults(run=lambda chosen: _help(top))
     commands = top.add_subparsers(metavar="COMMAND", title="commands", parser_class=Parser)
-    for module in (formats, show, compare, quantize, info, reproduce, report):
+    for module in (formats, show, compare, quantize, vectors, info, reproduce, report):
         module.add_commands(commands)
     return top
 

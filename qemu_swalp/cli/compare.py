@@ -15,6 +15,7 @@ from ..experiments.common.figure import save_picture
 from ..storage.checkpoints import open_checkpoint
 from ..storage.layouts import values_of
 from .formats import add_load, add_plot, element_and_unit, load, number, picture_path, read_format
+from .output import add_json, asks_for_json, figures_of, print_json
 from .pictures import SCALES, draw_comparison, magnitude_range, values_by_binade
 from .quantize import figures
 from .tensors import READ, in_a_dtype_for, is_floating
@@ -61,6 +62,7 @@ def add_commands(commands: Any) -> None:
     )
     add_plot(command, "density, and SQNR over the scale of the tensors")
     add_load(command)
+    add_json(command)
     command.set_defaults(run=_compare)
 
 
@@ -76,6 +78,9 @@ def _compare(chosen: argparse.Namespace) -> int:
     }
     if chosen.file is not None:
         analyses[chosen.file.name] = _of_file(chosen.file, formats, rounding, random)
+    if asks_for_json(chosen) and path is None:
+        print_json(_record(formats, analyses))
+        return 0
     parts = [table(RANGES, [_range(*item) for item in formats.items()], width=TERMINAL)]
     parts += [
         f"{title}\n" + table(ERRORS, [_error(*item) for item in by_format.items()], width=TERMINAL)
@@ -96,8 +101,39 @@ def _compare(chosen: argparse.Namespace) -> int:
         per_tensor = analyses[chosen.file.name] if chosen.file is not None else {}
         save_picture(lambda figure: draw_comparison(figure, elements, over, per_tensor), path)
         parts.append(f"written: {path}")
+        if asks_for_json(chosen):
+            print_json(_record(formats, analyses) | {"written": str(path)})
+            return 0
     print("\n\n".join(parts))
     return 0
+
+
+def _record(
+    formats: dict[str, Format], analyses: dict[str, dict[str, list[Analysis]]]
+) -> dict[str, Any]:
+    """The tables, as numbers."""
+    ranges = []
+    for name, format in formats.items():
+        element, unit = element_and_unit(format)
+        least, greatest = magnitude_range(element)
+        ranges.append(
+            {
+                "format": name,
+                "bits": format.bits,
+                "unit": unit,
+                "greatest": greatest,
+                "least": least,
+                "values": element.value_count,
+            }
+        )
+    errors = {
+        title: [
+            {"format": name, **figures_of(sum(parts, Analysis()))}
+            for name, parts in by_format.items()
+        ]
+        for title, by_format in analyses.items()
+    }
+    return {"ranges": ranges, "errors": errors}
 
 
 def _random_tensors(seed: int) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import re
 import runpy
@@ -23,6 +24,7 @@ from .. import (
 from .._util.extras import EXPERIMENTS, require
 from .._util.tables import TERMINAL, table
 from ..formats.aliases import ALIASES
+from .output import add_json, asks_for_json, print_json
 
 WIDEST = 80
 """Characters of a format's string that a line of `formats` has room for; `show` gives all."""
@@ -39,8 +41,9 @@ def add_commands(commands: Any) -> None:
             " NumPy, ml_dtypes, PyTorch, ONNX, OCP and others have for formats."
         ),
     )
-    listing.set_defaults(run=lambda chosen: _formats(chosen.load))
+    listing.set_defaults(run=_formats)
     add_load(listing)
+    add_json(listing)
 
 
 def add_load(command: Any) -> None:
@@ -93,8 +96,12 @@ def read_format(text: str) -> Format:
     return format
 
 
-def _formats(files: list[str]) -> int:
-    load(files)
+def _formats(chosen: argparse.Namespace) -> int:
+    load(chosen.load)
+    if asks_for_json(chosen):
+        records = [_record(name, parse(name)) for name in names()]
+        print_json({"formats": records, "aliases": ALIASES})
+        return 0
     header = (
         "name",
         "format",
@@ -124,6 +131,24 @@ def load(files: list[str]) -> None:
             raise
         except Exception as error:
             raise ValueError(f"{file}: {type(error).__name__}: {error}") from error
+
+
+def _record(name: str, format: Format) -> dict[str, Any]:
+    element, unit = element_and_unit(format)
+    return {
+        "name": name,
+        "format": format.canonical_string(),
+        "bits": format.bits,
+        "unit": unit,
+        "min": element.min,
+        "max": element.max,
+        "min_positive": _least(element),
+        "values": element.value_count,
+        "negative_zero": element.has_negative_zero,
+        "infinity": element.has_infinity,
+        "nan": element.has_nan,
+        "overflow": element.overflow,
+    }
 
 
 def _line(name: str, format: Format) -> tuple[object, ...]:

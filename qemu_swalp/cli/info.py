@@ -24,6 +24,7 @@ from .._util.tables import TERMINAL, table
 from ..arrays import FRAMEWORKS
 from ..kernels import cpu
 from ..kernels.gpu.availability import refusal
+from .output import add_json, asks_for_json, print_json
 
 TIMEOUT = 120
 """Seconds until an import counts as failed."""
@@ -93,22 +94,32 @@ def add_commands(commands: Any) -> None:
         help="show versions, array libraries, their devices and paths",
         description="Show versions, array libraries, their devices, and how each quantizes.",
     )
+    add_json(command)
     command.set_defaults(run=_info)
 
 
 def _info(chosen: argparse.Namespace) -> int:
-    print(
-        table(
-            ("", "version"),
-            [("python", platform.python_version()), ("qemu_swalp", __version__)],
-            left=(0, 1),
-        )
-    )
+    versions = {"python": platform.python_version(), "qemu_swalp": __version__}
+    if not asks_for_json(chosen):
+        print(table(("", "version"), versions.items(), left=(0, 1)))
     with ThreadPoolExecutor() as pool:
-        probes, adapters = pool.map(probe, FRAMEWORKS), pool.map(probe_adapter, ADAPTERS)
-        lines = [(name, *found) for name, found in zip(FRAMEWORKS, probes, strict=True)]
+        asked, found = pool.map(probe, FRAMEWORKS), pool.map(probe_adapter, ADAPTERS)
+        probes, adapters = dict(zip(FRAMEWORKS, asked, strict=True)), list(found)
+    if asks_for_json(chosen):
+        print_json(
+            {
+                "versions": versions,
+                "libraries": {name: each._asdict() for name, each in probes.items()},
+                "adapters": {
+                    name: {"importable": importable, "runs_on": on}
+                    for name, importable, on in adapters
+                },
+            }
+        )
+        return 0
+    lines = [(name, *each) for name, each in probes.items()]
     print("\n" + table(LIBRARY_COLUMNS, lines, left=range(5), width=TERMINAL))
-    print("\n" + table(ADAPTER_COLUMNS, list(adapters), left=range(3), width=TERMINAL))
+    print("\n" + table(ADAPTER_COLUMNS, adapters, left=range(3), width=TERMINAL))
     return 0
 
 

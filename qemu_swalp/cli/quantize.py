@@ -31,6 +31,7 @@ from ..storage.checkpoints import Checkpoint, open_checkpoint
 from ..storage.layouts import Stored, values_of
 from ..storage.operand_axes import OperandAxes, format_for_operand
 from .formats import add_load, load, read_format
+from .output import add_json, asks_for_json, figures_of, print_json
 from .tensors import (
     READ,
     WRITTEN,
@@ -112,6 +113,7 @@ def add_commands(commands: Any) -> None:
         help="with --out: codes and scales in the file's own dtypes (F8_E4M3, F4, …), where it can",
     )
     add_load(command)
+    add_json(command)
     command.set_defaults(run=_quantize)
     back = commands.add_parser(
         "dequantize",
@@ -163,6 +165,8 @@ class _Report:
     source_bytes: int = 0
     passed_over: dict[str, list[str]] = field(default_factory=dict)
     """Reason → tensors."""
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """The lines, as numbers."""
 
     def text(self) -> str:
         total = (
@@ -211,6 +215,17 @@ def _quantize(chosen: argparse.Namespace) -> int:
         raise ValueError(f"{chosen.file}: nothing to round: {report.text() or 'it has no tensor'}")
     if chosen.out is not None:
         save_state(chosen.out, state, metadata=tensors.metadata, own_dtypes=chosen.own_dtypes)
+    if asks_for_json(chosen):
+        total = figures_of(report.total) | {"bytes": report.source_bytes}
+        print_json(
+            {
+                "tensors": report.records,
+                "total": total,
+                "passed_over": report.passed_over,
+                "written": None if chosen.out is None else str(chosen.out),
+            }
+        )
+        return 0
     print(report.text() + (f"\n\nwritten: {chosen.out}" if chosen.out is not None else ""))
     return 0
 
@@ -272,6 +287,10 @@ def _add(
     )
     kind = str(stored.format if isinstance(stored, QuantizedTensor) else stored.dtype)
     report.lines.append(_line(name, "×".join(map(str, x.shape)), kind, analysis, stored.nbytes))
+    report.records.append(
+        {"tensor": name, "shape": list(x.shape), "dtype": kind, **figures_of(analysis)}
+        | {"bytes": stored.nbytes}
+    )
     report.total += analysis
     report.source_bytes += stored.nbytes
 

@@ -13,6 +13,7 @@ from .._util import extras
 from ..experiments import EXPERIMENTS, load_experiment
 from ..experiments.common import report
 from ..experiments.common.settings import Settings, choose, flag
+from .output import add_json, asks_for_json
 
 
 def add_commands(commands: Any) -> None:
@@ -28,6 +29,7 @@ def add_commands(commands: Any) -> None:
         kind = load_experiment(name).Settings
         add_options(one, kind, {"out": _out(name)})
         one.add_argument("--quick", action="store_true", help="tiny, only to see that it works")
+        add_json(one)
         one.set_defaults(run=lambda chosen, name=name, kind=kind: _reproduce(chosen, name, kind))
 
 
@@ -98,5 +100,8 @@ def _reproduce(chosen: argparse.Namespace, name: str, kind: type[Settings]) -> i
     seconds = time.perf_counter() - start
     asked = {"command": settings.command(name), "settings": settings.record()}
     written = report.publish(name, asked, outcome, seconds, out)
+    if asks_for_json(chosen):
+        print(written[0].read_text(encoding="utf-8"), end="")
+        return 0
     print(f"{outcome.text}\n\n{seconds:.0f} s; written: {', '.join(map(str, written))}")
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from .formats import (
     read_format,
     special_values,
 )
+from .output import add_json, asks_for_json, json_number, print_json
 from .pictures import draw_format
 
 FEW = 256
@@ -50,12 +52,14 @@ def add_commands(commands: Any) -> None:
         help="a name (e4m3fn) or parameters: fixed<8,6> or bfp<8,axis=0>",
     )
     add_plot(show, "the values and the relative error of rounding")
-    show.set_defaults(run=lambda chosen: _show(chosen.format, chosen.load, chosen.plot))
+    show.set_defaults(run=_show)
     add_load(show)
+    add_json(show)
 
 
-def _show(text: str, files: list[str], plot: str | None) -> int:
-    load(files)
+def _show(chosen: argparse.Namespace) -> int:
+    text, plot = chosen.format, chosen.plot
+    load(chosen.load)
     format = read_format(text)
     element, unit = element_and_unit(format)
     path = None if plot is None else picture_path(plot, [text])
@@ -65,6 +69,18 @@ def _show(text: str, files: list[str], plot: str | None) -> int:
             f" {number(element.min)}{unit} to {number(element.max)}{unit}"
         )
         save_picture(lambda figure: draw_format(figure, title, element, unit), path)
+    if asks_for_json(chosen):
+        properties = {
+            label: value if isinstance(value, bool | int | float | str) else str(value)
+            for label, value in _properties(format)
+        }
+        content: dict[str, Any] = {"format": text, "properties": properties}
+        if element.value_count <= FEW:
+            content["codes"] = [
+                {"code": code, "value": json_number(value)} for code, value in _coded(element)
+            ]
+        print_json(content | ({} if path is None else {"written": str(path)}))
+        return 0
     print(table(("", text), list(_properties(format)), left=(0, 1)))
     if element.value_count <= FEW:
         print(f"\ncode: value{unit}\n" + "\n".join(_columns(_values(element))))
@@ -166,23 +182,23 @@ def _geometry(format: Block) -> str:
     return f"tiles of {' × '.join(map(str, sizes))} along axes {axes}"
 
 
-def _values(element: ElementFormat) -> list[tuple[int, str]]:
+def _coded(element: ElementFormat) -> list[tuple[int, float]]:
     """(code, value) in the order of the codes, infinity and NaN included."""
-    values = element.values()
-    codes = encode(np.array(values, np.float64), element)
-    listed = [(int(code), number(value)) for code, value in zip(codes, values, strict=True)]
     specials = {
-        "−0": (element.has_negative_zero, -0.0),
-        "∞": (element.has_infinity, math.inf),
-        "−∞": (element.has_infinity and element.min < 0, -math.inf),
-        "NaN": (element.has_nan, math.nan),
+        -0.0: element.has_negative_zero,
+        math.inf: element.has_infinity,
+        -math.inf: element.has_infinity and element.min < 0,
+        math.nan: element.has_nan,
     }
-    listed += [
-        (int(encode(np.array(x, np.float64), element)), name)
-        for name, (there, x) in specials.items()
-        if there
-    ]
-    return sorted(listed)
+    values = [*element.values(), *(x for x, there in specials.items() if there)]
+    codes = encode(np.array(values, np.float64), element)
+    return sorted(zip(map(int, codes), values, strict=True))
+
+
+def _values(element: ElementFormat) -> list[tuple[int, str]]:
+    """The same as text."""
+    special = {"-0.0": "−0", "inf": "∞", "-inf": "−∞", "nan": "NaN"}
+    return [(code, special.get(str(value)) or number(value)) for code, value in _coded(element)]
 
 
 def _columns(values: list[tuple[int, str]]) -> Iterator[str]:
