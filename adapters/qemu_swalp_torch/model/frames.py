@@ -143,22 +143,28 @@ def is_weight(x: Any) -> bool:
     """Whether a tensor is a parameter, or was computed from parameters alone."""
     if not isinstance(x, Tensor):
         return False
-    if isinstance(x, nn.Parameter):
+    if type(x) is not Tensor and isinstance(x, nn.Parameter):  # which costs much to ask
         return True
-    for frame in FRAMES.stack:
+    stack = FRAMES.stack
+    for frame in stack:
         for weight in frame.derived:
             if x is weight:
                 return True
-    return bool(FRAMES.stack) and any(
-        x is parameter for parameter in parameters_of(FRAMES.stack[-1].module)
-    )
+    if stack:
+        for parameter in parameters_of(stack[-1].module):
+            if x is parameter:
+                return True
+    return False
 
 
 def note_weights(inputs: Sequence[Any], result: Any) -> None:
     """Remember what was computed from parameters alone, so that it counts as a weight."""
     if not inputs or not isinstance(result, (Tensor, tuple, list)):
         return
-    if isinstance(result, torch.Size) or not _are_weights(inputs[:1]) or not _are_weights(inputs):
+    first = inputs[0]
+    if isinstance(first, Tensor) and first.is_floating_point() and not is_weight(first):
+        return
+    if isinstance(result, torch.Size) or not _are_weights(inputs):
         return
     results = result if isinstance(result, (tuple, list)) else (result,)
     FRAMES.stack[-1].derived += [x for x in results if isinstance(x, Tensor)]

@@ -86,7 +86,7 @@ def _is_traced_python(function: Callable[..., Any]) -> bool:
     """Whether torch.compile traces a function written in Python, which it does not find in a table
     by its identity.
     """
-    return torch.compiler.is_compiling() and isinstance(function, FunctionType)
+    return isinstance(function, FunctionType) and torch.compiler.is_compiling()
 
 
 def _by_name(frame: Frame, function: Callable[..., Any]) -> Callable[..., Any] | None:
