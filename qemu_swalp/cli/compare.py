@@ -51,7 +51,7 @@ def add_commands(commands: Any) -> None:
     )
     command.add_argument("--file", metavar="FILE", type=Path, help=f"further tensors: {READ}")
     command.add_argument(
-        "--rounding", metavar="R", default="nearest_even", help="(default: %(default)s)"
+        "--rounding", metavar="R", default="nearest_even", help="mode (default: %(default)s)"
     )
     command.add_argument(
         "--seed",

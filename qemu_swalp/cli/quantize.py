@@ -62,7 +62,7 @@ def add_commands(commands: Any) -> None:
     """Add both to the subparsers."""
     command = commands.add_parser(
         "quantize",
-        help="round the tensors of a file: what it costs in error and gives in bytes",
+        help="round the tensors of a file: errors, and bytes before and after",
         description=(
             "Round each floating tensor of a file or a checkpoint, and tell what becomes"
             " of it: its signal to quantization noise ratio, greatest error, the shares of elements"
@@ -76,7 +76,7 @@ def add_commands(commands: Any) -> None:
         "--format", metavar="F", required=True, help="a name (mxfp4) or parameters (bfp<8,axis=0>)"
     )
     command.add_argument(
-        "--rounding", metavar="R", default="nearest_even", help="(default: %(default)s)"
+        "--rounding", metavar="R", default="nearest_even", help="mode (default: %(default)s)"
     )
     command.add_argument(
         "--overflow", choices=OVERFLOWS, help="beyond the range (default: what the format says)"
