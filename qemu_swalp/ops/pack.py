@@ -117,8 +117,8 @@ def unpack(packed: Any, format: Format | str | int, shape: int | Sequence[int]) 
     for place, byte, shift in _overlaps(width):
         part = stream[:, byte].astype(np.int64)
         groups[:, place] |= part >> shift if shift >= 0 else part << -shift
-    codes = groups.ravel()[:count] & ((1 << width) - 1)
-    return codes.astype(f"uint{code_width(width)}").reshape(lengths)
+    unpacked = groups.ravel()[:count] & ((1 << width) - 1)
+    return unpacked.astype(f"uint{code_width(width)}").reshape(lengths)
 
 
 def packed_bytes(shape: int | Sequence[int], format: Format | str | int) -> int:
