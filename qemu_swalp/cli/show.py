@@ -162,6 +162,7 @@ def _scale(format: Block) -> Iterator[str]:
         return
     yield {
         "nearest": f"max|x|/{number(top)}, in {format.scale}",
+        "ggml": f"max|x|/{number(top)}, in {format.scale} after the division by it",
         "minmax": f"(max x − min x)/{number(top)}, in {format.scale}, and a zero point",
     }.get(format.rule, f"as {format.rule} makes NVFP4, in {format.scale}")
     if format.second is not None:

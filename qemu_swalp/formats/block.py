@@ -28,6 +28,7 @@ from .fixed import Fixed
 from .floating import Float
 from .parser import FORMAT_PARAMETERS, parse
 from .scale import (
+    GGML,
     POWER_RULES,
     RULES,
     SEARCH_RULES,
@@ -76,6 +77,9 @@ class Block(Format, family="block"):
         block (clause BLK-17) are "mse", of the scales of "nearest" for nine tops up to twice as
         great, of "floor" and the powers beside it; and "four_over_six", which brings amax to 6 or
         to 4 (Cook et al. 2025, arXiv 2512.02010). Rules of one's own: `register_scale_rule`.
+        "ggml" divides by amax/top before that is rounded to the format of scales, as ggml's q8_0
+        does: `block<fixed<8,0,symmetric>,axis=-1,size=32,scale=fp16,rule=ggml>` with the rounding
+        "nearest_away" (clause BLK-18).
     second : format of the global (per-tensor) scale above those of the blocks, float<8,23>; or None
         (rules "nearest", "mse", "four_over_six" and the vendor rules).
     top : what the rules bring amax to; default: the greatest magnitude of the elements (of binade
@@ -214,6 +218,11 @@ class Block(Format, family="block"):
     def reaches_max(self) -> bool:
         """Whether amax is brought to the greatest magnitude of the elements."""
         return self.top == self.derived_defaults()["top"]
+
+    @property
+    def in_float32(self) -> bool:
+        """Whether the scales are defined by float32 steps (clauses BLK-9, BLK-11, BLK-18)."""
+        return self.second is not None or self.rule == GGML
 
     @property
     def tells_scales(self) -> bool:

@@ -22,7 +22,10 @@ VENDOR_RULES = ("transformer_engine", "torchao")
 SEARCH_RULES = ("mse", "four_over_six")
 """Rules that choose between scales by the error of the block."""
 
-RULES = (*POWER_RULES, "nearest", "minmax", *SEARCH_RULES, *VENDOR_RULES)
+GGML = "ggml"
+"""The rule of ggml's q8_0: elements are divided by the scale before it is rounded."""
+
+RULES = (*POWER_RULES, "nearest", "minmax", GGML, *SEARCH_RULES, *VENDOR_RULES)
 
 
 def candidates_of(rule: str, top: float, powers: bool) -> tuple[tuple[float, ...], float | None]:

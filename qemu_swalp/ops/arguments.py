@@ -29,7 +29,7 @@ def as_array(x: Any, format: Format | None = None, name: str = "x") -> Array:
     if isinstance(x, int | float | complex | str | bytes | list | tuple) and not isinstance(
         x, np.generic
     ):
-        single = isinstance(format, Block) and format.second is not None
+        single = isinstance(format, Block) and format.in_float32
         return _numbers(name, x).astype(np.float32 if single else np.float64)
     xp = namespace_of(x)
     remedy = xp.remedy(x)
@@ -89,7 +89,7 @@ def check_like(xp: Namespace, name: str, x: Array, like_name: str, like: Array) 
 @lru_cache(maxsize=4096)
 def check_representable(format: Format, dtype: SourceDtype) -> None:
     """TypeError unless the dtype represents the values of the format (clause SRC-1)."""
-    if isinstance(format, Block) and format.second is not None and dtype.width > 32:
+    if isinstance(format, Block) and format.in_float32 and dtype.width > 32:
         raise TypeError(
             f"{format} is defined by float32 steps, and {dtype.name} has more; convert it to"
             " float32"

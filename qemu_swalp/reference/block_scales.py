@@ -6,13 +6,14 @@ from typing import NamedTuple
 
 from ..arrays import Array, Namespace
 from ..formats import BinadeFormat, Block, Fixed
+from ..formats.scale import GGML
 from ..rounding import TO_NEAREST
 from .binary32 import number32
 from .blocks import Lengths, blocks_shape, is_empty, over_blocks, spread
 from .context import Context, Magnitude
 from .division import Number, constant, number, round_quotient
 from .element import Rounded, parts, round_to_multiple
-from .nvfp4 import effective, two_levels
+from .nvfp4 import before_rounding, effective, two_levels
 from .scale_formats import fractional, in_range
 
 NO_SCALE = -100_000
@@ -112,6 +113,10 @@ def scales_by_rule(
             number_or_zero(xp, block),
             xp.broadcast(one, (1,) * len(shape)),
         )
+    if format.rule == GGML:
+        own, inverse = before_rounding(ctx, amax, format)
+        scale = number_or_zero(xp, own)
+        return Shared(Scales(*scale, nan=nan, inverse=inverse), scale)
     zero_point = None
     if format.powers:
         scale = Number(_power(ctx, amax, format, format.powers), None)
