@@ -96,6 +96,7 @@ if TYPE_CHECKING:
         unregister_rounding as unregister_rounding,
     )
     from .storage.checkpoints import load_checkpoint as load_checkpoint
+    from .storage.compressed_tensors import save_compressed_tensors as save_compressed_tensors
     from .storage.ml_dtypes import (
         from_ml_dtypes as from_ml_dtypes,
         to_ml_dtypes as to_ml_dtypes,
@@ -153,6 +154,7 @@ _HOMES = {
     "rounding": ("Fractions", "Rounding", "register_rounding", "unregister_rounding"),
     "storage.ml_dtypes": ("from_ml_dtypes", "to_ml_dtypes"),
     "storage.checkpoints": ("load_checkpoint",),
+    "storage.compressed_tensors": ("save_compressed_tensors",),
     "storage.safetensors": ("load_state", "save_state"),
     "storage.state_dict": ("QuantizedTensor", "dequantize_state_dict", "quantize_state_dict"),
 }

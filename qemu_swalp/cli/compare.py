@@ -14,10 +14,10 @@ from .._util.tables import TERMINAL, table
 from ..experiments.common.figure import save_picture
 from ..storage.checkpoints import open_checkpoint
 from ..storage.layouts import values_of
+from .error_table import figures
 from .formats import add_load, add_plot, element_and_unit, load, number, picture_path, read_format
 from .output import add_json, asks_for_json, figures_of, print_json
 from .pictures import SCALES, draw_comparison, magnitude_range, values_by_binade
-from .quantize import figures
 from .tensors import READ, in_a_dtype_for, is_floating
 
 SHAPE = (256, 256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,20 @@ from .. import (
     Rounding,
     analyze,
     packed_bytes,
+    save_compressed_tensors,
     save_state,
     stream_id,
 )
 from .._util.checks import check_patterns
 from .._util.extras import FILES, require
-from .._util.tables import TERMINAL, table
 from ..formats.base import OVERFLOWS
 from ..ops.arguments import policy_of
 from ..storage.checkpoints import Checkpoint, open_checkpoint
 from ..storage.layouts import Stored, values_of
 from ..storage.operand_axes import OperandAxes, format_for_operand
+from .error_table import Report
 from .formats import add_load, load, read_format
-from .output import add_json, asks_for_json, figures_of, print_json
+from .output import add_json, asks_for_json, print_json
 from .tensors import (
     READ,
     WRITTEN,
@@ -43,19 +44,6 @@ from .tensors import (
 
 CONVOLUTIONS = {"torch": {"sum": 1, "out": 0}, "keras": {"sum": -2, "out": -1}}
 """The library → axes of its convolutions' kernels, (O, C, …) and (…, C, O)."""
-HEADER = (
-    "tensor",
-    "shape",
-    "dtype",
-    "SQNR, dB",
-    "max error",
-    "saturated",
-    "to zero",
-    "unchanged",
-    "not finite",
-    "bytes",
-    "packed",
-)
 
 
 def add_commands(commands: Any) -> None:
@@ -108,6 +96,14 @@ def add_commands(commands: Any) -> None:
         help="write codes and scales to a .safetensors file, and the other tensors as they are",
     )
     command.add_argument(
+        "--layout",
+        choices=("qemu_swalp", "compressed-tensors"),
+        help=(
+            "with --out: as this package reads it (default), or as compressed-tensors does, which"
+            " transformers and vLLM load: --out is a folder then"
+        ),
+    )
+    command.add_argument(
         "--own-dtypes",
         action="store_true",
         help="with --out: codes and scales in the file's own dtypes (F8_E4M3, F4, …), where it can",
@@ -156,48 +152,11 @@ class _Settings:
         return None if self.seed is None else RandomBits(self.seed, stream_id("weight", index))
 
 
-@dataclass
-class _Report:
-    """What has been read and rounded so far."""
-
-    lines: list[tuple[object, ...]] = field(default_factory=list)
-    total: Analysis = field(default_factory=Analysis)
-    source_bytes: int = 0
-    passed_over: dict[str, list[str]] = field(default_factory=dict)
-    """Reason → tensors."""
-    records: list[dict[str, Any]] = field(default_factory=list)
-    """The lines, as numbers."""
-
-    def text(self) -> str:
-        total = (
-            [] if len(self.lines) == 1 else [_line("total", "", "", self.total, self.source_bytes)]
-        )
-        parts = [_table([*self.lines, *total])] if self.lines else []
-        parts += [
-            f"passed over, {reason}: {', '.join(names)}"
-            for reason, names in self.passed_over.items()
-        ]
-        return "\n\n".join(parts)
-
-
-def _table(lines: list[tuple[object, ...]]) -> str:
-    """Without columns that say nothing: where all have one dtype, or all is finite."""
-    columns = list(zip(HEADER, *lines, strict=True))
-    same = {"dtype": len({line[2] for line in lines} - {""}) == 1}
-    same["not finite"] = not any(line[8] for line in lines)
-    header, *rest = zip(*(c for c in columns if not same.get(str(c[0]))), strict=True)
-    return table(header, rest, left=range(2 if same["dtype"] else 3), width=TERMINAL)
-
-
 def _quantize(chosen: argparse.Namespace) -> int:
     load(chosen.load)
     settings = _settings(chosen)
-    if chosen.out is not None:
-        check_suffix(chosen.out, ".safetensors")
-        require("safetensors", FILES)
-    elif chosen.own_dtypes:
-        raise ValueError("--own-dtypes tells how --out is written; give --out too")
-    report, state = _Report(), dict[str, Any]()
+    _check_out(chosen)
+    report, state = Report(), dict[str, Any]()
     with open_checkpoint(chosen.file) as tensors:
         check_patterns("--only", chosen.only or (), tensors.names)
         for index, name in enumerate(_with_progress(tensors)):
@@ -208,26 +167,38 @@ def _quantize(chosen: argparse.Namespace) -> int:
                 report.passed_over.setdefault(reason, []).append(name)
             else:
                 x = values_of(stored)
-                _add(report, settings, index, name, stored, x)
+                report.add(name, stored, _analysis(settings, index, name, x))
             if chosen.out is not None:
                 state[name] = stored if reason else _quantized(settings, index, name, x)
     if not report.lines:
         raise ValueError(f"{chosen.file}: nothing to round: {report.text() or 'it has no tensor'}")
     if chosen.out is not None:
-        save_state(chosen.out, state, metadata=tensors.metadata, own_dtypes=chosen.own_dtypes)
+        if chosen.layout == "compressed-tensors":
+            save_compressed_tensors(chosen.out, state, metadata=tensors.metadata)
+        else:
+            save_state(chosen.out, state, metadata=tensors.metadata, own_dtypes=chosen.own_dtypes)
     if asks_for_json(chosen):
-        total = figures_of(report.total) | {"bytes": report.source_bytes}
-        print_json(
-            {
-                "tensors": report.records,
-                "total": total,
-                "passed_over": report.passed_over,
-                "written": None if chosen.out is None else str(chosen.out),
-            }
-        )
+        print_json(report.record() | {"written": None if chosen.out is None else str(chosen.out)})
         return 0
     print(report.text() + (f"\n\nwritten: {chosen.out}" if chosen.out is not None else ""))
     return 0
+
+
+def _check_out(chosen: argparse.Namespace) -> None:
+    """The options of what is written. ValueError if one would have no effect."""
+    others = chosen.layout == "compressed-tensors"
+    if chosen.out is None:
+        for option, given in (("--own-dtypes", chosen.own_dtypes), ("--layout", chosen.layout)):
+            if given:
+                raise ValueError(f"{option} tells how --out is written; give --out too")
+        return
+    if others and chosen.own_dtypes:
+        raise ValueError("--own-dtypes goes with --layout qemu_swalp; leave it out")
+    if others and chosen.out.suffix == ".safetensors":
+        raise ValueError(f"--layout compressed-tensors writes a folder, got the file {chosen.out}")
+    if not others:
+        check_suffix(chosen.out, ".safetensors")
+    require("safetensors", FILES)
 
 
 def _settings(chosen: argparse.Namespace) -> _Settings:
@@ -273,26 +244,15 @@ def _read(
     return x, ""
 
 
-def _add(
-    report: _Report, settings: _Settings, index: int, name: str, stored: Stored, x: np.ndarray
-) -> None:
-    """Add the line of a tensor of such values; codes are called by their format."""
+def _analysis(settings: _Settings, index: int, name: str, x: np.ndarray) -> Analysis:
     format = settings.format_for(name, x.shape)
-    analysis = analyze(
+    return analyze(
         in_a_dtype_for(x, format),
         format,
         settings.rounding,
         random=settings.random(index),
         overflow=settings.overflow,
     )
-    kind = str(stored.format if isinstance(stored, QuantizedTensor) else stored.dtype)
-    report.lines.append(_line(name, "×".join(map(str, x.shape)), kind, analysis, stored.nbytes))
-    report.records.append(
-        {"tensor": name, "shape": list(x.shape), "dtype": kind, **figures_of(analysis)}
-        | {"bytes": stored.nbytes}
-    )
-    report.total += analysis
-    report.source_bytes += stored.nbytes
 
 
 def _quantized(settings: _Settings, index: int, name: str, x: np.ndarray) -> QuantizedTensor:
@@ -307,37 +267,6 @@ def _quantized(settings: _Settings, index: int, name: str, x: np.ndarray) -> Qua
         )
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-
-
-def _line(
-    name: str, shape: str, dtype: str, analysis: Analysis, source_bytes: int
-) -> tuple[object, ...]:
-    not_finite = analysis.count - analysis.compared
-    return (
-        name,
-        shape,
-        dtype,
-        *figures(analysis),
-        not_finite,
-        f"{source_bytes:,}",
-        f"{analysis.stored_bytes:,}",
-    )
-
-
-def figures(analysis: Analysis) -> tuple[str, ...]:
-    """SQNR, greatest error, and the shares saturated, flushed and unchanged; – where there is
-    nothing to divide by.
-    """
-    percent = [
-        100 * share
-        for share in (analysis.share_saturated, analysis.share_flushed, analysis.share_unchanged)
-    ]
-    texts = (
-        f"{analysis.sqnr_db:.2f}",
-        f"{analysis.max_abs_error:.3g}",
-        *(f"{share:.2f} %" for share in percent),
-    )
-    return tuple("–" if text.startswith("nan") else text for text in texts)
 
 
 def _dequantize(chosen: argparse.Namespace) -> int:

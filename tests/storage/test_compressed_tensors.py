@@ -1,0 +1,116 @@
+"""Files in compressed-tensors' layout, read by that package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.compressors.format import infer_module_format
+from compressed_tensors.quantization import QuantizationConfig
+from safetensors.torch import load_file
+
+import qemu_swalp as q
+from qemu_swalp.storage.layouts import values_of
+from tests.cli.test_cli import complaint, output
+
+RNG = np.random.default_rng(0)
+WEIGHT = (RNG.standard_normal((192, 256)) * 0.02).astype(np.float32)
+FORMATS = {
+    "block<e4m3fn,scale=float<8,23>>": "naive-quantized",
+    "block<e4m3fn,axis=0,scale=float<8,23>>": "naive-quantized",
+    "block<e4m3fn,axis=0,scale=bf16>": "naive-quantized",
+    "block<e4m3fn,axis=-1,size=64,scale=fp16>": "naive-quantized",
+    "fp8_128x128": "naive-quantized",
+    "mxfp8_e4m3": "mxfp8-quantized",
+    "mxfp6_e2m3": "mxfp6-pack-quantized",
+    "mxfp4": "mxfp4-pack-quantized",
+    "nvfp4": "nvfp4-pack-quantized",
+    "nvfp4_torchao": "nvfp4-pack-quantized",
+}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_package_reads_what_is_written(format: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    state = {"a.fc.weight": WEIGHT, "a.fc.bias": WEIGHT[0], "b.weight": WEIGHT[:64]}
+    coded = q.quantize_state_dict(state, {"*.weight": format})
+    q.save_compressed_tensors(tmp_path, coded, metadata={"format": "pt"})
+    said = json.loads((tmp_path / "config.json").read_text())
+    assert said["model_type"] == "llama"
+    config = QuantizationConfig.model_validate(said["quantization_config"])
+    assert config.format == FORMATS[format]
+    (scheme,) = config.config_groups.values()
+    assert scheme.targets == ["a.fc", "b"]
+    assert infer_module_format(torch.nn.Linear, scheme).value == FORMATS[format]
+    stored = load_file(tmp_path / "model.safetensors")
+    assert (stored["a.fc.bias"].numpy() == WEIGHT[0]).all()
+    ours = q.load_checkpoint(tmp_path)
+    for module in scheme.targets:
+        parts = {n.removeprefix(f"{module}."): x for n, x in stored.items() if n.startswith(module)}
+        reader = BaseCompressor.get_value_from_registry(config.format)
+        values = reader.decompress(parts, scheme)["weight"].float().numpy()
+        expected = coded[f"{module}.weight"].decode()
+        if format.startswith("nvfp4"):  # a rounded divisor, and values in bf16
+            assert (np.abs(values - expected) <= np.abs(expected) * 2.0**-8).all()
+        elif "bf16" in format or "fp16" in format:
+            dtype = torch.bfloat16 if "bf16" in format else torch.float16
+            assert (values == torch.tensor(expected).to(dtype).float().numpy()).all()
+        else:
+            assert (values == expected).all()
+        assert (values_of(ours[f"{module}.weight"]).astype(np.float32) == values).all()
+
+
+@pytest.mark.parametrize("format", ["nvfp4", "nvfp4_torchao", "mxfp4", "fp8_128x128"])
+def test_zeros_stay_zeros(format: str, tmp_path: Path) -> None:
+    coded = q.quantize_state_dict({"fc.weight": np.zeros((128, 128), np.float32)}, format)
+    q.save_compressed_tensors(tmp_path, coded)
+    assert (values_of(q.load_checkpoint(tmp_path)["fc.weight"]) == 0).all()
+
+
+def test_several_formats_are_groups_of_their_own(tmp_path: Path) -> None:
+    state = {"a.weight": WEIGHT, "b.weight": WEIGHT}
+    coded = q.quantize_state_dict(state, {"a.*": "mxfp4", "b.*": "nvfp4"})
+    q.save_compressed_tensors(tmp_path / "new", coded)
+    said = json.loads((tmp_path / "new" / "config.json").read_text())["quantization_config"]
+    assert said["format"] == "mixed-precision"
+    config = QuantizationConfig.model_validate(said)
+    assert {s.targets[0]: s.format for s in config.config_groups.values()} == {
+        "a": "mxfp4-pack-quantized",
+        "b": "nvfp4-pack-quantized",
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "x", "format", "words"),
+    [
+        ("fc.weight", WEIGHT, "bfp8", "in bfp8, has no place .* takes matrices"),
+        ("fc.weight", WEIGHT, "e4m3fn", "in e4m3fn, has no place"),
+        ("fc.weight", WEIGHT[0], "mxfp4", r"of shape \(256,\) in mxfp4, has no place"),
+        ("fc.kernel", WEIGHT, "mxfp4", "names end in .weight"),
+        ("fc.weight", WEIGHT[:, :40], "mxfp4", "rows of 40 elements, which groups of 32"),
+        ("fc.weight", WEIGHT, "mxfp8_e5m2", "has no place"),
+        ("fc.weight", WEIGHT, "int<8,axis=0>", "has no place"),
+    ],
+)
+def test_what_has_no_place_is_refused(
+    name: str, x: np.ndarray, format: str, words: str, tmp_path: Path
+) -> None:
+    coded = q.quantize_state_dict({name: x}, format)
+    with pytest.raises(ValueError, match=words):
+        q.save_compressed_tensors(tmp_path / "new", coded)
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_command_writes_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    source, folder = tmp_path / "x.npz", tmp_path / "out"
+    np.savez(source, **{"fc.weight": WEIGHT, "fc.bias": WEIGHT[0]})
+    command = ("quantize", str(source), "--format", "mxfp4", "--layout", "compressed-tensors")
+    assert "--layout tells how --out" in complaint(capsys, *command)
+    output(capsys, *command, "--only", "*.weight", "--out", str(folder))
+    expected = q.quantize(WEIGHT, "mxfp4")
+    assert (q.load_checkpoint(folder)["fc.weight"].decode() == expected).all()
+    assert "has no place" in complaint(capsys, *command, "--out", str(folder))  # the bias
