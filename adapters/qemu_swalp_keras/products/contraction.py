@@ -32,10 +32,11 @@ def contract(operands: Operands, state: State, a: Any, b: Any) -> Any:
 
 def product(a: Any, b: Any, rules: ProductRules, state: Any) -> Any:
     """a·b of operands that are prepared, accumulated by the rule of the sum."""
-    return unscaled(_product(a, b, rules.sum, state), rules, state)
+    return unscaled(accumulated(a, b, rules.sum, state), rules, state)
 
 
-def _product(a: Any, b: Any, rule: Rule | None, state: Any) -> Any:
+def accumulated(a: Any, b: Any, rule: Rule | None, state: Any) -> Any:
+    """a·b, accumulated by a rule where that is enabled."""
     step, enabled = state
     off = rule is None or is_zero(enabled)
     if rule is None or off is True:

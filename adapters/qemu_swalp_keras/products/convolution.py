@@ -19,6 +19,8 @@ from .._compat import backend_function
 from ..calls.differentiable import differentiable, pull_back
 from ..calls.operands import Operand, Operands, State, is_plain, prepared, unscaled
 from ..calls.pausing import paused
+from ..layers.straight_through import Rule
+from . import patches
 
 
 class Convolution(NamedTuple):
@@ -50,8 +52,8 @@ def _forward(convolution: Convolution, state: Any, x: Any, kernel: Any) -> Any:
     rules = convolution.operands.forward
     with paused():
         a = _over_channels(convolution, x, rules.first, state)
-        y = convolution(a, _kernel(convolution, kernel, rules.second, state, True))
-        return unscaled(y, rules, state)
+        w = _kernel(convolution, kernel, rules.second, state, True)
+        return unscaled(_product(convolution, a, w, rules.sum, state), rules, state)
 
 
 def _backward(
@@ -63,21 +65,73 @@ def _backward(
 ) -> tuple[Any, Any]:
     x, kernel = tensors
     dx = dw = None
-    # A convolution is linear in either operand, so its gradient is the same everywhere: at zero.
     with paused():
         if needed[0]:
             rules = convolution.operands.dgrad
             e = _over_channels(convolution, error, rules.first, state)
             w = _kernel(convolution, kernel, rules.second, state, False)
-            dx = pull_back(lambda x: convolution(x, w), ops.zeros_like(x), e)
-            dx = unscaled(dx, rules, state)
+            dx = unscaled(_dgrad(convolution, x, w, e, rules.sum, state), rules, state)
         if needed[1]:
             rules = convolution.operands.wgrad
             e = _over_pixels(convolution, error, rules.first, state)
             a = _over_pixels(convolution, x, rules.second, state)
-            dw = pull_back(lambda kernel: convolution(a, kernel), ops.zeros_like(kernel), e)
-            dw = unscaled(dw, rules, state)
+            dw = unscaled(_wgrad(convolution, a, kernel, e, rules.sum, state), rules, state)
     return dx, dw
+
+
+def _product(convolution: Convolution, x: Any, kernel: Any, rule: Rule | None, state: Any) -> Any:
+    if rule is None:
+        return convolution(x, kernel)
+    image, weight, g = _as_matrices(convolution, x, kernel)
+    return _of_images(convolution, patches.convolve(image, weight, g, rule, state))
+
+
+def _dgrad(
+    convolution: Convolution, x: Any, kernel: Any, error: Any, rule: Rule | None, state: Any
+) -> Any:
+    """By a rule, or that of the backend. A convolution is linear in either operand, so its gradient
+    is the same everywhere: at zero.
+    """
+    if rule is None:
+        return pull_back(lambda x: convolution(x, kernel), ops.zeros_like(x), error)
+    image, weight, g = _as_matrices(convolution, x, kernel)
+    e, lengths = _images(convolution, error), image.shape[2:]
+    dx = patches.gradient_of_input(e, weight, lengths, g, rule, state)
+    return _of_images(convolution, dx)
+
+
+def _wgrad(
+    convolution: Convolution, x: Any, kernel: Any, error: Any, rule: Rule | None, state: Any
+) -> Any:
+    """As `_dgrad`."""
+    if rule is None:
+        return pull_back(lambda kernel: convolution(x, kernel), ops.zeros_like(kernel), error)
+    image, weight, g = _as_matrices(convolution, x, kernel)
+    e, size = _images(convolution, error), weight.shape[2:]
+    dw = patches.gradient_of_weight(e, image, size, g, rule, state)
+    spatial = range(2, len(kernel.shape))
+    if convolution.name == "nn.depthwise_conv":
+        return ops.reshape(ops.transpose(dw, (*spatial, 1, 0)), kernel.shape)
+    return ops.transpose(dw, (*spatial, 1, 0))
+
+
+def _as_matrices(convolution: Convolution, x: Any, kernel: Any) -> tuple[Any, Any, Any]:
+    """Image (B, C, *S), kernel (O, C/G, *k) and geometry, as `patches` has them."""
+    image, spatial = _images(convolution, x), range(len(kernel.shape) - 2)
+    if convolution.name == "nn.depthwise_conv":
+        kernel = ops.reshape(kernel, (*kernel.shape[:-2], 1, -1))
+    weight = ops.transpose(kernel, (len(spatial) + 1, len(spatial), *spatial))
+    options = dict(convolution.options)
+    g = patches.geometry(image.shape[2:], weight.shape[2:], options, convolution.groups)
+    return image, weight, g
+
+
+def _images(convolution: Convolution, x: Any) -> Any:
+    return x if convolution.channels_first else ops.moveaxis(x, -1, 1)
+
+
+def _of_images(convolution: Convolution, x: Any) -> Any:
+    return x if convolution.channels_first else ops.moveaxis(x, 1, -1)
 
 
 def _channels_last(convolution: Convolution, x: Any) -> Any:

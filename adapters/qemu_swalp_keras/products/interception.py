@@ -185,10 +185,11 @@ def _check_sums(product: Product) -> None:
             " exclude the layer, or give it a recipe without transforms={'wgrad': …} by"
             f" overrides={{{product.name + '/operands'!r}: …}}"
         )
-    if any(rules.sum is not None for rules in operands):
+    transposed = product.operation == "nn.conv_transpose"
+    if transposed and any(rules.sum is not None for rules in operands):
         raise ValueError(
-            f"{product.name!r} calls {product.operation}, and sums of convolutions are not emulated"
-            " in Keras; exclude the layer, or give it a recipe without sums by"
+            f"{product.name!r} calls {product.operation}, and sums of transposed convolutions are"
+            " not emulated in Keras; exclude the layer, or give it a recipe without sums by"
             f" overrides={{{product.name + '/operands'!r}: ...}}"
         )
 

@@ -255,9 +255,9 @@ def test_disabled_rounds_nothing_and_counts_nothing():
 
 
 def test_what_cannot_be_rounded_is_refused():
-    conv = keras.Sequential([layers.Input((4, 2)), layers.Conv1D(2, 2, name="conv")])
+    conv = keras.Sequential([layers.Input((4, 2)), layers.Conv1DTranspose(2, 2, name="conv")])
     quantize_gemms(conv, Recipe(sums="fp16"))
-    with pytest.raises(ValueError, match="sums of convolutions are not emulated"):
+    with pytest.raises(ValueError, match="sums of transposed convolutions are"):
         conv(normal((1, 4, 2)))
     model = keras.Sequential([layers.Input((4,)), layers.Dense(2)])
     model.quantize("int8")
@@ -268,10 +268,6 @@ def test_what_cannot_be_rounded_is_refused():
 def test_sums_have_the_cores_bits():
     model = dense(Recipe(sums="fixed<8,4>"))
     x, (w, b) = normal((2, 3, 7)), model.get_weights()
-    if BACKEND == "jax":
-        with pytest.raises(Exception, match="x64"):
-            model(x)
-        return
     same(numpy(model(x)), matmul(x.reshape(6, 7), w, "fixed<8,4>").reshape(2, 3, 5) + b)
 
 
