@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import qemu_swalp as q
-from tests.benchmarks import products, programs, sgd_step
+from tests.benchmarks import elementwise, products, programs, sgd_step
 from tests.benchmarks.__main__ import main
 from tests.benchmarks.cases import CASES, ROUNDINGS, bits_of, matrix
 from tests.benchmarks.libraries import DEVICES, PAGE, Numpy, Torch
@@ -273,3 +273,23 @@ def test_every_library_is_a_column(
         assert name in head
     assert [line.split()[0] for line in lines] == ["e4m3fn", "mxfp4"]
     assert all(len(re.findall(r"[\d.]+ / [\d.]+", line)) == 7 for line in lines)
+
+
+def test_operations_and_a_training_step(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elementwise, "least", lambda call, calls: call() or 0.5)
+    threads = q.get_num_threads(), torch.get_num_threads()
+    try:
+        assert elementwise.main(["--calls", "1"]) == 0
+    finally:
+        q.set_num_threads(threads[0])
+        torch.set_num_threads(threads[1])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == [
+        "add",
+        "multiply",
+        "divide",
+        "training step",
+    ]
+    assert lines[-1].split()[-2:] == ["1.0", "1.0"]
