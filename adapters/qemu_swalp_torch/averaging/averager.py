@@ -58,7 +58,7 @@ class Averager:
         low-precision weights is exact as long as it fits the significand; torch.float64 makes it
         exact for good.
     seed : of the quantizer's random bits. None: another one for each average of this process, the
-        same at each run of the program; checkpoints keep it. A policy has a seed of its own.
+        same at each run of the program; checkpoints keep it. So is that of a policy without one.
     nonfinite : what becomes of an iterate with infinities or NaN, as in
         `qemu_swalp.training.Policy`: "raise", "skip" or "include".
     buffers : whether floating buffers, such as batch-normalization statistics, are averaged too.
@@ -101,8 +101,7 @@ class Averager:
         trainable_only: bool = False,
     ) -> None:
         parsed = None if quantizer is None else Quantizer.parse(quantizer)
-        chosen = 0 if seed is None else seed
-        default = Averaging(start, cycle, include_start, parsed, chosen, nonfinite=nonfinite)
+        default = Averaging(start, cycle, include_start, parsed, seed, nonfinite=nonfinite)
         if policy is not None and not isinstance(policy, Policy):
             raise TypeError(
                 "policy must be a qemu_swalp.training.Policy, such as EMA(decay=0.999), or None, "
@@ -116,8 +115,8 @@ class Averager:
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise TypeError(f"dtype must be a floating torch.dtype or None, got {dtype!r}")
         rule = policy or default
-        if policy is None and parsed is not None:
-            with seed_for("average", seed) as drawn:
+        if rule.quantizer is not None or isinstance(rule, SWAG):
+            with seed_for("average", rule.seed) as drawn:
                 rule = replace(rule, seed=drawn)
         if rule.quantizer is not None:
             rule = replace(rule, quantizer=TensorQuantizer.of(rule.quantizer, "all", "average"))

@@ -80,7 +80,8 @@ class Policy(ABC):
         the default).
     quantizer : of the average itself; None keeps it in the weights' dtype. Each policy says when it
         rounds.
-    seed : of the quantizer's random bits.
+    seed : of the quantizer's random bits. None: 0; an `Averager` of PyTorch draws another one for
+        each of its process.
     nonfinite : what becomes of an iterate that is due and has an infinity or NaN, which would stay
         in an average: "raise" ValueError, "skip" it, so that `n_averaged` does not count it, or
         "include" it unchecked.
@@ -92,7 +93,7 @@ class Policy(ABC):
     cycle: int = 1
     include_start: bool = False
     quantizer: Quantizer | None = None
-    seed: int = 0
+    seed: int | None = None
     nonfinite: str = field(default="raise", kw_only=True, metadata={"recorded": False})
     layouts: Mapping[str, Layout] | None = field(
         default=None, kw_only=True, compare=False, repr=False, metadata={"recorded": False}
@@ -102,10 +103,16 @@ class Policy(ABC):
         check_int("start", self.start, 0, 2**62)
         check_int("cycle", self.cycle, 1, 2**62)
         check_bool("include_start", self.include_start)
-        check_int("seed", self.seed, 0, 2**64 - 1)
+        if self.seed is not None:
+            check_int("seed", self.seed, 0, 2**64 - 1)
         check_choice("nonfinite", self.nonfinite, NONFINITE)
         if self.quantizer is not None:
             object.__setattr__(self, "quantizer", Quantizer.parse(self.quantizer))
+
+    @property
+    def drawn_seed(self) -> int:
+        """The seed that random bits are drawn by."""
+        return self.seed or 0
 
     def of_tensor(self, name: str, shape: Sequence[int]) -> Self:
         """The policy for one parameter: its quantizer has numbers for axes that are words.
@@ -194,7 +201,7 @@ class Policy(ABC):
                 continue
             if not callable(value) or isinstance(value, Quantizer):
                 plain[item.name] = str(value) if isinstance(value, Quantizer | Format) else value
-        return plain
+        return {**plain, "seed": self.drawn_seed}
 
     def keys(self, name: str) -> list[str]:
         """The keys of `AverageState.value` for a parameter, once there are enough iterates."""
@@ -214,7 +221,7 @@ class Policy(ABC):
             name: apply(
                 self.of_tensor(name, mean.shape).quantizer,
                 mean,
-                TensorRandomBits(self.seed, tensor, count),
+                TensorRandomBits(self.drawn_seed, tensor, count),
                 "average",
             )
             for tensor, (name, mean) in enumerate(average.items())
@@ -233,7 +240,7 @@ class TensorwisePolicy(Policy):
             count,
             {
                 name: self.of_tensor(name, weight.shape).include(
-                    weight, before[name], count, TensorRandomBits(self.seed, tensor, count)
+                    weight, before[name], count, TensorRandomBits(self.drawn_seed, tensor, count)
                 )
                 for tensor, (name, weight) in enumerate(params.items())
             },

@@ -103,14 +103,16 @@ class SWAG(Policy):
             raise ValueError(f"scale must be a number from 0 on, got {scale!r}")
         columns = min(state.n_averaged, self.rank)
         variances, value = self.variance(state), state.value or {}
-        common = TensorRandomBits(self.seed, 0, index)
+        common = TensorRandomBits(self.drawn_seed, 0, index)
         weights = standard_normal(common, "sample.deviations", columns)
         weights *= math.sqrt(scale / max(columns - 1, 1))
         drawn = {}
         for tensor, (name, variance) in enumerate(variances.items()):
             xp = namespace_of(variance)
             noise = standard_normal(
-                TensorRandomBits(self.seed, tensor, index), "sample.diagonal", *xp.shape(variance)
+                TensorRandomBits(self.drawn_seed, tensor, index),
+                "sample.diagonal",
+                *xp.shape(variance),
             )
             deviation = _beside(variance, noise * math.sqrt(scale)) * xp.sqrt(variance)
             for slot, weight in enumerate(weights.tolist()):

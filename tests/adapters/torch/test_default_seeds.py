@@ -19,7 +19,7 @@ from torch import nn
 
 import qemu_swalp as q
 from qemu_swalp.random_bits import philox_words
-from qemu_swalp.training import Recipe, restart_seeds
+from qemu_swalp.training import EMA, Recipe, restart_seeds
 
 RECIPE = Recipe(
     weight="fixed<8,4>/stochastic",
@@ -57,6 +57,12 @@ def average(seed=None):
     return averager, lambda: (averager.update(), averager.average()["w"])[1]
 
 
+def policy(seed=None):
+    w = torch.linspace(0, 1, 200)
+    averager = Averager({"w": w}, policy=EMA(decay=0.5, quantizer="fixed<8,4>/stochastic", seed=seed))
+    return averager, lambda: (averager.update(), averager.average()["w"])[1]
+
+
 KINDS = {
     "optimizer": optimizer,
     "our SGD": ours,
@@ -64,6 +70,7 @@ KINDS = {
     "products": on_model(quantize_gemms),
     "elementwise": on_model(quantize_elementwise),
     "average": average,
+    "policy": policy,
 }
 each_kind = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 
