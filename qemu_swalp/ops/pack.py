@@ -94,13 +94,13 @@ def unpack(packed: Any, format: Format | str | int, shape: int | Sequence[int]) 
         block = _block(format)
         parts = packed_parts(shape, block)
         _check_parts(packed, block, parts)
-        codes = {
+        by_part = {
             name: unpack(getattr(packed, name), bits, lengths)
             for name, (bits, lengths) in parts.items()
         }
         if isinstance(block.scale, Exponent):
-            codes["scales"] = signed(codes["scales"], block.scale.bits)
-        return BlockCodes(**codes)
+            by_part["scales"] = signed(by_part["scales"], block.scale.bits)
+        return BlockCodes(**by_part)
     width = _width(format)
     code_width(width)  # refuses more than 32 bits
     lengths = _lengths(shape)
