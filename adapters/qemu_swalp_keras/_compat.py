@@ -598,7 +598,14 @@ def is_training(options: dict[str, Any]) -> bool:
     if training is None:
         context = _global_state.get_global_attribute("current_call_ctx")
         training = None if context is None else context.get_value("training")
-    return bool(training)
+    return trainer_trains() if training is None else bool(training)
+
+
+def trainer_trains() -> bool:
+    """Whether a model's `train_step` is running: a model whose `call` has no `training` is not
+    told.
+    """
+    return any(f.f_code.co_name == "train_step" for f, _ in traceback.walk_stack(None))
 
 
 class SavedState(keras.random.SeedGenerator, _KerasSaveable):

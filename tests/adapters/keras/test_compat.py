@@ -576,3 +576,27 @@ def test_products_in_program() -> None:
         return jax.lax.scan(body, jnp.dot(x, x), None, length=2)
 
     assert _compat.products_in_program(function, [jnp.ones((2, 2))]) == ["dot_general"] * 2
+
+
+def test_trainer_trains() -> None:
+    """Within `fit` and not within `evaluate`, of a model whose `call` takes no `training`."""
+    seen: list[bool] = []
+
+    class Own(keras.Model):
+        def build(self, shape: Any) -> None:
+            self.w = self.add_weight(shape=(shape[-1], 1))
+
+        def call(self, x: Any) -> Any:
+            seen.append(_compat.trainer_trains())
+            return keras.ops.matmul(x, self.w)
+
+    model = Own()
+    model.build((None, 4))
+    model.compile("sgd", "mse")
+    x, y = data(8, outputs=1)
+    model.fit(x, y, verbose=0)
+    assert any(seen)
+    seen.clear()
+    model.evaluate(x, y, verbose=0)
+    assert seen
+    assert not any(seen)

@@ -286,3 +286,26 @@ def test_a_saved_model_goes_on_to_the_bit(tmp_path):
         clone.get_layer("fc").dtype_policy.get_config()
         == model.get_layer("fc").dtype_policy.get_config()
     )
+
+
+class WithoutTraining(keras.Model):
+    """Its `call` does not take `training`."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = layers.Dense(2)
+
+    def call(self, x):
+        return self.fc(x)
+
+
+@pytest.mark.parametrize("eagerly", [True, False])
+def test_training_is_counted_of_models_that_are_not_told(eagerly):
+    model = WithoutTraining()
+    x = normal((4, 3))
+    model(x)
+    quantize_gemms(model, STOCHASTIC)
+    model.compile("sgd", "mse", run_eagerly=eagerly)
+    model.fit(x, normal((4, 2)), verbose=0)
+    model.predict(x, verbose=0)
+    assert numpy(model.rounding_state.state).tolist() == [1, 1, 1]
