@@ -175,20 +175,27 @@ def is_traced() -> bool:
     take random bits and counters for constants.
     """
     if torch.compiler.is_dynamo_compiling():
+        _refuse_onnx()
         return True
     scripted: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     traced = scripted or torch.compiler.is_compiling()
-    if traced and "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
-        raise RuntimeError(
-            "ONNX has no operator for the roundings within this model; export it without them, as"
-            " in: with disabled(model): torch.onnx.export(model, ...)"
-        )
+    if traced:
+        _refuse_onnx()
     if scripted:
         raise RuntimeError(
             "torch.jit.trace cannot record a rounded model, whose random bits and counters it would"
             f" take for constants; {REMEDY}, or trace within: with disabled(model)"
         )
     return traced
+
+
+@constant
+def _refuse_onnx() -> None:
+    if "torch.onnx" in sys.modules and torch.onnx.is_in_onnx_export():
+        raise RuntimeError(
+            "ONNX has no operator for the roundings within this model; export it without them, as"
+            " in: with disabled(model): torch.onnx.export(model, ...)"
+        )
 
 
 def signed(n: int) -> int:

@@ -59,7 +59,9 @@ def average(seed=None):
 
 def policy(seed=None):
     w = torch.linspace(0, 1, 200)
-    averager = Averager({"w": w}, policy=EMA(decay=0.5, quantizer="fixed<8,4>/stochastic", seed=seed))
+    averager = Averager(
+        {"w": w}, policy=EMA(decay=0.5, quantizer="fixed<8,4>/stochastic", seed=seed)
+    )
     return averager, lambda: (averager.update(), averager.average()["w"])[1]
 
 

@@ -257,6 +257,16 @@ def test_export_to_onnx_says_how(quantize):
     model(x)
 
 
+def test_the_exporter_that_traces_says_how_too(monkeypatch):
+    """It tries torch.export in several ways, torch.compile's among them."""
+    monkeypatch.setattr(torch.onnx, "is_in_onnx_export", lambda: True)
+    for strict in (True, False):
+        model = nn.Sequential(nn.Linear(3, 3), nn.ReLU()).eval()
+        quantize_activations(model, swalp(8), modules=nn.ReLU)
+        with pytest.raises(RuntimeError, match=r"as in: with disabled\(model\): torch.onnx"):
+            torch.export.export(model, (torch.ones(1, 3),), strict=strict)
+
+
 @pytest.mark.parametrize("kind", [SWALPLR, CyclicSWALR])
 def test_a_schedule_whose_optimizer_got_another_group(kind):
     options = {"high": 0.1, "low": 0.01, "cycle": 2} if kind is CyclicSWALR else {}
