@@ -488,6 +488,7 @@ def dispatched_products(note: Callable[[str], None]) -> Iterator[None]:
     """
     names = PRODUCTS[keras.backend.backend()]
     if keras.backend.backend() == "torch":
+        import torch
         from torch.utils._python_dispatch import TorchDispatchMode
 
         class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -495,7 +496,7 @@ def dispatched_products(note: Callable[[str], None]) -> Iterator[None]:
                 self, function: Any, types: Any, args: Any = (), kwargs: Any = None
             ) -> Any:
                 name = function.overloadpacket.__name__
-                floats = any(getattr(x, "is_floating_point", bool)() for x in args)
+                floats = any(isinstance(x, torch.Tensor) and x.is_floating_point() for x in args)
                 if name in names and floats:
                     note(name)
                 return function(*args, **(kwargs or {}))

@@ -559,6 +559,8 @@ def test_dispatched_products() -> None:
             traced(lambda x: _compat.backend_function("numpy.matmul")(x + x, x), mode)(x)
         assert len(seen) == 1
         assert seen[0] in _compat.PRODUCTS[BACKEND]
+        with _compat.dispatched_products(seen.append):
+            keras.ops.cast(x, "float16")  # has a dtype among its arguments
     _compat.backend_function("numpy.matmul")(x, x)
     assert len(seen) == 1
 
