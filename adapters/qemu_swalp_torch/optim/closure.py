@@ -1,10 +1,11 @@
-"""Closures that an optimizer evaluates, once or several times a step."""
+"""Closures that an optimizer evaluates, once or several times a step, and in what gradient mode."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 
@@ -31,3 +32,8 @@ class Closure:
             float32.load_gradients()
         self.hooks.before_update(self.optimizer, evaluation)
         return loss
+
+
+def grad_mode(optimizer: Optimizer) -> torch.set_grad_enabled:
+    """Context in which an optimizer's step runs: with gradients where it is differentiable."""
+    return torch.set_grad_enabled(bool(optimizer.defaults.get("differentiable")))

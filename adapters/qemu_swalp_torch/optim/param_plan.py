@@ -161,6 +161,15 @@ def check_accumulator(entry: Entry, accumulator: Tensor) -> None:
         )
 
 
+def check_dense(gradient: Tensor, label: str) -> None:
+    """RuntimeError, as torch.optim raises it, for a sparse gradient."""
+    if gradient.layout is not torch.strided:
+        raise RuntimeError(
+            f"the gradient of {label} is sparse ({gradient.layout}); quantization takes dense ones:"
+            " make the embedding with sparse=False, or leave the parameter out by an override"
+        )
+
+
 def check_states(optimizers: Iterable[Optimizer], entry: Entry) -> None:
     """TypeError if state that is rounded keeps its numbers in a format of its own."""
     for key, role, _ in entry.states:

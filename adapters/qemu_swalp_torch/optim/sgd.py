@@ -28,6 +28,7 @@ from qemu_swalp.training.seeds import seed_for
 
 from ..sections import check_section
 from ..tensors.custom_ops import refuse_capture
+from .closure import grad_mode
 from .load_guard import LoadGuard
 from .no_step import drop_placeholders, is_no_step, show_accumulators
 from .param_groups import ACCUMULATOR, advance, count_on_device, counts_on_device, write
@@ -35,13 +36,13 @@ from .param_plan import (
     Entry,
     Plan,
     check_accumulator,
+    check_dense,
     check_overrides,
     is_16bit,
     names_from,
     needs_float32,
 )
 from .shown_weights import ShownWeights
-from .step_hooks import check_dense, grad_mode
 from .wrap import watch_copies
 
 MOMENTUM = "momentum_buffer"

@@ -21,7 +21,7 @@ from qemu_swalp.training import Quantizer, TensorRandomBits
 from .._compat import run_first_after_step
 from ..tensors.arrays import random_for, round_all, rounded_for
 from ..tensors.custom_ops import refuse_capture
-from .closure import Closure
+from .closure import Closure, grad_mode
 from .float32_step import Float32Step
 from .grad_scaler import skips, unscale
 from .load_guard import LoadGuard
@@ -31,6 +31,7 @@ from .param_plan import (
     Entry,
     Plan,
     check_accumulator,
+    check_dense,
     check_states,
     needs_float32,
     state_tensors,
@@ -292,20 +293,6 @@ class StepHooks:
             self.write(state[ACCUMULATOR], p)
         else:
             state[ACCUMULATOR] = p.clone()
-
-
-def grad_mode(optimizer: Optimizer) -> torch.set_grad_enabled:
-    """Context in which an optimizer's step runs: with gradients where it is differentiable."""
-    return torch.set_grad_enabled(bool(optimizer.defaults.get("differentiable")))
-
-
-def check_dense(gradient: Tensor, label: str) -> None:
-    """RuntimeError, as torch.optim raises it, for a sparse gradient."""
-    if gradient.layout is not torch.strided:
-        raise RuntimeError(
-            f"the gradient of {label} is sparse ({gradient.layout}); quantization takes dense ones:"
-            " make the embedding with sparse=False, or leave the parameter out by an override"
-        )
 
 
 def _numbered(role: str, evaluation: int) -> str:
