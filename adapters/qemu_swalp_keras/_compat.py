@@ -23,6 +23,7 @@ from keras.src.backend.common import global_state as _global_state
 from keras.src.layers.rnn.conv_lstm import ConvLSTMCell as _ConvLSTMCell
 from keras.src.models.functional import Functional as _Functional
 from keras.src.saving.keras_saveable import KerasSaveable as _KerasSaveable
+from keras.src.utils.tracking import no_automatic_dependency_tracking
 
 ConvLSTMCell = _ConvLSTMCell
 """What holds the kernels of `ConvLSTM1D` to `ConvLSTM3D`."""
@@ -42,6 +43,15 @@ def key_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> Any:
 def index_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
     """Index of a variable among those that an optimizer was built with."""
     return int(optimizer._get_variable_index(variable))
+
+
+@no_automatic_dependency_tracking
+def know_variables(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> None:
+    """What an optimizer's `build` does, but for the state that its options ask for."""
+    for i, variable in enumerate(variables):
+        optimizer._trainable_variables_indices[optimizer._var_key(variable)] = i
+    optimizer._trainable_variables = list(variables)
+    optimizer.built = True
 
 
 def own_variables(optimizer: keras.optimizers.Optimizer) -> list[Any]:

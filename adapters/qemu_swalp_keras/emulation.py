@@ -210,10 +210,10 @@ def _optimizer(
         for v in layer.variables
     }
     options = {} if average is False else {"start": 0} if average is True else dict(average)
-    unknown = set(options) - {"start", "cycle", "include_start", "finalize"}
+    unknown = set(options) - {"start", "cycle", "include_start", "finalize", "nonfinite"}
     if unknown:
         raise ValueError(
-            "average takes start, cycle, include_start and finalize, got"
+            "average takes start, cycle, include_start, finalize and nonfinite, got"
             f" {', '.join(sorted(unknown))}"
         )
     recipe = replace(recipe, overrides=(*left_out.items(), *recipe.overrides))

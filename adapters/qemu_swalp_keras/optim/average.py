@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from qemu_swalp.training import AverageState, Averaging, due
+from qemu_swalp.training.averaging.base import nonfinite_names
 
 from .._compat import calls_of_apply, float32_like
 from ..backend import counter, tensor, update_each
@@ -53,12 +54,13 @@ class AverageInOptimizer:
     def start(self) -> None:
         """Include the weights at the start, if they are due."""
         rule = self._rule
-        if rule is None or not rule.due(0):
+        if rule is None or not rule.due(0) or not self._admits():
             return
         self._count.assign(1)
         for value, entry, own in zip(self._values, self._entries, self._rules, strict=True):
             weight = ops.cast(tensor(entry.variable), value.dtype)
-            value.assign(own.include(weight, None, 1, entry.draw(self._seed, 1)))
+            after = own.include(weight, None, 1, entry.draw(self._seed, 1))
+            value.assign(self._marked(weight, after))
 
     def see(self) -> None:
         """Include the weights after an update, if they are due: in graphs by data flow."""
@@ -72,6 +74,10 @@ class AverageInOptimizer:
             now = now & (counter(calls_of_apply(updater)) % accumulates == 0)
         if now is False:
             return
+        admits = self._admits()
+        now = now if admits is True else admits if now is True else now & admits
+        if now is False:
+            return
         count = tensor(self._count) + ops.cast(now, self._count.dtype)
 
         def include(i: int, value: Any, variable: Any, now: Any, count: Any) -> None:
@@ -79,6 +85,7 @@ class AverageInOptimizer:
             weight = ops.cast(tensor(variable), value.dtype)
             draw = self._entries[i].draw(self._seed, count)
             after = self._rules[i].include(weight, before, ops.cast(count, value.dtype), draw)
+            after = self._marked(weight, after)
             result = after if now is True else ops.where(now, after, before)
             self._optimizer.assign(value, result)
 
@@ -86,6 +93,23 @@ class AverageInOptimizer:
         variables = [entry.variable for entry in self._entries]
         update_each(include, self._values, variables, [now] * n, [count] * n)
         self._count.assign(count)
+
+    def _admits(self) -> Any:
+        """Whether the present weights may enter the average: a bool, or one in the graph."""
+        if self._rule is None or self._rule.nonfinite != "skip":
+            return True
+        each = [ops.all(ops.isfinite(tensor(entry.variable))) for entry in self._entries]
+        finite = counter(ops.cast(ops.all(ops.stack(each)), "int32"))
+        return bool(finite) if isinstance(finite, int) else finite > 0
+
+    def _marked(self, weight: Any, average: Any) -> Any:
+        """The average, NaN where the weight is not finite: its quantizer may make that a number.
+
+        NaN stays NaN in every format and sum, so that `value` finds it.
+        """
+        if self._rule is None or self._rule.quantizer is None:
+            return average
+        return ops.where(ops.isfinite(weight), average, float("nan"))
 
     def count(self) -> int:
         """Number of iterates in the average."""
@@ -96,7 +120,8 @@ class AverageInOptimizer:
 
         Raises
         ------
-        ValueError: without a rule, and before the first average.
+        ValueError: without a rule, and before the first average; if an iterate in it was not
+            finite, unless the rule includes such.
         """
         if self._rule is None:
             raise ValueError(
@@ -108,7 +133,14 @@ class AverageInOptimizer:
             for entry, value in zip(self._entries, self._values, strict=True)
         }
         count = self.count()
-        return self._rule.average(AverageState(count, values if count else None))
+        average = self._rule.average(AverageState(count, values if count else None))
+        if self._rule.nonfinite == "raise" and (names := nonfinite_names(average)):
+            raise ValueError(
+                f"The average has infinities or NaN in {', '.join(names)}: iterates that entered it"
+                " had them. Make the optimizer with swa_nonfinite='skip' to leave such iterates"
+                " out, or with swa_nonfinite='include' to average them"
+            )
+        return average
 
     def by_variable(self) -> list[tuple[Any, np.ndarray]]:
         """(variable, average) of all variables.

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 
 from .._compat import fit_was_interrupted, index_of, own_variables, reads_state_to_train
-from ..backend import counter, eagerly, initialized, rounded, untraced, update_each
+from ..backend import counter, distinct, eagerly, initialized, rounded, untraced, update_each
 from .average import AverageInOptimizer
 from .config import Settings
-from .param_plan import Entry, check_state_names
+from .param_plan import ACCUMULATOR, Entry, check_state_names
 from .swap import Swap, refused, standing
 
 ITERATE, KEPT = "iterate_", "kept_"
@@ -82,8 +82,9 @@ class QuantizedBase(keras.optimizers.Optimizer):
         self._has_first_values = True
 
     def _give_first_value(self, entry: Entry) -> None:
-        """Round one variable, and start its state from it."""
-        raise NotImplementedError
+        """Start the state of one variable from it."""
+        if ACCUMULATOR in entry.slots:
+            entry.slots[ACCUMULATOR].assign(distinct(entry.variable))
 
     # --- the update
 
@@ -237,9 +238,12 @@ class QuantizedBase(keras.optimizers.Optimizer):
         """At the end of `fit`: the average becomes the model's weights, with `swa_finalize`; not
         after an exception.
         """
-        super().finalize_variable_values(var_list)
+        self._finalize_ema(var_list)
         if not fit_was_interrupted():
             self.finalize_average()
+
+    def _finalize_ema(self, var_list: Sequence[Any]) -> None:
+        super().finalize_variable_values(var_list)
 
     @property
     def finalizes(self) -> bool:

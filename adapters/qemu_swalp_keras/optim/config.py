@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qemu_swalp._util.checks import check_bool, check_int
+from qemu_swalp._util.checks import check_bool, check_choice, check_int
 from qemu_swalp.training import Averaging, Recipe
+from qemu_swalp.training.averaging.base import NONFINITE
 from qemu_swalp.training.seeds import seed_for
 
 from ..sections import check_section, recipe_of
@@ -32,6 +33,7 @@ class Settings:
         swa_cycle: int,
         swa_include_start: bool,
         swa_finalize: bool,
+        swa_nonfinite: str,
     ) -> Settings:
         """The settings of the arguments of a call.
 
@@ -46,13 +48,19 @@ class Settings:
         check_bool("swa_finalize", swa_finalize)
         check_int("swa_cycle", swa_cycle, 1, 2**31 - 1)
         check_bool("swa_include_start", swa_include_start)
+        check_choice("swa_nonfinite", swa_nonfinite, NONFINITE)
         if swa_start is not None:
             check_int("swa_start", swa_start, 0, 2**31 - 1)
         with seed_for("optimizer", seed) as drawn:
             averaging = None
             if swa_start is not None:
                 averaging = Averaging(
-                    swa_start, swa_cycle, swa_include_start, recipe.average, seed=drawn
+                    swa_start,
+                    swa_cycle,
+                    swa_include_start,
+                    recipe.average,
+                    drawn,
+                    nonfinite=swa_nonfinite,
                 )
             return Settings(recipe, drawn, averaging, swa_finalize)
 
@@ -66,6 +74,7 @@ class Settings:
             "swa_cycle": 1 if rule is None else rule.cycle,
             "swa_include_start": rule is not None and rule.include_start,
             "swa_finalize": self.swa_finalize,
+            "swa_nonfinite": "raise" if rule is None else rule.nonfinite,
         }
 
 

@@ -15,10 +15,34 @@ from .config import restored
 from .param_plan import Entry
 
 
+class OfInner:
+    """An option that a wrapper has from its inner optimizer, and sets there."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, wrapper: Any, owner: type) -> Any:
+        return self if wrapper is None else getattr(wrapper.inner_optimizer, self.name)
+
+    def __set__(self, wrapper: Any, value: Any) -> None:
+        if hasattr(wrapper, "inner_optimizer"):  # Keras sets defaults in `__init__`
+            setattr(wrapper.inner_optimizer, self.name, value)
+
+
 class InnerOptimizer(QuantizedBase):
-    """Base of `QuantizedOptimizer`: variables, rates, saving."""
+    """Base of `QuantizedOptimizer`: variables, options, saving."""
 
     inner_optimizer: Any
+
+    weight_decay = OfInner()
+    clipnorm = OfInner()
+    clipvalue = OfInner()
+    global_clipnorm = OfInner()
+    use_ema = OfInner()
+    ema_momentum = OfInner()
+    ema_overwrite_frequency = OfInner()
+    loss_scale_factor = OfInner()
+    gradient_accumulation_steps = OfInner()
 
     def _updater(self) -> Any:
         return self.inner_optimizer
@@ -98,22 +122,10 @@ class InnerOptimizer(QuantizedBase):
     def learning_rate(self, learning_rate: Any) -> None:
         self.inner_optimizer.learning_rate = learning_rate
 
-    @property
-    def loss_scale_factor(self) -> Any:
-        """The inner optimizer's."""
-        return self.inner_optimizer.loss_scale_factor if hasattr(self, "inner_optimizer") else None
-
-    @loss_scale_factor.setter
-    def loss_scale_factor(self, factor: Any) -> None:
-        if hasattr(self, "inner_optimizer"):
-            self.inner_optimizer.loss_scale_factor = factor
-
-    def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
-        """The inner optimizer's; then the average's, see `swa_finalize`."""
+    def _finalize_ema(self, var_list: Sequence[Any]) -> None:
         self.inner_optimizer.finalize_variable_values(self._updated(var_list))
-        if self.inner_optimizer.use_ema:
+        if self.use_ema:
             self._store_16bit()
-        super().finalize_variable_values(var_list)
 
     def get_config(self) -> dict[str, Any]:
         """Plain values and the inner optimizer's config."""

@@ -14,7 +14,7 @@ from .._compat import decays, without_weight_decay
 from ..backend import distinct, dtype_of, tensor
 from .base import QuantizedBase
 from .config import Settings, restored
-from .param_plan import ACCUMULATOR, Entry, entries
+from .param_plan import ACCUMULATOR, entries
 
 MOMENTUM = "momentum"
 SLOTS = (MOMENTUM, ACCUMULATOR)
@@ -37,7 +37,8 @@ class SGD(QuantizedBase):
     learning_rate … name : as in `keras.optimizers.SGD`, apart from the above.
     recipe : a recipe, its `to_dict()`, or the name of a preset; its roles weight, gradient,
         momentum, accumulator and average count here. None rounds nothing.
-    seed, swa_start, swa_cycle, swa_include_start, swa_finalize : as in `QuantizedOptimizer`.
+    seed, swa_start, swa_cycle, swa_include_start, swa_finalize, swa_nonfinite : as in
+        `QuantizedOptimizer`.
 
     Raises
     ------
@@ -78,12 +79,20 @@ class SGD(QuantizedBase):
         swa_cycle: int = 1,
         swa_include_start: bool = False,
         swa_finalize: bool = True,
+        swa_nonfinite: str = "raise",
     ) -> None:
         CoreSGD(0.0, momentum, 0.0, weight_decay or 0.0)  # checks the numbers
         if momentum > 1:
             raise ValueError(f"momentum must be at most 1, got {momentum}")
         settings = Settings.of(
-            "SGD", recipe, seed, swa_start, swa_cycle, swa_include_start, swa_finalize
+            "SGD",
+            recipe,
+            seed,
+            swa_start,
+            swa_cycle,
+            swa_include_start,
+            swa_finalize,
+            swa_nonfinite,
         )
         super().__init__(
             learning_rate,
@@ -126,10 +135,6 @@ class SGD(QuantizedBase):
         self._check_plan(plan)
         super().build(variables)
         self._finish_build(plan)
-
-    def _give_first_value(self, entry: Entry) -> None:
-        if ACCUMULATOR in entry.slots:
-            entry.slots[ACCUMULATOR].assign(distinct(entry.variable))
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One update of one variable: `qemu_swalp.training.sgd_step`.

@@ -16,6 +16,7 @@ from .._compat import (
     float32_like,
     index_of,
     key_of,
+    know_variables,
     recording_state,
 )
 from ..backend import distinct, dtype_of, rounded, tensor
@@ -56,6 +57,9 @@ class QuantizedOptimizer(InnerOptimizer):
         count (algorithm 1) or not (algorithm 2).
     swa_finalize : whether `fit` leaves the average in the model at its end, as Keras's `use_ema`
         does; else see `swap`.
+    swa_nonfinite : what becomes of an iterate that is due and has an infinity or NaN, which would
+        stay in the average: "skip" it, so that `n_averaged` does not count it; "include" it; or
+        "raise" ValueError, when the average is asked for.
     name : of the optimizer.
 
     Raises
@@ -88,6 +92,7 @@ class QuantizedOptimizer(InnerOptimizer):
         swa_cycle: int = 1,
         swa_include_start: bool = False,
         swa_finalize: bool = True,
+        swa_nonfinite: str = "raise",
         name: str | None = None,
     ) -> None:
         inner = wrappable(keras.optimizers.get(inner_optimizer))
@@ -99,6 +104,7 @@ class QuantizedOptimizer(InnerOptimizer):
             swa_cycle,
             swa_include_start,
             swa_finalize,
+            swa_nonfinite,
         )
         super().__init__(learning_rate=0.0, name=name)
         self._configure(settings)
@@ -131,7 +137,7 @@ class QuantizedOptimizer(InnerOptimizer):
                 if entry.recipe.accumulator is not None:
                     add_state(entry.updated, name=ACCUMULATOR)
         self._check_plan(plan)
-        super().build(variables)
+        know_variables(self, variables)
         self._finish_build(plan)
 
     def _stand_in(self, entry: Entry) -> Any:
@@ -146,8 +152,7 @@ class QuantizedOptimizer(InnerOptimizer):
     def _give_first_value(self, entry: Entry) -> None:
         draw = entry.draw(self.seed, 0)
         entry.variable.assign(rounded(entry.variable, entry.recipe.weight, draw, "initial"))
-        if ACCUMULATOR in entry.slots:
-            entry.slots[ACCUMULATOR].assign(distinct(entry.variable))
+        super()._give_first_value(entry)
 
     # --- the update
 

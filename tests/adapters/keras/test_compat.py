@@ -60,6 +60,17 @@ def test_key_of_and_index_of() -> None:
         assert _compat.key_of(optimizer, held[1]) == _compat.key_of(optimizer, held[1].value)
 
 
+def test_know_variables() -> None:
+    """An optimizer without state steps as after `build`."""
+    optimizer, held = keras.optimizers.SGD(0.5, use_ema=True), variables()
+    _compat.know_variables(optimizer, held)
+    optimizer.use_ema = False
+    step(optimizer, held)
+    assert [keras.ops.convert_to_numpy(v).tolist() for v in held] == [[0.5] * 3, [0.5] * 2]
+    assert optimizer.built
+    assert len(optimizer.variables) == 2  # iterations and learning rate
+
+
 def test_own_variables() -> None:
     optimizer, _ = built(momentum=0.9)
     assert _compat.own_variables(optimizer) == optimizer.variables
