@@ -47,7 +47,7 @@ from .layers.straight_through import quantize
 from .optim.layouts import operand_layouts
 from .optim.schedule import SWALPSchedule
 from .optim.sgd import SGD
-from .optim.wrap import QuantizedOptimizer
+from .optim.wrap import QuantizedOptimizer, unquantize_optimizer
 from .products.gemms import quantize_gemms, unquantize_gemms
 from .products.interception import install as _install_products
 
@@ -79,5 +79,6 @@ __all__ = [
     "unquantize_activations",
     "unquantize_elementwise",
     "unquantize_gemms",
+    "unquantize_optimizer",
     "update_bn",
 ]

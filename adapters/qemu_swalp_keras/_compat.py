@@ -59,6 +59,11 @@ def own_variables(optimizer: keras.optimizers.Optimizer) -> list[Any]:
     return list(optimizer._variables)
 
 
+def forget_variable(optimizer: keras.optimizers.Optimizer, variable: Any) -> None:
+    """Take a variable from those that an optimizer added."""
+    optimizer._untrack_variable(variable)
+
+
 def calls_of_apply(optimizer: keras.optimizers.Optimizer) -> Any:
     """Variable that counts the calls of `apply`; `iterations` counts the updates, of which gradient
     accumulation makes fewer.
@@ -99,8 +104,10 @@ def recording_state(
 
 def before_weight_decay(
     optimizer: keras.optimizers.Optimizer, function: Callable[[Sequence[Any]], None]
-) -> None:
-    """Call function(variables) when gradients are complete, before the weights decay."""
+) -> Callable[[], None]:
+    """Call function(variables) when gradients are complete, before the weights decay. The value
+    ends it.
+    """
     decay = optimizer._apply_weight_decay
 
     def apply_weight_decay(variables: Sequence[Any]) -> None:
@@ -108,6 +115,7 @@ def before_weight_decay(
         decay(variables)
 
     optimizer._apply_weight_decay = apply_weight_decay
+    return partial(delattr, optimizer, "_apply_weight_decay")
 
 
 def without_weight_decay(optimizer: keras.optimizers.Optimizer) -> None:
@@ -131,8 +139,9 @@ def around_update(
     optimizer: keras.optimizers.Optimizer,
     before: Callable[[Any, Any], Any],
     after: Callable[[Any], None],
-) -> None:
+) -> Callable[[], None]:
     """Have each variable updated by before(gradient, variable), and after(variable) called then.
+    The value ends it.
 
     `update_step` is what an optimizer defines; TensorFlow calls it after the all-reduce, in each
     replica. Keras's own optimizers for PyTorch update all variables at once instead.
@@ -145,7 +154,7 @@ def around_update(
             after(variable)
 
         optimizer.update_step = update_step
-        return
+        return partial(delattr, optimizer, "update_step")
     update_all = optimizer._backend_update_step
 
     def backend_update_step(
@@ -157,6 +166,20 @@ def around_update(
             after(variable)
 
     optimizer._backend_update_step = backend_update_step
+    return partial(delattr, optimizer, "_backend_update_step")
+
+
+class ShowsMovingAverage:
+    """A wrapper that has `use_ema`'s average from its inner optimizer, as `SwapEMAWeights` asks for
+    it when loss scaling is around the wrapper.
+    """
+
+    inner_optimizer: Any
+
+    @property
+    def _model_variables_moving_average(self) -> list[Any]:
+        average: list[Any] = self.inner_optimizer._model_variables_moving_average
+        return average
 
 
 def publicly(serialized: dict[str, Any]) -> dict[str, Any]:

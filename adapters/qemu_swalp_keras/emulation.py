@@ -17,14 +17,14 @@ from ._compat import flat_layers
 from .calls.operands import described
 from .calls.scope import policy_of
 from .calls.uncovered import POLICIES
-from .elementwise.quantize import quantize_elementwise
+from .elementwise.quantize import quantize_elementwise, unquantize_elementwise
 from .layers.names import check_choice_of_layers, named_layers, placed, sites
 from .layers.quantize import Quantize
 from .layers.rebuild import is_graph
 from .layers.rewrite import quantize_activations
 from .layers.selection import Selection, chosen
-from .optim.wrap import QuantizedOptimizer
-from .products.gemms import quantize_gemms
+from .optim.wrap import QuantizedOptimizer, unquantize_optimizer
+from .products.gemms import quantize_gemms, unquantize_gemms
 from .sections import recipe_of
 
 
@@ -40,6 +40,22 @@ class Emulation:
     recipe: Recipe
     uncovered: tuple[str, ...]
     """What the recipe could not be applied to."""
+    given: Any
+    """The model that `emulate` was called with."""
+
+    def remove(self) -> tuple[Any, Any]:
+        """Undo everything: weights, the optimizer's state and its iterations keep their values.
+
+        Returns
+        -------
+        (model, optimizer) : the model that `emulate` was called with, and the optimizer within the
+            quantized one, see `unquantize_optimizer`; compile the one with the other to train on.
+        """
+        unquantize_gemms(self.given)
+        unquantize_elementwise(self.given)
+        if not isinstance(self.optimizer, QuantizedOptimizer):
+            return self.given, self.optimizer
+        return self.given, unquantize_optimizer(self.optimizer)
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.model, self.optimizer))
@@ -183,7 +199,7 @@ def emulate(
         )
     if "elementwise" in sections:
         quantize_elementwise(rounded, recipe, exclude=exclude, uncovered=uncovered, seed=seed)
-    return Emulation(rounded, wrapped, recipe, tuple(missing))
+    return Emulation(rounded, wrapped, recipe, tuple(missing), model)
 
 
 _SUBCLASSED = (

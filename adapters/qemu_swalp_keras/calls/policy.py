@@ -160,9 +160,11 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
     def _rule(self, section: Section, quantizer: Any, role: str) -> Rule | None:
         if quantizer is None:
             return None
+        of_error = ".error" in role
         if not is_stochastic(quantizer):
-            return Rule(quantizer)
-        return Rule(quantizer, section.seed, stream_id(role, self.place))
+            return Rule(quantizer, of_error=of_error)
+        stream = stream_id(role, self.place)
+        return Rule(quantizer, section.seed, stream, of_error=of_error)
 
     def get_config(self) -> dict[str, Any]:
         sections = {

@@ -11,7 +11,7 @@ from keras import ops
 from qemu_swalp import Format, RandomBits, Rounding
 from qemu_swalp.training import Quantizer
 
-from ..backend import backend
+from ..backend import backend, dtype_of
 
 
 class Rule(NamedTuple):
@@ -21,6 +21,8 @@ class Rule(NamedTuple):
     seed: int = 0
     stream: int = 0
     offset: int = 0
+    of_error: bool = False
+    """Whether it rounds what flows backward: see `_as_loss_scaling_needs`."""
 
 
 def quantize(
@@ -43,7 +45,8 @@ def quantize(
         float32 or float64.
     format, rounding, random : as in `qemu_swalp.quantize`; format None passes x on. `random.step`
         may be a 0-d integer tensor.
-    backward : Quantizer or `FORMAT/ROUNDING` string for the gradient; None passes it on.
+    backward : Quantizer or `FORMAT/ROUNDING` string for the gradient; None passes it on. In float16
+        its infinities and NaN stay, whatever the format: loss scaling looks for them.
     backward_random : random bits of the backward rounding, where it is stochastic: another stream
         than `random`.
 
@@ -87,6 +90,8 @@ def straight_through(
     steps : random step of either direction, ints or 0-d integer tensors. enabled : the same; at 0 x
         and its gradient pass on.
     """
+    if backward is not None:
+        backward = backward._replace(of_error=True)
     return _functions()(x, forward, backward, steps, enabled)
 
 
@@ -107,8 +112,19 @@ def _rounded(x: Any, rule: Rule | None, step: Any, enabled: Any) -> Any:
     """x rounded where enabled; without gradient."""
     if rule is None:
         return x
-    result = rule.quantizer(x, _random_bits(rule, step))
+    result = _as_loss_scaling_needs(rule.quantizer(x, _random_bits(rule, step)), x, rule)
     return result if isinstance(enabled, int) else ops.where(ops.not_equal(enabled, 0), result, x)
+
+
+def _as_loss_scaling_needs(result: Any, x: Any, rule: Rule) -> Any:
+    """The rounded x, with infinities and NaN where an error in float16 has them.
+
+    A scale that is too great shows by them in the gradients, and a format that saturates would hide
+    them from `keras.optimizers.LossScaleOptimizer`.
+    """
+    if not rule.of_error or dtype_of(x) != "float16":
+        return result
+    return ops.where(ops.isfinite(x), result, x)
 
 
 def _random_bits(rule: Rule, step: Any) -> RandomBits | None:
@@ -185,7 +201,7 @@ def _on_torch() -> Callable[..., Any]:
 
     def once(x: Any, rule: Rule, step: Any) -> Any:
         random = _random_bits(rule, step if isinstance(step, int) else int(step))
-        return rounded(x, rule.quantizer, random)
+        return _as_loss_scaling_needs(rounded(x, rule.quantizer, random), x, rule)
 
     class StraightThrough(torch.autograd.Function):
         @staticmethod

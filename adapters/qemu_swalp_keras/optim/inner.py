@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from .._compat import key_of, own_variables, publicly
+from .._compat import ShowsMovingAverage, key_of, own_variables, publicly
 from ..backend import tensor, update_each
 from .base import QuantizedBase
 from .config import restored
@@ -29,10 +29,8 @@ class OfInner:
             setattr(wrapper.inner_optimizer, self.name, value)
 
 
-class InnerOptimizer(QuantizedBase):
+class InnerOptimizer(ShowsMovingAverage, QuantizedBase):
     """Base of `QuantizedOptimizer`: variables, options, saving."""
-
-    inner_optimizer: Any
 
     weight_decay = OfInner()
     clipnorm = OfInner()

@@ -14,6 +14,7 @@ from .._compat import (
     before_weight_decay,
     exclude_alike,
     float32_like,
+    forget_variable,
     index_of,
     key_of,
     know_variables,
@@ -23,6 +24,7 @@ from ..backend import distinct, dtype_of, rounded, tensor
 from .config import Settings
 from .inner import InnerOptimizer, wrappable
 from .param_plan import ACCUMULATOR, Entry, entries
+from .swap import before_use, refused
 
 
 @keras.saving.register_keras_serializable(package="qemu_swalp")
@@ -109,8 +111,10 @@ class QuantizedOptimizer(InnerOptimizer):
         super().__init__(learning_rate=0.0, name=name)
         self._configure(settings)
         self.inner_optimizer = inner
-        before_weight_decay(inner, self._load_accumulators)
-        around_update(inner, self._rounded_gradient, self._round_updated)
+        self._unhook = (
+            before_weight_decay(inner, self._load_accumulators),
+            around_update(inner, self._rounded_gradient, self._round_updated),
+        )
 
     def build(self, variables: Sequence[Any]) -> None:
         """Make the state, and round the variables.
@@ -154,11 +158,32 @@ class QuantizedOptimizer(InnerOptimizer):
         entry.variable.assign(rounded(entry.variable, entry.recipe.weight, draw, "initial"))
         super()._give_first_value(entry)
 
+    def _give_up_inner(self) -> Any:
+        """The inner optimizer with its state, no longer hooked; nothing else uses it then."""
+        inner = self.inner_optimizer
+        if (swap := self._standing()) is not None and not swap.automatic:
+            raise refused()
+        before_use(entry.variable for entry in self._entries)
+        for unhook in self._unhook:
+            unhook()
+        for entry in self._entries:
+            if ACCUMULATOR in entry.slots:
+                forget_variable(inner, entry.slots[ACCUMULATOR])
+        if self._entries:
+            know_variables(inner, [entry.variable for entry in self._entries])
+        self._unhook = ()
+        return inner
+
     # --- the update
 
     def _apply_gradients(
         self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None
     ) -> None:
+        if not self._unhook:
+            raise ValueError(
+                "unquantize_optimizer was called on this optimizer. Train with the one that it"
+                " returned, as in model.compile(unquantize_optimizer(optimizer), ...)"
+            )
         if trainable_variables is not None and not self.built:
             self.build(list(trainable_variables))
         if not self._stand_ins():
@@ -205,3 +230,45 @@ class QuantizedOptimizer(InnerOptimizer):
     def _inner_entry(self, variable: Any) -> Entry:
         """Of a variable that the inner optimizer updates."""
         return self._entries[index_of(self.inner_optimizer, variable)]
+
+
+def unquantize_optimizer(optimizer: Any) -> Any:
+    """The optimizer within a quantized one, with its state, iterations and rates: training goes on
+    with it, unrounded.
+
+    Weights and state keep their values; accumulators and the average go. Of 16-bit weights that
+    were rounded the state stays in float32. Compile the model anew with what is returned.
+
+    Parameters
+    ----------
+    optimizer : a `QuantizedOptimizer`, or a `keras.optimizers.LossScaleOptimizer` around one. It
+        cannot be used any more.
+
+    Returns
+    -------
+    the inner optimizer; with loss scaling, that optimizer around it.
+
+    Raises
+    ------
+    ValueError: if it is another optimizer; if a user's swap stands in the weights.
+
+    >>> import keras, numpy as np
+    >>> from qemu_swalp.training import swalp
+    >>> w = keras.Variable([1.0])
+    >>> quantized = QuantizedOptimizer(keras.optimizers.SGD(0.1), swalp(8))
+    >>> quantized.apply([keras.ops.ones(1)], [w])
+    >>> inner = unquantize_optimizer(quantized)
+    >>> inner.apply([keras.ops.ones(1)], [w])
+    >>> type(inner).__name__, int(inner.iterations)
+    ('SGD', 2)
+    """
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer.inner_optimizer = unquantize_optimizer(optimizer.inner_optimizer)
+        return optimizer
+    if not isinstance(optimizer, QuantizedOptimizer) or not optimizer._unhook:
+        raise ValueError(
+            "`optimizer` must be a QuantizedOptimizer that was not undone yet, or loss scaling"
+            " around one; SGD of this package rounds by itself, and the optimizers of a"
+            f" MultiOptimizer are undone one by one. Received: optimizer={optimizer!r}"
+        )
+    return optimizer._give_up_inner()

@@ -71,6 +71,27 @@ def test_know_variables() -> None:
     assert len(optimizer.variables) == 2  # iterations and learning rate
 
 
+def test_forget_variable() -> None:
+    optimizer, held = built()
+    extra = optimizer.add_variable_from_reference(held[0], "extra")
+    assert any(v is extra for v in optimizer.variables)
+    _compat.forget_variable(optimizer, extra)
+    assert not any(v is extra for v in optimizer.variables)
+
+
+def test_shows_moving_average() -> None:
+    class Wrapper(_compat.ShowsMovingAverage):
+        inner_optimizer, _ = built(use_ema=True)
+
+    optimizer, held = built(use_ema=True)
+    step(optimizer, held)
+    Wrapper.inner_optimizer = optimizer
+    average = Wrapper()._model_variables_moving_average
+    assert [v.shape for v in average] == [v.shape for v in held]
+    Wrapper.inner_optimizer, _ = built()
+    assert not hasattr(Wrapper(), "_model_variables_moving_average")
+
+
 def test_own_variables() -> None:
     optimizer, _ = built(momentum=0.9)
     assert _compat.own_variables(optimizer) == optimizer.variables
