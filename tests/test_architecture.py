@@ -132,6 +132,7 @@ LAYERS = {
     "qemu_swalp_keras": [
         "_compat",
         "sections",
+        "watching",
         "backend",
         "layers",
         "calls",
@@ -139,6 +140,7 @@ LAYERS = {
         "elementwise",
         "optim",
         "averaging",
+        "monitoring",
         "emulation",
     ],
 }

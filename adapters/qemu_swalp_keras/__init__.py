@@ -44,6 +44,7 @@ from .layers.quantize import Quantize
 from .layers.rewrite import disabled, quantize_activations, unquantize_activations
 from .layers.selection import COMPUTING_LAYERS
 from .layers.straight_through import quantize
+from .monitoring import Monitor
 from .optim.layouts import operand_layouts
 from .optim.schedule import SWALPSchedule
 from .optim.sgd import SGD
@@ -60,6 +61,7 @@ _install_operators()
 __all__ = [
     "COMPUTING_LAYERS",
     "Emulation",
+    "Monitor",
     "SGD",
     "PolicyAverage",
     "Quantize",

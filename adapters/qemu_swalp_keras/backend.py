@@ -84,6 +84,22 @@ def _at_hand(x: Any) -> bool:
     return bool(tf.executing_eagerly())
 
 
+def has_value(x: Any) -> bool:
+    """Whether a tensor or array has a value, and does not stand for one in a traced function."""
+    if backend() == "jax":
+        return not traced_by_jax(x)
+    return backend() != "tensorflow" or not keras.ops.is_tensor(x) or hasattr(x, "numpy")
+
+
+def unjitted() -> AbstractContextManager[Any]:
+    """Within it JAX runs branches of programs as Python does."""
+    if backend() != "jax":
+        return nullcontext()
+    import jax
+
+    return jax.disable_jit()
+
+
 def dtype_of(x: Any) -> str:
     """Name of the dtype of a variable or tensor, as in "float32"."""
     return str(keras.backend.standardize_dtype(x.dtype))

@@ -232,6 +232,8 @@ def _optimizer(
             "average takes start, cycle, include_start, finalize and nonfinite, got"
             f" {', '.join(sorted(unknown))}"
         )
-    recipe = replace(recipe, overrides=(*left_out.items(), *recipe.overrides))
+    allow_empty = recipe.allow_empty or bool(average)
+    overrides = (*left_out.items(), *recipe.overrides)
+    recipe = replace(recipe, overrides=overrides, allow_empty=allow_empty)
     swa: dict[str, Any] = {f"swa_{key}": value for key, value in options.items()}
     return QuantizedOptimizer(optimizer, recipe, seed=seed, **swa)

@@ -86,11 +86,11 @@ def averaging_optimizers(model: keras.Model) -> list[QuantizedBase]:
     ValueError: if there is none.
     """
     optimizer = getattr(model, "optimizer", None)
-    found = [o for o in _within(optimizer, set()) if o.averages]
+    found = [o for o in quantized_within(optimizer) if o.averages]
     if not found and model.built and optimizer is not None and not optimizer.built:
         with strategy_scope(model):
             optimizer.build(model.trainable_variables)
-        found = [o for o in _within(optimizer, set()) if o.averages]
+        found = [o for o in quantized_within(optimizer) if o.averages]
     if optimizer is not None and optimizer.built:
         found = [o for o in found if o.built]
     if not found:
@@ -182,6 +182,11 @@ def before_training(model: keras.Model) -> None:
     if swap is not None and swap.automatic:
         restore_iterate(model)
     before_use(model.trainable_variables)
+
+
+def quantized_within(optimizer: Any) -> list[QuantizedBase]:
+    """Our optimizers within an optimizer, at any depth."""
+    return list(_within(optimizer, set()))
 
 
 def _within(x: Any, seen: set[int]) -> Iterator[QuantizedBase]:

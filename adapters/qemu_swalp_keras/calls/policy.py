@@ -160,11 +160,10 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
     def _rule(self, section: Section, quantizer: Any, role: str) -> Rule | None:
         if quantizer is None:
             return None
-        of_error = ".error" in role
+        more: dict[str, Any] = {"of_error": ".error" in role, "label": (self.path, role)}
         if not is_stochastic(quantizer):
-            return Rule(quantizer, of_error=of_error)
-        stream = stream_id(role, self.place)
-        return Rule(quantizer, section.seed, stream, of_error=of_error)
+            return Rule(quantizer, **more)
+        return Rule(quantizer, section.seed, stream_id(role, self.place), **more)
 
     def get_config(self) -> dict[str, Any]:
         sections = {

@@ -130,9 +130,12 @@ class Quantize(keras.layers.Layer):
         )
 
     def _rule(self, role: str, quantizer: Quantizer | None) -> Rule | None:
-        if quantizer is None or self.place is None or not quantizer.rounding.stochastic:
-            return None if quantizer is None else Rule(quantizer)
-        return Rule(quantizer, self.seed, stream_id(role, self.place))
+        if quantizer is None:
+            return None
+        label = (self.name, role)
+        if self.place is None or not quantizer.rounding.stochastic:
+            return Rule(quantizer, label=label)
+        return Rule(quantizer, self.seed, stream_id(role, self.place), label=label)
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
         return tree.map_structure(self._spec, inputs)

@@ -10,8 +10,10 @@ from keras import ops
 
 from qemu_swalp import Format, RandomBits, Rounding
 from qemu_swalp.training import Quantizer
+from qemu_swalp.training.figures import Label
 
 from ..backend import backend, dtype_of
+from ..watching import observe
 
 
 class Rule(NamedTuple):
@@ -23,6 +25,8 @@ class Rule(NamedTuple):
     offset: int = 0
     of_error: bool = False
     """Whether it rounds what flows backward: see `_as_loss_scaling_needs`."""
+    label: Label | None = None
+    """What those who watch call it."""
 
 
 def quantize(
@@ -91,7 +95,7 @@ def straight_through(
         and its gradient pass on.
     """
     if backward is not None:
-        backward = backward._replace(of_error=True)
+        backward = Rule(*backward[:4], of_error=True, label=backward.label)
     return _functions()(x, forward, backward, steps, enabled)
 
 
@@ -112,7 +116,9 @@ def _rounded(x: Any, rule: Rule | None, step: Any, enabled: Any) -> Any:
     """x rounded where enabled; without gradient."""
     if rule is None:
         return x
-    result = _as_loss_scaling_needs(rule.quantizer(x, _random_bits(rule, step)), x, rule)
+    random = _random_bits(rule, step)
+    observe(rule.label, x, rule.quantizer, random)
+    result = _as_loss_scaling_needs(rule.quantizer(x, random), x, rule)
     return result if isinstance(enabled, int) else ops.where(ops.not_equal(enabled, 0), result, x)
 
 
@@ -201,6 +207,7 @@ def _on_torch() -> Callable[..., Any]:
 
     def once(x: Any, rule: Rule, step: Any) -> Any:
         random = _random_bits(rule, step if isinstance(step, int) else int(step))
+        observe(rule.label, x, rule.quantizer, random)
         return _as_loss_scaling_needs(rounded(x, rule.quantizer, random), x, rule)
 
     class StraightThrough(torch.autograd.Function):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ import numpy as np
 
 from .._compat import fit_was_interrupted, index_of, own_variables, reads_state_to_train
 from ..backend import counter, distinct, eagerly, initialized, rounded, untraced, update_each
+from ..watching import watched
 from .average import AverageInOptimizer
 from .config import Settings
 from .param_plan import ACCUMULATOR, Entry, check_state_names
@@ -153,6 +155,23 @@ class QuantizedBase(keras.optimizers.Optimizer):
 
         if rewritten:
             update_each(round_one, [entry.updated for entry in rewritten])
+
+    @property
+    def built_with(self) -> list[Any]:
+        """The variables that it was built with."""
+        return [entry.variable for entry in self._entries]
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Within it those who watch are told of the roundings of each update."""
+        recipes = [entry.recipe for entry in self._entries]
+        try:
+            for entry in self._entries:
+                entry.recipe = watched(entry.recipe, entry.name)
+            yield
+        finally:
+            for entry, recipe in zip(self._entries, recipes, strict=True):
+                entry.recipe = recipe
 
     # --- SWALP
 
