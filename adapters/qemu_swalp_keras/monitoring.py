@@ -17,7 +17,7 @@ from qemu_swalp.training import Quantizer
 from qemu_swalp.training.figures import Label, RoundingFigures
 
 from .averaging.model_swap import before_training, quantized_within
-from .backend import has_value, strategy_scope, tensor, unjitted
+from .backend import backend, has_value, strategy_scope, tensor, unjitted
 from .watching import OBSERVERS
 
 
@@ -110,11 +110,17 @@ class Monitor(RoundingFigures, keras.callbacks.Callback):
             )
         before_training(model)
         self.reset()
-        with unchanged(model), _eager_training(model), self._watching(model), unjitted():
-            for start in range(0, self._size, self.batch_size):
-                stop = start + self.batch_size
-                x, y = (_rows(part, start, stop) for part in self._data)
-                model.train_on_batch(x, y)
+        with unchanged(model), _eager_training(model), unjitted():
+            if backend() == "jax":  # before its first step Keras traces the model
+                with unchanged(model):
+                    self._train_on(model, 0)
+            with self._watching(model):
+                for start in range(0, self._size, self.batch_size):
+                    self._train_on(model, start)
+
+    def _train_on(self, model: keras.Model, start: int) -> None:
+        x, y = (_rows(part, start, start + self.batch_size) for part in self._data)
+        model.train_on_batch(x, y)
 
     @contextmanager
     def _watching(self, model: keras.Model) -> Iterator[None]:
@@ -161,6 +167,7 @@ def unchanged(model: keras.Model) -> Iterator[None]:
     try:
         yield
     finally:
+        model.reset_metrics()  # those of which the variables are made by the first step
         for variable, value in zip(variables, before, strict=True):
             variable.assign(value)
 
