@@ -14,7 +14,7 @@ from keras import ops
 from .._compat import SavedState, add_state, sublayers
 from ..backend import ROUNDING_STATE, counter, eagerly
 from .operands import Operands, State
-from .pausing import is_paused
+from .pausing import is_paused, paused
 from .policy import RoundingPolicy
 from .rules import ElementwiseRules
 
@@ -168,7 +168,8 @@ class Scope:
         """Whether a tensor or variable is a weight, or such a tensor."""
         if isinstance(x, keras.Variable) or id(x) in self.weights:
             return True
-        return any(x is v.value for v in self.layer.variables)
+        with paused():  # under mixed precision a variable casts its value
+            return any(x is v.value for v in self.layer.variables)
 
     def finish(self) -> None:
         """Count the call."""
