@@ -45,7 +45,7 @@ def index_of(optimizer: keras.optimizers.Optimizer, variable: Any) -> int:
     return int(optimizer._get_variable_index(variable))
 
 
-@no_automatic_dependency_tracking
+@no_automatic_dependency_tracking  # type: ignore[untyped-decorator]
 def know_variables(optimizer: keras.optimizers.Optimizer, variables: Sequence[Any]) -> None:
     """What an optimizer's `build` does, but for the state that its options ask for."""
     for i, variable in enumerate(variables):

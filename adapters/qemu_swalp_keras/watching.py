@@ -19,8 +19,9 @@ OBSERVERS: list[Observer] = []
 
 def observe(label: Label | None, x: Any, quantizer: Quantizer, random: RandomBits | None) -> None:
     """Tell those who watch of a rounding."""
-    for observer in OBSERVERS if label is not None else ():
-        observer(label, x, quantizer, random)
+    if label is not None:
+        for observer in OBSERVERS:
+            observer(label, x, quantizer, random)
 
 
 @dataclass(frozen=True, init=False)

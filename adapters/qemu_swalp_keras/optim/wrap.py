@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -111,7 +111,7 @@ class QuantizedOptimizer(InnerOptimizer):
         super().__init__(learning_rate=0.0, name=name)
         self._configure(settings)
         self.inner_optimizer = inner
-        self._unhook = (
+        self._unhook: tuple[Callable[[], None], ...] = (
             before_weight_decay(inner, self._load_accumulators),
             around_update(inner, self._rounded_gradient, self._round_updated),
         )
