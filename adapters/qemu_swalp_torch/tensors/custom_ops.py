@@ -85,7 +85,18 @@ def apply_rule(x: Tensor, rule: Rule) -> Tensor:
     )
     if rule.role != SIGNS:
         observe(Label(rule.site, rule.role), x.detach(), quantizer, random)
-    return rounded(x, quantizer, random)
+    return _as_loss_scaling_needs(rounded(x, quantizer, random), x, rule.role)
+
+
+def _as_loss_scaling_needs(result: Tensor, x: Tensor, role: str) -> Tensor:
+    """The rounded x, with infinities and NaN where an error in float16 has them.
+
+    A loss scale that is too great shows by them in the gradients, and a format that saturates would
+    hide them from `torch.amp.GradScaler`.
+    """
+    if x.dtype != torch.float16 or "error" not in role:
+        return result
+    return torch.where(x.isfinite(), result, x)
 
 
 @forget_on_redefinition

@@ -6,10 +6,12 @@ import itertools
 
 import pytest
 import torch
-from qemu_swalp_torch import quantize_gemms
+from qemu_swalp_torch import quantize_activations, quantize_gemms
+
+from qemu_swalp.training import Recipe
 
 
-def train(recipe: str | None, steps: int = 12) -> tuple[list[float], torch.nn.Module]:
+def train(recipe: str | Recipe | None, steps: int = 12) -> tuple[list[float], torch.nn.Module]:
     """The scale of a GradScaler after each step, and the network, whose layers have no biases."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(
@@ -31,8 +33,13 @@ def train(recipe: str | None, steps: int = 12) -> tuple[list[float], torch.nn.Mo
     return scales, model
 
 
-@pytest.mark.parametrize("recipe", ["mxfp8", "nvfp4", "mxfp4"])
-def test_the_scale_comes_down(recipe: str) -> None:
+SATURATING = "float<5,2,overflow=saturate>"
+
+
+@pytest.mark.parametrize(
+    "recipe", ["mxfp8", "nvfp4", "mxfp4", Recipe(operands={"error": SATURATING, "input": "e4m3fn"})]
+)
+def test_the_scale_comes_down(recipe: str | Recipe) -> None:
     """As without emulation: it halves until the gradients are finite, and then training goes on."""
     plain, _ = train(None)
     scales, model = train(recipe)
@@ -43,3 +50,20 @@ def test_the_scale_comes_down(recipe: str) -> None:
     for weight, first in zip(model.parameters(), before.parameters(), strict=True):
         assert torch.isfinite(weight).all()
         assert not torch.equal(weight, first)
+
+
+@pytest.mark.parametrize("of_products", [False, True])
+def test_errors_in_float16_show_that_they_overflowed(of_products: bool) -> None:
+    """Whatever their format; in float32, which no scaler watches, the format saturates."""
+    layer = torch.nn.Linear(4, 4, bias=False)
+    torch.nn.init.eye_(layer.weight)
+    if of_products:
+        quantize_gemms(layer, Recipe(operands={"dgrad.error": SATURATING}))
+    else:
+        quantize_activations(layer, Recipe(error=SATURATING), modules=torch.nn.Linear)
+    for dtype in (torch.float16, torch.float32):
+        layer.to(dtype)
+        x = torch.ones(1, 4, dtype=dtype, requires_grad=True)
+        error = torch.tensor([[1.0, float("inf"), 3.0, 2.0]], dtype=dtype)
+        (gradient,) = torch.autograd.grad(layer(x), x, error)
+        assert bool(gradient.isfinite().all()) == (dtype == torch.float32)
