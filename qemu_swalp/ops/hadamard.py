@@ -98,25 +98,26 @@ class Hadamard:
         signs = "" if self.signs == "none" else f",signs={self.signs}"
         return f"hadamard<{self.size}{signs}>"
 
-    def stretches(self, length: int) -> tuple[tuple[int, int], ...]:
-        """(blocks, size) of each stretch of a vector of that length, in order."""
-        rest = length % self.size
-        bits = (bit for bit in reversed(range(rest.bit_length())) if rest >> bit & 1)
-        whole = ((length // self.size, self.size),) if length >= self.size else ()
-        return (*whole, *((1, 1 << bit) for bit in bits))
-
-    def constant_signs(self, length: int, seed: int) -> np.ndarray | None:
-        """The signs of a vector as float32 of shape (length,); None without, or if a call draws
-        them.
+    def stretches(self, length: int | Array) -> tuple[tuple[int | Array, int], ...]:
+        """(blocks, size) of each stretch of a vector of that length, in order. A length that a
+        traced graph leaves open gives every size, some of them with no block.
         """
+        smaller = [1 << bit for bit in reversed(range(self.size.bit_length() - 1))]
+        parts = (
+            (length // self.size, self.size),
+            *((length // size % 2, size) for size in smaller),
+        )
+        return tuple(part for part in parts if not (isinstance(part[0], int) and part[0] == 0))
+
+    def constant_signs(self, seed: int) -> np.ndarray | None:
+        """The signs of a block, float32 of shape (size,); None without, or if a call draws them."""
         if self.signs in ("none", "random"):
             return None
         if self.signs == "fixed":
             bits = RandomBits(seed, stream_id("hadamard"))
-            signs = signs_from(quantize(np.full(self.size, 0.5, np.float32), *COIN, random=bits))
-        else:
-            signs = np.array([1.0 if sign == "+" else -1.0 for sign in self.signs], np.float32)
-        return cast(np.ndarray, np.resize(signs, length))
+            half = np.full(self.size, 0.5, np.float32)
+            return cast(np.ndarray, signs_from(quantize(half, *COIN, random=bits)))
+        return np.array([1.0 if sign == "+" else -1.0 for sign in self.signs], np.float32)
 
 
 def signs_from(coins: Any) -> Any:
@@ -141,7 +142,7 @@ def hadamard_transform(
 
     Parameters
     ----------
-    x : floating array of at least one axis, whose length along `axis` is known.
+    x : floating array of at least one axis; a traced TensorFlow graph may leave lengths open.
     transform : a `Hadamard` or its string.
     axis : along which; the last by default.
     random : where `signs` is "random", which random bits: a word for each index of the axis; where
@@ -164,36 +165,36 @@ def hadamard_transform(
     array = as_array(x)
     xp = namespace_of(array)
     ctx = Context(xp, source_dtype(xp.dtype(array)))
-    shape = xp.shape(array)
-    check_int("axis", axis, -len(shape), len(shape) - 1)
+    lengths = xp.lengths(array)
+    check_int("axis", axis, -len(lengths), len(lengths) - 1)
     if transform.signs in ("random", "fixed") and random is None:
         raise ValueError(
             f"{transform} draws its signs; pass random=, as in random=RandomBits(seed=0)"
         )
-    axis %= len(shape)
-    length = shape[axis]
-    order = [*(i for i in range(len(shape)) if i != axis), axis]
-    turned = array if axis == len(shape) - 1 else xp.permuted(array, order)
+    axis %= len(lengths)
+    order = [*(i for i in range(len(lengths)) if i != axis), axis]
+    turned = array if axis == len(lengths) - 1 else xp.permuted(array, order)
+    lead, length = [lengths[i] for i in order[:-1]], lengths[axis]
     narrow = ctx.dtype.storage == 16
     wide = in_dtype(ctx, turned, BINARY32) if narrow else turned
     signs = _signs(xp, transform, length, wide, random)
     y = transformed(
         wide if signs is None else wide * signs,
         transform.stretches(length),
-        lambda a, tail: xp.reshape(a, (*xp.lengths(turned)[:-1], *tail)),
+        lambda a, tail: xp.reshape(a, (*lead, *tail)),
         xp.concatenate,
     )
     if narrow:
         rounded = quantize(y, ctx.dtype.name.replace("bfloat", "bf").replace("float", "fp"))
         y = in_dtype(Context(xp, BINARY32), rounded, ctx.dtype)
-    back = sorted(range(len(shape)), key=order.__getitem__)
+    back = sorted(range(len(order)), key=order.__getitem__)
     return cast(ArrayT, y if turned is array else xp.permuted(y, back))
 
 
 def transformed(
     x: Any,
-    stretches: Sequence[tuple[int, int]],
-    reshape: Callable[[Any, Sequence[int]], Any],
+    stretches: Sequence[tuple[Any, int]],
+    reshape: Callable[[Any, Sequence[Any]], Any],
     concatenate: Callable[[Sequence[Any], int], Any],
 ) -> Any:
     """x, to which signs were applied, transformed along its last axis by `Hadamard.stretches`.
@@ -202,9 +203,8 @@ def transformed(
     axis, the last being -1. The caller's functions make it differentiable and traceable.
     """
     parts, start = [], 0
-    length = x.shape[-1]
     for blocks, size in stretches:
-        part = x[..., start : start + blocks * size] if blocks * size < length else x
+        part = x if len(stretches) == 1 else x[..., start : start + blocks * size]
         start += blocks * size
         if size > 1:
             part = reshape(part, (blocks, size))
@@ -219,13 +219,18 @@ def transformed(
 
 
 def _signs(
-    xp: Namespace, transform: Hadamard, length: int, like: Array, random: RandomBits | None
+    xp: Namespace, transform: Hadamard, length: int | Array, like: Array, random: RandomBits | None
 ) -> Array | None:
     if transform.draws:
-        coins = xp.zeros((length,), like) + 0.5
-        return signs_from(quantize(coins, *COIN, random=random))
-    signs = transform.constant_signs(length, 0 if random is None else random.seed)
-    if signs is None:
+        return signs_from(quantize(xp.zeros((length,), like) + 0.5, *COIN, random=random))
+    constant = transform.constant_signs(0 if random is None else random.seed)
+    if constant is None:
         return None
-    bits = xp.integers(signs.view(np.int32), 32)
-    return in_dtype(Context(xp, BINARY32), xp.floats(bits, "float32"), source_dtype(xp.dtype(like)))
+    signs = in_dtype(
+        Context(xp, BINARY32),
+        xp.floats(xp.integers(constant.view(np.int32), 32), "float32"),
+        source_dtype(xp.dtype(like)),
+    )
+    blocks = length // transform.size + 1
+    rows = xp.broadcast(xp.reshape(signs, (1, transform.size)), (blocks, transform.size))
+    return xp.first(xp.reshape(rows, (blocks * transform.size,)), length, 0)

@@ -143,3 +143,20 @@ def test_strings(text: str) -> None:
 def test_bad_arguments(call: Any, error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("signs", ["none", "fixed", "random"])
+def test_tensorflow_graphs_may_leave_lengths_open(signs: str, compiled: bool) -> None:
+    tf = pytest.importorskip("tensorflow")
+    transform, random = q.Hadamard(8, signs), q.RandomBits(3, 1, 4)
+    anything = tf.TensorSpec((None, None), tf.float32)
+
+    @tf.function(input_signature=[anything], jit_compile=compiled)
+    def turned(x: Any) -> Any:
+        return q.hadamard_transform(x, transform, axis=0, random=random)
+
+    for length in (1, 8, 13, 31) if not compiled else (13,):
+        x = integers((length, 3), np.float32, length)
+        expected = q.hadamard_transform(x, transform, axis=0, random=random)
+        assert turned(tf.constant(x)).numpy().tobytes() == expected.tobytes()

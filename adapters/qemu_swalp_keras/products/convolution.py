@@ -17,7 +17,7 @@ from keras import ops
 
 from .._compat import backend_function
 from ..calls.differentiable import differentiable, pull_back
-from ..calls.operands import Operand, Operands, State, is_plain, prepared, unscaled
+from ..calls.operands import Operand, Operands, ProductRules, State, is_plain, prepared, unscaled
 from ..calls.pausing import paused
 from ..layers.straight_through import Rule
 from . import patches
@@ -73,9 +73,11 @@ def _backward(
             dx = unscaled(_dgrad(convolution, x, w, e, rules.sum, state), rules, state)
         if needed[1]:
             rules = convolution.operands.wgrad
-            e = _over_pixels(convolution, error, rules.first, state)
-            a = _over_pixels(convolution, x, rules.second, state)
-            dw = unscaled(_wgrad(convolution, a, kernel, e, rules.sum, state), rules, state)
+            e, a = error, x
+            if rules.first.turn is None:  # else what a kernel position meets is transformed
+                e = _over_pixels(convolution, error, rules.first, state)
+                a = _over_pixels(convolution, x, rules.second, state)
+            dw = unscaled(_wgrad(convolution, a, kernel, e, rules, state), rules, state)
     return dx, dw
 
 
@@ -101,14 +103,14 @@ def _dgrad(
 
 
 def _wgrad(
-    convolution: Convolution, x: Any, kernel: Any, error: Any, rule: Rule | None, state: Any
+    convolution: Convolution, x: Any, kernel: Any, error: Any, rules: ProductRules, state: Any
 ) -> Any:
-    """As `_dgrad`."""
-    if rule is None:
+    """As `_dgrad`; where there is a transform, operands are prepared as matrices."""
+    if rules.sum is None and rules.first.turn is None:
         return pull_back(lambda kernel: convolution(x, kernel), ops.zeros_like(kernel), error)
     image, weight, g = _as_matrices(convolution, x, kernel)
     e, size = _images(convolution, error), weight.shape[2:]
-    dw = patches.gradient_of_weight(e, image, size, g, rule, state)
+    dw = patches.gradient_of_weight(e, image, size, g, rules, state)
     spatial = range(2, len(kernel.shape))
     if convolution.name == "nn.depthwise_conv":
         return ops.reshape(ops.transpose(dw, (*spatial, 1, 0)), kernel.shape)

@@ -179,17 +179,14 @@ def _check_sums(product: Product) -> None:
     operands = product.operands
     if operands is None:
         return
-    if operands.wgrad.first.turn is not None:
+    if product.operation != "nn.conv_transpose":
+        return
+    turned = operands.wgrad.first.turn is not None
+    if turned or any(rules.sum is not None for rules in operands):
+        what = "transformed wgrads" if turned else "sums"
         raise ValueError(
-            f"{product.name!r} calls {product.operation}, whose wgrad is not transformed in Keras;"
-            " exclude the layer, or give it a recipe without transforms={'wgrad': …} by"
-            f" overrides={{{product.name + '/operands'!r}: …}}"
-        )
-    transposed = product.operation == "nn.conv_transpose"
-    if transposed and any(rules.sum is not None for rules in operands):
-        raise ValueError(
-            f"{product.name!r} calls {product.operation}, and sums of transposed convolutions are"
-            " not emulated in Keras; exclude the layer, or give it a recipe without sums by"
+            f"{product.name!r} calls {product.operation}, and {what} of transposed convolutions are"
+            " not emulated in Keras; exclude the layer, or give it a recipe without that by"
             f" overrides={{{product.name + '/operands'!r}: ...}}"
         )
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
+from ..calls.operands import ProductRules, prepared
 from ..calls.windows import margins, windows
 from ..layers.straight_through import Rule
 from .contraction import accumulated
@@ -73,13 +74,19 @@ def gradient_of_input(
 
 
 def gradient_of_weight(
-    error: Any, x: Any, kernel: Sequence[int], g: Geometry, rule: Rule, state: Any
+    error: Any, x: Any, kernel: Sequence[int], g: Geometry, rules: ProductRules, state: Any
 ) -> Any:
-    """Summed over the batch, then output pixels: (G, O/G, B·P) · (G, B·P, C/G·k)."""
+    """Summed over the batch, then output pixels: (G, O/G, B·P) · (G, B·P, C/G·k).
+
+    Operands are prepared here only where they are transformed, which mixes the pixels.
+    """
     b, _ = _columns(x, kernel, g)
     outputs = error.shape[1]
     a = ops.reshape(ops.swapaxes(error, 0, 1), (g.groups, outputs // g.groups, -1))
-    return ops.reshape(accumulated(a, b, rule, state), (outputs, -1, *kernel))
+    if rules.first.turn is not None:
+        a = prepared(a, rules.first, state)
+        b = ops.swapaxes(prepared(ops.swapaxes(b, 1, 2), rules.second, state), 1, 2)
+    return ops.reshape(accumulated(a, b, rules.sum, state), (outputs, -1, *kernel))
 
 
 def _columns(x: Any, kernel: Sequence[int], g: Geometry) -> tuple[Any, tuple[int, ...]]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -125,8 +126,8 @@ def turned(x: Tensor, turn: Turn) -> Tensor:
 def _turned(x: Tensor, transform: str, seed: int, signs: Tensor | None) -> Tensor:
     hadamard, (*lead, length) = _parsed(transform), x.shape
     wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    if signs is None and (constant := hadamard.constant_signs(length, seed)) is not None:
-        signs = torch.from_numpy(constant).to(x.device)
+    if signs is None and (constant := hadamard.constant_signs(seed)) is not None:
+        signs = torch.from_numpy(np.resize(constant, length)).to(x.device)
 
     def reshape(part: Tensor, tail: Sequence[int]) -> Tensor:
         return part.reshape(*lead, *tail)
