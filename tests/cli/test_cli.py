@@ -316,7 +316,7 @@ def test_info_probes_pytorch(capsys: Capture) -> None:
     assert (found.version, found.importable) == (torch.__version__, "yes")
     assert "cpu" in found.devices
     assert found.path.startswith("compiled kernels (")
-    assert "on CUDA the reference implementation, since kernels need CuPy" in found.path
+    assert "on CUDA the reference implementation, since CuPy is not installed" in found.path
 
 
 @pytest.mark.parametrize(

@@ -276,9 +276,9 @@ def test_bad_toml_registers_nothing(tmp_path, text: str, words: str) -> None:  #
         (lambda: q.bfp(8, size=16), ValueError, "needs one axis"),
         (lambda: q.bfp(8, axis=(0, 0)), ValueError, "each axis once"),
         (
-            lambda: q.Block(q.Codebook(0, 1)),
+            lambda: q.Block(q.parse("bfp8")),
             TypeError,
-            "element must be a format with evenly spaced binades",
+            "element must be a format of single numbers",
         ),
         (lambda: q.parse("e4m3fm"), ValueError, "did you mean 'e4m3fn'"),
         (lambda: q.parse("flot<4,3>"), ValueError, "did you mean 'float'"),

@@ -261,7 +261,7 @@ def test_tiles() -> None:
         (
             lambda: q.parse("int8").replace(rule="ceil"),
             ValueError,
-            "have the rules nearest, minmax, transf",
+            "have the rules nearest, minmax, ggml",
         ),
         (lambda: q.parse("int8").replace(rule="minmax"), ValueError, "needs unsigned integers"),
         (lambda: q.parse("int8").replace(rule="torchao"), ValueError, "is NVFP4: element=e2m1fn"),
