@@ -68,7 +68,7 @@ def stochastic(figure: Any) -> None:
 def swalp(figure: Any) -> None:
     """Gradient norm and test error of softmax regression over fractional bits."""
     figure.set_size_inches(7.2, 2.8)
-    file = HERE / "data" / "results" / "digits.json"
+    file = HERE / "data" / "runs" / "digits.json"
     summary = json.loads(file.read_text(encoding="utf-8"))["summary"]
     methods = {"SGD-LP": (ORANGE, "o-"), "SGD-LP decayed": (GRAY, "s--"), "SWALP": (BLUE, "D-")}
     panels = figure.subplots(1, 2)

@@ -104,7 +104,7 @@ def measurement(name: str) -> str:
 
 def results(name: str, value: str, part: str = "") -> str:
     """A table of one value of `results/NAME.json`, as `qemu-swalp reproduce` wrote it."""
-    content = json.loads((DATA / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    content = json.loads((DATA / "runs" / f"{name}.json").read_text(encoding="utf-8"))
     seeds, digits = content["settings"]["seeds"], 2 if value in ("test_error", "distance") else 4
     rows: dict[str, dict[str, str]] = {}
     for row in content["summary"]:
@@ -119,7 +119,7 @@ def results(name: str, value: str, part: str = "") -> str:
 
 def limits(name: str) -> str:
     """The floor and the bound of each format of `results/NAME.json`."""
-    content = json.loads((DATA / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    content = json.loads((DATA / "runs" / f"{name}.json").read_text(encoding="utf-8"))
     rows = [
         (f"`{row['format']}`", f"{row['floor']:.2e}", f"{row['bound']:.2e}")
         for row in content["curves"]["limits"]
@@ -129,7 +129,7 @@ def limits(name: str) -> str:
 
 def made_by(name: str) -> str:
     """Command, time and processor of `results/NAME.json`."""
-    content = json.loads((DATA / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    content = json.loads((DATA / "runs" / f"{name}.json").read_text(encoding="utf-8"))
     processor = content["environment"]["processor"]
     command = re.sub(r" --out \S+", "", content["command"])
     return f"`{command}`: {content['seconds']:.0f} s on two cores of an {processor}."
