@@ -103,7 +103,7 @@ def measurement(name: str) -> str:
 
 
 def results(name: str, value: str, part: str = "") -> str:
-    """A table of one value of `results/NAME.json`, as `qemu-swalp reproduce` wrote it."""
+    """A table of one value of `runs/NAME.json`, as `qemu-swalp reproduce` wrote it."""
     content = json.loads((DATA / "runs" / f"{name}.json").read_text(encoding="utf-8"))
     seeds, digits = content["settings"]["seeds"], 2 if value in ("test_error", "distance") else 4
     rows: dict[str, dict[str, str]] = {}
@@ -118,7 +118,7 @@ def results(name: str, value: str, part: str = "") -> str:
 
 
 def limits(name: str) -> str:
-    """The floor and the bound of each format of `results/NAME.json`."""
+    """The floor and the bound of each format of `runs/NAME.json`."""
     content = json.loads((DATA / "runs" / f"{name}.json").read_text(encoding="utf-8"))
     rows = [
         (f"`{row['format']}`", f"{row['floor']:.2e}", f"{row['bound']:.2e}")
@@ -128,7 +128,7 @@ def limits(name: str) -> str:
 
 
 def made_by(name: str) -> str:
-    """Command, time and processor of `results/NAME.json`."""
+    """Command, time and processor of `runs/NAME.json`."""
     content = json.loads((DATA / "runs" / f"{name}.json").read_text(encoding="utf-8"))
     processor = content["environment"]["processor"]
     command = re.sub(r" --out \S+", "", content["command"])

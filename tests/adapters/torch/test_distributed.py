@@ -126,7 +126,7 @@ class Run:
         self.averagers = [
             Averager(model, quantizer=recipe.average, seed=3),
             Averager(model),
-            Averager(model, EMA(decay=0.75, quantizer=recipe.average)),
+            Averager(model, EMA(decay=0.75, quantizer=recipe.average, seed=4)),
             Averager(model, LAWA(size=2)),
         ]
         for averager in self.averagers:

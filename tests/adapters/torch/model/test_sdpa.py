@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-from qemu_swalp_torch import disabled, quantize_gemms
+from qemu_swalp_torch import UncoveredError, disabled, quantize_gemms
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -273,8 +273,10 @@ def test_errors():
     quantize_gemms(module, STOCHASTIC, **ATTENTION)
     with pytest.raises(RuntimeError, match="attn_mask must be None where is_causal=True"):
         module(q, k, v)
-    nested = torch.nested.nested_tensor([torch.randn(2, 8)], layout=torch.jagged)
-    with pytest.raises(TypeError, match="takes no nested tensors"):
+    module = Attention(is_causal=True)
+    quantize_gemms(module, STOCHASTIC, **ATTENTION)
+    nested = torch.nested.nested_tensor([torch.randn(2, 3, 8)], layout=torch.jagged)
+    with pytest.raises(UncoveredError, match=r"aten\.bmm"):
         module(nested, nested, nested)
 
 
