@@ -90,7 +90,12 @@ MANY = {**OPTIONS["accumulation and ema"], "weight_decay": 0.05, "loss_scale_fac
 CASES = [("SGD", option) for option in OPTIONS.values()] + [(name, MANY) for name in OPTIMIZERS]
 
 
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+def short_name(value: Any) -> str:
+    """Of a case, the same in every process."""
+    return value if isinstance(value, str) else ",".join(value) or "none"
+
+
+@pytest.mark.parametrize(("name", "options"), CASES, ids=short_name)
 def test_each_option_and_each_optimizer(name: str, options: dict[str, Any]) -> None:
     def make() -> Any:
         return OPTIMIZERS[name](**{"learning_rate": 0.05, **options})
