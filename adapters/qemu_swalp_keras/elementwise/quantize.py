@@ -65,7 +65,7 @@ def quantize_elementwise(
     >>> model = keras.Sequential([keras.layers.Input((3,)), keras.layers.Softmax()])
     >>> model = quantize_elementwise(model, Recipe(elementwise="e4m3fn/nearest_even"))
     >>> keras.ops.convert_to_numpy(model(np.float32([[1.0, 2.0, 4.0]]))).tolist()
-    [[0.046875, 0.125, 0.8125]]
+    [[0.0390625, 0.109375, 0.8125]]
     """
     return put(
         model,

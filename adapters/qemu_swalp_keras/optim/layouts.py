@@ -76,7 +76,9 @@ def operand_layouts(model: layers.Layer) -> dict[str, dict[str, int]]:
     channels, at each position of the kernel. Kernels of several such axes (depthwise, einsum), and
     transposed convolutions in groups, are left out.
 
-    >>> model = keras.Sequential([keras.Input((8, 8, 3)), layers.Conv2D(4, 3, name="conv")])
+    >>> import keras
+    >>> conv = keras.layers.Conv2D(4, 3, name="conv")
+    >>> model = keras.Sequential([keras.Input((8, 8, 3)), conv])
     >>> operand_layouts(model)
     {'conv/kernel': {'sum': -2, 'out': -1}}
     """
