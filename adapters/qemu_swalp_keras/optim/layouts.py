@@ -78,9 +78,9 @@ def operand_layouts(model: layers.Layer) -> dict[str, dict[str, int]]:
 
     >>> import keras
     >>> conv = keras.layers.Conv2D(4, 3, name="conv")
-    >>> model = keras.Sequential([keras.Input((8, 8, 3)), conv])
+    >>> model = keras.Sequential([keras.Input((8, 8, 3)), conv], name="net")
     >>> operand_layouts(model)
-    {'conv/kernel': {'sum': -2, 'out': -1}}
+    {'net/conv/kernel': {'sum': -2, 'out': -1}}
     """
     found: dict[str, dict[str, int]] = {}
     for layer in flat_layers(model):
