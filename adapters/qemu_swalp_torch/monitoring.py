@@ -99,9 +99,9 @@ class Monitor(RoundingFigures):
 
     @torch.no_grad()
     def _observe(
-        self, label: Label, x: Array, quantizer: Quantizer, random: RandomBits | None
+        self, label: Label, x: Array, quantizer: Quantizer, random: RandomBits | None, scales: Any
     ) -> None:
-        self.see(label, x, quantizer, random)
+        self.see(label, x, quantizer, random, scales)
 
     @untraced
     @torch.no_grad()

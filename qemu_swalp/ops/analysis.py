@@ -21,6 +21,7 @@ from ..reference.context import Context, Target
 from ..reference.overflow import MARK
 from ..rounding import Rounding
 from .arguments import as_array, as_arrays
+from .given import check_given
 from .pack import packed_bytes
 from .quantize import quantize, round_array
 
@@ -155,8 +156,10 @@ def analyze(
     *,
     random: RandomBits | Array | None = None,
     overflow: Overflow | None = None,
+    scales: Any = None,
+    zero_points: Any = None,
 ) -> Analysis:
-    """Figures of what `quantize(x, format, rounding, random=random, overflow=overflow)` does to x.
+    """Figures of what `quantize` with the same arguments does to x.
 
     Arguments and errors are those of `quantize`; and TypeError for an array without values, as in a
     traced graph. The array stays as it is. Sums of squares are those of float64: beyond 10^154 they
@@ -170,10 +173,12 @@ def analyze(
     """
     format, rounding = parse(format), Rounding.parse(rounding)
     x = as_array(x, format)
-    result = quantize(x, format, rounding, random=random, overflow=overflow)
+    options = {"random": random, "scales": scales, "zero_points": zero_points}
+    result = quantize(x, format, rounding, overflow=overflow, **options)
     xp = namespace_of(x)
     ctx = Context(xp, source_dtype(xp.dtype(x)))
-    marked = round_array(ctx, x, Target(format, MARK, rounding), random)
+    given = check_given(ctx, x, format, scales, zero_points)
+    marked = round_array(ctx, x, Target(format, MARK, rounding), random, given=given)
     before, after, marked = (host("x", a).reshape(-1) for a in (x, result, marked))
     return _figures(before, after, marked, packed_bytes(xp.shape(x), format))
 

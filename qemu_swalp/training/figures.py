@@ -74,11 +74,20 @@ class RoundingFigures:
         self.last: dict[Label, Any] = {}
         """The weights as they were rounded last, with which the next update begins."""
 
-    def see(self, label: Label, x: Array, quantizer: Quantizer, random: RandomBits | None) -> None:
-        """Count what is about to be rounded, an array of NumPy or PyTorch."""
+    def see(
+        self,
+        label: Label,
+        x: Array,
+        quantizer: Quantizer,
+        random: RandomBits | None,
+        scales: Any = None,
+    ) -> None:
+        """Count what is about to be rounded, an array of NumPy or PyTorch; under `scales`, where
+        they are given.
+        """
         form, rounding = quantizer.format, quantizer.rounding
         self.quantizers[label] = str(quantizer)
-        self.analyses[label] += analyze(x, form, rounding, random=random)
+        self.analyses[label] += analyze(x, form, rounding, random=random, scales=scales)
         if label[1] not in WEIGHTS:
             return
         before, after = self.last.get(label), quantize(x, form, rounding, random=random)

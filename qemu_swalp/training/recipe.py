@@ -68,7 +68,8 @@ class Recipe:
     overrides : {pattern: Recipe or None}; for a parameter whose name matches a pattern (shell
         style, the first that matches) that recipe holds instead, None meaning full precision. A
         pattern may be a position among the layers that have a weight of two or more dimensions,
-        embeddings left out, in the order of the model: "@layers[0]", "@layers[-15%:]".
+        embeddings left out, in the order of the model: "@layers[0]", or "@layers[-15%:]", a share
+        being rounded to nearest.
     allow_empty : whether an entry point of an adapter that finds nothing to round leaves the model
         as it is; by default it raises ValueError. Recipes that differ in this alone are equal, and
         `to_dict` leaves it out: it changes no number.

@@ -277,3 +277,10 @@ def test_what_cannot_be_analyzed() -> None:
             continue
         with pytest.raises(error, match=words):
             call()
+
+
+def test_under_scales_that_are_given() -> None:
+    figures = analyze([0.3, 2.0, -500.0], "int<8>", scales=0.5)
+    assert (figures.saturated, figures.max_abs_error) == (1, 436.5)
+    affine = analyze([0.3, 2.0], "int<8,zero_point>", scales=0.5, zero_points=8)
+    assert affine.saturated == 0

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from qemu_swalp._util.checks import check_choice, check_patterns
@@ -25,7 +26,7 @@ from ..model.kinds import computes_itself
 from ..model.matmuls import quantize_gemms
 from ..model.selection import COMPUTING_MODULES, Selection, is_excluded, patterns_in
 from ..model.walk import check_model
-from ..optim.param_groups import SEED, STEP
+from ..optim.param_groups import ACCUMULATOR, SEED, STEP
 from ..optim.wrap import quantize_optimizer, unquantize_optimizer
 from ..tensors.model_names import named_modules
 from .report import lines_of
@@ -109,6 +110,12 @@ def emulate(
         made.remove()
         raise
     return made
+
+
+@torch.no_grad()
+def _write(values: Mapping[Tensor, Tensor]) -> None:
+    for p, value in values.items():
+        p.copy_(value)
 
 
 class Options(NamedTuple):
@@ -208,16 +215,31 @@ class Emulation:
         """
         wanted = Recipe(allow_empty=True) if recipe is None else as_recipe(recipe)
         before, records = self.recipe, {name: h.state_dict() for name, h in self.handles.items()}
-        counts = self._counts()
+        counts, accumulators = self._counts(), self._accumulators()
+        shown = {p: p.detach().clone() for p in accumulators}
         self._release()
         try:
+            _write(accumulators)
             self.apply(wanted)
         except BaseException:
             self._release()
+            _write(shown)
             self.apply(replace(before, allow_empty=True))
+            for p, accumulator in accumulators.items():
+                self.optimizer.state[p][ACCUMULATOR] = accumulator  # type: ignore[union-attr]
             self._go_on(records, counts)
             raise
         self._go_on(records, counts)
+
+    def _accumulators(self) -> dict[Tensor, Tensor]:
+        """The accumulator of each weight that has one, which is what the training has learned."""
+        if not self.quantized or self.optimizer is None:
+            return {}
+        return {
+            p: state[ACCUMULATOR]
+            for p, state in self.optimizer.state.items()
+            if isinstance(state, dict) and ACCUMULATOR in state
+        }
 
     def _counts(self) -> list[dict[str, Any]]:
         """Seed and step of each group of a quantized optimizer."""

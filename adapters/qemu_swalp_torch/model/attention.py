@@ -32,7 +32,6 @@ def scaled_dot_product_attention(
     """As `F.scaled_dot_product_attention`. Heads of keys and values that serve several of the query
     are rounded once.
     """
-    _check_not_nested(query)
     part = ""
     if frame.products is not None:
         part = f".{frame.products.attentions}" if frame.products.attentions else ""
@@ -88,7 +87,6 @@ def multi_head_attention(
     """As `F.multi_head_attention_forward`: projections "q", "k" and "v", then "scores" q·kᵀ and
     "values" p·v, then the projection "out". Operands are rounded with the batch first.
     """
-    _check_not_nested(query)
     batched = query.ndim == 3
     if not batched:
         query, key, value = query[:, None], key[:, None], value[:, None]
@@ -154,14 +152,6 @@ def _weighted(
     p = ops.safe_softmax(scores if mask is None else ops.add(scores, mask))
     p = ops.dropout(p, dropout) if dropout else p
     return multiply(frame, p, v, part=".values" + part, weights=neither), p
-
-
-def _check_not_nested(query: Tensor) -> None:
-    if query.is_nested:
-        raise TypeError(
-            "attention whose operands are rounded takes no nested tensors; make"
-            " nn.TransformerEncoder with enable_nested_tensor=False"
-        )
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:

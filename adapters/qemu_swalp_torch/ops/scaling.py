@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import qemu_swalp
-from qemu_swalp import Block, RandomBits
+from qemu_swalp import RandomBits
 from qemu_swalp.training.delayed import Delayed
 
 from ..tensors.call_counters import BITS
@@ -25,6 +25,7 @@ from ..tensors.custom_ops import (
     step_tensor,
     unsigned,
 )
+from ..tensors.observers import Label, observe
 
 REMEMBERED = 64
 """Calls whose scales are kept for their backward and for recomputations."""
@@ -141,20 +142,17 @@ def scaled(x: Tensor, rule: Rule, scaling: Scaling) -> Tensor:
     if is_traced():
         numbers = (signed(rule.seed), signed(rule.stream), step_tensor(rule))
         call = step_tensor(rule._replace(step=scaling.step))
-        traced: Tensor = _scale(
-            x, rule.quantizer, *numbers, scaling.delayed, scaling.owner, scaling.name, call
-        )
+        state = (scaling.delayed, scaling.owner, scaling.name, call)
+        traced: Tensor = _scale(x, rule.quantizer, *numbers, *state, rule.site, rule.role)
         return traced
-    quantizer = parsed(rule.quantizer)
-    format = quantizer.format
-    assert isinstance(format, Block)
-    scale = OWNERS[scaling.owner].at(scaling, x, format.element.max)
+    quantizer, x = parsed(rule.quantizer), x.detach()
+    block: Any = quantizer.format
+    scale = OWNERS[scaling.owner].at(scaling, x, block.element.max)
     random = None
     if quantizer.rounding.stochastic:
         random = RandomBits(rule.seed, rule.stream, rule.step, rule.offset)
-    y: Tensor = qemu_swalp.quantize(
-        x.detach(), format, quantizer.rounding, random=random, scales=scale
-    )
+    observe(Label(rule.site, rule.role), x, quantizer, random, scale)
+    y: Tensor = qemu_swalp.quantize(x, block, quantizer.rounding, random=random, scales=scale)
     return y
 
 
@@ -174,8 +172,10 @@ def _scale(
     owner: int,
     name: str,
     call: Tensor,
+    site: str,
+    role: str,
 ) -> Tensor:
-    rule = Rule(quantizer, unsigned(seed), unsigned(stream), known_step(step))
+    rule = Rule(quantizer, unsigned(seed), unsigned(stream), known_step(step), site=site, role=role)
     y = scaled(x, rule, Scaling(delayed, owner, name, known_step(call)))
     return y.clone(memory_format=torch.contiguous_format)
 
@@ -191,5 +191,7 @@ def _(
     owner: int,
     name: str,
     call: Tensor,
+    site: str,
+    role: str,
 ) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from qemu_swalp import RandomBits
 from qemu_swalp.arrays import Array
@@ -17,8 +17,8 @@ class Label(NamedTuple):
     role: str
 
 
-Observer: TypeAlias = Callable[[Label, Array, Quantizer, RandomBits | None], None]
-"""Called with what is about to be rounded, and how."""
+Observer: TypeAlias = Callable[[Label, Array, Quantizer, RandomBits | None, Any], None]
+"""Called with what is about to be rounded, how, and under which scales where they are given."""
 
 OBSERVERS: list[Observer] = []
 """Those who watch at present."""
@@ -29,7 +29,9 @@ def watched() -> bool:
     return bool(OBSERVERS)
 
 
-def observe(label: Label, x: Array, quantizer: Quantizer, random: RandomBits | None) -> None:
+def observe(
+    label: Label, x: Array, quantizer: Quantizer, random: RandomBits | None, scales: Any = None
+) -> None:
     """Tell those who watch of a rounding."""
     for observer in OBSERVERS:
-        observer(label, x, quantizer, random)
+        observer(label, x, quantizer, random, scales)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from qemu_swalp_torch import emulate
+from qemu_swalp_torch.optim.param_groups import ACCUMULATOR
 from torch import Tensor, nn
 
 import qemu_swalp as q
@@ -117,3 +118,20 @@ def test_a_changed_run_without_optimizer_refuses_its_sections() -> None:
     with pytest.raises(ValueError, match="pass the optimizer"):
         handle.change(swalp(8))
     assert list(handle.handles) == ["products"]
+
+
+ACCUMULATED = Recipe(weight="fixed<4,2>", accumulator="fixed<16,14>/stochastic")
+
+
+def test_what_the_accumulator_has_learned_goes_on() -> None:
+    model, optimizer = made()
+    handle = emulate(model, optimizer, ACCUMULATED, seed=5)
+    train(model, optimizer, 3)
+    learned = {p: optimizer.state[p][ACCUMULATOR].clone() for p in model.parameters()}
+    assert any(not torch.equal(p, value) for p, value in learned.items())
+    with pytest.raises(ValueError, match="matches none"):
+        handle.change(Recipe(weight="bfp8", overrides={"haed.*": None}))
+    assert all(torch.equal(optimizer.state[p][ACCUMULATOR], a) for p, a in learned.items())
+    assert all(torch.equal(p, q.quantize(p.detach(), "fixed<4,2>")) for p in learned)
+    handle.change(None)
+    assert all(torch.equal(p, value) for p, value in learned.items())

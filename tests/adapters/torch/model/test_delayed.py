@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from qemu_swalp_torch import emulate, quantize_gemms
+from qemu_swalp_torch import Monitor, emulate, quantize_gemms
 from torch import Tensor, nn
 
 import qemu_swalp as q
@@ -148,6 +148,18 @@ def test_the_table_names_the_scales() -> None:
     trained(model, inputs(1))
     assert "scale of error" in str(handle)
     assert "delayed<16>" in str(handle)
+
+
+def test_a_monitor_sees_what_the_scale_does() -> None:
+    """Under a scale of the step before, most of numbers that grew 1,000 times saturates."""
+    model, xs = nn.Linear(8, 4), inputs(1)
+    quantize_gemms(model, "fp8_delayed")
+    trained(model, xs)
+    with Monitor() as monitor:
+        trained(model, [xs[0] * 1000])
+    saturated = {row["role"]: row["saturated"] for row in monitor.rows()}
+    assert saturated["forward.input"] == saturated["wgrad.input"] > 0.9
+    assert saturated["forward.weight"] == 0
 
 
 def test_what_cannot_be_is_refused_in_words() -> None:
