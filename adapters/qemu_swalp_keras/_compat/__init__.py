@@ -1,0 +1,62 @@
+"""Private API of Keras, TensorFlow and JAX: all that this adapter touches of it, here alone.
+
+Each item says what it is for. All were seen in Keras 3.15, TensorFlow 2.21 and JAX 0.10; for each
+there is a contract test in `tests/adapters/keras/compat/`, which fails where a release
+changes it.
+"""
+
+from .backends import (
+    OURS as OURS,
+    PRODUCTS as PRODUCTS,
+    called_on_host_by_jax as called_on_host_by_jax,
+    dispatched_products as dispatched_products,
+    host_primitive as host_primitive,
+    on_each_replica as on_each_replica,
+    products_in_program as products_in_program,
+    traced_by_jax as traced_by_jax,
+)
+from .models import (
+    ConvLSTMCell as ConvLSTMCell,
+    SavedState as SavedState,
+    add_state as add_state,
+    around_epoch_end as around_epoch_end,
+    before_calls as before_calls,
+    fit_was_interrupted as fit_was_interrupted,
+    flat_layers as flat_layers,
+    input_layer_of as input_layer_of,
+    is_training as is_training,
+    own_trainable_variables as own_trainable_variables,
+    reads_state_to_train as reads_state_to_train,
+    sublayers as sublayers,
+    trainer_trains as trainer_trains,
+)
+from .optimizers import (
+    ShowsMovingAverage as ShowsMovingAverage,
+    UpdateStep as UpdateStep,
+    around_update as around_update,
+    before_weight_decay as before_weight_decay,
+    calls_of_apply as calls_of_apply,
+    decays as decays,
+    exclude_alike as exclude_alike,
+    float32_like as float32_like,
+    forget_variable as forget_variable,
+    index_of as index_of,
+    key_of as key_of,
+    know_variables as know_variables,
+    own_variables as own_variables,
+    publicly as publicly,
+    recording_state as recording_state,
+    without_weight_decay as without_weight_decay,
+)
+from .replaced import (
+    around_items_of_variables as around_items_of_variables,
+    around_layer_calls as around_layer_calls,
+    backend_function as backend_function,
+    before_from_config as before_from_config,
+    function_in_place as function_in_place,
+    keep_policies_of_functional_models as keep_policies_of_functional_models,
+    replace_backend_function as replace_backend_function,
+    replace_method as replace_method,
+    replace_operators as replace_operators,
+    replace_private_function as replace_private_function,
+)

@@ -1,0 +1,186 @@
+"""Models and layers of Keras: what they hold, how they are trained, state that is theirs."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+
+import keras
+from keras.src.backend.common import global_state as _global_state
+from keras.src.layers.rnn.conv_lstm import ConvLSTMCell as _ConvLSTMCell
+from keras.src.saving.keras_saveable import KerasSaveable as _KerasSaveable
+
+ConvLSTMCell = _ConvLSTMCell
+"""What holds the kernels of `ConvLSTM1D` to `ConvLSTM3D`."""
+
+
+def flat_layers(model: keras.layers.Layer, include_self: bool = True) -> list[Any]:
+    """A layer and all layers within it, at any depth."""
+    return list(model._flatten_layers(include_self=include_self))
+
+
+def sublayers(layer: keras.layers.Layer) -> list[Any]:
+    """The layers that a layer holds itself, not those within them."""
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def own_trainable_variables(layer: keras.layers.Layer) -> list[Any]:
+    """The trainable variables of a layer itself, without those of layers within it; none before it
+    is initialized.
+    """
+    return list(layer.__dict__.get("_trainable_variables", ()))
+
+
+def input_layer_of(x: Any) -> keras.layers.InputLayer:
+    """The layer that made a symbolic input of a model."""
+    return x._keras_history.operation
+
+
+def before_calls(
+    model: keras.Model, names: Sequence[str], function: Callable[[], None]
+) -> Callable[[], None]:
+    """Have function() called before methods of a model. The value removes it again.
+
+    `fit` and `train_on_batch` begin with `make_train_function()`, `evaluate` and `predict` and
+    their kin with theirs.
+    """
+    for name in names:
+        if not isinstance(model.__dict__.get(name), _Guarded):
+            shadowed = {name: model.__dict__[name]} if name in model.__dict__ else {}
+            model.__dict__[name] = _Guarded(getattr(model, name), shadowed)
+        model.__dict__[name].functions.append(function)
+
+    def remove() -> None:
+        for name in names:
+            guarded = model.__dict__.get(name)
+            if isinstance(guarded, _Guarded) and function in guarded.functions:
+                guarded.functions.remove(function)
+                if not guarded.functions:
+                    del model.__dict__[name]
+                    model.__dict__.update(guarded.shadowed)
+
+    return remove
+
+
+class _Guarded:
+    """A method of a model that calls other functions first."""
+
+    def __init__(self, method: Callable[..., Any], shadowed: dict[str, Any]) -> None:
+        self.method, self.shadowed = method, shadowed
+        self.functions: list[Callable[[], None]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        for function in list(self.functions):
+            function()
+        return self.method(*args, **kwargs)
+
+
+def around_epoch_end(
+    model: keras.Model, before: Callable[[], None], on_exception: Callable[[], None]
+) -> Callable[[], None]:
+    """In the present `fit`, have before() called after the last batch of an epoch, before its
+    validation and `on_epoch_end`, and on_exception() when an evaluation raises. The value ends it,
+    as does the next `fit`.
+
+    After the last batch `fit` asks for the logs of the epoch. So does `evaluate`.
+    """
+    evaluate, logs_of = model.evaluate, model._get_metrics_result_or_logs
+    shadowed = {name: model.__dict__.get(name) for name in ("evaluate", logs_of.__name__)}
+    evaluating = 0
+
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        nonlocal evaluating
+        evaluating += 1
+        try:
+            return evaluate(*args, **kwargs)
+        except BaseException:
+            on_exception()
+            raise
+        finally:
+            evaluating -= 1
+
+    def epoch_logs(logs: Any) -> Any:
+        if not evaluating:
+            before()
+        return logs_of(logs)
+
+    def remove() -> None:
+        remove_guard()
+        for name, function in shadowed.items():
+            if function is None:
+                model.__dict__.pop(name, None)
+            else:
+                model.__dict__[name] = function
+
+    model.__dict__.update({"evaluate": guarded, logs_of.__name__: epoch_logs})
+    remove_guard = before_calls(model, ["make_train_function"], remove)
+    return remove
+
+
+def reads_state_to_train() -> bool:
+    """Whether JAX's trainer is reading the state of an optimizer, for a training step that takes it
+    over. An exception is harmless then; one in the step would lose the weights.
+    """
+    frames = (frame for frame, _ in traceback.walk_stack(None))
+    return any(frame.f_code.co_name == "_get_jax_state" for frame in islice(frames, 8))
+
+
+def fit_was_interrupted() -> bool:
+    """Whether the running `fit` is being left by an exception: on JAX it finalizes the weights then
+    too.
+    """
+    exception = sys.exc_info()[1]
+    if exception is None:
+        return False
+    raised = {frame for frame, _ in traceback.walk_tb(exception.__traceback__)}
+    frames = (frame for frame, _ in traceback.walk_stack(None))
+    fit = next((frame for frame in frames if frame.f_code.co_name == "fit"), None)
+    return fit in raised
+
+
+def is_training(options: dict[str, Any]) -> bool:
+    """Whether a layer that is called with these options trains: as it was told, else as the layers
+    around it.
+    """
+    training = options.get("training")
+    if training is None:
+        context = _global_state.get_global_attribute("current_call_ctx")
+        training = None if context is None else context.get_value("training")
+    return trainer_trains() if training is None else bool(training)
+
+
+def trainer_trains() -> bool:
+    """Whether a model's `train_step` is running: a model whose `call` has no `training` is not
+    told.
+    """
+    return any(f.f_code.co_name == "train_step" for f, _ in traceback.walk_stack(None))
+
+
+class SavedState(keras.random.SeedGenerator, _KerasSaveable):
+    """State of a layer that is a variable of it and saved with it, but none of its weights."""
+
+    def _obj_type(self) -> str:
+        return "Metric"  # of the kinds that Keras saves the nearest: a few variables
+
+    def save_own_variables(self, store: Any) -> None:
+        """Called when a model is saved."""
+        store["state"] = keras.ops.convert_to_numpy(self.state)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Called when it is loaded."""
+        self.state.assign(store["state"][()])
+
+
+def add_state(layer: keras.layers.Layer, name: str, value: Any) -> None:
+    """Give a layer an attribute with state, also after it was built."""
+    tracker = layer._tracker
+    locked = tracker.locked
+    tracker.unlock()
+    try:
+        setattr(layer, name, value)
+    finally:
+        if locked:
+            tracker.lock()
