@@ -10,12 +10,14 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
 from qemu_swalp.training import restart_seeds
 from tests.helpers.backends import BACKENDS, NEED_GPU, Backend, backend as make_backend, gpu_missing
+from tests.helpers.registries import left_as_found
 
 STARTED = pytest.StashKey[float]()
 """When the tests began, on the clock `time.monotonic`."""
@@ -78,6 +80,8 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture(autouse=True)
-def _as_in_a_new_process() -> None:
-    """Default seeds do not depend on the tests that ran before."""
+def _as_in_a_new_process() -> Iterator[None]:
+    """Neither default seeds nor what is registered depends on the tests that ran before."""
     restart_seeds()
+    with left_as_found():
+        yield

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 import qemu_swalp as q
-from qemu_swalp.formats.base import FAMILIES, define_family, forget_strings
+from qemu_swalp.formats.base import define_family
 from qemu_swalp.training import Recipe
 
 X = np.float32([2.9, 5.0, 30.0])
@@ -39,14 +39,6 @@ def declare_grid(bits: int) -> type[q.Format]:
             return xp.maximum(binade - bits, -8)
 
     return Grid
-
-
-@pytest.fixture(autouse=True)
-def only_here() -> Iterator[None]:
-    yield
-    for family in ("powers_test", "grid_test"):
-        FAMILIES.pop(family, None)
-    forget_strings()
 
 
 READERS: dict[str, Callable[[str], object]] = {
