@@ -13,6 +13,7 @@ from .._util.checks import check_int
 from .._util.tables import table
 from .recipe import FULL_PRECISION, Recipe
 from .roles import OPERANDS, ROLES
+from .seeds import fresh_seeds
 
 NOTHING, EVERYTHING = "nothing", "everything"
 """What is in full precision under the recipe as it is, and without any rounding."""
@@ -127,6 +128,7 @@ def find_breaking_role(
     progress: bool = True,
 ) -> RoleStudy:
     """Train under the recipe, without rounding, and with each of its roles in full precision.
+    Default seeds are the same in each training, so that no other random bits tell them apart.
 
     Parameters
     ----------
@@ -135,14 +137,13 @@ def find_breaking_role(
         infinity. Entry points of the adapters accept every recipe it gets: all but the first have
         `allow_empty`, so that a section with nothing left to round is passed over.
     recipe : the recipe in question; a role goes from its overrides, too.
-    seeds : one training of each kind for each seed, all kinds for the first seed first. None: one
-        training of each kind.
+    seeds : one training of each kind for each, all kinds for the first first; None: one training.
     patterns : names of parameters and layers, shell style, as in `Recipe.overrides`. All that
         matches one of them stays in full precision, one pattern at a time: "fc1.*" is layer fc1.
         Like overrides, they need an optimizer that knows its parameters by name.
     path : a file that receives a JSON line for each loss as soon as it is known. A call with the
         same path and recipe repeats no training whose loss is there.
-    progress : whether to show a progress bar on stderr, where tqdm is installed.
+    progress : whether to show a bar on stderr, where tqdm is installed.
 
     Returns
     -------
@@ -151,8 +152,7 @@ def find_breaking_role(
 
     Raises
     ------
-    ValueError: if the recipe rounds nothing, if `seeds` is empty, or if a pattern is the name of a
-        role.
+    ValueError: if the recipe rounds nothing, `seeds` is empty, or a pattern is a role's name.
 
     A training that cannot stand a coarse momentum:
 
@@ -179,7 +179,8 @@ def find_breaking_role(
         for name, seed in _with_bar(trainings, progress):
             if (name, seed) not in known:
                 arguments = (recipes[name],) if seed is None else (recipes[name], seed)
-                known[name, seed] = float(train(*arguments))
+                with fresh_seeds():
+                    known[name, seed] = float(train(*arguments))
                 if path is not None:
                     _append(Path(path), recipe, name, seed, known[name, seed])
             losses[name].append(known[name, seed])

@@ -55,3 +55,23 @@ def restart_seeds() -> None:
     True
     """
     _made.clear()
+
+
+@contextmanager
+def fresh_seeds() -> Iterator[None]:
+    """Give default seeds from the first one within; afterwards they go on as if nothing within had
+    drawn any.
+
+    >>> with fresh_seeds(), seed_for("example", None) as first:
+    ...     pass
+    >>> with fresh_seeds(), seed_for("example", None) as again:
+    ...     again == first
+    True
+    """
+    before = _made.copy()
+    _made.clear()
+    try:
+        yield
+    finally:
+        _made.clear()
+        _made.update(before)

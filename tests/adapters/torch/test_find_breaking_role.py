@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from qemu_swalp_torch import (
@@ -12,7 +14,7 @@ from qemu_swalp_torch import (
 )
 from torch import nn
 
-from qemu_swalp.training import Recipe, find_breaking_role
+from qemu_swalp.training import Recipe, find_breaking_role, restart_seeds
 
 RECIPE = Recipe(
     weight="bfp<8>/nearest_even",
@@ -20,12 +22,32 @@ RECIPE = Recipe(
     operands={"input": "mxfp4/nearest_even"},
     elementwise={"forward.sum": "bf16/nearest_even"},
 )
+STOCHASTIC = Recipe(
+    weight="bfp<8>/stochastic",
+    activation="bf16/stochastic",
+    operands={"input": "mxfp4/stochastic"},
+    elementwise={"forward.sum": "bf16/stochastic"},
+)
 
 
-def train(recipe: Recipe, seed: int) -> float:
+class Net(nn.Sequential):
+    """A small network, with a layer that no forward calls."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 1))
+        self.unused = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, 4) → (batch, 1)."""
+        for layer in list(self)[:4]:
+            x = layer(x)
+        return x
+
+
+def train(recipe: Recipe, seed: int = 0) -> float:
     """Loss of a small regression whose rounded parts are all the recipe's."""
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 1))
+    model = Net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     quantize_activations(model, recipe)
     quantize_gemms(model, recipe)
@@ -48,6 +70,29 @@ def test_it_finishes_with_every_entry_point() -> None:
     assert list(study.losses) == ["nothing", "everything", *roles, *patterns]
     assert all(len(losses) == 2 for losses in study.losses.values())
     assert study.losses["*"] == study.losses["everything"] != study.losses["nothing"]
+
+
+def test_trainings_differ_by_what_is_in_full_precision_alone(tmp_path: Path) -> None:
+    """A layer that computes nothing makes no difference, nor does what was made before the study,
+    or where it was interrupted.
+    """
+    path = tmp_path / "study"
+    study = find_breaking_role(
+        train, STOCHASTIC, patterns=["unused.*", "3.*"], path=path, progress=False
+    )
+    assert study.losses["unused.*"] == study.losses["nothing"] != study.losses["3.*"]
+    quantize_gemms(Net(), STOCHASTIC)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    again = find_breaking_role(
+        train, STOCHASTIC, patterns=["unused.*", "3.*"], path=path, progress=False
+    )
+    assert again == study
+
+
+def test_a_study_uses_up_no_default_seeds() -> None:
+    restart_seeds()
+    find_breaking_role(train, STOCHASTIC, progress=False)
+    assert quantize_gemms(Net(), STOCHASTIC).sites[0].seed == 0
 
 
 def test_a_recipe_that_may_be_empty_leaves_the_model_as_it_is() -> None:
