@@ -21,19 +21,29 @@ def margins(length: int, kernel: int, stride: int, dilation: int, padding: str) 
         return 0, 0
     if padding == "causal":
         return reach, 0
+    total = max((-(-known(length) // stride) - 1) * stride + reach + 1 - length, 0)
+    return total // 2, total - total // 2
+
+
+def known(length: int | None) -> int:
+    """The length of an axis of images.
+
+    Raises
+    ------
+    ValueError: if a trace leaves it open.
+    """
     if length is None:
         raise ValueError(
-            "padding='same' is rounded where the lengths of images are known while tracing; give"
-            " the model's Input a shape without None, or exclude the layer"
+            "windows are rounded where the lengths of images are known while tracing; give the"
+            " model's Input a shape without None, or exclude the layer"
         )
-    total = max((-(-length // stride) - 1) * stride + reach + 1 - length, 0)
-    return total // 2, total - total // 2
+    return length
 
 
 def windows(x: Any, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> Any:
     """x of shape (B, C, *S) as (B, C, *P, *k): at each place P what a kernel meets there."""
     for i, (k, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True)):
-        axis, length = 2 + i, x.shape[2 + i]
+        axis, length = 2 + i, known(x.shape[2 + i])
         count = (length - dilation * (k - 1) - 1) // stride + 1
         places = np.arange(count)[:, None] * stride + np.arange(k)[None] * dilation
         x = ops.take(x, places.reshape(-1).astype("int32"), axis)

@@ -37,6 +37,10 @@ class Convolution(NamedTuple):
     def channels_first(self) -> bool:
         return dict(self.options)["data_format"] == "channels_first"
 
+    @property
+    def is_transposed(self) -> bool:
+        return self.name == "nn.conv_transpose"
+
     def __call__(self, x: Any, kernel: Any) -> Any:
         return backend_function(self.name)(x, kernel, **dict(self.options))
 
@@ -84,8 +88,12 @@ def _backward(
 def _product(convolution: Convolution, x: Any, kernel: Any, rule: Rule | None, state: Any) -> Any:
     if rule is None:
         return convolution(x, kernel)
-    image, weight, g = _as_matrices(convolution, x, kernel)
-    return _of_images(convolution, patches.convolve(image, weight, g, rule, state))
+    image, weight, g, lengths = _as_matrices(convolution, x, kernel)
+    if convolution.is_transposed:
+        y = patches.gradient_of_input(image, weight, lengths, g, rule, state)
+    else:
+        y = patches.convolve(image, weight, g, rule, state)
+    return _of_images(convolution, y)
 
 
 def _dgrad(
@@ -96,9 +104,12 @@ def _dgrad(
     """
     if rule is None:
         return pull_back(lambda x: convolution(x, kernel), ops.zeros_like(x), error)
-    image, weight, g = _as_matrices(convolution, x, kernel)
-    e, lengths = _images(convolution, error), image.shape[2:]
-    dx = patches.gradient_of_input(e, weight, lengths, g, rule, state)
+    _, weight, g, lengths = _as_matrices(convolution, x, kernel)
+    e = _images(convolution, error)
+    if convolution.is_transposed:
+        dx = patches.convolve(e, weight, g, rule, state)
+    else:
+        dx = patches.gradient_of_input(e, weight, lengths, g, rule, state)
     return _of_images(convolution, dx)
 
 
@@ -108,8 +119,11 @@ def _wgrad(
     """As `_dgrad`; where there is a transform, operands are prepared as matrices."""
     if rules.sum is None and rules.first.turn is None:
         return pull_back(lambda kernel: convolution(x, kernel), ops.zeros_like(kernel), error)
-    image, weight, g = _as_matrices(convolution, x, kernel)
+    image, weight, g, _ = _as_matrices(convolution, x, kernel)
     e, size = _images(convolution, error), weight.shape[2:]
+    if convolution.is_transposed:
+        e, image = image, e
+        rules = ProductRules(rules.second, rules.first, rules.sum)
     dw = patches.gradient_of_weight(e, image, size, g, rules, state)
     spatial = range(2, len(kernel.shape))
     if convolution.name == "nn.depthwise_conv":
@@ -117,15 +131,26 @@ def _wgrad(
     return ops.transpose(dw, (*spatial, 1, 0))
 
 
-def _as_matrices(convolution: Convolution, x: Any, kernel: Any) -> tuple[Any, Any, Any]:
-    """Image (B, C, *S), kernel (O, C/G, *k) and geometry, as `patches` has them."""
+def _as_matrices(
+    convolution: Convolution, x: Any, kernel: Any
+) -> tuple[Any, Any, patches.Geometry, Sequence[int]]:
+    """Image (B, C, *S), kernel (O, C/G, *k) and geometry, as `patches` has them, and the lengths S;
+    of a transposed convolution the kernel, the geometry and S of the one it is the gradient of.
+    """
     image, spatial = _images(convolution, x), range(len(kernel.shape) - 2)
     if convolution.name == "nn.depthwise_conv":
         kernel = ops.reshape(kernel, (*kernel.shape[:-2], 1, -1))
     weight = ops.transpose(kernel, (len(spatial) + 1, len(spatial), *spatial))
     options = dict(convolution.options)
-    g = patches.geometry(image.shape[2:], weight.shape[2:], options, convolution.groups)
-    return image, weight, g
+    lengths, size = image.shape[2:], weight.shape[2:]
+    if convolution.is_transposed:
+        return image, weight, *patches.transposed_geometry(lengths, size, options)
+    return (
+        image,
+        weight,
+        patches.geometry(lengths, size, options, convolution.groups),
+        lengths,
+    )
 
 
 def _images(convolution: Convolution, x: Any) -> Any:
@@ -173,7 +198,7 @@ def _kernel(
         return kernel
     shape, groups = tuple(kernel.shape), convolution.groups
     k = math.prod(shape[:-2])
-    if convolution.name == "nn.conv_transpose":
+    if convolution.is_transposed:
         shape_of_four, order = (k, 1, *shape[-2:]), (0, 1, 2, 3) if forward else (0, 1, 3, 2)
     else:
         per_group = 1 if convolution.name == "nn.depthwise_conv" else shape[-2]

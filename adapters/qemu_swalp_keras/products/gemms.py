@@ -60,9 +60,7 @@ def quantize_gemms(
     TypeError: if `model` is not a Keras model or `recipe` not a recipe.
     ValueError: if there is nothing to round; if the products are rounded already; if a pattern of
         `exclude` matches no layer, or one of the recipe's `overrides` no name; if a layer was
-        quantized by Keras; in a call, if a transposed convolution was to be summed up in low
-        precision, or the wgrad of one to be transformed; if the recipe names layers by position
-        and one is not built.
+        quantized by Keras; if the recipe names layers by position and one is not built.
 
     UncoveredError: in the first call of a layer that multiplies past Keras.
 

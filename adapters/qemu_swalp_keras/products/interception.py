@@ -12,7 +12,7 @@ from keras import ops, tree
 from .._compat import around_items_of_variables, replace_backend_function
 from ..backend import differentiable_tensor
 from ..calls.pausing import paused
-from ..calls.scope import Product, Scope, current
+from ..calls.scope import Scope, current
 from .attention import attend
 from .axes import AXES
 from .convolution import Convolution, convolve
@@ -162,7 +162,6 @@ def _convolution(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             with paused():
                 scope.result = function(inputs, kernel, **options)
             return scope.result
-        _check_sums(product)
         x, w = pair
         first = options["data_format"] == "channels_first"
         channels = x.shape[1 if first else -1]
@@ -173,22 +172,6 @@ def _convolution(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         return scope.result
 
     return convolved
-
-
-def _check_sums(product: Product) -> None:
-    operands = product.operands
-    if operands is None:
-        return
-    if product.operation != "nn.conv_transpose":
-        return
-    turned = operands.wgrad.first.turn is not None
-    if turned or any(rules.sum is not None for rules in operands):
-        what = "transformed wgrads" if turned else "sums"
-        raise ValueError(
-            f"{product.name!r} calls {product.operation}, and {what} of transposed convolutions are"
-            " not emulated in Keras; exclude the layer, or give it a recipe without that by"
-            f" overrides={{{product.name + '/operands'!r}: ...}}"
-        )
 
 
 _PARAMETERS = {

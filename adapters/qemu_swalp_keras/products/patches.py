@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from ..calls.operands import ProductRules, prepared
-from ..calls.windows import margins, windows
+from ..calls.windows import known, margins, windows
 from ..layers.straight_through import Rule
 from .contraction import accumulated
 
@@ -30,16 +30,52 @@ class Geometry(NamedTuple):
 def geometry(
     lengths: Sequence[int], kernel: Sequence[int], options: dict[str, Any], groups: int
 ) -> Geometry:
-    """From the arguments of a convolution of Keras."""
-    strides, dilations = (
-        (value,) * len(kernel) if isinstance(value, int) else tuple(value)
-        for value in (options.get("strides", 1), options.get("dilation_rate", 1))
-    )
+    """From the arguments of a convolution of Keras, by the lengths of the images it reads."""
+    strides, dilations = _of_axes(kernel, options)
     padding = options.get("padding", "valid")
     pads = [
         margins(*each, padding) for each in zip(lengths, kernel, strides, dilations, strict=True)
     ]
     return Geometry(strides, dilations, pads, groups)
+
+
+def transposed_geometry(
+    lengths: Sequence[int], kernel: Sequence[int], options: dict[str, Any]
+) -> tuple[Geometry, list[int]]:
+    """Of the convolution that a transposed one of Keras is the gradient of, and the lengths of the
+    images which that convolution reads: those that the transposed one makes.
+
+    lengths : of the images that the transposed one reads. What its output has beyond the last
+        window, by `output_padding` or long strides, is a negative pad: nothing meets it.
+    """
+    strides, dilations = _of_axes(kernel, options)
+    more = options.get("output_padding")
+    extra = (more,) * len(kernel) if more is None or isinstance(more, int) else tuple(more)
+    made, pads = [], []
+    for length, k, stride, dilation, beyond in zip(
+        lengths, kernel, strides, dilations, extra, strict=True
+    ):
+        reach = dilation * (k - 1)
+        seen = (known(length) - 1) * stride + reach + 1
+        if options.get("padding", "valid") == "valid":
+            made.append(seen + (max(stride - reach - 1, 0) if beyond is None else beyond))
+            first = 0
+        else:
+            odd = (reach + 1) % 2
+            made.append(length * stride if beyond is None else seen - reach - 1 + odd + beyond)
+            first = max(seen - made[-1], 0) // 2
+        pads.append((first, seen - made[-1] - first))
+    return Geometry(strides, dilations, pads, 1), made
+
+
+def _of_axes(
+    kernel: Sequence[int], options: dict[str, Any]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    strides, dilations = (
+        (value,) * len(kernel) if isinstance(value, int) else tuple(value)
+        for value in (options.get("strides", 1), options.get("dilation_rate", 1))
+    )
+    return strides, dilations
 
 
 def convolve(x: Any, weight: Any, g: Geometry, rule: Rule, state: Any) -> Any:
@@ -91,8 +127,13 @@ def gradient_of_weight(
 
 def _columns(x: Any, kernel: Sequence[int], g: Geometry) -> tuple[Any, tuple[int, ...]]:
     """What the kernel meets at each output pixel, (G, B·P, C/G·k), and the pixels' lengths."""
-    padded = ops.pad(x, [(0, 0), (0, 0), *g.pads])
-    met = windows(padded, kernel, g.strides, g.dilations)
+    for axis, (first, last) in enumerate(g.pads, start=2):
+        if last < 0:
+            x = ops.take(x, range(x.shape[axis] + last), axis)
+        pads = [(0, 0)] * len(x.shape)
+        pads[axis] = (first, max(last, 0))
+        x = ops.pad(x, pads)
+    met = windows(x, kernel, g.strides, g.dilations)
     n, channels = len(kernel), x.shape[1] // g.groups
     pixels = tuple(met.shape[2 : 2 + n])
     met = ops.reshape(met, (-1, g.groups, channels, *met.shape[2:]))
