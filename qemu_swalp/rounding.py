@@ -20,6 +20,8 @@ DETERMINISTIC = (
     "to_odd",
 )
 STOCHASTIC = ("stochastic_a", "stochastic_b", "stochastic_c")
+TIES = ("nearest_zero", "nearest_up")
+"""Nearest modes that differ in ties alone, in the reference implementation."""
 
 ALIASES = {
     "nearest_even": ("rne", "rn", "ties_to_even", "nearest_ties_to_even", "half_even"),
@@ -28,13 +30,15 @@ ALIASES = {
     "toward_positive": ("ru", "rup", "rtp", "ceil"),
     "toward_negative": ("rd", "rdn", "rtn", "floor"),
     "to_odd": ("rto", "odd", "jamming"),
+    "nearest_zero": ("ties_to_zero", "nearest_ties_to_zero", "half_zero"),
+    "nearest_up": ("ties_up", "half_up"),
     "stochastic_a": ("stochastic", "sr"),
 }
 """Mode → what IEEE 754, P3109, RISC-V, CUDA and others call it; case and "_" do not count."""
 
 _MODES = {
     name.replace("_", ""): mode
-    for mode in DETERMINISTIC + STOCHASTIC
+    for mode in DETERMINISTIC + TIES + STOCHASTIC
     for name in (mode, *ALIASES.get(mode, ()))
 }
 
@@ -71,8 +75,11 @@ class _Registered(NamedTuple):
     stochastic: bool
 
 
-REGISTERED: dict[str, _Registered] = {}
-"""Modes of one's own, by name."""
+REGISTERED: dict[str, _Registered] = {
+    "nearest_zero": _Registered(lambda f: f.above_half, False),
+    "nearest_up": _Registered(lambda f: f.above_half | (f.half & ~f.negative), False),
+}
+"""The modes `TIES`, and those of one's own, by name."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +196,7 @@ def register_rounding(name: str, rule: Rule, *, stochastic: bool = False) -> Rou
 
 def unregister_rounding(name: str) -> None:
     """Forget a mode that `register_rounding` has named. ValueError without one."""
-    if name not in REGISTERED:
+    if name not in REGISTERED or name in TIES:
         raise ValueError(f"no rounding mode of that name is registered, got {name!r}")
     del REGISTERED[name]
     _parsed.cache_clear()

@@ -98,7 +98,9 @@ def _properties(format: Format) -> Iterator[tuple[str, object]]:
     yield "family", format.family
     yield from _fields(format)
     if isinstance(format, Block):
-        zero_point = f", and {format.bits} of a zero point" if format.rule == "minmax" else ""
+        more = format.zero_point_bits
+        kind = "minimum" if format.in_integers else "zero point"
+        zero_point = f", and {more} of a {kind}" if more else ""
         yield "bits", f"{format.bits} per element, {format.scale.bits} per block{zero_point}"
         yield "scale", "".join(_scale(format))
         yield "block", _geometry(format)
@@ -163,6 +165,10 @@ def _scale(format: Block) -> Iterator[str]:
     yield {
         "nearest": f"max|x|/{number(top)}, in {format.scale}",
         "ggml": f"max|x|/{number(top)}, in {format.scale} after the division by it",
+        "ggml_signed": f"−x/{number(-format.element.min)} of the first x of that magnitude,"
+        f" in {format.scale} after the division by it",
+        "ggml_minimum": f"(max x − min x)/{number(top)}, in {format.scale} after the division by"
+        " it, and min x likewise",
         "minmax": f"(max x − min x)/{number(top)}, in {format.scale}, and a zero point",
     }.get(format.rule, f"as {format.rule} makes NVFP4, in {format.scale}")
     if format.second is not None:

@@ -207,7 +207,7 @@ def _fields(vectors: Vectors) -> list[tuple[str, int, np.ndarray]]:
         fields.append(("second", 32, np.broadcast_to(codes.second, shape)))
     fields.append(("scale", format.scale.bits, codes.scales[blocks]))
     if codes.zero_points is not None:
-        fields.append(("zero_point", format.bits, codes.zero_points[blocks]))
+        fields.append(("zero_point", format.zero_point_bits or 0, codes.zero_points[blocks]))
     return [*fields, ("code", format.bits, codes.codes)]
 
 

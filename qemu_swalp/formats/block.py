@@ -28,7 +28,9 @@ from .fixed import Fixed
 from .floating import Float
 from .parser import FORMAT_PARAMETERS, parse
 from .scale import (
-    GGML,
+    GGML_MINIMUM,
+    GGML_RULES,
+    GGML_SIGNED,
     POWER_RULES,
     RULES,
     SEARCH_RULES,
@@ -79,7 +81,10 @@ class Block(Format, family="block"):
         to 4 (Cook et al. 2025, arXiv 2512.02010). Rules of one's own: `register_scale_rule`.
         "ggml" divides by amax/top before that is rounded to the format of scales, as ggml's q8_0
         does: `block<fixed<8,0,symmetric>,axis=-1,size=32,scale=fp16,rule=ggml>` with the rounding
-        "nearest_away" (clause BLK-18).
+        "nearest_away" (clause BLK-18). Its q4_0 and q5_0 are "ggml_signed", whose scale has the
+        sign that brings the first greatest element to the end of the integers; q4_1 and q5_1 are
+        "ggml_minimum", integers above the least element: with the rounding "nearest_up" they have
+        its bits (clause BLK-19).
     second : format of the global (per-tensor) scale above those of the blocks, float<8,23>; or None
         (rules "nearest", "mse", "four_over_six" and the vendor rules).
     top : what the rules bring amax to; default: the greatest magnitude of the elements (of binade
@@ -189,6 +194,7 @@ class Block(Format, family="block"):
                 f"rule={rule!r} has no global scale, got second={self.second}; leave second= out,"
                 " or use rule='nearest'"
             )
+        self._check_ggml()
         if rule == "minmax" and self.element != Fixed(self.element.bits, 0, signed=False):
             raise ValueError(
                 f"rule='minmax' needs unsigned integers, as in element=Fixed({self.element.bits},"
@@ -199,6 +205,32 @@ class Block(Format, family="block"):
                 f"rule={rule!r} is NVFP4: element=e2m1fn, scale=e4m3fn, second=float<8,23>; got "
                 f"{self.element}, {self.scale}, {self.second}; use rule='nearest' for other formats"
             )
+
+    def _check_ggml(self) -> None:
+        """Refuse what clause BLK-19 does not define."""
+        rule, bits = self.rule, self.element.bits
+        if not self.in_integers:
+            return
+        integers = Fixed(bits, 0, signed=rule == GGML_SIGNED) if bits in range(2, 6) else None
+        if self.element != integers or not self.reaches_max:
+            kind = "fixed<W,0>" if rule == GGML_SIGNED else "fixed<W,0,unsigned>"
+            raise ValueError(
+                f"rule={rule!r} has elements {kind} with W from 2 to 5 and no top=, got"
+                f" {self.element} and top={self.top:g}"
+            )
+        if not isinstance(self.size, int) or len(self.axis or ()) != 1:
+            raise ValueError(
+                f"rule={rule!r} has runs along an axis, as in axis=-1, size=32; got"
+                f" axis={self.axis}, size={self.size}"
+            )
+        scale = self.scale
+        signed = isinstance(scale, BinadeFormat) and scale.signed and scale.has_zero
+        if not signed or scale.bits > 16:
+            raise ValueError(
+                f"rule={rule!r} has scales with a sign and at most 16 bits, as fp16, got {scale}"
+            )
+        if self.nonfinite == "block":
+            raise ValueError(f"rule={rule!r} has nonfinite='element', got 'block'")
 
     def derived_defaults(self) -> dict[str, object]:
         in_scale = self.scale.has_nan and not self.scale.has_infinity
@@ -221,14 +253,24 @@ class Block(Format, family="block"):
 
     @property
     def in_float32(self) -> bool:
-        """Whether the scales are defined by float32 steps (clauses BLK-9, BLK-11, BLK-18)."""
-        return self.second is not None or self.rule == GGML
+        """Whether the scales are defined by float32 steps (BLK-9, BLK-11, BLK-18, BLK-19)."""
+        return self.second is not None or self.rule in GGML_RULES
+
+    @property
+    def in_integers(self) -> bool:
+        """Whether elements are integers of float32 steps (clause BLK-19)."""
+        return self.rule in (GGML_SIGNED, GGML_MINIMUM)
 
     @property
     def tells_scales(self) -> bool:
         """Whether the scales follow from the values alone (clauses COD-4, BLK-15, BLK-17)."""
         by_amax = self.rule in POWER_RULES and self.reaches_max
         return by_amax and not isinstance(self.element, TableFormat)
+
+    @property
+    def zero_point_bits(self) -> int | None:
+        """Bits of a block's zero point, or of its minimum; None where blocks have neither."""
+        return {"minmax": self.bits, GGML_MINIMUM: self.scale.bits}.get(self.rule)
 
     @property
     def powers(self) -> tuple[int, int] | None:

@@ -25,7 +25,12 @@ SEARCH_RULES = ("mse", "four_over_six")
 GGML = "ggml"
 """The rule of ggml's q8_0: elements are divided by the scale before it is rounded."""
 
-RULES = (*POWER_RULES, "nearest", "minmax", GGML, *SEARCH_RULES, *VENDOR_RULES)
+GGML_SIGNED, GGML_MINIMUM = "ggml_signed", "ggml_minimum"
+"""The rules of ggml's q4_0 and q5_0, and of its q4_1 and q5_1."""
+
+GGML_RULES = (GGML, GGML_SIGNED, GGML_MINIMUM)
+
+RULES = (*POWER_RULES, "nearest", "minmax", *GGML_RULES, *SEARCH_RULES, *VENDOR_RULES)
 
 
 def candidates_of(rule: str, top: float, powers: bool) -> tuple[tuple[float, ...], float | None]:

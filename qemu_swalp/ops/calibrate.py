@@ -15,6 +15,7 @@ from ..reference.blocks import blocks_shape
 from .arguments import as_array, policy_of
 from .calibration_search import Histograms, entropy, squared_error
 from .encode import decode, encode
+from .given import check_takes_scales
 
 METHODS = ("amax", "percentile", "mse", "entropy")
 Method = Literal["amax", "percentile", "mse", "entropy"]
@@ -56,6 +57,7 @@ class Calibrator:
                 f"format must be a block format without second=, such as int<8,axis=0>, got"
                 f" {format}: others have no scales to give"
             )
+        check_takes_scales(format)
         policy_of(format, None)
         check_choice("method", method, METHODS)
         if isinstance(percentile, bool) or not isinstance(percentile, int | float):
@@ -195,7 +197,8 @@ def scales_of(
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The scales, float64, and zero points that the rule computes for blocks with these ends."""
     rows = format.replace(axis=0, size=None)
-    codes = encode(np.stack([low, high], -1), rows, "nearest_even")
+    ends = np.stack([low, high], -1)
+    codes = encode(ends.astype(np.float32) if format.in_float32 else ends, rows, "nearest_even")
     if isinstance(format.scale, Exponent):
         scales = 2.0 ** codes.scales.astype(np.float64)
     else:

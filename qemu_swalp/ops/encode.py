@@ -35,7 +35,7 @@ from ..reference.codes import binade_bits, codes_of_values, differs, without_cod
 from ..reference.context import Context, Target, element_of
 from ..reference.given_scales import Given
 from ..reference.quantize import by_chunks, by_reference
-from ..reference.scale_codes import scale_codes, scales_of_codes
+from ..reference.scale_codes import minimum_codes, scale_codes, scales_of_codes
 from ..reference.shared_scales import block_scales
 from ..reference.table_codes import table_values
 from ..rounding import NEAREST, Rounding
@@ -61,7 +61,9 @@ class BlockCodes(NamedTuple):
     length 1.
     """
     zero_points: Array | None = None
-    """Zero point of each block (rule "minmax"), in the dtype of the element codes."""
+    """Zero point of each block (rule "minmax"), in the dtype of the element codes; under
+    "ggml_minimum" the code of its minimum in the format of scales.
+    """
 
 
 @overload
@@ -336,10 +338,14 @@ def _block_codes(ctx: Context, codes: Array, format: Block, shared: Shared) -> B
     scales = scale_codes(ctx, format, shared)
     store = xp.signed if isinstance(format.scale, Exponent) else xp.unsigned
     second, zero_points = shared.global_scale, shared.scales.zero_point
+    if zero_points is None:
+        zero_points = minimum_codes(ctx, format, shared)
     if second is not None:
         second = xp.reshape(xp.unsigned(second, 32), (1,) * len(shape))
     if zero_points is not None:
-        zero_points = xp.reshape(xp.unsigned(zero_points, code_width(format.bits)), blocks)
+        zero_points = xp.reshape(
+            xp.unsigned(zero_points, code_width(format.zero_point_bits or 0)), blocks
+        )
     return BlockCodes(codes, xp.reshape(store(scales, scale_width), blocks), second, zero_points)
 
 
@@ -378,7 +384,7 @@ def _check_parts(xp: Namespace, parts: BlockCodes, format: Block, shape: tuple[i
     expected = {
         "scales": (blocks, True),
         "second": ((1,) * len(shape), format.second is not None),
-        "zero_points": (blocks, format.rule == "minmax"),
+        "zero_points": (blocks, format.zero_point_bits is not None),
     }
     for name, (lengths, needed) in expected.items():
         part = getattr(parts, name)

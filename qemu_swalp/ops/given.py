@@ -39,6 +39,7 @@ def check_given(
             f"the scales of {format} follow from a scale of the whole array, got scales=; give a"
             " format without second= and with the products of both as its scales"
         )
+    check_takes_scales(format)
     affine = format.rule == "minmax"
     if zero_points is not None and not affine:
         raise ValueError(
@@ -58,6 +59,15 @@ def check_given(
     )
     _check_values(ctx, format, given)
     return given
+
+
+def check_takes_scales(format: Block) -> None:
+    """ValueError for formats whose scales cannot be given (clause BLK-19)."""
+    if format.in_integers:
+        raise ValueError(
+            f"rule={format.rule!r} computes scales of its own from the numbers, so that they cannot"
+            " be given; use int<W> or int<W,zero_point> with that axis and size"
+        )
 
 
 def _as_array(xp: Namespace, x: Array, name: str, values: Any, floating: bool) -> Array:

@@ -154,8 +154,8 @@ def packed_parts(
         parts["scales"] = (parsed.scale.bits, blocks)
         if parsed.second is not None:
             parts["second"] = (parsed.second.bits, (1,) * len(lengths))
-        if parsed.rule == "minmax":
-            parts["zero_points"] = (parsed.bits, blocks)
+        if parsed.zero_point_bits is not None:
+            parts["zero_points"] = (parsed.zero_point_bits, blocks)
     return parts
 
 

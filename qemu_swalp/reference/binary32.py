@@ -10,8 +10,8 @@ from ..arrays import Array, Namespace
 from ..formats import BinadeFormat
 from ..formats.block import FLOAT32
 from ..rounding import NEAREST, TO_NEAREST
-from .context import BINARY32, Context, Target
-from .division import Number, constant, number, product, round_quotient
+from .context import BINARY32, Context, Magnitude, Target
+from .division import Number, constant, number, pack, product, round_quotient
 from .element import round_binade
 
 
@@ -43,6 +43,30 @@ def divide32(xp: Namespace, a: Array, b: Array | float) -> Array:
     if not isinstance(b, float):
         infinite = infinite | ((b == 0) & (a != 0))
     return xp.where(infinite, BINARY32.infinity, bits)
+
+
+def add32(xp: Namespace, a: Array, b: Array) -> Array:
+    """a + b of float32 bits with their signs, which are no NaN; infinity where either is one.
+
+    Three bits below the greater number's last, the lowest of them set where anything is left, are
+    enough to round once.
+    """
+    ctx = Context(xp, BINARY32)
+    x, y = a & ~BINARY32.sign, b & ~BINARY32.sign
+    swapped = x < y
+    more, less = xp.maximum(x, y), xp.minimum(x, y)
+    (sig, ulp), (other, other_ulp) = ctx.split(more), ctx.split(less)
+    down = xp.minimum(ulp - other_ulp, 31)
+    shifted = xp.shift_right(other * 8, down)
+    shifted = shifted | xp.cast(xp.shift_left(shifted, down) != other * 8, 32)
+    total = sig * 8 + xp.where((a ^ b) < 0, 0 - shifted, shifted)
+    lead, _ = ctx.normalize(total)
+    up = xp.clip(23 - lead, 0, 23)  # after a cancellation, so that `pack` has a whole significand
+    aligned = Magnitude(xp.shift_left(total, up), ulp - 3 - up)
+    bits = xp.where(total == 0, 0, pack(ctx, aligned, lead + up))
+    bits = xp.where(more == BINARY32.infinity, BINARY32.infinity, bits)
+    sign = xp.where(total == 0, a & b, xp.where(swapped, b, a)) & BINARY32.sign
+    return bits | sign
 
 
 def to_binary32(ctx: Context, bits: Array) -> Array:

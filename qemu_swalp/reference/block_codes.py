@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..arrays import Array
 from ..formats import Block, TableFormat
-from .block_round import of_elements, times_scale
+from .block_round import of_elements, times_scale, values_of
 from .block_scales import Scales, Shared
 from .blocks import over_blocks
 from .codes import binade_bits, codes_of_values, differs, without_code
@@ -68,6 +68,9 @@ def block_values(ctx: Context, codes: Array, format: Block, scales: Scales) -> A
         return times_scale(ctx, elements, format, scales.number)
     if format.powers:
         return ctx.floats(binade_bits(ctx, codes, element, scales.exponent))
+    if format.in_integers:
+        own = of_elements(ctx, format)
+        return values_of(ctx, own.floats(binade_bits(own, codes, element)), format, scales)
     if scales.zero_point is None:
         bits = binade_bits(ctx, codes, element)
     else:

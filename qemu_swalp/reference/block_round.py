@@ -11,6 +11,7 @@ from .block_scales import Scales, integers
 from .context import BINARY32, Context, Magnitude, Target
 from .division import Number, number, pack, product, round_quotient
 from .element import Rounded, finish, round_binade, round_magnitude
+from .ggml import ggml_elements, ggml_values
 from .overflow import OutOfRange, overflow_bits, results_of
 from .scaled_table import element_dtype, round_scaled_table
 
@@ -23,12 +24,16 @@ def round_scaled(
         rounded = round_binade(ctx, x, format.element, target, words, scales.exponent)
     else:
         elements = round_elements(ctx, x, format, target, words, scales)
-        rounded = times_scale(ctx, elements, format, scales.number)
+        rounded = values_of(ctx, elements, format, scales)
     return with_nan(ctx, rounded, scales.nan)
 
 
 def of_elements(ctx: Context, format: Block) -> Context:
-    """The context of the elements of a block format: that of the array; of tables their own."""
+    """The context of the elements of a block format: that of the array; of tables their own; that
+    of float32 by clause BLK-19.
+    """
+    if format.in_integers:
+        return ctx.of(BINARY32)
     table = isinstance(format.element, TableFormat)
     return ctx.of(element_dtype(ctx.dtype)) if table else ctx
 
@@ -48,6 +53,8 @@ def round_elements(
     of `of_elements`.
     """
     element = format.element
+    if format.in_integers:
+        return ggml_elements(ctx, x, format, target, words, scales)
     if isinstance(element, TableFormat):
         return round_scaled_table(ctx, x, element, target, words, scales.number)
     magnitude, negative = ctx.magnitude_bits(x), ctx.negative(x)
@@ -85,6 +92,37 @@ def _round_affine(
     return finish(ctx, x, magnitude, bits)
 
 
+def values_of(ctx: Context, elements: Array, format: Block, scales: Scales) -> Array:
+    """What elements stand for under the scales of their blocks."""
+    if not format.in_integers:
+        return times_scale(ctx, elements, format, scales.number)
+    single = ctx.of(BINARY32)
+    products = times_scale(single, elements, format, scales.number)
+    return narrowed(ctx, ggml_values(ctx, products, scales))
+
+
+def narrowed(ctx: Context, values: Array) -> Array:
+    """float32 numbers rounded to the dtype, the greatest finite one beyond its range; infinities
+    and NaN stay.
+    """
+    xp, dtype = ctx
+    if dtype.name == "float32":
+        return values
+    single = ctx.of(BINARY32)
+    magnitude = single.magnitude_bits(values)
+    bits = xp.minimum(_narrowed(ctx, magnitude), dtype.infinity - 1)
+    bits = xp.where(magnitude == BINARY32.infinity, dtype.infinity, bits)
+    bits = xp.where(magnitude > BINARY32.infinity, dtype.nan, bits)
+    return ctx.floats(ctx.signed(bits, single.negative(values)))
+
+
+def _narrowed(ctx: Context, bits: Array) -> Array:
+    """Magnitude bits in the dtype of those of float32 numbers."""
+    exponent, significand = number32(ctx.xp, bits)
+    narrow = pack(ctx, Magnitude(significand, exponent - 23), 23 + 0 * bits)
+    return ctx.xp.where(bits == 0, 0, narrow)
+
+
 def times_scale(ctx: Context, elements: Array, format: Block, scale: Number) -> Array:
     """Element values times scales, rounded once to the dtype (by vendor rules to float32 first);
     the greatest finite number beyond its range.
@@ -96,9 +134,7 @@ def times_scale(ctx: Context, elements: Array, format: Block, scale: Number) -> 
         scale = Number(scale.exponent, 1 << dtype.significand)
     if format.rule in VENDOR_RULES and dtype.name != "float32":
         bits = product(ctx.of(BINARY32), factor, scale)
-        exponent, significand = number32(xp, bits)
-        narrow = pack(ctx, Magnitude(significand, exponent - 23), 23 + 0 * bits)
-        bits = xp.where(bits == 0, 0, narrow)
+        bits = _narrowed(ctx, bits)
     else:
         bits = product(ctx, factor, scale)
     bits = xp.where(magnitude == 0, 0, xp.minimum(bits, dtype.infinity - 1))

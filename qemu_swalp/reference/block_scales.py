@@ -8,7 +8,7 @@ from ..arrays import Array, Namespace
 from ..formats import BinadeFormat, Block, Fixed
 from ..formats.scale import GGML
 from ..rounding import TO_NEAREST
-from .binary32 import number32
+from .binary32 import divide32, number32, to_binary32
 from .blocks import Lengths, blocks_shape, is_empty, over_blocks, spread
 from .context import Context, Magnitude
 from .division import Number, constant, number, round_quotient
@@ -33,6 +33,12 @@ class Scales(NamedTuple):
     zero_point: Array | None = None
     inverse: Array | None = None
     """float32 magnitude bits that elements are multiplied by (vendor rules)."""
+    negative: Array | None = None
+    """Mask of the scales that are negative (clause BLK-19)."""
+    origin: Array | None = None
+    """float32 bits of what is taken from elements before they are rounded (BLK-19)."""
+    offset: Array | None = None
+    """float32 bits of what is added to the products of elements and scales (BLK-19)."""
 
     @property
     def number(self) -> Number:
@@ -114,7 +120,8 @@ def scales_by_rule(
             xp.broadcast(one, (1,) * len(shape)),
         )
     if format.rule == GGML:
-        own, inverse = before_rounding(ctx, amax, format)
+        quotient = divide32(xp, to_binary32(ctx, amax), format.top)
+        own, inverse = before_rounding(xp, quotient, format)
         scale = number_or_zero(xp, own)
         return Shared(Scales(*scale, nan=nan, inverse=inverse), scale)
     zero_point = None

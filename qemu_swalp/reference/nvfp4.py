@@ -38,14 +38,12 @@ def two_levels(
     return steps[format.rule](ctx.xp, amax, whole + 0 * amax, format.top, format.scale)
 
 
-def before_rounding(ctx: Context, amax: Array, format: Block) -> tuple[Array, Array]:
+def before_rounding(xp: Namespace, scale: Array, format: Block) -> tuple[Array, Array]:
     """BLK-18: (block scales, what x is multiplied by), the second of the scales before they are
-    rounded.
+    rounded, which are given.
     """
-    xp, amax = ctx.xp, to_binary32(ctx, amax)
     if not isinstance(format.scale, BinadeFormat):
         raise TypeError(f"{format.scale} has no significand")
-    scale = divide32(xp, amax, format.top)
     inverse = xp.minimum(divide32(xp, 0 * scale + ONE, scale), LARGEST)
     return nearest_value(xp, scale, format.scale), xp.where(scale == 0, 0, inverse)
 

@@ -8,7 +8,9 @@ import operator
 from ..arrays import Array
 from ..formats import BinadeFormat, Block, Exponent
 from ..formats.binade import binade
+from ..formats.scale import GGML_SIGNED
 from .block_scales import NO_SCALE, Scales, Shared, number_or_zero
+from .codes import binade_bits, codes_of_values
 from .context import BINARY32, Context, Magnitude
 from .division import Number, number
 from .nvfp4 import effective
@@ -26,7 +28,9 @@ def scale_codes(ctx: Context, format: Block, shared: Shared) -> Array:
         n = xp.shift_right(
             significand, xp.clip(dtype.significand - exponent + q, 0, dtype.width - 1)
         )
-        codes = scale.encode_parts(n != n, n, xp.maximum(exponent, binade(scale.min_positive)), xp)
+        negative = shared.scales.negative
+        sign = n != n if negative is None else negative
+        codes = scale.encode_parts(sign, n, xp.maximum(exponent, binade(scale.min_positive)), xp)
     if shared.scales.nan is not None and isinstance(format.scale, BinadeFormat):
         codes = xp.where(shared.scales.nan, format.scale.nan_code or 0, codes)
     return codes
@@ -46,7 +50,7 @@ def scales_of_codes(
     if isinstance(format.scale, Exponent):
         return Scales(codes)
     scale = unsigned(format.scale)
-    _, n, q = scale.decode_parts(codes, xp)
+    negative, n, q = scale.decode_parts(codes, xp)
     masks = [mask for mask in scale.special_codes(codes, xp) if mask is not None]
     nan = functools.reduce(operator.or_, masks) if masks else None
     value = number(ctx, Magnitude(n, q))
@@ -59,4 +63,18 @@ def scales_of_codes(
         value = number_or_zero(xp, effective(xp, format.rule, block, global_scale + 0 * block))
     else:
         value = Number(xp.where(n == 0, NO_SCALE, value.exponent), value.significand)
+    if format.in_integers:
+        single = ctx.of(BINARY32)
+        signed = format.rule == GGML_SIGNED
+        offset = None if signed else binade_bits(single, zero_point, format.scale)
+        return Scales(*value, nan=nan, negative=negative if signed else None, offset=offset)
     return Scales(*value, nan=nan, zero_point=zero_point)
+
+
+def minimum_codes(ctx: Context, format: Block, shared: Shared) -> Array | None:
+    """Codes of the minimum of each block, None where the format has none (clause BLK-19)."""
+    offset = shared.scales.offset
+    if offset is None or not isinstance(format.scale, BinadeFormat):
+        return None
+    single = ctx.of(BINARY32)
+    return codes_of_values(single, single.floats(offset), format.scale)

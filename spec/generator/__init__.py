@@ -10,7 +10,7 @@ from .elements import (
     strings_file,
     variants_file,
 )
-from .scaled import scaled_file, searches_file, tables_file
+from .scaled import ggml_file, given_file, scaled_file, searches_file, tables_file
 from .sums import sums_file
 from .writing import table
 
@@ -18,6 +18,8 @@ __all__ = [
     "arithmetic_file",
     "blocks_file",
     "codes_file",
+    "ggml_file",
+    "given_file",
     "policies_file",
     "round_files",
     "scaled_file",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import product
 
 import oracle
-from oracle import BINARY32, DETERMINISTIC, Block, Fixed, Float, Int
+from oracle import BINARY32, DETERMINISTIC, TIES, Block, Fixed, Float, Int
 
 from .blocks import MANTISSAS, block_policies, block_words
 from .inputs import BFLOAT16, FLOAT16, FLOAT32_MAX, float32, float32_bits
@@ -95,13 +95,17 @@ def scaled_row(
     shape: tuple[int, ...],
     array: list[float],
     words: list[int] | None,
+    given: tuple[list[float], list[int]] | None = None,
 ) -> str:
-    """One array under one format, rounding and policy."""
-    found = oracle.quantize_scaled(array, shape, fmt, mode, words, SOURCES[source], policy)
+    """One array under one format, rounding and policy; the scales and zero points that are given,
+    if any, in two more columns.
+    """
+    dtype, numbers = SOURCES[source], given or ([], [])
+    found = oracle.quantize_scaled(array, shape, fmt, mode, words, dtype, policy, *numbers)
     second = None if found.second is None else [found.second]
     spelled = [f"{word:08x}" for word in words or ()]
     scales = (found.scale_shape, found.scales, second or (), found.zero_points or ())
-    columns = (shape, array, spelled, found.values, found.codes, *scales)
+    columns = (shape, array, spelled, found.values, found.codes, *scales, *(given or ()))
     return " ".join([name, source, mode, policy_column(policy), *map(listed, columns)])
 
 
@@ -114,7 +118,7 @@ def fits(fmt: Block, source: str, shape: tuple[int, ...]) -> bool:
     if len({axis % rank for axis in axes}) < len(axes):
         return False
     if source == "float64":
-        return fmt.second is None
+        return fmt.second is None and "ggml" not in fmt.rule
     if isinstance(fmt.element, oracle.Table):
         return in_float32(fmt)
     return source != "float16" or fmt.element.bits <= 8
@@ -235,9 +239,80 @@ def searches_file() -> str:
     return table("BLK-17 BLK-9 COD-4 COD-7 STR-1", COLUMNS, rows)
 
 
-def array_rows(formats: Iterable[tuple[str, Block]]) -> Iterator[str]:
+def ggml_formats() -> Iterator[tuple[str, Block]]:
+    """BLK-18, BLK-19: ggml's formats, and others of their rules."""
+    named = oracle.formats()
+    for name in ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0"):
+        fmt = replace(named[name], size=5)  # type: ignore[type-var]
+        yield oracle.spell(fmt), fmt
+    blocks = [
+        Block(Fixed(3, 0), 0, 2, BFLOAT16, "ggml_signed"),
+        Block(Fixed(2, 0, signed=False), 0, 3, named["e5m2"], "ggml_minimum"),
+        Block(named["e2m1fn"], -1, 4, named["e4m3fn"], "ggml", nonfinite="element"),
+    ]
+    yield from ((oracle.spell(fmt), fmt) for fmt in blocks)
+
+
+def halves() -> list[float]:
+    """Blocks of five whose quotients lie on ties, or beside them."""
+    numbers = [-8.0, 0.5, 1.5, -2.5, 3.5, 8.0, -0.5, -1.5, 2.5, 7.5, 0.0, 15.0, 0.5, 1.5, 14.5]
+    numbers += [16.0, -16.0, 0.49999997, -0.49999997, 6.5, -3.0, -3.0, -3.0, -3.0, -3.0]
+    return [*numbers, 1.0, 31.0, 1.5, 16.5, 30.5]
+
+
+def ggml_file() -> str:
+    """ggml's blocks by its own roundings and all others; infinities and NaN under every policy."""
+    formats = list(ggml_formats())
+    rows = list(array_rows(formats, TIES))
+    numbers = [math.inf, 1.0, 0.75, -math.inf, math.nan, 0.5, 3.0, -1.5, 448.0]
+    for name, fmt in formats:
+        for mode in ("nearest_even", "nearest_away", *TIES):
+            rows.append(scaled_row(name, fmt, "float32", mode, None, (6, 5), halves(), None))
+        for policy in (None, *block_policies(fmt.element, numbers)):
+            near = ("nearest_even", policy, (3, 3), numbers, None)
+            rows.append(scaled_row(name, fmt, "float32", *near))
+    return table("BLK-18 BLK-19 RND-4 COD-4 COD-7 STR-1", COLUMNS, rows)
+
+
+def given_rows() -> Iterator[str]:
+    """BLK-16: scales that are given, exact and not, beyond the range and below it, to formats of
+    every kind; one for all blocks, and one for each.
+    """
+    named = oracle.formats()
+    e4m3fn, e8m0fnu = named["e4m3fn"], named["e8m0fnu"]
+    points = Int(4, True, -1, 3, FLOAT16).block_format
+    formats = [
+        Block(named["e2m1fn"], -1, 3, e8m0fnu),
+        Block(Fixed(8, 6, symmetric=True), 0, None),
+        Block(e4m3fn, -1, 3, BINARY32),
+        Block(named["e2m1fn"], -1, 3, e4m3fn),
+        Block(named["nf4"], -1, 3, BFLOAT16),
+        points,
+    ]
+    numbers = [0.1, 1.0, -0.75, 0.3, math.inf, 0.5, 3.0, -1.5, 448.0, 0.0, math.nan, -7.0]
+    for fmt, shape in product(formats, ((2, 6), (12,))):
+        blocks = {fmt.block(index) for index in product(*map(range, shape))}
+        powers = [2.0**-3, 2.0, 2.0**-127, 2.0**100][: len(blocks)]
+        free = [0.1, 1.0 / 3.0, 1e-9, 1e6][: len(blocks)]
+        zero = [0, 15, 7, 8][: len(blocks)] if fmt == points else []
+        scales = powers if fmt.powers else [float32(float32_bits(x)) for x in free]
+        for choice, place in ((scales, zero), (scales[:1], zero[:1])):
+            for mode in ("nearest_even", "toward_negative"):
+                form = (oracle.spell(fmt), fmt, "float32", mode, None, shape, numbers, None)
+                yield scaled_row(*form, (choice, place))
+
+
+def given_file() -> str:
+    """Scales that are given."""
+    columns = f"{COLUMNS}; then given given_zero_points"
+    return table("BLK-16 BLK-13 COD-4", columns, given_rows())
+
+
+def array_rows(
+    formats: Iterable[tuple[str, Block]], further: tuple[str, ...] = ()
+) -> Iterator[str]:
     """Every array under every format; the roundings take turns beside nearest-even."""
-    modes = [*DETERMINISTIC[1:], "stochastic_a", "stochastic_b<8>", "stochastic_c<3>"]
+    modes = [*DETERMINISTIC[1:], "stochastic_a", "stochastic_b<8>", "stochastic_c<3>", *further]
     count = 0
     for (place, (name, fmt)), (turn, (source, shape, array)) in product(
         enumerate(formats), enumerate(scaled_arrays())

@@ -15,6 +15,7 @@ DETERMINISTIC = (
     "toward_negative",
     "to_odd",
 )
+TIES = ("nearest_zero", "nearest_up")
 STOCHASTIC = ("stochastic_a", "stochastic_b", "stochastic_c")
 POLICIES = ("saturate", "propagate", "infinity", "nan")
 REACH = 1100  # 2^-REACH is less than every positive float64, 2^REACH greater than every finite one

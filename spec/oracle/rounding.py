@@ -9,7 +9,7 @@ from functools import cache
 from typing import NamedTuple
 
 from .elements import Element, Grid
-from .exact import DETERMINISTIC, NAN, carrier, is_negative
+from .exact import DETERMINISTIC, NAN, TIES, carrier, is_negative
 
 
 class Rule(NamedTuple):
@@ -22,7 +22,7 @@ class Rule(NamedTuple):
 @cache
 def parse_rule(text: str) -> Rule:
     """RND-4, STR-2: the rounding that a string names."""
-    if text in DETERMINISTIC:
+    if text in DETERMINISTIC + TIES:
         return Rule(text, 0)
     match = re.fullmatch(r"(stochastic(?:_[abc])?)(?:<(\d+)>)?", text)
     if match is None or not 1 <= int(match[2] or 32) <= 32:
@@ -42,6 +42,10 @@ def takes_away(
             return side > 0 or (side == 0 and odd)
         case "nearest_away":
             return side >= 0
+        case "nearest_zero":
+            return side > 0
+        case "nearest_up":
+            return side > 0 or (side == 0 and positive)
         case "toward_zero":
             return False
         case "toward_positive":

@@ -9,6 +9,7 @@ from fractions import Fraction
 from itertools import product
 from typing import NamedTuple
 
+from . import ggml
 from .binary32 import (
     LARGEST,
     effective,
@@ -114,6 +115,9 @@ class Scale(NamedTuple):
     zero_point: int | None = None
     inverse: float | None = None
     nan: bool = False
+    negative: bool = False
+    low: float | None = None
+    offset: Fraction | None = None
 
 
 class Scaled(NamedTuple):
@@ -245,6 +249,8 @@ def scales_of(
             s = power_scale(fmt, amax[home], fmt.powers)
             code = s if isinstance(fmt.scale, Exponent) else fmt.scale.code(power(s))
             found[home] = Scale(power(s), code)
+    elif isinstance(fmt.scale, Float) and fmt.rule in ggml.RULES:
+        found = {home: by_ggml(elements, fmt, fmt.scale) for home, elements in blocks.items()}
     elif isinstance(fmt.scale, Float) and fmt.second is not None:
         whole = max(amax.values())
         for home in blocks:
@@ -264,10 +270,53 @@ def scales_of(
     return found, second
 
 
+def by_ggml(elements: Sequence[float], fmt: Block, scale: Float) -> Scale:
+    """BLK-18, BLK-19: the scale of a block, its minimum, and their codes."""
+    found = ggml.steps(elements, fmt.rule, fmt.aim, fmt.element.low)
+    value = Fraction(rounded(Fraction(found.quotient), scale))
+    code = scale.code(value) + (found.negative << (scale.bits - 1))
+    made = Scale(value, code, None, found.inverse, negative=found.negative)
+    if found.low is None:
+        return made
+    offset = Fraction(rounded(abs(Fraction(found.low)), scale))
+    minimum = scale.code(offset) + ((found.low < 0) << (scale.bits - 1))
+    offset = -offset if found.low < 0 else offset
+    return made._replace(low=found.low, offset=offset, zero_point=minimum)
+
+
+def given(
+    blocks: dict[Home, list[float]],
+    fmt: Block,
+    numbers: Sequence[float],
+    points: Sequence[int],
+    policy: str | None,
+) -> dict[Home, Scale]:
+    """BLK-16: scales, and zero points or none, one for all blocks or one for each."""
+    found: dict[Home, Scale] = {}
+    for i, home in enumerate(sorted(blocks)):
+        number = Fraction(numbers[i % len(numbers)])
+        if isinstance(fmt.scale, Exponent):
+            value, code = number, binade(number)
+        else:
+            value = number if fmt.powers else in_scale(number, fmt.scale)
+            code = fmt.scale.code(value)
+        scale = Scale(value, code, points[i % len(points)] if points else None)
+        if isinstance(fmt.scale, Float) and any(fmt.spoils_block(x, policy) for x in blocks[home]):
+            scale = scale._replace(nan=True, code=fmt.scale.canonical_nan)
+        found[home] = scale
+    return found
+
+
 def round_under(x: float, fmt: Block, scale: Scale, mode: str, word: int, policy: str) -> float:
     """BLK-4, BLK-8, BLK-10, BLK-11, BLK-13: the element, less the zero point."""
     if math.isnan(x):
         return NAN
+    if fmt.rule in ("ggml_signed", "ggml_minimum"):
+        if math.isinf(x):
+            x = -x if scale.negative else x
+            return round_element(x, fmt.element, mode, word, policy)
+        y = ggml.centred(x, scale.inverse or 0.0, scale.negative, scale.low, fmt.element.low)
+        return round_element(y, fmt.element, mode, word, policy)
     if scale.zero_point is not None:
         low, high = -scale.zero_point, int(fmt.element.high) - scale.zero_point
         if math.isinf(x) and policy == "saturate":
@@ -304,15 +353,19 @@ def odd(x: Fraction) -> Fraction:
 def result(r: float, fmt: Block, scale: Scale, source: Float) -> float:
     """BLK-4, BLK-8, BLK-11, SRC-2, SRC-3: the element times the scale, in the source dtype."""
     if math.isnan(r) or math.isinf(r):
-        return r
+        return -r if scale.negative else r
     value = Fraction(r) * scale.value
+    if scale.offset is not None:
+        product = Fraction(in_dtype(value, BINARY32))
+        return in_dtype(Fraction(in_dtype(product + scale.offset, BINARY32)), source)
     if fmt.powers and not isinstance(fmt.element, Table):
         near = in_dtype(value, source, toward_zero=True)
     else:
         if fmt.chosen_rule in PUBLISHED:
             value = Fraction(in_dtype(value, BINARY32))
         near = in_dtype(value, source)
-    return -0.0 if near == 0 and is_negative(r) else near
+    near = -0.0 if near == 0 and is_negative(r) else near
+    return -near if scale.negative else near
 
 
 def quantize_scaled(
@@ -323,10 +376,18 @@ def quantize_scaled(
     words: Sequence[int] | None = None,
     source: Float = BINARY32,
     policy: str | None = None,
+    scales_given: Sequence[float] = (),
+    points_given: Sequence[int] = (),
 ) -> Scaled:
-    """BLK: an array in C order, of numbers that the source dtype holds; `policy`: the caller's."""
+    """BLK: an array in C order, of numbers that the source dtype holds; `policy`: the caller's, and
+    so are the scales and zero points that are given.
+    """
     homes = [fmt.block(index) for index in product(*map(range, shape))]
-    scales, second = scales_of(members(array, homes), fmt, policy, source)
+    blocks = members(array, homes)
+    if scales_given:
+        scales, second = given(blocks, fmt, scales_given, points_given, policy), None
+    else:
+        scales, second = scales_of(blocks, fmt, policy, source)
     used = in_force(fmt.element, policy)
     rounded = [
         round_under(x, fmt, scales[home], mode, word, used)
@@ -337,8 +398,9 @@ def quantize_scaled(
         NAN if gone else result(r, fmt, scales[home], source)
         for home, r, gone in zip(homes, rounded, lost, strict=True)
     ]
+    affine = fmt.chosen_rule == "minmax"
     codes = [
-        0 if gone else element_code(r, fmt.element, scales[home].zero_point)
+        0 if gone else element_code(r, fmt.element, scales[home].zero_point if affine else None)
         for home, r, gone in zip(homes, rounded, lost, strict=True)
     ]
     ordered = [scales[home] for home in sorted(scales)]

@@ -303,6 +303,19 @@ def read_scaled_searches() -> list[ScaledRow]:
     return [scaled_row(*line.split()) for line in lines("scaled_searches.txt")]
 
 
+@cache
+def read_scaled_ggml() -> list[ScaledRow]:
+    """scaled_ggml.txt."""
+    return [scaled_row(*line.split()) for line in lines("scaled_ggml.txt")]
+
+
+@cache
+def read_scaled_given() -> list[tuple[ScaledRow, tuple[float, ...], tuple[int, ...]]]:
+    """scaled_given.txt: what becomes of an array, and the scales and zero points given."""
+    split = (line.split() for line in lines("scaled_given.txt"))
+    return [(scaled_row(*row), numbers(given), integers(points)) for *row, given, points in split]
+
+
 def scaled_row(
     name: str,
     dtype: str,
@@ -407,6 +420,8 @@ READERS = {
     "scaled.txt": read_scaled,
     "scaled_tables.txt": read_scaled_tables,
     "scaled_searches.txt": read_scaled_searches,
+    "scaled_ggml.txt": read_scaled_ggml,
+    "scaled_given.txt": read_scaled_given,
     "sums.txt": read_sums,
     "arithmetic.txt": read_arithmetic,
     "codes.txt": read_codes,

@@ -357,6 +357,7 @@ def scaled_rows(backend: Backend) -> list[spec.ScaledRow]:
         searches = [row for row in searches if "e8m0fnu" in row.format]
     rows = [*spec.read_scaled()[::stride], *spec.read_scaled_tables()[:: 3 * stride - 2]]
     rows += searches[:: 3 * stride - 2]
+    rows += spec.read_scaled_ggml()[:: 2 * stride - 1]
     return [row for row in backend.share(rows, 0) if row.dtype in backend.dtypes]
 
 
@@ -404,6 +405,24 @@ def test_scaled_codes(backend: Backend) -> None:
         assert_bits(
             Case(row.format, "decode", None, x, None, expected), row.dtype, x, back, expected
         )
+
+
+def test_given_scales(backend: Backend) -> None:
+    """BLK-16: scales and zero points of the caller, one for all blocks or one for each."""
+    sampled = backend.name in SCALED_STRIDE and not backend.every_vector
+    for row, given, points in spec.read_scaled_given()[:: 16 if sampled else 1]:
+        x, _, expected = scaled_arrays(row)
+        shape = row.scale_shape if len(given) > 1 else ()
+        numbers = np.array(given, np.float32).reshape(shape)
+        zero = {"zero_points": np.array(points, np.int32).reshape(shape)} if points else {}
+        got = backend.quantize(x, row.format, row.rounding, scales=numbers, **zero)
+        assert_bits(
+            Case(row.format, row.rounding, None, x, None, expected), row.dtype, x, got, expected
+        )
+        if None not in row.codes and backend.name == "numpy":
+            codes = q.encode(x, row.format, row.rounding, scales=numbers, **zero)
+            assert codes.codes.ravel().tolist() == list(row.codes), row
+            assert codes.scales.ravel().tolist() == list(row.scales), row
 
 
 def test_values_of_powers_have_codes() -> None:

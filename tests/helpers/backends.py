@@ -84,6 +84,7 @@ class Backend:
         words: np.ndarray | None = None,
         overflow: Any = None,
         random: q.RandomBits | None = None,
+        **given: np.ndarray,
     ) -> np.ndarray:
         if words is not None:
             return self._run(
@@ -93,7 +94,7 @@ class Backend:
                 words.astype(np.uint32),
             )
         return self._run(
-            lambda a: q.quantize(a, format, rounding, random=random, overflow=overflow),
+            lambda a: q.quantize(a, format, rounding, random=random, overflow=overflow, **given),
             dtype_name(x),
             x,
         )
