@@ -97,6 +97,7 @@ if TYPE_CHECKING:
     )
     from .storage.checkpoints import load_checkpoint as load_checkpoint
     from .storage.compressed_tensors import save_compressed_tensors as save_compressed_tensors
+    from .storage.gguf_files import save_gguf as save_gguf
     from .storage.ml_dtypes import (
         from_ml_dtypes as from_ml_dtypes,
         to_ml_dtypes as to_ml_dtypes,
@@ -155,6 +156,7 @@ _HOMES = {
     "storage.ml_dtypes": ("from_ml_dtypes", "to_ml_dtypes"),
     "storage.checkpoints": ("load_checkpoint",),
     "storage.compressed_tensors": ("save_compressed_tensors",),
+    "storage.gguf_files": ("save_gguf",),
     "storage.safetensors": ("load_state", "save_state"),
     "storage.state_dict": ("QuantizedTensor", "dequantize_state_dict", "quantize_state_dict"),
 }

@@ -20,11 +20,12 @@ from .. import (
     analyze,
     packed_bytes,
     save_compressed_tensors,
+    save_gguf,
     save_state,
     stream_id,
 )
 from .._util.checks import check_patterns
-from .._util.extras import FILES, require
+from .._util.extras import FILES, GGUF, require
 from ..formats.base import OVERFLOWS
 from ..ops.arguments import policy_of
 from ..storage.checkpoints import Checkpoint, open_checkpoint
@@ -97,10 +98,10 @@ def add_commands(commands: Any) -> None:
     )
     command.add_argument(
         "--layout",
-        choices=("qemu_swalp", "compressed-tensors"),
+        choices=("qemu_swalp", "compressed-tensors", "gguf"),
         help=(
             "with --out: as this package reads it (default), or as compressed-tensors does, which"
-            " transformers and vLLM load: --out is a folder then"
+            " transformers and vLLM load: --out is a folder then; or a .gguf file"
         ),
     )
     command.add_argument(
@@ -175,6 +176,8 @@ def _quantize(chosen: argparse.Namespace) -> int:
     if chosen.out is not None:
         if chosen.layout == "compressed-tensors":
             save_compressed_tensors(chosen.out, state, metadata=tensors.metadata)
+        elif chosen.layout == "gguf":
+            save_gguf(chosen.out, state, metadata=tensors.metadata)
         else:
             save_state(chosen.out, state, metadata=tensors.metadata, own_dtypes=chosen.own_dtypes)
     if asks_for_json(chosen):
@@ -186,7 +189,7 @@ def _quantize(chosen: argparse.Namespace) -> int:
 
 def _check_out(chosen: argparse.Namespace) -> None:
     """The options of what is written. ValueError if one would have no effect."""
-    others = chosen.layout == "compressed-tensors"
+    others = chosen.layout in ("compressed-tensors", "gguf")
     if chosen.out is None:
         for option, given in (("--own-dtypes", chosen.own_dtypes), ("--layout", chosen.layout)):
             if given:
@@ -194,6 +197,10 @@ def _check_out(chosen: argparse.Namespace) -> None:
         return
     if others and chosen.own_dtypes:
         raise ValueError("--own-dtypes goes with --layout qemu_swalp; leave it out")
+    if chosen.layout == "gguf":
+        check_suffix(chosen.out, ".gguf")
+        require("gguf", GGUF)
+        return
     if others and chosen.out.suffix == ".safetensors":
         raise ValueError(f"--layout compressed-tensors writes a folder, got the file {chosen.out}")
     if not others:

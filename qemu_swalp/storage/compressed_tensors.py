@@ -25,9 +25,17 @@ E2M1, E2M3, E4M3, E8M0 = (
 FLOATS = {parse("float<8,23>"): "float32", parse("bf16"): "bfloat16", parse("fp16"): "float16"}
 """Formats of scales → their dtypes in the file."""
 
+INTEGERS = {
+    parse(f"fixed<{bits},0{kind}>"): (bits, kind != ",unsigned")
+    for bits in range(2, 9)
+    for kind in ("", ",symmetric", ",unsigned")
+}
+"""Integer elements → their bits, and whether they have no zero point."""
+
 ACCEPTED = (
-    "e4m3fn under float<8,23>, bf16 or fp16 scales, as in block<e4m3fn,axis=0,scale=bf16> or"
-    " fp8_128x128; mxfp8_e4m3, mxfp6_e2m3, mxfp4; nvfp4"
+    "int<8,axis=0>, int<4,zero_point,axis=-1,size=128> and the like under float<8,23>, bf16 or"
+    " fp16 scales; e4m3fn under the same, as in block<e4m3fn,axis=0,scale=bf16> or fp8_128x128;"
+    " mxfp8_e4m3, mxfp6_e2m3, mxfp4; nvfp4"
 )
 
 
@@ -44,8 +52,9 @@ def save_compressed_tensors(
     ----------
     folder : which is made if it is not there.
     state : names → `QuantizedTensor` of shape (out, in), whose names end in `.weight`, in e4m3fn
-        under one scale for the array, each row, group or tile, in mxfp8_e4m3, mxfp6_e2m3, mxfp4 or
-        nvfp4; other arrays are stored as they are.
+        under one scale for the array, each row, group or tile; in integers of 2 to 8 bits under one
+        for the array, or for each row or group, there with zero points or without; in mxfp8_e4m3,
+        mxfp6_e2m3, mxfp4 or nvfp4; other arrays are stored as they are.
     metadata : strings by name: `__metadata__` of the file.
 
     The layout divides by NVFP4's global scale, so that the inverse of ours is stored, rounded to
@@ -120,6 +129,10 @@ def _parts(name: str, x: QuantizedTensor) -> tuple[str, dict[str, Any], dict[str
         if (format.scale, extents) == (E8M0, (1, 32)):
             said |= {"scale_dtype": "torch.uint8"}
             return "mxfp8-quantized", said, e4m3 | {"_scale": scales}
+    strategies = ("channel", "group", "tensor")[: 3 if codes.zero_points is None else 2]
+    integers = format.element in INTEGERS and not format.in_integers
+    if integers and format.scale in FLOATS and said["strategy"] in strategies:
+        return _integers(said, x.shape, format, codes)
     if element not in (E2M1, E2M3):
         raise _refused(name, x)
     packed = {"_packed": np.reshape(pack(own, element.bits), (x.shape[0], -1))}
@@ -135,6 +148,37 @@ def _parts(name: str, x: QuantizedTensor) -> tuple[str, dict[str, Any], dict[str
         }
         return "nvfp4-pack-quantized", said, parts
     raise _refused(name, x)
+
+
+def _integers(
+    said: dict[str, Any], shape: tuple[int, ...], format: Block, codes: BlockCodes
+) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
+    """`pack-quantized`: numbers from 0 for the least integer, in words of 32 bits along the rows,
+    those of zero points along the columns.
+    """
+    bits, symmetric = INTEGERS[format.element]
+    said |= {"type": "int", "symmetric": symmetric}
+    least = 1 << (bits - 1)
+    from_zero = np.asarray(codes.codes) ^ (least if symmetric else 0)
+    floats = _under_its_dtype(np.asarray(codes.scales), format.scale)
+    parts = {
+        "_packed": _in_words(from_zero, bits),
+        "_scale": floats.reshape((1,) if said["strategy"] == "tensor" else floats.shape),
+        "_shape": np.array(shape, np.int64),
+    }
+    if codes.zero_points is not None:
+        zeros = np.asarray(codes.zero_points)
+        parts["_zero_point"] = np.ascontiguousarray(_in_words(zeros.T, bits).T)
+    return "pack-quantized", said, parts
+
+
+def _in_words(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes along the rows of a matrix, one after the other, the first in the lowest bits."""
+    rows, columns = codes.shape
+    padded = np.zeros((rows, -(-columns // 32) * 32), np.uint8)
+    padded[:, :columns] = codes
+    words = np.stack([pack(row, bits) for row in padded]).view("<u4").view(np.int32)
+    return np.ascontiguousarray(words[:, : -(-columns * bits // 32)])
 
 
 def _strategy(extents: tuple[int | None, ...]) -> dict[str, Any]:
