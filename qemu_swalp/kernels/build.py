@@ -49,11 +49,12 @@ COMMON = ("library", "stored_call", "xla_ffi", "tensorflow_op")
 """Files of `cpu/` that are the same for all instruction sets."""
 
 
-def digest() -> str:
-    """Of the sources: a library that was compiled from others is refused."""
+def digest(processor: str = "cpu") -> str:
+    """Of the sources for a processor, "cpu" or "cuda": what was compiled from others is refused."""
     found = hashlib.sha256()
-    for path in sorted(path for path in SOURCES.rglob("*") if path.is_file()):
-        found.update(path.relative_to(SOURCES).as_posix().encode() + path.read_bytes())
+    for folder in ("common", processor):
+        for path in sorted(path for path in (SOURCES / folder).rglob("*") if path.is_file()):
+            found.update(path.relative_to(SOURCES).as_posix().encode() + path.read_bytes())
     return found.hexdigest()[:16]
 
 
@@ -147,7 +148,7 @@ class CudaProgram(NamedTuple):
 
     def options(self) -> tuple[str, ...]:
         """Of the compiler. The digest is for caches, which see no header."""
-        defined = (*self.definitions(), ("QS_SOURCES", digest()))
+        defined = (*self.definitions(), ("QS_SOURCES", digest("cuda")))
         return (
             "-std=c++17",
             "--device-int128",

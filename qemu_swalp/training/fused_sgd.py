@@ -55,13 +55,15 @@ def _prepared(
     quantizers = recipe.gradient, momentum, recipe.accumulator, recipe.weight
     if not all(quantizer is None or quantizer.plain for quantizer in quantizers):
         return None
+    if not isinstance(draw.step, int):
+        # On a device, where array functions alone use it. Without random bits too: the launches of
+        # a warm-up are then those that the capture of a CUDA graph repeats.
+        return None
     chunks = chunks_for(tuple(weight.shape), key.dtype, quantizers, key.processor.limits)
     if chunks is None:
         return None
     number, keys = 0, NO_KEYS
     if chunks.stochastic:
-        if not isinstance(draw.step, int):  # perhaps on a device, where only array functions use it
-            return None
         number, keys = _CHECKED.at(draw.step).step, _keys(draw.seed, draw.tensor)
 
     def target(array: Any) -> Any:

@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import ctypes
+import getpass
+import hashlib
+import os
 import subprocess
 import tempfile
 from contextlib import AbstractContextManager, nullcontext
@@ -27,36 +30,31 @@ from qemu_swalp.ops.arguments import policy_of
 from qemu_swalp.reference.context import Target
 
 HERE = Path(__file__).parent
+FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Werror"]
 
 
 @cache
 def library(program: build.CudaProgram) -> ctypes.CDLL:
-    """The kernels of a program, compiled for the CPU."""
+    """The kernels of a program, compiled for the CPU once for all processes."""
     words = [f"-D{name}={value}" for name, value in program.definitions()]
-    target = Path(_folder().name) / ("".join(words) + ".so")
-    flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Werror"]
-    subprocess.run(
-        [
-            *(build.compiler() or ["c++"]),
-            *flags,
-            *words,
-            f'-DPROGRAM="{program.source}"',
-            "-I",
-            build.SOURCES,
-            "-I",
-            HERE,
-            HERE / "emulated_cuda.cpp",
-            "-o",
-            target,
-        ],
-        check=True,
-    )
+    command = [*(build.compiler() or ["c++"]), *FLAGS, *words, f'-DPROGRAM="{program.source}"']
+    target = _folder() / f"{hashlib.sha256(repr(command).encode()).hexdigest()[:16]}.so"
+    if not target.exists():
+        made = target.with_suffix(f".{os.getpid()}")
+        paths = ["-I", build.SOURCES, "-I", HERE, HERE / "emulated_cuda.cpp", "-o", made]
+        subprocess.run([*command, *paths], check=True)
+        made.replace(target)
     return ctypes.CDLL(str(target))
 
 
 @cache
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory()
+def _folder() -> Path:
+    """Of what is compiled from these sources."""
+    own = b"".join((HERE / f"emulated_cuda.{kind}").read_bytes() for kind in ("h", "cpp"))
+    sources = build.digest("cuda") + hashlib.sha256(own).hexdigest()[:16]
+    folder = Path(tempfile.gettempdir()) / f"qemu_swalp_emulated_{getpass.getuser()}_{sources}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 class EmulatedDevice:

@@ -22,7 +22,7 @@ print(*(w.message for w in seen if "CuPy" in str(w.message)), sep="\\n")
 """
 WORKING = (
     "from types import SimpleNamespace as N\n"
-    "cuda = N(runtime=N(getDeviceCount={count}), nvrtc=N({nvrtc}))\n"
+    "cuda = N(runtime=N(is_hip={hip}, getDeviceCount={count}), nvrtc=N({nvrtc}))\n"
 )
 
 
@@ -38,12 +38,12 @@ BROKEN = {
     "a library that is missing": ("raise ImportError('libcuda.so.1: cannot open')", "ImportError"),
     "no driver": (
         fails("RuntimeError('cudaErrorInsufficientDriver')")
-        + WORKING.format(count="fail", nvrtc="getVersion=lambda: (13, 0)"),
+        + WORKING.format(count="fail", nvrtc="getVersion=lambda: (13, 0)", hip=False),
         "cudaErrorInsufficientDriver",
     ),
     "no NVRTC": (
         fails("RuntimeError('libnvrtc.so.13 is missing')")
-        + WORKING.format(count="lambda: 1", nvrtc="getVersion=fail"),
+        + WORKING.format(count="lambda: 1", nvrtc="getVersion=fail", hip=False),
         "libnvrtc",
     ),
 }
@@ -72,5 +72,11 @@ def test_it_is_told_once(name: str, tmp_path: Path) -> None:
 
 
 def test_a_machine_without_gpu_is_no_fault(tmp_path: Path) -> None:
-    code = WORKING.format(count="lambda: 0", nvrtc="")
+    code = WORKING.format(count="lambda: 0", nvrtc="", hip=False)
     assert told(tmp_path, code) == ["CuPy finds no GPU", ""]
+
+
+def test_nor_is_one_of_another_maker(tmp_path: Path) -> None:
+    code = WORKING.format(count="lambda: 1", nvrtc="", hip=True)
+    reason = "CuPy is built for ROCm, and the kernels are written for CUDA"
+    assert told(tmp_path, code) == [reason, ""]

@@ -259,8 +259,10 @@ class StepHooks:
         role: str,
         waits: bool = False,
     ) -> None:
-        """Round p in place; waits : at `round_waiting`, where it can wait."""
-        if waits and self._waits():
+        """Round p in place; waits : at `round_waiting`, where it can wait. In steps that count on a
+        device nothing does: a warm-up then compiles what the capture of a CUDA graph needs.
+        """
+        if waits and self._waits() and isinstance(draw.step, int):
             self.waiting.append((p, quantizer, random_for(quantizer, draw, role)))
         else:
             self.write(p, rounded_for(p, quantizer, draw, role))

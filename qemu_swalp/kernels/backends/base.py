@@ -142,8 +142,10 @@ class MemoryBackend(KernelBackend):
         """`out`, to which the kernels have written."""
         return out
 
-    def step_address(self, step: Any) -> int | None:
-        """Of a step in the memory of a GPU, which is read when the kernel runs; else None."""
+    def step_address(self, step: Any, like: Array) -> int | None:
+        """Of a step in the memory of the GPU that holds `like`, which is read when the kernel runs;
+        else None.
+        """
         return None
 
     def empty_like(self, x: Array) -> Array:
@@ -196,7 +198,7 @@ class MemoryBackend(KernelBackend):
     ) -> tuple[Array | None, structs.Random]:
         """Random words in memory, if they are given, and how the kernels read them."""
         if random is None or isinstance(random, RandomBits):
-            step_at = None if random is None else self.step_address(random.step)
+            step_at = None if random is None else self.step_address(random.step, like)
             return None, random_of(random, step_at=step_at)
         words = self.words(random, like)
         return words, random_of(None, words=self.address(words))

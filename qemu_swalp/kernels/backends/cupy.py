@@ -65,8 +65,8 @@ class CupyBackend(MemoryBackend):
     def words(self, random: Any, like: Any) -> Any:
         return cupy.ascontiguousarray(random)
 
-    def step_address(self, step: Any) -> int | None:
-        on_gpu = isinstance(step, cupy.ndarray)
+    def step_address(self, step: Any, like: Any) -> int | None:
+        on_gpu = isinstance(step, cupy.ndarray) and step.device == like.device
         return step.data.ptr if on_gpu and step.dtype.kind in "iu" and step.itemsize >= 4 else None
 
 

@@ -95,9 +95,9 @@ class TorchBackend(MemoryBackend):
         torch.autograd.graph.increment_version(out)
         return out
 
-    def step_address(self, step: Any) -> int | None:
+    def step_address(self, step: Any, like: torch.Tensor) -> int | None:
         """A step on the GPU is read there, so that the host need not wait for it."""
-        on_gpu = isinstance(step, torch.Tensor) and step.is_cuda
+        on_gpu = isinstance(step, torch.Tensor) and step.is_cuda and step.device == like.device
         return step.data_ptr() if on_gpu and step.dtype in (torch.int32, torch.int64) else None
 
     def dtype_name(self, x: torch.Tensor) -> str:

@@ -20,6 +20,8 @@ def refusal() -> str | None:
     try:
         import cupy
 
+        if cupy.cuda.runtime.is_hip:
+            return "CuPy is built for ROCm, and the kernels are written for CUDA"
         if not cupy.cuda.runtime.getDeviceCount():
             return "CuPy finds no GPU"
         cupy.cuda.nvrtc.getVersion()

@@ -31,10 +31,17 @@ class CupyDevice:
     def stream(self) -> AbstractContextManager[Any]:
         return self.context()
 
+    def capturing(self) -> bool:
+        """Whether a CUDA graph is being captured on the caller's stream."""
+        return bool(cupy.cuda.get_current_stream().is_capturing())
+
     def launch(
         self, program: CudaProgram, kernel: str, blocks: int, call: ctypes.Structure
     ) -> None:
-        by_value = np.frombuffer(bytearray(call), [("bytes", np.uint8, ctypes.sizeof(call))])
+        if (program, kernel) not in _compiled:
+            self._refuse_capture()
+            _compiled.add((program, kernel))
+        by_value = cupy.cuda.function.CPointer(ctypes.addressof(call))
         with self.context():
             _kernel(program, kernel)((blocks,), (THREADS,), (by_value,))
 
@@ -48,7 +55,16 @@ class CupyDevice:
             memory = cupy.asarray(np.frombuffer(data, np.uint8))
         return int(memory.data.ptr), memory
 
+    def _refuse_capture(self) -> None:
+        if self.capturing():
+            raise RuntimeError(
+                "the first rounding of its kind compiles kernels and copies tables to the GPU,"
+                " which cannot be captured in a CUDA graph; do once what is to be captured, on a"
+                " side stream, before the capture"
+            )
+
     def keep(self, values: np.ndarray) -> int:
+        self._refuse_capture()
         with self.context():
             copy = cupy.asarray(values)
             cupy.cuda.get_current_stream().synchronize()  # other streams read it too
@@ -57,6 +73,8 @@ class CupyDevice:
 
 
 _copies: list[Any] = []
+_compiled: set[tuple[CudaProgram, str]] = set()
+"""What has been launched once."""
 
 
 @cache
@@ -77,6 +95,11 @@ def _module(program: CudaProgram) -> Any:
 
 class TorchDevice(CupyDevice):
     """A `Device`, on PyTorch's current stream and with its memory."""
+
+    def capturing(self) -> bool:
+        import torch
+
+        return torch.cuda.is_current_stream_capturing()
 
     def stream(self) -> AbstractContextManager[Any]:
         return nullcontext()  # PyTorch allocates by the device of each tensor
