@@ -1,4 +1,4 @@
-"""`qemu-swalp vectors FORMAT --out FILE`: conformance vectors of any format, for hardware."""
+"""`qemu-swalp vectors FORMAT --out FILE`: conformance vectors of any format, for hardware and C."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from .. import Block, BlockCodes, ElementFormat, Format, Rounding, encode, quant
 from ..arrays.dtypes import SOURCE_DTYPES
 from ..formats.base import OVERFLOWS
 from ..ops.arguments import check_representable, policy_of
+from .c_header import c_header
 from .formats import add_load, load, read_format
 
-SUFFIXES = (".json", ".hex", ".memh")
+SUFFIXES = (".json", ".hex", ".memh", ".h")
 DTYPES = ("float16", "float32", "float64")
 FEW = 1024
 """Of more values an even sample is taken."""
@@ -36,16 +37,17 @@ def add_commands(commands: Any) -> None:
     """Add `vectors` to the subparsers."""
     command = commands.add_parser(
         "vectors",
-        help="write conformance vectors of a format: JSON, .hex or .memh",
+        help="write conformance vectors of a format: JSON, .hex, .memh or a C header",
         description=(
             "Write conformance vectors of a format, built in or of one's own: every value (of many,"
             " a sample) with its neighbours and the middles between, both ends, subnormal numbers,"
             " specials that have a code, and random numbers; of block formats, blocks of many"
-            " magnitudes. JSON has everything by name. The other two are for $readmemh, a vector"
+            " magnitudes. JSON has everything by name. .hex and .memh are for $readmemh, a vector"
             " to a line, its fields one after the other in whole hexadecimal digits: input, random"
             " word (stochastic roundings), second scale, scale and zero point (blocks that have"
             " them), code. A .memh file begins with a comment that gives the fields and their"
-            " bits, and with an address."
+            " bits, and with an address. A .h file has an array for each field, the results as"
+            " bits of the dtype, and, of element formats of up to 12 bits, the values of all codes."
         ),
     )
     command.add_argument("format", metavar="FORMAT", help="a name or parameters")
@@ -80,7 +82,7 @@ def add_commands(commands: Any) -> None:
 def _vectors(chosen: argparse.Namespace) -> int:
     load(chosen.load)
     format, rounding = read_format(chosen.format), Rounding.parse(chosen.rounding)
-    writers = {".json": _json, ".hex": _hex, ".memh": _memh}
+    writers = {".json": _json, ".hex": _hex, ".memh": _memh, ".h": _header}
     write = writers.get(chosen.out.suffix.lower())
     if write is None:
         raise ValueError(f"--out must end in {', '.join(SUFFIXES)}, got {str(chosen.out)!r}")
@@ -209,6 +211,12 @@ def _fields(vectors: Vectors) -> list[tuple[str, int, np.ndarray]]:
     if codes.zero_points is not None:
         fields.append(("zero_point", format.zero_point_bits or 0, codes.zero_points[blocks]))
     return [*fields, ("code", format.bits, codes.codes)]
+
+
+def _header(vectors: Vectors) -> str:
+    output = ("output", 8 * vectors.outputs.dtype.itemsize, _bits(vectors.outputs))
+    title = f"{vectors.quantizer} of {vectors.inputs.dtype.name}"
+    return c_header(str(vectors.format), title, vectors.format, [*_fields(vectors), output])
 
 
 def _hex(vectors: Vectors) -> str:

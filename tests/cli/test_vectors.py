@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,56 @@ def test_json_says_what_quantize_does(name: str, rounding: str, tmp_path: Path) 
             assert (numbers(content[key], part.dtype, part.shape) == part).all()
     if isinstance(format, q.ElementFormat) and format.value_count <= 1024:
         assert set(format.values()) <= set(outputs[np.isfinite(outputs)].tolist())
+
+
+PROGRAM = r"""
+#include <stdio.h>
+#include "vectors.h"
+int main(void) {{
+  int wrong = 0;
+  for (int i = 0; i < {prefix}_COUNT; i++) {check}
+  printf("%d %d %d", {prefix}_COUNT, {prefix}_CODE_BITS, wrong);
+  return sizeof {prefix}_INPUT / sizeof *{prefix}_INPUT != {prefix}_COUNT;
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "listed"),
+    [
+        ("e4m3fn", "E4M3FN", True),
+        ("nf4", "NF4", True),
+        ("posit<12,1>", "POSIT_12_1", True),
+        ("fixed<24,10>", "FIXED_24_10", False),
+        ("mxfp4", "MXFP4", False),
+        ("nvfp4", "NVFP4", False),
+        ("int<8,zero_point,axis=0>", "INT_8_ZERO_POINT_AXIS_0", False),
+    ],
+)
+def test_a_c_compiler_takes_the_header(
+    name: str, prefix: str, listed: bool, tmp_path: Path
+) -> None:
+    """It has no warning, and codes have the values that rounding gives, except for -0 of numbers
+    whose code is that of 0.
+    """
+    if shutil.which("cc") is None:
+        pytest.skip("no C compiler")
+    text = written(tmp_path / "vectors.h", name, "--rounding", "stochastic_b<8>")
+    content = json.loads(written(tmp_path / "v.json", name, "--rounding", "stochastic_b<8>"))
+    value = f"{prefix}_VALUE[{prefix}_CODE[i]]"
+    out = f"{prefix}_OUTPUT[i]"
+    wrong_if = f"({out} & 0x7fffffffu) <= 0x7f800000u && {value} != {out}"  # NaN have payloads
+    check = f"wrong += {wrong_if};" if listed else "wrong += 0;"
+    assert (f"{prefix}_VALUE" in text) == listed
+    (tmp_path / "m.c").write_text(PROGRAM.format(prefix=prefix, check=check))
+    flags = ("-std=c99", "-Wall", "-Wextra", "-Werror", "-Wno-unused-const-variable")
+    command = ["cc", *flags, "-Wno-unused-variable", "m.c", "-o", "m"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    ran = subprocess.run(["./m"], cwd=tmp_path, check=True, capture_output=True, text=True)
+    count, bits, wrong = map(int, ran.stdout.split())
+    assert (count, bits) == (len(content["inputs"]), q.parse(name).bits)
+    signs = sum(int(out, 16) == 1 << 31 for out in content["outputs"])
+    assert wrong in (0, signs)
 
 
 @pytest.mark.parametrize("name", FORMATS)
