@@ -17,11 +17,12 @@ from qemu_swalp import quantize
 from qemu_swalp.cli import main
 from qemu_swalp.experiments import load_experiment
 from qemu_swalp.experiments.common import report
+from qemu_swalp.experiments.common.journal import Checkpoint, Journal
 from qemu_swalp.experiments.vision import PRESETS, models, swap, tables
 from qemu_swalp.experiments.vision.datasets import load_dataset as load_images
-from qemu_swalp.experiments.vision.journal import Checkpoint, Job, Journal
+from qemu_swalp.experiments.vision.jobs import Job, jobs
 from qemu_swalp.experiments.vision.presets import settings_of
-from qemu_swalp.experiments.vision.run import KINDS, jobs
+from qemu_swalp.experiments.vision.run import KINDS
 from qemu_swalp.experiments.vision.runs import policies
 from qemu_swalp.experiments.vision.session import Session
 from qemu_swalp.experiments.vision.settings import METHODS, Settings
@@ -117,6 +118,7 @@ def test_every_role_has_a_word_of_its_own() -> None:
     [
         ("lenet", 10, 61_706),
         ("vgg16", 10, 15_245_130),
+        ("vgg16bn", 10, 15_253_578),
         ("preresnet164", 10, 1_703_258),
         ("resnet18", 1000, 11_689_512),
     ],
@@ -127,8 +129,9 @@ def test_networks_have_the_published_number_of_parameters(
     assert sum(p.numel() for p in models.build(model, classes).parameters()) == parameters
 
 
-def test_vgg_rounds_after_every_relu_and_not_the_logits() -> None:
-    network = models.build("vgg16", 10, width=2)
+@pytest.mark.parametrize("model", ["vgg16", "vgg16bn"])
+def test_vgg_rounds_after_every_relu_and_not_the_logits(model: str) -> None:
+    network = models.build(model, 10, width=2)
     names = quantize_activations(network, swalp(8), **network.rounded).names  # type: ignore[arg-type]
     assert len(names) == 15
     assert {type(network.get_submodule(name)) for name in names} == {torch.nn.ReLU}
@@ -190,6 +193,9 @@ class Interrupted(report.Progress):
     def skip(self, count: int) -> None:
         pass
 
+    def show(self, figure: str) -> None:
+        pass
+
 
 @pytest.mark.parametrize(
     ("kind", "word", "experiment"),
@@ -212,7 +218,9 @@ def test_an_interrupted_run_goes_on_to_the_same_numbers(
         with pytest.raises(KeyboardInterrupt):
             KINDS[kind](job, settings, source, checkpoint, Interrupted(steps))
     assert KINDS[kind](job, settings, source, checkpoint, Interrupted(-1)) == whole
-    assert flat(torch.load(tmp_path / "parts.pt")) == flat(torch.load(tmp_path / "whole.pt"))
+    parts, one = (torch.load(tmp_path / f"{name}.pt") for name in ("parts", "whole"))
+    assert parts.pop("seconds") > 0 < one.pop("seconds")
+    assert flat(parts) == flat(one)
     assert {row["method"] for row in whole["rows"]} == (
         {"sgd", "swa", "ema", "lawa", "aswa"} if kind == "plain" else {kind}
     )
@@ -358,14 +366,21 @@ def test_a_call_resumes_and_extends(
     assert len((tmp_path / "runs.jsonl").read_text().splitlines()) == len(after) + 4
 
 
+def key_of(settings: Settings, folder: Path) -> str:
+    journal: Journal[Job] = Journal(
+        folder, "mnist-lenet", settings, lambda job: job.identity(settings)
+    )
+    return journal.key(Job("plain", 8, 0))
+
+
 def test_a_changed_option_is_another_run(tmp_path: Path) -> None:
     keys = {
-        Journal(tmp_path, "mnist-lenet", tiny(**more), ("sgd",)).key(Job("plain", 8, 0))
+        key_of(tiny(**more), tmp_path)
         for more in ({}, {"ema_decay": 0.8}, {"block": "big"}, {"width": 3}, {"subset": 95})
     }
     assert len(keys) == 5
     same = {
-        Journal(tmp_path, "mnist-lenet", tiny(**more), ("sgd",)).key(Job("plain", 8, 0))
+        key_of(tiny(**more), tmp_path)
         for more in (
             {},
             {"seeds": 9},

@@ -64,6 +64,10 @@ class Progress:
             yield step
             self._bar.update()
 
+    def show(self, figure: str) -> None:
+        """How the run stands, beside the time left."""
+        self._bar.set_postfix_str(figure, refresh=False)
+
     def skip(self, count: int) -> None:
         """So many steps need not be made here."""
         self._bar.update(count)

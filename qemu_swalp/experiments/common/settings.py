@@ -83,6 +83,22 @@ class Settings:
         return {item.name: values[item.name] for item in fields(self) if item.metadata["recorded"]}
 
 
+@dataclass(frozen=True)
+class RunSettings(Settings):
+    """Options of an experiment whose runs are long, each kept in a journal."""
+
+    device: str = option(
+        "cpu", "where to train: cpu, cuda, cuda:1, …", recorded=False, metavar="NAME"
+    )
+    threads: int = option(1, "threads of PyTorch on a CPU", above=0, recorded=False)
+    resume: bool = option(
+        False,
+        "go on where an interrupted call left off, on a CPU to the same bits; what is "
+        "finished is taken as it is",
+        recorded=False,
+    )
+
+
 def choose(kind: type[Settings], values: Mapping[str, Any], quick: bool) -> Any:
     """Settings of that kind from these values; the others have their default, or quick value."""
     small = {

@@ -1,9 +1,9 @@
 """Networks on image data with every number in low precision: one training engine for all of them,
 on PyTorch.
 
-`settings` and `presets` say what can be chosen, `datasets`, `cifar`, `imagenet` and `models` what
-is trained on what, `session` is one training run, `runs` and `swap` are the kinds of it, `journal`
-keeps them through interruptions, `tables` shows them beside `paper_results`.
+`settings`, `presets` and `jobs` say what can be chosen, `datasets`, `cifar`, `imagenet` and
+`models` what is trained on what, `session` is one training run, `runs` and `swap` are the kinds of
+it, `tables` shows them beside `paper_results`.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "quick": {"validation": 64},
     },
     "cifar10-vgg16": {"dataset": "cifar10", **VGG16},
+    "cifar10-vgg16bn": {"dataset": "cifar10", "model": "vgg16bn"},
     "cifar100-vgg16": {"dataset": "cifar100", **VGG16},
     "cifar10-preresnet164": {"dataset": "cifar10", **PRERESNET164},
     "cifar100-preresnet164": {"dataset": "cifar100", **PRERESNET164},

@@ -11,10 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...training import ASWA, EMA, LAWA, Averaging, Policy
+from ..common.journal import Checkpoint
 from ..common.report import Progress, Row
+from ..common.session import Weights
 from .datasets import batches_in
-from .journal import Checkpoint, Job
-from .session import Session, Weights
+from .jobs import Job
+from .session import Session
 from .settings import Settings
 from .types import Source
 
@@ -106,7 +108,7 @@ def policies(settings: Settings, epoch: int, session: Session) -> dict[str, Poli
         settings.include_start,
     )
     by_name: dict[str, Policy] = {}
-    for cycle in settings.cycle:
+    for cycle in settings.cycle if "swa" in settings.method else ():
         for word in settings.average_words:
             quantizer = settings.average_quantizer(word)
             by_name[average_name(cycle, word)] = Averaging(

@@ -4,25 +4,24 @@ the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from qemu_swalp_torch import SGD, disabled, quantize_activations, update_bn
-from torch import Tensor, nn
+from torch import nn
 
-from ...training import AverageState, Policy
+from ..common import session as common
 from ..common.report import Progress, Row
+from ..common.session import Weights
 from .datasets import batches_in
 from .models import build
 from .settings import Settings
 from .types import Source
 
-Weights = Mapping[str, Tensor]
 
-
-class Session:
+class Session(common.Session):
     """A run of numbers with `word` bits, None: float32.
 
     The seed gives the initial weights, the order and distortion of the images, dropout and the
@@ -31,36 +30,23 @@ class Session:
 
     def __init__(self, settings: Settings, source: Source, word: int | None, seed: int) -> None:
         self.settings, self.source, self.word, self.seed = settings, source, word, seed
+        self.epoch = 0
         torch.manual_seed(seed)
-        self.model = build(settings.model, source.classes, settings.width, settings.depth).to(
-            settings.device
-        )
+        model = build(settings.model, source.classes, settings.width, settings.depth)
+        model.to(settings.device)
         recipe = settings.recipe(word)
-        self.optimizer = SGD(
-            self.model.named_parameters(),
+        optimizer = SGD(
+            model.named_parameters(),
             lr=settings.learning_rate,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
             recipe=recipe,
             seed=seed,
         )
-        self.handle = None
+        handle = None
         if word is not None:
-            self.handle = quantize_activations(self.model, recipe, seed=seed, **self.model.rounded)  # type: ignore[arg-type]
-        self.policies: dict[str, Policy] = {}
-        self.states: dict[str, AverageState] = {}
-        self.step = self.epoch = 0
-
-    def follow(self, policies: Mapping[str, Policy]) -> None:
-        """Average the weights by these policies, by name, from now on."""
-        self.policies = dict(policies)
-        self.states = {name: policy.init() for name, policy in policies.items()}
-        self._note()
-
-    @property
-    def weights(self) -> dict[str, Tensor]:
-        """The parameters by name, as they are now: live, without gradient."""
-        return {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+            handle = quantize_activations(model, recipe, seed=seed, **model.rounded)  # type: ignore[arg-type]
+        super().__init__(model, optimizer, handle)
 
     def train_epoch(
         self, rate: Callable[[int], float], batch: int, bar: Progress, label: str
@@ -79,23 +65,14 @@ class Session:
             x, y = x.to(self.settings.device), y.to(self.settings.device)
             logits = self.model(x)
             loss = nn.functional.cross_entropy(logits, y)
-            self.optimizer.zero_grad()
-            torch.autograd.backward(loss)
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate(self.step)
-            self.optimizer.step()
-            self.step += 1
+            self.descend(loss, rate(self.step))
             sums += torch.stack(
                 (loss.detach().double() * len(y), (logits.argmax(1) != y).sum().double())
             )
-            self._note()
         self.epoch += 1
         loss_sum, wrong = sums.tolist()
+        bar.show(f"epoch {self.epoch}: training error {100 * wrong / images:.1f} %")
         return {"train_loss": loss_sum / images, "train_error": 100 * wrong / images}
-
-    def _note(self) -> None:
-        for name, policy in self.policies.items():
-            self.states[name] = policy.update(self.weights, self.states[name], self.step)
 
     @torch.no_grad()
     def evaluate(self, part: str, weights: Weights | None = None) -> Row:
@@ -121,60 +98,14 @@ class Session:
                 count += len(y)
         return {"error": 100 * wrong / count, "loss": loss / count}
 
-    @contextmanager
-    def holding(self, weights: Weights) -> Iterator[None]:
-        """Within it the model has these weights; at its end everything is as it was, random steps
-        included.
-        """
-        before = {name: value.clone() for name, value in self.model.state_dict().items()}
-        calls, training = self.handle.state_dict() if self.handle else {}, self.model.training
-        try:
-            self.put(weights)
-            yield
-        finally:
-            self.model.load_state_dict(before)
-            self.model.train(training)
-            if self.handle:
-                self.handle.load_state_dict(calls)
-
-    @torch.no_grad()
-    def put(self, weights: Weights) -> None:
-        """Copy weights into the model's parameters."""
-        for name, parameter in self.model.named_parameters():
-            if name in weights:
-                parameter.copy_(torch.as_tensor(weights[name]))
-
     def forget_momentum(self) -> None:
         """Momentum of weights that the model no longer has."""
         for state in self.optimizer.state.values():
             state["momentum_buffer"].zero_()
 
-    def averages(self) -> dict[str, dict[str, Tensor]]:
-        """The averages that have begun, by policy."""
-        return {
-            name: policy.average(self.states[name])
-            for name, policy in self.policies.items()
-            if self.states[name].n_averaged
-        }
-
     def state_dict(self) -> dict[str, Any]:
-        """Everything that `load_state_dict` needs to go on, as `torch.load(weights_only=True)`
-        reads it.
-        """
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "epoch": self.epoch,
-            "calls": self.handle.state_dict() if self.handle else {},
-            "averages": {name: tuple(state) for name, state in self.states.items()},
-        }
+        return super().state_dict() | {"epoch": self.epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.epoch = state["step"], state["epoch"]
-        if self.handle:
-            self.handle.load_state_dict(state["calls"])
-        self.states = {name: AverageState(*kept) for name, kept in state["averages"].items()}
+        super().load_state_dict(state)
+        self.epoch = state["epoch"]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from ...formats import bfp
 from ...training import FULL_PRECISION, Quantizer, Recipe, SQWASchedule, SWALPSchedule
-from ..common.settings import Settings as Common, option
+from ..common.settings import RunSettings, option
 
 METHODS = ("sgd", "decayed", "swa", "ema", "lawa", "aswa", "sqwa", "swap")
 ROLES = ("weight", "activation", "error", "gradient", "momentum")
@@ -17,7 +17,7 @@ KIND_OF_PREFIX = {"ema": "plain", "lawa": "plain", "sqwa": "sqwa", "swap": "swap
 
 
 @dataclass(frozen=True)
-class Settings(Common):
+class Settings(RunSettings):
     """What can be chosen; `experiment`, `dataset` and `model` are fixed by the preset."""
 
     experiment: ClassVar[str] = ""
@@ -120,16 +120,6 @@ class Settings(Common):
         0, "epochs between points of the curves, 0: at START and at the end only", above=-1
     )
     data_dir: str = option("", "folder that holds the data set", recorded=False)
-    device: str = option(
-        "cpu", "where to train: cpu, cuda, cuda:1, …", recorded=False, metavar="NAME"
-    )
-    threads: int = option(1, "threads of PyTorch on a CPU", above=0, recorded=False)
-    resume: bool = option(
-        False,
-        "go on where an interrupted call left off, on a CPU to the same bits; what is "
-        "finished is taken as it is",
-        recorded=False,
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

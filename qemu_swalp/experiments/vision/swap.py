@@ -14,9 +14,10 @@ from torch import distributed
 from torch.multiprocessing.spawn import spawn
 
 from ...training import SWAP, AverageState
+from ..common.journal import Checkpoint
 from ..common.report import Progress, progress
 from .datasets import batches_in
-from .journal import Checkpoint, Job
+from .jobs import Job
 from .runs import Result
 from .session import Session
 from .settings import Settings

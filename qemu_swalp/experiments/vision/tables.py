@@ -8,7 +8,7 @@ from typing import Any
 from ..._util.tables import table
 from ..common.figure import BLUE, BROWN, GRAY, GREEN, ORANGE, PURPLE, SKY, VERMILION
 from ..common.report import Row, over, spread, summarize
-from .journal import Job
+from .jobs import Job
 from .paper_results import PUBLISHED
 from .settings import Settings
 

@@ -11,7 +11,7 @@ from importlib import import_module
 
 from torch import nn
 
-MODELS = ("lenet", "vgg16", "preresnet164", "resnet18")
+MODELS = ("lenet", "vgg16", "vgg16bn", "preresnet164", "resnet18")
 
 
 def build(model: str, classes: int, width: int = 0, depth: int = 0) -> nn.Module:

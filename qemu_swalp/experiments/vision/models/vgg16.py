@@ -25,7 +25,7 @@ class VGG16(nn.Sequential):
 
     rounded: ClassVar = {"modules": nn.ReLU}
 
-    def __init__(self, classes: int, width: int) -> None:
+    def __init__(self, classes: int, width: int, batch_norm: bool = False) -> None:
         last = 8 * width
         head = (
             nn.Dropout(),
@@ -36,15 +36,17 @@ class VGG16(nn.Sequential):
             nn.ReLU(),
             nn.Linear(last, classes),
         )
-        super().__init__(*_features(width), nn.Flatten(), *head)
+        super().__init__(*_features(width, batch_norm), nn.Flatten(), *head)
         self.apply(he_normal)
 
 
-def _features(width: int) -> Iterator[nn.Module]:
+def _features(width: int, batch_norm: bool) -> Iterator[nn.Module]:
     channels = 3
     for stage in STAGES:
         for inputs, outputs in pairwise([channels, *(multiple * width for multiple in stage)]):
             yield nn.Conv2d(inputs, outputs, 3, padding=1)
+            if batch_norm:
+                yield nn.BatchNorm2d(outputs)
             yield nn.ReLU()
             channels = outputs
         yield nn.MaxPool2d(2)

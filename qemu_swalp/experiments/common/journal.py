@@ -4,67 +4,68 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, Protocol, TypeVar
 
-from ..common.report import RUNS, Row, environment, plain, read_lines
-from .settings import Settings
-
-
-class Job(NamedTuple):
-    """One training run. kind : "plain", "decayed", "sqwa" or "swap". word : bits of its numbers,
-    None: float32.
-    """
-
-    kind: str
-    word: int | None
-    seed: int
-
-    @property
-    def numbers(self) -> str:
-        """What a table calls its numbers."""
-        return "float32" if self.word is None else f"{self.word} bits"
-
-    @staticmethod
-    def of(line: Row) -> Job:
-        """The run that a line of runs.jsonl is of."""
-        return Job(line["kind"], line["word"], line["seed"])
+from .report import RUNS, Row, environment, plain, read_lines
+from .settings import RunSettings
 
 
-class Journal:
+class Job(Protocol):
+    """One training run: a named tuple of plain values."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
+
+J = TypeVar("J", bound=Job)
+
+
+class Journal(Generic[J]):
     """The folder `out`: `runs.jsonl`, a line for each finished run, and `checkpoints`, one for each
     that is not.
 
     With `resume` what is there already counts; without it everything runs anew, and lines are added
-    to those there.
+    to those there. `identity` gives, as plain values, everything that the numbers of a run depend
+    on.
     """
 
     def __init__(
-        self, out: Path, experiment: str, settings: Settings, averages: tuple[str, ...]
+        self, out: Path, experiment: str, settings: RunSettings, identity: Callable[[J], Any]
     ) -> None:
         self.lines, self.checkpoints = out / RUNS, out / "checkpoints"
-        self.experiment, self.settings, self.averages = experiment, settings, averages
+        self.experiment, self.settings, self.identity = experiment, settings, identity
         out.mkdir(parents=True, exist_ok=True)
         self.finished = (
             {line["key"]: line for line in read_lines(self.lines)} if settings.resume else {}
         )
+        for key in self.finished:  # killed between writing the line and dropping the checkpoint
+            self._path(key).unlink(missing_ok=True)
 
-    def key(self, job: Job) -> str:
+    def key(self, job: J) -> str:
         """A name for everything that the run's numbers depend on."""
-        identity = [
-            self.settings.identity(job.kind),
-            list(job),
-            list(self.averages) if job.kind == "plain" else [],
-        ]
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        text = json.dumps(self.identity(job), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def checkpoint(self, job: Job) -> Checkpoint:
+    def missing(self, jobs: list[J]) -> list[J]:
+        """Those that have no line yet."""
+        return [job for job in jobs if self.key(job) not in self.finished]
+
+    def line(self, job: J) -> Row:
+        """Of a finished run."""
+        return self.finished[self.key(job)]
+
+    def checkpoint(self, job: J) -> Checkpoint:
         """Where the run keeps its state."""
-        return Checkpoint(self.checkpoints / f"{self.key(job)}.pt", self.settings.resume)
+        return Checkpoint(self._path(self.key(job)), self.settings.resume)
 
-    def finish(self, job: Job, result: dict[str, Any], seconds: float) -> Row:
+    def _path(self, key: str) -> Path:
+        return self.checkpoints / f"{key}.pt"
+
+    def finish(self, job: J, result: dict[str, Any], seconds: float) -> Row:
         """Append the run's line, and drop its checkpoint."""
-        line = plain(
+        line: Row = plain(
             {
                 "key": self.key(job),
                 "experiment": self.experiment,
@@ -85,7 +86,7 @@ class Journal:
             )
         self.checkpoint(job).path.unlink(missing_ok=True)
         self.finished[line["key"]] = line
-        return line  # type: ignore[no-any-return]
+        return line
 
 
 def _name_of(device: str) -> str:
@@ -95,10 +96,16 @@ def _name_of(device: str) -> str:
 
 
 class Checkpoint:
-    """A file that is always whole: the last state saved."""
+    """A file that is always whole: the last state saved, and how long the run has taken so far."""
 
     def __init__(self, path: Path, resume: bool) -> None:
         self.path, self.resume = path, resume
+        self.before, self.start = 0.0, time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """That the run has taken, interruptions left out."""
+        return self.before + time.perf_counter() - self.start
 
     def load(self) -> dict[str, Any] | None:
         """The last state; None if nothing was saved, or without `--resume`."""
@@ -107,6 +114,7 @@ class Checkpoint:
         if not self.resume or not self.path.is_file():
             return None
         state: dict[str, Any] = torch.load(self.path, weights_only=True)
+        self.before, self.start = state.pop("seconds"), time.perf_counter()
         return state
 
     def save(self, state: dict[str, Any]) -> None:
@@ -115,5 +123,5 @@ class Checkpoint:
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
-        torch.save(state, part)
+        torch.save(state | {"seconds": self.seconds}, part)
         part.replace(self.path)

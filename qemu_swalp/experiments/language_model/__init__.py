@@ -1,0 +1,22 @@
+"""A byte-level transformer on the source of Python's own standard library: what averaging gives on
+today's formats, as they were published.
+
+`settings` says what can be chosen, `corpus` what is read, `model` is the network, `session` one
+training run and its three readings, `tables` shows them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from ..common.report import Outcome
+from .settings import Settings
+
+__all__ = ["Settings", "run"]
+
+
+def run(settings: Any) -> Outcome:
+    """All runs that are missing. ImportError, which says what to install, without PyTorch."""
+    import_module("qemu_swalp_torch")
+    return import_module(".run", __name__).run(settings)  # type: ignore[no-any-return]
