@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
@@ -61,6 +62,8 @@ def unviewed(x: Tensor) -> Tensor:
 
 def tensor_of(array: Array) -> Tensor:
     """Inverse of `array_of`, for NumPy's scalars too, which 0-d arithmetic gives."""
+    if isinstance(array, np.ndarray):
+        return torch.from_numpy(array)  # a third of the time of the other
     return array if isinstance(array, Tensor) else torch.as_tensor(array)
 
 

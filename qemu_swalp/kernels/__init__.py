@@ -99,9 +99,11 @@ def operate(
     backend = _backend(xp.name) if _enabled else None
     if backend is None or target.policy == MARK or not all(map(backend.accepts, operands)):
         return None
-    wide = [xp.broadcast(x, shape or (1,)) for x in operands]
+    wide = [
+        x if shape and xp.shape(x) == shape else xp.broadcast(x, shape or (1,)) for x in operands
+    ]
     result = backend.operate(operation, wide, target, random)
-    return None if result is None else xp.reshape(result, shape)
+    return result if result is None or shape else xp.reshape(result, shape)
 
 
 def quantize(

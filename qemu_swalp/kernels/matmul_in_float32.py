@@ -86,12 +86,12 @@ def _span(x: np.ndarray) -> tuple[int, int, int]:
     binade above.
     """
     magnitudes = x.reshape(-1).view(np.uint32) & 0x7FFFFFFF
-    numbers = magnitudes[magnitudes != 0]
-    if not numbers.size:
+    used, greatest = int(np.bitwise_or.reduce(magnitudes)), int(magnitudes.max())
+    if not greatest:
         return 0, 0, 0
-    least, most = (
-        (int(end) >> SINGLE.mantissa) - SINGLE.bias for end in (numbers.min(), numbers.max())
-    )
-    used = int(np.bitwise_or.reduce(numbers)) & 0x7FFFFF | 1 << SINGLE.mantissa
+    magnitudes -= np.uint32(1)  # zeros become the greatest, so that the least is another's
+    ends = int(magnitudes.min()) + 1, greatest
+    least, most = ((end >> SINGLE.mantissa) - SINGLE.bias for end in ends)
+    used = used & 0x7FFFFF | 1 << SINGLE.mantissa
     bits = SINGLE.precision - ((used & -used).bit_length() - 1)
     return bits, least - (bits - 1), most

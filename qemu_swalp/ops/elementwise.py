@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -15,10 +16,10 @@ from .. import kernels
 from .._typing import ArrayT, Numbers
 from .._util.autograph import no_autograph
 from ..arrays import Array, Namespace, namespace_of
-from ..arrays.dtypes import source_dtype
+from ..arrays.dtypes import SourceDtype, source_dtype
 from ..formats import Format
 from ..random_bits import RandomBits
-from ..reference.context import BINARY64, Context
+from ..reference.context import BINARY64, Context, Target
 from ..reference.round_to_odd import narrowed, odd_quotient, odd_root, odd_sum, widened
 from .accumulation import Accumulation, check_element
 from .arguments import as_array, as_arrays, check_like, check_representable
@@ -179,10 +180,9 @@ def _operate(
 ) -> Any:
     """Q of the operation, for arrays that are yet to be checked."""
     quantizer, arrays = Quantizer.parse(quantizer), as_arrays(*operands)
-    check_element("the quantizer", quantizer)
     xp, shape = _common(arrays)
     ctx = Context(xp, source_dtype(xp.dtype(arrays[0])))
-    check_representable(quantizer.format, ctx.dtype)
+    target = _target(quantizer, ctx.dtype)
     if quantizer.rounding.stochastic and not isinstance(random, RandomBits):
         raise ValueError(
             f"{quantizer} needs random=RandomBits(seed, stream, step), with another stream for"
@@ -192,7 +192,7 @@ def _operate(
     if shape is not None and 0 not in shape:
         if random is not None:
             random.check_reach(shape)
-        result = kernels.operate(xp, operation.name, arrays, shape, quantizer.target, random)
+        result = kernels.operate(xp, operation.name, arrays, shape, target, random)
         if result is not None:
             return result
     with np.errstate(all="ignore"):
@@ -200,8 +200,16 @@ def _operate(
         if shape is not None:
             wide = [xp.broadcast(x, shape or (1,)) for x in wide]
         value = (operation.near if ctx.dtype == BINARY64 else operation.odd)(xp, *wide)
-        result = narrowed(ctx, round_array(ctx.of(BINARY64), value, quantizer.target, random))
+        result = narrowed(ctx, round_array(ctx.of(BINARY64), value, target, random))
         return result if shape is None else xp.reshape(result, shape)
+
+
+@lru_cache(maxsize=1024)
+def _target(quantizer: Quantizer, dtype: SourceDtype) -> Target:
+    """What the quantizer rounds to, once it has been checked."""
+    check_element("the quantizer", quantizer)
+    check_representable(quantizer.format, dtype)
+    return quantizer.target
 
 
 def _common(operands: Sequence[Array]) -> tuple[Namespace, tuple[int, ...] | None]:
@@ -212,6 +220,8 @@ def _common(operands: Sequence[Array]) -> tuple[Namespace, tuple[int, ...] | Non
     xp = namespace_of(a)
     for b in others:
         check_like(xp, "b", b, "a", a)
+    if isinstance(a, np.ndarray) and all(a.shape == b.shape for b in others):
+        return xp, a.shape
     if not all(isinstance(n, int) for x in operands for n in xp.lengths(x)):
         return xp, None
     shapes = [xp.shape(x) for x in operands]

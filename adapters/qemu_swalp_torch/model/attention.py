@@ -149,7 +149,7 @@ def _weighted(
     q = ops.mul(q, math.sqrt(1.0 / q.shape[-1]) if scale is None else scale)
     neither = (False, False)
     scores = multiply(frame, q, k.mT, part=".scores" + part, weights=neither)
-    p = ops.safe_softmax(scores if mask is None else ops.add(scores, mask))
+    p = ops.softmax(scores, -1) if mask is None else ops.safe_softmax(ops.add(scores, mask))
     p = ops.dropout(p, dropout) if dropout else p
     return multiply(frame, p, v, part=".values" + part, weights=neither), p
 

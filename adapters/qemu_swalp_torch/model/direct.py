@@ -20,10 +20,10 @@ from .names import all_dense
 
 def _linear(frame: Frame, module: nn.Linear, input: Tensor) -> Tensor:
     weight, bias = module.weight, module.bias  # intercepted, where they are computed
-    if not all_dense((input, weight)):
-        return F.linear(input, weight, bias)
     with without_interception():
-        return multiply_transposed(frame, input, weight, bias)
+        if all_dense((input, weight)):
+            return multiply_transposed(frame, input, weight, bias)
+    return F.linear(input, weight, bias)
 
 
 def _attention(
@@ -38,7 +38,9 @@ def _attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    if not all_dense((query, key, value)):
+    with without_interception():
+        dense = all_dense((query, key, value))
+    if not dense:
         return nn.MultiheadAttention.forward(
             module,
             query,
@@ -82,6 +84,22 @@ def _attention(
             is_causal=is_causal,
         )
         return (y.transpose(0, 1) if turned else y), p
+
+
+PLAIN_LAYERS = frozenset(
+    f"torch.nn.modules.{name}"
+    for name in (
+        *("activation", "batchnorm", "channelshuffle", "dropout", "flatten", "instancenorm"),
+        *("normalization", "padding", "pixelshuffle", "pooling", "sparse", "upsampling"),
+    )
+)
+"""Where the layers are defined that multiply no matrices; but for attention, which does."""
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Whether a module is one of PyTorch's own layers that multiply no matrices."""
+    kind: Any = type(module)
+    return kind.__module__ in PLAIN_LAYERS and kind is not nn.MultiheadAttention
 
 
 DIRECT: dict[Any, Callable[..., Any]] = {

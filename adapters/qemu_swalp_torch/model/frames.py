@@ -49,6 +49,16 @@ class Products:
         return self._rules(part, AS_INPUT) if self.site.attention else Operands()
 
     def _rules(self, part: str, roles: dict[str, str]) -> Operands:
+        site = self.site
+        if site.stochastic or torch.compiler.is_compiling():
+            return self._made(part, roles)
+        key = (part, roles is AS_INPUT)
+        if key not in site.made:
+            site.made[key] = self._made(part, roles)
+        made: Operands = site.made[key]
+        return made
+
+    def _made(self, part: str, roles: dict[str, str]) -> Operands:
         if self._step is None:
             self._step = self.site.turn()
         site, step = self.site, self._step
@@ -95,7 +105,8 @@ class Unrounded:
 
     add, sub, mul = torch.add, torch.sub, torch.mul
     sum, mean, dropout = torch.sum, torch.mean, F.dropout
-    sigmoid, tanh, safe_softmax = torch.sigmoid, torch.tanh, staticmethod(safe_softmax)
+    sigmoid, tanh, softmax = torch.sigmoid, torch.tanh, torch.softmax
+    safe_softmax = staticmethod(safe_softmax)
     hardswish, hardsigmoid = F.hardswish, F.hardsigmoid
 
 

@@ -25,7 +25,7 @@ class SiteHandle:
     def __init__(
         self, model: nn.Module, sites: Sequence[Site], handles: Sequence[Removable]
     ) -> None:
-        self.model, self._sites, self.handles = model, sites, handles
+        self.model, self._sites, self.handles = model, sites, [*handles]
 
     @property
     def sites(self) -> list[Site]:

@@ -23,12 +23,13 @@ from .._compat import (
     lost_weight,
     never_traced_first,
     show_to_modes,
+    without_interception,
 )
 from ..tensors.call_counters import Site
 from ..tensors.scripting import NotScriptable
 from . import arithmetic, products
 from .coverage import Report, is_watchable, watched
-from .direct import DIRECT
+from .direct import DIRECT, is_plain
 from .frames import FRAMES, Frame, Products, functions_of, note_weights, pass_on
 from .names import known_operator
 from .registry import FORWARDS, FUNCTIONS
@@ -112,9 +113,10 @@ class ModuleScope(NotScriptable):
         scripted = isinstance(module, torch.jit.ScriptModule)
         self.before: Forward | None = module.forward if scripted else module.__dict__.get("forward")
         """What somebody else put in place of the forward of the module's class."""
+        self.is_plain = is_plain(module)
         self.sites: dict[str, Any] = {}
         """Section of a recipe → its site; False where the module is excluded. Where it has none,
-        that of the caller counts.
+        or None, that of the caller counts.
         """
         self.policy: dict[str, str] = {}
         """Section of a recipe → what to do about what it does not cover."""
@@ -140,6 +142,11 @@ class ModuleScope(NotScriptable):
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         stack = FRAMES.stack
         caller = stack[-1] if stack else None
+        if caller is not None and self._is_passed(caller):
+            with without_interception():  # a dozen calls within need no look at each
+                result = type(self.module).forward(self.module, *inputs, **options)
+                _remember(caller, inputs, result)
+            return result
         frame = Frame(self.module, self.name, self._products(caller), self._functions(caller))
         if caller is not None:
             _check_traced(caller)
@@ -166,6 +173,16 @@ class ModuleScope(NotScriptable):
         """The sites of all modules within."""
         scopes = (scope_of(module) for module in self.module.modules())
         return [site for scope in scopes if scope for site in scope.sites.values() if site]
+
+    def _is_passed(self, caller: Frame) -> bool:
+        """Whether nothing within is rounded, whatever its caller asks for."""
+        return (
+            self.is_plain
+            and self.before is None
+            and caller.functions is None
+            and not any(self.sites.values())
+            and not torch.compiler.is_compiling()
+        )
 
     def _products(self, caller: Frame | None) -> Products | None:
         site = self.sites.get("products")
@@ -233,7 +250,9 @@ def sites_of_scope(module: nn.Module) -> list[Site]:
 
 
 def put(module: nn.Module, name: str, section: str, site: Any, policy: str) -> Placed:
-    """Begin to round a section of a recipe in a module; `site` False excludes the module."""
+    """Begin to round a section of a recipe in a module; `site` False excludes the module, None
+    leaves it to its callers.
+    """
     scope = scope_of(module)
     if scope is None:
         scope = module.__dict__["forward"] = ModuleScope(module, name)

@@ -11,7 +11,9 @@ from qemu_swalp._util.checks import check_bool, check_choice
 from qemu_swalp.training import Recipe
 
 from ..tensors.call_counters import Position
+from ..tensors.model_names import named_modules
 from .coverage import POLICIES
+from .direct import is_plain
 from .handle import SiteHandle
 from .interception import put, scope_of
 from .kinds import is_known, multiplies
@@ -111,7 +113,7 @@ def quantize_gemms(
             policy=uncovered,
         )
 
-    return round_within(
+    handle = round_within(
         model,
         recipe,
         "products",
@@ -126,11 +128,22 @@ def quantize_gemms(
         ),
         block=lambda module, name: put(module, name, "products", False, uncovered),
     )
+    if modules is None and handle.handles:
+        handle.handles += [
+            put(module, name, "products", None, uncovered)
+            for name, module in named_modules(model)
+            if name and is_plain(module) and not _is_rounded(module)
+        ]
+    return handle
+
+
+def _is_rounded(module: nn.Module) -> bool:
+    scope = scope_of(module)
+    return scope is not None and "products" in scope.sites
 
 
 def _check_unrounded(name: str, module: nn.Module) -> None:
-    scope = scope_of(module)
-    if scope is not None and "products" in scope.sites:
+    if _is_rounded(module):
         raise ValueError(
             f"the operands of {name!r} are rounded already; remove() its handle first, or exclude"
             " the module"

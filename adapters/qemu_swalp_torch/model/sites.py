@@ -52,6 +52,8 @@ class ProductSite(RoundingSite):
             self.stochastic = True  # its calls are counted
         asked = any(self.quantizers.values())
         self.expected, self.possible = expected and asked, possible and asked
+        self.made: dict[Any, Any] = {}
+        """The rules of its products by what they depend on, where no random bits are drawn."""
 
     def turn_of(self, product: str, part: str, step: int | Tensor) -> Turn | None:
         """How the operands of a product are transformed at one call."""
@@ -78,6 +80,7 @@ class ProductSite(RoundingSite):
     def restore(self, record: Mapping[str, Any]) -> None:
         """Inverse of `record`."""
         super().restore(record)
+        self.made = {}
         if self.scaling:
             self.scales.restore(record.get("scales", {}), self.rules_by_place)
 

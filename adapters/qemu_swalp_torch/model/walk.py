@@ -60,10 +60,13 @@ def round_within(
                 continue
             position = Position(clock, name, index, drawn)
             pairs += [(module, site) for site in sites_at(position, module, recipe)]
-        if not any(site.possible for _, site in pairs) and not recipe.allow_empty:
-            raise ValueError(
-                f"nothing to round: {choice}; got recipe {recipe.to_dict()}, modules={modules!r}"
-            )
+        if not any(site.possible for _, site in pairs):
+            if not recipe.allow_empty:
+                raise ValueError(
+                    f"nothing to round: {choice}; got recipe {recipe.to_dict()},"
+                    f" modules={modules!r}"
+                )
+            pairs, excluded = [], []  # to intercept all and round nothing would cost time alone
     if any(is_compiled(module) for module in model.modules()):
         warnings.warn(
             f"the model was compiled before; torch.compile ignores hooks added later: call {call}"

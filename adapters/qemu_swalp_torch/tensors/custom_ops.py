@@ -17,7 +17,7 @@ from qemu_swalp.interop.torch import rounded
 from qemu_swalp.training import Quantizer
 
 from .._compat import constant
-from .observers import Label, observe
+from .observers import Label, observe, watched
 from .scripting import REMEDY
 
 SIGN = 1 << 63
@@ -83,7 +83,7 @@ def apply_rule(x: Tensor, rule: Rule) -> Tensor:
         if quantizer.rounding.stochastic
         else None
     )
-    if rule.role != SIGNS:
+    if watched() and rule.role != SIGNS:
         observe(Label(rule.site, rule.role), x.detach(), quantizer, random)
     return _as_loss_scaling_needs(rounded(x, quantizer, random), x, rule.role)
 

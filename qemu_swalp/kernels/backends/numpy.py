@@ -34,6 +34,10 @@ class NumpyBackend(MemoryBackend):
         flags = x.flags
         return KEYS.get(x.dtype) if flags.c_contiguous and flags.aligned else None
 
+    def dtype_name(self, x: np.ndarray) -> str:
+        key = KEYS.get(x.dtype)
+        return str(x.dtype) if key is None else key.dtype
+
     def address(self, x: np.ndarray) -> int:
         if x.dtype.isbuiltin == 1 and x.flags.c_contiguous and x.flags.writeable:
             return addressof(c_char.from_buffer(x))  # type: ignore[arg-type]  # a tenth of the time

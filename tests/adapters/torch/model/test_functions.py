@@ -213,3 +213,21 @@ def test_a_product_keeps_the_words_of_an_error():
     quantize_gemms(model, Recipe(operands={"input": "tf32"}), attention=True)
     with pytest.raises(ValueError, match="bfloat16 cannot represent the values of"):
         model(torch.ones(2, 2, dtype=torch.bfloat16))
+
+
+def test_a_layer_that_multiplies_nothing_passes_weights_on():
+    """`nn.Tanh` of a parameter is a weight, though nothing within the layer is looked at."""
+    recipe = Recipe(operands={"weight": "fixed<8,1>/nearest_even"})
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.tanh, self.norm = nn.Parameter(torch.ones(2, 2)), nn.Tanh(), nn.ReLU()
+
+        def forward(self, x):
+            return self.norm(x) @ self.tanh(self.w)
+
+    model = Net()
+    quantize_gemms(model, recipe)
+    assert model(torch.full((1, 2), 0.25)).tolist() == [[0.5, 0.5]]  # tanh(1) = 0.76 becomes 1
+    assert not quantize_gemms(nn.Sequential(nn.ReLU()), Recipe(allow_empty=True)).handles
