@@ -6,6 +6,7 @@ from .block import Block
 from .codebook import Codebook
 from .fixed import Fixed
 from .floating import Float
+from .levels import levels
 from .logarithmic import Logarithmic
 from .p3109 import P3109
 from .parser import names, parse
@@ -35,6 +36,7 @@ __all__ = [
     "Takum",
     "bfp",
     "integer",
+    "levels",
     "load_formats",
     "names",
     "parse",

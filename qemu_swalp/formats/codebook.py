@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -11,6 +11,9 @@ import numpy as np
 
 from .._util.checks import check_choice
 from .table import TableFormat
+
+SHORTHANDS: list[Callable[[Codebook], str | None]] = []
+"""Functions that write a table by a shorter family, such as `levels`, if that is possible."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,10 @@ class Codebook(TableFormat, family="codebook"):
             raise ValueError(f"values must be distinct in {dtype}, got {twice!r} twice")
         object.__setattr__(self, "entries", tuple(numbers))
         object.__setattr__(self, "dtype", dtype)
+
+    @property
+    def short_name(self) -> str | None:
+        return next((name for write in SHORTHANDS if (name := write(self))), None)
 
     @property
     def table(self) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from qemu_swalp import Accumulation, Hadamard, RandomBits, quantize
 from qemu_swalp.training import (
     OPERANDS,
+    SGD,
     SUMS,
     Recipe,
     as_recipe,
@@ -27,6 +28,8 @@ from qemu_swalp.training.presets import registry
 PRESETS = (
     "swalp8",
     "bf16_sr",
+    "bf16_kahan",
+    "dorefa",
     "hbfp8",
     "wage",
     "mxfp4",
@@ -74,6 +77,61 @@ def test_mxfp8_never_saturates() -> None:
     assert quantizer is not None
     x = np.float32([[1.9999, 0.01] * 16])
     assert abs(quantizer(x)[0, 0] - 2) < 2**-4
+
+
+def test_bf16_kahan_keeps_what_bf16_weights_lose() -> None:
+    """Small updates add up, and weights stay bf16; plain bf16 stands still."""
+    steps = {
+        name: SGD(1e-4, recipe=ready, seed=0)
+        for name, ready in (("kahan", "bf16_kahan"), ("plain", Recipe("bf16/nearest_even")))
+    }
+    params = {"w": np.ones(64, np.float32)}
+    ends = {}
+    for name, sgd in steps.items():
+        state, weights = sgd.init(params), params
+        for _ in range(200):
+            weights, state = sgd.update(weights, {"w": np.ones(64, np.float32)}, state)
+        ends[name] = weights["w"]
+        assert (quantize(weights["w"], "bf16") == weights["w"]).all()
+    assert (ends["plain"] == 1).all()
+    assert np.abs(ends["kahan"] - 0.98).max() < 2**-8
+
+
+@given(arrays(np.float32, (3, 8), elements=st.floats(-2, 2, width=32)))
+def test_dorefa_is_the_papers_quantizer(x: np.ndarray) -> None:
+    """Equations 5 to 9: inputs, tanh-normalized weights; weights as the model gives them."""
+    ready = recipe("dorefa", weights=3, activations=4, gradients=5)
+
+    def quantize_k(r: np.ndarray, k: int) -> np.ndarray:
+        return np.round((2**k - 1) * r) / (2**k - 1)
+
+    of = dict(ready.operands)
+    clipped = np.clip(x.astype(np.float64), 0, 1)
+    assert np.allclose(of["forward.input"](x), quantize_k(clipped, 4), atol=1e-6) or near(
+        clipped * 15
+    )
+    tanh = np.tanh(x)
+    if np.abs(tanh).max() > 1e-3:
+        t = tanh / np.abs(tanh).max()
+        expected = 2 * quantize_k(t.astype(np.float64) / 2 + 0.5, 3) - 1
+        assert np.allclose(of["forward.weight"](t), expected, atol=1e-6) or near(
+            (t.astype(np.float64) / 2 + 0.5) * 7
+        )
+
+
+def near(steps: np.ndarray) -> bool:
+    """Whether a number is half way between two steps, but for float32."""
+    return bool((np.abs(steps % 1 - 0.5) < 1e-5).any())
+
+
+def test_dorefa_errors_are_unbiased_and_scaled_by_sample() -> None:
+    quantizer = recipe("dorefa").quantizer("wgrad.error")
+    assert quantizer is not None
+    x = np.float32([[1.0, 0.3], [-8.0, 0.1]]).repeat(1 << 13, axis=1)
+    rounded = quantizer(x, random=RandomBits(0))
+    grid = np.abs(rounded / [[1], [8]] * 63)
+    assert np.allclose(grid % 2, 1, atol=1e-4)
+    assert np.allclose(rounded.reshape(2, 2, -1).mean(2), [[1, 0.3], [-8, 0.1]], atol=2e-2)
 
 
 def test_operands_by_name_and_by_kind() -> None:

@@ -13,14 +13,16 @@ wgrad.input     block<e4m3fn,scale=float<8,23>>                        nearest_e
 
 from __future__ import annotations
 
-from .fixed_and_blocks import bf16_sr, fixed_point, hbfp8, swalp, swalp8, wage
+from .fixed_and_blocks import bf16_kahan, bf16_sr, dorefa, fixed_point, hbfp8, swalp, swalp8, wage
 from .float4 import fp4_all_the_way, mxfp4, nvfp4, quartet
 from .float8 import fp8_deepseek, fp8_delayed, fp8_hybrid, fp8_ibm, mxfp8
 from .registry import as_recipe, recipe, recipe_names, register_recipe
 
 __all__ = [
     "as_recipe",
+    "bf16_kahan",
     "bf16_sr",
+    "dorefa",
     "fixed_point",
     "fp4_all_the_way",
     "fp8_deepseek",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from ...formats import bfp
@@ -83,6 +84,51 @@ def bf16_sr() -> Recipe:
         gradient=near,
         momentum=near,
         state={"exp_avg_sq": near, "square_avg": near},
+    )
+
+
+@preset
+def bf16_kahan(together: str = "float<8,15>/nearest_even") -> Recipe:
+    """Training on bfloat16 alone, with a compensation of 16 bits beside each weight (Zamirai et al.
+    2020, arXiv 2010.06192, Kahan summation).
+
+    Every weight that the model sees is bf16, rounded to nearest, as all else is; what it loses in
+    an update comes back in the next ones. The paper keeps that loss c in bf16 and adds bf16(u - c)
+    to the weight w. Here w - c is one number, the accumulator, of as many significant bits as w and
+    c have together where c is as great as it can be: `together`, a quantizer. In the paper a
+    smaller c has finer steps than that.
+    """
+    return replace(bf16_sr(), weight="bf16/nearest_even", accumulator=together)  # type: ignore[arg-type]
+
+
+@preset
+def dorefa(weights: int = 2, activations: int = 2, gradients: int = 6) -> Recipe:
+    """DoReFa-Net (Zhou et al. 2016, arXiv 1606.06160): products of k-bit inputs, weights and
+    errors, k by operand, from 2 to 8.
+
+    Inputs become the nearest of 2^k even steps from 0 to 1, which clips them; weights the nearest
+    of 2^k from -1 to 1, times the greatest of the tensor; errors likewise and stochastic, times the
+    greatest of their sample (the paper's noise of half a step before it rounds to nearest). The
+    first layer and the last stay in float.
+
+    The model's part: weights go through tanh before they are rounded, and are divided by the
+    greatest, as a parametrization t = w.tanh(); t / t.abs().max() does (then the greatest is 1, as
+    in the paper; without it weights are linear in w); and activations through a clip to [0, 1],
+    whose derivative stops gradients outside. Weights of 1 bit, the sign times the mean of |w|, are
+    not held.
+
+    Raises ValueError if a number of bits is not from 2 to 8.
+
+    >>> str(dorefa(weights=4).quantizer("forward.weight"))
+    'block<levels<4>,scale=float<8,23>>/nearest_even'
+    """
+    return Recipe(
+        operands={
+            "input": f"levels<{activations},unsigned>/nearest_even",
+            "weight": f"block<levels<{weights}>,scale=float<8,23>>/nearest_even",
+            "error": f"block<levels<{gradients}>,axis=0,scale=float<8,23>>/stochastic",
+        },
+        overrides={"@layers[0]": None, "@layers[-1]": None},
     )
 
 
