@@ -75,8 +75,8 @@ def save_gguf(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "model.gguf"
     ...     save_gguf(path, state, architecture="llama")
-    ...     load_checkpoint(path)["fc.weight"][:, :3].tolist()
-    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]
+    ...     load_checkpoint(path)["fc.weight"][:, :3].astype(int).tolist()
+    [[1, 0, 0], [0, 1, 0]]
     """
     gguf = require("gguf", GGUF)
     tensors = {name: _stored(name, x) for name, x in state.items()}
