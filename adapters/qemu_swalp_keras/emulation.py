@@ -114,7 +114,7 @@ def emulate(
     average: bool | Mapping[str, Any] = False,
     attention: bool = True,
     uncovered: str = "raise",
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Emulation:
     """Apply all that a recipe says: to activations and errors, operands and sums of all products,
     elementwise operations, the optimizer's tensors, and, if asked, the average.
@@ -133,7 +133,8 @@ def emulate(
     attention : whether products of two activations are rounded; see `quantize_gemms`.
     uncovered : what to do about what the recipe cannot be applied to, here or in a first call:
         "raise", "warn" or "ignore".
-    seed : of the random bits.
+    seed : of the random bits. None: another one for each model that is given none in this process,
+        the same in the next run.
 
     Returns
     -------
@@ -214,7 +215,7 @@ def _optimizer(
     named: list[tuple[str, Any]],
     exclude: Selection,
     average: bool | Mapping[str, Any],
-    seed: int,
+    seed: int | None,
 ) -> Any:
     """The optimizer wrapped, where there is something for it to round or average."""
     if optimizer is None or not ("optimizer" in recipe.sections or average):

@@ -6,8 +6,9 @@ from typing import Any
 
 import keras
 
-from qemu_swalp._util.checks import check_choice, check_int
+from qemu_swalp._util.checks import check_choice
 from qemu_swalp.training import Recipe
+from qemu_swalp.training.seeds import seed_for
 
 from ..layers.names import check_choice_of_layers, named_layers, placed, sites
 from ..layers.selection import Selection, chosen, patterns_in
@@ -28,7 +29,7 @@ def put(
     recipe: Recipe,
     *,
     exclude: Selection,
-    seed: int,
+    seed: int | None,
     uncovered: str,
     attention: bool = False,
 ) -> Any:
@@ -41,19 +42,19 @@ def put(
         matches nothing; for a seed or a choice that is none.
     """
     check_model(model)
-    check_int("seed", seed, 0, 2**64 - 1)
     check_choice("uncovered", uncovered, POLICIES)
     check_choice_of_layers(model, "exclude", exclude)
     recipe = placed(model, recipe)
     patterns = list(patterns_in(exclude))
     left_out = [name for name, layer in named_layers(model) if chosen(name, layer, exclude)]
     excluded = tuple(dict.fromkeys((*patterns, *left_out)))
-    asked = Section(recipe, excluded, seed, attention, uncovered)
     policies = []
-    for place, (path, layer) in enumerate(sites(model), start=1):
-        _check(path, layer, section)
-        parts = {**_sections(layer), section: asked}
-        policies.append((layer, _policy(layer, path, place, parts)))
+    with seed_for(section, seed) as drawn:
+        asked = Section(recipe, excluded, drawn, attention, uncovered)
+        for place, (path, layer) in enumerate(sites(model), start=1):
+            _check(path, layer, section)
+            parts = {**_sections(layer), section: asked}
+            policies.append((layer, _policy(layer, path, place, parts)))
     for layer, policy in policies:
         layer.dtype_policy = policy
         rounding_state(layer)

@@ -17,7 +17,7 @@ def quantize_elementwise(
     *,
     exclude: Selection = (),
     uncovered: str = "raise",
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Any:
     """Round each elementwise operation that the layers of a model compute, forward and backward.
 
@@ -44,7 +44,8 @@ def quantize_elementwise(
     uncovered : what to do about a function that is not rounded, such as `keras.ops.cumsum`:
         "raise" at the call, "warn", or "ignore".
     seed : of the random bits, which depend on (seed, operation, place of the layer in the model,
-        number of its calls in training, or otherwise).
+        number of its calls in training, or otherwise). None: another one for each model that is
+        given none in this process, the same in the next run.
 
     Returns
     -------

@@ -19,7 +19,7 @@ def quantize_gemms(
     exclude: Selection = (),
     attention: bool = False,
     uncovered: str = "raise",
-    seed: int = 0,
+    seed: int | None = None,
 ) -> Any:
     """Round what the matrix products of a model multiply: each operand of each product by itself.
 
@@ -49,7 +49,8 @@ def quantize_gemms(
     uncovered : what to do about products that a layer makes past Keras, by functions of the backend
         itself such as `tf.matmul`: "raise" in its first call, "warn" or "ignore".
     seed : of the random bits, which depend on (seed, operand, place of the layer in the model,
-        product within its call, number of its calls).
+        product within its call, number of its calls). None: another one for each model that is
+        given none in this process, the same in the next run.
 
     Returns
     -------

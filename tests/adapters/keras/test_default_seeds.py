@@ -4,7 +4,15 @@ keep.
 
 import keras
 import numpy as np
-from qemu_swalp_keras import SGD, QuantizedOptimizer, quantize_activations
+import pytest
+from qemu_swalp_keras import (
+    SGD,
+    QuantizedOptimizer,
+    emulate,
+    quantize_activations,
+    quantize_elementwise,
+    quantize_gemms,
+)
 from qemu_swalp_keras.layers.quantize import Quantize
 
 from qemu_swalp.training import Recipe, restart_seeds
@@ -16,6 +24,23 @@ X = np.linspace(-1, 1, 400, dtype="float32").reshape(100, 4)
 def model():
     layers = [keras.layers.Input((4,)), keras.layers.ReLU()]
     return quantize_activations(keras.Sequential(layers), RECIPE)
+
+
+def products():
+    layer = keras.layers.Dense(3, kernel_initializer="ones")
+    whole = keras.Sequential([keras.layers.Input((4,)), layer])
+    return quantize_gemms(whole, Recipe(operands={"input": "fixed<8,2>/stochastic"}))
+
+
+def elementwise():
+    whole = keras.Sequential([keras.layers.Input((4,)), keras.layers.Softmax()])
+    return quantize_elementwise(whole, Recipe(elementwise="fixed<8,6>/stochastic"))
+
+
+def emulated():
+    recipe = Recipe(weight="bf16/stochastic", operands={"input": "fixed<8,2>/stochastic"})
+    layer = keras.layers.Dense(3, kernel_initializer="ones")
+    return emulate(keras.Sequential([keras.layers.Input((4,)), layer]), "sgd", recipe).model
 
 
 def outputs(of):
@@ -30,11 +55,22 @@ def seeds():
     ]
 
 
-def test_two_differ_and_the_next_run_has_the_same():
-    first, second = outputs(model()), outputs(model())
+@pytest.mark.parametrize("make", [model, products, elementwise, emulated])
+def test_two_differ_and_the_next_run_has_the_same(make):
+    first, second = outputs(make()), outputs(make())
     assert first != second
     restart_seeds()
-    assert [outputs(model()), outputs(model())] == [first, second]
+    assert [outputs(make()), outputs(make())] == [first, second]
+
+
+def test_what_was_refused_draws_no_seed():
+    whole = products()
+    first = whole.layers[0].dtype_policy.products.seed
+    with pytest.raises(ValueError, match="rounded already"):
+        quantize_gemms(whole, Recipe(operands={"input": "bf16"}))
+    second = products().layers[0].dtype_policy.products.seed
+    restart_seeds()
+    assert [products().layers[0].dtype_policy.products.seed for _ in range(2)] == [first, second]
 
 
 def test_optimizers_and_layers_too():
@@ -54,9 +90,10 @@ def test_configs_and_clones_keep_the_seed():
     assert other.seed == optimizer.seed
 
 
-def test_a_saved_model_goes_on_with_its_seed(tmp_path):
-    model()
-    rounded = model()
+@pytest.mark.parametrize("make", [model, products])
+def test_a_saved_model_goes_on_with_its_seed(make, tmp_path):
+    make()
+    rounded = make()
     rounded.save(tmp_path / "model.keras")
     restart_seeds()
     assert outputs(keras.models.load_model(tmp_path / "model.keras")) == outputs(rounded)
