@@ -6,13 +6,9 @@ changes it.
 """
 
 from .backends import (
-    OURS as OURS,
-    PRODUCTS as PRODUCTS,
     called_on_host_by_jax as called_on_host_by_jax,
-    dispatched_products as dispatched_products,
     host_primitive as host_primitive,
     on_each_replica as on_each_replica,
-    products_in_program as products_in_program,
     traced_by_jax as traced_by_jax,
 )
 from .models import (
@@ -59,4 +55,15 @@ from .replaced import (
     replace_method as replace_method,
     replace_operators as replace_operators,
     replace_private_function as replace_private_function,
+)
+from .watched import (
+    ELEMENTWISE as ELEMENTWISE,
+    OURS as OURS,
+    PRODUCTS as PRODUCTS,
+    Seen as Seen,
+    dispatched_operations as dispatched_operations,
+    is_users as is_users,
+    layer_scope as layer_scope,
+    operations_in_program as operations_in_program,
+    section_of as section_of,
 )

@@ -23,18 +23,24 @@ FUNCTIONS = {
 }
 """By the name of an operator, that of the function of Keras's backend."""
 
-ON_TORCH = {
-    **{name: (name, False) for name in FUNCTIONS},
-    **{f"__{name}__": (name, False) for name in FUNCTIONS},
-    **{f"__i{name}__": (name, False) for name in FUNCTIONS},
-    **{f"__r{name}__": (name, True) for name in FUNCTIONS},
-    "rsub": ("sub", True),
-    "div": ("truediv", False),
-    "__div__": ("truediv", False),
-    "__rdiv__": ("truediv", True),
-    "__idiv__": ("truediv", False),
+NAMES_ON_TORCH = {
+    **{name: name for name in FUNCTIONS},
+    "subtract": "sub",
+    "multiply": "mul",
+    **dict.fromkeys(("div", "divide", "true_divide"), "truediv"),
 }
-"""What PyTorch calls its operators: name of the operator, and whether its operands are swapped."""
+"""What PyTorch calls its operators; with an underscore after it, they are written in place."""
+
+ON_TORCH = {
+    **{name: (own, False) for name, own in NAMES_ON_TORCH.items()},
+    **{f"{name}_": (own, False) for name, own in NAMES_ON_TORCH.items()},
+    **{f"__{name}__": (own, False) for name, own in NAMES_ON_TORCH.items()},
+    **{f"__i{name}__": (own, False) for name, own in NAMES_ON_TORCH.items()},
+    **{f"__r{name}__": (own, True) for name, own in NAMES_ON_TORCH.items()},
+    "rsub": ("sub", True),
+}
+"""By the name of a function of PyTorch: that of an operator, and whether its operands are swapped.
+"""
 
 
 @cache
@@ -77,10 +83,13 @@ def _torch_mode() -> Any:
         def __torch_function__(
             self, function: Any, types: Any, args: Any = (), kwargs: Any = None
         ) -> Any:
-            known = ON_TORCH.get(getattr(function, "__name__", ""))
+            name = getattr(function, "__name__", "")
+            known = ON_TORCH.get(name)
             if known is None or kwargs or len(args) != 2 or not _is_rounded(known[0]):
                 return function(*args, **(kwargs or {}))
             a, b = reversed(args) if known[1] else args
-            return function_in_place(FUNCTIONS[known[0]])(a, b)
+            result = function_in_place(FUNCTIONS[known[0]])(a, b)
+            in_place = name.endswith("_") and not name.endswith("__")
+            return a.copy_(result) if in_place else result
 
     return Operators

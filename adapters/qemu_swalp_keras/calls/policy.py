@@ -116,6 +116,12 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
             self._functions[name] = self._elementwise(name)
         return self._functions[name]
 
+    def asks(self, name: str, section: str) -> bool:
+        """Whether anything of a section is rounded in the layer of that name."""
+        if section == "products":
+            return self.operands(name, "", False) is not None
+        return self.functions(name) is not None
+
     def _sections(self) -> list[Section]:
         return [x for x in (self.products, self.elementwise) if x is not None]
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from .._compat import SavedState, add_state, sublayers
+from .._compat import SavedState, add_state, layer_scope, sublayers
 from ..backend import ROUNDING_STATE, counter, eagerly
 from .operands import Operands, State
 from .pausing import is_paused, paused
@@ -120,7 +120,8 @@ class Scope:
         name = self.names.get(id(layer), f"{around}/{layer.name}")
         self.stack.append((name, name.removeprefix(self.policy.path).strip("/")))
         try:
-            yield
+            with layer_scope(name):
+                yield
         finally:
             self.stack.pop()
 

@@ -1,5 +1,5 @@
-"""Products that a layer makes past Keras, by functions of the backend itself: found in its first
-call, and told.
+"""What a layer computes past Keras, by functions of the backend itself: found in its first call,
+and told.
 """
 
 from __future__ import annotations
@@ -11,30 +11,33 @@ from typing import Any
 import keras
 from keras import ops, tree
 
-from .._compat import dispatched_products, products_in_program
+from .._compat import Seen, dispatched_operations, operations_in_program
 from ..backend import backend
 from .pausing import is_paused
-from .policy import RoundingPolicy
+from .policy import SECTIONS, RoundingPolicy
 from .scope import Scope, opened
 from .uncovered import report
 
-REMEDY = "multiply by keras.ops, whose products are rounded"
+REMEDIES = {
+    "products": "multiply by keras.ops, whose products are rounded",
+    "elementwise": "write it by keras.ops or by operators of tensors, which are rounded",
+}
 
 
 @contextmanager
 def watched(scope: Scope) -> Iterator[None]:
-    """The first call of a layer: what it multiplies past Keras is told as its recipe says. On JAX
+    """The first call of a layer: what it computes past Keras is told as its recipe says. On JAX
     `probe` does that.
     """
     if not _is_asked(scope.policy) or backend() == "jax":
         yield
         return
 
-    def note(operation: str) -> None:
+    def note(seen: Seen) -> None:
         if not is_paused():
-            report(scope.policy, scope.layer_name, "products", operation, REMEDY)
+            _tell(scope.policy, scope.layer_name, seen)
 
-    with dispatched_products(note):
+    with dispatched_operations(note):
         yield
     scope.policy.checked = True
 
@@ -43,7 +46,7 @@ def probe(
     call: Callable[..., Any], layer: Any, policy: RoundingPolicy, training: bool, inputs: Any
 ) -> None:
     """On JAX, whose compiled functions hide what they compute: trace the first call of a layer once
-    more, without effect, and tell what it multiplies past Keras.
+    more, without effect, and tell what it computes past Keras.
 
     inputs : (args, kwargs) of the call.
     """
@@ -62,10 +65,16 @@ def probe(
             call(layer, *args, **kwargs)
 
     policy.checked = True
-    for operation in dict.fromkeys(products_in_program(function, [flat[i] for i in traced])):
-        report(policy, policy.path or layer.name, "products", operation, REMEDY)
+    for seen in dict.fromkeys(operations_in_program(function, [flat[i] for i in traced])):
+        _tell(policy, seen.layer or policy.path or layer.name, seen)
+
+
+def _tell(policy: RoundingPolicy, layer: str, seen: Seen) -> None:
+    """Unless the layer was excluded."""
+    if policy.asks(layer, seen.section):
+        report(policy, layer, seen.section, seen.operation, REMEDIES[seen.section])
 
 
 def _is_asked(policy: RoundingPolicy) -> bool:
-    asked = policy.products
-    return not policy.checked and asked is not None and asked.uncovered != "ignore"
+    asked = [getattr(policy, section) for section in SECTIONS]
+    return not policy.checked and any(x is not None and x.uncovered != "ignore" for x in asked)

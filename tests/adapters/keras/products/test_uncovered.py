@@ -1,10 +1,16 @@
-"""Products that a layer makes past Keras are found in its first call."""
+"""What a layer computes past Keras is found in its first call."""
 
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
-from qemu_swalp_keras import UncoveredError, emulate, quantize_gemms
+from qemu_swalp_keras import (
+    UncoveredError,
+    emulate,
+    quantize_elementwise,
+    quantize_gemms,
+    unquantize_elementwise,
+)
 
 from qemu_swalp import quantize
 from qemu_swalp.training import Recipe
@@ -26,6 +32,37 @@ def native(name):
     import torch
 
     return {"matmul": torch.mm, "einsum": lambda a, b: torch.einsum("ij,jk->ik", a, b)}[name]
+
+
+def elementwise(name):
+    """An elementwise operation by the backend itself."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return {
+            "exp": tf.exp,
+            "softmax": tf.nn.softmax,
+            "mean": tf.reduce_mean,
+            "fmod": lambda x: x % 0.5,
+        }[name]
+    if BACKEND == "jax":
+        import jax
+        import jax.numpy as jnp
+
+        return {
+            "exp": jnp.exp,
+            "softmax": jax.nn.softmax,
+            "mean": jnp.mean,
+            "fmod": lambda x: x % 0.5,
+        }[name]
+    import torch
+
+    return {
+        "exp": lambda x: torch.clone(x).exp_(),
+        "softmax": lambda x: torch.nn.functional.softmax(x, -1),
+        "mean": torch.mean,
+        "fmod": lambda x: x % 0.5,
+    }[name]
 
 
 class Own(layers.Layer):
@@ -66,8 +103,42 @@ def test_they_are_found_in_the_first_call(name, kind, way):
         run()
 
 
+@pytest.mark.parametrize("way", ["call", "compiled fit"])
+@pytest.mark.parametrize("name", ["exp", "softmax", "mean", "fmod"])
+def test_elementwise_operations_too(name, way):
+    function = elementwise(name)
+    function(ops.ones((2, 4)))  # JAX has compiled it then
+    model = model_of(lambda x, w: x * function(ops.relu(x)), Around)
+    quantize_elementwise(model, Recipe(elementwise="fixed<12,4>"))
+    model.compile("sgd", "mse")
+    x = normal((2, 4))
+    run = (lambda: model(x)) if way == "call" else lambda: model.fit(x, x, verbose=0)
+    with pytest.raises(UncoveredError, match=r"layer '.*own.*' computes: write it by keras.ops"):
+        run()
+    quantize_elementwise(unquantize_elementwise(model), ELEMENTWISE, exclude="*own")
+    assert tuple(run().shape if way == "call" else (2, 4)) == (2, 4)
+
+
+ELEMENTWISE = Recipe(elementwise="fixed<12,4>")
+
+
+def test_elementwise_operations_by_keras_and_operators_are_rounded():
+    """None is told of, though a user's code calls them."""
+
+    def function(x, w):
+        x = 1 / (1 + ops.exp(-x)) + 0.5 * (x - ops.mean(x, -1, keepdims=True)) ** 2
+        x += ops.softmax(x) * ops.sqrt(ops.abs(x))
+        return ops.where(x > 0, x, -x) @ w
+
+    model = quantize_elementwise(model_of(function), ELEMENTWISE)
+    y = numpy(model(normal((2, 4))))
+    assert y.shape == (2, 3)
+
+
 def test_warning_ignoring_and_excluding():
     x, function = normal((2, 4)), native("matmul")
+    excluded = model_of(function, Around)
+    quantize_gemms(excluded, RECIPE, exclude="*own")(x)
     with pytest.warns(UserWarning, match="could not be applied to"):
         quantize_gemms(model_of(function), RECIPE, uncovered="warn")(x)
     quantize_gemms(model_of(function), RECIPE, uncovered="ignore")(x)
