@@ -90,6 +90,21 @@ def forward_pre_hooks(module: nn.Module) -> MutableMapping[int, Callable[..., An
     return module._forward_pre_hooks
 
 
+def call_impl_of(module: nn.Module) -> Callable[..., Any]:
+    """The method of a module's class that runs its hooks and its forward."""
+    return type(module)._call_impl
+
+
+def stand_in(module: nn.Module, call: Callable[..., Any] | None) -> None:
+    """Call that in place of `call_impl_of(module)`; None: that again. Copies of the module do so
+    too.
+    """
+    if call is None:
+        module.__dict__.pop("_call_impl", None)
+    else:
+        module.__dict__["_call_impl"] = call
+
+
 def has_step_hooks(optimizer: Optimizer) -> bool:
     """Whether an optimizer has hooks around its step: not one whose class left out
     `Optimizer.__init__`.

@@ -122,6 +122,8 @@ class Frame:
     ) -> None:
         self.module, self.name = module, name
         self.products, self.functions = products, functions
+        self.opened_for: Any = None
+        """The scope whose forward runs in this frame, as hooks before and after it do."""
         self.derived: list[Tensor] = []
         """Tensors that were computed from parameters alone."""
 
@@ -141,13 +143,31 @@ class Frames(threading.local):
 FRAMES = Frames()
 
 
+class FunctionsOfCall(ElementwiseFunctions):
+    """The rounded functions of one call of a module, which draws its step with the first of them:
+    hooks before the forward say what the model is doing.
+    """
+
+    def __init__(self, site: Any) -> None:
+        self.site, self.calls = site, 0
+        self._rules: ElementwiseRules | None = None
+
+    @property
+    def rules(self) -> ElementwiseRules:  # type: ignore[override]
+        """As its site has them."""
+        if self._rules is None:
+            site = self.site
+            self._rules = ElementwiseRules(
+                site.quantizers, site.seed, site.index, site.turn(), site=site.name
+            )
+        return self._rules
+
+
 def functions_of(site: Any) -> ElementwiseFunctions:
     """The rounded functions of one call of a module, by its `ElementwiseSite`."""
     if not torch.compiler.is_compiling():
         site.runs += 1
-    return ElementwiseFunctions(
-        ElementwiseRules(site.quantizers, site.seed, site.index, site.turn(), site=site.name)
-    )
+    return FunctionsOfCall(site)
 
 
 def is_weight(x: Any) -> bool:

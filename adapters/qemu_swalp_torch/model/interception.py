@@ -1,106 +1,33 @@
-"""Interception of the functions that a model calls, whoever's code calls them.
-
-While a module is called, a `TorchFunctionMode` sees each function, method and operator of PyTorch
-that is applied, in any code, registered or not. Products are computed by `products`, elementwise
-operations by `arithmetic`; all else is passed on.
+"""Scopes of the modules of a model: what stands in for their forwards, so that the functions which
+these call are intercepted.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from types import FunctionType, MethodType
+from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from .._compat import (
-    constant,
-    is_operator,
-    lost_weight,
+    call_impl_of,
     never_traced_first,
-    show_to_modes,
+    stand_in,
     without_interception,
 )
 from ..tensors.call_counters import Site
 from ..tensors.scripting import NotScriptable
-from . import arithmetic, products
 from .coverage import Report, is_watchable, watched
 from .direct import DIRECT, is_plain
-from .frames import FRAMES, Frame, Products, functions_of, note_weights, pass_on
-from .names import known_operator
+from .frames import FRAMES, Frame, Products, functions_of, pass_on
+from .function_mode import Interception, remember, show_functions
 from .registry import FORWARDS, FUNCTIONS
 from .traced import check_traced
 
 Forward = Callable[..., Any]
-
-
-class Interception(TorchFunctionMode):
-    """Within it products and elementwise operations are rounded by the rules of the innermost
-    call.
-    """
-
-    @never_traced_first
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, inputs: Any = (), options: Any = None
-    ) -> Any:
-        return call(function, inputs, options or {})
-
-
-def call(function: Callable[..., Any], inputs: Sequence[Any], options: dict[str, Any]) -> Any:
-    """What a function gives under the rules of the innermost call."""
-    frame = FRAMES.stack[-1]
-    if function is F.l1_loss and not torch.compiler.is_compiling():
-        options = {**options, "weight": lost_weight()}
-    if frame.products is not None or frame.functions is not None:
-        if is_operator(function) or _is_traced_python(function):
-            handler = _by_name(frame, function)
-        else:
-            handler = products.PRODUCTS.get(function)
-            if handler is None and frame.functions is not None:
-                handler = arithmetic.ARITHMETIC.get(function)
-        if handler is not None:
-            result = handler(frame, function, *inputs, **options)
-            _remember(frame, inputs, result)
-            return result
-    if function is Tensor.unflatten:  # torch.compile cannot trace the method within a mode
-        function = torch.unflatten
-    result = function(*inputs, **options)
-    _remember(frame, inputs, result)
-    return result
-
-
-@constant
-def _show_functions() -> None:
-    """Before torch.compile traces a model: have it show all that is computed here."""
-    show_to_modes(
-        function
-        for function in (*products.PRODUCTS, *arithmetic.ARITHMETIC)
-        if isinstance(function, FunctionType)
-    )
-
-
-def _is_traced_python(function: Callable[..., Any]) -> bool:
-    """Whether torch.compile traces a function written in Python, which it does not find in a table
-    by its identity.
-    """
-    return isinstance(function, FunctionType) and torch.compiler.is_compiling()
-
-
-def _by_name(frame: Frame, function: Callable[..., Any]) -> Callable[..., Any] | None:
-    name = (known_operator(function) or "") if is_operator(function) else function.__name__
-    handler = products.BY_NAME.get(name)
-    if handler is None and frame.functions is not None:
-        handler = arithmetic.BY_NAME.get(name)
-    return handler
-
-
-def _remember(frame: Frame, inputs: Sequence[Any], result: Any) -> None:
-    if frame.products is not None:
-        note_weights(inputs, result)
 
 
 class ModuleScope(NotScriptable):
@@ -141,28 +68,54 @@ class ModuleScope(NotScriptable):
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         stack = FRAMES.stack
-        caller = stack[-1] if stack else None
-        if caller is not None and self._is_passed(caller):
+        if not stack:
+            return self._outermost(ModuleScope.__call__, self, inputs, options)
+        caller = stack[-1]
+        if self._is_passed(caller):
             with without_interception():  # a dozen calls within need no look at each
                 result = type(self.module).forward(self.module, *inputs, **options)
-                _remember(caller, inputs, result)
+                remember(caller, inputs, result)
             return result
-        frame = Frame(self.module, self.name, self._products(caller), self._functions(caller))
-        if caller is not None:
-            _check_traced(caller)
-        elif torch.compiler.is_dynamo_compiling():
-            _show_functions()
+        if caller.opened_for is self:
+            caller.opened_for = None
+            return self._forward(caller, inputs, options)
+        frame = self._frame(caller)
+        _check_traced(caller)
         stack.append(frame)
         try:
-            if caller is not None:
-                return self._forward(frame, inputs, options)
-            if not self.is_watched():
-                with Interception():
-                    return self._forward(frame, inputs, options)
-            with watched(self), Interception():
-                return self._forward(frame, inputs, options)
+            return self._forward(frame, inputs, options)
         finally:
             stack.pop()
+
+    def call(self, *inputs: Any, **options: Any) -> Any:
+        """What the module has in place of its `_call_impl`: hooks of the outermost module run
+        within its scope, as those of the others do within their callers'.
+        """
+        call_impl = call_impl_of(self.module)
+        if FRAMES.stack:
+            return call_impl(self.module, *inputs, **options)
+        return self._outermost(call_impl, self.module, inputs, options)
+
+    def _outermost(self, function: Any, of: Any, inputs: Any, options: Any) -> Any:
+        frame, stack = self._frame(None), FRAMES.stack
+        frame.opened_for = self
+        if torch.compiler.is_dynamo_compiling():
+            show_functions()
+        stack.append(frame)
+        try:
+            if not self.is_watched():
+                with Interception():
+                    result = function(of, *inputs, **options)
+            else:
+                with watched(self), Interception():
+                    result = function(of, *inputs, **options)
+            _check_traced(frame)
+            return result
+        finally:
+            stack.pop()
+
+    def _frame(self, caller: Frame | None) -> Frame:
+        return Frame(self.module, self.name, self._products(caller), self._functions(caller))
 
     @never_traced_first
     def is_watched(self) -> bool:
@@ -256,6 +209,7 @@ def put(module: nn.Module, name: str, section: str, site: Any, policy: str) -> P
     scope = scope_of(module)
     if scope is None:
         scope = module.__dict__["forward"] = ModuleScope(module, name)
+        stand_in(module, scope.call)
     scope.sites[section], scope.policy[section], scope.report = site, policy, None
     return Placed(scope, section)
 
@@ -271,6 +225,8 @@ class Placed:
         scope, module = self.scope, self.scope.module
         scope.sites.pop(self.section, None)
         scope.policy.pop(self.section, None)
+        if not scope.sites:
+            stand_in(module, None)
         if not scope.sites and scope_of(module) is scope:
             if scope.before is None:
                 del module.__dict__["forward"]

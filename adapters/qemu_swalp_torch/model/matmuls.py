@@ -64,8 +64,8 @@ def quantize_gemms(
     uncovered : what to do about a product that cannot be rounded, since it is made by a custom
         autograd Function, a fused kernel or a scripted module, of sparse, nested or complex
         tensors, in a Fourier transform, a factorization or the solution of equations: "raise" at
-        the first forward, or as torch.compile or torch.export trace it, "warn", or "ignore". What
-        hooks of the model itself compute is not of its forward.
+        the first forward, or as torch.compile or torch.export trace it, "warn", or "ignore". Hooks
+        before and after a forward belong to it; those of gradients, of tensors and modules, do not.
     seed : of the random bits, which depend on (seed, operand, index of the module in the model,
         number of its calls in the present mode of the model); None as in `quantize_activations`.
 

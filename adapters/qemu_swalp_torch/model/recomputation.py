@@ -14,7 +14,7 @@ import torch
 
 from .._compat import backward_id, replace_checkpointed
 from .frames import FRAMES, Frame, Products
-from .interception import Interception
+from .function_mode import Interception
 
 Function = Callable[..., Any]
 

@@ -101,6 +101,18 @@ def test_base_classes():
     assert not issubclass(nn.MaxPool2d, _compat.AVERAGE_POOLS), changed("AVERAGE_POOLS")
 
 
+def test_call_impl_of():
+    model = nn.Linear(2, 2)
+    calls = []
+    _compat.stand_in(model, lambda x: calls.append(x) or _compat.call_impl_of(model)(model, x))
+    x = torch.ones(1, 2)
+    assert torch.equal(model(x), model.forward(x)), changed("call_impl_of")
+    assert len(calls) == 1, changed("stand_in")
+    _compat.stand_in(model, None)
+    model(x)
+    assert len(calls) == 1, changed("stand_in")
+
+
 def test_untraced():
     traced = []
 
