@@ -11,14 +11,9 @@ import qemu_swalp as q
 from qemu_swalp.arrays.dtypes import SOURCE_DTYPES
 from qemu_swalp.kernels import stored_call
 from tests.conformance import spec
-from tests.conformance.test_vectors import (
-    Case,
-    assert_bits,
-    check,
-    round_cases,
-    scaled_arrays,
-    stochastic_cases,
-)
+from tests.conformance.cases import Case, assert_bits
+from tests.conformance.test_block_vectors import scaled_arrays
+from tests.conformance.test_vectors import check, round_cases, stochastic_cases
 from tests.helpers.backends import WITH_KERNELS, Backend, dtype_name, same_bits
 from tests.helpers.samples import array, formats
 
