@@ -47,13 +47,32 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def constant(function: Function) -> Function:
-    """`torch.compile` runs the function once and uses its result as a constant.
-
-    This attribute is all that `torch.compiler.assume_constant_result` sets, once it has imported
-    the compiler.
+    """`torch.compile` runs the function once and uses its result as a constant. What it raises
+    arrives as it was raised, and not within an error of the compiler.
     """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
+
+    @functools.wraps(function)
+    def run(*inputs: Any, **options: Any) -> Any:
+        try:
+            return function(*inputs, **options)
+        except Exception as error:
+            if torch._guards.CompileContext.try_get() is None:
+                raise
+            raise _passed_by_compiler(error) from None
+
+    # All that `torch.compiler.assume_constant_result` sets, once it has imported the compiler.
+    run._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return run  # type: ignore[return-value]
+
+
+def _passed_by_compiler(error: Exception) -> Exception:
+    """The same error, of a type that is one of its own and one which torch.compile lets through."""
+    from torch._dynamo.exc import ShortenTraceback
+
+    kind = type(error)
+    both: Any = type(kind.__name__, (ShortenTraceback, kind), {"__module__": kind.__module__})
+    passed: Exception = both(str(error), first_useful_frame=None)
+    return passed
 
 
 def never_traced_first(function: Function) -> Function:

@@ -25,7 +25,7 @@ from .direct import DIRECT, is_plain
 from .frames import FRAMES, Frame, Products, functions_of, pass_on
 from .function_mode import Interception, remember, show_functions
 from .registry import FORWARDS, FUNCTIONS
-from .traced import check_traced
+from .traced import check_traced, check_untransformed
 
 Forward = Callable[..., Any]
 
@@ -100,6 +100,7 @@ class ModuleScope(NotScriptable):
         frame, stack = self._frame(None), FRAMES.stack
         frame.opened_for = self
         if torch.compiler.is_dynamo_compiling():
+            check_untransformed(self.name)
             show_functions()
         stack.append(frame)
         try:

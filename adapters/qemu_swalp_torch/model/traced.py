@@ -31,17 +31,25 @@ AUTOGRAD_FUNCTION = "autograd_function_apply"
 
 
 @constant
+def check_untransformed(name: str) -> None:
+    """RuntimeError within a transform of `torch.func`, where torch.compile cannot trace what rounds,
+    or loses gradients.
+    """
+    if transforms_are_active():
+        raise RuntimeError(
+            "torch.compile cannot trace a transform of torch.func around the rounded products or"
+            f" operations of {name or 'the model'!r}; call the transform without torch.compile"
+        )
+
+
+@constant
 def check_traced(name: str, products: str, elementwise: str) -> None:
     """Tell what was traced in float since the last call; torch.compile calls this as it traces.
 
     `products` and `elementwise` say what to do about it in the module of that name: "raise",
     "warn", or "ignore".
     """
-    if transforms_are_active():  # PyTorch loses the gradients of some autograd Functions
-        raise RuntimeError(
-            "torch.compile cannot trace a transform of torch.func around the rounded products or"
-            f" operations of {name or 'the model'!r}; call the transform without torch.compile"
-        )
+    check_untransformed(name)
     report = Report()
     for node in traced_nodes():
         if (products, elementwise) != ("ignore", "ignore"):

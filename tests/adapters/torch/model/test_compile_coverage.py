@@ -4,7 +4,13 @@ import warnings
 
 import pytest
 import torch
-from qemu_swalp_torch import emulate, quantize_elementwise, quantize_gemms
+from qemu_swalp_torch import (
+    UncoveredError,
+    emulate,
+    quantize,
+    quantize_elementwise,
+    quantize_gemms,
+)
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -104,10 +110,23 @@ def test_what_a_graph_computes_in_float_is_told_by_name(section, case):
     function, words = UNCOVERED[section][case]
     model = Model(function)
     CALLS[section](model)
-    # torch.compile wraps what is raised while it traces in a RuntimeError that has the words.
-    error = rf"(?s)section '{section}' could not be applied .*{words}.*Exclude them by name"
-    with pytest.raises(RuntimeError, match=error):
+    error = rf"^the recipe's section '{section}' could not be applied .*{words}.*Exclude them"
+    with pytest.raises(UncoveredError, match=error):
         compiled(model, case)(X)
+
+
+@pytest.mark.parametrize("fullgraph", [True, False])
+def test_other_errors_of_a_trace_arrive_as_they_are(fullgraph):
+    model = nn.Sequential(nn.Linear(8, 8))
+    quantize_gemms(model, PRODUCTS)
+    run = torch.compile(torch.func.vmap(model), backend="eager", fullgraph=fullgraph)
+    with pytest.raises(RuntimeError, match="^torch.compile cannot trace a transform"):
+        run(X)
+    torch._dynamo.reset()
+    run = torch.compile(lambda x: quantize(x, "e9m9m"), backend="eager", fullgraph=fullgraph)
+    with pytest.raises(ValueError, match="^unknown format") as caught:
+        run(X)
+    assert caught.type.__name__ == "ValueError"
 
 
 @pytest.mark.parametrize(("section", "case"), [("products", "cdist"), ("elementwise", "cumsum")])
