@@ -14,6 +14,7 @@ from .averaging.swap import SWAP
 from .diagnosis import RoleStudy, find_breaking_role
 from .functional import ELEMENTWISE
 from .layouts import register_layout
+from .phases import Phases
 from .presets import as_recipe, fixed_point, recipe, recipe_names, register_recipe, swalp
 from .recipe import FULL_PRECISION, Recipe
 from .roles import OPERANDS, ROLES, SECTIONS, SUMS
@@ -37,6 +38,7 @@ __all__ = [
     "AverageState",
     "Averaging",
     "Hyperparameters",
+    "Phases",
     "Policy",
     "Quantizer",
     "Recipe",

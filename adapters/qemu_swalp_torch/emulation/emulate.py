@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from qemu_swalp._util.checks import check_choice, check_patterns
+from qemu_swalp._util.checks import check_choice, check_int, check_patterns
 from qemu_swalp._util.tables import table
-from qemu_swalp.training import FULL_PRECISION, Recipe, as_recipe
+from qemu_swalp.training import FULL_PRECISION, Phases, Recipe, as_recipe
 from qemu_swalp.training.positions import literal
 from qemu_swalp.training.roles import SECTIONS
 
@@ -29,6 +29,7 @@ from ..model.walk import check_model
 from ..optim.param_groups import ACCUMULATOR, SEED, STEP
 from ..optim.wrap import quantize_optimizer, unquantize_optimizer
 from ..tensors.model_names import named_modules
+from .phases import StepWatcher
 from .report import lines_of
 
 CALLS: dict[str, Callable[..., SiteHandle]] = {
@@ -42,7 +43,7 @@ CALLS: dict[str, Callable[..., SiteHandle]] = {
 def emulate(
     model: nn.Module,
     optimizer: Optimizer | None,
-    recipe: Recipe | str,
+    recipe: Recipe | str | Phases,
     *,
     exclude: Selection = (),
     average: bool | Mapping[str, Any] = False,
@@ -63,7 +64,8 @@ def emulate(
     model : any module. Parameters, buffers and state_dict stay untouched.
     optimizer : any `torch.optim.Optimizer` of its parameters; None if the recipe rounds nothing in
         an optimizer.
-    recipe : `qemu_swalp.training.Recipe`, or the name of a preset such as "swalp8".
+    recipe : `qemu_swalp.training.Recipe`, or the name of a preset such as "swalp8"; or `Phases`,
+        recipes by the number of the optimizer's step, which it `change`s at the end of a step.
     exclude : modules that stay in float with all that is in them, their parameters included: a
         pattern of names, a module type, a predicate (name, module) -> bool, or a sequence of these.
     average : True for an `Averager` of the model, in the recipe's format of the average, that
@@ -103,7 +105,10 @@ def emulate(
     check_patterns("exclude", patterns_in(exclude), names)
     made = Emulation(model, optimizer, Options(exclude, attention, uncovered, seed))
     try:
-        made.apply(as_recipe(recipe))
+        if isinstance(recipe, Phases):
+            made.apply_phases(recipe)
+        else:
+            made.apply(as_recipe(recipe))
         if average or isinstance(average, Mapping):
             made.average(dict(average) if isinstance(average, Mapping) else {})
     except BaseException:
@@ -159,6 +164,8 @@ class Emulation:
         self.averager: Averager | None = None
         self.hook: Any = None
         self.quantized = False
+        self.phases: Phases | None = None
+        self.watcher: StepWatcher | None = None
 
     def apply(self, recipe: Recipe) -> None:
         """Make the calls that apply one section each; `emulate` tells the errors."""
@@ -178,6 +185,18 @@ class Emulation:
             seed = self.options.seed
             quantize_optimizer(self.optimizer, within, model=self.model, seed=seed)
             self.quantized = True
+
+    def apply_phases(self, phases: Phases) -> None:
+        """Apply the first recipe now, and each other one after the step before its first."""
+        if self.optimizer is None:
+            raise ValueError("phases count the optimizer's steps; pass the optimizer")
+        self.apply(replace(phases.at(0), allow_empty=True))
+        self.phases, self.watcher = phases, StepWatcher(self.optimizer, self._to_step)
+
+    def _to_step(self, step: int) -> None:
+        """Go on by the recipe of the step of that number."""
+        if self.phases is not None and self.phases.at(step) != self.recipe:
+            self.change(replace(self.phases.at(step), allow_empty=True))
 
     def average(self, arguments: dict[str, Any]) -> None:
         """Average the model as `emulate` says."""
@@ -268,23 +287,49 @@ class Emulation:
         time.
         """
         self._release()
+        if self.watcher is not None:
+            self.watcher.remove()
         if self.hook is not None:
             self.hook.remove()
-        self.hook = None
+        self.hook = self.watcher = None
 
     def disabled(self) -> AbstractContextManager[nn.Module]:
         """A context in which the model computes in float, as SWALP's average is evaluated."""
         return disabled(self.model)
 
     def state_dict(self) -> dict[str, Any]:
-        """What an exact resume needs beside the state of model and optimizer."""
+        """What an exact resume needs beside the state of model and optimizer, which in a training
+        in phases are loaded after it.
+        """
         state: dict[str, Any] = {name: part.state_dict() for name, part in self.handles.items()}
         if self.averager is not None:
             state["averager"] = self.averager.state_dict()
+        if self.watcher is not None:
+            state["phases"] = {"step": self.watcher.steps}
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Inverse of `state_dict`. ValueError, and no change, where the parts are others."""
+        """Inverse of `state_dict`, after which a training in phases goes on by the recipe of its
+        step. ValueError, and no change, where the parts are others.
+        """
+        if self.watcher is None:
+            self._load(state)
+            return
+        plain = dict(state)
+        record = plain.pop("phases", None)
+        if not isinstance(record, Mapping) or set(record) != {"step"}:
+            raise ValueError(f"the state must have {{'step': n}} for phases, got {record!r}")
+        check_int("state['phases']['step']", record["step"], 0, 2**62)
+        before = self.watcher.steps
+        try:
+            self._to_step(record["step"])
+            self._load(plain)
+        except BaseException:
+            self._to_step(before)
+            raise
+        self.watcher.steps = record["step"]
+
+    def _load(self, state: Mapping[str, Any]) -> None:
         known = set(self.handles) | ({"averager"} if self.averager is not None else set())
         if set(state) != known:
             raise ValueError(
