@@ -98,6 +98,9 @@ def test_layouts_of_pytorch_leave_out_what_no_axis_tells() -> None:
         (keras.layers.Conv2D(40, 3, name="conv"), (5, 5, 48)),
         (keras.layers.Conv1D(40, 3, groups=2, name="groups"), (5, 96)),
         (keras.layers.Conv2DTranspose(40, 3, name="transposed"), (5, 5, 48)),
+        (keras.layers.DepthwiseConv2D(3, name="depthwise"), (5, 5, 48)),
+        (keras.layers.EinsumDense("abc,cde->abde", (None, 4, 8), name="heads"), (5, 48)),
+        (keras.layers.EinsumDense("abc,dec->abde", (None, 4, 8), name="last"), (5, 48)),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
@@ -113,6 +116,33 @@ def test_codes_are_those_of_the_operand_in_keras(layer: Any, shape: tuple[int, .
     qemu_swalp_keras.unquantize_gemms(model)
     layer.kernel.assign(values)
     assert (np.asarray(model(x)) == rounded).all()
+
+
+def test_layouts_of_keras_leave_out_what_no_axis_tells() -> None:
+    """Sums over two axes, and channels that share an axis with a multiplier."""
+    both = {"sum": 0, "out": 1}
+    for layer, shape, found in (
+        (keras.layers.EinsumDense("abde,dec->abc", (None, 40), name="n"), (5, 3, 16), {}),
+        (
+            keras.layers.EinsumDense("abc,cd->abd", (None, 40), name="n"),
+            (5, 16),
+            {"sum": 0, "out": 1},
+        ),
+        (keras.layers.EinsumDense("abc,cde->abde", (None, 4, 2), name="n"), (5, 16), {"sum": 0}),
+        (keras.layers.DepthwiseConv1D(3, depth_multiplier=2, name="n"), (5, 4), {}),
+    ):
+        model = keras.Sequential([keras.Input(shape), layer])
+        layouts = qemu_swalp_keras.operand_layouts(model)
+        assert layouts == ({layer.kernel.path: found} if found else {})
+    separable = keras.layers.SeparableConv2D(8, 3, name="s")
+    model = keras.Sequential([keras.Input((5, 5, 4)), separable])
+    by_name = {
+        path.split("/")[-1]: x for path, x in qemu_swalp_keras.operand_layouts(model).items()
+    }
+    assert by_name == {
+        "depthwise_kernel": {"sum": -1, "out": -2},
+        "pointwise_kernel": {"sum": -2, "out": -1},
+    }
 
 
 def test_the_command_asks_for_the_library(capsys: Capture, tmp_path: Path) -> None:

@@ -27,6 +27,13 @@ from .._compat import ConvLSTMCell, flat_layers, own_trainable_variables
 
 CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+DEPTHWISE = {
+    layers.DepthwiseConv1D: "kernel",
+    layers.DepthwiseConv2D: "kernel",
+    layers.SeparableConv1D: "depthwise_kernel",
+    layers.SeparableConv2D: "depthwise_kernel",
+}
+"""Layers with one input channel to a sum → the name of that kernel."""
 PolicyT = TypeVar("PolicyT", bound=Policy)
 
 
@@ -73,8 +80,10 @@ def operand_layouts(model: layers.Layer) -> dict[str, dict[str, int]]:
     Returns
     -------
     paths of the variables → {"sum": axis, "out": axis}. A convolution's blocks run along its input
-    channels, at each position of the kernel. Kernels of several such axes (depthwise, einsum), and
-    transposed convolutions in groups, are left out.
+    channels, at each position of the kernel, of which a depthwise one has one for each output. Of
+    `EinsumDense` with outputs along several axes "out" is missing. Kernels with a sum over several
+    axes (of `EinsumDense`), or with a depth multiplier beside their channels, and transposed
+    convolutions in groups, are left out.
 
     >>> import keras
     >>> conv = keras.layers.Conv2D(4, 3, name="conv")
@@ -93,11 +102,17 @@ def operand_layouts(model: layers.Layer) -> dict[str, dict[str, int]]:
 
 def _operand_axes(layer: Any, name: str, shape: tuple[int, ...]) -> dict[str, int] | None:
     rule = layout_of(layer, name, shape) or {}
+    if name == "kernel" and isinstance(layer, layers.EinsumDense):
+        single = {word: rule[word] for word in ("sum", "out")}
+        axes = {w: a[0] for w, a in single.items() if isinstance(a, tuple) and len(a) == 1}
+        return axes if "sum" in axes else None
     if len(shape) == 2:
         summed, out = rule.get("sum"), rule.get("out")
         return {"sum": summed, "out": out} if type(summed) is type(out) is int else None
-    if name == "kernel" and isinstance(layer, CONVOLUTIONS):
+    if name == "pointwise_kernel" or (name == "kernel" and isinstance(layer, CONVOLUTIONS)):
         return {"sum": -2, "out": -1}
+    if name == DEPTHWISE.get(type(layer)) and shape[-1] == 1:
+        return {"sum": -1, "out": -2}
     if name == "kernel" and isinstance(layer, TRANSPOSED):
         return {"sum": -1, "out": -2}
     return None
