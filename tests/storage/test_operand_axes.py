@@ -120,7 +120,6 @@ def test_codes_are_those_of_the_operand_in_keras(layer: Any, shape: tuple[int, .
 
 def test_layouts_of_keras_leave_out_what_no_axis_tells() -> None:
     """Sums over two axes, and channels that share an axis with a multiplier."""
-    both = {"sum": 0, "out": 1}
     for layer, shape, found in (
         (keras.layers.EinsumDense("abde,dec->abc", (None, 40), name="n"), (5, 3, 16), {}),
         (
