@@ -24,6 +24,15 @@ def library() -> ctypes.CDLL:
 
 def ptx(program: CudaProgram, arch: str = "compute_90") -> str:
     """The program, compiled. RuntimeError with the compiler's log where it fails."""
+    return _compiled(program, arch, "PTX").decode()
+
+
+def cubin(program: CudaProgram, arch: str) -> bytes:
+    """The program as machine code. RuntimeError as `ptx`."""
+    return _compiled(program, arch, "CUBIN")
+
+
+def _compiled(program: CudaProgram, arch: str, what: str) -> bytes:
     nvrtc, made = library(), ctypes.c_void_p()
     nvrtc.nvrtcCreateProgram(
         ctypes.byref(made), program.text().encode(), program.source.encode(), 0, None, None
@@ -40,14 +49,17 @@ def ptx(program: CudaProgram, arch: str = "compute_90") -> str:
         len(options),
         (ctypes.c_char_p * len(options))(*(option.encode() for option in options)),
     )
-    if status:
-        raise RuntimeError(_text(made, "ProgramLog"))
-    return _text(made, "PTX")
+    try:
+        if status:
+            raise RuntimeError(_bytes(made, "ProgramLog").decode())
+        return _bytes(made, what)
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(made))
 
 
-def _text(program: ctypes.c_void_p, what: str) -> str:
+def _bytes(program: ctypes.c_void_p, what: str) -> bytes:
     size = ctypes.c_size_t()
     getattr(library(), f"nvrtcGet{what}Size")(program, ctypes.byref(size))
     buffer = ctypes.create_string_buffer(size.value)
     getattr(library(), f"nvrtcGet{what}")(program, buffer)
-    return buffer.value.decode()
+    return buffer.raw if what == "CUBIN" else buffer.value

@@ -6,6 +6,14 @@
 
 #define QS_DEVICE __device__ __forceinline__
 
+// Before a loop of a known number of turns: else a compiler that finds its body long keeps the
+// arrays that it walks through in memory.
+#if defined(__CUDACC__)
+#define QS_UNROLL _Pragma("unroll")
+#else
+#define QS_UNROLL
+#endif
+
 QS_BEGIN
 
 constexpr int threads = QS_THREADS;  // of a thread block
@@ -40,13 +48,26 @@ QS_DEVICE Pack<C> load(const typename C::Stored* from, int count) {
   return pack;
 }
 
-/// By accesses of 16 bytes, which a compiler is told only by a type of its own.
+/// By one instruction, whatever the compiler makes of the parts.
+QS_DEVICE void store_16_bytes(uint4* to, const uint4& value) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};"
+               :
+               : "l"(__cvta_generic_to_global(to)), "r"(value.x), "r"(value.y), "r"(value.z),
+                 "r"(value.w)
+               : "memory");
+#else
+  *to = value;
+#endif
+}
+
 template <class C>
 QS_DEVICE void store_whole(typename C::Stored* to, const Pack<C>& pack) {
   uint4 parts[sizeof(Pack<C>) / sizeof(uint4)];
   memcpy(parts, &pack, sizeof pack);
+  QS_UNROLL
   for (unsigned i = 0; i < sizeof pack / sizeof(uint4); ++i)
-    reinterpret_cast<uint4*>(to)[i] = parts[i];
+    store_16_bytes(reinterpret_cast<uint4*>(to) + i, parts[i]);
 }
 
 template <class C>
@@ -67,6 +88,7 @@ struct PackWords {
 template <int size, int skipped>
 QS_DEVICE PackWords<size> words_from(uint64_t first, const Random& random) {
   PackWords<size> of_pack;
+  QS_UNROLL
   for (int block = 0; block * 4 < size + skipped; ++block) {
     const Words words = philox(uint32_t(first / 4) + uint32_t(block), random);
     for (int j = 0; j < 4; ++j) {
@@ -99,25 +121,33 @@ QS_DEVICE PackWords<size> pack_words(const Random& random, uint64_t element, int
   }
 }
 
+/// Whether packs whose first element is a multiple of four have whole blocks of random words.
+QS_DEVICE bool in_blocks(const Random& random) { return !random.words && random.offset % 4 == 0; }
+
 /// The random words of now, whatever the host knew of the step.
 QS_DEVICE Random now(Random random) {
   if (random.step_at) random.step = *random.step_at;
   return random;
 }
 
-/// round(raw, word, index in the pack) for the elements of a pack, in place; the first of them has
-/// this number in its array.
-template <class C, bool stochastic, class Round>
-QS_DEVICE void round_pack(Pack<C>& pack, const Random& random, int64_t element, int count,
-                          Round round) {
+/// round(raw, word, index in the pack) for the elements of a pack, in place.
+template <class C, class Round>
+QS_DEVICE void round_by_words(Pack<C>& pack, const PackWords<pack_size<C>>& words, Round round) {
   using Word = typename C::Word;
-  constexpr int size = pack_size<C>;
-  PackWords<size> words{};
-  if (stochastic) words = pack_words<size>(random, uint64_t(element), count);
-  for (int i = 0; i < size; ++i) {
+  QS_UNROLL
+  for (int i = 0; i < pack_size<C>; ++i) {
     pack.at[i] =
         typename C::Stored(round(Word(pack.at[i]), Word(words.at[i]) << (C::width - 32), i));
   }
+}
+
+/// The same; the first element has this number in its array.
+template <class C, bool stochastic, class Round>
+QS_DEVICE void round_pack(Pack<C>& pack, const Random& random, int64_t element, int count,
+                          Round round) {
+  PackWords<pack_size<C>> words{};
+  if (stochastic) words = pack_words<pack_size<C>>(random, uint64_t(element), count);
+  round_by_words<C>(pack, words, round);
 }
 
 QS_END

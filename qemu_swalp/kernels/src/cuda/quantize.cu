@@ -36,12 +36,20 @@ QS_DEVICE void round_run(const QuantizeCall& call, const Random& random, Round r
   const int64_t columns = call.counts.columns, apart = int64_t(threads) * size;
   int64_t at = (int64_t(blockIdx.x) * together * threads + threadIdx.x) * size;
   const int64_t step = int64_t(gridDim.x) * together * apart;
-  if (is_aligned<C>(source_of(call)) && is_aligned<C>(target_of(call))) {
+  if (is_aligned<C>(source_of(call)) && is_aligned<C>(target_of(call)) &&
+      (!stochastic || in_blocks(random))) {
     for (; at + (together - 1) * apart + size <= columns; at += step) {
       Pack<C> packs[together];
+      QS_UNROLL
       for (int i = 0; i < together; ++i) packs[i] = load_whole<C>(source_of(call) + at + i * apart);
-      for (int i = 0; i < together; ++i)
-        round_pack<C, stochastic>(packs[i], random, at + i * apart, size, round);
+      QS_UNROLL
+      for (int i = 0; i < together; ++i) {
+        PackWords<size> words{};
+        if (stochastic)
+          words = words_from<size, 0>(uint64_t(at + i * apart) + random.offset, random);
+        round_by_words<C>(packs[i], words, round);
+      }
+      QS_UNROLL
       for (int i = 0; i < together; ++i) store_whole<C>(target_of(call) + at + i * apart, packs[i]);
     }
   }
@@ -68,6 +76,13 @@ QS_DEVICE void round_windows(const QuantizeCall& call, Round round) {
         store<C>(target_of(call) + row.target + c, pack, count);
       });
     });
+  });
+}
+
+template <Way way>
+QS_DEVICE void round_elements_shortly(const QuantizeCall& call, const Short& s) {
+  round_windows(call, [&](Word raw, Word word, int) {
+    return round_in_float32<C, way, stochastic>(raw, word, s);
   });
 }
 
@@ -147,6 +162,12 @@ extern "C" __global__ void __launch_bounds__(threads)
     return round_windows(call, [&](Word raw, Word word, int) {
       return round_by_table<C>(Mode_(), raw, word, call.plan.table);
     });
+  }
+  if constexpr (is_short(Mode_()) && is_in_float32<C>) {
+    const Short s = short_of<C>(call.plan.element, stochastic, true);
+    if (s.way == Way::saturating) return round_elements_shortly<Way::saturating>(call, s);
+    if (s.way == Way::regular) return round_elements_shortly<Way::regular>(call, s);
+    if (s.way == Way::bits) return round_elements_shortly<Way::bits>(call, s);
   }
   const Constants<C> constants = constants_of<C>(call.plan.element, 0);
   switch (shape_of<C>(call.plan.element, 0, true)) {

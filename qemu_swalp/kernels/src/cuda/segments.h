@@ -3,6 +3,7 @@
 #pragma once
 #include "common/plan.h"
 #include "cuda/packs.h"
+#include "cuda/short_rounding.h"
 
 QS_BEGIN
 
@@ -21,17 +22,25 @@ union Entry {
   Scale<C> other;
 };
 
-/// What scales that are no powers of two have in common.
+/// What blocks have in common: of scales that are no powers of two the constants, of those that are
+/// the short rounding of finite numbers under the scale 1.
 template <class C>
 struct Common {
   Constants<C> constants;
   Constants<Single> constants32;
+  Short brief;
 };
 
 template <class C>
 QS_DEVICE Common<C> common_of(const Plan& plan) {
-  if (is_power(plan.scaling.rule)) return {};
-  return {constants_of<C>(plan.element, 0), constants_of<Single>(plan.element32, 0)};
+  Common<C> common{};
+  if (!is_power(plan.scaling.rule)) {
+    common.constants = constants_of<C>(plan.element, 0);
+    common.constants32 = constants_of<Single>(plan.element32, 0);
+  } else if constexpr (is_in_float32<C>) {
+    common.brief = short_of<C>(plan.element, is_stochastic(plan.mode), false);
+  }
+  return common;
 }
 
 template <class C>
@@ -171,6 +180,17 @@ QS_DEVICE void round_pack_under(Pack<C>& pack, const Random& random, int64_t ele
   using Word = typename C::Word;
   constexpr bool stochastic = is_stochastic(M());
   if (is_power(plan.scaling.rule) && !entry.power.nan && entry.power.shape == Shape::saturating) {
+    if constexpr (is_short(M()) && is_in_float32<C>) {
+      const Short& brief = common.brief;
+      const int power = entry.power.power;
+      if (brief.way == Way::saturating && power >= brief.least_power &&
+          power <= brief.greatest_power) {
+        const Short s = brief.under(power);
+        return round_pack<C, stochastic>(pack, random, element, count, [&](Word raw, Word word, int) {
+          return round_in_float32<C, Way::saturating, stochastic>(raw, word, s);
+        });
+      }
+    }
     const Constants<C> constants = entry.power.constants;
     round_pack<C, stochastic>(pack, random, element, count, [&](Word raw, Word word, int) {
       return round_element<C, Shape::saturating>(M(), raw, word, constants, plan.element, 0);

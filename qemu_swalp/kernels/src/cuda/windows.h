@@ -35,8 +35,8 @@ QS_DEVICE void each_pack(const QuantizeCall& call, Range columns, Work work) {
 template <class Work>
 QS_DEVICE void each_row(const QuantizeCall& call, const BlockRows& blocks, int64_t block_row,
                         Range rows, Work work) {
-  for (int64_t r = rows.first + threadIdx.x / call.width; r < rows.last;
-       r += threads / call.width) {
+  const int side = lead(uint32_t(call.width));  // a shift: the width is a power of two
+  for (int64_t r = rows.first + (threadIdx.x >> side); r < rows.last; r += threads >> side) {
     work(blocks.row(block_row, r));
   }
 }
