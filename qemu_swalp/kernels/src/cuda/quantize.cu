@@ -201,7 +201,8 @@ extern "C" __global__ void __launch_bounds__(threads)
   });
 }
 
-extern "C" __global__ void __launch_bounds__(threads)
+// At least three thread blocks on a processor: what that spills stands outside of the loops.
+extern "C" __global__ void __launch_bounds__(threads, 3)
     qs_blocks(const __grid_constant__ QuantizeCall call) {
   __shared__ Shared shared;
   const BlockRows blocks(call.layout, call.counts);

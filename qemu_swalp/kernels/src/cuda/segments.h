@@ -186,9 +186,10 @@ QS_DEVICE void round_pack_under(Pack<C>& pack, const Random& random, int64_t ele
       if (brief.way == Way::saturating && power >= brief.least_power &&
           power <= brief.greatest_power) {
         const Short s = brief.under(power);
-        return round_pack<C, stochastic>(pack, random, element, count, [&](Word raw, Word word, int) {
-          return round_in_float32<C, Way::saturating, stochastic>(raw, word, s);
-        });
+        return round_pack<C, stochastic>(
+            pack, random, element, count, [&](Word raw, Word word, int) {
+              return round_in_float32<C, Way::saturating, stochastic>(raw, word, s);
+            });
       }
     }
     const Constants<C> constants = entry.power.constants;

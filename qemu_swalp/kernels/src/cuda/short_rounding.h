@@ -24,11 +24,11 @@ enum class Way : uint32_t {
 /// Words of a rounding.
 struct Short {
   Way way;
-  uint32_t limit, negative_limit;  // magnitudes are cut to these first
-  uint32_t lowest;                 // exponent field, in place, of the breakpoint
-  uint32_t magic;                  // M less the exponent field; or how many bits are cut
-  uint32_t bound, beyond;          // of the range; what is put for more
-  uint32_t zero;                   // added to a result: +0 makes +0 of -0, -0 leaves it
+  uint32_t limit, negative_limit;       // magnitudes are cut to these first
+  uint32_t lowest;                      // exponent field, in place, of the breakpoint
+  uint32_t magic;                       // M less the exponent field; or how many bits are cut
+  uint32_t bound, beyond;               // of the range; what is put for more
+  uint32_t zero;                        // added to a result: +0 makes +0 of -0, -0 leaves it
   int32_t least_power, greatest_power;  // of scales under which that is so
 
   /// Under the scale 2^S, where `way` is `saturating` and S between these powers.
@@ -77,8 +77,16 @@ QS_DEVICE Short short_of(const Element& f, bool stochastic, bool infinities) {
   constexpr uint32_t sign = Single::sign, one = 1u << Single::mantissa;
   const Constants<Single> s = constants_of<Single>(f, 0);
   const uint32_t normal = s.normal, end = s.bound | s.negative_bound;
-  Short found{Way::none, s.bound, s.negative_bound, s.breakpoint * one, normal * one,
-              s.bound, s.above, s.negative_zero, 0, 0};
+  Short found{Way::none,
+              s.bound,
+              s.negative_bound,
+              s.breakpoint * one,
+              normal * one,
+              s.bound,
+              s.above,
+              s.negative_zero,
+              0,
+              0};
   if (f.table_count || !s.sign || s.least || s.zero || normal == 0 || s.breakpoint == 0 ||
       s.bound == 0 || s.negative_bound == 0 || (stochastic && ~s.random_mask))
     return found;
@@ -110,8 +118,7 @@ QS_DEVICE Short short_of(const Element& f, bool stochastic, bool infinities) {
   found.greatest_power = 253 - int(most);
   if (!saturating) {
     const float spacing = bits_as<float>((most - 23) * one);
-    found.limit = found.negative_limit =
-        bits_as<uint32_t>(add(bits_as<float>(s.bound), spacing));
+    found.limit = found.negative_limit = bits_as<uint32_t>(add(bits_as<float>(s.bound), spacing));
   }
   found.way = saturating ? Way::saturating : Way::regular;
   return found;
@@ -123,9 +130,8 @@ QS_DEVICE uint32_t round_shortly(uint32_t raw, uint32_t word, const Short& s) {
   const uint32_t magnitude = raw & (Single::sign - 1);
   uint32_t r;
   if (way == Way::bits) {
-    const uint32_t added = stochastic
-                               ? word >> (32 - s.magic)
-                               : (1u << (s.magic - 1)) - 1 + (magnitude >> s.magic & 1);
+    const uint32_t added = stochastic ? word >> (32 - s.magic)
+                                      : (1u << (s.magic - 1)) - 1 + (magnitude >> s.magic & 1);
     r = (magnitude + added) & (~0u << s.magic);
   } else {
     const uint32_t limit = int32_t(raw) < 0 ? s.negative_limit : s.limit;
