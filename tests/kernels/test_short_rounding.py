@@ -4,6 +4,8 @@ the same source, on the CPU.
 
 from __future__ import annotations
 
+import contextlib
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ FORMATS = (
     "fp16",
     "fixed<8,6>",  # one spacing, ends that differ
     "fixed<24,40>",
+    "fixed<8,-110>",  # beyond what 2^23 spacings are a number of: by the long way
     "float<8,12>",
     "float<4,3,subnormals=false>",  # spacings that do not meet: by the long way
     "fixed<12,5,unsigned>",
@@ -31,9 +34,10 @@ BLOCKS = ("bfp<8,axis=-1>", "mxfp4", "mxfp8_e5m2", "bfp<6,range=twos>")
 
 def every_exponent(step: int) -> np.ndarray:
     """float32 numbers of both signs: each exponent, subnormals, infinities and NaN among them, with
-    mantissas that lie evenly, one above and one below these.
+    mantissas that lie evenly or are ties somewhere, one above and one below these.
     """
-    even = np.arange(0, 1 << 23, step)
+    ties = [odd << k for k in range(23) for odd in (1, 3, 5) if odd << k < 1 << 23]
+    even = np.concatenate([np.arange(0, 1 << 23, step), ties])
     mantissas = np.unique(np.concatenate([even, even + 1, (even - 1) % (1 << 23)]))
     fields = np.arange(512, dtype=np.uint32)[:, None] << 23
     return (fields | mantissas.astype(np.uint32)).ravel().view(np.float32)
@@ -43,9 +47,12 @@ def every_bfloat16() -> np.ndarray:
     return np.arange(1 << 16, dtype=np.uint16).view(ml_dtypes.bfloat16)
 
 
-def check(x: np.ndarray, format: str, rounding: str, overflow: str | None = None) -> None:
+def check(
+    x: np.ndarray, format: str, rounding: str, overflow: str | None = None, compiled: bool = False
+) -> None:
+    """compiled : whether by the kernels of the CPU, of which `every_float32.py` asks every number."""
     try:
-        with kernels.disabled():
+        with contextlib.nullcontext() if compiled else kernels.disabled():
             expected = q.quantize(x, format, rounding, random=RANDOM, overflow=overflow)
     except (TypeError, ValueError):
         return  # the dtype, or the format, does not go with these
@@ -79,8 +86,8 @@ def test_under_every_scale(format: str, rounding: str) -> None:
 
 @pytest.mark.exhaustive
 @pytest.mark.parametrize("rounding", ["nearest_even", "stochastic"])
-@pytest.mark.parametrize("format", FORMATS[:7])
+@pytest.mark.parametrize("format", FORMATS[:8])
 def test_every_float32(format: str, rounding: str) -> None:
     for start in range(0, 1 << 32, 1 << 22):
         words = np.arange(start, start + (1 << 22), dtype=np.uint64).astype(np.uint32)
-        check(words.view(np.float32), format, rounding)
+        check(words.view(np.float32), format, rounding, compiled=True)
