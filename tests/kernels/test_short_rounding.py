@@ -50,7 +50,7 @@ def every_bfloat16() -> np.ndarray:
 def check(
     x: np.ndarray, format: str, rounding: str, overflow: str | None = None, compiled: bool = False
 ) -> None:
-    """compiled : whether by the kernels of the CPU, of which `every_float32.py` asks every number."""
+    """compiled : whether by the CPU's kernels, of which `every_float32.py` asks every number."""
     try:
         with contextlib.nullcontext() if compiled else kernels.disabled():
             expected = q.quantize(x, format, rounding, random=RANDOM, overflow=overflow)

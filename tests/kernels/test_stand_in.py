@@ -6,8 +6,11 @@ A selection; all of it by `python -m pytest -m exhaustive tests/kernels/test_sta
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,3 +45,46 @@ def test_on_the_stand_in(tests: list[str]) -> None:
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
     assert f"These tests ran on the {NAME}." in done.stdout
     assert "skipped" not in done.stdout
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m tests.gpu`."""
+    program = [sys.executable, "-m", "tests.gpu", *arguments]
+    return subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_the_command_for_a_gpu_runs_and_says_what_it_ran_on(tmp_path: Path) -> None:
+    found = tmp_path / "gpu.json"
+    done = command("--stand-in", "--only", "memory", "captures", "host", "--json", str(found))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith("STAND-IN, NO GPU: no GPU is tested")
+    written = json.loads(found.read_text())
+    assert (written["stand_in"], written["device"]) == (True, NAME)
+    assert {s["status"] for s in written["sections"]} == {"ok"}
+
+
+def test_a_failure_stops_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.gpu import report
+
+    def fails(settings: report.Settings) -> Iterator[report.Row]:
+        yield {"row": 1, "ok": True}
+        raise RuntimeError("cudaErrorIllegalAddress")
+
+    settings = report.Settings(True, (), time.monotonic() + 60)
+    outcome = report.run("failing", fails, settings)
+    assert (outcome.status, len(outcome.rows)) == ("failed", 1)
+    assert "cudaErrorIllegalAddress" in outcome.error
+    assert "cudaErrorIllegalAddress" in capsys.readouterr().out
+    late = report.Settings(True, (), time.monotonic() - 1)
+    assert report.run("late", fails, late).status == "left out"
+
+
+def test_without_a_gpu_it_says_why() -> None:
+    from tests.gpu import __main__ as program
+
+    reason = program.missing()
+    if not reason:
+        pytest.skip("a GPU is there")
+    done = command()
+    assert done.returncode == 2
+    assert f"no GPU to test: {reason}" in done.stdout

@@ -1,0 +1,1 @@
+"""First contact with a GPU: `python -m tests.gpu`."""
