@@ -32,8 +32,8 @@ AUTOGRAD_FUNCTION = "autograd_function_apply"
 
 @constant
 def check_untransformed(name: str) -> None:
-    """RuntimeError within a transform of `torch.func`, where torch.compile cannot trace what rounds,
-    or loses gradients.
+    """RuntimeError within a transform of `torch.func`, where torch.compile cannot trace what
+    rounds, or loses gradients.
     """
     if transforms_are_active():
         raise RuntimeError(

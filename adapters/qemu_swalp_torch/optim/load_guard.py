@@ -26,6 +26,7 @@ from .param_groups import (
     sync,
 )
 from .param_plan import entries
+from .shown_weights import ShownWeights
 
 StateDict = dict[str, Any]
 
@@ -37,8 +38,8 @@ class LoadGuard:
     `allow_recipe_change` lets checkpoints of another recipe, or of none, pass.
     """
 
-    def __init__(self, allow_recipe_change: bool = False) -> None:
-        self.allow_recipe_change = allow_recipe_change
+    def __init__(self, shown: ShownWeights, allow_recipe_change: bool = False) -> None:
+        self.shown, self.allow_recipe_change = shown, allow_recipe_change
         self.loading: tuple[StateDict, list[dict[str, Any]]] | None = None
 
     def register(self, optimizer: Optimizer) -> list[RemovableHandle]:
@@ -79,6 +80,8 @@ class LoadGuard:
                 group[STEP] = _counted(saved[STEP], ours[STEP])
             if saved.get(DTYPES) == dtypes(group):
                 _restore_dtypes(optimizer, group["params"], saved["params"], state_dict["state"])
+        recipe, groups = state_dict["param_groups"][0].get(RECIPE, "{}"), optimizer.param_groups
+        self.shown.forget(recipe != groups[0][RECIPE] and not _agree(recipe, groups))
 
 
 def _counted(saved: int | Tensor, ours: int | Tensor) -> int | Tensor:

@@ -155,8 +155,7 @@ class SGD(Optimizer):
 
     def _watch(self, allow_recipe_change: bool) -> None:
         self._plan, self._shown = Plan(), ShownWeights()
-        LoadGuard(allow_recipe_change).register(self)
-        self.register_load_state_dict_post_hook(self._shown.forget)
+        LoadGuard(self._shown, allow_recipe_change).register(self)
         self._plan.refresh(self)
         watch_copies()
 
@@ -198,7 +197,7 @@ class SGD(Optimizer):
             if ACCUMULATOR in self.state.get(entry.parameter, {}):
                 accumulator = self.state[entry.parameter][ACCUMULATOR]
                 check_accumulator(entry, accumulator)
-                self._shown.adopt(entry, accumulator, Tensor.copy_)
+                self._shown.adopt(self, entry, accumulator, Tensor.copy_)
         unread = torch.is_grad_enabled() or counts_on_device(self.param_groups)
         if not counts_on_device(self.param_groups):
             refuse_capture("a quantized step", "make the optimizer with capturable=True")

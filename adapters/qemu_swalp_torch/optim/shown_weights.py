@@ -2,6 +2,8 @@
 
 A step begins from the accumulators. What somebody has written into a weight since the last one
 (clipping, a constraint, weights loaded into the model) would be lost; it becomes the accumulator's.
+After a checkpoint is loaded, or in a copy, nobody has seen the weights: those that differ from what
+their accumulators are rounded to were written.
 """
 
 from __future__ import annotations
@@ -12,6 +14,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from qemu_swalp.interop.torch import is_dtensor, rounded
+from qemu_swalp.training import Quantizer
+
+from ..tensors.dtensor import round_shard
 from .param_groups import ACCUMULATOR
 from .param_plan import Entry
 from .schedule_free import changes_weights
@@ -22,20 +28,38 @@ class ShownWeights:
 
     def __init__(self) -> None:
         self.weights: dict[int, Tensor] = {}
+        self.of_another_recipe = False
+        """Whether the accumulators were loaded from a checkpoint whose weights have other formats:
+        the weights then begin from the accumulators.
+        """
 
     def adopt(
-        self, entry: Entry, accumulator: Tensor, write: Callable[[Tensor, Tensor], object]
+        self,
+        optimizer: Optimizer,
+        entry: Entry,
+        accumulator: Tensor,
+        write: Callable[[Tensor, Tensor], object],
     ) -> None:
         """Write into the accumulator the elements of the weight that were changed since `note`."""
         p, shown = entry.parameter, self.weights.get(entry.tensor)
-        if shown is None or torch.is_grad_enabled() or shown.shape != p.shape:
+        if torch.is_grad_enabled() or changes_weights(optimizer):
             return
-        same = (p == shown) | ((p != p) & (shown != shown))
+        if shown is not None and shown.shape == p.shape:
+            expected = [shown]
+        elif shown is not None or self.of_another_recipe:
+            return
+        else:
+            expected = _roundings(accumulator, entry.recipe.weight)
+        same = torch.zeros_like(p, dtype=torch.bool)
+        for value in expected:
+            value = value.to(p.dtype)
+            same = same | (p == value) | ((p != p) & (value != value))
         write(accumulator, torch.where(same, accumulator, p.to(accumulator.dtype)))
 
     @torch.no_grad()
     def note(self, optimizer: Optimizer, entries: Iterable[Entry]) -> None:
         """At the end of a step: what the weights are."""
+        self.of_another_recipe = False
         self.weights = {
             entry.tensor: entry.parameter.detach().clone()
             for entry in entries
@@ -43,6 +67,18 @@ class ShownWeights:
             and not changes_weights(optimizer)
         }
 
-    def forget(self, optimizer: Optimizer) -> None:
+    def forget(self, of_another_recipe: bool) -> None:
         """At loading: weights and accumulators are others."""
-        self.weights = {}
+        self.weights, self.of_another_recipe = {}, of_another_recipe
+
+
+def _roundings(accumulator: Tensor, quantizer: Quantizer | None) -> list[Tensor]:
+    """What an accumulator may have been rounded to: at random, to one of its two neighbours."""
+    if quantizer is None:
+        return [accumulator]
+    modes = ["toward_negative", "toward_positive"] if quantizer.rounding.stochastic else [None]
+    plain = [Quantizer(quantizer.format, mode or quantizer.rounding) for mode in modes]
+    return [
+        round_shard(accumulator, q, None) if is_dtensor(accumulator) else rounded(accumulator, q)
+        for q in plain
+    ]

@@ -50,9 +50,9 @@ class StepHooks:
     """
 
     def __init__(self, allow_recipe_change: bool = False) -> None:
-        self.guard = LoadGuard(allow_recipe_change)
         self.handles: list[RemovableHandle] = []
         self.plan, self.shown = Plan(), ShownWeights()
+        self.guard = LoadGuard(self.shown, allow_recipe_change)
         self.entries: list[Entry] = []
         """What is rounded; during a step in float32 with the stand-in's parameters."""
         self.updated: list[Entry] = []
@@ -81,7 +81,6 @@ class StepHooks:
             optimizer.register_step_pre_hook(self.before_step),
             after,
             *self.guard.register(optimizer),
-            optimizer.register_load_state_dict_post_hook(self.shown.forget),
         ]
 
     def remove(self) -> None:
@@ -177,7 +176,7 @@ class StepHooks:
                     accumulator = optimizer.state.get(entry.parameter, {}).get(ACCUMULATOR)
                     if accumulator is not None:
                         if evaluation == 0:
-                            self.shown.adopt(entry, accumulator, self.write)
+                            self.shown.adopt(optimizer, entry, accumulator, self.write)
                         self.write(entry.parameter, accumulator)
         self.round_waiting()
 

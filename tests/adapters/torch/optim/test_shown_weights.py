@@ -56,9 +56,9 @@ def test_what_is_written_is_where_the_next_step_begins(kind, way, closure, dtype
     step(optimizer, closure=closure)
     kept = optimizer.state[p]["qemu_accumulator"].clone()
     before = p.detach().clone()
+    plain = copy.deepcopy(optimizer)
     WAYS[way](p)
     expected = torch.where(p == before, kept, p.detach())
-    plain = copy.deepcopy(optimizer)  # a copy has seen no weights: only its accumulator counts
     step(plain, closure=closure)
     moved = plain.state[plain.param_groups[0]["params"][0]]["qemu_accumulator"] - kept
     step(optimizer, closure=closure)
@@ -85,6 +85,61 @@ def test_a_checkpoint_is_no_edit(same, kind):
         step(optimizer, 3)
         same(p, expected[0])
         same(optimizer.state[p]["qemu_accumulator"], expected[1])
+
+
+ROUNDINGS = {
+    "nearest": RECIPE,
+    "stochastic": Recipe(weight="fixed<8,4>/stochastic", accumulator="bf16/stochastic"),
+    "blocks": Recipe(weight="bfp<4>/stochastic", accumulator="float<8,12>/nearest_even"),
+}
+ORDERS = ("edit, load optimizer", "load optimizer, edit", "copy, edit", "edit, copy")
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("native", [False, True])
+def test_an_edit_after_loading_is_kept(same, native, rounding, order):
+    """In whatever order; elements that nobody wrote keep their accumulators, and with them all that
+    they have learned.
+    """
+    recipe = ROUNDINGS[rounding]
+
+    def made(p):
+        if native:
+            return SGD([p], RATE, recipe=recipe, seed=0)
+        return quantize_optimizer(torch.optim.SGD([p], RATE), recipe, seed=0)
+
+    p = nn.Parameter(torch.linspace(-1, 1, 40).reshape(5, 8))
+    optimizer = made(p)
+    step(optimizer, 3)
+    p.grad = None
+    optimizer.step()  # without a gradient: other random bits than those of the weight
+    kept, saved = optimizer.state[p]["qemu_accumulator"].clone(), optimizer.state_dict()
+    if "copy" in order:
+        edited = None
+        for part in order.split(", "):
+            if part == "edit":
+                with torch.no_grad():
+                    (edited or optimizer).param_groups[0]["params"][0][1] = 0.75
+            else:
+                edited = copy.deepcopy(optimizer)
+    else:
+        fresh = nn.Parameter(p.detach().clone())
+        edited = made(fresh)
+        for part in order.split(", "):
+            if part == "edit":
+                fresh.data[1] = 0.75
+            else:
+                edited.load_state_dict(copy.deepcopy(saved))
+    (weight,) = edited.param_groups[0]["params"]
+    weight.grad = torch.zeros_like(weight)
+    weight.grad[0, 0] = 1e-9  # a step of no weight
+    edited.step()
+    expected = kept.clone()
+    expected[1] = 0.75
+    same(edited.state[weight]["qemu_accumulator"], expected)
+    if recipe.weight.rounding.stochastic is False:
+        assert (weight[1] == 0.75).all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
