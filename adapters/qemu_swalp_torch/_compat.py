@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from contextlib import nullcontext
@@ -322,6 +323,23 @@ def safe_softmax(scores: Tensor) -> Tensor:
     """Softmax over the last axis; rows of -infinity alone give zeros."""
     result: Tensor = torch.ops.aten._safe_softmax(scores, -1)
     return result
+
+
+def groups_of_ddp() -> list[Any]:
+    """The process group of the `DistributedDataParallel` whose forward runs, if one does."""
+    ddp: Any = torch.nn.parallel.DistributedDataParallel._get_active_ddp_module()  # type: ignore[no-untyped-call]
+    return [] if ddp is None else [ddp.process_group]
+
+
+def groups_of_fsdp(module: nn.Module) -> list[Any]:
+    """The process groups of each dimension of the mesh over which `fully_shard` divides batches."""
+    if "torch.distributed.fsdp" not in sys.modules:
+        return []
+    from torch.distributed.fsdp._fully_shard._fsdp_state import _get_module_fsdp_state
+
+    state = _get_module_fsdp_state(module)
+    groups = [] if state is None else state._fsdp_param_groups
+    return groups[0].mesh_info.mesh.get_all_groups() if groups else []
 
 
 def shard_window(x: Any) -> tuple[slice, ...]:

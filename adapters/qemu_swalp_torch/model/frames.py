@@ -61,6 +61,8 @@ class Products:
     def _made(self, part: str, roles: dict[str, str]) -> Operands:
         if self._step is None:
             self._step = self.site.turn()
+            if self.site.scaling and not torch.compiler.is_compiling():
+                self.site.scales.share(frame.module for frame in FRAMES.stack)
         site, step = self.site, self._step
 
         def rule(name: str) -> Rule | None:

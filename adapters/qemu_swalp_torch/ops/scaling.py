@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed, nn
 
 import qemu_swalp
 from qemu_swalp import RandomBits
 from qemu_swalp.training.delayed import Delayed
 
+from .._compat import backward_id, groups_of_ddp, groups_of_fsdp
 from ..tensors.call_counters import BITS
 from ..tensors.custom_ops import (
     Rule,
@@ -56,21 +57,26 @@ class State:
         self.scale = torch.ones(())
         self.used: dict[int, Tensor] = {}
 
-    def scale_at(self, step: int, x: Tensor, greatest: float) -> Tensor:
-        """The scale of a call. When a call in training first asks, x enters the history."""
+    def scale_at(self, step: int, x: Tensor, greatest: float, groups: Sequence[Any]) -> Tensor:
+        """The scale of a call. When a call in training first asks, x enters the history, with what
+        the other ranks of the groups have.
+        """
         if step not in self.used:
             self.history, self.scale = self.history.to(x.device), self.scale.to(x.device)
             self.used[step] = self.scale
             if step >> BITS == 0:
-                self._move_on(x, greatest)
+                self._move_on(x, greatest, groups)
             if len(self.used) > REMEMBERED:
                 del self.used[next(iter(self.used))]
         return self.used[step]
 
-    def _move_on(self, x: Tensor, greatest: float) -> None:
+    def _move_on(self, x: Tensor, greatest: float, groups: Sequence[Any]) -> None:
         before = self._amax()
+        found = x.detach().abs().max() if x.numel() else x.new_zeros(())
+        for group in groups:
+            distributed.all_reduce(found, distributed.ReduceOp.MAX, group)
         self.history = self.history.roll(1)
-        self.history[0] = x.detach().abs().max() if x.numel() else 0.0
+        self.history[0] = found
         amax = before if self.delayed.lag else self._amax()
         # PyTorch takes number / tensor for the reciprocal times the number, which rounds twice.
         factor = torch.full_like(amax, greatest) / amax / 2.0**self.delayed.margin
@@ -104,15 +110,25 @@ class Scales:
 
     def __init__(self) -> None:
         self.states: dict[str, State] = {}
+        self.groups: list[Any] = []
+        """Process groups whose ranks share the scales, as found in the last forward."""
         self._enter()
 
     def _enter(self) -> None:
         self.number = next(_NUMBERS)
         OWNERS[self.number] = self
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "groups": []}
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._enter()
+
+    def share(self, modules: Iterable[nn.Module]) -> None:
+        """Take note of the groups of the modules that are being called, outermost first."""
+        found = (groups_of_fsdp(module) for module in modules)
+        self.groups = next((groups for groups in found if groups), [])
 
     def at(self, scaling: Scaling, x: Tensor, greatest: float) -> Tensor:
         """The scale of an operand at a call."""
@@ -123,7 +139,9 @@ class Scales:
             )
         delayed = _parsed(scaling.delayed)
         state = self.states.setdefault(scaling.name, State(delayed))
-        return state.scale_at(scaling.step, x, greatest)
+        if backward_id() == -1:
+            self.groups = groups_of_ddp() or self.groups
+        return state.scale_at(scaling.step, x, greatest, self.groups)
 
     def record(self) -> dict[str, Any]:
         """Plain numbers for a checkpoint."""

@@ -4,6 +4,7 @@ A failure here says that this release of PyTorch changed an item: mend that item
 """
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,15 @@ def test_call_impl_of():
     _compat.stand_in(model, None)
     model(x)
     assert len(calls) == 1, changed("stand_in")
+
+
+def test_groups():
+    """In two processes they are tested by `test_distributed_scales`."""
+    ddp = nn.parallel.DistributedDataParallel
+    assert ddp._active_ddp_module is None, changed("groups_of_ddp")
+    assert _compat.groups_of_ddp() == [], changed("groups_of_ddp")
+    importlib.import_module("torch.distributed.fsdp")
+    assert _compat.groups_of_fsdp(nn.Linear(2, 2)) == [], changed("groups_of_fsdp")
 
 
 def test_untraced():

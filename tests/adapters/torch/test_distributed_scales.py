@@ -1,0 +1,90 @@
+"""Delayed scaling in two processes: the greatest number of all ranks enters the history, so that
+all ranks quantize alike, and as a single process does.
+"""
+
+import socket
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from qemu_swalp_torch import quantize_gemms
+from torch import distributed, nn
+
+from qemu_swalp.training import Recipe
+from qemu_swalp.training.delayed import Delayed
+
+E4M3 = "block<e4m3fn,scale=float<8,23>>"
+KINDS = ("input", "weight", "error")
+RECIPE = Recipe(
+    operands=dict.fromkeys(KINDS, E4M3), scaling=dict.fromkeys(KINDS, Delayed(history=4))
+)
+WAYS = ("ddp", "ddp compiled", "ddp first", "fsdp")
+
+
+def run(wrap, rank, ranks):
+    """Scales of all operands after four steps; each rank has its part of a batch of 6."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=generator))
+    called, handle = wrap(model)
+    for step in range(4):
+        x = torch.randn(6, 4, generator=generator) * 3.0**step
+        called(x.chunk(ranks)[rank]).square().sum().backward()
+    return {name: record["scales"] for name, record in handle.state_dict().items()}
+
+
+def wrapped(way):
+    def wrap(model):
+        if way == "ddp first":
+            called = nn.parallel.DistributedDataParallel(model)
+            return called, quantize_gemms(called, RECIPE)
+        handle = quantize_gemms(model, RECIPE)
+        if way == "fsdp":
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+
+            mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
+            fully_shard(model, mesh=mesh)
+            return model, handle
+        if way == "ddp compiled":
+            model = torch.compile(model, backend="eager")
+        return nn.parallel.DistributedDataParallel(model), handle
+
+    return wrap
+
+
+def work(rank, ranks, port, folder):
+    distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
+    found = {way: run(wrapped(way), rank, ranks) for way in WAYS}
+    found["apart"] = run(lambda model: (model, quantize_gemms(model, RECIPE)), rank, ranks)
+    torch.save(found, f"{folder}/{rank}")
+    distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scales")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    multiprocessing.spawn(work, (2, port, str(folder)), nprocs=2)
+    return [torch.load(folder / str(rank)) for rank in range(2)]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_all_ranks_have_the_scales_of_a_single_process(results, way):
+    """Which sums up its products in another order."""
+    single = run(lambda model: (model, quantize_gemms(model, RECIPE)), 0, 1)
+    first, second = (result[way] for result in results)
+    assert first == second
+    assert first.keys() == single.keys()
+    for name, scales in single.items():
+        for operand, record in scales.items():
+            for key, value in record.items():
+                assert first[name][operand][key] == pytest.approx(value, rel=1e-5)
+
+
+def test_models_that_are_not_parallel_have_scales_of_their_own(results):
+    assert results[0]["apart"] != results[1]["apart"]
