@@ -16,6 +16,7 @@ EXPERIMENTS = {
         "SWALP on 8×8 digits: softmax regression in fixed point, a network in block floating point"
     ),
     "linear-regression": "the theory on least squares: SWALP goes below the quantization floor",
+    "theory": "both theorems with few random bits, rounding to nearest, small and big blocks",
     "logistic-regression": (
         "MNIST softmax regression over a sweep of fractional bits, on the core, PyTorch and Keras"
     ),

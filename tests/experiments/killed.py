@@ -1,11 +1,13 @@
-"""Runs an experiment of `qemu-swalp reproduce` again and again with `--resume`: first ended by
-SIGKILL at one place after another, then to its end. Arguments: those of `qemu-swalp`.
+"""Runs experiments of `qemu-swalp reproduce` again and again with `--resume`: first ended by
+SIGKILL at one place after another, then to their end. Arguments: those of `qemu-swalp` as JSON, a
+list for each experiment.
 
 PyTorch is imported once, and every run is a fork.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -84,8 +86,9 @@ def run(arguments: list[str], *place: Any) -> int:
 
 
 if __name__ == "__main__":
-    for place in PLACES:
-        status = run(sys.argv[1:], *place)
-        assert os.WIFSIGNALED(status), (place, status)
-        assert os.WTERMSIG(status) == signal.SIGKILL, (place, status)
-    assert run(sys.argv[1:]) == 0
+    for arguments in json.loads(sys.argv[1]):
+        for place in PLACES:
+            status = run(arguments, *place)
+            assert os.WIFSIGNALED(status), (place, status)
+            assert os.WTERMSIG(status) == signal.SIGKILL, (place, status)
+        assert run(arguments) == 0

@@ -149,28 +149,26 @@ def test_averages_are_of_the_iterates_behind_the_fork() -> None:
     assert torch.allclose(averages["lawa"]["head.bias"], (behind[1] + behind[3]) / 2, atol=1e-7)
 
 
-@pytest.mark.parametrize("experiment", ["language-model", "mnist-lenet"])
 def test_runs_that_are_killed_at_any_moment_reach_the_same_bits(
-    experiment: str, tmp_path: Path, data_folder: Path
+    tmp_path: Path, data_folder: Path
 ) -> None:
     options = {
-        "language-model": ["--recipes", "swalp8", "--seeds", "2"],
+        "language-model": "--recipes swalp8 --seeds 2",
         "mnist-lenet": "--method sgd swa --precision low --epochs 4 --start 2 --subset 64"
-        f" --validation 0 --seeds 2 --test-subset 20 --data-dir {data_folder}".split(),
+        f" --validation 0 --seeds 2 --test-subset 20 --data-dir {data_folder}",
     }
-    given = ["reproduce", experiment, "--quick", *options[experiment]]
+    given = {name: ["reproduce", name, "--quick", *more.split()] for name, more in options.items()}
     parts, whole = tmp_path / "parts", tmp_path / "whole"
-    command = [sys.executable, str(Path(__file__).with_name("killed.py"))]
-    killed = subprocess.run(
-        [*command, *given, "--resume", "--out", str(parts)],
-        capture_output=True, text=True, cwd=ROOT, check=False,
-    )  # fmt: skip
+    arguments = [[*g, "--resume", "--out", str(parts / name)] for name, g in given.items()]
+    command = [sys.executable, str(Path(__file__).with_name("killed.py")), json.dumps(arguments)]
+    killed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert killed.returncode == 0, killed.stderr[-2000:]
-    assert main([*given, "--out", str(whole)]) == 0
-    results = [json.loads((out / "results.json").read_text()) for out in (parts, whole)]
-    assert results[0]["rows"] == results[1]["rows"]
-    assert results[0]["curves"] == results[1]["curves"]
-    assert not [*(parts / "checkpoints").glob("*.pt")]
+    for name, words in given.items():
+        assert main([*words, "--out", str(whole / name)]) == 0
+        results = [json.loads((out / name / "results.json").read_text()) for out in (parts, whole)]
+        assert results[0]["rows"] == results[1]["rows"]
+        assert results[0]["curves"] == results[1]["curves"]
+        assert not [*(parts / name / "checkpoints").glob("*.pt")]
 
 
 @pytest.mark.parametrize(
