@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from .vision import PRESETS, Experiment, experiment
 
@@ -43,6 +44,14 @@ def load_experiment(name: str) -> ModuleType | Experiment:
     if name in PRESETS:
         return experiment(name)
     return import_module(f".{name.replace('-', '_')}", __name__)
+
+
+def load_lines(name: str) -> tuple[type[Any], Any]:
+    """The settings of an experiment, and the function that shows its runs by their lines; None for
+    experiments whose runs have none.
+    """
+    experiment = load_experiment(name)
+    return experiment.Settings, getattr(experiment, "outcome_of", None)
 
 
 def load_on_framework(framework: str, name: str) -> ModuleType:

@@ -155,8 +155,8 @@ def test_summaries_are_means_and_sample_deviations_in_order_of_appearance() -> N
         {"bits": b, "seed": s, "error": e} for b, s, e in ((8, 0, 1.0), (4, 0, 5.0), (8, 1, 3.0))
     ]
     assert report.summarize(rows, ("bits",), ("error",)) == [
-        {"bits": 8, "error": {"mean": 2.0, "std": math.sqrt(2)}},
-        {"bits": 4, "error": {"mean": 5.0, "std": 0.0}},
+        {"bits": 8, "error": {"mean": 2.0, "std": math.sqrt(2), "count": 2}},
+        {"bits": 4, "error": {"mean": 5.0, "std": 0.0, "count": 1}},
     ]
 
 

@@ -84,8 +84,8 @@ def progress(total: int, silent: bool = False) -> Iterator[Progress]:
 
 
 def summarize(rows: Sequence[Row], by: Sequence[str], values: Sequence[str]) -> list[Row]:
-    """For each combination of the columns `by`, in order of appearance: {value: {"mean", "std"}}
-    over its rows.
+    """For each combination of the columns `by`, in order of appearance: {value: {"mean", "std",
+    "count"}} over its rows.
 
     std is the sample standard deviation, 0 for a single row.
     """
@@ -103,6 +103,7 @@ def _moments(sample: Sequence[float]) -> Row:
     return {
         "mean": float(np.mean(sample)),
         "std": float(np.std(sample, ddof=1)) if len(sample) > 1 else 0.0,
+        "count": len(sample),
     }
 
 
@@ -120,7 +121,7 @@ def spread(moments: Mapping[str, float], digits: int, seeds: int = 2) -> str:
     a power of ten. Of one seed there is no deviation.
     """
     mean, std = moments["mean"], moments["std"]
-    if seeds == 1:
+    if seeds == 1 or moments.get("count") == 1:
         plain = mean == 0 or abs(mean) >= 10.0 ** (1 - digits)
         return f"{mean:.{digits}f}" if plain else f"{mean:.{digits}e}"
     if not 0 < abs(mean) < 10.0 ** (1 - digits):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 
 def option(
@@ -45,6 +45,9 @@ def option(
 @dataclass(frozen=True)
 class Settings:
     """What every experiment lets a user choose."""
+
+    chosen: ClassVar[tuple[str, ...]] = ("seed", "seeds")
+    """Options that say which runs are made, and nothing about any of them."""
 
     seed: int = option(
         0,

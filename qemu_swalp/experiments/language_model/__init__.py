@@ -7,16 +7,23 @@ training run and its three readings, `tables` shows them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from ..common.report import Outcome
+from ..common.report import Outcome, Row
 from .settings import Settings
 
-__all__ = ["Settings", "run"]
+__all__ = ["Settings", "outcome_of", "run"]
 
 
 def run(settings: Any) -> Outcome:
     """All runs that are missing. ImportError, which says what to install, without PyTorch."""
     import_module("qemu_swalp_torch")
     return import_module(".run", __name__).run(settings)  # type: ignore[no-any-return]
+
+
+def outcome_of(settings: Any, lines: Sequence[Row]) -> Outcome:
+    """What is shown of runs, by their lines."""
+    import_module("qemu_swalp_torch")
+    return import_module(".run", __name__).outcome_of(settings, lines)  # type: ignore[no-any-return]

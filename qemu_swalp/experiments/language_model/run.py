@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..common.journal import Journal
@@ -26,9 +27,7 @@ def run(settings: Settings) -> Outcome:
     text = corpus.load()
     facts = text.facts()
     identity = {
-        key: value
-        for key, value in settings.record().items()
-        if key not in ("seed", "seeds", "recipes")
+        key: value for key, value in settings.record().items() if key not in settings.chosen
     }
     journal: Journal[Job] = Journal(
         Path(settings.out), NAME, settings, lambda job: [identity, list(job), facts["sha256"]]
@@ -40,7 +39,13 @@ def run(settings: Settings) -> Outcome:
             checkpoint = journal.checkpoint(job)
             result = Run(job, settings, text, checkpoint, bar).make()
             journal.finish(job, {"corpus": facts, **result}, checkpoint.seconds)
-    lines = [journal.line(job) for job in wanted]
+    return outcome_of(settings, [journal.line(job) for job in wanted])
+
+
+def outcome_of(settings: Settings, lines: Sequence[Row]) -> Outcome:
+    """What is shown of runs, by their lines."""
+    facts = lines[0]["corpus"]
+    python = lines[0]["environment"]["versions"]["python"]
     rows: list[Row] = [
         {"recipe": line["recipe"], "seed": line["seed"]} | row
         for line in lines
@@ -51,7 +56,7 @@ def run(settings: Settings) -> Outcome:
     return Outcome(
         rows,
         summary,
-        tables.text(settings, facts, summary),
+        tables.text(settings, facts | {"python": python}, summary),
         lambda figure: tables.draw(figure, settings, curves, summary),
         {"corpus": facts, "runs": curves},
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ...training import Recipe, recipe, recipe_names
 from ...training.roles import KINDS
@@ -21,6 +22,8 @@ forward products, as its authors have it.
 @dataclass(frozen=True)
 class Settings(RunSettings):
     """Options of `qemu-swalp reproduce language-model`."""
+
+    chosen: ClassVar[tuple[str, ...]] = ("seed", "seeds", "recipes")
 
     seeds: int = option(3, "number of runs, with seeds SEED, SEED + 1, …", quick=1, above=0)
     recipes: tuple[str, ...] = option(

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..._util.tables import table
 from ..common.figure import BLUE, BROWN, GRAY, GREEN, ORANGE, PURPLE, SKY, VERMILION
-from ..common.report import Row, over, spread, summarize, versions
+from ..common.report import Row, over, spread, summarize
 from .settings import Settings
 
 METHODS = {
@@ -38,7 +38,7 @@ def text(settings: Settings, facts: Row, summary: Sequence[Row]) -> str:
         parts += [what, table(*pivot(summary, value, settings.seeds))]
     missing = f"; it lacks {', '.join(facts['missing'])}" if facts["missing"] else ""
     parts.append(
-        f"Text: the standard library of Python {versions()['python']}{missing};"
+        f"Text: the standard library of Python {facts['python']}{missing};"
         f" {facts['training_bytes']:,} bytes to train on, {facts['held_out_bytes']:,} held out;"
         f" SHA-256 {facts['sha256'][:16]}."
         " Last iterate and averages are of one run at a constant\nrate; decayed parts from it and"

@@ -9,7 +9,7 @@ replicas of each, so that the distance E(w - w*)² and the bias E w - w* are tol
 3. the quadratic in block floating point: weights of two magnitudes share an exponent, or not.
 """
 
-from .run import run
+from .run import outcome_of, run
 from .settings import Settings
 
-__all__ = ["Settings", "run"]
+__all__ = ["Settings", "outcome_of", "run"]

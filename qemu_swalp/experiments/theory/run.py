@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..common.report import Outcome, progress, summarize
+from collections.abc import Sequence
+
+from ..common.report import Outcome, Row, progress, summarize
 from . import tables
 from .cases import cases, rows_of
 from .settings import Settings
@@ -13,6 +15,12 @@ def run(settings: Settings) -> Outcome:
     chosen = list(cases(settings))
     with progress(len(chosen) * settings.steps) as bar:
         rows = [row for case in chosen for row in rows_of(case, settings, bar)]
+    return outcome_of(settings, [{"rows": rows}])
+
+
+def outcome_of(settings: Settings, lines: Sequence[Row]) -> Outcome:
+    """What is shown of runs, by their lines."""
+    rows = [row for line in lines for row in line["rows"]]
     by = ("part", "part_is", "numbers", "rounding", "weights", "method")
     summary = summarize(rows, by, ("distance", "bias"))
     facts = {

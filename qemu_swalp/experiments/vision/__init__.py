@@ -8,12 +8,12 @@ it, `tables` shows them beside `paper_results`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from ..common.report import Outcome
+from ..common.report import Outcome, Row
 from .presets import PRESETS, settings_of
 
 __all__ = ["PRESETS", "Experiment", "experiment"]
@@ -24,13 +24,19 @@ class Experiment(NamedTuple):
 
     Settings: type[Any]
     run: Callable[[Any], Outcome]
+    outcome_of: Callable[[Any, Sequence[Row]], Outcome]
 
 
 def experiment(name: str) -> Experiment:
     """The experiment of that name. Importing PyTorch waits until it runs."""
-    return Experiment(settings_of(name), partial(_run, name))
+    return Experiment(settings_of(name), partial(_run, name), partial(_show, name))
 
 
 def _run(name: str, settings: Any) -> Outcome:
     import_module("qemu_swalp_torch")  # whose ImportError says what to install
     return import_module(".run", __name__).run(name, settings)  # type: ignore[no-any-return]
+
+
+def _show(name: str, settings: Any, lines: Sequence[Row]) -> Outcome:
+    import_module("qemu_swalp_torch")
+    return import_module(".run", __name__).outcome_of(name, settings, lines)  # type: ignore[no-any-return]

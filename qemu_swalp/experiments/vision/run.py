@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..common.journal import Journal
@@ -38,18 +39,28 @@ def run(name: str, settings: Settings) -> Outcome:
         for job in missing:
             checkpoint = journal.checkpoint(job)
             result = KINDS[job.kind](job, settings, source, checkpoint, bar)
+            result["images"] = len(source)
             journal.finish(job, result, checkpoint.seconds)
-    lines = [journal.line(job) for job in wanted]
+    return outcome_of(name, settings, [journal.line(job) for job in wanted])
+
+
+def outcome_of(name: str, settings: Settings, lines: Sequence[Row]) -> Outcome:
+    """What is shown of runs, by their lines."""
     rows = [row for line in lines for row in tables.rows_of(line, settings)]
     summary = tables.summary_of(name, rows)
     curves: list[Row] = [
-        {"kind": job.kind, "numbers": job.numbers, "seed": job.seed, "curve": line["curve"]}
-        for job, line in zip(wanted, lines, strict=True)
+        {
+            "kind": line["kind"],
+            "numbers": Job.of(line).numbers,
+            "seed": line["seed"],
+            "curve": line["curve"],
+        }
+        for line in lines
     ]
     return Outcome(
         rows,
         summary,
-        tables.text(name, settings, len(source), summary),
+        tables.text(name, settings, lines[0]["images"], summary),
         lambda figure: tables.draw(figure, settings, curves),
         {"runs": curves},
     )

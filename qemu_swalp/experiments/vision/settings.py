@@ -20,6 +20,7 @@ KIND_OF_PREFIX = {"ema": "plain", "lawa": "plain", "sqwa": "sqwa", "swap": "swap
 class Settings(RunSettings):
     """What can be chosen; `experiment`, `dataset` and `model` are fixed by the preset."""
 
+    chosen: ClassVar[tuple[str, ...]] = ("seed", "seeds", "method", "precision", "words")
     experiment: ClassVar[str] = ""
     dataset: ClassVar[str] = ""
     model: ClassVar[str] = ""
@@ -215,9 +216,8 @@ class Settings(RunSettings):
 
     def identity(self, kind: str) -> dict[str, Any]:
         """What the numbers of a run of that kind depend on, beside its seed and bits."""
-        chosen = ("seed", "seeds", "method", "precision", "words")
         return {"dataset": self.dataset, "model": self.model} | {
             key: value
             for key, value in self.record().items()
-            if key not in chosen and KIND_OF_PREFIX.get(key.partition("_")[0], kind) == kind
+            if key not in self.chosen and KIND_OF_PREFIX.get(key.partition("_")[0], kind) == kind
         }
