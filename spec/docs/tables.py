@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from pathlib import Path
 
+import evidence as runs
+
 import qemu_swalp as q
 from qemu_swalp.cli.formats import element_and_unit, number, special_values
 from qemu_swalp.experiments.common.html import LABELS
@@ -140,6 +142,16 @@ def _unbroken(table: str) -> str:
     return re.sub(r" (?=[±%])|(?<=±) ", "\N{NO-BREAK SPACE}", table)
 
 
+def evidence(experiment: str, value: str, part: str = "") -> str:
+    """A table of one value of the runs in `data/evidence.jsonl`."""
+    return _unbroken(markdown_table(*runs.table_of(experiment, value, part)))
+
+
+def published() -> str:
+    """Each published error, and what became of it here."""
+    return _unbroken(markdown_table(*runs.published()))
+
+
 GENERATED: dict[str, Callable[..., str]] = {
     "formats": formats,
     "aliases": aliases,
@@ -149,5 +161,9 @@ GENERATED: dict[str, Callable[..., str]] = {
     "results": results,
     "limits": limits,
     "made_by": made_by,
+    "evidence": evidence,
+    "evidence_plots": runs.plots,
+    "evidence_made_by": runs.made_by,
+    "published": published,
 }
 """Names that pages use."""

@@ -36,7 +36,14 @@ def collect(places: Iterable[Path], load: Load) -> list[Row]:
         if not lines:
             raise FileNotFoundError(f"{place} holds no {RUNS}, and no results.json with seeds")
         found |= {_name(line): line for line in lines}
-    return sorted(found.values(), key=lambda line: (line["experiment"], line["seed"]))
+    ordered = sorted(found.values(), key=lambda line: (line["experiment"], line["seed"]))
+    return [line | {"command": _command(line, load)} for line in ordered]
+
+
+def _command(line: Row, load: Load) -> str:
+    """What makes the run on any machine."""
+    settings = _settings(load(line["experiment"])[0], [line])
+    return settings.command(line["experiment"], everywhere=True)
 
 
 def _lines_of(content: Row) -> list[Row]:
@@ -105,7 +112,7 @@ def republish(lines: Sequence[Row], folder: Path, load: Load) -> list[Path]:
     made = []
     for number, (name, settings, outcome, seconds) in enumerate(shown(lines, load), 1):
         out = folder / f"{number:02}-{name}"
-        asked = {"command": settings.command(name), "settings": settings.record()}
+        asked = {"command": settings.command(name, everywhere=True), "settings": settings.record()}
         publish(name, asked, outcome, seconds, out)
         made.append(out)
     return made

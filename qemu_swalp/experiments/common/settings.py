@@ -67,11 +67,15 @@ class Settings:
         """The seed of each run."""
         return tuple(range(self.seed, self.seed + self.seeds))
 
-    def command(self, name: str) -> str:
-        """The command line that makes these settings for the experiment of that name."""
+    def command(self, name: str, everywhere: bool = False) -> str:
+        """The command line that makes these settings for the experiment of that name; `everywhere`
+        leaves out what holds on this machine alone: where files lie, threads.
+        """
         words = ["qemu-swalp", "reproduce", name]
         for item in fields(self):
             value = getattr(self, item.name)
+            if everywhere and not item.metadata["recorded"]:
+                continue
             if isinstance(value, bool):
                 words += (
                     [flag(item) if value else flag(item, "no-")] if value != item.default else []

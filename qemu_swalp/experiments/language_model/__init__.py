@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from ..common.report import Outcome, Row
+from . import tables
 from .settings import Settings
 
 __all__ = ["Settings", "outcome_of", "run"]
@@ -20,10 +21,9 @@ __all__ = ["Settings", "outcome_of", "run"]
 def run(settings: Any) -> Outcome:
     """All runs that are missing. ImportError, which says what to install, without PyTorch."""
     import_module("qemu_swalp_torch")
-    return import_module(".run", __name__).run(settings)  # type: ignore[no-any-return]
+    return import_module(".runs", __name__).run(settings)  # type: ignore[no-any-return]
 
 
 def outcome_of(settings: Any, lines: Sequence[Row]) -> Outcome:
     """What is shown of runs, by their lines."""
-    import_module("qemu_swalp_torch")
-    return import_module(".run", __name__).outcome_of(settings, lines)  # type: ignore[no-any-return]
+    return tables.outcome_of(settings, lines)

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..._util.tables import table
 from ..common.figure import BLUE, BROWN, GRAY, GREEN, ORANGE, PURPLE, SKY, VERMILION
-from ..common.report import Row, over, spread, summarize
+from ..common.report import Outcome, Row, over, spread, summarize
 from .settings import Settings
 
 METHODS = {
@@ -20,6 +20,26 @@ METHODS = {
 """Method → its name, color and marker."""
 COLORS = (GRAY, SKY, BLUE, GREEN, ORANGE, VERMILION, PURPLE, BROWN)
 NUMBERS = {"rounded": "numbers rounded as in training", "in_float": "in float"}
+
+
+def outcome_of(settings: Settings, lines: Sequence[Row]) -> Outcome:
+    """What is shown of runs, by their lines."""
+    facts = lines[0]["corpus"]
+    python = lines[0]["environment"]["versions"]["python"]
+    rows: list[Row] = [
+        {"recipe": line["recipe"], "seed": line["seed"]} | row
+        for line in lines
+        for row in line["rows"]
+    ]
+    summary = summary_of(rows)
+    curves = [{key: line[key] for key in ("recipe", "seed", "curve")} for line in lines]
+    return Outcome(
+        rows,
+        summary,
+        text(settings, facts | {"python": python}, summary),
+        lambda figure: draw(figure, settings, curves, summary),
+        {"corpus": facts, "runs": curves},
+    )
 
 
 def summary_of(rows: Sequence[Row]) -> list[Row]:

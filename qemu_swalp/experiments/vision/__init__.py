@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from ..common.report import Outcome, Row
+from . import tables
 from .presets import PRESETS, settings_of
 
 __all__ = ["PRESETS", "Experiment", "experiment"]
@@ -29,14 +30,9 @@ class Experiment(NamedTuple):
 
 def experiment(name: str) -> Experiment:
     """The experiment of that name. Importing PyTorch waits until it runs."""
-    return Experiment(settings_of(name), partial(_run, name), partial(_show, name))
+    return Experiment(settings_of(name), partial(_run, name), partial(tables.outcome_of, name))
 
 
 def _run(name: str, settings: Any) -> Outcome:
     import_module("qemu_swalp_torch")  # whose ImportError says what to install
     return import_module(".run", __name__).run(name, settings)  # type: ignore[no-any-return]
-
-
-def _show(name: str, settings: Any, lines: Sequence[Row]) -> Outcome:
-    import_module("qemu_swalp_torch")
-    return import_module(".run", __name__).outcome_of(name, settings, lines)  # type: ignore[no-any-return]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..common.journal import Journal
-from ..common.report import Outcome, Row, progress
+from ..common.report import Outcome, progress
 from ..softmax.on_torch import threads
 from . import tables
 from .datasets import load_dataset
@@ -41,26 +40,4 @@ def run(name: str, settings: Settings) -> Outcome:
             result = KINDS[job.kind](job, settings, source, checkpoint, bar)
             result["images"] = len(source)
             journal.finish(job, result, checkpoint.seconds)
-    return outcome_of(name, settings, [journal.line(job) for job in wanted])
-
-
-def outcome_of(name: str, settings: Settings, lines: Sequence[Row]) -> Outcome:
-    """What is shown of runs, by their lines."""
-    rows = [row for line in lines for row in tables.rows_of(line, settings)]
-    summary = tables.summary_of(name, rows)
-    curves: list[Row] = [
-        {
-            "kind": line["kind"],
-            "numbers": Job.of(line).numbers,
-            "seed": line["seed"],
-            "curve": line["curve"],
-        }
-        for line in lines
-    ]
-    return Outcome(
-        rows,
-        summary,
-        tables.text(name, settings, lines[0]["images"], summary),
-        lambda figure: tables.draw(figure, settings, curves),
-        {"runs": curves},
-    )
+    return tables.outcome_of(name, settings, [journal.line(job) for job in wanted])

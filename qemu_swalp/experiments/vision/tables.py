@@ -7,7 +7,7 @@ from typing import Any
 
 from ..._util.tables import table
 from ..common.figure import BLUE, BROWN, GRAY, GREEN, ORANGE, PURPLE, SKY, VERMILION
-from ..common.report import Row, over, spread, summarize
+from ..common.report import Outcome, Row, over, spread, summarize
 from .jobs import Job
 from .paper_results import PUBLISHED
 from .settings import Settings
@@ -44,6 +44,28 @@ def name_of(method: str, word: int | None) -> str:
     """
     kind, space, rest = method.partition(" ")
     return NAMES[kind][word is not None] + space + rest
+
+
+def outcome_of(name: str, settings: Settings, lines: Sequence[Row]) -> Outcome:
+    """What is shown of runs, by their lines."""
+    rows = [row for line in lines for row in rows_of(line, settings)]
+    summary = summary_of(name, rows)
+    curves: list[Row] = [
+        {
+            "kind": line["kind"],
+            "numbers": Job.of(line).numbers,
+            "seed": line["seed"],
+            "curve": line["curve"],
+        }
+        for line in lines
+    ]
+    return Outcome(
+        rows,
+        summary,
+        text(name, settings, lines[0]["images"], summary),
+        lambda figure: draw(figure, settings, curves),
+        {"runs": curves},
+    )
 
 
 def rows_of(line: Row, settings: Settings) -> list[Row]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from ..common.journal import Journal
-from ..common.report import Outcome, Row, progress
+from ..common.report import Outcome, progress
 from ..softmax.on_torch import threads
 from . import corpus, tables
 from .session import Job, Run, steps_of
@@ -39,24 +38,4 @@ def run(settings: Settings) -> Outcome:
             checkpoint = journal.checkpoint(job)
             result = Run(job, settings, text, checkpoint, bar).make()
             journal.finish(job, {"corpus": facts, **result}, checkpoint.seconds)
-    return outcome_of(settings, [journal.line(job) for job in wanted])
-
-
-def outcome_of(settings: Settings, lines: Sequence[Row]) -> Outcome:
-    """What is shown of runs, by their lines."""
-    facts = lines[0]["corpus"]
-    python = lines[0]["environment"]["versions"]["python"]
-    rows: list[Row] = [
-        {"recipe": line["recipe"], "seed": line["seed"]} | row
-        for line in lines
-        for row in line["rows"]
-    ]
-    summary = tables.summary_of(rows)
-    curves = [{key: line[key] for key in ("recipe", "seed", "curve")} for line in lines]
-    return Outcome(
-        rows,
-        summary,
-        tables.text(settings, facts | {"python": python}, summary),
-        lambda figure: tables.draw(figure, settings, curves, summary),
-        {"corpus": facts, "runs": curves},
-    )
+    return tables.outcome_of(settings, [journal.line(job) for job in wanted])

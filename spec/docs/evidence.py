@@ -1,0 +1,119 @@
+"""Tables and plots of the page of results, from `data/evidence.jsonl`: every run's settings, seed,
+figures and duration, as `qemu-swalp report … --lines` collects them.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from qemu_swalp.experiments import load_lines
+from qemu_swalp.experiments.common.evidence import shown
+from qemu_swalp.experiments.common.figure import save_panels
+from qemu_swalp.experiments.common.report import read_lines, spread
+from qemu_swalp.experiments.language_model.tables import METHODS
+from qemu_swalp.experiments.vision import PRESETS, settings_of
+from qemu_swalp.experiments.vision.paper_results import PUBLISHED
+
+FILE = Path(__file__).parent / "data" / "evidence.jsonl"
+NOT_A_LINE = ("method", "part", "part_is", "key", "point", "epoch", "published")
+NAMES = {method: name for method, (name, *_) in METHODS.items()}
+PUBLISHED_METHODS = {"sgd": "SGD", "decayed": "decayed SGD", "swa": "SWA(LP)"}
+
+
+@lru_cache
+def _lines() -> tuple[dict[str, Any], ...]:
+    return tuple(read_lines(FILE))
+
+
+@lru_cache
+def _results(experiment: str) -> tuple[Any, ...]:
+    """(experiment, settings, outcome, seconds) of each setting that was run."""
+    return tuple(shown([line for line in _lines() if line["experiment"] == experiment], load_lines))
+
+
+def table_of(experiment: str, value: str, part: str = "") -> tuple[list[str], list[list[str]]]:
+    """Header and lines of one value: methods in columns, mean ± deviation over the seeds."""
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for _, settings, outcome, _ in _results(experiment):
+        for row in outcome.summary:
+            if part in (row.get("part", ""), row.get("point", "")):
+                values = {k: v for k, v in row.items() if not isinstance(v, dict)}
+                name = tuple(str(v) for k, v in values.items() if k not in NOT_A_LINE)
+                cell = spread(row[value], 2 if value != "rounded" else 3, settings.seeds)
+                lines.setdefault(name, {})[row["method"]] = cell
+    methods = list(dict.fromkeys(method for row in lines.values() for method in row))
+    used = [i for i in range(max(map(len, lines), default=0)) if any(name[i] for name in lines)]
+    header = [*("" for _ in used), *(NAMES.get(method, method) for method in methods)]
+    body = [
+        [*(_code(name[i]) for i in used), *(row.get(method, "") for method in methods)]
+        for name, row in lines.items()
+    ]
+    return header, body
+
+
+def _code(name: str) -> str:
+    """A format or a rounding as code, words as they are."""
+    return f"`{name}`" if "<" in name else name
+
+
+def plots(experiment: str) -> str:
+    """All panels of an experiment, as pictures within the page."""
+    images = []
+    for name, _, outcome, _ in _results(experiment):
+        with tempfile.TemporaryDirectory() as folder:
+            for panel in save_panels(outcome.draw, Path(folder) / f"{name}.png"):
+                data = base64.b64encode(panel.read_bytes()).decode()
+                source = f"data:image/svg+xml;base64,{data}"
+                images.append(f'<img class="panel" alt="{name}" src="{source}">')
+    return "\n".join(images)
+
+
+def made_by(experiment: str) -> str:
+    """Command, number of runs, their time, and where they were made."""
+    parts = []
+    for _, settings, _, seconds in _results(experiment):
+        runs = [line for line in _lines() if line["experiment"] == experiment]
+        processors = sorted({line["environment"]["processor"] for line in runs})
+        pythons = sorted({line["environment"]["versions"]["python"] for line in runs})
+        command = settings.command(experiment, everywhere=True)
+        parts.append(
+            f"`{command}`: {len(runs)} runs, {seconds / 60:.0f} minutes in all beside other work,"
+            f" {', '.join(processors)}, Python {', '.join(pythons)}."
+        )
+    return "\n\n".join(parts)
+
+
+def published() -> tuple[list[str], list[list[str]]]:
+    """Header and lines: each published error, and what became of it here."""
+    body = [
+        [
+            name,
+            numbers,
+            f"{PUBLISHED_METHODS[method]} at the {point}",
+            f"{error} %",
+            _here(name, numbers, method, point, error),
+        ]
+        for name, errors in PUBLISHED.items()
+        for (numbers, method, point), error in errors.items()
+    ]
+    return ["experiment", "numbers", "what", "published", "here"], body
+
+
+def _here(name: str, numbers: str, method: str, point: str, error: str) -> str:
+    """Met, missed and by how much, or not attempted and why: of runs by the paper's own recipe."""
+    default = settings_of(name)()
+    rest = [key for key in default.record() if key not in default.chosen]
+    for _, settings, outcome, _ in _results(name) if name in PRESETS else ():
+        if any(settings.record()[key] != default.record()[key] for key in rest):
+            continue
+        for row in outcome.summary:
+            if (row["numbers"], row["key"], row["point"]) == (numbers, method, point):
+                over = row["test_error"]["mean"] - float(re.split(" ±", error)[0])
+                ours = spread(row["test_error"], 2, settings.seeds)
+                return f"met: {ours}" if over <= 0 else f"missed by {over:.2f}: {ours}"
+    return "not attempted: the network at full width needs a GPU"
