@@ -16,8 +16,8 @@ from qemu_swalp.experiments.common.evidence import shown
 from qemu_swalp.experiments.common.figure import save_panels
 from qemu_swalp.experiments.common.report import read_lines, spread
 from qemu_swalp.experiments.language_model.tables import METHODS
-from qemu_swalp.experiments.vision import PRESETS, settings_of
 from qemu_swalp.experiments.vision.paper_results import PUBLISHED
+from qemu_swalp.experiments.vision.presets import PRESETS, settings_of
 
 FILE = Path(__file__).parent / "data" / "evidence.jsonl"
 NOT_A_LINE = ("method", "part", "part_is", "key", "point", "epoch", "published")

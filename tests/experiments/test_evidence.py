@@ -64,7 +64,7 @@ def test_calls_that_differ_in_which_runs_they_ask_for_are_one_table(
 ) -> None:
     of_model = [line for line in lines if line["experiment"] == "language-model"]
     ((_, settings, outcome, seconds),) = shown(of_model, load_lines)
-    assert (settings.seeds, sorted(settings.recipes)) == (2, ["float32", "mxfp8"])
+    assert (settings.seeds, sorted(settings.record()["recipes"])) == (2, ["float32", "mxfp8"])
     assert seconds == pytest.approx(sum(line["seconds"] for line in of_model))
     counts = {row["recipe"]: row["rounded"]["count"] for row in outcome.summary}
     assert counts == {"float32": 2, "mxfp8": 1}

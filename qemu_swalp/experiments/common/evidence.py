@@ -12,7 +12,7 @@ from typing import Any
 
 from .html import read
 from .report import RUNS, Outcome, Row, publish, read_lines
-from .settings import Settings
+from .settings import Settings, choose
 
 SUFFIX = ".jsonl"
 Show = Callable[[Any, Sequence[Row]], Outcome]
@@ -104,7 +104,9 @@ def _settings(kind: type[Settings], lines: Sequence[Row]) -> Settings:
             values[name] = list(dict.fromkeys(union))
     seeds = {line["seed"] for line in lines}
     values |= {"seed": min(seeds), "seeds": len(seeds)}
-    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    settings: Settings = choose(kind, chosen, quick=False)
+    return settings
 
 
 def republish(lines: Sequence[Row], folder: Path, load: Load) -> list[Path]:

@@ -25,7 +25,7 @@ class Settings(RunSettings):
 
     chosen: ClassVar[tuple[str, ...]] = ("seed", "seeds", "recipes")
 
-    seeds: int = option(3, "number of runs, with seeds SEED, SEED + 1, …", quick=1, above=0)
+    seeds: int = option(3, "number of runs, with seeds SEED, SEED + 1, …", quick=2, above=0)
     recipes: tuple[str, ...] = option(
         (FLOAT, BF16, "swalp8", "mxfp8", "nvfp4", "mxfp4"),
         "recipes, as published, but for the last layer, which stays in float in all; each in a run"
