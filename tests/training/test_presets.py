@@ -124,6 +124,17 @@ def near(steps: np.ndarray) -> bool:
     return bool((np.abs(steps % 1 - 0.5) < 1e-5).any())
 
 
+def test_wage_by_bits() -> None:
+    """The default is 2-8-8-8; other lengths go to the roles that they are of."""
+    assert recipe("wage") == recipe("wage", weights=2, activations=8, gradients=8, errors=8)
+    other = recipe("wage", activations=4, errors=6).to_dict()
+    assert other["activation"] == "fixed<4,3,symmetric>/nearest_even"
+    assert other["error"] == "bfp6/nearest_even"
+    assert other["gradient"] == recipe("wage").to_dict()["gradient"]
+    with pytest.raises(ValueError, match="the bits of a number of WAGE must be from 2 to 16"):
+        recipe("wage", weights=1)
+
+
 def test_dorefa_errors_are_unbiased_and_scaled_by_sample() -> None:
     quantizer = recipe("dorefa").quantizer("wgrad.error")
     assert quantizer is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
+from ..._util.checks import check_int
 from ...formats import bfp
 from ...ops.quantizer import Quantizer
 from ..recipe import Recipe
@@ -144,19 +145,30 @@ def hbfp8() -> Recipe:
 
 
 @preset
-def wage() -> Recipe:
-    """WAGE 2-8-8-8 (Wu et al. 2018, arXiv 1802.04680): ternary weights, 8-bit activations,
-    gradients and errors.
+def wage(weights: int = 2, activations: int = 8, gradients: int = 8, errors: int = 8) -> Recipe:
+    """WAGE (Wu et al. 2018, arXiv 1802.04680), by default 2-8-8-8: ternary weights, 8-bit
+    activations, gradients and errors.
 
-    Weights in {-1/2, 0, 1/2} from an 8-bit accumulator; activations in 8-bit fixed point; errors
-    under one power of two for each tensor, gradients likewise and stochastic. WAGE goes on to drop
-    the scales of errors and gradients, uses plain SGD with a learning rate that is a power of two,
-    and scales each layer by a constant: these are the model's and the optimizer's part.
+    Weights in {-1/2, 0, 1/2} from an accumulator of as many bits as gradients have; activations in
+    fixed point; errors under one power of two for each tensor, gradients likewise and stochastic.
+
+    Not held, since they are the model's and the optimizer's part: WAGE goes on to drop the scales
+    of errors and gradients, which leaves their direction; it uses plain SGD with a learning rate
+    that is a power of two; starts from weights uniform within ±max(√(6/n), 1.5·2^(1-k)), n inputs
+    to a sum and k bits of weights; and divides each layer's sums by the power of two next to
+    1.5·2^(1-k)/√(6/n) where that is above 1.
+
+    weights, activations, gradients, errors : bits of each, from 2 to 16.
+
+    >>> str(wage(weights=4).weight), str(wage(gradients=6).accumulator)
+    ('fixed<4,3,symmetric>/nearest_even', 'fixed<6,5,symmetric>/stochastic_a')
     """
+    for bits in (weights, activations, gradients, errors):
+        check_int("the bits of a number of WAGE", bits, 2, 16)
     return Recipe(
-        weight="fixed<2,1,symmetric>/nearest_even",
-        accumulator="fixed<8,7,symmetric>/stochastic",
-        activation="fixed<8,7,symmetric>/nearest_even",
-        error="bfp8/nearest_even",
-        gradient="bfp8/stochastic",
+        weight=f"fixed<{weights},{weights - 1},symmetric>/nearest_even",
+        accumulator=f"fixed<{gradients},{gradients - 1},symmetric>/stochastic",
+        activation=f"fixed<{activations},{activations - 1},symmetric>/nearest_even",
+        error=f"bfp<{errors}>/nearest_even",
+        gradient=f"bfp<{gradients}>/stochastic",
     )
