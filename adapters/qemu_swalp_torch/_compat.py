@@ -77,11 +77,11 @@ def _passed_by_compiler(error: Exception) -> Exception:
 
 
 def never_traced_first(function: Function) -> Function:
-    """`torch.compile` traces the function within others, but begins no graph in it: called between
-    two graphs, it runs as Python.
+    """`torch.compile` traces the function within others, but begins no graph in it or in what it
+    calls: called between two graphs, it runs as Python.
     """
     frames: Any = torch._C._dynamo.eval_frame
-    strategy = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.DEFAULT)
+    strategy = frames._FrameExecStrategy(frames._FrameAction.SKIP, frames._FrameAction.SKIP)
     frames.set_code_exec_strategy(function.__code__, strategy)
     return function
 

@@ -116,8 +116,7 @@ def _loops(lines: list[str]) -> list[Loop]:
             16 * wide,
         )
         for span in spans
-        if (wide := sum(map(_is_wide_store, span)))
-        and not any("CALL" in text for text in span)
+        if (wide := sum(map(_is_wide_store, span))) and not any("CALL" in text for text in span)
     ]
 
 
