@@ -29,6 +29,7 @@ from ..model.walk import check_model
 from ..optim.param_groups import ACCUMULATOR, SEED, STEP
 from ..optim.wrap import quantize_optimizer, unquantize_optimizer
 from ..tensors.model_names import named_modules
+from .operand_codes import quantized_weights
 from .phases import StepWatcher
 from .report import lines_of
 
@@ -340,6 +341,25 @@ class Emulation:
             part.load_state_dict(state[name])
         if self.averager is not None:
             self.averager.load_state_dict(state["averager"])
+
+    def quantize_state_dict(self) -> dict[str, Any]:
+        """The model's state dict with `qemu_swalp.QuantizedTensor` for each weight that is rounded
+        as an operand: the codes that its forward product multiplies.
+
+        `qemu_swalp.dequantize_state_dict(state, like=model)` gives the values, `save_state` a file.
+
+        Raises
+        ------
+        ValueError: if a weight has no codes of its own, since it is rounded at random, under scales
+            of calls before, transformed, or along no one of its axes (bilinear layers, transposed
+            convolutions in groups, weights of `einsum`).
+
+        >>> model = nn.Linear(64, 32)
+        >>> handle = emulate(model, None, "mxfp8")
+        >>> str(handle.quantize_state_dict()["weight"].format)
+        'block<e4m3fn,axis=-1,size=32,scale=e8m0fnu>'
+        """
+        return quantized_weights(self.model)
 
     def __str__(self) -> str:
         """A table: each place, its roles, their formats, how often it ran, its share of the

@@ -88,13 +88,14 @@ def operand_layouts(model: nn.Module) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         for name, p in module.named_parameters(recurse=False, remove_duplicate=False):
-            axes = _operand_axes(module, name, tuple(p.shape)) if p.ndim > 1 else None
+            axes = operand_axes(module, name, tuple(p.shape)) if p.ndim > 1 else None
             if axes is not None:
                 found[f"{prefix}.{name}" if prefix else name] = axes
     return found
 
 
-def _operand_axes(module: Any, name: str, shape: tuple[int, ...]) -> dict[str, int] | None:
+def operand_axes(module: Any, name: str, shape: tuple[int, ...]) -> dict[str, int] | None:
+    """{"sum": axis, "out": axis} of a parameter of a module; None where no one axis is either."""
     if isinstance(module, ConvTransposeNd) and name == "weight":
         return {"sum": 0, "out": 1} if module.groups == 1 else None
     if isinstance(module, ConvNd) and name == "weight":
