@@ -357,7 +357,7 @@ class Emulation:
         >>> model = nn.Linear(64, 32)
         >>> handle = emulate(model, None, "mxfp8")
         >>> str(handle.quantize_state_dict()["weight"].format)
-        'block<e4m3fn,axis=-1,size=32,scale=e8m0fnu>'
+        'block<e4m3fn,axis=-1,size=32,scale=e8m0fnu,rule=rceil>'
         """
         return quantized_weights(self.model)
 

@@ -47,7 +47,8 @@ def _weights(
     for prefix, module in model.named_modules(remove_duplicate=False):
         scope = scope_of(module)
         site = scope.sites.get("products") if scope is not None else None
-        if not site or not multiplies(type(module), True):
+        kind: Any = type(module)
+        if not site or not multiplies(kind, True):
             continue
         if is_parametrized(module) and site.quantizers[OPERAND] is not None:
             raise ValueError(
