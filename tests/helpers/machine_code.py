@@ -31,7 +31,7 @@ INTEGER = re.compile(
 
 
 class Loop(NamedTuple):
-    """A loop of a kernel that stores 16 bytes by an instruction."""
+    """A loop of a kernel that stores 16 bytes by an instruction, and calls nothing."""
 
     instructions: int
     integer: int
@@ -43,7 +43,7 @@ class Loop(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """Resources of a thread, and its loops that call nothing."""
+    """Resources of a thread, and its loops."""
 
     registers: int
     stack: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,36 +23,32 @@ def library() -> ctypes.CDLL:
 
 
 def ptx(program: CudaProgram, arch: str = "compute_90") -> str:
-    """The program, compiled. RuntimeError with the compiler's log where it fails."""
-    return _compiled(program, arch, "PTX").decode()
+    """The program, compiled; for an architecture such as "sm_90" the machine code is made along.
+    RuntimeError with the compiler's log where it fails.
+    """
+    return _compiled(program.text(), program.options(), arch)[0].decode()
 
 
-def cubin(program: CudaProgram, arch: str) -> bytes:
+def cubin(program: CudaProgram, arch: str = "sm_90") -> bytes:
     """The program as machine code. RuntimeError as `ptx`."""
-    return _compiled(program, arch, "CUBIN")
+    return _compiled(program.text(), program.options(), arch)[1]
 
 
-def _compiled(program: CudaProgram, arch: str, what: str) -> bytes:
+@lru_cache(maxsize=16)
+def _compiled(text: str, options: tuple[str, ...], arch: str) -> tuple[bytes, bytes]:
     nvrtc, made = library(), ctypes.c_void_p()
-    nvrtc.nvrtcCreateProgram(
-        ctypes.byref(made), program.text().encode(), program.source.encode(), 0, None, None
-    )
+    nvrtc.nvrtcCreateProgram(ctypes.byref(made), text.encode(), b"program.cu", 0, None, None)
     # CuPy adds these two of its own accord.
-    options = [
-        *program.options(),
-        "-ftz=true",
-        "--device-as-default-execution-space",
-        f"-arch={arch}",
-    ]
+    given = [*options, "-ftz=true", "--device-as-default-execution-space", f"-arch={arch}"]
     status = nvrtc.nvrtcCompileProgram(
         made,
-        len(options),
-        (ctypes.c_char_p * len(options))(*(option.encode() for option in options)),
+        len(given),
+        (ctypes.c_char_p * len(given))(*(option.encode() for option in given)),
     )
     try:
         if status:
             raise RuntimeError(_bytes(made, "ProgramLog").decode())
-        return _bytes(made, what)
+        return _bytes(made, "PTX"), _bytes(made, "CUBIN") if arch.startswith("sm_") else b""
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(made))
 

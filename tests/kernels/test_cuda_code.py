@@ -1,0 +1,99 @@
+"""The machine code of the kernels for GPUs stays within the bounds of `cuda_bounds.toml`, keeps
+what loops work on in registers, and flushes no subnormal number.
+
+A selection; every source dtype and mode on every architecture by `python -m pytest -m exhaustive
+tests/kernels/test_cuda_code.py`. `python -m tests.kernels.test_cuda_code` prints the table.
+"""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qemu_swalp._util.tables import table
+from qemu_swalp.kernels.gpu import quantize
+from qemu_swalp.kernels.gpu.device import SOURCE_DTYPES
+from qemu_swalp.kernels.plan import MODES
+from tests.helpers import machine_code, nvrtc
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NVRTC is installed on Linux alone")
+BOUNDS: list[dict[str, Any]] = tomllib.loads(
+    (Path(__file__).parent / "cuda_bounds.toml").read_text()
+)["program"]
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
+IN_CI = ("Single", "stochastic_a")
+TURN = 64
+"""Bytes that a thread stores in a turn of a fast loop."""
+BYTES = {"Half": 2, "BFloat": 2, "Single": 4, "Double": 8}
+
+
+def fast_loops(source: str, loops: tuple[machine_code.Loop, ...]) -> list[tuple[float, float]]:
+    """(instructions, those of the integer pipe) for an element, the shortest loop first."""
+    elements = TURN / BYTES[source]
+    return sorted(
+        (loop.instructions / elements, loop.integer / elements)
+        for loop in loops
+        if loop.stored == TURN
+    )
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        pytest.param(
+            each,
+            marks=() if (each["source"], each["mode"]) == IN_CI else pytest.mark.exhaustive,
+            id=f"{each['source']}-{each['mode']}",
+        )
+        for each in BOUNDS
+    ],
+)
+def test_bounds(bounds: dict[str, Any]) -> None:
+    assert not machine_code.missing(), machine_code.missing()
+    kernels = machine_code.kernels(quantize.program_of(bounds["source"], bounds["mode"]), "sm_90")
+    for name, most in bounds["registers"].items():
+        assert kernels[name].registers <= most, name
+    assert all(loop.local == 0 for loop in kernels["qs_round"].loops)
+    found = fast_loops(bounds["source"], kernels["qs_round"].loops)
+    for (instructions, integer), most, most_integer in zip(
+        found, bounds["instructions"], bounds["integer"], strict=False
+    ):
+        assert instructions <= most
+        assert integer <= most_integer
+    assert len(found) >= len(bounds["instructions"])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("source", SOURCE_DTYPES)
+def test_every_program(source: str, mode: str, arch: str) -> None:
+    program = quantize.program_of(source, mode)
+    assert ".ftz" not in nvrtc.ptx(program, arch)
+    kernels = machine_code.kernels(program, arch)
+    assert {name: kernel.local for name, kernel in kernels.items()} == dict.fromkeys(kernels, 0)
+    for name, kernel in kernels.items():
+        assert all(loop.local == 0 for loop in kernel.loops), name
+
+
+def main() -> None:
+    """Print what the compiler makes of each program, beside what it made before."""
+    lines = []
+    for each in BOUNDS:
+        source, mode = each["source"], each["mode"]
+        kernels = machine_code.kernels(quantize.program_of(source, mode), "sm_90")
+        found = fast_loops(source, kernels["qs_round"].loops)[:3]
+        cells = (", ".join(f"{column[which]:.1f}" for column in found) for which in (0, 1))
+        before = (", ".join(map(str, each["before"][key])) for key in ("instructions", "integer"))
+        registers = ", ".join(str(kernels[name].registers) for name in each["registers"])
+        lines.append((source, mode, *before, *cells, registers))
+    header = ("source", "mode", "before", "integer", "now", "integer", "registers")
+    print(table(header, lines, left=(0, 1)))
+
+
+if __name__ == "__main__":
+    main()
