@@ -333,6 +333,7 @@ def test_info_says_how_programs_call_the_kernels(library: str, ways: list[str]) 
     path = info.probe(library).path
     for way in ways:
         assert f"{way}: compiled kernels (" in path
+    assert "on a GPU: reference implementation, since kernels for GPUs take the arrays of" in path
     refused = info.path(library, False, dict.fromkeys(ways, "its version is unknown"))
     for way in ways:
         assert f"{way}: reference implementation, since its version is unknown" in refused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,13 @@ def test_it_is_told_once(name: str, tmp_path: Path) -> None:
 def test_a_machine_without_gpu_is_no_fault(tmp_path: Path) -> None:
     code = WORKING.format(count="lambda: 0", nvrtc="", hip=False)
     assert told(tmp_path, code) == ["CuPy finds no GPU", ""]
+
+
+def test_the_extra_brings_nvrtc_and_no_version_that_is_not_known() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (requirement,) = project["optional-dependencies"]["cupy"]
+    assert "[ctk]" in requirement
+    assert "<15" in requirement
 
 
 def test_nor_is_one_of_another_maker(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from ...random_bits import KEY_STEPS, MASK, ROUNDS, Counters, RandomBits
 from ...reference.context import Target
 from ...reference.quantize import by_reference
 from .. import cpu
+from ..gpu.availability import OTHERS
 from ..stored_call import TARGET, share_threads, stored_call, warn_of_refusal
 from .base import KernelBackend
 
@@ -55,7 +56,7 @@ class JaxBackend(KernelBackend):
         return out is None and refusal() == ""
 
     def refusals(self) -> dict[str, str]:
-        return {"on a CPU as a custom call of XLA, eager and compiled": refusal()}
+        return {"on a CPU as a custom call of XLA, eager and compiled": refusal(), **OTHERS}
 
     def quantize(
         self,

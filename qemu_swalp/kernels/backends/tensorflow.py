@@ -20,6 +20,7 @@ from ...arrays.dtypes import SourceDtype
 from ...random_bits import RandomBits
 from ...reference.context import Target
 from .. import cpu
+from ..gpu.availability import OTHERS
 from ..stored_call import share_threads, stored_call, warn_of_refusal
 from .base import KernelBackend
 
@@ -78,6 +79,7 @@ class TensorflowBackend(KernelBackend):
         return {
             "eager as an operation": refusal(),
             "in graphs as that, and under XLA as a custom call": xla_refusal(),
+            **OTHERS,
         }
 
     def quantize(

@@ -6,6 +6,9 @@ import warnings
 from functools import cache
 from importlib.util import find_spec
 
+OTHERS = {"on a GPU": "kernels for GPUs take the arrays of CuPy and PyTorch alone"}
+"""What other libraries say of their GPUs: a line of `KernelBackend.refusals`."""
+
 
 @cache
 def refusal() -> str | None:
