@@ -71,6 +71,9 @@ if TYPE_CHECKING:
         Hadamard as Hadamard,
         hadamard_transform as hadamard_transform,
     )
+    from .ops.kernel_paths import (
+        kernel_paths as kernel_paths,
+    )
     from .ops.matmul import (
         matmul as matmul,
     )
@@ -147,6 +150,7 @@ _HOMES = {
     "ops.elementwise": ("add", "divide", "multiply", "sqrt", "subtract", "sum"),
     "ops.encode": ("BlockCodes", "decode", "encode"),
     "ops.hadamard": ("Hadamard", "hadamard_transform"),
+    "ops.kernel_paths": ("kernel_paths",),
     "ops.matmul": ("matmul",),
     "ops.pack": ("pack", "packed_bytes", "unpack"),
     "ops.quantize": ("quantize",),

@@ -24,6 +24,7 @@ from .._util.tables import TERMINAL, table
 from ..arrays import FRAMEWORKS
 from ..kernels import cpu
 from ..kernels.gpu.availability import refusal
+from ..ops.kernel_paths import WITHOUT_KERNELS
 from .output import add_json, asks_for_json, print_json
 
 TIMEOUT = 120
@@ -75,6 +76,7 @@ ADAPTERS = {
 
 ABSENT = "no: not installed"
 LIBRARY_COLUMNS = ("arrays of", "version", "importable", "devices", "path")
+WITHOUT_COLUMNS = ("in the reference implementation", "where")
 ADAPTER_COLUMNS = ("adapter", "importable", "runs on")
 
 
@@ -114,12 +116,14 @@ def _info(chosen: argparse.Namespace) -> int:
                     name: {"importable": importable, "runs_on": on}
                     for name, importable, on in adapters
                 },
+                "without_kernels": dict(WITHOUT_KERNELS),
             }
         )
         return 0
     lines = [(name, *each) for name, each in probes.items()]
     print("\n" + table(LIBRARY_COLUMNS, lines, left=range(5), width=TERMINAL))
     print("\n" + table(ADAPTER_COLUMNS, adapters, left=range(3), width=TERMINAL))
+    print("\n" + table(WITHOUT_COLUMNS, WITHOUT_KERNELS, left=range(2), width=TERMINAL))
     return 0
 
 

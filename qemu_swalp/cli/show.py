@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from .. import (
     ElementFormat,
     Format,
     encode,
+    kernel_paths,
     names,
     parse,
 )
@@ -115,6 +117,20 @@ def _properties(format: Format) -> Iterator[tuple[str, object]]:
     yield "special values", special_values(element)
     yield "overflow", element.overflow
     yield "idempotent", "yes" if format.idempotent else "no"
+    yield from _paths(format)
+
+
+def _paths(format: Format) -> Iterator[tuple[str, str]]:
+    """The libraries whose arrays have compiled kernels, and those without, each with why."""
+    for dtype in ("float32", "float64"):
+        with contextlib.suppress(TypeError):
+            paths = kernel_paths(format, dtype=dtype)
+            for path in dict.fromkeys(paths.values()):
+                libraries = ", ".join(name for name in paths if paths[name] == path)
+                _, colon, reason = path.partition(": ")
+                label = "reference only" if colon else "compiled kernels"
+                yield label, f"{libraries}{colon}{reason}"
+            return
 
 
 _LABELS = {

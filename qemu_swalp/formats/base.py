@@ -74,6 +74,22 @@ def define_family(family: str, constructor: Callable[..., Format]) -> None:
     forget_strings()
 
 
+HASH = "_hash_once"
+
+
+def _hash_once(self: Format) -> int:
+    """The hash of the class and the fields, which a frozen dataclass keeps once it is known."""
+    kept: dict[str, int] = getattr(self, "__dict__", {})
+    value = kept.get(HASH)
+    if value is None:
+        fields = getattr(type(self), "__dataclass_fields__", None)
+        if fields is None:
+            return object.__hash__(self)
+        compared = (getattr(self, name) for name, field in fields.items() if field.compare)
+        value = kept[HASH] = hash((type(self), *compared))
+    return value
+
+
 class Format(ABC):
     """A set of numbers and how they are coded. Frozen, hashable, equal by class and parameters.
 
@@ -96,6 +112,8 @@ class Format(ABC):
                     f"{cls.__name__}.{name} would hide the property {name!r} of every format; "
                     "give the field another name, or a default value"
                 )
+        if "__hash__" not in cls.__dict__:  # else the dataclass would hash all fields at each call
+            cls.__hash__ = _hash_once  # type: ignore[assignment]
         family = family or cls.__dict__.get("family", "")  # a dataclass with slots is made anew
         if family:
             cls.family = family
@@ -110,6 +128,13 @@ class Format(ABC):
     @abstractmethod
     def idempotent(self) -> bool:
         """Whether quantizing twice always equals quantizing once (clauses RND-11, BLK-6)."""
+
+    def __getstate__(self) -> object:
+        """Without its hash, in which strings count, whose hashes differ between processes."""
+        state = super().__getstate__()
+        if isinstance(state, dict):
+            state = {name: value for name, value in state.items() if name != HASH}
+        return state
 
     def derived_defaults(self) -> dict[str, object]:
         """Fields given as None that stand for a value derived from the others, and that value."""

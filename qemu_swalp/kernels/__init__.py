@@ -19,6 +19,7 @@ from ..arrays.dtypes import SourceDtype
 from ..random_bits import RandomBits
 from ..reference.accumulation import AccumulationTargets
 from ..reference.context import Target
+from ..reference.given_scales import Given
 from ..reference.overflow import MARK
 from .threads import get_num_threads, set_num_threads
 
@@ -106,6 +107,16 @@ def operate(
     return result if result is None or shape else xp.reshape(result, shape)
 
 
+def hadamard(xp: Namespace, x: Array, axis: int, size: int, signs: Array | None) -> Array | None:
+    """The transform of `qemu_swalp.hadamard_transform` of a checked array of float32 or float64 and
+    signs of its dtype, one for each index of the axis; None if no kernel supports it.
+    """
+    backend = _backend(xp.name) if _enabled else None
+    if backend is None or not backend.accepts(x):
+        return None
+    return backend.hadamard(x, axis, size, signs)
+
+
 def quantize(
     xp: Namespace,
     x: Array,
@@ -113,6 +124,7 @@ def quantize(
     target: Target,
     random: RandomBits | Array | None,
     out: Array | None,
+    given: Given | None = None,
 ) -> Array | None:
     """The result of `qemu_swalp.quantize` of checked arguments; None if no kernel supports them.
 
@@ -121,4 +133,4 @@ def quantize(
     backend = _backend(xp.name) if _enabled else None
     if backend is None or not backend.accepts(x, out):
         return None
-    return backend.quantize(x, dtype, target, random, out)
+    return backend.quantize(x, dtype, target, random, out, given)

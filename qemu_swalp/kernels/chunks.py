@@ -25,6 +25,8 @@ class Limits(NamedTuple):
     """Elements of rows that cannot be parted, beyond which a tensor is not accepted."""
     blocks: int = 0
     """Most blocks of a format in a chunk; 0: any number."""
+    host: bool = False
+    """Whether plans may be for CPUs alone (`Plan.host_only`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +103,7 @@ def chunks_of(
             _contiguous((count, *shape[1:]) if by_rows else (count,), target.format)
             for count in (height, rows % height or height)
         )
-        if plan is None or chunk is None or last is None:
+        if plan is None or chunk is None or last is None or plan.host_only > limits.host:
             return None
         plans.append(ChunkedPlan(plan, chunk, last))
     return Chunks(

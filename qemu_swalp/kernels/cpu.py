@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import addressof, c_char, c_int, c_int64, c_void_p
@@ -17,6 +18,7 @@ from ..reference.accumulation import AccumulationTargets
 from . import layouts, matmul_plan as plans, structs, threads
 from .build import LIBRARY, digest
 from .chunks import Chunks, Limits
+from .matmul_in_float32 import Span, is_plain, product_bits
 from .matmul_plan import Matrix, Shape
 from .plan import DTYPES, Plan
 from .processor import Memory, Processor
@@ -27,6 +29,15 @@ SIGNATURES: dict[str, list[Any]] = {
         ctypes.POINTER(structs.Plan),
         ctypes.POINTER(structs.Layout),
         ctypes.POINTER(structs.Random),
+        c_void_p,
+        c_void_p,
+        c_int,
+    ],
+    "qs_quantize_given": [
+        ctypes.POINTER(structs.Plan),
+        ctypes.POINTER(structs.Layout),
+        ctypes.POINTER(structs.Random),
+        ctypes.POINTER(structs.Given),
         c_void_p,
         c_void_p,
         c_int,
@@ -45,6 +56,8 @@ SIGNATURES: dict[str, list[Any]] = {
         c_void_p,
         c_int,
     ],
+    "qs_span": [c_void_p, c_int64, c_void_p],
+    "qs_hadamard": [c_int, *[c_int64] * 4, c_void_p, c_void_p, c_void_p, c_int],
     "qs_share_threads": [ctypes.POINTER(c_int)],
 }
 
@@ -128,7 +141,7 @@ def instructions(name: str) -> Iterator[None]:
 class Cpu(Processor):
     """The CPU, by the compiled library, on as many threads as `get_num_threads` says."""
 
-    limits = Limits(chunk=8192, most=1 << 17)
+    limits = Limits(chunk=8192, most=1 << 17, host=True)
     """Gradient, momentum and weight of a chunk stay in the cache."""
 
     def quantize(
@@ -139,18 +152,16 @@ class Cpu(Processor):
         source: Memory,
         target: Memory,
         random: structs.Random,
+        given: structs.Given | None = None,
     ) -> bool:
         layout = layout_of(shape, source.strides, target.strides, format)
         if layout is None:
             return False
-        library().qs_quantize(
-            plan.structure,
-            layout,
-            random,
-            source.address,
-            target.address,
-            threads.get_num_threads(),
-        )
+        memory = source.address, target.address, threads.get_num_threads()
+        if given is None:
+            library().qs_quantize(plan.structure, layout, random, *memory)
+        else:
+            library().qs_quantize_given(plan.structure, layout, random, given, *memory)
         return True
 
     def matmul(
@@ -164,14 +175,14 @@ class Cpu(Processor):
         random: RandomBits | None,
     ) -> bool:
         x, y = _array(a, dtype), _array(b, dtype)
-        computing = plans.computing_dtype(x, y, targets)
-        roundings = plans.plans_of(targets, computing)
+        dtype_computed, plain = computing(x, y, targets)
+        roundings = plans.plans_of(targets, dtype_computed)
         if roundings is None:
             return False
-        x, y = x.astype(computing, copy=False), y.astype(computing, copy=False)
+        x, y = (array.astype(dtype_computed, copy=False) for array in (x, y))
         result = _array(Matrix(out, plans.result_shape(a.shape, b.shape)), dtype)
-        computed = result if computing == dtype else np.empty(result.shape, computing)
-        call = plans.structure_of(computing, a.shape, b.shape, targets, drawn, random)
+        computed = result if dtype_computed == dtype else np.empty(result.shape, dtype_computed)
+        call = plans.structure_of(dtype_computed, a.shape, b.shape, targets, drawn, random, plain)
         leading = result.shape[:-2]
         firsts = [plans.firsts(operand.shape, leading) for operand in (a, b)]
         call.first_a, call.first_b = (first.ctypes.data for first in firsts)
@@ -196,7 +207,7 @@ class Cpu(Processor):
     ) -> bool:
         a, b = operands[0], operands[-1]
         layout = operands_of(shape, a.strides, b.strides)
-        if layout is None or dtype not in ("float32", "float64"):
+        if layout is None:
             return False
         library().qs_operate(
             OPERATIONS.index(operation),
@@ -211,6 +222,15 @@ class Cpu(Processor):
         )
         return True
 
+    def hadamard(
+        self, dtype: str, shape: Shape, axis: int, size: int, signs: int, source: int, target: int
+    ) -> bool:
+        lengths = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+        library().qs_hadamard(
+            DTYPES.index(dtype), *lengths, size, signs, source, target, threads.get_num_threads()
+        )
+        return True
+
     def chunked_roundings(self, chunks: Chunks) -> list[structs.ChunkedRounding | None]:
         return [None if plan is None else plan.pointers for plan in chunks.plans]
 
@@ -222,6 +242,23 @@ class Cpu(Processor):
 
 
 CPU = Cpu()
+
+
+def computing(a: np.ndarray, b: np.ndarray, targets: AccumulationTargets) -> plans.Computing:
+    """How the kernels compute a·b, contiguous arrays of float32 or float64 with elements."""
+    limit = plans.limit_of(targets, a.shape[-1]) if a.dtype == np.float32 else None
+    bits = None if limit is None else product_bits(_span(a), _span(b), limit)
+    if bits is None:
+        return plans.Computing("float64", False)
+    return plans.Computing(
+        "float32", targets.product is None and is_plain(bits, targets.sum, targets.total)
+    )
+
+
+def _span(x: np.ndarray) -> Span:
+    found = (ctypes.c_uint32 * 3)()
+    library().qs_span(x.ctypes.data, x.size, found)
+    return Span(*found)
 
 
 def _array(matrix: Matrix, dtype: str) -> np.ndarray:

@@ -13,11 +13,13 @@ from . import structs
 
 SHARED: tuple[type[Structure], ...] = (
     structs.Element,
+    structs.Top,
     structs.Scaling,
     structs.SignView,
     structs.TableIndex,
     structs.Table,
     structs.Plan,
+    structs.Given,
     structs.Layout,
     structs.Random,
     structs.Counts,

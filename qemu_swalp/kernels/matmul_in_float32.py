@@ -9,13 +9,12 @@ bits, in place of 53, cannot be told, which needs two bits beyond the format's a
 from __future__ import annotations
 
 import math
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from ..arrays.dtypes import SOURCE_DTYPES
 from ..formats import BinadeFormat
 from ..reference.context import Target
+from ..rounding import NEAREST
 
 SINGLE = SOURCE_DTYPES["float32"]
 MOST = 126
@@ -34,12 +33,52 @@ def limit_of(products: Target | None, sums: list[Target], terms: int) -> int | N
     )
 
 
-def suffices(a: np.ndarray, b: np.ndarray, limit: int) -> bool:
-    """Whether float32 does for a·b, contiguous float32 arrays with elements, by what `limit_of`
-    says.
+class Span(NamedTuple):
+    """What the magnitudes of float32 numbers need, as bits."""
+
+    used: int
+    """The bits that any has."""
+    least: int
+    """The least that is not 0; without one any number."""
+    most: int
+
+    def bounds(self) -> tuple[int, int, int]:
+        """(bits, binade of the last of them, greatest binade) that hold all numbers, or more.
+
+        Subnormal numbers count as of the binade below, with a leading bit; infinities and NaN as of
+        the binade above.
+        """
+        if not self.most:
+            return 0, 0, 0
+        ends = self.least, self.most
+        least, most = ((end >> SINGLE.mantissa) - SINGLE.bias for end in ends)
+        used = self.used & 0x7FFFFF | 1 << SINGLE.mantissa
+        bits = SINGLE.precision - ((used & -used).bit_length() - 1)
+        return bits, least - (bits - 1), most
+
+
+def product_bits(a: Span, b: Span, limit: int) -> int | None:
+    """Significant bits of the products of contiguous float32 arrays, at most, if float32 does for
+    a·b by what `limit_of` says; else None.
     """
-    bits, least, most = (one + other for one, other in zip(_span(a), _span(b), strict=True))
-    return bits <= SINGLE.precision and least >= SINGLE.least_exponent and most <= limit
+    bits, least, most = (one + other for one, other in zip(a.bounds(), b.bounds(), strict=True))
+    fits = bits <= SINGLE.precision and least >= SINGLE.least_exponent and most <= limit
+    return bits if fits else None
+
+
+def is_plain(bits: int, sums: Target | None, totals: Target | None) -> bool:
+    """Whether one rounding of sums to nearest in float32, before that to their formats, changes
+    nothing (`src/cpu/plain_sums.h`): products of so many bits, and sums in totals, have no more
+    than the results, these no more than 10, and ties go to even.
+    """
+    for target in (sums, totals):
+        if target is None:
+            continue
+        precision: int = target.format.precision  # type: ignore[attr-defined]
+        if target.rounding != NEAREST or not bits <= precision <= 10:
+            return False
+        bits = precision
+    return sums is not None
 
 
 def _is_representable(target: Target) -> bool:
@@ -77,21 +116,3 @@ def _small_products(targets: list[Target], terms: int) -> int:
         return -2 * MOST
     binade: int = math.floor(max(-2.0 * MOST, MOST - growth - 3))
     return binade
-
-
-def _span(x: np.ndarray) -> tuple[int, int, int]:
-    """(bits, binade of the last of them, greatest binade) that hold all numbers, or more.
-
-    Subnormal numbers count as of the binade below, with a leading bit; infinities and NaN as of the
-    binade above.
-    """
-    magnitudes = x.reshape(-1).view(np.uint32) & 0x7FFFFFFF
-    used, greatest = int(np.bitwise_or.reduce(magnitudes)), int(magnitudes.max())
-    if not greatest:
-        return 0, 0, 0
-    magnitudes -= np.uint32(1)  # zeros become the greatest, so that the least is another's
-    ends = int(magnitudes.min()) + 1, greatest
-    least, most = ((end >> SINGLE.mantissa) - SINGLE.bias for end in ends)
-    used = used & 0x7FFFFF | 1 << SINGLE.mantissa
-    bits = SINGLE.precision - ((used & -used).bit_length() - 1)
-    return bits, least - (bits - 1), most

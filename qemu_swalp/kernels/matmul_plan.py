@@ -30,10 +30,12 @@ class Matrix(NamedTuple):
     shape: Shape
 
 
-def computing_dtype(a: np.ndarray, b: np.ndarray, targets: AccumulationTargets) -> str:
-    """In what the kernels compute a·b, contiguous arrays of float32 or float64 with elements."""
-    limit = limit_of(targets, a.shape[-1]) if a.dtype == np.float32 else None
-    return "float32" if limit is not None and matmul_in_float32.suffices(a, b, limit) else "float64"
+class Computing(NamedTuple):
+    """How the kernels compute a product of matrices."""
+
+    dtype: str
+    plain: bool
+    """Whether one rounding does for each sum (`matmul_in_float32.is_plain`)."""
 
 
 @lru_cache(maxsize=4096)
@@ -64,6 +66,7 @@ def structure_of(
     targets: AccumulationTargets,
     drawn: structs.Random,
     random: RandomBits | None,
+    plain: bool = False,
 ) -> structs.Matmul:
     """The call for arrays of these shapes, all but where things stand. drawn : `random` as the
     kernels read it.
@@ -71,7 +74,7 @@ def structure_of(
     batches = math.prod(result_shape(a, b)[:-2])
     seed, stream = (0, 0) if random is None else (random.seed, random.stream)
     call = structs.Matmul(
-        DTYPES.index(dtype), targets.group, targets.chunk or 0, batches, a[-2], b[-1], a[-1]
+        DTYPES.index(dtype), targets.group, targets.chunk or 0, plain, batches, a[-2], b[-1], a[-1]
     )
     call.random = drawn
     call.seed[:], call.stream[:] = (seed & MASK, seed >> 32), (stream & MASK, stream >> 32)

@@ -17,11 +17,13 @@ from ..arrays import numpy_namespace
 from ..arrays.dtypes import SOURCE_DTYPES, SourceDtype
 from ..formats import BinadeFormat, Block, TableFormat
 from ..formats.binade import binade
+from ..formats.scale import GGML, SEARCH_RULES, candidates_of
 from ..reference.binary32 import bits32
-from ..reference.context import BINARY32, Target
+from ..reference.context import BINARY32, BINARY64, Target
 from ..reference.element import parts
 from ..reference.overflow import results_of
 from ..reference.scale_formats import fractional
+from ..reference.scaled_table import cut_thresholds
 from ..reference.table import thresholds_of
 from ..reference.table_stochastic import sign_view_of
 from ..reference.table_values import keys, value_bits
@@ -40,6 +42,7 @@ RULES = (
     "two_nearest",
     "transformer_engine",
     "torchao",
+    "ggml",
 )
 NO_BINADE = 10**6
 """Beyond every binade."""
@@ -51,6 +54,14 @@ class Plan:
 
     structure: structs.Plan
     arrays: tuple[np.ndarray, ...]
+    host_only: bool
+    """Whether the kernels for GPUs do without it: tables under scales (BLK-15), scales of another
+    top, searched ones (BLK-17), those of ggml (BLK-18), and given ones (BLK-16).
+    """
+
+
+class Unsupported(Exception):
+    """What the kernels do not support; the message says why, as a clause."""
 
 
 class _Arrays(list[np.ndarray]):
@@ -61,38 +72,60 @@ class _Arrays(list[np.ndarray]):
         return int(self[-1].ctypes.data)
 
 
-@lru_cache(maxsize=4096)
-def plan_of(source: SourceDtype, target: Target) -> Plan | None:
-    """The plan; None for what the kernels do not support: ties by another parity than n's (clause
-    RND-5), neighbours in a table too far apart for exact stochastic rounding, tables under scales,
-    scales of another top (BLK-15), scales that are searched (BLK-17), rounding modes and scale
-    rules of one's own.
+def plan_of(source: SourceDtype, target: Target, given: bool = False) -> Plan | None:
+    """The plan; None for what the kernels do not support: `refusal_of` says why.
+
+    given : whether the caller gives the scales (clause BLK-16).
     """
-    arrays, rounding = _Arrays(), target.rounding
+    found = _plan_or_reason(source, target, given)
+    return found if isinstance(found, Plan) else None
+
+
+def refusal_of(source: SourceDtype, target: Target, given: bool = False) -> str:
+    """Why there is no plan, as a clause; "" if there is one."""
+    found = _plan_or_reason(source, target, given)
+    return found if isinstance(found, str) else ""
+
+
+@lru_cache(maxsize=4096)
+def _plan_or_reason(source: SourceDtype, target: Target, given: bool) -> Plan | str:
+    try:
+        return _plan(source, target, given)
+    except Unsupported as reason:
+        return str(reason)
+
+
+def _plan(source: SourceDtype, target: Target, given: bool) -> Plan:
+    arrays, rounding, format = _Arrays(), target.rounding, target.format
     if rounding.rule is not None:
-        return None
+        raise Unsupported(f"no kernel has the rounding mode {rounding}")
     plan = structs.Plan(
         DTYPES.index(source.name), 0, MODES.index(rounding.mode), rounding.random_bits
     )
-    element = target.element
-    if isinstance(target.format, Block) and (
-        not target.format.reaches_max or target.format.rule not in RULES
-    ):
-        return None
+    element, host_only = target.element, given
+    if isinstance(format, Block):
+        plan.family = 2
+        plan.scaling = _scaling(arrays, source, format, given)
+        plan.scaling.spoiled_from = _spoiled_from(format, target.policy)
+        host_only |= not format.reaches_max or plan.scaling.top_count > 0 or format.rule == GGML
     if isinstance(element, TableFormat):
-        plan.family = 1
-        if isinstance(target.format, Block) or not _fill_table(plan.table, arrays, source, target):
-            return None
+        if isinstance(format, Block):
+            if plan.scaling.top_count and rounding != NEAREST:
+                raise Unsupported("no kernel has searched scales of tables but for nearest_even")
+            plan.scaling.in_table, host_only = True, True
+            _fill_table(plan.table, arrays, BINARY64, target)
+            if source.width == 32:
+                _fill_table(plan.table32, arrays, BINARY32, target, cut=True)
+        else:
+            plan.family = 1
+            _fill_table(plan.table, arrays, source, target)
     elif isinstance(element, BinadeFormat) and _counts_by_n(element):
         plan.element = _element(arrays, source, target)
-        if isinstance(target.format, Block):
-            plan.family = 2
+        if isinstance(format, Block):
             plan.element32 = _element(arrays, BINARY32, target)
-            plan.scaling = _scaling(arrays, source, target.format, element)
-            plan.scaling.spoiled_from = _spoiled_from(target.format, target.policy)
     else:
-        return None
-    return Plan(plan, tuple(arrays))
+        raise Unsupported(f"no kernel has the ties of {element}, by another parity than n's")
+    return Plan(plan, tuple(arrays), host_only)
 
 
 def _counts_by_n(format: BinadeFormat) -> bool:
@@ -138,31 +171,48 @@ def _element(arrays: _Arrays, source: SourceDtype, target: Target) -> structs.El
     return element
 
 
-def _scaling(
-    arrays: _Arrays, source: SourceDtype, format: Block, element: BinadeFormat
-) -> structs.Scaling:
-    top = binade(element.max)
-    rule = "two_nearest" if format.rule == "nearest" and format.second is not None else format.rule
-    scaling = structs.Scaling(
-        rule=RULES.index(rule),
-        even_bits=top - element.quantum_at(top),
-    )
+def _scaling(arrays: _Arrays, source: SourceDtype, format: Block, given: bool) -> structs.Scaling:
+    scaling = structs.Scaling(rule=RULES.index(_rule(format, given)), top=_top(source, format.top))
+    most = None
+    if format.rule in SEARCH_RULES and not given:
+        tops, most = candidates_of(format.rule, format.top, bool(format.powers))
+        scaling.top_count = len(tops)
+        scaling.tops = arrays.pointer(
+            np.frombuffer(b"".join(bytes(_top(source, top)) for top in tops), "int64"), "int64"
+        )
+    if isinstance(format.element, BinadeFormat):
+        top = binade(format.element.max)
+        scaling.even_bits = top - format.element.quantum_at(top)
     if format.powers:
         scaling.least_power, scaling.greatest_power = format.powers
         return scaling
     scale = fractional(format)
     scaling.scale = _element(
         arrays,
-        source if format.second is None else BINARY32,
+        BINARY32 if format.in_float32 else source,
         Target(scale, "saturate", NEAREST),
     )
     if format.second is not None:
-        scaling.element_max32, scaling.scale_max32 = bits32(element.max), bits32(scale.max)
-        scaling.scale_least32, scaling.full_range32 = (
-            bits32(scale.min_positive),
-            bits32(element.max * scale.max),
-        )
+        scaling.scale_max32 = bits32(most or scale.max)
+        scaling.scale_least32 = bits32(scale.min_positive)
+        scaling.full_range32 = bits32(format.top * scale.max)
     return scaling
+
+
+def _rule(format: Block, given: bool) -> str:
+    """Of `RULES`: of given scales, what they are; of searched ones, how each is made."""
+    if (given and format.rule != "minmax") or format.rule in SEARCH_RULES:
+        if format.powers:
+            return "floor"
+        return "nearest" if format.second is None else "two_nearest"
+    if format.second is None and format.rule not in RULES:
+        raise Unsupported(f"no kernel has the scale rule {format.rule}")
+    return "two_nearest" if format.rule == "nearest" and format.second is not None else format.rule
+
+
+def _top(source: SourceDtype, top: float) -> structs.Top:
+    exponent, fraction = parts(source, top)
+    return structs.Top(exponent, bits32(top), fraction + (1 << source.significand))
 
 
 def _spoiled_from(format: Block, policy: str) -> int:
@@ -172,7 +222,14 @@ def _spoiled_from(format: Block, policy: str) -> int:
     return 1 if policy == "block" else 2
 
 
-def _fill_table(table: structs.Table, arrays: _Arrays, source: SourceDtype, target: Target) -> bool:
+def _fill_table(
+    table: structs.Table,
+    arrays: _Arrays,
+    source: SourceDtype,
+    target: Target,
+    cut: bool = False,
+) -> None:
+    """cut : for quotients that are cut to the dtype (`TableLookup` in `src/cpu/table_rows.h`)."""
     wide, rounding = source.wide(), target.rounding
     format: Any = target.element
     values = value_bits(format, wide)
@@ -182,7 +239,7 @@ def _fill_table(table: structs.Table, arrays: _Arrays, source: SourceDtype, targ
         for name, sign in (("positive", 1), ("negative", -1)):
             view = sign_view_of(format, wide, sign)
             if view.divisors.max() >= 1 << 62:
-                return False
+                raise Unsupported(f"no kernel has neighbours as far apart as those of {format}")
             halves.append(table_index.of_view(format, view, sign, source))
             setattr(
                 table,
@@ -201,7 +258,9 @@ def _fill_table(table: structs.Table, arrays: _Arrays, source: SourceDtype, targ
             )
         positive, negative = halves
     else:
-        thresholds = thresholds_of(format, wide, rounding)
+        thresholds = (
+            cut_thresholds(format, rounding) if cut else thresholds_of(format, wide, rounding)
+        )
         table.thresholds = arrays.pointer(thresholds, "int64")
         positive, negative = table_index.of_thresholds(thresholds, values)
     table.index = table_index.index_of((positive, negative), source, arrays.pointer)
@@ -209,4 +268,3 @@ def _fill_table(table: structs.Table, arrays: _Arrays, source: SourceDtype, targ
     table.low, table.high = map(int, keys((format.min, format.max), wide))
     results = results_of(target)
     table.above, table.below, table.positive_infinity, table.negative_infinity, _ = results
-    return True

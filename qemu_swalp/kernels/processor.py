@@ -46,8 +46,11 @@ class Processor(ABC):
         source: Memory,
         target: Memory,
         random: structs.Random,
+        given: structs.Given | None = None,
     ) -> bool:
         """Round `source` to `target`, which is the same memory or does not overlap it.
+
+        given : scales that are given, of blocks in C order; where `limits.host` alone.
 
         Returns
         -------
@@ -85,6 +88,27 @@ class Processor(ABC):
         drawn: structs.Random,
     ) -> bool:
         """Write an elementary operation to the address `out`, in C order; `plan` is in float64.
+
+        Returns
+        -------
+        bool : False, and nothing is written, if there is no kernel for it.
+        """
+        return False
+
+    def hadamard(
+        self,
+        dtype: str,
+        shape: tuple[int, ...],
+        axis: int,
+        size: int,
+        signs: int,
+        source: int,
+        target: int,
+    ) -> bool:
+        """Write a Hadamard transform (`ops/hadamard.py`) of one address to another, arrays of
+        float32 or float64 in C order.
+
+        size : of blocks. signs : address of a number for each index of the axis, or 0.
 
         Returns
         -------

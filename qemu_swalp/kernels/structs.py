@@ -52,18 +52,31 @@ class Element(Structure):
     ]
 
 
+class Top(Structure):
+    """What amax is brought to."""
+
+    _fields_ = [("exponent", c_int32), ("bits32", c_uint32), ("significand", c_uint64)]
+
+
 class Scaling(Structure):
     """The scales of a block format."""
 
     _fields_ = [
         *(
             (name, c_int32)
-            for name in ("rule", "least_power", "greatest_power", "even_bits", "spoiled_from")
+            for name in (
+                "rule",
+                "least_power",
+                "greatest_power",
+                "even_bits",
+                "spoiled_from",
+                "in_table",
+                "top_count",
+            )
         ),
-        *(
-            (name, c_uint32)
-            for name in ("element_max32", "scale_max32", "scale_least32", "full_range32")
-        ),
+        ("top", Top),
+        ("tops", c_void_p),
+        *((name, c_uint32) for name in ("scale_max32", "scale_least32", "full_range32")),
         ("scale", Element),
     ]
 
@@ -115,6 +128,18 @@ class Plan(Structure):
         ("element32", Element),
         ("scaling", Scaling),
         ("table", Table),
+        ("table32", Table),
+    ]
+
+
+class Given(Structure):
+    """Scales and zero points that the caller gives."""
+
+    _fields_ = [
+        ("scales", c_void_p),
+        ("zero_points", c_void_p),
+        ("scale_step", c_int64),
+        ("zero_point_step", c_int64),
     ]
 
 
@@ -225,7 +250,7 @@ class Matmul(Structure):
     """A product of matrices."""
 
     _fields_ = [
-        *((name, c_int32) for name in ("dtype", "group", "chunk")),
+        *((name, c_int32) for name in ("dtype", "group", "chunk", "plain")),
         *((name, c_int64) for name in ("batches", "rows", "columns", "terms")),
         *((name, c_void_p) for name in ("first_a", "first_b", "a", "b", "out")),
         ("plans", MatmulPlans),

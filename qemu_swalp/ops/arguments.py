@@ -12,7 +12,7 @@ from ..arrays.dtypes import SOURCE_DTYPES, SourceDtype
 from ..formats import Block, Format, Overflow, TableFormat
 from ..formats.axis_words import unresolved
 from ..random_bits import RandomBits
-from ..reference.context import element_of
+from ..reference.context import Target, element_of
 from ..reference.scaled_table import element_dtype, least_of_tables
 from ..rounding import Rounding
 
@@ -126,6 +126,22 @@ def _lacking(format: Format, dtype: SourceDtype) -> str:
     if max(element.max, -element.min) > dtype.max:
         return f"range (up to {max(element.max, -element.min):g}, it has {dtype.max:g})"
     return ""
+
+
+def target_of(
+    format: Format, rounding: Rounding, overflow: Overflow | None, dtype: SourceDtype
+) -> Target:
+    """What arrays of a dtype are rounded to; errors as `check_representable` and `policy_of`."""
+    if overflow is None:
+        return _target_of(format, rounding, dtype.name)
+    check_representable(format, dtype)
+    return Target(format, policy_of(format, overflow), rounding)
+
+
+@lru_cache(maxsize=4096)
+def _target_of(format: Format, rounding: Rounding, dtype: str) -> Target:
+    check_representable(format, SOURCE_DTYPES[dtype])
+    return Target(format, policy_of(format, None), rounding)
 
 
 def policy_of(format: Format, overflow: Overflow | None) -> str:

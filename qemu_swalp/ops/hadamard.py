@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from .. import kernels
 from .._typing import ArrayT
 from .._util.autograph import no_autograph
 from .._util.checks import check_int
@@ -172,23 +173,33 @@ def hadamard_transform(
             f"{transform} draws its signs; pass random=, as in random=RandomBits(seed=0)"
         )
     axis %= len(lengths)
-    order = [*(i for i in range(len(lengths)) if i != axis), axis]
-    turned = array if axis == len(lengths) - 1 else xp.permuted(array, order)
-    lead, length = [lengths[i] for i in order[:-1]], lengths[axis]
     narrow = ctx.dtype.storage == 16
-    wide = in_dtype(ctx, turned, BINARY32) if narrow else turned
-    signs = _signs(xp, transform, length, wide, random)
-    y = transformed(
-        wide if signs is None else wide * signs,
-        transform.stretches(length),
-        lambda a, tail: xp.reshape(a, (*lead, *tail)),
-        xp.concatenate,
-    )
+    wide = in_dtype(ctx, array, BINARY32) if narrow else array
+    signs = _signs(xp, transform, lengths[axis], wide, random)
+    y = kernels.hadamard(xp, wide, axis, transform.size, signs)
+    if y is None:
+        y = _by_reference(xp, wide, axis, transform, signs)
     if narrow:
         rounded = quantize(y, ctx.dtype.name.replace("bfloat", "bf").replace("float", "fp"))
         y = in_dtype(Context(xp, BINARY32), rounded, ctx.dtype)
+    return cast(ArrayT, y)
+
+
+def _by_reference(
+    xp: Namespace, x: Array, axis: int, transform: Hadamard, signs: Array | None
+) -> Array:
+    lengths = xp.lengths(x)
+    order = [*(i for i in range(len(lengths)) if i != axis), axis]
+    turned = x if axis == len(lengths) - 1 else xp.permuted(x, order)
+    lead = [lengths[i] for i in order[:-1]]
+    y = transformed(
+        turned if signs is None else turned * signs,
+        transform.stretches(lengths[axis]),
+        lambda a, tail: xp.reshape(a, (*lead, *tail)),
+        xp.concatenate,
+    )
     back = sorted(range(len(order)), key=order.__getitem__)
-    return cast(ArrayT, y if turned is array else xp.permuted(y, back))
+    return y if turned is x else xp.permuted(y, back)
 
 
 def transformed(

@@ -19,7 +19,7 @@ from ..reference.given_scales import Given
 from ..reference.overflow import MARK
 from ..reference.quantize import by_reference
 from ..rounding import Rounding
-from .arguments import as_array, check_out, check_random, check_representable, policy_of
+from .arguments import as_array, check_out, check_random, target_of
 from .given import check_given
 
 
@@ -111,8 +111,7 @@ def quantize(
     x = as_array(x, format)
     xp = namespace_of(x)
     ctx = Context(xp, source_dtype(xp.dtype(x)))
-    check_representable(format, ctx.dtype)
-    target = Target(format, policy_of(format, overflow), rounding)
+    target = target_of(format, rounding, overflow, ctx.dtype)
     check_random(xp, x, rounding, random)
     if out is not None:
         check_out(xp, x, out, ctx.dtype)
@@ -137,8 +136,8 @@ def round_array(
     if is_empty(lengths):
         empty = xp.floats(xp.bits(x), dtype.name)
         return empty if out is None else xp.write(out, empty)
-    if target.policy != MARK and given is None:
-        result = kernels.quantize(xp, x, dtype, target, random, out)
+    if target.policy != MARK:
+        result = kernels.quantize(xp, x, dtype, target, random, out, given)
         if result is not None:
             return result
     if xp.chunk is None and isinstance(random, RandomBits):

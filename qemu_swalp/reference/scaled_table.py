@@ -151,6 +151,17 @@ def _ends(format: TableFormat, dtype: SourceDtype) -> Steps:
     return _cut(keys((format.min, format.max), _exact(dtype)) + np.array([0, 1]), dtype)
 
 
+def cut_thresholds(format: TableFormat, rounding: Rounding) -> np.ndarray:
+    """The thresholds of a mode as keys of float32, which quotients reach that are cut to it and do
+    not lie within a unit in the last place below: rounded away from zero.
+    """
+    exact = thresholds_of(format, FIFTY_THREE_BITS, rounding)
+    bits, unit = TAIL_BITS[32], (1 << TAIL_BITS[32]) - 1
+    # of negative numbers T' = 1 - T is what magnitudes reach
+    cut: np.ndarray = np.where(exact >= 0, (exact + unit) >> bits, 1 - ((1 - exact + unit) >> bits))
+    return cut
+
+
 def _exact(dtype: SourceDtype) -> SourceDtype:
     return FIFTY_THREE_BITS if dtype is BINARY32 else dtype
 

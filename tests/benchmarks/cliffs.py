@@ -37,6 +37,8 @@ class Cliff(NamedTuple):
     format: str
     shape: tuple[int, ...] = MATRIX
     dtype: str = "float32"
+    scales: tuple[int, ...] | None = None
+    """The shape of scales that are given, if they are."""
 
 
 ELEMENTS = "e4m3fn", "mxfp4"
@@ -70,8 +72,21 @@ TABLES = "posit8", "posit16", "lns8", "nf4", "codebook<-3,0.1,0.5,0.7,40>"
 WIDE_TABLES = "takum8", "takum16", "takum_linear16"
 DTYPES = "int<8>", "int<8,axis=1>", "block<e5m2,axis=1,scale=bf16>", "mxfp4", "posit8", "nf4"
 
+SEARCHED = (
+    "block<nf4,axis=-1,size=64,scale=float<8,23>>",
+    "block<posit8,axis=0,scale=bf16,top=1>",
+    "block<posit8,axis=-1,size=32,scale=e8m0fnu,top=1>",
+    "block<fixed<8,0,symmetric>,axis=-1,size=32,scale=fp16,rule=ggml>",
+    "block<e2m1fn,axis=-1,size=16,scale=e4m3fn,second=float<8,23>,rule=four_over_six>",
+    "block<e2m1fn,axis=-1,size=32,scale=e8m0fnu,rule=mse>",
+    "block<e2m1fn,axis=-1,size=16,scale=e4m3fn,second=float<8,23>,rule=mse>",
+    "block<fixed<4,0,symmetric>,axis=0,scale=float<8,23>,rule=mse>",
+)
+GIVEN = {"int<8,axis=0>": (4096,), "int<4,axis=-1,size=64>": (4096, 16), "mxfp4": (4096, 32)}
+
 CLIFFS = (
-    *map(Cliff, (*ELEMENTS, *SCALED, *TABLES)),
+    *map(Cliff, (*ELEMENTS, *SCALED, *TABLES, *SEARCHED)),
+    *(Cliff(format, scales=shape) for format, shape in GIVEN.items()),
     *(Cliff(format, MATRIX, "float64") for format in WIDE_TABLES),
     *(Cliff(format, shape) for shape in (WEIGHT, ONE_BY_ONE, POINTS) for format in SHORT),
     *(
@@ -100,9 +115,12 @@ def ratio(cliff: Cliff, rounding: str, seconds: float) -> float | None:
     """Of a name in `ROUNDINGS`; None where the format does not go with the dtype."""
     x = array(cliff)
     out = np.empty_like(x)
+    options: dict[str, Any] = {"random": bits_of(rounding), "out": out}
+    if cliff.scales is not None:
+        options["scales"] = np.full(cliff.scales, 0.25, np.float32)
 
     def call() -> Any:
-        return q.quantize(x, cliff.format, ROUNDINGS[rounding], random=bits_of(rounding), out=out)
+        return q.quantize(x, cliff.format, ROUNDINGS[rounding], **options)
 
     try:
         call()
@@ -129,9 +147,8 @@ def main(arguments: list[str] | None = None) -> int:
         ratios = [ratio(cliff, rounding, chosen.seconds) for rounding in ROUNDINGS]
         shape = "×".join(map(str, cliff.shape))
         texts = ["—" if value is None else f"{value:.2f}" for value in ratios]
-        print(
-            f"{cliff.format:62} {shape:14} {cliff.dtype:9} {texts[0]:>7} {texts[1]:>7}", flush=True
-        )
+        name = cliff.format if cliff.scales is None else f"{cliff.format}, given scales"
+        print(f"{name:82} {shape:14} {cliff.dtype:9} {texts[0]:>7} {texts[1]:>7}", flush=True)
         figures.append({**cliff._asdict(), **dict(zip(ROUNDINGS, ratios, strict=True))})
     if chosen.json is not None:
         chosen.json.write_text(json.dumps(figures, indent=1) + "\n")

@@ -100,6 +100,10 @@ def test_every_instruction_set(instructions: str) -> None:
         "nvfp4",
         "int8",
         "codebook<-3,0.5,0.75,40>",
+        "block<nf4,axis=-1,size=7,scale=float<8,23>>",
+        "block<posit8,axis=0,size=3,top=1>",
+        "block<e2m1fn,axis=-1,size=16,scale=e4m3fn,second=float<8,23>,rule=four_over_six>",
+        "block<fixed<8,0,symmetric>,axis=-1,size=32,scale=fp16,rule=ggml>",
     )
 
     def all_of(quantize: Any) -> list[np.ndarray]:

@@ -13,7 +13,9 @@ from hypothesis import given, settings, strategies as st
 
 import qemu_swalp as q
 from qemu_swalp import kernels
-from tests.helpers.samples import DTYPES, ROUNDINGS, array, bits
+from qemu_swalp.reference.blocks import blocks_shape
+from tests.helpers.formats import Signs
+from tests.helpers.samples import DTYPES, POLICIES, ROUNDINGS, array, bits
 
 SCALES = (
     "block<fixed<4,2>,axis={axis},size={size},scale=exponent<8>>",
@@ -29,11 +31,37 @@ SCALES = (
     "block<e2m1fn,axis={axis},size={size},scale=e4m3fn,rule=torchao,second=float<8,23>>",
     "block<e2m1fn,axis={axis},size={size},scale=e4m3fn,rule=transformer_engine,second=float<8,23>>",
 )
+TABLES_AND_SEARCHES = (
+    "block<nf4,axis={axis},size={size},scale=float<8,23>>",
+    "block<nf4,axis={axis},size={size},scale=e8m0fnu>",
+    "block<nf4,axis={axis},size={size},scale=e4m3fn,second=float<8,23>>",
+    "block<nf4,axis={axis},size={size},scale=float<8,23>,rule=mse>",
+    f"block<{Signs()},axis={{axis}},size={{size}},scale=bf16>",
+    "block<posit8,axis={axis},size={size},scale=bf16,top=1>",
+    "block<posit16,axis={axis},size={size},top=1>",
+    "block<codebook<-3,0.1,0.5,40>,axis={axis},size={size},scale=fp16>",
+    "block<codebook<2,5>,axis={axis},size={size},scale=exponent<12>>",
+    "block<logarithmic<6,2>,axis={axis},size={size},scale=float<8,23>>",
+    "block<takum_linear4,axis={axis},size={size},scale=bf16,top=1>",
+    "block<e2m1fn,axis={axis},size={size},scale=e8m0fnu,rule=mse>",
+    "block<e5m2,axis={axis},size={size},scale=float<8,23>,rule=mse>",
+    "block<fixed<4,0,symmetric>,axis={axis},size={size},scale=e4m3fn,second=float<8,23>,rule=mse>",
+    "block<e2m1fn,axis={axis},size={size},scale=e4m3fn,second=float<8,23>,rule=four_over_six>",
+    "block<e2m1fn,axis={axis},size={size},scale=bf16,rule=four_over_six>",
+    "block<fixed<8,0,symmetric>,axis={axis},size={size},scale=fp16,rule=ggml>",
+    "block<e4m3fn,axis={axis},size={size},scale=float<8,23>,rule=ggml>",
+    "block<e4m3fn,axis={axis},size={size},scale=float<8,23>,top=16>",
+    "block<fixed<8,6>,axis={axis},size={size},rule=rceil,top=3>",
+)
 
 
 @st.composite
-def cases(draw: st.DrawFn) -> tuple[np.ndarray, str]:
-    """An array with NaN, infinities, subnormals and zeros or without them, and a format."""
+def cases(
+    draw: st.DrawFn, formats: tuple[str, ...] = SCALES, tiny: bool = False
+) -> tuple[np.ndarray, str]:
+    """An array with NaN, infinities, subnormals and zeros or without them, and a format. tiny :
+    whether its numbers may also lie near either end of their range.
+    """
     shape = tuple(
         draw(st.lists(st.sampled_from([1, 2, 3, 5, 8, 16, 17, 33, 70]), min_size=1, max_size=4))
     )
@@ -49,7 +77,10 @@ def cases(draw: st.DrawFn) -> tuple[np.ndarray, str]:
     x = np.ascontiguousarray(x.transpose(order)).transpose(np.argsort(order))
     if draw(st.booleans()):
         x = np.repeat(x, 2, axis=-1)[..., ::2]
-    format = draw(st.sampled_from(SCALES)).format(
+    if tiny:
+        with np.errstate(over="ignore"):
+            x = x * np.ldexp(np.ones((), x.dtype), draw(st.sampled_from([-90, -30, 0, 0, 30, 90])))
+    format = draw(st.sampled_from(formats)).format(
         axis=f"({','.join(map(str, axes))})" if len(axes) > 1 else axes[0], size=size
     )
     return x, format
@@ -62,18 +93,62 @@ def _outcome(x: np.ndarray, format: str, rounding: str, **options: Any) -> Any:
         return str(error)
 
 
-@settings(max_examples=400, deadline=None)
-@given(cases(), st.sampled_from(ROUNDINGS), st.integers(0, 9))
-def test_blocks_of_every_shape(case: tuple[np.ndarray, str], rounding: str, offset: int) -> None:
-    x, format = case
-    random = q.RandomBits(1, 2, 3, offset) if "stochastic" in rounding else None
-    got = _outcome(x, format, rounding, random=random)
+def agree(x: np.ndarray, format: str, rounding: str, **options: Any) -> None:
+    got = _outcome(x, format, rounding, **options)
     with kernels.disabled():
-        expected = _outcome(x, format, rounding, random=random)
+        expected = _outcome(x, format, rounding, **options)
     if isinstance(expected, str):
         assert got == expected
     else:
         assert (bits(got) == bits(expected)).all()
+
+
+def random_of(rounding: str, offset: int) -> q.RandomBits | None:
+    return q.RandomBits(1, 2, 3, offset) if "stochastic" in rounding else None
+
+
+@settings(max_examples=400, deadline=None)
+@given(cases(), st.sampled_from(ROUNDINGS), st.integers(0, 9))
+def test_blocks_of_every_shape(case: tuple[np.ndarray, str], rounding: str, offset: int) -> None:
+    agree(*case, rounding, random=random_of(rounding, offset))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    cases(TABLES_AND_SEARCHES, tiny=True),
+    st.sampled_from(ROUNDINGS),
+    st.integers(0, 9),
+    st.sampled_from([None, None, *POLICIES]),
+)
+def test_tables_under_scales_and_searched_scales(
+    case: tuple[np.ndarray, str], rounding: str, offset: int, policy: str | None
+) -> None:
+    agree(*case, rounding, random=random_of(rounding, offset), overflow=policy)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data(), cases((*SCALES, *TABLES_AND_SEARCHES)), st.sampled_from(ROUNDINGS))
+def test_scales_that_are_given(data: Any, case: tuple[np.ndarray, str], rounding: str) -> None:
+    """One for each block or one for all, in each dtype."""
+    x, name = case
+    format = q.parse(name)
+    assert isinstance(format, q.Block)
+    if format.second is not None:
+        format = format.replace(second=None, rule=None)
+    if x.dtype == np.float64 and format.in_float32:
+        x = x.astype(np.float32)
+    shape = blocks_shape(x.shape, format)
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    scales: Any = rng.lognormal(-2, 3, shape if data.draw(st.booleans()) else ())
+    if format.powers:
+        scales = 2.0 ** np.round(np.log2(scales))
+    scales = scales.astype(data.draw(st.sampled_from(["float16", "float32", "float64"])))
+    scales = np.maximum(scales, np.finfo(np.float16).tiny)
+    options = {}
+    if format.rule == "minmax":
+        options["zero_points"] = rng.integers(0, 16, shape)
+    random = random_of(rounding, 3)
+    agree(x, str(format), rounding, random=random, scales=scales, **options)
 
 
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (4, 0, 2)])
@@ -83,7 +158,17 @@ def test_blocks_of_nothing(shape: tuple[int, ...]) -> None:
         assert q.quantize(x, format).shape == shape
 
 
-@pytest.mark.parametrize("format", ["int<8,axis=1>", "block<e2m1fn,axis=0,size=16,scale=e4m3fn>"])
+@pytest.mark.parametrize(
+    "format",
+    [
+        "int<8,axis=1>",
+        "block<e2m1fn,axis=0,size=16,scale=e4m3fn>",
+        "block<nf4,axis=1,scale=float<8,23>>",
+        "block<e2m1fn,axis=1,scale=e4m3fn,rule=mse>",
+        "block<e2m1fn,axis=1,scale=e8m0fnu,rule=mse>",
+        "block<fixed<8,0,symmetric>,scale=fp16,rule=ggml>",
+    ],
+)
 @pytest.mark.parametrize("rounding", ["nearest_even", "stochastic"])
 def test_scales_beside_one_another_in_two_passes(format: str, rounding: str) -> None:
     """Blocks of more elements than a task holds, a column each."""

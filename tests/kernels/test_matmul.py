@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 
 import qemu_swalp as q
 from qemu_swalp import kernels
-from qemu_swalp.kernels import cpu, matmul_plan
+from qemu_swalp.kernels import cpu
 from tests.helpers.samples import bits
 
 RANDOM = q.RandomBits(5, 6, 7, offset=3)
@@ -50,9 +50,7 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 
 def in_single(a: np.ndarray, b: np.ndarray, accumulation: str) -> bool:
     """Whether the kernels compute in float32."""
-    return (
-        matmul_plan.computing_dtype(a, b, q.Accumulation.parse(accumulation).targets) == "float32"
-    )
+    return cpu.computing(a, b, q.Accumulation.parse(accumulation).targets).dtype == "float32"
 
 
 def coarse(rng: Any, shape: tuple[int, ...], spread: int) -> np.ndarray:
@@ -76,6 +74,40 @@ def test_coarse_operands(
     rng = np.random.default_rng(seed)
     a, b = coarse(rng, (rows, terms), spread), coarse(rng, (terms, columns), spread)
     assert same(q.matmul(a, b, accumulation, random=RANDOM), by_program(a, b, accumulation))
+
+
+PLAIN = [
+    "float<6,9>/nearest_even; chunk=5",
+    "float<6,9>/nearest_even",
+    "float<5,4>/nearest_even; chunk=3; total=bf16/nearest_even",
+    "fixed<9,2>/nearest_even",
+    "float<5,6,subnormals=false>/nearest_even",
+    "bf16/nearest_even",
+]
+
+
+def few_bits(rng: Any, shape: tuple[int, ...], most: int, spread: int) -> np.ndarray:
+    """Numbers of few bits: zeros of both signs, and ties, which sums of them meet."""
+    whole = rng.integers(-most, most + 1, shape) * 2.0 ** rng.integers(-spread, spread + 1, shape)
+    return np.where(rng.random(shape) < 0.1, np.float32(-0.0), whole.astype(np.float32))
+
+
+@settings(max_examples=150)
+@given(
+    st.sampled_from(PLAIN),
+    st.integers(0, 2**32 - 1),
+    st.integers(0, 40),
+    st.sampled_from([1, 3]),
+    st.tuples(st.integers(1, 30), st.integers(1, 70), st.integers(1, 140)),
+)
+def test_sums_that_one_rounding_does_for(
+    accumulation: str, seed: int, spread: int, most: int, lengths: tuple[int, int, int]
+) -> None:
+    rng, (terms, rows, columns) = np.random.default_rng(seed), lengths
+    a, b = few_bits(rng, (rows, terms), most, spread), few_bits(rng, (terms, columns), most, spread)
+    targets = q.Accumulation.parse(accumulation).targets
+    assert cpu.computing(a, b, targets).plain
+    assert same(q.matmul(a, b, accumulation), by_program(a, b, accumulation))
 
 
 def test_which_products_are_computed_in_float32() -> None:

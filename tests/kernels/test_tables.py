@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 import qemu_swalp as q
 from qemu_swalp import kernels
 from qemu_swalp.arrays.dtypes import SOURCE_DTYPES
-from qemu_swalp.kernels import table_index
+from qemu_swalp.kernels import plan as plans, table_index
 from qemu_swalp.kernels.plan import plan_of
 from qemu_swalp.ops.quantizer import Quantizer
 from tests.helpers.samples import DTYPES, POLICIES, ROUNDINGS, array, bits
@@ -76,7 +76,7 @@ def test_tables(format: str, dtype: str, rounding: str, policy: str, word: int |
 @pytest.mark.parametrize("rounding", ["nearest_even", "stochastic"])
 def test_buckets_of_many_steps_are_searched(rounding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_index, "MOST_BUCKETS", 64)
-    plan_of.cache_clear()
+    plans._plan_or_reason.cache_clear()
     target = Quantizer("posit<10,1>", rounding).target
     plan = plan_of(SOURCE_DTYPES["float32"], target)
     assert plan is not None
@@ -84,6 +84,6 @@ def test_buckets_of_many_steps_are_searched(rounding: str, monkeypatch: pytest.M
     x = array("float32")
     random = q.RandomBits(5) if rounding == "stochastic" else None
     got = q.quantize(x, "posit<10,1>", rounding, random=random)
-    plan_of.cache_clear()
+    plans._plan_or_reason.cache_clear()
     with kernels.disabled():
         assert (bits(got) == bits(q.quantize(x, "posit<10,1>", rounding, random=random))).all()

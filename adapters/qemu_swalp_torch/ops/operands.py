@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qemu_swalp.arrays import namespace_of
+from qemu_swalp.kernels import hadamard as hadamard_kernel
 from qemu_swalp.ops.hadamard import COIN, Hadamard, signs_from, transformed
 
 from ..tensors.custom_ops import SIGNS, Rule, apply_rule, is_traced, signed, unsigned
@@ -135,9 +137,13 @@ def _turned(x: Tensor, transform: str, seed: int, signs: Tensor | None) -> Tenso
     def concatenate(parts: Sequence[Tensor], axis: int) -> Tensor:
         return torch.cat(list(parts), axis)
 
-    wide = wide if signs is None else wide * signs
-    y: Tensor = transformed(wide, hadamard.stretches(length), reshape, concatenate)
-    return y.to(x.dtype)
+    signs = None if signs is None else signs.to(wide.dtype)
+    y = hadamard_kernel(namespace_of(wide), wide, len(lead), hadamard.size, signs)
+    if y is None:
+        wide = wide if signs is None else wide * signs
+        y = transformed(wide, hadamard.stretches(length), reshape, concatenate)
+    transformed_x: Tensor = y.to(x.dtype)
+    return transformed_x
 
 
 @torch.library.custom_op("qemu_swalp::hadamard", mutates_args=())

@@ -15,10 +15,15 @@ from ...arrays.dtypes import SourceDtype
 from ...random_bits import RandomBits
 from ...reference.accumulation import AccumulationTargets
 from ...reference.context import BINARY64, Target
+from ...reference.given_scales import Given
 from .. import structs
+from ..given import BlockScales
 from ..matmul_plan import Matrix, result_shape
 from ..plan import plan_of
 from ..processor import Memory, Processor, random_of
+
+LARGEST_TRANSFORM = 1 << 12
+"""Of blocks that kernels transform, so that a thread's stay in the cache."""
 
 
 class TensorKey(NamedTuple):
@@ -43,9 +48,10 @@ class KernelBackend(ABC):
         target: Target,
         random: RandomBits | Array | None,
         out: Array | None,
+        given: Given | None = None,
     ) -> Array | None:
-        """x rounded, in `out` or a new array; None if the kernels do not support the target. x and
-        `out` are accepted.
+        """x rounded, in `out` or a new array, under the scales that are given, if any; None if the
+        kernels do not support that. x and `out` are accepted.
         """
 
     def matmul(
@@ -58,6 +64,12 @@ class KernelBackend(ABC):
         self, operation: str, operands: Sequence[Array], target: Target, random: RandomBits | None
     ) -> Array | None:
         """An operation on accepted arrays of one shape; None if the kernels do not support it."""
+        return None
+
+    def hadamard(self, x: Array, axis: int, size: int, signs: Array | None) -> Array | None:
+        """An accepted array of float32 or float64 transformed along an axis; None if no kernel
+        does it.
+        """
         return None
 
     def refusals(self) -> dict[str, str]:
@@ -159,11 +171,14 @@ class MemoryBackend(KernelBackend):
         target: Target,
         random: RandomBits | Array | None,
         out: Array | None,
+        given: Given | None = None,
     ) -> Array | None:
-        plan = plan_of(dtype, target)
-        if plan is None:
-            return None
+        plan = plan_of(dtype, target, given is not None)
         processor, format = self.processor_of(x), target.format
+        if plan is None or plan.host_only > processor.limits.host:
+            return None
+        scales = None if given is None else BlockScales(format, given)
+        per_block = None if scales is None else scales.structure
         with processor.stream():
             x = self.detached(x)
             source = x if self.in_rows(x) else self.contiguous(x)
@@ -175,13 +190,13 @@ class MemoryBackend(KernelBackend):
             words, drawn = self._draw(random, x)
             shape = tuple(x.shape)
             if not processor.quantize(
-                plan, format, shape, read, written or self.memory(result), drawn
+                plan, format, shape, read, written or self.memory(result), drawn, per_block
             ):
                 source, result, direct = self.contiguous(source), self.empty_like(x), False
                 processor.quantize(
-                    plan, format, shape, self.memory(source), self.memory(result), drawn
+                    plan, format, shape, self.memory(source), self.memory(result), drawn, per_block
                 )
-            del words  # needed up to here
+            del words, scales  # needed up to here
             if out is None:
                 return result
             return self.written(out) if direct else self.write(out, result)
@@ -242,6 +257,26 @@ class MemoryBackend(KernelBackend):
                 [self.memory(x) for x in read],
                 self.address(result),
                 self._draw(random, result)[1],
+            )
+            return result if done else None
+
+    def hadamard(self, x: Array, axis: int, size: int, signs: Array | None) -> Array | None:
+        processor, name = self.processor_of(x), self.dtype_name(x)
+        shape = tuple(x.shape)
+        if name not in ("float32", "float64") or size > LARGEST_TRANSFORM or 0 in shape:
+            return None
+        with processor.stream():
+            x = self.widened(self.detached(x))
+            signs = None if signs is None else self.widened(self.detached(signs))
+            result = self.empty_like(x)
+            done = processor.hadamard(
+                name,
+                shape,
+                axis,
+                size,
+                0 if signs is None else self.address(signs),
+                self.address(x),
+                self.address(result),
             )
             return result if done else None
 

@@ -21,6 +21,7 @@ from ...arrays import Array, namespace_of
 from ...arrays.dtypes import SourceDtype
 from ...random_bits import KEY_STEPS, MASK, ROUNDS, Counters, RandomBits
 from ...reference.context import Target
+from ...reference.given_scales import Given
 from ...reference.quantize import by_reference
 from .. import cpu
 from ..gpu.availability import OTHERS
@@ -65,7 +66,10 @@ class JaxBackend(KernelBackend):
         target: Target,
         random: RandomBits | Array | None,
         out: Array | None,
+        given: Given | None = None,
     ) -> Array | None:
+        if given is not None:
+            return None
         kind, operands = _operands(random, x)
         if stored_call(dtype, target, x.ndim, kind) is None:
             return None

@@ -19,6 +19,7 @@ from ...arrays._tensorflow import NAMESPACE, under_xla
 from ...arrays.dtypes import SourceDtype
 from ...random_bits import RandomBits
 from ...reference.context import Target
+from ...reference.given_scales import Given
 from .. import cpu
 from ..gpu.availability import OTHERS
 from ..stored_call import share_threads, stored_call, warn_of_refusal
@@ -89,7 +90,10 @@ class TensorflowBackend(KernelBackend):
         target: Target,
         random: RandomBits | Array | None,
         out: Array | None,
+        given: Given | None = None,
     ) -> Array | None:
+        if given is not None:
+            return None
         from . import tensorflow_op
 
         x = tf.convert_to_tensor(x)

@@ -95,6 +95,13 @@ class TorchBackend(MemoryBackend):
         torch.autograd.graph.increment_version(out)
         return out
 
+    def hadamard(
+        self, x: torch.Tensor, axis: int, size: int, signs: torch.Tensor | None
+    ) -> torch.Tensor | None:
+        if x.requires_grad and torch.is_grad_enabled():  # whose history is that of its sums
+            return None
+        return super().hadamard(x, axis, size, signs)
+
     def step_address(self, step: Any, like: torch.Tensor) -> int | None:
         """A step on the GPU is read there, so that the host need not wait for it."""
         on_gpu = isinstance(step, torch.Tensor) and step.is_cuda and step.device == like.device

@@ -39,6 +39,7 @@ class Gpu(Processor):
         source: Memory,
         target: Memory,
         random: structs.Random,
+        given: structs.Given | None = None,
     ) -> bool:
         return quantize.quantize(self.device, plan, format, shape, source, target, random)
 

@@ -2,7 +2,6 @@
 #pragma once
 #include "common/philox.h"
 #include "common/scales.h"
-#include "common/table.h"
 
 QS_BEGIN
 
@@ -18,7 +17,8 @@ struct Plan {
   Element element;
   Element element32;  // the same in float32, for scales that are no powers of two
   Scaling scaling;
-  Table table;
+  Table table;    // of elements under scales: in float64
+  Table table32;  // the same in float32, as `TableRun` looks it up
 };
 
 constexpr int most_axes = 8;
@@ -29,6 +29,14 @@ struct Layout {
   int32_t axes;
   int64_t lengths[most_axes], extents[most_axes], source_strides[most_axes],
       target_strides[most_axes];
+};
+
+/// Scales of blocks, and zero points or null, that the caller gives; steps from one block to the
+/// next, 0 where all have the same.
+struct Given {
+  const double* scales;  // in the format of scales
+  const int64_t* zero_points;
+  int64_t scale_step, zero_point_step;
 };
 
 QS_END

@@ -1,7 +1,8 @@
-// The scales of blocks, by every rule (clauses BLK-3, BLK-7 to BLK-11); the C++ of
+// The scales of blocks, by every rule (clauses BLK-3, BLK-7 to BLK-11, BLK-15, BLK-18); the C++ of
 // `reference/block_scales.py` and `reference/nvfp4.py`.
 #pragma once
 #include "common/quotient.h"
+#include "common/table.h"
 
 QS_BEGIN
 
@@ -14,12 +15,29 @@ enum class Rule : int32_t {
   minmax,
   two_nearest,
   transformer_engine,
-  torchao
+  torchao,
+  ggml
 };
 
 QS_FUNCTION constexpr bool is_power(Rule rule) { return rule <= Rule::even; }
-QS_FUNCTION constexpr bool is_two_level(Rule rule) { return rule >= Rule::two_nearest; }
-QS_FUNCTION constexpr bool is_vendor(Rule rule) { return rule >= Rule::transformer_engine; }
+QS_FUNCTION constexpr bool is_two_level(Rule rule) {
+  return rule >= Rule::two_nearest && rule != Rule::ggml;
+}
+/// Whether scales follow from amax by steps of float32 arithmetic.
+QS_FUNCTION constexpr bool follows_float32(Rule rule) { return rule >= Rule::two_nearest; }
+/// Whether elements are multiplied, not divided.
+QS_FUNCTION constexpr bool has_inverse(Rule rule) { return rule >= Rule::transformer_engine; }
+/// Whether float32 lies between the product of element and scale and the source dtype.
+QS_FUNCTION constexpr bool is_vendor(Rule rule) {
+  return rule == Rule::transformer_engine || rule == Rule::torchao;
+}
+
+/// What amax is brought to.
+struct Top {
+  int32_t exponent;
+  uint32_t bits32;       // float32 bits
+  uint64_t significand;  // normalized to the source dtype's `significand`
+};
 
 /// What is known of the scales of a block format.
 struct Scaling {
@@ -27,10 +45,13 @@ struct Scaling {
   int32_t least_power, greatest_power;  // of scales that are powers of two
   int32_t even_bits;                    // bits after the leading one that rule `even` keeps
   int32_t spoiled_from;                 // the least `Extremes::special` that makes a block NaN
-  uint32_t element_max32, scale_max32, scale_least32,
-      full_range32;  // float32 bits: element max, scale max and least, M·max
-  Element scale;     // the format of other scales, as positive numbers of the source dtype (two
-                     // levels: of float32)
+  int32_t in_table;                     // whether elements are values of a table
+  int32_t top_count;  // of tops to be tried, of which the one of the least error is taken (BLK-17)
+  Top top;
+  const Top* tops;
+  uint32_t scale_max32, scale_least32, full_range32;  // float32 bits: scale max and least, M·max
+  Element scale;  // the format of other scales, as positive numbers of the source dtype (two
+                  // levels: of float32)
 };
 
 /// What the scale of a block follows from: magnitude bits.
@@ -51,8 +72,8 @@ QS_FUNCTION typename C::Word special_of(typename C::Word magnitude) {
 /// A block's scale.
 template <class C>
 struct Scale {
-  int power;         // S of 2^S
-  Number<C> number;  // any other
+  int power;  // S of 2^S
+  Number<C> number;
   uint32_t inverse;  // float32 bits by which the vendor rules multiply
   typename C::Word zero_point;
   typename C::Word nan;      // 1 where the block is NaN throughout
@@ -73,13 +94,13 @@ QS_FUNCTION Parts<V> parts_of(V magnitude) {
 
 /// S of blocks as signed words (BLK-3, BLK-7).
 template <class C, class V, class Word = typename C::Word>
-QS_FUNCTION V powers_of(V amax, const Element& f, const Scaling& scaling) {
+QS_FUNCTION V powers_of(V amax, const Scaling& scaling) {
   const V none{}, least = none + Word(scaling.least_power);
   const Parts<V> x = parts_of<C, V>(amax);
-  V s = x.exponent - Word(f.max_exponent);
+  V s = x.exponent - Word(scaling.top.exponent);
   if (scaling.rule == Rule::ceil) s += one_where<V>(x.significand != none + C::hidden);
   if (scaling.rule == Rule::rceil)
-    s += one_where<V>(signed_of(x.significand) > signed_of(none + Word(f.max_significand)));
+    s += one_where<V>(signed_of(x.significand) > signed_of(none + Word(scaling.top.significand)));
   if (scaling.rule == Rule::even && scaling.even_bits < C::significand) {
     const Word from = 2 * C::hidden - (C::hidden >> (scaling.even_bits + 1));
     s += one_where<V>(signed_of(x.significand) >= signed_of(none + from));
@@ -148,14 +169,14 @@ struct GlobalScale {
 
 QS_FUNCTION GlobalScale global_scale_of(uint32_t whole, const Scaling& scaling) {
   if (scaling.rule == Rule::two_nearest) {
-    return {greatest_of(divide32(divide32(whole, scaling.element_max32), scaling.scale_max32), 1u),
-            0, 0, 0};
+    return {greatest_of(divide32(divide32(whole, scaling.top.bits32), scaling.scale_max32), 1u), 0,
+            0, 0};
   }
   if (scaling.rule == Rule::transformer_engine) {
     const uint32_t encode =
         whole == 0 ? one32 : least_of(divide32(scaling.full_range32, whole), largest32);
-    return {whole, multiply32(encode, divide32(one32, scaling.element_max32)),
-            divide32(one32, encode), divide32(one32, scaling.full_range32)};
+    return {whole, multiply32(encode, divide32(one32, scaling.top.bits32)), divide32(one32, encode),
+            divide32(one32, scaling.full_range32)};
   }
   const uint32_t scale = divide32(whole, scaling.full_range32);
   return {scale, 0, divide32(one32, scale), 0};
@@ -168,14 +189,14 @@ struct TwoLevels {
   V scale, inverse;
 };
 
-/// BLK-9, BLK-11. amax: float32 bits.
+/// BLK-9, BLK-11, BLK-18. amax: float32 bits.
 template <class V>
 QS_FUNCTION TwoLevels<V> two_levels(V amax, const GlobalScale& global, const Scaling& scaling) {
   const V none{}, greatest = none + largest32, array = none + global.scale;
   V scale, inverse{};
   if (scaling.rule == Rule::two_nearest) {
     const V wanted =
-        lesser<V>(divide32<V>(divide32<V>(amax, none + scaling.element_max32), array), greatest);
+        lesser<V>(divide32<V>(divide32<V>(amax, none + scaling.top.bits32), array), greatest);
     const V block = greater<V>(in_format<V>(wanted, scaling.scale), none + scaling.scale_least32);
     scale = greater<V>(multiply32<V>(block, array), none + 1);
   } else if (scaling.rule == Rule::transformer_engine) {
@@ -184,9 +205,13 @@ QS_FUNCTION TwoLevels<V> two_levels(V amax, const GlobalScale& global, const Sca
     inverse =
         lesser<V>(divide32<V>(none + one32, multiply32<V>(block, none + global.inverse)), greatest);
     scale = multiply32<V>(multiply32<V>(block, array), none + global.share);
+  } else if (scaling.rule == Rule::ggml) {
+    const V exact = divide32<V>(amax, none + scaling.top.bits32);
+    inverse = select<V>(exact == none, none, lesser<V>(divide32<V>(none + one32, exact), greatest));
+    scale = in_format<V>(exact, scaling.scale);
   } else {
     const V least = none + 0x3C800000u;  // 2^-6
-    const V wanted = divide32<V>(divide32<V>(amax, none + scaling.element_max32), array);
+    const V wanted = divide32<V>(divide32<V>(amax, none + scaling.top.bits32), array);
     const V block = in_format<V>(greater<V>(least, lesser<V>(wanted, none + scaling.scale_max32)),
                                  scaling.scale);
     inverse = divide32<V>(none + global.inverse, block);
@@ -214,13 +239,14 @@ QS_FUNCTION Scale<C> scale_of(Extremes<C> block, const GlobalScale& global, cons
   using Word = typename C::Word;
   Scale<C> scale = {};
   if (is_power(scaling.rule)) {
-    scale.power = int(signed_of(powers_of<C, Word>(block.amax, f, scaling)));
-  } else if (is_two_level(scaling.rule)) {
+    scale.power = int(signed_of(powers_of<C, Word>(block.amax, scaling)));
+    scale.number = {scale.power, C::hidden};
+  } else if (follows_float32(scaling.rule)) {
     const TwoLevels<uint32_t> levels =
         two_levels<uint32_t>(to_binary32<C>(block.amax), global, scaling);
     return scale_of_two<C>(levels.scale, levels.inverse, block.special, scaling);
   } else {
-    const Number<C> top = {f.max_exponent, Word(f.max_significand)};
+    const Number<C> top = {scaling.top.exponent, Word(scaling.top.significand)};
     if (scaling.rule == Rule::nearest) {
       const Number<C> x = number_of_bits<C>(block.amax);
       scale.number =
@@ -254,7 +280,7 @@ QS_FUNCTION typename C::Word round_scaled(Mode mode, typename C::Word raw, typen
   if (magnitude > C::infinity) return raw;
   const Word finite = magnitude == C::infinity ? 0 : magnitude;
   Word element;
-  if (is_vendor(rule)) {
+  if (has_inverse(rule)) {
     const uint32_t sign = negative ? Single::sign : 0;
     const uint32_t scaled = multiply32(to_binary32<C>(finite), scale.inverse) | sign;
     const uint32_t r =
@@ -295,6 +321,40 @@ QS_FUNCTION typename C::Word round_scaled(Mode mode, typename C::Word raw, typen
     bits = product<C>(number_of_bits<C>(size), scale.number);
   }
   return least_of(bits, C::infinity - 1) | (element & C::sign);
+}
+
+/// An element of a table under a scale (BLK-15): divided, and rounded to odd at 53 bits, which no
+/// mode tells from the quotient. t: the table in float64.
+template <class C>
+QS_FUNCTION typename C::Word round_scaled_to_table(Mode mode, typename C::Word raw, uint64_t word,
+                                                   Number<C> scale, const Table& t) {
+  using Word = typename C::Word;
+  const Word magnitude = raw & (C::sign - 1), negative = raw >> (C::storage - 1);
+  if (magnitude > C::infinity) return C::nan;
+  uint64_t quotient = 0;
+  if (magnitude == C::infinity) {
+    quotient = Double::infinity;
+  } else if (magnitude != 0) {
+    const Number<C> x = number_of_bits<C>(magnitude);
+    const bool less = x.significand < scale.significand;
+    const uint128 shifted = uint128(x.significand) << (Double::significand + less);
+    const uint64_t n = uint64_t(shifted / scale.significand);
+    const int e = x.exponent - scale.exponent - less;
+    quotient = e > Double::bias       ? Double::infinity - 1
+               : e < 1 - Double::bias ? 1
+                                      : join<Double>({e, n | (shifted % scale.significand != 0)});
+  }
+  const uint64_t element =
+      round_to_table<Double>(mode, quotient | (negative ? Double::sign : 0), word, t);
+  const uint64_t size = element & (Double::sign - 1);
+  const Word sign = element & Double::sign ? C::sign : 0;
+  if (size > Double::infinity) return C::nan | sign;
+  if (size == Double::infinity) return C::infinity | sign;
+  if (size == 0) return sign;
+  const Number<Double> value = number_of_bits<Double>(size);
+  const Word bits = product<C>(
+      {value.exponent, Word(value.significand >> (Double::significand - C::significand))}, scale);
+  return least_of(bits, C::infinity - 1) | sign;
 }
 
 QS_END

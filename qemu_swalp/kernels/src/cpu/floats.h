@@ -88,6 +88,14 @@ inline VectorIn<B> quotient_to_odd(FloatsOf<B> x, FloatsOf<B> s) {
   return cut | one_where<Vector>(rest != FloatsOf<B>());
 }
 
+/// The same cut toward zero. Where the residual is less than a float can be, its sign is kept.
+template <class B>
+inline VectorIn<B> quotient_cut(FloatsOf<B> x, FloatsOf<B> s) {
+  using Vector = VectorIn<B>;
+  const FloatsOf<B> q = x / s, rest = residual(x, q, s);
+  return Vector(q) + Vector(signed_of(Vector(rest)) >> (B::width - 1));
+}
+
 /// 2^e.
 inline Floats power_of_two(int e) {
   return Floats(Vector32() + (uint32_t(e + Single::bias) << Single::mantissa));

@@ -4,6 +4,7 @@
 #include <thread>
 #include <utility>
 
+#include "cpu/hadamard.h"
 #include "cpu/matmul.h"
 #include "cpu/operate.h"
 #include "cpu/sgd.h"
@@ -52,9 +53,9 @@ void each_chunk(const Tensor* tensors, int count, int threads, Work work) {
 }
 
 template <class C>
-void quantize(const Plan& plan, const Layout& layout, const Random& random, const void* source,
-              void* target, int threads) {
-  Job<C> job(plan, layout, random, source, target);
+void quantize(const Plan& plan, const Layout& layout, const Random& random, const Given& given,
+              const void* source, void* target, int threads) {
+  Job<C> job(plan, layout, random, source, target, given);
   run_all(job, [&](auto work) { in_parallel<Scratch<C>>(job.tasks(), threads, work); });
 }
 
@@ -83,11 +84,19 @@ void multiply(const Matmul& matmul, int threads) {
                       [&](int64_t task, Memory& memory) { job.run(task, memory); });
 }
 
-template <class Float>
+template <class C>
 void operate(Operation operation, const Plan& plan, const Layout& operands, const Random& random,
              const void* a, const void* b, void* out, int threads) {
-  const OperateJob<Float> job(operation, plan, operands, random, a, b, out);
+  const OperateJob<C> job(operation, plan, operands, random, a, b, out);
   using Memory = Scratch<Double>;
+  in_parallel<Memory>(job.tasks(), threads,
+                      [&](int64_t task, Memory& memory) { job.run(task, memory); });
+}
+
+template <class C>
+void transform(const HadamardCall& call, int threads) {
+  const HadamardJob<C> job(call);
+  using Memory = typename HadamardJob<C>::Buffer;
   in_parallel<Memory>(job.tasks(), threads,
                       [&](int64_t task, Memory& memory) { job.run(task, memory); });
 }
@@ -95,20 +104,20 @@ void operate(Operation operation, const Plan& plan, const Layout& operands, cons
 }  // namespace
 QS_END
 
-QS_HIDDEN void QS_NAME(qs_quantize_, QS_VARIANT)(const qemu_swalp::Plan* plan,
-                                                 const qemu_swalp::Layout* layout,
-                                                 const qemu_swalp::Random* random,
-                                                 const void* source, void* target, int threads) {
+QS_HIDDEN void QS_NAME(qs_quantize_,
+                       QS_VARIANT)(const qemu_swalp::Plan* plan, const qemu_swalp::Layout* layout,
+                                   const qemu_swalp::Random* random, const qemu_swalp::Given* given,
+                                   const void* source, void* target, int threads) {
   using namespace qemu_swalp;
   switch (plan->dtype) {
     case Dtype::float16:
-      return quantize<Half>(*plan, *layout, *random, source, target, threads);
+      return quantize<Half>(*plan, *layout, *random, *given, source, target, threads);
     case Dtype::bfloat16:
-      return quantize<BFloat>(*plan, *layout, *random, source, target, threads);
+      return quantize<BFloat>(*plan, *layout, *random, *given, source, target, threads);
     case Dtype::float32:
-      return quantize<Single>(*plan, *layout, *random, source, target, threads);
+      return quantize<Single>(*plan, *layout, *random, *given, source, target, threads);
     case Dtype::float64:
-      return quantize<Double>(*plan, *layout, *random, source, target, threads);
+      return quantize<Double>(*plan, *layout, *random, *given, source, target, threads);
   }
 }
 
@@ -137,7 +146,7 @@ QS_HIDDEN void QS_NAME(qs_matmul_, QS_VARIANT)(const qemu_swalp::Matmul* matmul,
   return multiply<Double>(*matmul, threads);
 }
 
-/// An elementary operation on arrays of float32 or float64, `dtype`; the plan is in float64.
+/// An elementary operation on arrays of one dtype; the plan is in float64.
 QS_HIDDEN void QS_NAME(qs_operate_, QS_VARIANT)(int operation, int dtype,
                                                 const qemu_swalp::Plan* plan,
                                                 const qemu_swalp::Layout* operands,
@@ -145,7 +154,24 @@ QS_HIDDEN void QS_NAME(qs_operate_, QS_VARIANT)(int operation, int dtype,
                                                 const void* b, void* out, int threads) {
   using namespace qemu_swalp;
   const auto chosen = Operation(operation);
-  if (Dtype(dtype) == Dtype::float32)
-    return operate<float>(chosen, *plan, *operands, *random, a, b, out, threads);
-  return operate<double>(chosen, *plan, *operands, *random, a, b, out, threads);
+  switch (Dtype(dtype)) {
+    case Dtype::float16:
+      return operate<Half>(chosen, *plan, *operands, *random, a, b, out, threads);
+    case Dtype::bfloat16:
+      return operate<BFloat>(chosen, *plan, *operands, *random, a, b, out, threads);
+    case Dtype::float32:
+      return operate<Single>(chosen, *plan, *operands, *random, a, b, out, threads);
+    case Dtype::float64:
+      return operate<Double>(chosen, *plan, *operands, *random, a, b, out, threads);
+  }
+}
+
+/// A Hadamard transform of an array of float32 or float64, `dtype`.
+QS_HIDDEN void QS_NAME(qs_hadamard_, QS_VARIANT)(int dtype, int64_t outer, int64_t length,
+                                                 int64_t inner, int64_t size, const void* signs,
+                                                 const void* source, void* target, int threads) {
+  using namespace qemu_swalp;
+  const HadamardCall call{outer, length, inner, size, signs, source, target};
+  if (Dtype(dtype) == Dtype::float32) return transform<Single>(call, threads);
+  return transform<Double>(call, threads);
 }

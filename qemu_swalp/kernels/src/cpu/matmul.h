@@ -7,10 +7,13 @@
 
 #include "common/accumulation.h"
 #include "cpu/job.h"
+#include "cpu/plain_sums.h"
 
 QS_BEGIN
 
 constexpr int64_t tile_elements = piece;
+/// Of a task where sums stay in registers; so many columns of all terms stay in the second cache.
+constexpr int64_t plain_rows = 32, plain_vectors = 4;
 
 template <class C>
 struct FloatVector;
@@ -74,8 +77,10 @@ class MatmulJob {
 
   explicit MatmulJob(const Matmul& p)
       : p_(p),
-        rows_(greatest_of<int64_t>(1, tile_elements / p.columns)),
-        columns_(least_of(p.columns, tile_elements)),
+        plain_(std::is_same_v<C, Single> && p.plain && PlainSum::fits(p.plans.sum) &&
+               PlainSum::fits(p.plans.total)),
+        rows_(plain_ ? plain_rows : greatest_of<int64_t>(1, tile_elements / p.columns)),
+        columns_(least_of(p.columns, plain_ ? plain_vectors * V::count : tile_elements)),
         row_parts_(ceiling(p.batches * p.rows, rows_)),
         column_parts_(ceiling(p.columns, columns_)) {}
 
@@ -85,6 +90,9 @@ class MatmulJob {
     const int64_t row = task / column_parts_ * rows_, column = task % column_parts_ * columns_;
     const Range rows{row, least_of(row + rows_, p_.batches * p_.rows)};
     const Range columns{column, least_of(column + columns_, p_.columns)};
+    if constexpr (std::is_same_v<C, Single>) {
+      if (plain_) return run_plain(rows, columns, memory.product);
+    }
     const int64_t first = rows.first * p_.columns + columns.first, width = columns.size(),
                   n = rows.size() * width;
     memory.a.clear();
@@ -137,6 +145,39 @@ class MatmulJob {
   using Vector = typename V::V;
   using Float = typename FloatVector<C>::Type;
 
+  /// Up to `plain_vectors` vectors of columns. Those of b are copied: side by side they do not
+  /// contend for the same lines of the cache.
+  void run_plain(Range rows, Range columns, std::vector<Stored>& copied) const {
+    const PlainSum sum(*p_.plans.sum);
+    const std::optional<PlainSum> total =
+        p_.chunk ? std::optional<PlainSum>(*p_.plans.total) : std::nullopt;
+    const int64_t chunk = p_.chunk ? p_.chunk : p_.terms, width = columns.size();
+    copied.resize(size_t(p_.terms * width));
+    for (int64_t r = rows.first; r < rows.last; ++r) {
+      const int64_t batch = r / p_.rows;
+      if (r == rows.first || r % p_.rows == 0) {
+        const Stored* b = static_cast<const Stored*>(p_.b) + p_.first_b[batch] + columns.first;
+        for (int64_t k = 0; k < p_.terms; ++k) {
+          __builtin_memcpy(copied.data() + k * width, b + k * p_.columns,
+                           size_t(width) * sizeof(Stored));
+        }
+      }
+      const Stored* a =
+          static_cast<const Stored*>(p_.a) + p_.first_a[batch] + r % p_.rows * p_.terms;
+      Stored* out = static_cast<Stored*>(p_.out) + r * p_.columns + columns.first;
+      auto sums = [&](auto vectors, int64_t i, auto lanes) {
+        plain_sums<decltype(vectors)::value>(sum, total ? &*total : nullptr, a, copied.data() + i,
+                                             width, p_.terms, chunk, out + i, lanes);
+      };
+      if (width == plain_vectors * V::count) {
+        sums(std::integral_constant<int, plain_vectors>(), 0, Whole<V::count>());
+        continue;
+      }
+      in_vectors<V::count>(
+          width, [&](int64_t i, auto lanes) { sums(std::integral_constant<int, 1>(), i, lanes); });
+    }
+  }
+
   QS_INLINE static Float times(Stored a, Vector b) { return Float(Vector() + a) * Float(b); }
 
   static void multiply(Stored a, const Stored* b, Stored* to, int64_t n) {
@@ -161,6 +202,7 @@ class MatmulJob {
   }
 
   const Matmul& p_;
+  bool plain_;  // whether sums stay in registers
   int64_t rows_, columns_, row_parts_, column_parts_;
 };
 

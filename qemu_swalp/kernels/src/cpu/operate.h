@@ -1,6 +1,7 @@
 // Elementary operations on a CPU, rounded once from their exact values (clauses OPS and SUM-3);
 // what `reference/round_to_odd.py` does in float64 is done here piece by piece.
 #pragma once
+#include "common/float_arithmetic.h"
 #include "cpu/job.h"
 
 QS_BEGIN
@@ -57,10 +58,12 @@ QS_INLINE Vector64 combined(Doubles a, Doubles b) {
   }
 }
 
-/// What one operation on two arrays needs. `Float`: their elements. `plan`: in float64.
-template <class Float>
+/// What one operation on two arrays needs. C: the dtype of their elements. `plan`: in float64.
+template <class C>
 class OperateJob {
  public:
+  using Stored = typename C::Stored;
+
   /// `operands`: lengths, and strides of both operands, which may be 0; the result is in C order.
   OperateJob(Operation operation, const Plan& plan, const Layout& operands, const Random& random,
              const void* a, const void* b, void* out)
@@ -68,9 +71,9 @@ class OperateJob {
         plan_(plan),
         operands_(operands),
         random_(random),
-        a_(static_cast<const Float*>(a)),
-        b_(static_cast<const Float*>(b)),
-        out_(static_cast<Float*>(out)),
+        a_(static_cast<const Stored*>(a)),
+        b_(static_cast<const Stored*>(b)),
+        out_(static_cast<Stored*>(out)),
         rounder_(plan) {
     const int last = operands.axes - 1;
     length_ = operands.lengths[last];
@@ -89,6 +92,8 @@ class OperateJob {
   }
 
  private:
+  using Float = typename FloatOf<typename Computing<C>::Word>::Type;
+
   /// A row, or a piece of one.
   void run_unit(int64_t unit, Scratch<Double>& scratch) const {
     const int last = operands_.axes - 1;
@@ -118,19 +123,33 @@ class OperateJob {
         rounder_.round_unscaled(mode, value, value, n, words);
       }
     });
-    for (int64_t i = 0; i < n; ++i) {
-      double result;
-      __builtin_memcpy(&result, value + i, sizeof result);
-      out_[element + i] = Float(result);
-    }
+    narrow(out_ + element, value, n);
   }
 
-  static void widen(double* to, const Float* from, int64_t stride, int64_t n) {
-    if (stride == 1) {
-      for (int64_t i = 0; i < n; ++i) to[i] = double(from[i]);
-    } else {
-      for (int64_t i = 0; i < n; ++i) to[i] = double(from[i * stride]);
+  using B = Computing<C>;
+  using V = Vectors<C>;
+
+  /// Elements in float64.
+  static void widen(double* to, const Stored* from, int64_t stride, int64_t n) {
+    Stored apart[piece];
+    if (stride != 1) {
+      for (int64_t i = 0; i < n; ++i) apart[i] = from[i * stride];
+      from = apart;
     }
+    typename B::Word bits[piece];
+    in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
+      V::store_words(bits + i, widened<C>(V::load(from + i, count)), count);
+    });
+    for (int64_t i = 0; i < n; ++i) to[i] = double(bits_as<Float>(bits[i]));
+  }
+  /// And back, of numbers that C holds.
+  static void narrow(Stored* to, const uint64_t* from, int64_t n) {
+    typename B::Word bits[piece];
+    for (int64_t i = 0; i < n; ++i)
+      bits[i] = bits_as<typename B::Word>(Float(bits_as<double>(from[i])));
+    in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
+      V::store(to + i, narrowed<C>(V::load_words(bits + i, count)), count);
+    });
   }
 
   void combine(const double* x, const double* y, uint64_t* value, int64_t n) const {
@@ -153,7 +172,7 @@ class OperateJob {
     in_vectors<Wide::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
       const auto bytes = bytes_of<double>(count);
       const Doubles a = load_bytes<Doubles>(x + i, bytes), b = load_bytes<Doubles>(y + i, bytes);
-      Wide::store_words(value + i, combined<operation, sizeof(Float) < 8>(a, b), count);
+      Wide::store_words(value + i, combined<operation, C::width == 32>(a, b), count);
     });
   }
 
@@ -161,8 +180,8 @@ class OperateJob {
   const Plan& plan_;
   const Layout& operands_;
   Random random_;
-  const Float *a_, *b_;
-  Float* out_;
+  const Stored *a_, *b_;
+  Stored* out_;
   RunRounder<Double> rounder_;
   int64_t length_, parts_, units_, together_;
 };

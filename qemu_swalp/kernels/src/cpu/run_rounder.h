@@ -42,7 +42,11 @@ class RunRounder {
       : plan_(plan),
         constants_(constants_of<C>(plan.element, 0)),
         constants32_(constants_of<Single>(plan.element32, 0)),
-        shape_(shape_of<C>(plan.element, 0, true)) {}
+        shape_(shape_of<C>(plan.element, 0, true)),
+        short_table_(plan.table),
+        scaled_short_table_(C::width == 32 ? plan.table32 : plan.table) {}
+
+  const Element& element() const { return plan_.element; }
 
   /// Under the scale 1.
   template <class M>
@@ -69,13 +73,16 @@ class RunRounder {
     round_run<C, Shape::any>(plan_.mode, from, to, n, words, s, plan_.element, scale);
   }
 
+  /// To a table, under the scale 1.
   void round_table(const Stored* from, Stored* to, int64_t n, const uint32_t* words) const {
     const Table& t = plan_.table;
     if (!words && t.count <= short_table)
-      return round_table_run<C, Lookup::compare>(from, to, n, words, plan_.mode, t);
-    if (!words) return round_table_run<C, Lookup::index>(from, to, n, words, plan_.mode, t);
+      return round_table_run<C, Lookup::compare>(from, to, n, words, plan_.mode, t, short_table_);
+    if (!words)
+      return round_table_run<C, Lookup::index>(from, to, n, words, plan_.mode, t, short_table_);
     if (plan_.mode == Mode::stochastic_a)
-      return round_table_run<C, Lookup::index_stochastic>(from, to, n, words, plan_.mode, t);
+      return round_table_run<C, Lookup::index_stochastic>(from, to, n, words, plan_.mode, t,
+                                                          short_table_);
     for (int64_t i = 0; i < n; ++i) {
       const uint64_t word = words ? uint64_t(words[i]) << 32 : 0;
       to[i] = Stored(round_to_table<C>(plan_.mode, Word(from[i]), word, t));
@@ -93,6 +100,7 @@ class RunRounder {
   template <class M, class Run>
   QS_INLINE void round_scaled_run(M mode, const Run& run, const Stored* from, Stored* to, int64_t n,
                                   const uint32_t* words, bool infinities) const {
+    if (plan_.scaling.in_table) return round_scaled_to_table_run(run, from, to, n, words);
     if (saturates(plan_.element, infinities)) {
       round_scaled_in<Shape::saturating>(mode, run, from, to, n, words);
     } else {
@@ -116,9 +124,38 @@ class RunRounder {
  private:
   using B = Computing<C>;
 
+  /// An element; word: the random word in the top bits.
   Stored quotient(const Scale<C>& scale, Word raw, Word word) const {
+    if (plan_.scaling.in_table) {
+      return Stored(round_scaled_to_table<C>(plan_.mode, raw, uint64_t(word) << (64 - C::width),
+                                             scale.number, plan_.table));
+    }
     return Stored(round_scaled<C>(plan_.mode, raw, word, scale, constants_, constants32_,
                                   plan_.element, plan_.scaling.rule));
+  }
+
+  template <class Run>
+  void round_scaled_to_table_run(const Run& run, const Stored* from, Stored* to, int64_t n,
+                                 const uint32_t* words) const {
+    const Table& t = C::width == 32 ? plan_.table32 : plan_.table;
+    auto slow = [&](int64_t i, Word raw) {
+      const Number<B> number = number_of_bits<B>(run.scale_at(i));
+      const Scale<C> scale = {0, {number.exponent, number.significand}, 0, 0, 0, 0};
+      return quotient(scale, raw, words ? in_top_bits<C>(words[i]) : 0);
+    };
+    if (!words && t.count <= short_table)
+      return round_scaled_table_run<C, Lookup::compare>(from, to, n, words, run, t,
+                                                        scaled_short_table_, slow);
+    if (!words)
+      return round_scaled_table_run<C, Lookup::index>(from, to, n, words, run, t,
+                                                      scaled_short_table_, slow);
+    if (plan_.mode == Mode::stochastic_a)
+      return round_scaled_table_run<C, Lookup::index_stochastic>(from, to, n, words, run, t,
+                                                                 scaled_short_table_, slow);
+    for (int64_t i = 0; i < n; ++i) {
+      const bool spoiled = run.scale_at(i) > B::infinity;
+      to[i] = spoiled ? Stored(C::nan) : slow(i, Word(from[i]));
+    }
   }
 
   template <Shape shape, class M, class Run>
@@ -127,8 +164,10 @@ class RunRounder {
     const Rule rule = plan_.scaling.rule;
     const Element& f = computed_element();
     if constexpr (C::width == 32) {
-      if (is_vendor(rule))
-        return round_vendor_run<C, shape>(mode, from, to, n, words, run, constants32_, f);
+      if (has_inverse(rule)) {
+        return round_inverse_run<C, shape>(mode, from, to, n, words, run, constants32_, f,
+                                           is_vendor(rule));
+      }
     }
     auto slow = [&](int64_t i, Word raw) {
       const Number<B> number = number_of_bits<B>(run.scale_at(i));
@@ -159,6 +198,8 @@ class RunRounder {
   Constants<C> constants_;
   Constants<Single> constants32_;
   Shape shape_;
+  ShortTable<C> short_table_;
+  ShortTable<Computing<C>> scaled_short_table_;  // of elements under scales
 };
 
 QS_END

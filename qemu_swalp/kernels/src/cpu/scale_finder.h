@@ -25,8 +25,9 @@ class Spread {
 
   QS_INLINE Vector operator()(Vector x) const {
     if (k_ == 1) return x;
-    for (int step = 0; step < steps_; ++step) x = greater<Vector>(x, turned(x, later_[step]));
-    return turned(x, first_);
+    for (int step = 0; step < steps_; ++step)
+      x = greater<Vector>(x, turned<Vector>(x, later_[step]));
+    return turned<Vector>(x, first_);
   }
   void operator()(Word* values, int64_t n) const {
     for (int64_t i = 0; i < n; i += lanes_) {
@@ -36,16 +37,6 @@ class Spread {
   }
 
  private:
-  static Vector turned(Vector x, Vector from) {
-#if defined(__clang__)
-    Vector y;
-    for (int i = 0; i < V::count; ++i) y[i] = x[from[i]];
-    return y;
-#else
-    return __builtin_shuffle(x, from);
-#endif
-  }
-
   int64_t k_, lanes_;
   int steps_ = 0;
   Vector later_[4], first_;
@@ -60,23 +51,31 @@ class ScaleFinder {
   using Vector = typename V::V;
   using Reals = FloatsOf<B>;
 
-  explicit ScaleFinder(const Plan& plan) : plan_(plan), scaling_(plan.scaling) {
+  explicit ScaleFinder(const Plan& plan) : ScaleFinder(plan, plan.scaling.top) {}
+
+  /// With another top.
+  ScaleFinder(const Plan& plan, const Top& top) : plan_(plan), scaling_(plan.scaling) {
     if (plan.family != Family::block) return;
+    scaling_.top = top;
     const Element& f = plan.element;
     spoils_above_ = scaling_.spoiled_from == 1   ? C::infinity - 1
                     : scaling_.spoiled_from == 2 ? C::infinity
                                                  : C::sign - 1;
     if (is_power(scaling_.rule)) {
-      vectors_ = f.table_count == 0 && f.breakpoint + C::bias > -(1 << 16);
+      vectors_ = scaling_.in_table ? scaling_.least_power >= B::least_exponent &&
+                                         scaling_.greatest_power <= B::bias
+                                   : f.table_count == 0 && f.breakpoint + C::bias > -(1 << 16);
       return;
     }
     const Element& scale = scaling_.scale;
-    vectors_ = takes_quotients<B>(element()) &&
-               (is_two_level(scaling_.rule) ? C::width == 32 : takes_scales<B>(scale));
+    vectors_ = (scaling_.in_table || takes_quotients<B>(element())) &&
+               (follows_float32(scaling_.rule) ? C::width == 32 : takes_scales<B>(scale));
+    // Products of others than float32 have a residual (`multiplied`).
+    if (scaling_.rule == Rule::ggml && C::mantissa < B::mantissa && scale.least_exponent < -81)
+      vectors_ = false;
     if (scaling_.rule != Rule::nearest || !vectors_) return;
-    const Number<B> top = {f.max_exponent, Word(f.max_significand)};
-    top_ = join<B>(top);
-    const bool holds_top = f.max_exponent > -32;
+    top_ = join<B>({top.exponent, Word(top.significand)});
+    const bool holds_top = top.exponent > -32;
     exact_ = scale.fraction == B::mantissa && scale.ulp_exponent == B::least_exponent;
     by_vectors_ = holds_top && (exact_ || (scale.fraction <= B::mantissa - 2 &&
                                            shape_of<B>(scale, 0, true) != Shape::any));
@@ -86,12 +85,19 @@ class ScaleFinder {
     // Above, quotients are normal and no bit of a residual lies below the least subnormal
     // (`quotient_to_odd`); a quotient in the dtype itself needs neither.
     const int from =
-        greatest_of(B::least_exponent + 2 * B::mantissa + 1, 2 - B::bias + f.max_exponent);
+        greatest_of(B::least_exponent + 2 * B::mantissa + 1, 2 - B::bias + top.exponent);
     least_amax_ = exact_ ? 1 : join<B>({from, C::hidden});
+  }
+
+  /// The scale of a block.
+  Scale<C> scale_of(Extremes<C> block, const GlobalScale& global) const {
+    return QS_VARIANT::scale_of<C>(block, global, plan_.element, scaling_);
   }
 
   /// Whether the scales are such that elements are rounded in vectors under scales of their own.
   bool vectors() const { return vectors_; }
+  /// Whether units have powers of two as signed words.
+  bool keeps_powers() const { return is_power(scaling_.rule) && !scaling_.in_table; }
   const Element& element() const { return C::width == 32 ? plan_.element32 : plan_.element; }
 
   /// Scales of the first n units; k of them have one in common.
@@ -134,11 +140,11 @@ class ScaleFinder {
 
   /// A scale as units have it.
   void put(Units<C>& u, int64_t i, const Scale<C>& scale) const {
-    const bool power = is_power(scaling_.rule);
+    const bool power = keeps_powers();
     u.scale[size_t(i)] = scale.nan ? (power ? Word(no_power) : B::nan)
                          : power   ? Word(scale.power)
                                    : join<B>({scale.number.exponent, scale.number.significand});
-    u.extra[size_t(i)] = is_vendor(scaling_.rule) ? Word(scale.inverse) : scale.zero_point;
+    u.extra[size_t(i)] = has_inverse(scaling_.rule) ? Word(scale.inverse) : scale.zero_point;
   }
 
  private:
@@ -150,8 +156,12 @@ class ScaleFinder {
     const auto spoiled = signed_of(most) > signed_of(none + spoils_above_);
     Vector scale, extra{}, nan = none + B::nan;
     if (is_power(scaling_.rule)) {
-      scale = powers_of<C, Vector>(amax, plan_.element, scaling_);
-      nan = none + Word(no_power);
+      scale = powers_of<C, Vector>(amax, scaling_);
+      if (keeps_powers()) {
+        nan = none + Word(no_power);
+      } else {
+        scale = joined<B, Vector>(scale, B::hidden);
+      }
     } else if (scaling_.rule == Rule::minmax || !of_floats(amax, global, scale, extra)) {
       return false;
     }
@@ -163,7 +173,7 @@ class ScaleFinder {
   /// False where a lane needs more than vectors give.
   bool of_floats(Vector amax, const GlobalScale& global, Vector& scale, Vector& extra) const {
     const Vector none{}, wide = widened<C>(amax);
-    if (is_two_level(scaling_.rule)) {
+    if (follows_float32(scaling_.rule)) {
       if constexpr (C::width == 32) {
         const TwoLevels<Vector32> levels = two_levels<Vector32>(wide, global, scaling_);
         scale = levels.scale;
@@ -189,13 +199,13 @@ class ScaleFinder {
         u.scale[size_t(i)] = u.scale[size_t(i - 1)];
         u.extra[size_t(i)] = u.extra[size_t(i - 1)];
       } else {
-        put(u, i, scale_of<C>(u.extremes(i), global, plan_.element, scaling_));
+        put(u, i, scale_of(u.extremes(i), global));
       }
     }
   }
 
   const Plan& plan_;
-  const Scaling& scaling_;
+  Scaling scaling_;
   bool vectors_ = false, by_vectors_ = false, exact_ = false;
   Word spoils_above_ = 0, top_ = 0, greatest_ = 0, least_ = 0, least_amax_ = 0;
   Constants<B> constants_{};

@@ -58,7 +58,7 @@ inline Vector multiplied(Vector element, FloatsOf<Computing<C>> s, bool by_float
 }
 
 /// Where the scales of elements are, and what else the rule needs of them: float32 bits that the
-/// vendor rules multiply by, or zero points. A block that is NaN has the scale NaN.
+/// the rules with an inverse multiply by, or zero points. A block that is NaN has the scale NaN.
 template <class C>
 struct ScaleRun {
   const typename C::Word *scale, *extra;
@@ -92,12 +92,13 @@ struct UniformScale {
   typename C::Word extra_at(int64_t) const { return extra; }
 };
 
-/// The vendor rules: |x|⊗i rounded, then times s. Constants and element here and below: those of
-/// the dtype that is computed in.
+/// The rules with an inverse: |x|⊗i rounded, then times s. Constants and element here and below:
+/// those of the dtype that is computed in.
 template <class C, Shape shape, class M, class Run>
-QS_INLINE void round_vendor_run(M mode, const typename C::Stored* from, typename C::Stored* to,
-                                int64_t n, const uint32_t* words, const Run& given_run,
-                                const Constants<Single>& given, const Element& f) {
+QS_INLINE void round_inverse_run(M mode, const typename C::Stored* from, typename C::Stored* to,
+                                 int64_t n, const uint32_t* words, const Run& given_run,
+                                 const Constants<Single>& given, const Element& f,
+                                 bool by_float32) {
   using V = Vectors<C>;
   using Vector = Vector32;
   const Vector none{};
@@ -113,7 +114,8 @@ QS_INLINE void round_vendor_run(M mode, const typename C::Stored* from, typename
     const Vector r =
         rounded<Single, Shape::regular>(mode, scaled | (raw & Single::sign), word, s, f, 0);
     const Vector finite_r = lesser<Vector>(r, none + largest32);
-    const Vector product = multiplied<C>(checked<Single, shape>(raw, finite_r, s), factor, true);
+    const Vector product =
+        multiplied<C>(checked<Single, shape>(raw, finite_r, s), factor, by_float32);
     const auto spoiled = signed_of(scale) > signed_of(none + Single::infinity);
     V::store(to + i, select<Vector>(spoiled, none + C::nan, narrowed<C>(product)), count);
   });
@@ -156,6 +158,24 @@ inline Constants<B, Vector> with_zero_points(const Constants<B>& s, Vector most,
   return all;
 }
 
+/// x and s times a power of two that leaves s at least 2^-22 in float32, and less than 2 where it
+/// was less than 1.
+template <class B>
+struct Lifted {
+  FloatsOf<B> dividend, divisor;
+
+  QS_INLINE Lifted(VectorIn<B> magnitude, VectorIn<B> scale)
+      : dividend(FloatsOf<B>(magnitude)), divisor(FloatsOf<B>(scale)) {
+    if constexpr (B::width == 32) {
+      const Vector32 none{}, field = scale >> B::mantissa;
+      const Vector32 up = greater<Vector32>(none, lesser<Vector32>(none + 127, none + 127 - field));
+      const Floats lift = Floats((up + Single::bias) << Single::mantissa);
+      dividend *= lift;
+      divisor *= lift;
+    }
+  }
+};
+
 /// The other rules: x/s rounded, then times s. `slow(i, raw)`: element i by `round_scaled`.
 ///
 /// Rounding x/s to odd at p bits, those of B, first changes no deterministic mode: at up to p - 2
@@ -197,14 +217,8 @@ QS_INLINE void round_quotient_run(M mode, const typename C::Stored* from, typena
     const Vector one = none + (Word(B::bias) << B::mantissa);
     const Vector scale = select<Vector>(spoiled, one, given_scale), field = scale >> B::mantissa;
     const Vector raw = widened<C>(loaded), sign = raw & B::sign, magnitude = raw ^ sign;
-    Reals dividend = Reals(magnitude), divisor = Reals(scale);
-    if constexpr (B::width == 32) {
-      const Vector up = greater<Vector>(none, lesser<Vector>(none + 127, none + 127 - field));
-      const Floats lift = Floats((up + Single::bias) << Single::mantissa);
-      dividend *= lift;
-      divisor *= lift;
-    }
-    const Vector quotient = quotient_to_odd<B>(dividend, divisor);
+    const Lifted<B> x(magnitude, scale);
+    const Vector quotient = quotient_to_odd<B>(x.dividend, x.divisor);
     const Vector word = is_stochastic(mode) ? V::words(words + i, count) : Vector();
     const Vector doubt = is_stochastic(mode) ? quotient & 1 : none;
     auto unsure = none != none;

@@ -78,6 +78,16 @@ QS_INLINE void fill(typename C::Word* to, typename C::Word value, int64_t n) {
   });
 }
 
+/// What a search for scales needs: of blocks side by side, or of columns.
+template <class C>
+struct Search {
+  std::vector<Scale<C>> scales;  // of the least error so far
+  typename Units<C>::Words scale, extra;
+  std::vector<uint64_t> least, loss;
+  std::vector<int> unit;  // errors are counted in units of 2^unit
+  typename C::Stored trial[piece];
+};
+
 /// Working memory of a thread.
 template <class C>
 struct Scratch {
@@ -87,6 +97,7 @@ struct Scratch {
   typename C::Word scale[piece], extra[piece];  // of the columns of a piece
   std::vector<Scale<C>> scales;
   ConstantsByPower<C> by_power;
+  Search<C> search;
 };
 
 QS_END

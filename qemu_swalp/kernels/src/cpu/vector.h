@@ -117,6 +117,18 @@ QS_INLINE constexpr size_t bytes_of(size_t count) {
   return count * sizeof(Lane);
 }
 
+/// The lanes of x at the given indices.
+template <class V>
+QS_INLINE V turned(V x, V from) {
+#if defined(__clang__)
+  V y;
+  for (size_t i = 0; i < sizeof(V) / sizeof(word_of<V>); ++i) y[i] = x[from[i]];
+  return y;
+#else
+  return __builtin_shuffle(x, from);
+#endif
+}
+
 /// The greatest lane, all of them below 2^(width - 1); `step`: half of how many are left to look
 /// at.
 template <class V, int step = sizeof(V) / sizeof(word_of<V>) / 2>
