@@ -93,12 +93,33 @@ QS_DEVICE void round_elements(const QuantizeCall& call, const Constants<C>& cons
   });
 }
 
+/// Segments of the columns of a window, counted from the one that holds its first column. A window
+/// has less than 2^17 columns, which `windows_of` sees to: 32 bits hold what is divided.
+class Segments {
+ public:
+  QS_DEVICE explicit Segments(int64_t length)
+      : length_(uint64_t(length)),
+        long_(length >= int64_t(1) << 31),
+        shift_(!long_ && (length & (length - 1)) == 0 ? lead(uint32_t(length)) : -1) {}
+
+  QS_DEVICE uint64_t at(uint64_t column) const {
+    if (long_) return column >= length_;  // the window lies in two of them at most
+    return shift_ >= 0 ? uint32_t(column) >> shift_ : uint32_t(column) / uint32_t(length_);
+  }
+
+ private:
+  uint64_t length_;
+  bool long_;
+  int shift_;
+};
+
 /// Extremes of the segments of a window, which are zero at first, by all threads.
 QS_DEVICE void find(const QuantizeCall& call, const BlockRows& blocks, int64_t b, Range rows,
                     Range columns, Extremes<C>* extremes) {
   const bool signs = call.plan.scaling.rule == Rule::minmax;
   const int64_t k = blocks.segment, first = columns.first / k, offset = columns.first - first * k;
   const bool one = offset + columns.size() <= k;
+  const Segments segments(k);
   Extremes<C> all{};
   each_pack<C>(call, columns, [&](int64_t c, int count) {
     PackExtremes<C> pack_extremes{};
@@ -109,13 +130,13 @@ QS_DEVICE void find(const QuantizeCall& call, const BlockRows& blocks, int64_t b
       all = wider(all, pack_extremes.all());
       return;
     }
-    const uint64_t at = uint64_t(offset + c - columns.first), segment = at / uint64_t(k);
+    const uint64_t at = uint64_t(offset + c - columns.first), segment = segments.at(at);
     if (at + uint64_t(count) <= (segment + 1) * uint64_t(k)) {
       raise(&extremes[segment], pack_extremes.all());
       return;
     }
     for (int i = 0; i < size; ++i) {
-      if (i < count) raise(&extremes[(at + uint64_t(i)) / uint64_t(k)], pack_extremes.at(i));
+      if (i < count) raise(&extremes[segments.at(at + uint64_t(i))], pack_extremes.at(i));
     }
   });
   if (one) raise_by_warp(extremes, all);
@@ -131,9 +152,10 @@ QS_DEVICE void apply(const QuantizeCall& call, const BlockRows& blocks, const Ra
                      const Entry<C>* scales) {
   const int64_t k = blocks.segment, offset = columns.first % k;
   const bool one = offset + columns.size() <= k;
+  const Segments segments(k);
   each_pack<C>(call, columns, [&](int64_t c, int count) {
     const uint64_t at = one ? 0 : uint64_t(offset + c - columns.first),
-                   segment = one ? 0 : at / uint64_t(k);
+                   segment = one ? 0 : segments.at(at);
     const bool within = one || at + uint64_t(count) <= (segment + 1) * uint64_t(k);
     each_row(call, blocks, b, rows, [&](BlockRows::Row row) {
       Pack<C> pack = load<C>(source_of(call) + row.source + c, count);
@@ -143,7 +165,7 @@ QS_DEVICE void apply(const QuantizeCall& call, const BlockRows& blocks, const Ra
                                    call.plan);
       } else {
         round_pack<C, stochastic>(pack, random, element, count, [&](Word raw, Word word, int i) {
-          const uint64_t own = i < count ? (at + uint64_t(i)) / uint64_t(k) : segment;
+          const uint64_t own = i < count ? segments.at(at + uint64_t(i)) : segment;
           return round_under<C>(Mode_(), raw, word, scales[own], common, call.plan);
         });
       }
