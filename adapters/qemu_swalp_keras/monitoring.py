@@ -138,7 +138,12 @@ class Monitor(RoundingFigures, keras.callbacks.Callback):
                 OBSERVERS.remove(self._observe)
 
     def _observe(
-        self, label: Label, x: Any, quantizer: Quantizer, random: RandomBits | None
+        self,
+        label: Label,
+        x: Any,
+        quantizer: Quantizer,
+        random: RandomBits | None,
+        scales: Any = None,
     ) -> None:
         if not has_value(x):
             raise ValueError(
@@ -147,7 +152,8 @@ class Monitor(RoundingFigures, keras.callbacks.Callback):
                 " while the model is watched"
             )
         bits = None if random is None else random.at(int(random.step))
-        self.see(label, _array(x), quantizer, bits)
+        given = None if scales is None else _array(scales)
+        self.see(label, _array(x), quantizer, bits, given)
 
     def _note_gradients(self, gradients: Sequence[Any], variables: Sequence[Any]) -> None:
         for gradient, variable in zip(gradients, variables, strict=True):

@@ -10,18 +10,24 @@ from qemu_swalp import RandomBits
 from qemu_swalp.training import Quantizer, Recipe
 from qemu_swalp.training.figures import Label
 
-Observer: TypeAlias = Callable[[Label, Any, Quantizer, RandomBits | None], None]
-"""Called with what is about to be rounded, and how."""
+Observer: TypeAlias = Callable[[Label, Any, Quantizer, RandomBits | None, Any], None]
+"""Called with what is about to be rounded, how, and under which scales where they are given."""
 
 OBSERVERS: list[Observer] = []
 """Those who watch at present."""
 
 
-def observe(label: Label | None, x: Any, quantizer: Quantizer, random: RandomBits | None) -> None:
+def observe(
+    label: Label | None,
+    x: Any,
+    quantizer: Quantizer,
+    random: RandomBits | None,
+    scales: Any = None,
+) -> None:
     """Tell those who watch of a rounding."""
     if label is not None:
         for observer in OBSERVERS:
-            observer(label, x, quantizer, random)
+            observer(label, x, quantizer, random, scales)
 
 
 @dataclass(frozen=True, init=False)

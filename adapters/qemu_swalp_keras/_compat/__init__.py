@@ -14,6 +14,7 @@ from .backends import (
 from .models import (
     ConvLSTMCell as ConvLSTMCell,
     SavedState as SavedState,
+    StateLayer as StateLayer,
     add_state as add_state,
     around_epoch_end as around_epoch_end,
     before_calls as before_calls,
@@ -23,6 +24,7 @@ from .models import (
     is_training as is_training,
     own_trainable_variables as own_trainable_variables,
     reads_state_to_train as reads_state_to_train,
+    remove_state as remove_state,
     sublayers as sublayers,
     trainer_trains as trainer_trains,
 )

@@ -18,13 +18,15 @@ ConvLSTMCell = _ConvLSTMCell
 
 
 def flat_layers(model: keras.layers.Layer, include_self: bool = True) -> list[Any]:
-    """A layer and all layers within it, at any depth."""
-    return list(model._flatten_layers(include_self=include_self))
+    """A layer and all layers within it, at any depth, but for those that hold state."""
+    found = model._flatten_layers(include_self=include_self)
+    return [layer for layer in found if not isinstance(layer, StateLayer)]
 
 
 def sublayers(layer: keras.layers.Layer) -> list[Any]:
-    """The layers that a layer holds itself, not those within them."""
-    return list(layer._flatten_layers(include_self=False, recursive=False))
+    """The layers that a layer holds itself, not those within them, nor those that hold state."""
+    found = layer._flatten_layers(include_self=False, recursive=False)
+    return [part for part in found if not isinstance(part, StateLayer)]
 
 
 def own_trainable_variables(layer: keras.layers.Layer) -> list[Any]:
@@ -184,3 +186,26 @@ def add_state(layer: keras.layers.Layer, name: str, value: Any) -> None:
     finally:
         if locked:
             tracker.lock()
+
+
+def remove_state(layer: keras.layers.Layer, name: str) -> None:
+    """Take such an attribute from a layer."""
+    value, tracker = getattr(layer, name), layer._tracker
+    locked = tracker.locked
+    tracker.unlock()
+    try:
+        tracker.untrack(value)
+        delattr(layer, name)
+    finally:
+        if locked:
+            tracker.lock()
+
+
+class StateLayer(keras.layers.Layer):
+    """Trainable state of a layer: Keras finds trainable variables in layers alone. It computes
+    nothing, and is built.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, dtype="float32")
+        self.built = True

@@ -19,9 +19,9 @@ from .._compat import (
 from ..backend import untraced
 from ..layers.rebuild import is_graph
 from .operators import operator_mode
-from .pausing import is_paused, paused
+from .pausing import inferring, is_inferring, is_paused, paused, resumed
 from .policy import RoundingPolicy
-from .scope import current, opened, policy_of, rounding_state
+from .scope import called, current, opened, policy_of, prepare
 from .watch import probe, watched
 
 
@@ -37,14 +37,21 @@ def install() -> None:
 def _layer_call(call: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(call)
     def layer_call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        with called():
+            return _called(call, layer, *args, **kwargs)
+
+    def _called(call: Callable[..., Any], layer: Any, *args: Any, **kwargs: Any) -> Any:
         scope, policy = current(), policy_of(layer)
         if policy is not None:
-            rounding_state(layer)
+            prepare(layer)
         if _symbolic((args, kwargs)):
             with paused():
                 return call(layer, *args, **kwargs)
         if scope is not None and not (policy is not None and is_graph(scope.layer)):
             with scope.within(layer):
+                return call(layer, *args, **kwargs)
+        if policy is not None and policy.delayed and is_inferring():
+            with resumed(), opened(layer, policy, False, finds_scales=True):
                 return call(layer, *args, **kwargs)
         if policy is None or is_paused():
             return call(layer, *args, **kwargs)
@@ -68,12 +75,12 @@ def _config_of(model: Any) -> Any:
 
 def _give(model: Any, config: Any) -> None:
     model.dtype_policy = keras.dtype_policies.deserialize(config)
-    rounding_state(model)
+    prepare(model)
 
 
 def _add_state(layer: Any) -> None:
     if policy_of(layer) is not None:
-        rounding_state(layer)
+        prepare(layer)
 
 
 @untraced
@@ -94,7 +101,7 @@ def _not_within(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def unrounded(*args: Any, **kwargs: Any) -> Any:
-        with paused():
+        with inferring():
             return function(*args, **kwargs)
 
     return unrounded

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from qemu_swalp import Hadamard, RandomBits, hadamard_transform
-from qemu_swalp.training.roles import OPERANDS, PRODUCTS
+from qemu_swalp.training.delayed import Delayed
+from qemu_swalp.training.roles import KINDS, OPERANDS, PRODUCTS
 
 from ..layers.straight_through import Rule, straight_through
+from .delayed import scaled
 
 
 class Turn(NamedTuple):
@@ -23,12 +25,25 @@ class Turn(NamedTuple):
     stream: int = 0
 
 
+class Scaling(NamedTuple):
+    """How the scale of an operand follows a history, and which of `State.scales` it is."""
+
+    delayed: Delayed
+    index: int
+
+
 class Operand(NamedTuple):
     """What is done to an operand, in this order."""
 
     factor: float = 1.0
     turn: Turn | None = None
     rule: Rule | None = None
+    scaling: Scaling | None = None
+
+    @property
+    def unrounded(self) -> Operand:
+        """All of it but the rounding."""
+        return Operand(self.factor, self.turn)
 
 
 class ProductRules(NamedTuple):
@@ -53,14 +68,25 @@ class Operands(NamedTuple):
     dgrad: ProductRules = ProductRules()
     wgrad: ProductRules = ProductRules()
 
+    @property
+    def delayed(self) -> tuple[tuple[str, Delayed], ...]:
+        """(where it stands, how its scale follows a history) of operands, by `Scaling.index`."""
+        found = {}
+        for name, operand in zip(OPERANDS, [x for rules in self for x in rules[:2]], strict=True):
+            if operand.scaling is not None:
+                found[name.partition(".")[2]] = operand.scaling.delayed
+        return tuple((kind, found[kind]) for kind in KINDS if kind in found)
+
 
 class State(NamedTuple):
     """What changes from call to call: the random step, and whether anything is rounded; ints or
-    0-d integer tensors.
+    0-d integer tensors; and of operands under delayed scaling the scale and its history, one vector
+    each.
     """
 
     step: Any = 0
     enabled: Any = 1
+    scales: tuple[Any, ...] = ()
 
 
 def described(operands: Operands) -> Iterator[tuple[str, str, str]]:
@@ -77,6 +103,8 @@ def described(operands: Operands) -> Iterator[tuple[str, str, str]]:
         if rules.sum is not None:
             form, _, rounding = str(rules.sum.quantizer).partition("/")
             yield f"{product}.sum", form, rounding
+    for kind, delayed in operands.delayed:
+        yield f"scale of {kind}", str(delayed), ""
 
 
 def is_plain(operand: Operand) -> bool:
@@ -88,7 +116,7 @@ def prepared(x: Any, operand: Operand, state: Any) -> Any:
     """An operand, whose last axis is summed over, as it is multiplied, where that is enabled; the
     gradient of the rounding passes straight through.
     """
-    step, enabled = state
+    step, enabled, scales = state
     y = x
     if operand.factor != 1:
         y = y * operand.factor
@@ -99,12 +127,14 @@ def prepared(x: Any, operand: Operand, state: Any) -> Any:
         y = ops.where(ops.not_equal(enabled, 0), y, x)
     if operand.rule is None:
         return y
+    if operand.scaling is not None:
+        return scaled(y, operand.rule, scales[operand.scaling.index], step, enabled)
     return straight_through(y, operand.rule, None, (step, 0), enabled)
 
 
 def unscaled(y: Any, rules: ProductRules, state: Any) -> Any:
     """A product without the factors of its operands."""
-    _, enabled = state
+    _, enabled, _ = state
     if rules.factor == 1:
         return y
     z = y * (1 / rules.factor)

@@ -13,6 +13,7 @@ from ..backend import backend
 
 class _Depth(local):
     depth = 0
+    inferring = False
 
 
 _here = _Depth()
@@ -41,3 +42,29 @@ def named() -> AbstractContextManager[Any]:
 def is_paused() -> bool:
     """Whether this thread is within `paused`."""
     return _here.depth > 0
+
+
+@contextmanager
+def inferring() -> Iterator[None]:
+    """Within it Keras infers shapes, and nothing is intercepted."""
+    before, _here.inferring = _here.inferring, True
+    try:
+        with paused():
+            yield
+    finally:
+        _here.inferring = before
+
+
+def is_inferring() -> bool:
+    """Whether this thread is within `inferring`."""
+    return _here.inferring
+
+
+@contextmanager
+def resumed() -> Iterator[None]:
+    """Within it functions of the backend are intercepted again."""
+    before, _here.depth = _here.depth, 0
+    try:
+        yield
+    finally:
+        _here.depth = before

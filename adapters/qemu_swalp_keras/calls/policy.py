@@ -15,14 +15,17 @@ import keras
 
 from qemu_swalp import Hadamard, stream_id
 from qemu_swalp.training import ELEMENTWISE, FULL_PRECISION, OPERANDS, Recipe
-from qemu_swalp.training.roles import PRODUCTS
+from qemu_swalp.training.roles import KINDS, PRODUCTS
 
 from ..layers.straight_through import Rule
-from .operands import Operand, Operands, ProductRules, Turn
+from .operands import Operand, Operands, ProductRules, Scaling, Turn
 from .rules import ElementwiseRules, is_stochastic
 
 AS_INPUT = {"forward.weight": "forward.input", "dgrad.weight": "wgrad.input"}
 """By which quantizer the second of two activations is rounded, in place of a weight's."""
+
+AS_KIND = {"weight": "input"}
+"""The same by kinds of operands."""
 
 SECTIONS = ("products", "elementwise")
 """Of a recipe, those that a policy holds."""
@@ -47,6 +50,11 @@ class Section:
         if any(fnmatchcase(name, pattern) for pattern in self.exclude):
             return FULL_PRECISION
         return self.recipe.of(f"{name}/{suffix}")
+
+    @property
+    def parts(self) -> list[Recipe]:
+        """The recipe and those of its overrides."""
+        return [self.recipe, *(part for _, part in self.recipe.overrides if part is not None)]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain, for a config."""
@@ -75,6 +83,7 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
     path : name of the layer in the model; "" for the model itself.
     place : number of the layer in the model, from which its random bits derive.
     products, elementwise : `Section.to_dict()`, or None.
+    scales : of the operands under delayed scaling, {name: how its scale follows a history}.
     """
 
     def __init__(
@@ -85,13 +94,17 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
         place: int = 0,
         products: Mapping[str, Any] | None = None,
         elementwise: Mapping[str, Any] | None = None,
+        scales: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(name)
+        self.scales = dict(scales or {})
         self.layer, self.path, self.place = layer, path, place
         self.products, self.elementwise = (
             None if plain is None else Section.from_dict(plain) for plain in (products, elementwise)
         )
         self.stochastic = any(_is_stochastic(section) for section in self._sections())
+        self.delayed = any(part.scaling for section in self._sections() for part in section.parts)
+        """Whether scales of operands follow a history."""
         self.seen: list[Any] = []
         """What the layer was seen to multiply in its last call, each a `Product`."""
         self.checked = False
@@ -132,22 +145,23 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
         recipe = section.of(name, "operands")
         if not (recipe.operands or recipe.sums):
             return None
-        made = []
+        made, scaling = [], dict(recipe.scaling)
+        places = [
+            kind for kind in KINDS if (AS_KIND if activations else {}).get(kind, kind) in scaling
+        ]
         for product in PRODUCTS:
             turn = self._turn(section, recipe.transform(product), f"{product}.transform{part}")
             names = [name for name in OPERANDS if name.startswith(f"{product}.")]
-            first, second = (
-                Operand(
-                    recipe.factor(role),
-                    turn,
-                    self._rule(section, recipe.quantizer(role), name + part),
-                )
-                for name in names
-                for role in (AS_INPUT.get(name, name) if activations else name,)
-            )
+            operands = []
+            for name in names:
+                role, place = AS_INPUT.get(name, name) if activations else name, name.split(".")[1]
+                rule = self._rule(section, recipe.quantizer(role), name + part)
+                delayed = scaling.get(role.split(".")[1]) if rule is not None else None
+                follows = None if delayed is None else Scaling(delayed, places.index(place))
+                operands.append(Operand(recipe.factor(role), turn, rule, follows))
             total = f"{product}.sum"
             rule = self._rule(section, recipe.accumulation(total), total + part)
-            made.append(ProductRules(first, second, rule))
+            made.append(ProductRules(*operands, rule))
         return Operands(*made)
 
     def _elementwise(self, name: str) -> ElementwiseRules | None:
@@ -177,11 +191,12 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
             for name, section in zip(SECTIONS, (self.products, self.elementwise), strict=True)
         }
         own = {"layer": self.layer, "path": self.path, "place": self.place}
+        own |= {"scales": dict(self.scales)}
         return {**super().get_config(), **own, **sections}
 
 
 def _is_stochastic(section: Section) -> bool:
-    recipes = (section.recipe, *(r for _, r in section.recipe.overrides if r is not None))
+    recipes = section.parts
     return any(
         is_stochastic(rule)
         for recipe in recipes

@@ -12,11 +12,12 @@ import keras
 from keras import ops
 
 from .._compat import SavedState, add_state, layer_scope, sublayers
-from ..backend import ROUNDING_STATE, counter, eagerly
+from ..backend import ROUNDING_STATE, counter, differentiable_tensor, eagerly
 from .operands import Operands, State
 from .pausing import is_paused, paused
 from .policy import RoundingPolicy
 from .rules import ElementwiseRules
+from .scales import scales_of, states_of_operands
 
 CALLS_OF_A_MODE = 2**30
 """Steps of random bits that either mode has (clause RNG-5)."""
@@ -68,6 +69,13 @@ def rounding_state(layer: Any) -> RoundingState:
     return state
 
 
+def prepare(layer: Any) -> None:
+    """Give a layer the state that its policy needs, where that is missing."""
+    rounding_state(layer)
+    if (policy := policy_of(layer)) is not None:
+        scales_of(layer, policy)
+
+
 def policy_of(layer: Any) -> RoundingPolicy | None:
     """The layer's own, not one that it was handed by the layer around it."""
     policy = layer.dtype_policy
@@ -85,6 +93,8 @@ class Product(NamedTuple):
     """None: it is not rounded."""
     activations: bool
     """Whether neither operand is a weight."""
+    scales: tuple[Any, ...]
+    """Of operands under delayed scaling, the variables of their states."""
     flops: int
     """Twice its multiplications, lengths that a trace leaves open counted as 1."""
 
@@ -92,8 +102,12 @@ class Product(NamedTuple):
 class Scope:
     """The call of a layer, with those of the layers within it."""
 
-    def __init__(self, layer: Any, policy: RoundingPolicy, training: bool) -> None:
+    def __init__(
+        self, layer: Any, policy: RoundingPolicy, training: bool, finds_scales: bool = False
+    ) -> None:
         self.layer, self.policy, self.mode = layer, policy, 0 if training else 1
+        self.finds_scales = finds_scales
+        """Whether it is called to find which scales its products need, and rounds nothing."""
         value = ops.convert_to_tensor(rounding_state(layer).state)
         self.calls, self.enabled = counter(value[self.mode]), counter(value[2])
         self.step = self.calls + self.mode * CALLS_OF_A_MODE
@@ -101,17 +115,27 @@ class Scope:
         self.stack: list[tuple[str, str]] = [(policy.path or layer.name, "")]
         self.counts: dict[tuple[str, str], int] = {}
         self.weights: dict[int, Any] = {}
+        self.turns = False
+        """Whether a loop over time is running."""
         self.result: Any = None
         """Of the last product."""
         policy.seen.clear()
 
     @property
     def rounds(self) -> bool:
-        return not (isinstance(self.enabled, int) and not self.enabled)
+        return not (self.finds_scales or (isinstance(self.enabled, int) and not self.enabled))
 
     @property
     def state(self) -> State:
         return State(self.step, self.enabled)
+
+    def state_of(self, product: Product) -> State:
+        """With the scales of its operands."""
+        with paused():
+            scales = [differentiable_tensor(v, "float32") for v in product.scales]
+            if self.mode:  # what a backward of inference gives goes nowhere
+                scales = [ops.stop_gradient(x) for x in scales]
+        return State(self.step, self.enabled, tuple(scales))
 
     @contextmanager
     def within(self, layer: Any) -> Iterator[None]:
@@ -135,9 +159,29 @@ class Scope:
         part = f".{relative}.{number}" if relative or number else ""
         operands = self.policy.operands(name, part, activations)
         flops = 2 * math.prod(n for n in lengths if isinstance(n, int))
-        product = Product(name, operation, operands, activations, flops)
+        scales: tuple[Any, ...] = ()
+        if operands is not None and operands.delayed:
+            self._check_is_once()
+            scales = states_of_operands(self.layer, self.policy, operands, part, not self.mode)
+        product = Product(name, operation, operands, activations, scales, flops)
         self.policy.seen.append(product)
         return product
+
+    def _check_is_once(self) -> None:
+        """What each call's backward gives for a scale is added up, where a variable is used twice.
+
+        Raises
+        ------
+        ValueError: if a step of training makes the same product twice.
+        """
+        if self.mode or self.finds_scales:
+            return
+        if self.turns or _current.calls.setdefault(id(self.policy), self) is not self:
+            raise ValueError(
+                f"delayed scaling has one scale for one product in a step, and layer"
+                f" {self.layer_name!r} makes it several times; exclude the layer, or take scales"
+                " of present numbers, as 'fp8_hybrid' has"
+            )
 
     @property
     def layer_name(self) -> str:
@@ -192,7 +236,11 @@ def _names(layer: Any, path: str) -> Iterator[tuple[int, str]]:
 
 
 class _Current(local):
-    scope: Scope | None = None
+    def __init__(self) -> None:
+        self.scope: Scope | None = None
+        self.depth = 0
+        self.calls: dict[int, Scope] = {}
+        """Those of the outermost call of a layer that is running, by the policy."""
 
 
 _current = _Current()
@@ -204,12 +252,37 @@ def current() -> Scope | None:
 
 
 @contextmanager
-def opened(layer: Any, policy: RoundingPolicy, training: bool) -> Iterator[Scope]:
+def called() -> Iterator[None]:
+    """Around each call of a layer."""
+    if not _current.depth:
+        _current.calls = {}
+    _current.depth += 1
+    try:
+        yield
+    finally:
+        _current.depth -= 1
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Within it layers are called without effect, beside the call that is running."""
+    before, _current.calls = _current.calls, {}
+    try:
+        yield
+    finally:
+        _current.calls = before
+
+
+@contextmanager
+def opened(
+    layer: Any, policy: RoundingPolicy, training: bool, finds_scales: bool = False
+) -> Iterator[Scope]:
     """Within it the layer is being called."""
-    scope = Scope(layer, policy, training)
+    scope = Scope(layer, policy, training, finds_scales)
     before, _current.scope = _current.scope, scope
     try:
         yield scope
-        scope.finish()
+        if not finds_scales:
+            scope.finish()
     finally:
         _current.scope = before

@@ -13,7 +13,8 @@ from qemu_swalp.training.seeds import seed_for
 from ..layers.names import check_choice_of_layers, named_layers, placed, sites
 from ..layers.selection import Selection, chosen, patterns_in
 from .policy import SECTIONS, RoundingPolicy, Section
-from .scope import policy_of, rounding_state
+from .scales import find_scales, remove_scales
+from .scope import policy_of, prepare
 from .uncovered import POLICIES
 
 NAMES = {
@@ -57,7 +58,9 @@ def put(
             policies.append((layer, _policy(layer, path, place, parts)))
     for layer, policy in policies:
         layer.dtype_policy = policy
-        rounding_state(layer)
+        prepare(layer)
+    if any(policy.delayed for _, policy in policies):
+        find_scales(model)
     return model
 
 
@@ -69,6 +72,8 @@ def take_off(model: Any, section: str) -> Any:
             layer.dtype_policy = (
                 _policy(layer, policy.path, policy.place, parts) if parts else policy.name
             )
+            if section == "products":
+                remove_scales(layer)
     return model
 
 
@@ -90,7 +95,11 @@ def _sections(layer: Any) -> dict[str, Section]:
 
 def _policy(layer: Any, path: str, place: int, parts: dict[str, Section]) -> RoundingPolicy:
     sections = {name: section.to_dict() for name, section in parts.items()}
-    return RoundingPolicy(layer.dtype_policy.name, layer.name, path, place, **sections)
+    before = policy_of(layer)
+    scales = before.scales if before is not None and "products" in sections else {}
+    return RoundingPolicy(
+        layer.dtype_policy.name, layer.name, path, place, **sections, scales=scales
+    )
 
 
 def _check(path: str, layer: Any, section: str) -> None:

@@ -15,7 +15,7 @@ from .._compat import Seen, dispatched_operations, operations_in_program
 from ..backend import backend
 from .pausing import is_paused
 from .policy import SECTIONS, RoundingPolicy
-from .scope import Scope, opened
+from .scope import Scope, apart, opened
 from .uncovered import report
 
 REMEDIES = {
@@ -61,7 +61,7 @@ def probe(
         for i, x in zip(traced, tensors, strict=True):
             given[i] = x
         args, kwargs = tree.pack_sequence_as(inputs, given)
-        with keras.StatelessScope(values), opened(layer, policy, training):
+        with keras.StatelessScope(values), apart(), opened(layer, policy, training):
             call(layer, *args, **kwargs)
 
     policy.checked = True

@@ -14,7 +14,7 @@ from qemu_swalp.training.averaging.base import nonfinite_names
 from .._compat import calls_of_apply, float32_like
 from ..backend import counter, tensor, update_each
 from .layouts import with_layouts
-from .param_plan import Entry, is_16bit
+from .param_plan import Entry, is_16bit, is_overwritten
 
 
 class AverageInOptimizer:
@@ -31,13 +31,13 @@ class AverageInOptimizer:
 
     def build(self, entries: Sequence[Entry]) -> None:
         """Make the variables."""
-        self._entries = entries
+        self._entries = [e for e in entries if not is_overwritten(e.variable)]
         if self._rule is not None:
             self._count = self._optimizer.add_variable(
                 (), dtype="int", aggregation="only_first_replica", name="n_averaged"
             )
-            self._values = [self._variable_for(entry) for entry in entries]
-            self._rules = self._rule_of_each(self._rule, entries)
+            self._values = [self._variable_for(entry) for entry in self._entries]
+            self._rules = self._rule_of_each(self._rule, self._entries)
 
     @staticmethod
     def _rule_of_each(rule: Averaging, entries: Sequence[Entry]) -> list[Averaging]:

@@ -76,6 +76,11 @@ def is_16bit(variable: Any) -> bool:
     return dtype_of(variable) in ("float16", "bfloat16")
 
 
+def is_overwritten(variable: Any) -> bool:
+    """Whether Keras overwrites a variable with its gradient: a scale, which nothing averages."""
+    return bool(getattr(variable, "overwrite_with_gradient", False))
+
+
 def entries(variables: Sequence[Any], recipe: Recipe) -> list[Entry]:
     """One entry for each variable.
 
@@ -92,9 +97,7 @@ def entries(variables: Sequence[Any], recipe: Recipe) -> list[Entry]:
     for tensor, variable in enumerate(variables):
         name = getattr(variable, "path", variable.name)
         dtype = dtype_of(variable)
-        plain = keras.backend.is_float_dtype(dtype) and not getattr(
-            variable, "overwrite_with_gradient", False
-        )
+        plain = keras.backend.is_float_dtype(dtype) and not is_overwritten(variable)
         own = _in_keras_names(recipe.of(name)) if plain else FULL_PRECISION
         if own.axis_words:
             own = resolved_for(own, f"Variable {name}", tuple(variable.shape), *layouts[tensor])

@@ -15,6 +15,7 @@ from keras import ops
 import qemu_swalp
 
 from ..calls.core import by_core, is_zero, random_of
+from ..calls.delayed import next_states
 from ..calls.differentiable import differentiable
 from ..calls.operands import Operands, ProductRules, State, prepared, unscaled
 from ..calls.pausing import paused
@@ -27,7 +28,8 @@ def contract(operands: Operands, state: State, a: Any, b: Any) -> Any:
     As their quantizers see them: a (M, K) and b (N, K) forward; error (M, N) and b (K, N) in dgrad;
     error (N, M) and a (K, M) in wgrad, the gradient of b.
     """
-    return differentiable(_forward, _backward)(operands, tuple(state), a, b)
+    step, enabled, scales = state
+    return differentiable(_forward, _backward)(operands, (step, enabled), a, b, *scales)
 
 
 def product(a: Any, b: Any, rules: ProductRules, state: Any) -> Any:
@@ -37,7 +39,7 @@ def product(a: Any, b: Any, rules: ProductRules, state: Any) -> Any:
 
 def accumulated(a: Any, b: Any, rule: Rule | None, state: Any) -> Any:
     """a·b, accumulated by a rule where that is enabled."""
-    step, enabled = state
+    step, enabled, _ = state
     off = rule is None or is_zero(enabled)
     if rule is None or off is True:
         return ops.matmul(a, b)
@@ -50,8 +52,8 @@ def accumulated(a: Any, b: Any, rule: Rule | None, state: Any) -> Any:
     return y if off is False else ops.where(off, ops.matmul(a, b), y)
 
 
-def _forward(operands: Operands, state: Any, a: Any, b: Any) -> Any:
-    rules = operands.forward
+def _forward(operands: Operands, state: Any, a: Any, b: Any, *scales: Any) -> Any:
+    rules, state = operands.forward, State(*state, scales)
     with paused():
         first = prepared(a, rules.first, state)
         return product(first, _t(prepared(_t(b), rules.second, state)), rules, state)
@@ -59,8 +61,9 @@ def _forward(operands: Operands, state: Any, a: Any, b: Any) -> Any:
 
 def _backward(
     operands: Operands, state: Any, tensors: Sequence[Any], error: Any, needed: Sequence[bool]
-) -> tuple[Any, Any]:
-    a, b = tensors
+) -> tuple[Any, ...]:
+    a, b, *scales = tensors
+    state = State(*state, tuple(scales))
     da = db = None
     with paused():
         if needed[0]:
@@ -71,7 +74,21 @@ def _backward(
             rules = operands.wgrad
             second = prepared(_t(a), rules.second, state)
             db = product(second, _t(prepared(_t(error), rules.first, state)), rules, state)
-    return da, db
+        return da, db, *next_states(state, _seen(operands, state, (a, b, error), needed[0]))
+
+
+def _seen(operands: Operands, state: State, tensors: Any, has_dgrad: bool) -> Any:
+    """The operands and how they are seen, for `next_states`."""
+    a, b, error = tensors
+    e = error if has_dgrad else _t(error)
+    return (
+        (operands.forward.first, lambda operand: prepared(a, operand, state)),
+        (operands.forward.second, lambda operand: prepared(_t(b), operand, state)),
+        (
+            operands.dgrad.first if has_dgrad else operands.wgrad.first,
+            lambda operand: prepared(e, operand, state),
+        ),
+    )
 
 
 def _t(x: Any) -> Any:

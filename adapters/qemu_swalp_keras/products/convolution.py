@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from .._compat import backend_function
+from ..calls.delayed import next_states
 from ..calls.differentiable import differentiable, pull_back
 from ..calls.operands import Operand, Operands, ProductRules, State, is_plain, prepared, unscaled
 from ..calls.pausing import paused
@@ -49,11 +50,13 @@ def convolve(convolution: Convolution, state: State, x: Any, kernel: Any) -> Any
     """The convolution of x by the kernel, which Keras has as (*k, C/G, O), transposed ones
     as (*k, O, C), depthwise ones as (*k, C, O/C).
     """
-    return differentiable(_forward, _backward)(convolution, tuple(state), x, kernel)
+    step, enabled, scales = state
+    function = differentiable(_forward, _backward)
+    return function(convolution, (step, enabled), x, kernel, *scales)
 
 
-def _forward(convolution: Convolution, state: Any, x: Any, kernel: Any) -> Any:
-    rules = convolution.operands.forward
+def _forward(convolution: Convolution, state: Any, x: Any, kernel: Any, *scales: Any) -> Any:
+    rules, state = convolution.operands.forward, State(*state, scales)
     with paused():
         a = _over_channels(convolution, x, rules.first, state)
         w = _kernel(convolution, kernel, rules.second, state, True)
@@ -66,8 +69,9 @@ def _backward(
     tensors: Sequence[Any],
     error: Any,
     needed: Sequence[bool],
-) -> tuple[Any, Any]:
-    x, kernel = tensors
+) -> tuple[Any, ...]:
+    x, kernel, *scales = tensors
+    state = State(*state, tuple(scales))
     dx = dw = None
     with paused():
         if needed[0]:
@@ -82,7 +86,22 @@ def _backward(
                 e = _over_pixels(convolution, error, rules.first, state)
                 a = _over_pixels(convolution, x, rules.second, state)
             dw = unscaled(_wgrad(convolution, a, kernel, e, rules, state), rules, state)
-    return dx, dw
+        seen = _seen(convolution, state, (x, kernel, error), needed[0])
+        return dx, dw, *next_states(state, seen)
+
+
+def _seen(convolution: Convolution, state: State, tensors: Any, has_dgrad: bool) -> Any:
+    """The operands and how they are seen, for `next_states`."""
+    x, kernel, error = tensors
+    rules, over = convolution.operands, _over_channels if has_dgrad else _over_pixels
+    return (
+        (rules.forward.first, lambda operand: _over_channels(convolution, x, operand, state)),
+        (rules.forward.second, lambda operand: _kernel(convolution, kernel, operand, state, True)),
+        (
+            rules.dgrad.first if has_dgrad else rules.wgrad.first,
+            lambda operand: over(convolution, error, operand, state),
+        ),
+    )
 
 
 def _product(convolution: Convolution, x: Any, kernel: Any, rule: Rule | None, state: Any) -> Any:

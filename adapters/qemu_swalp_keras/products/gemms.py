@@ -29,6 +29,9 @@ def quantize_gemms(
     accumulation says; else in the tensors' own dtype. Gradients pass straight through the
     roundings. Weights themselves stay as they are: rounding those is the optimizer's part.
 
+    Under delayed scaling scales and histories are trainable variables of the layers, which the
+    optimizer overwrites with the next ones, as in Keras's own float8 training.
+
     Rounded is every call of `matmul`, `einsum`, `dot`, `tensordot`, `inner`, `vdot`, the
     convolutions and `dot_product_attention` of `keras.ops` while a layer of the model is called,
     in layers of Keras and in a user's own, and those that a functional model calls outside of its
@@ -61,7 +64,8 @@ def quantize_gemms(
     TypeError: if `model` is not a Keras model or `recipe` not a recipe.
     ValueError: if there is nothing to round; if the products are rounded already; if a pattern of
         `exclude` matches no layer, or one of the recipe's `overrides` no name; if a layer was
-        quantized by Keras; if the recipe names layers by position and one is not built.
+        quantized by Keras; if the recipe names layers by position and one is not built; under
+        delayed scaling, if a product is made several times in a step, or under replicas.
 
     UncoveredError: in the first call of a layer that multiplies past Keras.
 
@@ -77,7 +81,6 @@ def quantize_gemms(
     check_bool("attention", attention)
     check_model(model)
     recipe = check_section(recipe, "products", "quantize_gemms")
-    _check_scaling(recipe)
     return put(
         model,
         "products",
@@ -87,15 +90,6 @@ def quantize_gemms(
         attention=attention,
         uncovered=uncovered,
     )
-
-
-def _check_scaling(recipe: Recipe) -> None:
-    for part in (recipe, *(part for _, part in recipe.overrides if part is not None)):
-        if part.scaling:
-            raise ValueError(
-                "delayed scaling is applied in PyTorch, not in Keras; take scales of present"
-                " numbers, as in dataclasses.replace(recipe, scaling=())"
-            )
 
 
 def unquantize_gemms(model: Any) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, partial, wraps
 from typing import Any
 
@@ -116,7 +117,7 @@ def _multiplied(
     (a, b), (of_a, of_b, out) = pair, axes
     if weights == [True, False]:
         a, b, of_a, of_b = b, a, of_b, of_a
-    return contracted(a, b, (of_a, of_b, out), product.operands, scope.state)
+    return contracted(a, b, (of_a, of_b, out), product.operands, scope.state_of(product))
 
 
 def _einsum(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -168,7 +169,7 @@ def _convolution(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         groups = {"nn.conv": channels // w.shape[-2], "nn.depthwise_conv": channels}.get(name, 1)
         frozen = tuple(sorted((key, _hashable(value)) for key, value in options.items()))
         convolution = Convolution(name, frozen, groups, product.operands)
-        scope.result = convolve(convolution, scope.state, x, w)
+        scope.result = convolve(convolution, scope.state_of(product), x, w)
         return scope.result
 
     return convolved
@@ -212,7 +213,8 @@ def _loop(function: Callable[..., Any]) -> Callable[..., Any]:
     def rnn(step_function: Any, inputs: Any, initial_states: Any, **options: Any) -> Any:
         scope = current()
         if scope is None or not scope.policy.stochastic:
-            return function(step_function, inputs, initial_states, **options)
+            with turning(scope):
+                return function(step_function, inputs, initial_states, **options)
         axes = (1, 0) if options.get("time_major") else (0, 1)
         lengths = ops.shape(tree.flatten(inputs)[0])
         batch, turns = (lengths[axis] for axis in axes)
@@ -227,11 +229,25 @@ def _loop(function: Callable[..., Any]) -> Callable[..., Any]:
             return step_function(inputs, states)
 
         numbered = (inputs, ops.broadcast_to(number, shape))
-        result = function(turn, numbered, initial_states, **options)
+        with turning(scope):
+            result = function(turn, numbered, initial_states, **options)
         scope.step = first + turns
         return result
 
     return rnn
+
+
+@contextmanager
+def turning(scope: Scope | None) -> Iterator[None]:
+    """Within it a loop over time is running."""
+    if scope is None:
+        yield
+        return
+    before, scope.turns = scope.turns, True
+    try:
+        yield
+    finally:
+        scope.turns = before
 
 
 def _dtype(step: Any) -> str:

@@ -169,3 +169,19 @@ def test_trainer_trains() -> None:
     model.evaluate(x, y, verbose=0)
     assert seen
     assert not any(seen)
+
+
+def test_state_layers() -> None:
+    """Their variables are trained, though they are none of the layers of a model; they go again."""
+    layer = keras.layers.Dense(2)
+    layer.build((1, 3))
+    state = _compat.StateLayer("scales")
+    state.add_weight(name="scale", shape=(2,))
+    assert state.built
+    _compat.add_state(layer, "state", state)
+    assert len(layer.trainable_weights) == 3
+    assert _compat.sublayers(layer) == []
+    assert _compat.flat_layers(layer) == [layer]
+    _compat.remove_state(layer, "state")
+    assert len(layer.trainable_weights) == 2
+    assert not hasattr(layer, "state")
