@@ -29,7 +29,7 @@ class Scaling(NamedTuple):
     """How the scale of an operand follows a history, and which of `State.scales` it is."""
 
     delayed: Delayed
-    index: int
+    place: int
 
 
 class Operand(NamedTuple):
@@ -70,7 +70,7 @@ class Operands(NamedTuple):
 
     @property
     def delayed(self) -> tuple[tuple[str, Delayed], ...]:
-        """(where it stands, how its scale follows a history) of operands, by `Scaling.index`."""
+        """(where it stands, how its scale follows a history) of operands, by `Scaling.place`."""
         found = {}
         for name, operand in zip(OPERANDS, [x for rules in self for x in rules[:2]], strict=True):
             if operand.scaling is not None:
@@ -128,7 +128,7 @@ def prepared(x: Any, operand: Operand, state: Any) -> Any:
     if operand.rule is None:
         return y
     if operand.scaling is not None:
-        return scaled(y, operand.rule, scales[operand.scaling.index], step, enabled)
+        return scaled(y, operand.rule, scales[operand.scaling.place], step, enabled)
     return straight_through(y, operand.rule, None, (step, 0), enabled)
 
 

@@ -161,7 +161,7 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
                 operands.append(Operand(recipe.factor(role), turn, rule, follows))
             total = f"{product}.sum"
             rule = self._rule(section, recipe.accumulation(total), total + part)
-            made.append(ProductRules(*operands, rule))
+            made.append(ProductRules(operands[0], operands[1], rule))
         return Operands(*made)
 
     def _elementwise(self, name: str) -> ElementwiseRules | None:

@@ -83,7 +83,7 @@ def find_scales(model: Any) -> None:
 def states_of_operands(
     layer: Any, policy: RoundingPolicy, operands: Operands, part: str, training: bool
 ) -> tuple[Any, ...]:
-    """The variables of the operands of a product, by `Scaling.index`.
+    """The variables of the operands of a product, by `Scaling.place`.
 
     Raises
     ------

@@ -53,7 +53,7 @@ def accumulated(a: Any, b: Any, rule: Rule | None, state: Any) -> Any:
 
 
 def _forward(operands: Operands, state: Any, a: Any, b: Any, *scales: Any) -> Any:
-    rules, state = operands.forward, State(*state, scales)
+    rules, state = operands.forward, State(state[0], state[1], scales)
     with paused():
         first = prepared(a, rules.first, state)
         return product(first, _t(prepared(_t(b), rules.second, state)), rules, state)
@@ -63,7 +63,7 @@ def _backward(
     operands: Operands, state: Any, tensors: Sequence[Any], error: Any, needed: Sequence[bool]
 ) -> tuple[Any, ...]:
     a, b, *scales = tensors
-    state = State(*state, tuple(scales))
+    state = State(state[0], state[1], tuple(scales))
     da = db = None
     with paused():
         if needed[0]:

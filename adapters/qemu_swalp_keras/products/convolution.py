@@ -56,7 +56,7 @@ def convolve(convolution: Convolution, state: State, x: Any, kernel: Any) -> Any
 
 
 def _forward(convolution: Convolution, state: Any, x: Any, kernel: Any, *scales: Any) -> Any:
-    rules, state = convolution.operands.forward, State(*state, scales)
+    rules, state = convolution.operands.forward, State(state[0], state[1], scales)
     with paused():
         a = _over_channels(convolution, x, rules.first, state)
         w = _kernel(convolution, kernel, rules.second, state, True)
@@ -71,7 +71,7 @@ def _backward(
     needed: Sequence[bool],
 ) -> tuple[Any, ...]:
     x, kernel, *scales = tensors
-    state = State(*state, tuple(scales))
+    state = State(state[0], state[1], tuple(scales))
     dx = dw = None
     with paused():
         if needed[0]:
