@@ -134,7 +134,7 @@ def prepared(x: Any, operand: Operand, state: Any) -> Any:
 
 def unscaled(y: Any, rules: ProductRules, state: Any) -> Any:
     """A product without the factors of its operands."""
-    _, enabled, _ = state
+    _, enabled, *_ = state
     if rules.factor == 1:
         return y
     z = y * (1 / rules.factor)

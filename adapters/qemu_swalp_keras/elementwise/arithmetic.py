@@ -90,7 +90,7 @@ class RoundedArithmetic:
 
 def operate(operation: str, tensors: list[Any], rule: Rule, state: Any) -> Any:
     """The operation rounded where that is enabled; without gradient."""
-    step, enabled = state
+    step, enabled, *_ = state
     off = is_zero(enabled)
     if off is True:
         return PLAIN[operation](*tensors)
