@@ -87,8 +87,12 @@ def draw(figure: Any, settings: Settings, summary: Sequence[Row], facts: Row) ->
 
 
 def _draw_rounding(first: Any, settings: Settings, summary: Sequence[Row], facts: Row) -> None:
-    colors = {"stochastic_a": BLUE, "stochastic_b": GREEN, "stochastic_c": PURPLE}
-    for mode, color in colors.items():
+    styles = {
+        "stochastic_a": (BLUE, "-"),
+        "stochastic_b": (GREEN, "-"),
+        "stochastic_c": (PURPLE, ":"),
+    }
+    for mode, (color, style) in styles.items():
         points = [
             (settings.random_bits.index(int(bits.rstrip(">"))), row["distance"]["mean"])
             for row in summary
@@ -96,7 +100,7 @@ def _draw_rounding(first: Any, settings: Settings, summary: Sequence[Row], facts
             for name, _, bits in (_mode(row["rounding"]).partition("<"),)
             if name == mode
         ]
-        first.plot(*zip(*points, strict=True), color=color, marker="o", ms=4, label=mode)
+        first.plot(*zip(*points, strict=True), color=color, ls=style, marker="o", ms=4, label=mode)
     nearest = [row for row in summary if row["rounding"] == "nearest_even"]
     for row in nearest:
         if row["method"] == "SWALP":
@@ -119,6 +123,8 @@ def _draw_spacing(second: Any, settings: Settings, summary: Sequence[Row]) -> No
             if row["part"] == "2" and row["method"] == method
         ]
         second.loglog(deltas, means, color=color, marker="o", ms=4, label=label)
+    second.set_xticks(deltas, [f"$2^{{-{fraction}}}$" for fraction in settings.fractions])
+    second.minorticks_off()
     second.set(title="lopsided function", xlabel="δ")
 
 
