@@ -26,7 +26,7 @@ EXPERIMENTS = {
         " SWAP"
     ),
     "cifar10-vgg16": "the paper's VGG16 on CIFAR-10, in float32 and with every number in 8 bits",
-    "cifar10-vgg16bn": "VGG16 with batch normalization on CIFAR-10, which settles sooner",
+    "cifar10-vgg16bn": "VGG16 with batch normalization on CIFAR-10",
     "cifar100-vgg16": "the paper's VGG16 on CIFAR-100",
     "cifar10-preresnet164": "the paper's PreResNet-164 on CIFAR-10",
     "cifar100-preresnet164": "the paper's PreResNet-164 on CIFAR-100",
