@@ -17,7 +17,6 @@ from torch.optim import Optimizer
 from qemu_swalp.interop.torch import is_dtensor, rounded
 from qemu_swalp.training import Quantizer
 
-from ..tensors.dtensor import round_shard
 from .param_groups import ACCUMULATOR
 from .param_plan import Entry
 from .schedule_free import changes_weights
@@ -78,7 +77,8 @@ def _roundings(accumulator: Tensor, quantizer: Quantizer | None) -> list[Tensor]
         return [accumulator]
     modes = ["toward_negative", "toward_positive"] if quantizer.rounding.stochastic else [None]
     plain = [Quantizer(quantizer.format, mode or quantizer.rounding) for mode in modes]
-    return [
-        round_shard(accumulator, q, None) if is_dtensor(accumulator) else rounded(accumulator, q)
-        for q in plain
-    ]
+    if not is_dtensor(accumulator):
+        return [rounded(accumulator, q) for q in plain]
+    from ..tensors.dtensor import round_shard
+
+    return [round_shard(accumulator, q, None) for q in plain]

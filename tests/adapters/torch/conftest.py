@@ -250,3 +250,10 @@ def _one_thread() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _compiled_anew() -> Iterator[None]:
+    """Dynamo counts recompilations of a function, `torch.nn.Module`'s own too, over all tests."""
+    yield
+    torch._dynamo.reset()

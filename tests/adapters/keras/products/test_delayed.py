@@ -26,11 +26,14 @@ E4M3 = "block<e4m3fn,scale=float<8,23>>"
 def network():
     """With a convolution on PyTorch, where it takes no time to compile."""
     keras.utils.set_random_seed(3)
-    first = layers.Conv2D(3, 2, activation="relu", name="conv")
+    if BACKEND == "torch":
+        first = layers.Conv2D(3, 2, activation="relu", name="first")
+    else:
+        first = layers.EinsumDense("bhwc,co->bhwo", (6, 6, 3), name="first")
     return keras.Sequential(
         [
             layers.Input((6, 6, 2)),
-            first if BACKEND == "torch" else layers.EinsumDense("bhwc,co->bhwo", (6, 6, 3)),
+            first,
             layers.Flatten(name="flat"),
             layers.Dense(2, name="fc"),
         ]

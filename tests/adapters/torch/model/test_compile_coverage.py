@@ -26,13 +26,6 @@ CALLS = {
 X = torch.linspace(-1, 1, 32).reshape(4, 8)
 
 
-@pytest.fixture(autouse=True)
-def _fresh():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 class Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, a, b):
