@@ -56,7 +56,7 @@ def _first_greatest(
     magnitude is not.
     """
     finite = xp.where(single < INFINITY, single, 0)
-    amax = over_blocks(xp, finite, format)
+    amax = _greatest(xp, finite, format)
     lengths = xp.lengths(single)
     if is_empty(lengths):
         return amax, amax == amax
@@ -64,6 +64,14 @@ def _first_greatest(
     later = 2 * (_run(format) - _positions(xp, single, format))
     key = xp.where(there, later + xp.cast(negative, 32), 0)
     return amax, (over_blocks(xp, key, format) & 1) == 0
+
+
+def _greatest(xp: Namespace, bits: Array, format: Block) -> Array:
+    """The greatest of each block; an array without elements has none."""
+    lengths = xp.lengths(bits)
+    if is_empty(lengths):
+        return xp.broadcast(xp.table([0], 32, bits), blocks_shape(lengths, format))
+    return over_blocks(xp, bits, format)
 
 
 def _run(format: Block) -> int:
@@ -92,7 +100,7 @@ def _ends(xp: Namespace, single: Array, negative: Array, format: Block) -> tuple
     """
 
     def greatest(mask: Array, key: Array) -> Array:
-        return over_blocks(xp, xp.where(mask & (single < INFINITY), key, 0), format)
+        return _greatest(xp, xp.where(mask & (single < INFINITY), key, 0), format)
 
     up, down = single + 1, INFINITY - single
     above, below = greatest(~negative, up), greatest(negative, up)

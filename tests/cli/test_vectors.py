@@ -152,7 +152,7 @@ def test_a_format_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("e4m3fn", "--out", "v.txt"), "--out must end in .json, .hex, .memh, got 'v.txt'"),
+        (("e4m3fn", "--out", "v.txt"), "--out must end in .json, .hex, .memh, .h, got 'v.txt'"),
         (("e4m3fn", "--out", "v.hex", "--count", "-1"), "--count must not be negative, got -1"),
         (("bf16", "--out", "v.hex", "--dtype", "float16"), "cannot represent the values of bf16"),
         (("e2m1fn", "--out", "v.hex", "--overflow", "nan"), "needs a format with NaN"),

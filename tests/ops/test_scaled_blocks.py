@@ -67,6 +67,7 @@ def test_which_formats_are_idempotent() -> None:
         "fp8_128x128",
         "int8",
         "int4",
+        *("q4_0", "q4_1", "q5_0", "q5_1", "q8_0"),
     ]
     assert [name for name in RULED if name not in IDEMPOTENT] == [RULED[3]]
 
@@ -104,11 +105,13 @@ def test_order_within_a_block(name: str, x: np.ndarray, mode: str) -> None:
 @given(arrays)
 def test_brackets(name: str, x: np.ndarray) -> None:
     """RND-4, BLK-4: nearest lies between the directed modes, and those on either side of what is in
-    range.
+    range. Elements are rounded, so a negative scale turns the directions (BLK-19).
     """
     down, near, up = (
         q.quantize(x, name, mode) for mode in ("toward_negative", "nearest_even", "toward_positive")
     )
+    if block(name).rule == "ggml_signed":
+        down, up = np.minimum(down, up), np.maximum(down, up)
     assert ((down <= near) & (near <= up)).all()
     if block(name).powers:
         ends = q.quantize(np.full_like(x, np.inf) + x * 0, name, overflow="saturate")
@@ -174,7 +177,8 @@ def test_special_blocks(name: str) -> None:
     lost = home if block(name).nonfinite == "block" else ~others
     for special in (math.inf, -math.inf, math.nan):
         with_it, without = x.copy(), x.copy()
-        with_it[1, 2], without[1, 2] = special, 0
+        within = x[1, 3] if block(name).rule == "ggml_minimum" else 0
+        with_it[1, 2], without[1, 2] = special, within
         r, plain = q.quantize(with_it, name), q.quantize(without, name)
         assert (r == plain)[~lost].all()
         assert np.isfinite(r)[~lost].all()
@@ -183,7 +187,10 @@ def test_special_blocks(name: str) -> None:
             r = q.quantize(with_it, name, overflow="saturate")
             assert (r == plain)[others].all()
             assert np.isfinite(r[1, 2])
-            assert (r[1, 2] > 0) == (special > 0)
+            if block(name).rule == "ggml_minimum":  # the range begins at the least element
+                assert (r[1, 2] >= r[1]).all() if special > 0 else (r[1, 2] <= r[1]).all()
+            else:
+                assert (r[1, 2] > 0) == (special > 0)
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 0), (5, 1), (1, 1, 40)])
