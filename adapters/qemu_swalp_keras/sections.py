@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qemu_swalp.training import Recipe, as_recipe
+from qemu_swalp.training import Phases, Recipe, as_recipe
 
 CALLS = {
     "optimizer": "QuantizedOptimizer or SGD",
@@ -25,6 +25,11 @@ def recipe_of(given: Recipe | str | Mapping[str, Any] | None) -> Recipe:
     """
     if given is None:
         return Recipe()
+    if isinstance(given, Phases):
+        raise TypeError(
+            f"recipe must be one recipe for the whole training, got {given!r}; phases are taken by"
+            " emulate of qemu_swalp_torch alone"
+        )
     return Recipe.from_dict(given) if isinstance(given, Mapping) else as_recipe(given)
 
 

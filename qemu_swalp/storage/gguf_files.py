@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from ..formats.scale import GGML_MINIMUM
 from ..ops.encode import BlockCodes
 from .host_arrays import in_own_dtype
 from .state_dict import QuantizedTensor
+from .tensor_files import whole
 
 RUN = 32
 """Elements of a block, in all layouts here."""
@@ -80,25 +80,17 @@ def save_gguf(
     """
     gguf = require("gguf", GGUF)
     tensors = {name: _stored(name, x) for name, x in state.items()}
-    folder, name = os.path.split(os.fspath(path))
-    part = os.path.join(folder, f".{name}.{os.getpid()}.part")
-    writer = gguf.GGUFWriter(part, architecture)
-    for key, value in (metadata or {}).items():
-        _add(writer, key, value)
-    for key, (kind, data) in tensors.items():
-        raw = None if kind is None else gguf.GGMLQuantizationType[kind]
-        writer.add_tensor(key, data, raw_dtype=raw)
-    try:
+    with whole(path) as part:
+        writer = gguf.GGUFWriter(part, architecture)
+        for key, value in (metadata or {}).items():
+            _add(writer, key, value)
+        for key, (kind, data) in tensors.items():
+            raw = None if kind is None else gguf.GGMLQuantizationType[kind]
+            writer.add_tensor(key, data, raw_dtype=raw)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        os.replace(part, path)
-    except OSError as error:
-        raise OSError(f"cannot write {os.fspath(path)}: {error}") from error
-    finally:
-        with suppress(OSError):
-            os.unlink(part)
 
 
 def _add(writer: Any, key: str, value: object) -> None:

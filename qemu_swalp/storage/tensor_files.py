@@ -60,11 +60,20 @@ def write_tensors(
         streams.append(stream)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    with whole(path) as part, open(part, "xb") as file:
+        file.writelines((len(text).to_bytes(8, "little"), text, *streams))
+
+
+@contextmanager
+def whole(path: str | os.PathLike[str]) -> Iterator[str]:
+    """The path of a file beside `path`, which takes its place once it is written.
+
+    Raises OSError, which names `path`, if writing fails; `path` is then as before.
+    """
     folder, name = os.path.split(os.fspath(path))
     part = os.path.join(folder, f".{name}.{os.getpid()}.part")
     try:
-        with open(part, "xb") as file:
-            file.writelines((len(text).to_bytes(8, "little"), text, *streams))
+        yield part
         os.replace(part, path)
     except OSError as error:
         raise OSError(f"cannot write {os.fspath(path)}: {error}") from error

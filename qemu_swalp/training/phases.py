@@ -13,7 +13,7 @@ from .presets import as_recipe
 from .recipe import FULL_PRECISION, Recipe
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Phases:
     """Recipes of a training, each from a step of the optimizer on.
 
@@ -71,6 +71,9 @@ class Phases:
                 for step, recipe in plain.items()
             }
         )
+
+    def __repr__(self) -> str:
+        return f"Phases from the steps {', '.join(str(step) for step, _ in self.recipes)} on"
 
     def __str__(self) -> str:
         """A table: the first step of each recipe, and what it rounds."""

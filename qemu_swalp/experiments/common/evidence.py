@@ -78,20 +78,24 @@ def shown(lines: Sequence[Row], load: Load) -> list[tuple[str, Settings, Outcome
     """
     groups: dict[str, list[Row]] = {}
     for line in lines:
-        kind, show = load(line["experiment"])
-        if show is None:
-            raise ValueError(f"{line['experiment']} is not shown from lines; give its results.json")
+        kind, _ = _shown_by(line["experiment"], load)
         rest = {k: v for k, v in line["settings"].items() if k not in kind.chosen}
         key = [line["experiment"], rest, line.get("corpus", {}).get("sha256")]
         groups.setdefault(json.dumps(key, sort_keys=True), []).append(line)
     results = []
     for group in groups.values():
-        kind, show = load(group[0]["experiment"])
-        assert show is not None
+        kind, show = _shown_by(group[0]["experiment"], load)
         settings = _settings(kind, group)
         seconds = sum(line["seconds"] for line in group)
         results.append((group[0]["experiment"], settings, show(settings, group), seconds))
     return results
+
+
+def _shown_by(experiment: str, load: Load) -> tuple[type[Settings], Show]:
+    kind, show = load(experiment)
+    if show is None:
+        raise ValueError(f"{experiment} is not shown from lines; give its results.json")
+    return kind, show
 
 
 def _settings(kind: type[Settings], lines: Sequence[Row]) -> Settings:
