@@ -30,8 +30,8 @@ class Monitor(RoundingFigures, keras.callbacks.Callback):
     share of elements that saturate, that underflow to 0 and that are infinite or NaN, and the
     signal to quantization noise ratio in dB. Of weights (or their accumulators): the share of
     updates that are lost, since the weight rounds back to what it was. Of parameters: the
-    gradient-to-noise ratio ‖ḡ‖²/tr Σ, ḡ mean and Σ covariance of the gradients of the steps seen,
-    which is the inverse of the gradient noise scale of McCandlish et al. 2018 (arXiv 1812.06162) at
+    gradient-to-noise ratio ‖ḡ‖²/tr Σ, ḡ mean and Σ covariance of the gradients of the steps seen.
+    It is the inverse of the gradient noise scale of McCandlish et al. 2018 (arXiv 1812.06162) at
     that batch size. It sees the optimizer's tensors, activations, errors and operands of products;
     not the average, elementwise operations, nor the partial sums of products.
 

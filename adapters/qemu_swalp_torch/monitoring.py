@@ -29,15 +29,15 @@ class Monitor(RoundingFigures):
     infinite or NaN, and the signal to quantization noise ratio in dB. Of weights (or their
     accumulators): the share of updates that are lost, since the weight rounds back to what it was.
     Of parameters: the gradient-to-noise ratio ‖ḡ‖²/tr Σ, ḡ mean and Σ covariance of the gradients
-    of the steps seen, which is the inverse of the gradient noise scale of McCandlish et al. 2018
+    of the steps seen. It is the inverse of the gradient noise scale of McCandlish et al. 2018
     (arXiv 1812.06162) at that batch size. It sees what is rounded in this process, by whatever
     model: activations, errors, operands of products, elementwise operations, the optimizer's
     tensors and the average. The partial sums of `Recipe(sums=)` and of sums among the elementwise
     operations it does not see.
 
     Parameters bear the names that they have in `model` or in another model that a call of this
-    package was given; without, those of the optimizer's (name, parameter) pairs or their places in
-    `param_groups`.
+    package was given. Without, they bear those of the optimizer's (name, parameter) pairs or their
+    places in `param_groups`.
 
     Watching takes about the time of two more roundings, and for each parameter the memory of two
     more. Watch some steps in a hundred, not all. Each rank sees its own shards of a DTensor.

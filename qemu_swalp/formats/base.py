@@ -170,10 +170,11 @@ class Format(ABC):
 
         Parameters
         ----------
-        layout : {word: axis} of an array. An axis is an integer; several, where the word counts
-            the indices of all of them together, as the output channels of a depthwise kernel; none,
-            (), where the array has one index of it alone; or {axis: length} with all axes of the
-            array, where an index of the word is a run of so many indices along each.
+        layout : {word: axis} of an array. An axis is an integer. It is several, where the word
+            counts the indices of all of them together, as the output channels of a depthwise
+            kernel. It is none, (), where the array has one index of it alone. Or it is {axis:
+            length} with all axes of the array, where an index of the word is a run of so many
+            indices along each.
         axes : the same by keyword; `in_` is "in".
 
         Returns

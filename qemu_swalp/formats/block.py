@@ -61,7 +61,7 @@ class Block(Format, family="block"):
     axis : the axis or axes that blocks are laid out along; None: the whole array is one block.
         Without `size`, each index of the axes has a scale of its own (and an array all of whose
         axes are named is one block). An axis is a number, or one of the words "out", "in", "sum"
-        and "batch" (`AXIS_WORDS`), which stand for other numbers in each layer's layout: `resolve`
+        and "batch" (`AXIS_WORDS`), which stand for other numbers in each layer's layout. `resolve`
         puts the numbers in, and recipes are resolved by the adapters.
     size : blocks are runs of so many elements along a single axis, tiles along several (one size
         for all axes or one for each), at each index of the other axes. The last of each row may be
@@ -70,21 +70,21 @@ class Block(Format, family="block"):
         another format of powers of two such as e8m0fnu, or any float format.
     rule : how a block's scale follows from amax, its greatest finite magnitude. With emax =
         ⌊log2 top⌋, scales that are powers of two have "floor" (default) 2^(⌊log2 amax⌋ - emax),
-        "ceil" 2^(⌈log2 amax⌉ - emax), "rceil" 2^⌈log2(amax/top)⌉, and "even": floor of amax rounded
-        to the element's precision. Other scales have "nearest" (default) amax/top, rounded to the
-        scale's format; "minmax", asymmetric (affine)
-        quantization with a zero point and the scale (max - min)/(2^W - 1), for elements
-        fixed<W,0,unsigned>; and the vendor rules "transformer_engine" and "torchao", the float32
-        operations by which these libraries make NVFP4. Chosen by the least squared error of the
-        block (clause BLK-17) are "mse", of the scales of "nearest" for nine tops up to twice as
-        great, of "floor" and the powers beside it; and "four_over_six", which brings amax to 6 or
-        to 4 (Cook et al. 2025, arXiv 2512.02010). Rules of one's own: `register_scale_rule`.
-        "ggml" divides by amax/top before that is rounded to the format of scales, as ggml's q8_0
-        does: `block<fixed<8,0,symmetric>,axis=-1,size=32,scale=fp16,rule=ggml>` with the rounding
+        "ceil" 2^(⌈log2 amax⌉ - emax), "rceil" 2^⌈log2(amax/top)⌉. "even" is the floor of amax
+        rounded to the element's precision. Other scales have "nearest" (default) amax/top, rounded
+        to the scale's format. "minmax" is asymmetric (affine) quantization with a zero point and
+        the scale (max - min)/(2^W - 1), for elements fixed<W,0,unsigned>. The vendor rules
+        "transformer_engine" and "torchao" are the float32 operations by which these libraries make
+        NVFP4. "mse" chooses by the least squared error of the block (clause BLK-17). It tries the
+        scales of "nearest" for nine tops up to twice as great, or "floor" and the powers beside it.
+        So does "four_over_six", which brings amax to 6 or to 4 (Cook et al. 2025, arXiv
+        2512.02010). Rules of one's own: `register_scale_rule`. "ggml" divides by amax/top before
+        that is rounded to the format of scales, as ggml's q8_0 does:
+        `block<fixed<8,0,symmetric>,axis=-1,size=32,scale=fp16,rule=ggml>` with the rounding
         "nearest_away" (clause BLK-18). Its q4_0 and q5_0 are "ggml_signed", whose scale has the
-        sign that brings the first greatest element to the end of the integers; q4_1 and q5_1 are
-        "ggml_minimum", integers above the least element: with the rounding "nearest_up" they have
-        its bits (clause BLK-19).
+        sign that brings the first greatest element to the end of the integers. Its q4_1 and q5_1
+        are "ggml_minimum", integers above the least element. With the rounding "nearest_up" all
+        have ggml's bits (clause BLK-19).
     second : format of the global (per-tensor) scale above those of the blocks, float<8,23>; or None
         (rules "nearest", "mse", "four_over_six" and the vendor rules).
     top : what the rules bring amax to; default: the greatest magnitude of the elements (of binade
@@ -95,10 +95,10 @@ class Block(Format, family="block"):
         "element": they stay as they are at their places (default elsewhere).
 
     Sources: OCP Microscaling Formats (MX) 1.0, section 6.3, for "floor"; torchao's MX formats for
-    "ceil", "rceil" and "even".
-    bm8_e2m5 and bm8_e4m3 are Block Minifloat (Fox et al., ICLR 2021) after its authors' code: bias
-    2^(E-1), subnormals, no special values. That code clips ⌊log2 amax⌋ to 8 bits before it takes
-    emax off, here S is clipped; the 48×48 tiles are what others report of the paper.
+    "ceil", "rceil" and "even". The formats bm8_e2m5 and bm8_e4m3 are Block Minifloat (Fox et al.,
+    ICLR 2021) after its authors' code: bias 2^(E-1), subnormals, no special values. That code clips
+    ⌊log2 amax⌋ to 8 bits before it takes emax off, here S is clipped; the 48×48 tiles are what
+    others report of the paper.
 
     >>> import numpy as np
     >>> from qemu_swalp import quantize

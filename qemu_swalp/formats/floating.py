@@ -24,8 +24,8 @@ class Float(FloatLayout, family="float"):
     subnormals : whether exponent field 0 holds subnormal values; if not, it holds zero alone.
     zero : whether there is a zero; if not, exponent field 0 is an ordinary binade.
     specials : how infinity and NaN are coded: "ieee" (greatest exponent field), "fn" (NaN is the
-        code of all ones, no infinity), "fnuz" (NaN is the code of -0, no infinity, no -0), "finite"
-        (neither).
+        code of all ones, no infinity). Or "fnuz" (NaN is the code of -0, no infinity, no -0),
+        "finite" (neither).
     overflow : "infinity" (default where there are infinities), "saturate" (default elsewhere),
         "propagate" or "nan".
 

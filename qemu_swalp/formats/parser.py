@@ -28,8 +28,8 @@ def parse(format: object) -> Format:
 
     Parameters
     ----------
-    format : a built-in or registered name ("e4m3fn"), or a string with parameters ("fixed<8,6>");
-        a dtype of NumPy, ml_dtypes, PyTorch, TensorFlow or JAX; or what NumPy, ml_dtypes, PyTorch,
+    format : a built-in or registered name ("e4m3fn"), or a string with parameters ("fixed<8,6>"); a
+        dtype of NumPy, ml_dtypes, PyTorch, TensorFlow or JAX. Or what NumPy, ml_dtypes, PyTorch,
         ONNX, OCP, IEEE, MLIR, CUDA and Triton call the format ("float16", "half", "bfloat16",
         "float8_e4m3fn", "FLOAT8E4M3FN", "fp8_e4m3", "f8E5M2", "binary32", "mxfp8"; the command
         `qemu-swalp formats` lists all). Case, "_" and "-" do not count in these aliases. A `Format`

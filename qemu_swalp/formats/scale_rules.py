@@ -43,7 +43,7 @@ def register_scale_rule(name: str, rule: ScaleRule) -> None:
 
     It then serves every array library and every element format, in the reference implementation.
     What it gives is rounded to the format of scales as computed scales are (clause BLK-8), to a
-    power of two downwards where scales are such; zero becomes the least scale, and what is negative
+    power of two downwards where scales are such. Zero becomes the least scale, and what is negative
     or not finite makes its block NaN. The array library computes it: libraries agree to the bit
     where that arithmetic is exact, such as products with powers of two.
 

@@ -58,9 +58,9 @@ def integer(
     of groups.
 
     Symmetric: n·s with |n| ≤ 2^(word-1) - 1 and s = amax/(2^(word-1) - 1). `zero_point=True` is
-    asymmetric (affine) quantization: (n - z)·s with n and z from 0 to 2^word - 1 and
-    s = (max - min)/(2^word - 1), zero being one of the numbers (clauses BLK-8 and BLK-10). The
-    other parameters are those of `Block`.
+    asymmetric (affine) quantization: (n - z)·s with n and z from 0 to 2^word - 1 and s = (max -
+    min)/(2^word - 1). Zero is one of the numbers (clauses BLK-8 and BLK-10). The other parameters
+    are those of `Block`.
 
     >>> import numpy as np
     >>> from qemu_swalp import quantize

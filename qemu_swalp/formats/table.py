@@ -35,9 +35,8 @@ class TableFormat(ElementFormat):
     >>> q.encode([2.0, -8.0, 24.5], "square<4,shift=1>").tolist()
     [2, 12, 7]
 
-    Two attributes more may be overridden: `boundaries`, where the nearest modes step from one value
-    to the next other than half way (clause RND-12), and `first_place`, from which ties count even
-    and odd.
+    Two more attributes may be overridden: `boundaries`, where the nearest modes step from one value
+    to the next (clause RND-12), and `first_place`, from which ties count even and odd.
     """
 
     @property

@@ -50,8 +50,8 @@ class Analysis:
     max_rel_error: float = 0.0
     """Greatest |Q(x) − x|/|x| of those of them that are not 0; 0 without any."""
     saturated: int = 0
-    """Elements out of the range (clauses RND-7, RND-8 and FMT-9; of a block format the element
-    format's, times the scale of the block) that became finite: an end of the range. Infinities
+    """Elements out of the range that became finite: an end of the range (clauses RND-7, RND-8 and
+    FMT-9). That of a block format is the element format's, times the scale of the block. Infinities
     among them. What merely rounds to the end of the range is within it.
     """
     flushed: int = 0

@@ -123,7 +123,7 @@ def encode(
     x : an array whose elements are values of the format; or any array, with a rounding.
     rounding, random, overflow : as for `quantize`, of which `decode` then gives the result. Block
         formats need a rounding unless their scales are powers of two by a rule of amax, and their
-        elements no table: other scales cannot be told from the values alone.
+        elements no table. Other scales cannot be told from the values alone.
     scales, zero_points : as for `quantize`; they need a rounding too.
 
     Returns

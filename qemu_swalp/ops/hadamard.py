@@ -42,7 +42,7 @@ class Hadamard:
     Parameters
     ----------
     size : of a block, a power of two of at most 2^20.
-    signs : "none"; "random" for signs drawn at each call, one for each index of the axis; "fixed"
+    signs : "none"; "random" for signs drawn at each call, one for each index of the axis. "fixed"
         for `size` signs that depend on the seed alone, as NVIDIA 2025 (arXiv 2509.25149) has them;
         or these signs themselves, as in "+-++".
 
@@ -137,9 +137,9 @@ def hadamard_transform(
     """x transformed along an axis.
 
     Sums and differences of pairs, log2(size) times, then one multiplication by size^(-1/2), each
-    rounded to nearest: in float32 for 16-bit arrays, whose results are rounded once more, else in
-    the array's dtype. These are the same bits in every library, but for subnormal numbers, which
-    JAX and TensorFlow may take for zeros.
+    rounded to nearest. This is done in float32 for 16-bit arrays, whose results are rounded once
+    more, else in the array's dtype. These are the same bits in every library, but for subnormal
+    numbers, which JAX and TensorFlow may take for zeros.
 
     Parameters
     ----------

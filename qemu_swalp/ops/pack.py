@@ -31,7 +31,7 @@ def pack(codes: Any, format: Format | str | int) -> Any:
         format, whose streams come as `BlockCodes`, one for each part.
     format : the format of the codes, or the number of bits of each, 1..32.
 
-    Code i, in C order, is bits i·b to (i + 1)·b - 1 of the stream, its lowest bit first; bit j of
+    Code i, in C order, is bits i·b to (i + 1)·b - 1 of the stream, its lowest bit first. Bit j of
     the stream is bit j mod 8 of byte ⌊j/8⌋, and the last byte is filled up with zeros. Raises
     TypeError for what is no such array, ValueError for a code of more bits (negative integers count
     as two's complement) and for parts that the format does not have.
@@ -81,7 +81,7 @@ def unpack(packed: Array, format: Format | str | int, shape: int | Sequence[int]
 
 def unpack(packed: Any, format: Format | str | int, shape: int | Sequence[int]) -> Any:
     """The codes of a stream that `pack` wrote, as a NumPy array of that shape, in the dtype of
-    `encode`; of the streams of a block format, `BlockCodes` for an array of that shape.
+    `encode`. Of the streams of a block format it is `BlockCodes` for an array of that shape.
 
     Raises ValueError where a stream does not have the ⌈count·bits/8⌉ bytes of its shape, or the
     format has not these parts.

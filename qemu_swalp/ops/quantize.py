@@ -78,8 +78,8 @@ def quantize(
     overflow : "saturate", "propagate", "infinity" or "nan", instead of the format's own policy.
     out : array to write to, of x's shape and dtype; may be x.
     scales : the scales of a block format's blocks, instead of those that its rule computes (clause
-        BLK-16): a positive number; or an array of x's library or NumPy with one for each block, in
-        the shape of `BlockCodes.scales`, or in that without the axes that a block spans, as (n,)
+        BLK-16). A positive number, or an array of x's library or NumPy with one for each block. It
+        has the shape of `BlockCodes.scales`, or that without the axes that a block spans, as (n,)
         for axis=0. They are rounded to the format of scales, to nearest even.
     zero_points : integers from 0 to 2^W - 1 in such shapes, for formats with zero points.
 
@@ -92,9 +92,9 @@ def quantize(
     ------
     TypeError: if x is not a dense floating array, or if its dtype does not represent the format's
         values.
-    ValueError: if the format, rounding or policy is unknown, if stochastic rounding has no
-        `random`, if x lacks an axis of the blocks, if `out` does not fit x or requires a gradient,
-        or if scales or zero points do not fit the format or the blocks. (In a traced graph a scale
+    ValueError: if the format, rounding or policy is unknown; if stochastic rounding has no
+        `random`, if x lacks an axis of the blocks; if  `out` does not fit x or requires a gradient;
+        if scales or zero points do not fit the format or the blocks. (In a traced graph a scale
         that is none makes its block NaN.)
 
     >>> import numpy as np

@@ -52,9 +52,9 @@ def save_compressed_tensors(
     ----------
     folder : which is made if it is not there.
     state : names → `QuantizedTensor` of shape (out, in), whose names end in `.weight`, in e4m3fn
-        under one scale for the array, each row, group or tile; in integers of 2 to 8 bits under one
-        for the array, or for each row or group, there with zero points or without; in mxfp8_e4m3,
-        mxfp6_e2m3, mxfp4 or nvfp4; other arrays are stored as they are.
+        under one scale for the array, each row, group or tile. Or in integers of 2 to 8 bits under
+        one for the array, or for each row or group, there with zero points or without. Or in
+        mxfp8_e4m3, mxfp6_e2m3, mxfp4 or nvfp4. Other arrays are stored as they are.
     metadata : strings by name: `__metadata__` of the file.
 
     The layout divides by NVFP4's global scale, so that the inverse of ours is stored, rounded to

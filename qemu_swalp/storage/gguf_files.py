@@ -51,9 +51,9 @@ def save_gguf(
     Parameters
     ----------
     path : of the file, which is replaced only once it is written whole.
-    state : names → `QuantizedTensor` in q4_0, q4_1, q5_0, q5_1, q8_0 or mxfp4 (or with such
-        elements in runs of 32 along the last axis under such scales by another rule), in fp16 or in
-        bf16; other arrays are stored as they are, bf16, float16 to float64 and int8 to int64.
+    state : names → `QuantizedTensor` in q4_0, q4_1, q5_0, q5_1, q8_0 or mxfp4, in fp16 or in bf16.
+        A scale rule may be another one, with the same elements and scales in runs of 32 along the
+        last axis. Other arrays are stored as they are, bf16, float16 to float64 and int8 to int64.
     architecture : `general.architecture`, such as "llama".
     metadata : further keys and values. llama.cpp runs a model whose tensors have its names and
         whose hyper-parameters and vocabulary are there; this writes what it is given.

@@ -50,8 +50,8 @@ def save_state(
         dtype; of the low-bit floats e4m3fn, e5m2, e8m0fnu, e4m3fnuz, e5m2fnuz, e2m3fn, e3m2fn and
         e2m1fn can be.
     metadata : strings by name, kept beside our own: `__metadata__` of the file.
-    own_dtypes : store codes and scales in the dtypes that such files name, where there is one, so
-        that other readers see F8_E4M3, F4, F8_E8M0 or BF16 arrays in place of packed bytes.
+    own_dtypes : store codes and scales in the dtypes that such files name, where there is one.
+        Other readers then see F8_E4M3, F4, F8_E8M0 or BF16 arrays in place of packed bytes.
 
     Raises
     ------

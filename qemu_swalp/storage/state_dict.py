@@ -91,8 +91,8 @@ def quantize_state_dict(
     ----------
     state : names → arrays of any library.
     formats : a format for all floating arrays; or patterns of names (shell style, the first that
-        matches counts) and the format of each, None for arrays that stay as they are, as do those
-        that no pattern matches.
+        matches counts) and the format of each. None is for arrays that stay as they are, as do
+        those that no pattern matches.
     rounding, overflow : as for `quantize`.
     layouts : by name {"sum": the axis of a weight that its layer's product sums over, "out": that
         of its outputs}, as `operand_layouts(model)` of an adapter gives them. Axis -1 of a block
@@ -159,7 +159,7 @@ def dequantize_state_dict(state: Mapping[str, Any], like: Any = None) -> dict[st
     state : names → `QuantizedTensor` or arrays, as `quantize_state_dict` and `load_state` give
         them.
     like : a model with a `state_dict` method, or a state dict with arrays of the same names and
-        shapes: all of `state` gets their library and dtypes and, of PyTorch, their devices.
+        shapes. All of `state` gets their library and dtypes and, of PyTorch, their devices.
 
     Returns
     -------

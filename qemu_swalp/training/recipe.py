@@ -45,7 +45,7 @@ class Recipe:
     operands : {name: quantizer} of what matrix products multiply, each by itself: the names of
         `OPERANDS`, or "input", "weight", "error" for both products that one is in. A quantizer sees
         the last axis as the one that is summed over, the axis before it as the rows or columns of
-        the product: blocks with axis=-1 lie along the sum, in each of the three products, as
+        the product. So blocks with axis=-1 lie along the sum, in each of the three products, as
         hardware has them.
     sums : how these products are accumulated: an `Accumulation` or its string, for all of them, or
         {name: accumulation} by the names of `SUMS`. Products that are not named are accumulated in
@@ -61,21 +61,21 @@ class Recipe:
         follow the history of the steps before, in place of the present numbers. Their formats have
         one scale for the whole array, and are the same in both products.
     elementwise : how the elementwise operations within softmax, normalization and nonlinearities
-        are rounded: a quantizer of an element format for all of them, or {name: quantizer} by the
-        names of `ELEMENTWISE`, or "add", "multiply", "divide", "sqrt", "function" (exp, log, tanh,
-        erf) and "sum" (which may be an `Accumulation`) for forward and backward. Operations that
-        are not named are computed in the arrays' own dtype.
+        are rounded. A quantizer of an element format for all of them, or {name: quantizer}. The
+        names are those of `ELEMENTWISE`, or "add", "multiply", "divide", "sqrt", "function" (exp,
+        log, tanh, erf) and "sum" (which may be an `Accumulation`) for forward and backward.
+        Operations that are not named are computed in the arrays' own dtype.
     overrides : {pattern: Recipe or None}; for a parameter whose name matches a pattern (shell
         style, the first that matches) that recipe holds instead, None meaning full precision. A
         pattern may be a position among the layers that have a weight of two or more dimensions,
-        embeddings left out, in the order of the model: "@layers[0]", or "@layers[-15%:]", a share
-        being rounded to nearest.
+        embeddings left out, in the order of the model. So "@layers[0]", or "@layers[-15%:]", a
+        share being rounded to nearest.
     allow_empty : whether an entry point of an adapter that finds nothing to round leaves the model
         as it is; by default it raises ValueError. Recipes that differ in this alone are equal, and
         `to_dict` leaves it out: it changes no number.
 
     Axes of blocks may be words (`Format.resolve`). Those of activation and error, whose samples are
-    axis 0, and those of operands become numbers here; "out", "in" and "sum" of what is shaped like
+    axis 0, and those of operands become numbers here. "out", "in" and "sum" of what is shaped like
     a weight are resolved for each parameter by an adapter, or by `resolve`. A parameter of one
     dimension is one block.
 

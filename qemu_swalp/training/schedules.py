@@ -82,9 +82,9 @@ class SWASchedule:
     """The cyclic learning rate of SWA (Izmailov et al. 2018, arXiv 1803.05407, section 3.2) at step
     t, for the update that makes the weights of step t + 1.
 
-    `learning_rate` before `start`; from there on, in each `cycle` of steps, linearly from `high`
-    down to `low`, which its last step takes: α(i) = (1 - t(i))·high + t(i)·low, t(i) = ((i - 1) mod
-    c + 1)/c.
+    `learning_rate` before `start`. From there on, in each `cycle` of steps, it falls linearly from
+    `high` to `low`, which the last step takes: α(i) = (1 - t(i))·high + t(i)·low, t(i) = ((i - 1)
+    mod c + 1)/c.
 
     Parameters
     ----------

@@ -13,6 +13,7 @@ import qemu_swalp_torch
 
 import qemu_swalp as q
 from qemu_swalp import training
+from tests.helpers import prose
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "spec" / "docs" / "mkdocs.yml"
@@ -44,6 +45,14 @@ def test_pages_fetch_nothing_from_elsewhere(site: Path) -> None:
 
 def test_no_marker_is_left(site: Path) -> None:
     assert [page for page in site.rglob("*.html") if "generated: " in text(page)] == []
+
+
+def test_no_sentence_is_too_long(site: Path) -> None:
+    """The specification, notebooks and the reference, which docstrings make, included."""
+    pages = {str(p.parent.relative_to(site)): text(p) for p in site.rglob("index.html")}
+    found = {name: prose.of_html(page, "article") for name, page in pages.items()}
+    assert sum(map(len, found.values())) > 1000
+    assert [(name, s) for name, page in found.items() for s in prose.long_sentences(page)] == []
 
 
 @pytest.mark.parametrize(

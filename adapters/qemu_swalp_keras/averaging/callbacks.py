@@ -34,7 +34,7 @@ class SwapAverage(keras.callbacks.Callback):
     Parameters
     ----------
     on_epoch_end : whether the average stays in the model from the last batch of an epoch to the
-        beginning of the next, so that `ModelCheckpoint`, `BackupAndRestore` and the like save it as
+        beginning of the next. Then `ModelCheckpoint`, `BackupAndRestore` and the like save it as
         the weights. The iterate is saved beside it, with the optimizer: `fit` with this callback,
         or `restore_iterate`, goes on from it.
     batchnorm_data : data by which `update_bn` sets the statistics of batch normalization for the

@@ -145,10 +145,10 @@ def swap_of(
 def restore_iterate(model: keras.Model) -> bool:
     """Give a model back the weights that it trains, if an average stands in it.
 
-    After a swap that was left open, and for a model that was saved while the average stood in it
-    (in `swap_average`, or by `ModelCheckpoint` or `BackupAndRestore` beside
-    `SwapAverage(on_epoch_end=True)`) and shall train on. `SwapAverage` does this by itself when
-    `fit` begins. Weights that were written since, as by `load_weights`, stay.
+    Use it after a swap that was left open, or to train on with a model that was saved while the
+    average stood in it. `swap_average` saves so, and `ModelCheckpoint` or `BackupAndRestore` beside
+    `SwapAverage(on_epoch_end=True)`. `SwapAverage` does this by itself when `fit` begins. Weights
+    that were written since, as by `load_weights`, stay.
 
     Returns
     -------

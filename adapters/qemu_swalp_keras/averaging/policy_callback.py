@@ -22,7 +22,7 @@ class PolicyAverage(keras.callbacks.Callback):
     The policy's `start` and `cycle` count the steps that this callback has seen, over all calls of
     `fit`. Weights go to the host when an average is due: every epoch that costs nothing, every step
     it does; `QuantizedOptimizer` averages in the graph. The policy knows
-    the weights by their variables' paths, as NumPy arrays of at least float32; so does the score of
+    the weights by their variables' paths, as NumPy arrays of at least float32. So does the score of
     `ASWA`, which may look at them in the model within `holding`.
 
     Parameters

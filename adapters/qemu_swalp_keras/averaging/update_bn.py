@@ -23,7 +23,7 @@ def update_bn(data: Any, model: Any, *, batch_size: int = 32, steps: int | None 
     """Set moving mean and variance of every batch normalization to those of all data.
 
     Mean and variance are pooled over the elements of all batches, whatever their sizes, masked ones
-    left out; the variance is that of the elements, divided by their number, as Keras's own update
+    left out. The variance is that of the elements, divided by their number, as Keras's own update
     has it. The model runs in training mode, so each layer sees what batch statistics make of the
     ones before. Nothing else changes: other variables, such as weights and seeds, have their values
     back at the end. Frozen layers (`trainable=False`), which Keras runs on their moving statistics,
@@ -32,7 +32,7 @@ def update_bn(data: Any, model: Any, *, batch_size: int = 32, steps: int | None 
 
     Parameters
     ----------
-    data : an array; a tuple (x, y) or (x, y, sample_weight) or a dict of arrays; or an iterable of
+    data : an array; a tuple (x, y) or (x, y, sample_weight); a dict of arrays. Or an iterable of
         batches, each in the forms that `fit` accepts: x, (x, y), (x, y, sample_weight), with x as
         the model's input. `keras.utils.PyDataset`, `tf.data.Dataset`, PyTorch's DataLoader and
         generators are such iterables.

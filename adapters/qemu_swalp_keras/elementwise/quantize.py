@@ -29,10 +29,10 @@ def quantize_elementwise(
     as in PyTorch.
 
     Rounded are softmax, the normalizations, nonlinearities, `Add` and its kin, average pooling,
-    the gates of recurrent layers, dropout's multiplication, and in layers of your own the functions
-    of `keras.ops` and the operators + - * / ** of tensors. A bias that is added to a product
-    belongs to that product. What gradients add where a tensor is used twice is not rounded, nor are
-    moving statistics, nor the loss that `compile` is given.
+    the gates of recurrent layers, dropout's multiplication. In layers of your own they are the
+    functions of `keras.ops` and the operators + - * / ** of tensors. A bias that is added to a
+    product belongs to that product. What gradients add where a tensor is used twice is not rounded,
+    nor are moving statistics, nor the loss that `compile` is given.
 
     Parameters
     ----------
@@ -41,9 +41,9 @@ def quantize_elementwise(
     recipe : its section `elementwise`, or the name of a preset. The operations of layer `norm1` go
         by the name `norm1/elementwise` in its overrides.
     exclude : layers that are left out, by type, name or predicate.
-    uncovered : what to do about a function that is not rounded, such as `keras.ops.cumsum`, or one
-        of the backend itself, such as `tf.exp`: "raise" at the call or in the layer's first,
-        "warn", or "ignore".
+    uncovered : what to do about a function that is not rounded, such as `keras.ops.cumsum`, or
+        `tf.exp` of the backend itself. "raise" at the call or in the layer's first, "warn", or
+        "ignore".
     seed : of the random bits, which depend on (seed, operation, place of the layer in the model,
         number of its calls in training, or otherwise). None: another one for each model that is
         given none in this process, the same in the next run.

@@ -28,10 +28,10 @@ class Quantize(keras.layers.Layer):
 
     a = Q_A(x) and e = Q_E(∂L/∂a): steps 1 and 2 of algorithm 2 of Yang et al. 2019. It rounds in
     training and in inference, in the dtype of the input, and passes masks, integers and shapes on.
-    Random bits depend on (seed, role, place, mode, number of calls in the mode) alone: the layer
-    counts its calls with `training=True` in the variable `calls`, all others, as in validation, in
-    `evaluations`, so that these do not change the training (clause RNG-5, modes 0 and 1). Both are
-    saved with the model: a resumed run has the bits of an unbroken one.
+    Random bits depend on (seed, role, place, mode, number of calls in the mode) alone. The layer
+    counts its calls with `training=True` in the variable `calls`. It counts all others, as in
+    validation, in `evaluations`, so that these do not change the training (clause RNG-5, modes 0
+    and 1). Both are saved with the model: a resumed run has the bits of an unbroken one.
 
     Parameters
     ----------

@@ -39,11 +39,11 @@ def quantize_activations(
     Parameters
     ----------
     model : functional or sequential, models of these kinds within it included. It stays as it is,
-        and shares layers and variables with the new one: what trains the one trains the other, so
+        and shares layers and variables with the new one. What trains the one trains the other, so
         that it is the view of the same weights without rounding.
     recipe : a recipe, or the name of a preset; its roles activation and error count here. The
         output of layer `conv` goes by the name "conv/output" in its overrides; its variables go by
-        their paths, which may begin with the model's name, as in "net/conv/kernel": the pattern
+        their paths, which may begin with the model's name, as in "net/conv/kernel". The pattern
         "*conv/*" takes in both.
     layers : which outputs: a layer type, a pattern of layer names (shell style), a predicate (name,
         layer) -> bool, or a sequence of such. A layer of a model within the model is named as in

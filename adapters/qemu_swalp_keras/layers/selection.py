@@ -47,8 +47,8 @@ COMPUTING_LAYERS: tuple[type[Any], ...] = (
     layers.ReLU,
     layers.Softmax,
 )
-"""Leaf layers whose outputs are new numbers: not those that choose, move, drop or add some (max
-pooling, padding, dropout, `Add`), nor those made of other layers (recurrent ones, attention,
+"""Leaf layers whose outputs are new numbers. They are not those that choose, move, drop or add some
+(max pooling, padding, dropout, `Add`), nor those made of other layers (recurrent ones, attention,
 wrappers).
 """
 

@@ -28,7 +28,7 @@ class SGD(QuantizedBase):
 
     Weights, momenta, accumulators and averages equal those of `qemu_swalp.training.SGD` on NumPy,
     and those of the PyTorch adapter's, bit for bit where Keras runs eagerly. As there, weights are
-    not rounded before the first step. The update is that of Yang et al. 2019 and of PyTorch, which
+    not rounded before the first step. The update is that of Yang et al. 2019 and of PyTorch. It
     differs from `keras.optimizers.SGD` in two ways: the velocity v = ρ·v + g holds no learning
     rate, and weight decay is added to the gradient after its rounding.
 

@@ -33,13 +33,13 @@ class QuantizedOptimizer(InnerOptimizer):
     weights (SWALP).
 
     Algorithm 2 of Yang et al. 2019: gradients are rounded when they are complete, after
-    accumulation, unscaling, clipping and the all-reduce over replicas; then the inner optimizer
-    makes its update; then its state and the weights are rounded. The weights are also rounded once
-    when the optimizer is built: in a training loop of your own, call
+    accumulation, unscaling, clipping and the all-reduce over replicas. Then the inner optimizer
+    makes its update, and then its state and the weights are rounded. The weights are also rounded
+    once when the optimizer is built: in a training loop of your own, call
     `build(model.trainable_variables)` before the first gradient. With an accumulator the update is
     added to a copy of the weight in the accumulator's format, and the weight is rounded from it.
     16-bit variables that are rounded have a float32 variable in their stead in the inner optimizer,
-    whose state for them is float32 too: the recipe rounds the exact float32 update, once.
+    whose state for them is float32 too. The recipe rounds the exact float32 update, once.
 
     Parameters
     ----------
@@ -48,8 +48,8 @@ class QuantizedOptimizer(InnerOptimizer):
         gradient accumulation.
     recipe : a recipe, its `to_dict()`, or the name of a preset. The roles weight, gradient,
         momentum (the state `momentum`; `m` of Adamax), accumulator and average count here, and the
-        names in `state`, as in {"velocity": "bf16/nearest_even"}: a second moment needs a wide
-        format, in a narrow one it vanishes. Overrides match variable paths, as in "*/bias". None,
+        names in `state`, as in {"velocity": "bf16/nearest_even"}. A second moment needs a wide
+        format; in a narrow one it vanishes. Overrides match variable paths, as in "*/bias". None,
         or an empty recipe, averages without rounding.
     seed : of the random bits, which depend on (seed, role, index of the variable among the
         trainable ones, iterations) alone. None: another one for each optimizer of this process, the
@@ -60,7 +60,7 @@ class QuantizedOptimizer(InnerOptimizer):
     swa_finalize : whether `fit` leaves the average in the model at its end, as Keras's `use_ema`
         does; else see `swap`.
     swa_nonfinite : what becomes of an iterate that is due and has an infinity or NaN, which would
-        stay in the average: "skip" it, so that `n_averaged` does not count it; "include" it; or
+        stay in the average. "skip" it, so that `n_averaged` does not count it; "include" it; or
         "raise" ValueError, when the average is asked for.
     name : of the optimizer.
 

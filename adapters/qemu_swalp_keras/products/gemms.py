@@ -23,20 +23,21 @@ def quantize_gemms(
 ) -> Any:
     """Round what the matrix products of a model multiply: each operand of each product by itself.
 
-    A layer makes three products: its output from input and weight; the gradient of its input
-    (dgrad) from the error, which is the gradient of its output, and the weight; the gradient of its
-    weight (wgrad) from error and input. Where the recipe has `sums`, each is accumulated as its
-    accumulation says; else in the tensors' own dtype. Gradients pass straight through the
-    roundings. Weights themselves stay as they are: rounding those is the optimizer's part.
+    A layer makes three products: its output from input and weight; its input's gradient (dgrad)
+    from error and weight; its weight's gradient (wgrad) from error and input. The error is the
+    gradient of its output. Where the recipe has `sums`, each is accumulated as its accumulation
+    says; else in the tensors' own dtype. Gradients pass straight through the roundings. Weights
+    themselves stay as they are: rounding those is the optimizer's part.
 
     Under delayed scaling scales and histories are trainable variables of the layers, which the
     optimizer overwrites with the next ones, as in Keras's own float8 training.
 
-    Rounded is every call of `matmul`, `einsum`, `dot`, `tensordot`, `inner`, `vdot`, the
-    convolutions and `dot_product_attention` of `keras.ops` while a layer of the model is called,
-    in layers of Keras and in a user's own, and those that a functional model calls outside of its
-    layers, which go by the model's name. The operand that is a variable, or made of one by casts,
-    transposes, reshapes or slices, is the weight; where neither is, both are inputs.
+    While a layer of the model is called, every call of these functions of `keras.ops` is rounded:
+    `matmul`, `einsum`, `dot`, `tensordot`, `inner`, `vdot`, the convolutions and
+    `dot_product_attention`. That is so in layers of Keras and in a user's own. Those that a
+    functional model calls outside of its layers go by the model's name. The operand that is a
+    variable, or made of one by casts, transposes, reshapes or slices, is the weight; where neither
+    is, both are inputs.
 
     Parameters
     ----------

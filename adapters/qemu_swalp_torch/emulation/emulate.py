@@ -67,7 +67,7 @@ def emulate(
         an optimizer.
     recipe : `qemu_swalp.training.Recipe`, or the name of a preset such as "swalp8"; or `Phases`,
         recipes by the number of the optimizer's step, which it `change`s at the end of a step.
-    exclude : modules that stay in float with all that is in them, their parameters included: a
+    exclude : modules that stay in float with all that is in them, their parameters included. A
         pattern of names, a module type, a predicate (name, module) -> bool, or a sequence of these.
     average : True for an `Averager` of the model, in the recipe's format of the average, that
         counts the optimizer's steps; or the arguments of one, as in {"start": 1000, "cycle": 10}.
@@ -351,8 +351,8 @@ class Emulation:
         Raises
         ------
         ValueError: if a weight has no codes of its own, since it is rounded at random, under scales
-            of calls before, transformed, or along no one of its axes (bilinear layers, transposed
-            convolutions in groups, weights of `einsum`).
+            of calls before, transformed, or along no one of its axes. So it is in bilinear layers,
+            transposed convolutions in groups and weights of `einsum`).
 
         >>> model = nn.Linear(64, 32)
         >>> handle = emulate(model, None, "mxfp8")

@@ -55,7 +55,7 @@ def quantize_elementwise(
     uncovered : what to do about an operation that is not known, or made by a custom kernel: "raise"
         at the first forward, "warn", or "ignore".
     seed : of the random bits, which depend on (seed, operation, index of the module in the model,
-        number of its calls in the present mode of the model); None as in `quantize_activations`.
+        number of its calls in the present mode of the model). None as in `quantize_activations`.
 
     Returns
     -------

@@ -35,12 +35,12 @@ def quantize_gemms(
 ) -> SiteHandle:
     """Round what the matrix products of a model multiply: each operand of each product by itself.
 
-    A layer makes three products: its output from input and weight; the gradient of its input
-    (dgrad) from the error, which is the gradient of its output, and the weight; the gradient of its
-    weight (wgrad) from error and input. Where the recipe has `sums`, each is accumulated as its
-    accumulation says, and biases are added to that as they are; else in the tensors' own dtype.
-    Gradients pass straight through the roundings. Weights themselves stay as they are: rounding
-    those is the optimizer's part.
+    A layer makes three products: its output from input and weight; its input's gradient (dgrad)
+    from error and weight; its weight's gradient (wgrad) from error and input. The error is the
+    gradient of its output. Where the recipe has `sums`, each is accumulated as its accumulation
+    says, and biases are added to that as they are; else in the tensors' own dtype. Gradients pass
+    straight through the roundings. Weights themselves stay as they are: rounding those is the
+    optimizer's part.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def quantize_gemms(
     modules : which modules, in the terms of `quantize_activations`; a product counts for the
         innermost chosen module that is being called. Default: all. Linear layers, convolutions,
         attention, recurrent layers and cells, and every function, method and operator of PyTorch
-        that multiplies matrices, in whoever's code, are seen as the model calls them:
+        that multiplies matrices are seen as the model calls them, in whoever's code.
         `qemu_swalp_torch.model.products` lists them. The weight of a product is the operand that is
         a parameter or was computed from parameters alone; of two such, the second. Two others are
         both inputs.
@@ -61,13 +61,13 @@ def quantize_gemms(
     attention : whether products of two activations are rounded too, both operands as inputs: q·kᵀ
         and p·v of attention, and whatever else multiplies two activations. Outer products, whose
         sums have one term, never are.
-    uncovered : what to do about a product that cannot be rounded, since it is made by a custom
-        autograd Function, a fused kernel or a scripted module, of sparse, nested or complex
-        tensors, in a Fourier transform, a factorization or the solution of equations: "raise" at
-        the first forward, or as torch.compile or torch.export trace it, "warn", or "ignore". Hooks
-        before and after a forward belong to it; those of gradients, of tensors and modules, do not.
+    uncovered : what to do about a product that cannot be rounded: "raise" at the first forward, or
+        as torch.compile or torch.export trace it, "warn", or "ignore". Such are products of a
+        custom autograd Function, a fused kernel or a scripted module; of sparse, nested or complex
+        tensors; in Fourier transforms, factorizations and solutions of equations. Hooks before and
+        after a forward belong to it; those of gradients, of tensors and modules, do not.
     seed : of the random bits, which depend on (seed, operand, index of the module in the model,
-        number of its calls in the present mode of the model); None as in `quantize_activations`.
+        number of its calls in the present mode of the model). None as in `quantize_activations`.
 
     Returns
     -------
@@ -159,9 +159,9 @@ def register_gemms(kind: type[nn.Module], forward: Callable[..., Any]) -> None:
     kind : a module type with a forward of its own; subclasses that keep that forward are known with
         it.
     forward : called as forward(module, rules, *inputs, **options) in its place. It multiplies by
-        any function of PyTorch; or, to say what is the weight and to name a product's random
-        streams, by `linear`, `matmul` or `convolution` of `qemu_swalp_torch.ops.matmul`, with
-        `rules.of()` for an input and a weight, `rules.of_activations()` for two activations; each
+        any function of PyTorch. Or, to say what is the weight and to name a product's random
+        streams, by `linear`, `matmul` or `convolution` of `qemu_swalp_torch.ops.matmul`. These take
+        `rules.of()` for an input and a weight, `rules.of_activations()` for two activations. Each
         product of several has a name: `rules.of(".gate")`.
 
     Raises

@@ -84,8 +84,8 @@ def quantize_optimizer(
         or anywhere in this process (`qemu_swalp.training.register_layout`).
     seed : of the random bits, which depend on (seed, role, index of the tensor in
         `opt.param_groups`, step) alone: equal on all ranks, as they must be. None: another one for
-        each optimizer of this process, the same at each run of the program, if all ranks make
-        their optimizers in the same order; checkpoints and copies keep it.
+        each optimizer of this process, the same at each run of the program, if all ranks make their
+        optimizers in the same order. Checkpoints and copies keep it.
     allow_recipe_change : let `load_state_dict` accept checkpoints of another recipe, or of none;
         otherwise they are refused.
     capturable : count steps on the device and read nothing from it, so that a CUDA graph of the
@@ -93,7 +93,7 @@ def quantize_optimizer(
         name says.
 
     A float16 or bfloat16 parameter whose weight, accumulator or state is rounded is updated in
-    float32, and weight and state are rounded once from there: the bits are those of a float32 run
+    float32, and weight and state are rounded once from there. The bits are those of a float32 run
     whose numbers are rounded at each step. What has no quantizer is rounded to nearest. New state
     is stored in the parameter's dtype. During a step there are float32 copies of these parameters,
     gradients and state; if the step raises, the parameters are as before. Other 16-bit parameters

@@ -44,7 +44,7 @@ class ASWA(Policy):
     `cycle` is one epoch in the paper, `start` 0. Of the paper the abstract was read, and the
     authors' code (dice-group/dice-embeddings, `dicee/weight_averaging.py`), whose order of
     decisions `decide` follows. There a restart empties the list of weights, so that the next
-    accepted iterate replaces the one that the average was restarted from; here that one counts as
+    accepted iterate replaces the one that the average was restarted from. Here that one counts as
     the first iterate of the new average.
 
     Parameters

@@ -83,7 +83,7 @@ class Policy(ABC):
     seed : of the quantizer's random bits. None: 0; an `Averager` of PyTorch draws another one for
         each of its process.
     nonfinite : what becomes of an iterate that is due and has an infinity or NaN, which would stay
-        in an average: "raise" ValueError, "skip" it, so that `n_averaged` does not count it, or
+        in an average. "raise" ValueError, "skip" it, so that `n_averaged` does not count it, or
         "include" it unchecked.
     layouts : by the parameter's name, where the quantizer names axes by words (`Format.resolve`);
         the adapters' averages know those of layers. A vector needs none.

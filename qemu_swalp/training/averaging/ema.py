@@ -23,8 +23,8 @@ class EMA(TensorwisePolicy):
         quantum; stochastic rounding does not.
     decay : d, at least 0 and below 1.
     warmup : whether the decay of the n-th update after the first iterate is
-        min(d, (1 + n)/(10 + n)), as in TensorFlow's `ExponentialMovingAverage` with `num_updates`,
-        so that the first iterates soon lose their weight.
+        min(d, (1 + n)/(10 + n)), so that the first iterates soon lose their weight. TensorFlow's
+        `ExponentialMovingAverage` with `num_updates` does so.
 
     >>> import numpy as np
     >>> ema = EMA(decay=0.75)

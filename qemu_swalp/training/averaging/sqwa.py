@@ -20,10 +20,10 @@ class SQWA(Policy):
     """The mean, in high precision, of `captures` low-precision models, re-quantized; training then
     goes on from it.
 
-    The paper: a float model is quantized, retrained on a cyclic learning rate (`SQWASchedule`),
-    captured at the end of each cycle, the captured models averaged, the average quantized again,
-    and fine-tuned at a small rate. What is fine-tuned is `average(state)`, taken as the weights
-    once `complete(state)`.
+    In the paper a float model is quantized, retrained on a cyclic learning rate (`SQWASchedule`),
+    and captured at the end of each cycle. The captured models are averaged, and the average is
+    quantized again, and fine-tuned at a small rate. What is fine-tuned is `average(state)`, taken
+    as the weights once `complete(state)`.
 
     Parameters
     ----------

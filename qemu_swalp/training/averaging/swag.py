@@ -24,9 +24,9 @@ class SWAG(Policy):
     deviations from the mean: a Gaussian to draw weights from.
 
     `average` is the mean θ̄ (SWA's); `sample` draws from N(θ̄, scale·(diag(σ²) + D̂·D̂ᵀ/(K - 1))),
-    with the K columns θ_i - θ̄_i of D̂, where θ̄_i is the mean of the first i iterates (section 3.3
-    and algorithm 1). σ² is the second moment less the squared mean, summed as squared deviations
-    (Welford 1962), which does not cancel. Of a parameter the state holds "NAME@mean",
+    as in section 3.3 and algorithm 1. The K columns of D̂ are θ_i - θ̄_i, where θ̄_i is the mean of
+    the first i iterates. σ² is the second moment less the squared mean, summed as squared
+    deviations (Welford 1962), which does not cancel. Of a parameter the state holds "NAME@mean",
     "NAME@squares" and "NAME@SLOT", SLOT = (i - 1) mod rank.
 
     Parameters

@@ -15,13 +15,13 @@ from .mean import Averaging
 class SWAP(Policy):
     """The equal-weight mean of the weights of independent workers.
 
-    SWAP's phase 1 trains one model with large batches up to a training accuracy; in phase 2 each
-    worker refines a copy of its own with small batches; phase 3 averages the copies, and batch-norm
-    statistics are computed anew. Here each worker updates a state of its own in phase 2, with the
-    last weights alone (`start` one less than the number of steps, as in the paper) or along the
-    way, and `merge` makes one state of theirs. A state of low-precision weights is an exact sum
-    (`Averaging`), so neither order nor machine changes a bit of the merged one: an all-reduce of
-    `value` and `n_averaged` is as good.
+    SWAP's phase 1 trains one model with large batches up to a training accuracy. In phase 2 each
+    worker refines a copy of its own with small batches. Phase 3 averages the copies, and batch-norm
+    statistics are computed anew. Here each worker updates a state of its own in phase 2, and
+    `merge` makes one state of theirs. It does so with the last weights alone (`start` one less than
+    the number of steps, as in the paper) or along the way. A state of low-precision weights is an
+    exact sum (`Averaging`), so neither order nor machine changes a bit of the merged one. An
+    all-reduce of `value` and `n_averaged` is as good.
 
     Parameters
     ----------

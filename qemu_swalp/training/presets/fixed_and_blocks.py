@@ -95,8 +95,8 @@ def bf16_kahan(together: str = "float<8,15>/nearest_even") -> Recipe:
 
     Every weight that the model sees is bf16, rounded to nearest, as all else is; what it loses in
     an update comes back in the next ones. The paper keeps that loss c in bf16 and adds bf16(u - c)
-    to the weight w. Here w - c is one number, the accumulator, of as many significant bits as w and
-    c have together where c is as great as it can be: `together`, a quantizer. In the paper a
+    to the weight w. Here w - c is one number, the accumulator. It has as many significant bits as w
+    and c have together where c is as great as it can be: `together`, a quantizer. In the paper a
     smaller c has finer steps than that.
     """
     return replace(bf16_sr(), weight="bf16/nearest_even", accumulator=together)  # type: ignore[arg-type]
@@ -107,16 +107,16 @@ def dorefa(weights: int = 2, activations: int = 2, gradients: int = 6) -> Recipe
     """DoReFa-Net (Zhou et al. 2016, arXiv 1606.06160): products of k-bit inputs, weights and
     errors, k by operand, from 2 to 8.
 
-    Inputs become the nearest of 2^k even steps from 0 to 1, which clips them; weights the nearest
-    of 2^k from -1 to 1, times the greatest of the tensor; errors likewise and stochastic, times the
-    greatest of their sample (the paper's noise of half a step before it rounds to nearest). The
-    first layer and the last stay in float.
+    Inputs become the nearest of 2^k even steps from 0 to 1, which clips them. Weights become the
+    nearest of 2^k from -1 to 1, times the greatest of the tensor. Errors do likewise, and
+    stochastically, times the greatest of their sample (the paper's noise of half a step before it
+    rounds to nearest). The first layer and the last stay in float.
 
     The model's part: weights go through tanh before they are rounded, and are divided by the
-    greatest, as a parametrization t = w.tanh(); t / t.abs().max() does (then the greatest is 1, as
-    in the paper; without it weights are linear in w); and activations through a clip to [0, 1],
-    whose derivative stops gradients outside. Weights of 1 bit, the sign times the mean of |w|, are
-    not held.
+    greatest, as a parametrization t = w.tanh(); t / t.abs().max() does. Then the greatest is 1, as
+    in the paper; without it weights are linear in w. Activations go through a clip to [0, 1], whose
+    derivative stops gradients outside. Weights of 1 bit, the sign times the mean of |w|, are not
+    held.
 
     Raises ValueError if a number of bits is not from 2 to 8.
 
@@ -149,13 +149,13 @@ def wage(weights: int = 2, activations: int = 8, gradients: int = 8, errors: int
     """WAGE (Wu et al. 2018, arXiv 1802.04680), by default 2-8-8-8: ternary weights, 8-bit
     activations, gradients and errors.
 
-    Weights in {-1/2, 0, 1/2} from an accumulator of as many bits as gradients have; activations in
+    Weights in {-1/2, 0, 1/2} from an accumulator of as many bits as gradients have. Activations in
     fixed point; errors under one power of two for each tensor, gradients likewise and stochastic.
 
     Not held, since they are the model's and the optimizer's part: WAGE goes on to drop the scales
-    of errors and gradients, which leaves their direction; it uses plain SGD with a learning rate
-    that is a power of two; starts from weights uniform within ±max(√(6/n), 1.5·2^(1-k)), n inputs
-    to a sum and k bits of weights; and divides each layer's sums by the power of two next to
+    of errors and gradients, which leaves their direction. It uses plain SGD with a learning rate
+    that is a power of two. It starts from weights uniform within ±max(√(6/n), 1.5·2^(1-k)), n
+    inputs to a sum and k bits of weights. It divides each layer's sums by the power of two next to
     1.5·2^(1-k)/√(6/n) where that is above 1.
 
     weights, activations, gradients, errors : bits of each, from 2 to 16.

@@ -19,11 +19,11 @@ def mxfp4(hadamard: int = 64, forward: str | None = None) -> Recipe:
 
     Both operands of dgrad and wgrad are transformed by random Hadamard matrices along the sum, in
     blocks of `hadamard`, and rounded stochastically. The paper takes OCP MX's scale and shrinks
-    what it has scaled by 3/4, so that stochastic rounding is never clipped; here the operand is
-    shrunk and then its scale rounded up: the same, unless 3/4 of the greatest number of a block is
-    exactly 3·2^k. The product is multiplied by 16/9. `forward` is the quantizer of both operands of
-    the forward product, which the paper leaves in bf16, as autocast does. Attention stays in 16
-    bits there, too.
+    what it has scaled by 3/4, so that stochastic rounding is never clipped. Here the operand is
+    shrunk and then its scale rounded up, which is the same, unless 3/4 of the greatest number of a
+    block is exactly 3·2^k. The product is multiplied by 16/9. `forward` is the quantizer of both
+    operands of the forward product, which the paper leaves in bf16, as autocast does. Attention
+    stays in 16 bits there, too.
     """
     backward = "block<e2m1fn,axis=sum,size=32,scale=e8m0fnu,rule=rceil>/stochastic"
     names = ("dgrad.error", "dgrad.weight", "wgrad.error", "wgrad.input")
@@ -84,11 +84,11 @@ def quartet(hadamard: int = 32) -> Recipe:
     """MXFP4 in all products (Quartet, Castro et al. 2025, arXiv 2505.14669, algorithm 1).
 
     Forward both operands are transformed by Hadamard matrices without signs, in blocks of
-    `hadamard` along the sum, and rounded to nearest under the scale of least squared error (the
-    paper's QuEST projection). Backward they are transformed with random signs, shrunk by 3/4 and
-    rounded stochastically, as in `mxfp4`. Not held: the paper's backward products take the weights
-    and inputs that the forward rounded, and mask the gradients of what that clipped; here they take
-    the numbers before rounding, straight through.
+    `hadamard` along the sum. They are rounded to nearest under the scale of least squared error
+    (the paper's QuEST projection). Backward they are transformed with random signs, shrunk by 3/4
+    and rounded stochastically, as in `mxfp4`. Not held: the paper's backward products take the
+    weights and inputs that the forward rounded, and mask the gradients of what that clipped. Here
+    they take the numbers before rounding, straight through.
     """
     near = "block<e2m1fn,axis=sum,size=32,scale=e8m0fnu,rule=mse>/nearest_even"
     backward = mxfp4(hadamard, near)

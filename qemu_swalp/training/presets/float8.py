@@ -71,10 +71,10 @@ def fp8_deepseek(promoted: bool = False) -> Recipe:
     """DeepSeek-V3's FP8 products (DeepSeek-AI 2024, arXiv 2412.19437, section 3.3).
 
     e4m3 everywhere; inputs and errors in 1×128 runs along the sum (so that wgrad rounds them anew,
-    along the batch), weights in 128×128 tiles, which serve forward and backward alike; float32
-    scales from present numbers. Sums are float32, as the paper's promotion every 128 products aims
-    at; `promoted=True` sums up as these GPUs do (`PROMOTED`), which takes much longer. The paper
-    keeps attention, embeddings, normalization and the head in 16 bits.
+    along the batch), weights in 128×128 tiles, which serve forward and backward alike. They have
+    float32 scales from present numbers. Sums are float32, as the paper's promotion every 128
+    products aims at; `promoted=True` sums up as these GPUs do (`PROMOTED`), which takes much
+    longer. The paper keeps attention, embeddings, normalization and the head in 16 bits.
     """
     run = "fp8_1x128/nearest_even"
     return Recipe(
