@@ -107,6 +107,12 @@ class NumpyNamespace(Namespace):
     def sqrt(self, x: Array) -> Array:
         return self.xp.sqrt(x)
 
+    def log(self, x: Array) -> Array:
+        return self.xp.log(x)
+
+    def exp(self, x: Array) -> Array:
+        return self.xp.exp(x)
+
     def table(self, values: Table, width: int, like: Array) -> Array:
         return self.xp.asarray(np.asarray(values, INTEGER[width]))
 

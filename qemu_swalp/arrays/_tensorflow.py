@@ -118,6 +118,12 @@ class TensorflowNamespace(Namespace):
     def sqrt(self, x: Array) -> Array:
         return tf.sqrt(x)
 
+    def log(self, x: Array) -> Array:
+        return tf.math.log(x)
+
+    def exp(self, x: Array) -> Array:
+        return tf.exp(x)
+
     def table(self, values: Table, width: int, like: Array) -> Array:
         return tf.constant(np.asarray(values, INTEGER[width].as_numpy_dtype))
 

@@ -109,6 +109,12 @@ class TorchNamespace(Namespace):
     def sqrt(self, x: Array) -> Array:
         return torch.sqrt(x)
 
+    def log(self, x: Array) -> Array:
+        return torch.log(x)
+
+    def exp(self, x: Array) -> Array:
+        return torch.exp(x)
+
     def table(self, values: Table, width: int, like: Array) -> Array:
         device = None if like is None else like.device
         if type(like) is torch.Tensor and not like.is_cpu and not _is_traced():

@@ -145,6 +145,14 @@ class Namespace(ABC):
     def sqrt(self, x: Array) -> Array:
         """Of float64 numbers, rounded to nearest."""
 
+    @abstractmethod
+    def log(self, x: Array) -> Array:
+        """Natural logarithm of positive numbers. Its last bits differ between libraries."""
+
+    @abstractmethod
+    def exp(self, x: Array) -> Array:
+        """e^x. Its last bits differ between libraries."""
+
     def clip(self, x: Array, low: int, high: int) -> Array:
         return self.minimum(self.maximum(x, low), high)
 

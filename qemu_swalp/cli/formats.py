@@ -16,6 +16,7 @@ from .. import (
     Block,
     ElementFormat,
     Format,
+    Squeezed,
     TableFormat,
     load_formats,
     names,
@@ -88,6 +89,10 @@ def picture_path(path: str, formats: Sequence[str]) -> Path:
 
 def read_format(text: str) -> Format:
     """The format of an argument. Raises ValueError if arrays cannot be rounded to it."""
+    if "<" not in text and Path(text).exists():
+        raise ValueError(
+            f"{text!r} is a file or folder where a format is expected, such as 'e4m3fn'"
+        )
     try:
         format = parse(text)
     except TypeError as error:
@@ -174,6 +179,8 @@ def element_and_unit(format: Format) -> tuple[ElementFormat, str]:
     """The format of the elements, and what their values are multiplied by."""
     if isinstance(format, Block):
         return format.element, "·2^S" if format.powers else "·s"
+    if isinstance(format, Squeezed):
+        return format.element, "·2^−β, to the power 1/α"
     if not isinstance(format, ElementFormat):
         raise ValueError(f"{format} is neither an element format nor a block format")
     return format, ""

@@ -13,6 +13,7 @@ from .. import Block, BlockCodes, ElementFormat, Format, Rounding, encode, quant
 from ..arrays.dtypes import SOURCE_DTYPES
 from ..formats.base import OVERFLOWS
 from ..ops.arguments import check_representable, policy_of
+from ..ops.encode import with_codes
 from .c_header import c_header
 from .formats import add_load, load, read_format
 
@@ -81,7 +82,7 @@ def add_commands(commands: Any) -> None:
 
 def _vectors(chosen: argparse.Namespace) -> int:
     load(chosen.load)
-    format, rounding = read_format(chosen.format), Rounding.parse(chosen.rounding)
+    format, rounding = with_codes(read_format(chosen.format)), Rounding.parse(chosen.rounding)
     writers = {".json": _json, ".hex": _hex, ".memh": _memh, ".h": _header}
     write = writers.get(chosen.out.suffix.lower())
     if write is None:

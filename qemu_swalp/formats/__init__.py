@@ -15,6 +15,7 @@ from .registry import load_formats, register, unregister
 from .scale import Exponent
 from .scale_rules import BlockView, register_scale_rule, unregister_scale_rule
 from .scaled_integers import bfp, integer
+from .squeezed import Squeezed
 from .table import TableFormat
 from .takum import Takum
 
@@ -32,6 +33,7 @@ __all__ = [
     "Overflow",
     "P3109",
     "Posit",
+    "Squeezed",
     "TableFormat",
     "Takum",
     "bfp",

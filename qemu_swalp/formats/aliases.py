@@ -28,6 +28,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
         "float8e5",
         "fp8e5",
     ),
+    "squeezed<e5m2>": ("s2fp8",),
     "e4m3": ("float8_e4m3", "f8E4M3"),
     "e3m4": ("float8_e3m4", "f8E3M4"),
     "e4m3fn": (

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..arrays import numpy_namespace
 from ..arrays.dtypes import SOURCE_DTYPES, SourceDtype
-from ..formats import BinadeFormat, Block, TableFormat
+from ..formats import BinadeFormat, Block, Squeezed, TableFormat
 from ..formats.binade import binade
 from ..formats.scale import GGML, SEARCH_RULES, candidates_of
 from ..reference.binary32 import bits32
@@ -99,6 +99,8 @@ def _plan(source: SourceDtype, target: Target, given: bool) -> Plan:
     arrays, rounding, format = _Arrays(), target.rounding, target.format
     if rounding.rule is not None:
         raise Unsupported(f"no kernel has the rounding mode {rounding}")
+    if isinstance(format, Squeezed):
+        raise Unsupported("no kernel has squeezed formats")
     plan = structs.Plan(
         DTYPES.index(source.name), 0, MODES.index(rounding.mode), rounding.random_bits
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import SOURCE_DTYPES, SourceDtype
-from ..formats import Block, Format, Overflow, TableFormat
+from ..formats import Block, Format, Overflow, Squeezed, TableFormat
 from ..formats.axis_words import unresolved
 from ..random_bits import RandomBits
 from ..reference.context import Target, element_of
@@ -148,6 +148,8 @@ def policy_of(format: Format, overflow: Overflow | None) -> str:
     """The overflow policy in force (of blocks: `Block.overflow_in_force`). ValueError where the
     format cannot express it, or names axes by words.
     """
+    if isinstance(format, Squeezed):
+        return format.overflow_in_force(overflow)
     if isinstance(format, Block):
         if format.axis_words:
             raise unresolved(format, format.axis_words)

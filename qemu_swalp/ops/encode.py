@@ -17,6 +17,7 @@ from ..formats import (
     Exponent,
     Format,
     Overflow,
+    Squeezed,
     TableFormat,
     parse,
 )
@@ -143,7 +144,7 @@ def encode(
     >>> codes.codes.tolist(), codes.scales.tolist(), decode(codes, "mxfp4").tolist()
     ([0, 0, 15], [127], [0.0, 0.0, -6.0])
     """
-    format = parse(format)
+    format = with_codes(format)
     x = as_array(x, format)
     xp = namespace_of(x)
     ctx = _context(xp, xp.dtype(x), format)
@@ -206,7 +207,7 @@ def decode(codes: Any, format: Format | str, dtype: Any = "float32") -> Any:
     >>> decode(np.uint8([0x38, 0x7E, 0x01]), "e4m3fn").tolist()
     [1.0, 448.0, 0.001953125]
     """
-    format, dtype = parse(format), dtype_name(dtype) or dtype
+    format, dtype = with_codes(format), dtype_name(dtype) or dtype
     if isinstance(format, Block):
         return _decode_blocks(codes, format, dtype)
     codes = _code_array("codes", codes)
@@ -219,6 +220,17 @@ def decode(codes: Any, format: Format | str, dtype: Any = "float32") -> Any:
     else:
         bits = binade_bits(ctx, integers, element)
     return xp.reshape(ctx.floats(bits), shape)
+
+
+def with_codes(format: Format | str) -> Format:
+    """A format as itself or its string. ValueError if its numbers have no integer codes."""
+    format = parse(format)
+    if isinstance(format, Squeezed):
+        raise ValueError(
+            f"{format} has no integer codes: what they stand for would depend on powers that array"
+            " libraries compute differently in their last bits; keep the values that quantize gives"
+        )
+    return format
 
 
 def code_width(bits: int) -> int:

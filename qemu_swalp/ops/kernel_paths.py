@@ -17,6 +17,7 @@ COMPILED = "compiled kernels"
 WITHOUT_KERNELS = (
     ("registered rounding modes and scale rules", "everywhere"),
     ("rounding nearest_zero, nearest_up", "everywhere"),
+    ("squeezed formats (S2FP8)", "everywhere"),
     ("rule=ggml_signed, ggml_minimum (BLK-19)", "everywhere"),
     ("given scales, scales= (BLK-16)", "TensorFlow, JAX, GPUs"),
     ("tables, posits, takums under scales, and top= (BLK-15)", "GPUs"),

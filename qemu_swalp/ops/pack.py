@@ -10,7 +10,7 @@ import numpy as np
 
 from .._util.checks import check_int
 from ..arrays import Array, host, namespace_of
-from ..formats import Block, Exponent, Format, parse
+from ..formats import Block, Exponent, Format, Squeezed, parse
 from ..reference.blocks import blocks_shape
 from .encode import BlockCodes, code_width
 
@@ -149,6 +149,8 @@ def packed_parts(
     """
     parsed, lengths = parse(format), _lengths(shape)
     parts = {"codes": (parsed.bits, lengths)}
+    if isinstance(parsed, Squeezed):
+        parts["squeeze"] = (32, (2,))
     if isinstance(parsed, Block):
         blocks = blocks_shape(lengths, parsed)
         parts["scales"] = (parsed.scale.bits, blocks)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from ..arrays import Array, Namespace
 from ..arrays.dtypes import SOURCE_DTYPES, SourceDtype
-from ..formats import BinadeFormat, Block, Format, TableFormat
+from ..formats import BinadeFormat, Block, Format, Squeezed, TableFormat
 from ..rounding import Rounding
 
 BINARY32 = SOURCE_DTYPES["float32"]
@@ -31,7 +31,7 @@ class Target(NamedTuple):
 
 def element_of(format: Format) -> BinadeFormat | TableFormat:
     """The format of the elements: a block format's, or the format itself."""
-    element = format.element if isinstance(format, Block) else format
+    element = format.element if isinstance(format, Block | Squeezed) else format
     if not isinstance(element, BinadeFormat | TableFormat):
         raise TypeError(
             f"{type(format).__name__} must derive from BinadeFormat, TableFormat or Block to be"

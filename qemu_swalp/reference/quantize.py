@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arrays import Array, Namespace
 from ..arrays.dtypes import SourceDtype
-from ..formats import Block, TableFormat
+from ..formats import Block, Squeezed, TableFormat
 from ..random_bits import Counters, RandomBits
 from ..rounding import Rounding
 from .block_round import round_scaled
@@ -20,6 +20,7 @@ from .context import Context, Target
 from .element import round_binade
 from .given_scales import Given
 from .shared_scales import block_scales
+from .squeezed import squeeze_of, squeezed, unsqueezed
 from .table import round_table
 
 
@@ -36,6 +37,12 @@ def by_reference(
     ctx, format = Context(xp, dtype), target.format
     shape = xp.lengths(x)
     lifted = xp.reshape(x, shape or (1,))
+    if isinstance(format, Squeezed):
+        squeeze = squeeze_of(ctx, lifted, format)
+        y = squeezed(ctx, lifted, squeeze)
+        inner = target._replace(format=format.element)
+        rounded_y = by_reference(xp, squeeze.dtype, inner, y, random)
+        return xp.reshape(unsqueezed(ctx, lifted, rounded_y, squeeze), shape)
     scales = None
     if isinstance(format, Block):
         shared = block_scales(ctx, lifted, format, target.policy, given)

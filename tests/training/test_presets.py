@@ -39,6 +39,7 @@ PRESETS = (
     "fp8_hybrid",
     "fp8_delayed",
     "fp8_ibm",
+    "s2fp8",
     "fp8_deepseek",
     "mxfp8",
 )
@@ -129,10 +130,25 @@ def test_wage_by_bits() -> None:
     assert recipe("wage") == recipe("wage", weights=2, activations=8, gradients=8, errors=8)
     other = recipe("wage", activations=4, errors=6).to_dict()
     assert other["activation"] == "fixed<4,3,symmetric>/nearest_even"
-    assert other["error"] == "bfp6/nearest_even"
-    assert other["gradient"] == recipe("wage").to_dict()["gradient"]
+    assert other["accumulator"] == recipe("wage").to_dict()["accumulator"]
     with pytest.raises(ValueError, match="the bits of a number of WAGE must be from 2 to 16"):
         recipe("wage", weights=1)
+
+
+@given(
+    arrays(np.float32, 9, elements=st.floats(-1000, 1000, width=32)),
+    st.sampled_from([2, 6, 8, 16]),
+)
+def test_wage_scales_errors_by_the_next_power_of_two(x: np.ndarray, bits: int) -> None:
+    """Equation 8 and E of the authors' code, times the scale that it drops."""
+    quantizer = recipe("wage", errors=bits).quantizer("error")
+    assert quantizer is not None
+    amax = np.abs(x).max().astype(np.float64)
+    if amax < 2.0**-100:
+        return
+    shift, steps = np.exp2(np.round(np.log2(amax))), 2.0 ** (bits - 1)
+    expected = np.clip(np.rint(x / shift * steps), 1 - steps, steps - 1) / steps * shift
+    np.testing.assert_array_equal(quantizer(x), expected.astype(np.float32))
 
 
 def test_dorefa_errors_are_unbiased_and_scaled_by_sample() -> None:

@@ -25,6 +25,11 @@ GREW = {
     "mxfp4": Recipe(
         operands=dict.fromkeys(NAMES, "mxfp4/nearest_even") | {"error": "mxfp4/stochastic"}
     ),
+    "wage": replace(
+        recipe("wage"),
+        error="bfp8/nearest_even",  # type: ignore[arg-type]
+        gradient="bfp8/stochastic",  # type: ignore[arg-type]
+    ),
 }
 """What version 0.1 had of the presets that hold more of their papers today."""
 

@@ -13,7 +13,7 @@ import torch.distributed as distributed
 from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
-from qemu_swalp import Block, Format, RandomBits
+from qemu_swalp import Block, Format, RandomBits, Squeezed
 from qemu_swalp.arrays import Array, namespace_of
 from qemu_swalp.training import Quantizer
 
@@ -63,8 +63,10 @@ def _sharded(x: DTensor) -> set[int]:
 
 def _blocks_within(format: Format, ndim: int, sharded: set[int]) -> bool:
     """Whether no block of the format crosses a shard, and no scale is that of the whole array."""
-    if not isinstance(format, Block) or not sharded:
+    if not sharded or not isinstance(format, Block | Squeezed):
         return True
+    if isinstance(format, Squeezed):
+        return False
     extents = format.extents(ndim)
     return format.second is None and all(extents[a] == 1 for a in sharded)
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from .fixed_and_blocks import bf16_kahan, bf16_sr, dorefa, fixed_point, hbfp8, swalp, swalp8, wage
 from .float4 import fp4_all_the_way, mxfp4, nvfp4, quartet
-from .float8 import fp8_deepseek, fp8_delayed, fp8_hybrid, fp8_ibm, mxfp8
+from .float8 import fp8_deepseek, fp8_delayed, fp8_hybrid, fp8_ibm, mxfp8, s2fp8
 from .registry import as_recipe, recipe, recipe_names, register_recipe
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "recipe",
     "recipe_names",
     "register_recipe",
+    "s2fp8",
     "swalp",
     "swalp8",
     "wage",

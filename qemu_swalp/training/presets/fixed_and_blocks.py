@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
+
 from ..._util.checks import check_int
 from ...formats import bfp
 from ...ops.quantizer import Quantizer
@@ -149,14 +151,17 @@ def wage(weights: int = 2, activations: int = 8, gradients: int = 8, errors: int
     """WAGE (Wu et al. 2018, arXiv 1802.04680), by default 2-8-8-8: ternary weights, 8-bit
     activations, gradients and errors.
 
-    Weights in {-1/2, 0, 1/2} from an accumulator of as many bits as gradients have. Activations in
-    fixed point; errors under one power of two for each tensor, gradients likewise and stochastic.
+    Weights in {-1/2, 0, 1/2}, nearest, of an accumulator on the grid of the gradients' bits. Updates
+    reach that grid by stochastic rounding, the only one of gradients, in the authors' code too.
+    Accumulator, weights and activations stay within ±(1 - 2^(1-bits)); activations are in fixed
+    point. Errors are on a grid of 2^(1-bits) of the power of two next to the tensor's greatest, and
+    clipped to that power.
 
     Not held, since they are the model's and the optimizer's part: WAGE goes on to drop the scales
-    of errors and gradients, which leaves their direction. It uses plain SGD with a learning rate
-    that is a power of two. It starts from weights uniform within ±max(√(6/n), 1.5·2^(1-k)), n
-    inputs to a sum and k bits of weights. It divides each layer's sums by the power of two next to
-    1.5·2^(1-k)/√(6/n) where that is above 1.
+    of errors, which leaves their direction. It divides each gradient by the power of two next to
+    its greatest. It uses plain SGD with a learning rate that is a power of two. It starts from
+    weights uniform within ±max(√(6/n), 1.5·2^(1-k)), n inputs to a sum and k bits of weights. It
+    divides each layer's sums by the power of two next to 1.5·2^(1-k)/√(6/n) where that is above 1.
 
     weights, activations, gradients, errors : bits of each, from 2 to 16.
 
@@ -165,10 +170,11 @@ def wage(weights: int = 2, activations: int = 8, gradients: int = 8, errors: int
     """
     for bits in (weights, activations, gradients, errors):
         check_int("the bits of a number of WAGE", bits, 2, 16)
+    # ⌈log2(amax/(2^(bits-1)·√2))⌉ is log2 amax rounded, less bits - 1
+    next_power = float(np.float32(2.0 ** (errors - 0.5)))
     return Recipe(
         weight=f"fixed<{weights},{weights - 1},symmetric>/nearest_even",
         accumulator=f"fixed<{gradients},{gradients - 1},symmetric>/stochastic",
         activation=f"fixed<{activations},{activations - 1},symmetric>/nearest_even",
-        error=f"bfp<{errors}>/nearest_even",
-        gradient=f"bfp<{gradients}>/stochastic",
+        error=f"block<fixed<{errors},0,symmetric>,rule=rceil,top={next_power!r}>/nearest_even",
     )

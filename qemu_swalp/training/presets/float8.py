@@ -60,6 +60,21 @@ def fp8_ibm(loss_scale: float = 1000.0) -> Recipe:
     )
 
 
+@preset
+def s2fp8(results: bool = False) -> Recipe:
+    """S2FP8 (Cambier et al. 2020, arXiv 2001.05674): the operands of all products in float<5,2>
+    after a shift and a squeeze of their logarithms.
+
+    Each tensor has its own two numbers, from present values (`Squeezed`). Products are summed up in
+    float32; weights stay in float32; no loss scaling, no layer left out, rounding to nearest, all
+    as in the paper. `results=True` rounds what layers give, and its gradient, as well: this could
+    not be told from the sources at hand.
+    """
+    kind = "squeezed<e5m2>/nearest_even"
+    result = kind if results else None
+    return Recipe(activation=result, error=result, operands=dict.fromkeys(KINDS, kind))
+
+
 PROMOTED = "float<8,13>/toward_zero; group=32; chunk=128; total=float<8,23>/nearest_even"
 """A model of sums on H800 GPUs, whose tensor cores retain some 14 bits, that are promoted to
 float32 every 128 products, which are 4 of their instructions; that they truncate is an assumption.
