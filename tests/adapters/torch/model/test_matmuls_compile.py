@@ -11,13 +11,6 @@ from torch import nn
 from tests.helpers.products import NEAREST, STOCHASTIC, gradients, net
 
 
-@pytest.fixture
-def _fresh():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 def attention_net():
     torch.manual_seed(0)
     return nn.Sequential(
@@ -25,7 +18,6 @@ def attention_net():
     )
 
 
-@pytest.mark.usefixtures("_fresh")
 @pytest.mark.parametrize("kind", [net, attention_net])
 @pytest.mark.parametrize("recipe", [NEAREST, STOCHASTIC], ids=["nearest", "stochastic"])
 def test_compiles_as_one_graph_with_the_eager_bits(same, kind, recipe):
@@ -40,7 +32,6 @@ def test_compiles_as_one_graph_with_the_eager_bits(same, kind, recipe):
         same(gradients(models[0], y), gradients(models[1], z))
 
 
-@pytest.mark.usefixtures("_fresh")
 @pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
 def test_inductors_operands_have_the_eager_bits(same):
     model = nn.Linear(6, 4, bias=False)

@@ -1,0 +1,56 @@
+"""Private API of PyTorch: all that this adapter touches of it, and nothing of it anywhere else.
+
+Each item says what it is for. All were seen in PyTorch 2.13; for each there is a contract test in
+`tests/adapters/torch/test_compat.py`, which fails where a release changes it.
+"""
+
+from .autograd import (
+    backward_id as backward_id,
+    is_transformed as is_transformed,
+    replace_checkpointed as replace_checkpointed,
+    transforms_are_active as transforms_are_active,
+    version_of as version_of,
+)
+from .compiler import (
+    TracedNode as TracedNode,
+    check_before_tracing as check_before_tracing,
+    constant as constant,
+    is_compiled as is_compiled,
+    never_traced_first as never_traced_first,
+    show_to_modes as show_to_modes,
+    traced_nodes as traced_nodes,
+)
+from .distributed import (
+    groups_of_ddp as groups_of_ddp,
+    groups_of_fsdp as groups_of_fsdp,
+    shard_window as shard_window,
+)
+from .modules import (
+    AVERAGE_POOLS as AVERAGE_POOLS,
+    WRAPPED as WRAPPED,
+    BatchNorm as BatchNorm,
+    ConvNd as ConvNd,
+    ConvTransposeNd as ConvTransposeNd,
+    NormBase as NormBase,
+    call_impl_of as call_impl_of,
+    forward_hooks as forward_hooks,
+    forward_pre_hooks as forward_pre_hooks,
+    parameters_of as parameters_of,
+    stand_in as stand_in,
+)
+from .operators import (
+    DispatchMode as DispatchMode,
+    is_operator as is_operator,
+    lost_weight as lost_weight,
+    native_functions as native_functions,
+    operator_name as operator_name,
+    safe_softmax as safe_softmax,
+    without_interception as without_interception,
+)
+from .optimizers import (
+    complete_lbfgs as complete_lbfgs,
+    has_step_hooks as has_step_hooks,
+    keep_step_hooks as keep_step_hooks,
+    run_first_after_step as run_first_after_step,
+    run_first_before_step as run_first_before_step,
+)
