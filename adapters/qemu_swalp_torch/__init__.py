@@ -37,6 +37,7 @@ from .averaging.update_bn import update_bn
 from .distributed import LowPrecisionAllReduce, quantize_all_reduce
 from .emulation.emulate import Emulation, emulate
 from .model.activations import quantize_activations
+from .model.backward_coverage import watch_backwards as _watch_backwards
 from .model.coverage import UncoveredError
 from .model.elementwise import quantize_elementwise, register_elementwise
 from .model.handle import SiteHandle, disabled
@@ -52,6 +53,7 @@ from .tensors.straight_through import quantize
 
 _follow_checkpoints()
 _refuse_tracing()
+_watch_backwards()
 
 _RENAMED = {"quantize_steps": quantize_elementwise, "register_steps": register_elementwise}
 

@@ -5,9 +5,16 @@ Each item says what it is for. All were seen in PyTorch 2.13; for each there is 
 """
 
 from .autograd import (
+    backward_hooks as backward_hooks,
     backward_id as backward_id,
+    function_running_in as function_running_in,
     is_transformed as is_transformed,
+    module_hooked_in as module_hooked_in,
+    next_node_number as next_node_number,
+    node_number as node_number,
+    replace_backward as replace_backward,
     replace_checkpointed as replace_checkpointed,
+    running_node as running_node,
     transforms_are_active as transforms_are_active,
     version_of as version_of,
 )

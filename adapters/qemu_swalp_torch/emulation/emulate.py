@@ -85,7 +85,8 @@ def emulate(
     TypeError: for arguments of other types.
     ValueError: if the recipe is empty, if it rounds the optimizer's tensors and there is no
         optimizer, or if a section finds nothing to round. Model and optimizer are then as before.
-    UncoveredError: at the first forward, if it computes something that could not be rounded.
+    UncoveredError: at the first forward, or its backward, if it computes something that could not
+        be rounded.
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10))

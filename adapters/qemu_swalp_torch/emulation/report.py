@@ -10,7 +10,7 @@ from qemu_swalp import Accumulation
 from qemu_swalp.training import ELEMENTWISE, Quantizer
 from qemu_swalp.training.roles import SECTIONS
 
-from ..model.coverage import share
+from ..model.coverage import Report, share
 from ..model.interception import scope_of
 
 Line = tuple[str, str, str, str, str, str]
@@ -41,15 +41,22 @@ def lines_of(emulation: Any) -> Iterator[Line]:
         average = emulation.recipe.average
         parts = ("float", "") if average is None else _parts(str(average))
         yield ("average", "average", *parts, str(emulation.averager.n_averaged), "")
-    if report is not None:
-        for kind, left in (("excluded", report.excluded), ("uncovered", report.uncovered)):
-            for (name, what), flops in left.items():
-                place = name or "(model)"
-                yield (place, f"{kind}: {what}", "float", "", "", share(flops, report.total))
-        for (name, what), count in report.operations.items():
-            yield (name or "(model)", f"uncovered: {what}", "float", "", str(count), "")
+    backward = None if scope is None else scope.backward
+    for when, found in (("", report), (" in the backward", backward)):
+        if found is not None:
+            yield from _left_out(found, when)
     if emulation.recipe.elementwise_rule("backward.add") is not None:
         yield ("(autograd)", "sums of gradients of a tensor used twice", "float", "", "", "")
+
+
+def _left_out(report: Report, when: str) -> Iterator[Line]:
+    """What stays in float of a forward or a backward, with its share of that."""
+    for kind, left in (("excluded", report.excluded), ("uncovered", report.uncovered)):
+        for (name, what), flops in left.items():
+            words = f"{kind}{when}: {what}"
+            yield (name or "(model)", words, "float", "", "", share(flops, report.total))
+    for (name, what), count in report.operations.items():
+        yield (name or "(model)", f"uncovered{when}: {what}", "float", "", str(count), "")
 
 
 def _rules(section: str, site: Any) -> dict[str, str]:

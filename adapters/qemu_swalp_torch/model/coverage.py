@@ -27,10 +27,12 @@ from .._compat import (
     backward_id,
     never_traced_first,
     operator_name,
+    running_node,
     without_interception,
 )
 from .exact_operators import EXACT, FURTHER_PRODUCTS
 from .frames import FRAMES
+from .origins import Origins
 
 POLICIES = ("raise", "warn", "ignore")
 OURS = __name__.partition(".")[0]
@@ -73,6 +75,14 @@ class Report:
     operations: Counter[tuple[str, str]] = field(default_factory=Counter)
     """Calls, by (module, operator), of elementwise operations that could not be rounded."""
 
+    def __add__(self, other: Report) -> Report:
+        return Report(
+            self.rounded + other.rounded,
+            self.excluded + other.excluded,
+            self.uncovered + other.uncovered,
+            self.operations + other.operations,
+        )
+
     @property
     def total(self) -> int:
         """All of them."""
@@ -80,13 +90,13 @@ class Report:
 
 
 @contextmanager
-def watched(scope: Any) -> Iterator[None]:
+def watched(scope: Any) -> Iterator[Origins]:
     """Watch what is computed within, and tell what was not rounded."""
     sites, report = scope.sites_within(), Report()
     products = [site for site in sites if hasattr(site, "flops")]
     before = [(site.flops, site.left) for site in products]
-    with Watch(report):
-        yield
+    with Watch(report) as watch:
+        yield watch.origins
     for site, (flops, left) in zip(products, before, strict=True):
         if site.flops > flops:
             report.rounded[site.name] += site.flops - flops
@@ -117,11 +127,13 @@ class Watch(DispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, report: Report) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.report = report
+        self.report, self.origins = report, Origins()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with without_interception():  # operators called here are none of the model's calls
             result = func(*args, **(kwargs or {}))
+            in_backward = running_node() is not None  # of a gradient that the forward computes
+            self.origins.add(FRAMES.stack[-1] if FRAMES.stack and not in_backward else None)
             if is_floating(result):
                 self._note(func, args, kwargs or {}, result)
         return result
@@ -133,8 +145,8 @@ class Watch(DispatchMode):  # type: ignore[no-untyped-call]
             return
         if kind == "product":
             measured = not torch.compiler.is_compiling()  # else sizes may be open
-            flops = _flops(func.overloadpacket, args, options, result) if measured else 0
-            ours, custom = _origin()
+            flops = flops_of(func.overloadpacket, args, options, result) if measured else 0
+            ours, custom = _origin(in_hooks=True)
             what = f"autograd.Function {custom}" if custom else what
             if frame.products is None:
                 self.report.excluded[frame.name, what] += flops
@@ -175,7 +187,7 @@ def _is_number(x: Tensor) -> bool:
     return x.is_floating_point() or x.is_complex()
 
 
-def _flops(packet: Any, args: Any, options: Any, result: Any) -> int:
+def flops_of(packet: Any, args: Any, options: Any, result: Any) -> int:
     """Of a product; at least 1."""
     if packet in flop_registry:
         return max(1, int(flop_registry[packet](*args, **options, out_val=result)))
@@ -187,18 +199,23 @@ def _flops(packet: Any, args: Any, options: Any, result: Any) -> int:
     return max(1, 2 * first.numel() * terms)
 
 
-def _origin() -> tuple[bool, str | None]:
+def _origin(in_hooks: bool = False) -> tuple[bool, str | None]:
     """Whether the code that computes here is that of the emulator, and the name of the custom
     autograd Function in which it stands, if it stands in one.
+
+    Within the emulator's own code that of others runs where hooks pack tensors that are saved, or
+    where it rounds; the first is told apart `in_hooks`.
     """
-    ours, custom = False, None
+    ours, others, custom = False, False, None
     frame: Any = inspect.currentframe()
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module == f"{OURS}.model.interception" and frame.f_code.co_name == "__call__":
             break
         if frame.f_code.co_filename.startswith(OWN_FILES):
-            ours = True
+            ours = not others
+        elif in_hooks and not ours and not module.startswith(("torch.", "qemu_swalp")):
+            others = True
         if module == "torch.autograd.function" and frame.f_code.co_name == "apply":
             kind = frame.f_locals.get("cls")
             if kind is not None and not kind.__module__.startswith((OURS, "torch.")):
@@ -207,8 +224,8 @@ def _origin() -> tuple[bool, str | None]:
     return ours, custom
 
 
-def tell(report: Report, policy: dict[str, str]) -> None:
-    """Raise or warn about what was not covered."""
+def tell(report: Report, policy: dict[str, str], when: str = "") -> None:
+    """Raise or warn about what was not covered; `when` it was computed, if not in a forward."""
     for section, found in (("products", report.uncovered), ("elementwise", report.operations)):
         if not found or policy.get(section, "ignore") == "ignore":
             continue
@@ -220,8 +237,8 @@ def tell(report: Report, policy: dict[str, str]) -> None:
         ]
         register = "register_gemms" if section == "products" else "register_elementwise"
         message = (
-            f"the recipe's section {section!r} could not be applied to what these modules compute:"
-            f" {'; '.join(lines[:8])}"
+            f"the recipe's section {section!r} could not be applied to what these modules compute"
+            f"{when and ' '}{when}: {'; '.join(lines[:8])}"
             + (f"; and {len(lines) - 8} more" if lines[8:] else "")
             + ". "
             f"Exclude them by name (exclude=), tell by {register} how they compute, or leave them"

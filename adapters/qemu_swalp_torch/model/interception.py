@@ -10,7 +10,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .._compat import (
     call_impl_of,
@@ -19,11 +19,14 @@ from .._compat import (
     without_interception,
 )
 from ..tensors.call_counters import Site
+from ..tensors.model_names import named_modules
 from ..tensors.scripting import NotScriptable
+from .backward_coverage import TRIES, expect, is_wanted
 from .coverage import Report, is_watchable, watched
 from .direct import DIRECT, is_plain
 from .frames import FRAMES, Frame, Products, functions_of, pass_on
 from .function_mode import Interception, remember, show_functions
+from .origins import Place
 from .registry import FORWARDS, FUNCTIONS
 from .traced import check_traced, check_untransformed
 
@@ -49,6 +52,12 @@ class ModuleScope(NotScriptable):
         """Section of a recipe → what to do about what it does not cover."""
         self.report: Report | None = None
         """What was found in the first forward that began here."""
+        self.backward: Report | None = None
+        """What was found in its backward."""
+        self.tries = TRIES
+        """How many more forwards are watched until one has a backward."""
+        self.hooks: tuple[int, frozenset[int]] = (0, frozenset())
+        """How many hooks had ever been made when a forward began, and ids of those on backwards."""
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -108,8 +117,10 @@ class ModuleScope(NotScriptable):
                 with Interception():
                     result = function(of, *inputs, **options)
             else:
-                with watched(self), Interception():
+                with watched(self) as origins, Interception():
                     result = function(of, *inputs, **options)
+                if torch.is_grad_enabled():
+                    expect(self, origins)
             _check_traced(frame)
             return result
         finally:
@@ -120,8 +131,24 @@ class ModuleScope(NotScriptable):
 
     @never_traced_first
     def is_watched(self) -> bool:
-        """Whether a forward that begins here is the first, which is watched."""
-        return self.report is None and bool(self.policy) and is_watchable()
+        """Whether a forward that begins here is watched: the first, and the first that has a
+        backward.
+        """
+        if not self.policy or not is_watchable():
+            return False
+        return self.report is None or is_wanted(self)
+
+    def place_of(self, what: nn.Module | Tensor) -> Place | None:
+        """Where in the model a module is, or a parameter; None if it is not."""
+        modules = dict(named_modules(self.module))
+        for name, module in modules.items():
+            if what is module or any(what is p for p in module.parameters(recurse=False)):
+                return Place(
+                    name,
+                    _is_rounded(modules, name, "products"),
+                    _is_rounded(modules, name, "elementwise"),
+                )
+        return None
 
     def sites_within(self) -> list[Any]:
         """The sites of all modules within."""
@@ -191,6 +218,15 @@ def _policy() -> dict[str, str]:
     return {} if root is None else root.policy
 
 
+def _is_rounded(modules: dict[str, nn.Module], name: str, section: str) -> bool:
+    """Whether the module of that name is rounded: as the innermost says that has a say."""
+    scope = scope_of(modules[name]) if name in modules else None
+    site = None if scope is None else scope.sites.get(section)
+    if site is not None:
+        return bool(site) and bool(site.enabled)
+    return bool(name) and _is_rounded(modules, name.rpartition(".")[0], section)
+
+
 def scope_of(module: nn.Module) -> ModuleScope | None:
     """The scope that stands in for the module's forward."""
     forward = module.__dict__.get("forward")
@@ -211,7 +247,9 @@ def put(module: nn.Module, name: str, section: str, site: Any, policy: str) -> P
     if scope is None:
         scope = module.__dict__["forward"] = ModuleScope(module, name)
         stand_in(module, scope.call)
-    scope.sites[section], scope.policy[section], scope.report = site, policy, None
+    scope.sites[section], scope.policy[section] = site, policy
+    scope.report = scope.backward = None
+    scope.tries = TRIES
     return Placed(scope, section)
 
 

@@ -5,6 +5,7 @@ A failure here says that this release of PyTorch changed an item: mend that item
 
 import ast
 import importlib
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -407,6 +408,67 @@ def test_checkpoints_recompute_a_replaced_function(monkeypatch, reentrant):
     assert [task != -1 for task in calls] == ([False, True] if reentrant else [True]), changed(
         "replace_checkpointed"
     )
+
+
+def test_replace_backward(monkeypatch):
+    name, order = "_engine_run_backward", []
+    for module in (torch.autograd, torch.autograd.graph):
+        monkeypatch.setattr(module, name, getattr(module, name))
+    _compat.replace_backward(lambda run: lambda *a, **k: (order.append("begun"), run(*a, **k))[1])
+    x = torch.ones(2, requires_grad=True)
+    x.sum().backward()
+    torch.autograd.backward(x.sum())
+    torch.autograd.grad(x.sum(), x)
+    torch.autograd.grad(x * 2, x, torch.eye(2), is_grads_batched=True)
+    torch.func.grad(lambda x: x.sum())(torch.ones(2))
+    assert len(order) == 5, changed("replace_backward")
+
+
+def test_nodes_and_hooks_of_a_backward():
+    """Whose node runs is known in its hooks too, and of module hooks the module."""
+    seen = []
+
+    def look(*_):
+        frame, node = inspect.currentframe(), _compat.running_node()
+        frames = []
+        while frame is not None:
+            frames.append(frame)
+            frame = frame.f_back
+        modules = [m for f in frames if (m := _compat.module_hooked_in(f)) is not None]
+        kinds = [k for f in frames if (k := _compat.function_running_in(f)) is not None]
+        variable = getattr(node, "variable", None)
+        seen.append((_compat.node_number(node), variable, [*modules, *kinds]))
+
+    class Probe(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            look()
+            return gradient
+
+    layer = nn.Linear(2, 2)
+    before = set(_compat.backward_hooks(layer))
+    handles = [
+        layer.register_full_backward_hook(look),
+        layer.register_full_backward_pre_hook(look),
+        layer.weight.register_hook(look),
+        layer.weight.register_post_accumulate_grad_hook(look),
+    ]
+    ids = {handle.id for handle in handles}
+    assert set(_compat.backward_hooks(layer)) - before == ids, changed("backward_hooks")
+    assert torch.utils.hooks.RemovableHandle.next_id > max(ids), changed("RemovableHandle.next_id")
+    first = _compat.next_node_number()
+    y = Probe.apply(torch.ones(1, 2, requires_grad=True))
+    second = _compat.next_node_number()
+    layer(y).sum().backward()
+    pre, *others, function = [s for s in seen if s[1] is None]
+    assert first <= function[0] < second <= pre[0], changed("next_node_number")
+    assert function[2] == [Probe], changed("function_running_in")
+    assert [s[2] for s in (pre, *others)] == [[layer], [layer]], changed("module_hooked_in")
+    assert [s[1] is layer.weight for s in seen].count(True) == 2, changed("running_node")
 
 
 def test_check_before_tracing(monkeypatch):
