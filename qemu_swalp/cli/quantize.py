@@ -105,6 +105,14 @@ def add_commands(commands: Any) -> None:
         ),
     )
     command.add_argument(
+        "--activations",
+        action="store_true",
+        help=(
+            "with --layout compressed-tensors: say that what these weights are multiplied by is"
+            " rounded to 8 bits as it comes (W8A8)"
+        ),
+    )
+    command.add_argument(
         "--own-dtypes",
         action="store_true",
         help="with --out: codes and scales in the file's own dtypes (F8_E4M3, F4, …), where it can",
@@ -175,7 +183,9 @@ def _quantize(chosen: argparse.Namespace) -> int:
         raise ValueError(f"{chosen.file}: nothing to round: {report.text() or 'it has no tensor'}")
     if chosen.out is not None:
         if chosen.layout == "compressed-tensors":
-            save_compressed_tensors(chosen.out, state, metadata=tensors.metadata)
+            save_compressed_tensors(
+                chosen.out, state, metadata=tensors.metadata, activations=chosen.activations
+            )
         elif chosen.layout == "gguf":
             save_gguf(chosen.out, state, metadata=tensors.metadata)
         else:
@@ -190,6 +200,8 @@ def _quantize(chosen: argparse.Namespace) -> int:
 def _check_out(chosen: argparse.Namespace) -> None:
     """The options of what is written. ValueError if one would have no effect."""
     others = chosen.layout in ("compressed-tensors", "gguf")
+    if chosen.activations and chosen.layout != "compressed-tensors":
+        raise ValueError("--activations goes with --layout compressed-tensors; give that too")
     if chosen.out is None:
         for option, given in (("--own-dtypes", chosen.own_dtypes), ("--layout", chosen.layout)):
             if given:

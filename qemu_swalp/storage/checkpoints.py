@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .layouts import Stored, arrays_of
+from .quantization_config import quantization_config
 from .safetensors import KEY, state_readers
-from .sources import open_source, quantization_config
+from .sources import open_source
 
 
 @dataclass(frozen=True)

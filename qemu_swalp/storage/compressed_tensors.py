@@ -44,6 +44,7 @@ def save_compressed_tensors(
     state: Mapping[str, Any],
     *,
     metadata: Mapping[str, str] | None = None,
+    activations: bool = False,
 ) -> None:
     """Write a state dict in the layout of compressed-tensors: `model.safetensors`, and what it says
     of quantization in `config.json`, of which other entries are kept.
@@ -56,14 +57,17 @@ def save_compressed_tensors(
         one for the array, or for each row or group, there with zero points or without. Or in
         mxfp8_e4m3, mxfp6_e2m3, mxfp4 or nvfp4. Other arrays are stored as they are.
     metadata : strings by name: `__metadata__` of the file.
+    activations : say that the inputs of these layers are rounded as their weights are, to 8 bits
+        under a scale for each token that is found as they come (W8A8). All weights are then e4m3fn
+        (`float-quantized`) or integers of 8 bits (`int-quantized`).
 
     The layout divides by NVFP4's global scale, so that the inverse of ours is stored, rounded to
     float32; values that are read may differ from ours in their last bit. All others are the same.
 
     Raises
     ------
-    ValueError: if an array is of another name, shape or format, or if its rows are not filled by
-        groups.
+    ValueError: if an array is of another name, shape or format, if its rows are not filled by
+        groups, or if `activations` goes with other weights than these.
     OSError: if a file cannot be written.
     ImportError: without safetensors or ml_dtypes.
 
@@ -83,9 +87,16 @@ def save_compressed_tensors(
             stored[name] = in_own_dtype(name, x)
             continue
         layout, weights, parts = _parts(name, x)
+        inputs = {}
+        if activations:
+            layout, parts = _with_activations(name, x, layout, parts)
+            kinds = {key: weights[key] for key in ("num_bits", "type")}
+            dynamic = {"strategy": "token", "symmetric": True, "dynamic": True}
+            inputs = {"input_activations": kinds | dynamic}
         stored |= {f"{name}{ending}": part for ending, part in parts.items()}
         key = json.dumps([layout, weights])
-        group = groups.setdefault(key, {"targets": [], "weights": weights, "format": layout})
+        said_of_all = {"weights": weights, **inputs, "format": layout}
+        group = groups.setdefault(key, {"targets": [], **said_of_all})
         group["targets"].append(name.removesuffix(".weight"))
     layouts = {group["format"] for group in groups.values()}
     said: dict[str, Any] = {
@@ -148,6 +159,30 @@ def _parts(name: str, x: QuantizedTensor) -> tuple[str, dict[str, Any], dict[str
         }
         return "nvfp4-pack-quantized", said, parts
     raise _refused(name, x)
+
+
+def _with_activations(
+    name: str, x: QuantizedTensor, layout: str, parts: dict[str, np.ndarray]
+) -> tuple[str, dict[str, np.ndarray]]:
+    """The layout of weights whose products have inputs of 8 bits, and its arrays: integers in a
+    byte each, from -128.
+    """
+    if layout == "naive-quantized":
+        return "float-quantized", parts
+    format, codes = x.format, x.codes
+    if layout != "pack-quantized" or format.bits != 8 or not isinstance(codes, BlockCodes):
+        raise ValueError(
+            f"{name} in {format} has no layout beside activations of 8 bits, which go with"
+            " weights in e4m3fn under float scales and in integers of 8 bits; leave activations out"
+        )
+    from_zero = format.element.min == 0
+    integers = {"": np.asarray(codes.codes), "_zero_point": codes.zero_points}
+    bytes_ = {
+        ending: (np.asarray(part) ^ (0x80 if from_zero else 0)).astype(np.uint8).view(np.int8)
+        for ending, part in integers.items()
+        if part is not None
+    }
+    return "int-quantized", {**bytes_, "_scale": parts["_scale"]}
 
 
 def _integers(

@@ -9,6 +9,7 @@ import numpy as np
 
 from .._util.extras import FILES, require
 from ..ops.encode import decode
+from .quantization_config import weights_said
 from .scaled_arrays import ELEMENTS, Blocks, codes_of, scaled, unpacked
 from .state_dict import QuantizedTensor
 
@@ -29,7 +30,7 @@ def gpt_oss(name: str, parts: Parts, config: Mapping[str, Any]) -> QuantizedTens
             f" {scales.shape}, got shape {packed.shape}"
         )
     codes = unpacked(packed, 4).reshape(*packed.shape[:-2], -1)
-    return scaled(name, codes, "e2m1fn", scales, Blocks((-1,), (32,)), dtype="bfloat16")
+    return scaled(name, codes, "e2m1fn", scales, Blocks((-1,), (32,)))
 
 
 def fp4_or_fp6(name: str, parts: Parts, config: Mapping[str, Any]) -> QuantizedTensor | np.ndarray:
@@ -41,7 +42,8 @@ def fp4_or_fp6(name: str, parts: Parts, config: Mapping[str, Any]) -> QuantizedT
         global_scale = _single(f"{name}_global_scale", parts["_global_scale"])
         return _nvfp4(name, packed, scales, lambda s: s / global_scale)
     blocks = scales.shape[-1] if scales.ndim else 0
-    bits = next((b for b in (4, 6) if packed.shape[-1] * 8 == blocks * 32 * b), None)
+    stored = 8 * packed.shape[-1] if packed.ndim else -1
+    bits = next((b for b in (4, 6) if stored == blocks * 32 * b), None)
     if bits is None or scales.dtype.name not in ("uint8", "float8_e8m0fnu"):
         raise ValueError(
             f"damaged: {name}_packed must have 16 bytes (FP4) or 24 bytes (FP6) for each scale in"
@@ -50,7 +52,7 @@ def fp4_or_fp6(name: str, parts: Parts, config: Mapping[str, Any]) -> QuantizedT
         )
     element = "e2m1fn" if bits == 4 else "e2m3fn"
     codes = unpacked(packed, bits)
-    return scaled(name, codes, element, scales, Blocks((-1,), (32,)), dtype="bfloat16")
+    return scaled(name, codes, element, scales, Blocks((-1,), (32,)))
 
 
 def nvfp4_in_two_scales(name: str, parts: Parts, config: Mapping[str, Any]) -> np.ndarray:
@@ -98,7 +100,6 @@ def under_scales(name: str, parts: Parts, config: Mapping[str, Any]) -> Quantize
     """
     x, scales = parts[""], parts["_scale"]
     codes = codes_of(x)
-    dtype = "bfloat16" if scales.dtype.name in ("uint8", "float8_e8m0fnu") else None
     zero_points = parts.get("_zero_point")
     blocks = _blocks(name, x, scales, config)
     if x.dtype != np.int8:
@@ -106,7 +107,7 @@ def under_scales(name: str, parts: Parts, config: Mapping[str, Any]) -> Quantize
             raise ValueError(
                 f"{name} has zero points, and its codes are floats; such arrays are not read"
             )
-        return scaled(name, codes, ELEMENTS[x.dtype.name], scales, blocks, dtype=dtype)
+        return scaled(name, codes, ELEMENTS[x.dtype.name], scales, blocks)
     if zero_points is None:
         return scaled(name, codes, "fixed<8,0>", scales, blocks)
     if zero_points.dtype != np.int8:
@@ -124,15 +125,10 @@ def _blocks(name: str, x: np.ndarray, scales: np.ndarray, config: Mapping[str, A
         return Blocks(tuple(range(len(rows))))
     if x.ndim == 1 and scales.shape == x.shape:
         return Blocks((0,))
-    structure = _weights_of(config).get("block_structure")
+    said = weights_said(config)
+    alike = said and all(other == said[0] for other in said)
+    structure = said[0].get("block_structure") if alike else None
     grouped = scales.ndim == x.ndim and scales.shape[:-1] == rows
-    if grouped and columns % scales.shape[-1] == 0 and structure is None:
+    if grouped and scales.shape[-1] and columns % scales.shape[-1] == 0 and structure is None:
         return Blocks((-1,), (columns // scales.shape[-1],))
     return Blocks((-2, -1), tuple(structure or TILE))
-
-
-def _weights_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What compressed-tensors' configuration says of weights, if all groups say the same."""
-    groups = config.get("config_groups") or {}
-    said = [group.get("weights") or {} for group in groups.values() if isinstance(group, Mapping)]
-    return said[0] if said and all(other == said[0] for other in said) else {}

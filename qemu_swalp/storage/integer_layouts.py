@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .quantization_config import weights_said
 from .scaled_arrays import Blocks, scaled, unpacked
 from .state_dict import QuantizedTensor
 
@@ -21,6 +22,8 @@ def packed_integers(
     """compressed-tensors' `pack-quantized`: codes above -2^(bits - 1), along the rows."""
     packed, scales = parts["_packed"], parts["_scale"]
     shape = tuple(parts["_shape"].reshape(-1).tolist())
+    if not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise ValueError(f"damaged: {name}_shape must hold lengths, got {list(shape)}")
     if packed.ndim < 1 or len(shape) != packed.ndim or shape[:-1] != packed.shape[:-1]:
         raise ValueError(
             f"damaged: {name}_packed of shape {packed.shape} cannot hold an array of shape {shape}"
@@ -31,11 +34,22 @@ def packed_integers(
     scales = scales if scales.ndim == len(shape) else scales.reshape(*scales.shape, 1)
     groups = scales.shape[-1]
     if zero_points is not None:
+        if zero_points.ndim != len(shape) or len(shape) < 2 or zero_points.dtype != np.int32:
+            raise ValueError(
+                f"damaged: {name}_zero_point must be words of int32 with {len(shape)} axes, got"
+                f" {zero_points.dtype} of shape {zero_points.shape}"
+            )
         zero_points = np.moveaxis(unpacked(np.moveaxis(zero_points, -2, -1), bits), -1, -2)
         zero_points = zero_points[..., : shape[-2], :]
     if "_g_idx" in parts:
         index = parts["_g_idx"].reshape(-1)
         _check_index(name, index, shape[-1], groups)
+        others = scales.shape if zero_points is None else zero_points.shape
+        if scales.shape[:-1] != shape[:-1] or others != scales.shape:
+            raise ValueError(
+                f"damaged: {name} of shape {shape} has scales of shape {scales.shape} and zero"
+                f" points of shape {others}"
+            )
         zeros = 1 << (bits - 1) if zero_points is None else zero_points[..., index]
         return _values(codes, zeros, scales[..., index])
     if scales.size == 1:
@@ -58,11 +72,7 @@ def packed_integers(
 def _bits(name: str, columns: int, words: int, config: Mapping[str, Any]) -> int:
     """The only number of bits that fills so many words with so many codes."""
     fitting = [bits for bits in range(2, 9) if -(-columns * bits // 32) == words]
-    said = {
-        weights.get("num_bits")
-        for group in (config.get("config_groups") or {}).values()
-        if isinstance(weights := group.get("weights"), Mapping)
-    }
+    said = {weights.get("num_bits") for weights in weights_said(config)}
     fitting = [bits for bits in fitting if bits in said] if said & set(fitting) else fitting
     if len(fitting) != 1:
         raise ValueError(
@@ -81,10 +91,10 @@ def awq_or_gptq(name: str, parts: Parts, config: Mapping[str, Any]) -> Quantized
     "gptq_v2".
     """
     words, scales, zeros = parts[".qweight"], parts[".scales"], parts.get(".qzeros")
-    if words.ndim != 2 or scales.ndim != 2:
+    shapes = [x.shape for x in (words, scales, zeros) if x is not None]
+    if any(len(shape) != 2 for shape in shapes):
         raise ValueError(
-            f"damaged: {name} must be stored in matrices, got shapes {words.shape} and"
-            f" {scales.shape}"
+            f"damaged: {name} must be stored in matrices, got shapes {', '.join(map(str, shapes))}"
         )
     groups, outputs = scales.shape
     along_sum = words.shape[1] == outputs
@@ -132,7 +142,7 @@ def _bits_of_words(
     """Bits of a code, by what stands along the outputs; else as config.json says."""
     along_outputs = words if not along_sum else zeros
     if along_outputs is None:
-        bits = config.get("bits", config.get("w_bit", 4))
+        bits = config.get("bits") or config.get("w_bit") or 4
     else:
         bits = 32 * along_outputs.shape[-1] / outputs if outputs else 0
     if bits not in ((2, 4, 8) if along_sum else AWQ_ORDER):
@@ -145,14 +155,17 @@ def _bits_of_words(
 
 def _awq_columns(words: np.ndarray, bits: int) -> np.ndarray:
     order = AWQ_ORDER[bits]
-    codes = unpacked(words, bits).reshape(words.shape[0], -1, len(order))
-    return codes[..., order].reshape(words.shape[0], -1)
+    codes = unpacked(words, bits)
+    groups = codes.reshape(words.shape[0], words.shape[1], len(order))
+    return groups[..., order].reshape(codes.shape)
 
 
 def _check_index(name: str, index: np.ndarray, length: int, groups: int) -> None:
-    if index.shape != (length,) or (index < 0).any() or (index >= groups).any():
+    whole = np.issubdtype(index.dtype, np.integer)
+    if not whole or index.shape != (length,) or (index < 0).any() or (index >= groups).any():
         raise ValueError(
-            f"damaged: {name} must have a group from 0 to {groups - 1} for each of {length} columns"
+            f"damaged: {name} must have a group, an integer from 0 to {groups - 1}, for each of"
+            f" {length} columns, got {index.dtype} of shape {index.shape}"
         )
 
 

@@ -60,9 +60,8 @@ def scaled(
     scales: np.ndarray,
     blocks: Blocks,
     zero_points: np.ndarray | None = None,
-    dtype: str | None = None,
 ) -> QuantizedTensor:
-    """Codes under stored scales.
+    """Codes under stored scales, whose dtype the values have; bfloat16 under scales of 8 bits.
 
     Parameters
     ----------
@@ -72,14 +71,18 @@ def scaled(
     scales : of the blocks, as stored, in any shape with as many elements.
     blocks : as the format describes them.
     zero_points : of the blocks, likewise.
-    dtype : of the values; default: that of the scales.
 
-    Raises ValueError if the dtype or the number of the scales is another.
+    Raises ValueError if the dtype or the number of the scales is another, or if one is negative.
     """
     if scales.dtype.name not in _SCALES:
         raise ValueError(
             f"{name}: its scales are of dtype {scales.dtype.name}, expected one of"
             f" {', '.join(_SCALES)}"
+        )
+    if scales.dtype.name != "uint8" and (scales.astype(np.float32) < 0).any():
+        raise ValueError(
+            f"{name} has scales below zero, which no block format has; give their signs to the"
+            " codes"
         )
     format = Block(
         element,  # type: ignore[arg-type]
@@ -88,6 +91,8 @@ def scaled(
         scale=_SCALES[scales.dtype.name],  # type: ignore[arg-type]
         rule="minmax" if zero_points is not None else None,  # type: ignore[arg-type]
     )
+    if len(blocks.axis or ()) > codes.ndim:
+        raise ValueError(f"damaged: {name} of shape {codes.shape} lacks axes of {format}")
     shape = blocks_shape(codes.shape, format)
     parts = {"scales": codes_of(scales)}
     if zero_points is not None:
@@ -99,7 +104,9 @@ def scaled(
                 f" {shape}, got {x.shape}"
             )
     shared = {part: x.reshape(shape) for part, x in parts.items()}
-    return QuantizedTensor(format, BlockCodes(codes, **shared), dtype or scales.dtype.name)
+    own = scales.dtype.name
+    dtype = own if own in ("float32", "float16") else "bfloat16"
+    return QuantizedTensor(format, BlockCodes(codes, **shared), dtype)
 
 
 def in_bfloat16(x: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +14,7 @@ import numpy as np
 
 from .._util.extras import GGUF, TORCH, require
 from .host_arrays import in_own_dtype
+from .quantization_config import json_object
 from .tensor_files import open_tensors
 
 SUFFIXES = (".npy", ".npz", ".safetensors", ".pt", ".pth", ".bin", ".gguf")
@@ -58,31 +59,6 @@ def open_source(path: Path) -> Iterator[Source]:
             )
 
 
-def quantization_config(path: Path) -> dict[str, Any]:
-    """What config.json beside a checkpoint says of its quantization; {} without one.
-
-    Raises ValueError if it is damaged.
-    """
-    config = (path if path.is_dir() else path.parent) / "config.json"
-    if not config.is_file():
-        return {}
-    content = _json(config)
-    found = content.get("quantization_config") or content.get("compression_config") or {}
-    if not isinstance(found, dict):
-        raise ValueError(f"{config}: quantization_config must be an object, got {found!r}")
-    return found
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
-
-
 def _in_folder(folder: Path) -> Path:
     """The index or the only file of a checkpoint's folder."""
     for name in (*INDICES, *WHOLE):
@@ -99,7 +75,7 @@ def _in_folder(folder: Path) -> Path:
 
 def _shards(index: Path, stack: ExitStack) -> Source:
     """The files that an index assigns each array to."""
-    content = _json(index)
+    content = json_object(index)
     place = content.get("weight_map")
     if not isinstance(place, dict) or not all(isinstance(file, str) for file in place.values()):
         raise ValueError(f"{index}: damaged: it must give the file of each array by weight_map")
@@ -108,6 +84,11 @@ def _shards(index: Path, stack: ExitStack) -> Source:
         shard = index.parent / file
         if Path(file).name != file or not shard.is_file():
             raise ValueError(f"{index}: there is no file {file!r} beside it")
+        if shard.suffix.lower() not in SUFFIXES:
+            raise ValueError(
+                f"{index}: damaged: {file!r} is no file of arrays, whose names end in"
+                f" {' or '.join(SUFFIXES)}"
+            )
         files[file] = stack.enter_context(open_source(shard))
     for file, shard in files.items():
         there, announced = set(shard.names), {name for name, f in place.items() if f == file}
@@ -166,8 +147,8 @@ def _native(x: np.ndarray) -> np.ndarray:
 
 
 def _torch_file(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file of `torch.save`, by the names and, of nested mappings, by the keys on
-    the way, joined by dots. What is no tensor is left out.
+    """The tensors of a file of `torch.save`, by the names and, of nested mappings and lists, by the
+    keys on the way, joined by dots. What is no tensor is left out.
     """
     torch = require("torch", TORCH)
     with path.open("rb"):  # an OSError that says why, if it cannot be read
@@ -177,19 +158,35 @@ def _torch_file(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # of pickle, zipfile and PyTorch, as many kinds as there are damages
         raise ValueError(
             f"{path}: not a file of tensors that torch.load(…, weights_only=True) reads; save the"
-            f" model's state_dict(). It said: {str(error).strip().splitlines()[0]}"
+            f" model's state_dict(). It said: {_first_line(error)}"
         ) from error
     tensors: dict[str, np.ndarray] = {}
 
     def collect(name: str, x: Any) -> None:
         if isinstance(x, torch.Tensor):
-            tensors[name or path.stem] = in_own_dtype(name or path.stem, x.detach())
-        elif isinstance(x, Mapping):
-            for key, value in x.items():
+            name = name or path.stem
+            if name in tensors:
+                raise ValueError(f"{path}: two tensors are called {name}; rename one of them")
+            try:
+                tensors[name] = in_own_dtype(name, x.detach())
+            except (TypeError, RuntimeError) as error:
+                raise ValueError(
+                    f"{path}: {name} is no dense tensor with values, but {x.layout} on the device"
+                    f" {x.device} of {x.dtype}; save a dense one, as to_dense() or dequantize()"
+                    " gives it, or leave it out"
+                ) from error
+        elif isinstance(x, Mapping | list | tuple):
+            members = x.items() if isinstance(x, Mapping) else enumerate(x)
+            for key, value in members:
                 collect(f"{name}.{key}" if name else str(key), value)
 
     collect("", content)
     return tensors
+
+
+def _first_line(error: Exception) -> str:
+    """Of what PyTorch said, without what colours it on a terminal."""
+    return re.sub(r"\x1b\[\d*m", "", str(error)).strip().partition("\n")[0]
 
 
 # GGUF

@@ -412,7 +412,13 @@ def test_damaged_gptq_and_gguf(tmp_path: Path) -> None:
         "fc.g_idx": torch.arange(64, dtype=torch.int32) // 16,
     }
     for change, words in (
-        ({"fc.g_idx": torch.arange(64, dtype=torch.int32)}, "a group from 0 to 3 for each of 64"),
+        (
+            {"fc.g_idx": torch.arange(64, dtype=torch.int32)},
+            "a group, an integer from 0 to 3, for each",
+        ),
+        ({"fc.g_idx": torch.zeros(64)}, "for each of 64 columns, got float32"),
+        ({"fc.qzeros": torch.zeros(4, dtype=torch.int32)}, "must be stored in matrices"),
+        ({"fc.scales": -torch.ones(4, 32).half()}, "has scales below zero"),
         ({"fc.qzeros": torch.zeros(3, 4, dtype=torch.int32)}, "and zero points of shape"),
         ({"fc.scales": torch.ones(3, 32).half()}, "cannot have scales"),
         ({"fc.qzeros": torch.zeros(4, 3, dtype=torch.int32)}, "codes of 3 bits .* are not read"),

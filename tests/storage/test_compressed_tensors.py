@@ -72,6 +72,51 @@ def test_the_package_reads_what_is_written(format: str, tmp_path: Path) -> None:
         assert (values_of(ours[f"{module}.weight"]).astype(np.float32) == values).all()
 
 
+@pytest.mark.parametrize(
+    ("format", "layout"),
+    [
+        ("block<e4m3fn,axis=0,scale=bf16>", "float-quantized"),
+        ("int8", "int-quantized"),
+        ("int<8,axis=0>", "int-quantized"),
+        ("int<8,zero_point,axis=0>", "int-quantized"),
+        ("int<8,axis=-1,size=64>", "int-quantized"),
+    ],
+)
+def test_weights_beside_activations_of_8_bits(format: str, layout: str, tmp_path: Path) -> None:
+    coded = q.quantize_state_dict({"fc.weight": WEIGHT}, format)
+    q.save_compressed_tensors(tmp_path, coded, activations=True)
+    said = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
+    (scheme,) = QuantizationConfig.model_validate(said).config_groups.values()
+    assert said["format"] == infer_module_format(torch.nn.Linear, scheme).value == layout
+    assert scheme.input_activations.dynamic is True
+    assert scheme.input_activations.num_bits == 8
+    stored = load_file(tmp_path / "model.safetensors")
+    parts = {name.removeprefix("fc."): x for name, x in stored.items()}
+    assert parts["weight"].dtype == (torch.int8 if "int" in layout else torch.float8_e4m3fn)
+    values = BaseCompressor.get_value_from_registry(layout).decompress(parts, scheme)["weight"]
+    ours = q.load_checkpoint(tmp_path)["fc.weight"]
+    assert (values.float().numpy() == values_of(ours).astype(np.float32)).all()
+    dtype = torch.bfloat16 if "bf16" in format else torch.float32
+    expected = torch.tensor(coded["fc.weight"].decode()).to(dtype)
+    assert (values == expected).all()
+
+
+def test_activations_go_with_8_bits(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    coded = q.quantize_state_dict({"fc.weight": WEIGHT}, "int<4,axis=0>")
+    with pytest.raises(ValueError, match="which go with weights in e4m3fn"):
+        q.save_compressed_tensors(tmp_path / "new", coded, activations=True)
+    assert not (tmp_path / "new").exists()
+    source = tmp_path / "x.npz"
+    np.savez(source, **{"fc.weight": WEIGHT})
+    command = ("quantize", str(source), "--format", "int8", "--activations")
+    assert "--activations goes with --layout" in complaint(capsys, *command)
+    layout = ("--layout", "compressed-tensors", "--out", str(tmp_path / "out"))
+    output(capsys, *command, *layout)
+    assert q.load_checkpoint(tmp_path / "out")["fc.weight"].format == q.parse("int8").replace(
+        element="fixed<8,0>"
+    )
+
+
 @pytest.mark.parametrize("format", ["nvfp4", "nvfp4_torchao", "mxfp4", "fp8_128x128"])
 def test_zeros_stay_zeros(format: str, tmp_path: Path) -> None:
     coded = q.quantize_state_dict({"fc.weight": np.zeros((128, 128), np.float32)}, format)
