@@ -170,7 +170,11 @@ def _with_activations(
     if layout == "naive-quantized":
         return "float-quantized", parts
     format, codes = x.format, x.codes
-    if layout != "pack-quantized" or format.bits != 8 or not isinstance(codes, BlockCodes):
+    if (
+        layout != "pack-quantized"
+        or format.bits != 8
+        or not (isinstance(format, Block) and isinstance(codes, BlockCodes))
+    ):
         raise ValueError(
             f"{name} in {format} has no layout beside activations of 8 bits, which go with"
             " weights in e4m3fn under float scales and in integers of 8 bits; leave activations out"
