@@ -140,6 +140,7 @@ LAYERS = {
         "elementwise",
         "optim",
         "averaging",
+        "phases",
         "monitoring",
         "emulation",
     ],

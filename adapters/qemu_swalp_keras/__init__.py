@@ -49,6 +49,7 @@ from .optim.layouts import operand_layouts
 from .optim.schedule import SWALPSchedule
 from .optim.sgd import SGD
 from .optim.wrap import QuantizedOptimizer, unquantize_optimizer
+from .phases import install as _install_phases
 from .products.gemms import quantize_gemms, unquantize_gemms
 from .products.interception import install as _install_products
 
@@ -57,6 +58,7 @@ _install_calls()
 _install_products()
 _install_elementwise()
 _install_operators()
+_install_phases()
 
 __all__ = [
     "COMPUTING_LAYERS",

@@ -11,21 +11,22 @@ import keras
 
 from qemu_swalp._util.checks import check_bool, check_choice
 from qemu_swalp._util.tables import table
-from qemu_swalp.training import ELEMENTWISE, Recipe
+from qemu_swalp.training import ELEMENTWISE, Phases, Recipe
 
 from ._compat import flat_layers
 from .calls.operands import described
 from .calls.scope import policy_of
+from .calls.sites import put
 from .calls.uncovered import POLICIES
-from .elementwise.quantize import quantize_elementwise, unquantize_elementwise
+from .elementwise.quantize import unquantize_elementwise
 from .layers.names import check_choice_of_layers, named_layers, placed, sites
 from .layers.quantize import Quantize
 from .layers.rebuild import is_graph
-from .layers.rewrite import quantize_activations
-from .layers.selection import Selection, chosen
+from .layers.rewrite import in_phases
+from .layers.selection import COMPUTING_LAYERS, Selection, chosen
 from .optim.wrap import QuantizedOptimizer, unquantize_optimizer
-from .products.gemms import quantize_gemms, unquantize_gemms
-from .sections import recipe_of
+from .products.gemms import unquantize_gemms
+from .sections import phases_of, recipe_of
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,18 @@ class Emulation:
 
     model: Any
     optimizer: Any
-    recipe: Recipe
+    phases: Phases
+    """What was asked for: one recipe from step 0 on, or several."""
     uncovered: tuple[str, ...]
     """What the recipe could not be applied to."""
     given: Any
     """The model that `emulate` was called with."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe, under phases the present one."""
+        since = self.optimizer.phase.since if len(self.phases.recipes) > 1 else 0
+        return self.phases.at(since)
 
     def remove(self) -> tuple[Any, Any]:
         """Undo everything: weights, the optimizer's state and its iterations keep their values.
@@ -63,6 +71,9 @@ class Emulation:
     def __str__(self) -> str:
         lines = [*self._optimizer_lines(), *self._activation_lines(), *self._product_lines()]
         lines += self._elementwise_lines()
+        if len(self.phases.recipes) > 1:
+            now = f"now from step {self.optimizer.phase.since} on"
+            lines += [("phases", f"{self.phases!r}".removeprefix("Phases "), now, "", "")]
         lines += [("", f"uncovered: {what}", "", "", "") for what in self.uncovered]
         return table(("place", "role", "format", "rounding", "FLOPs"), lines, left=range(4))
 
@@ -108,7 +119,7 @@ class Emulation:
 def emulate(
     model: Any,
     optimizer: keras.optimizers.Optimizer | str | None,
-    recipe: Recipe | str,
+    recipe: Recipe | str | Phases,
     *,
     exclude: Selection = (),
     average: bool | Mapping[str, Any] = False,
@@ -125,7 +136,11 @@ def emulate(
         operations they round.
     optimizer : a Keras optimizer that is not built yet, or its name; None if the recipe rounds
         nothing in an optimizer.
-    recipe : `qemu_swalp.training.Recipe`, or the name of a preset such as "swalp8".
+    recipe : `qemu_swalp.training.Recipe`, or the name of a preset such as "swalp8"; or `Phases`,
+        whose recipes follow each other by the optimizer's `iterations`. At each change weights are
+        rounded anew, from the accumulator where the recipe before had one. Seeds, numbers of calls
+        and the average go on. `fit` and `train_on_batch` trace and compile the step anew then. A
+        loop of your own whose step is compiled calls `optimizer.change_phase()`.
     exclude : layers that stay in float with their parameters: a pattern of names, a layer type, a
         predicate (name, layer) -> bool, or a sequence of these.
     average : True to average the weights from the first update on; or {"start": …, "cycle": …}, as
@@ -143,8 +158,9 @@ def emulate(
     Raises
     ------
     TypeError: for arguments of other types.
-    ValueError: if the recipe is empty; if it rounds the optimizer's tensors and there is no
-        optimizer; if something could not be applied; if a pattern of `exclude` or of
+    ValueError: if the recipe is empty; if it rounds the optimizer's tensors, or there are phases,
+        and there is no optimizer; if a phase has delayed scaling; if something could not be
+        applied; if a pattern of `exclude` or of
         the recipe's `overrides` matches nothing. The model is
         then as before.
 
@@ -159,28 +175,31 @@ def emulate(
     >>> model(np.ones((1, 64), "float32")).shape[1], str(emulation).count("e5m2")
     (10, 2)
     """
-    recipe = recipe_of(recipe)
+    phases = _phases(recipe)
     check_choice("uncovered", uncovered, POLICIES)
     check_bool("attention", attention)
     if not isinstance(model, keras.layers.Layer):
         raise TypeError(
             f"model must be a Keras model, got {type(model).__module__}.{type(model).__qualname__}"
         )
-    sections = recipe.sections
-    if not sections and not recipe.allow_empty:
+    several = len(phases.recipes) > 1
+    sections = {section for _, each in phases.recipes for section in each.sections}
+    if not sections and not phases.at(0).allow_empty:
         raise ValueError("nothing to round: the recipe is empty")
     if "optimizer" in sections and optimizer is None:
         raise ValueError("the recipe rounds the optimizer's tensors; pass the optimizer")
+    if several and optimizer is None:
+        raise ValueError("phases count the optimizer's steps; pass the optimizer")
     named = list(named_layers(model))
     check_choice_of_layers(model, "exclude", exclude)
-    recipe = placed(model, recipe)
+    phases = phases.map(lambda each: placed(model, each))
     missing: list[str] = []
     rounded = model
     if "activations" in sections:
         if is_graph(model):
             with warnings.catch_warnings(record=True) as seen:
                 warnings.simplefilter("always")
-                rounded = quantize_activations(model, recipe, exclude=exclude, seed=seed)
+                rounded = in_phases(model, phases, COMPUTING_LAYERS, exclude, seed)
             missing += [str(warning.message) for warning in seen]
         else:
             missing.append(_SUBCLASSED.format(name=model.name))
@@ -188,19 +207,38 @@ def emulate(
         if uncovered == "raise":
             raise ValueError(f"{what}; or pass uncovered='warn' or 'ignore'")
         warnings.warn(what, stacklevel=2)
-    wrapped = _optimizer(optimizer, recipe, named, exclude, average, seed)
-    if "products" in sections:  # last, since these alone change the model that was given
-        quantize_gemms(
-            rounded,
-            recipe,
-            exclude=exclude,
-            attention=attention,
-            uncovered=uncovered,
-            seed=seed,
-        )
-    if "elementwise" in sections:
-        quantize_elementwise(rounded, recipe, exclude=exclude, uncovered=uncovered, seed=seed)
-    return Emulation(rounded, wrapped, recipe, tuple(missing), model)
+    wrapped = _optimizer(optimizer, phases, named, exclude, average, seed)
+    # Last what changes the model that was given.
+    for section, options in (("products", {"attention": attention}), ("elementwise", {})):
+        if section in sections:
+            options |= {"exclude": exclude, "seed": seed, "uncovered": uncovered}
+            put(rounded, section, phases if several else phases.at(0), **options)
+    if several:
+        wrapped.phase.models.update((model, rounded))
+    return Emulation(rounded, wrapped, phases, tuple(missing), model)
+
+
+def _phases(given: Any) -> Phases:
+    """What was asked for, without steps at which nothing changes.
+
+    Raises
+    ------
+    TypeError, ValueError: if it is no recipe and no phases; if a phase has delayed scaling.
+    """
+    phases = phases_of(given)
+    if phases is None:
+        return Phases({0: recipe_of(given)})
+    found: dict[int, Recipe] = {}
+    for step, recipe in phases.recipes:
+        if any(part and part.scaling for part in (recipe, *dict(recipe.overrides).values())):
+            raise ValueError(
+                f"{phases!r}: the recipe from step {step} on has delayed scaling, whose scales are"
+                " variables that the optimizer has from its beginning; take scales of present"
+                " numbers, as 'fp8_hybrid' has, or one recipe for the whole training"
+            )
+        if not found or recipe != list(found.values())[-1]:
+            found[step] = replace(recipe, allow_empty=True)
+    return Phases(found)
 
 
 _SUBCLASSED = (
@@ -211,14 +249,16 @@ _SUBCLASSED = (
 
 def _optimizer(
     optimizer: Any,
-    recipe: Recipe,
+    phases: Phases,
     named: list[tuple[str, Any]],
     exclude: Selection,
     average: bool | Mapping[str, Any],
     seed: int | None,
 ) -> Any:
     """The optimizer wrapped, where there is something for it to round or average."""
-    if optimizer is None or not ("optimizer" in recipe.sections or average):
+    recipes = [recipe for _, recipe in phases.recipes]
+    wraps = average or len(recipes) > 1 or "optimizer" in recipes[0].sections
+    if optimizer is None or not wraps:
         return optimizer
     left_out = {
         v.path: None
@@ -233,8 +273,13 @@ def _optimizer(
             "average takes start, cycle, include_start, finalize and nonfinite, got"
             f" {', '.join(sorted(unknown))}"
         )
-    allow_empty = recipe.allow_empty or bool(average)
-    overrides = (*left_out.items(), *recipe.overrides)
-    recipe = replace(recipe, overrides=overrides, allow_empty=allow_empty)
+
+    def of_optimizer(recipe: Recipe) -> Recipe:
+        allow_empty = recipe.allow_empty or bool(average)
+        overrides = (*left_out.items(), *recipe.overrides)
+        return replace(recipe, overrides=overrides, allow_empty=allow_empty)
+
+    phases = phases.map(of_optimizer)
     swa: dict[str, Any] = {f"swa_{key}": value for key, value in options.items()}
-    return QuantizedOptimizer(optimizer, recipe, seed=seed, **swa)
+    given = phases if len(recipes) > 1 else phases.at(0)
+    return QuantizedOptimizer(optimizer, given, seed=seed, **swa)

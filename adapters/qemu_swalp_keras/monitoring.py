@@ -171,7 +171,10 @@ def unchanged(model: keras.Model) -> Iterator[None]:
     variables = [*model.variables, *model.optimizer.variables, *model.metrics_variables]
     before = [np.array(ops.convert_to_numpy(v)) for v in variables]
     try:
-        yield
+        with ExitStack() as stack:
+            for optimizer in quantized_within(model.optimizer):
+                stack.enter_context(optimizer.phase.held())
+            yield
     finally:
         model.reset_metrics()  # those of which the variables are made by the first step
         for variable, value in zip(variables, before, strict=True):

@@ -28,9 +28,16 @@ def recipe_of(given: Recipe | str | Mapping[str, Any] | None) -> Recipe:
     if isinstance(given, Phases):
         raise TypeError(
             f"recipe must be one recipe for the whole training, got {given!r}; phases are taken by"
-            " emulate of qemu_swalp_torch alone"
+            " emulate and QuantizedOptimizer"
         )
     return Recipe.from_dict(given) if isinstance(given, Mapping) else as_recipe(given)
+
+
+def phases_of(given: Any) -> Phases | None:
+    """The phases that were given as such or as their `to_dict()`; None for what is one recipe."""
+    if isinstance(given, Mapping) and given and all(str(key).isdigit() for key in given):
+        return Phases.from_dict(given)
+    return given if isinstance(given, Phases) else None
 
 
 def check_section(

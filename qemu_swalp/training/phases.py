@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,7 +56,23 @@ class Phases:
     def at(self, step: int) -> Recipe:
         """The recipe by which step number `step` is made."""
         check_int("step", step, 0, 2**62)
-        return self.recipes[bisect_right(self.recipes, step, key=lambda phase: phase[0]) - 1][1]
+        return self.recipes[self._index(step)][1]
+
+    def since(self, step: int) -> int:
+        """The first step of the phase that step number `step` is in."""
+        return self.recipes[self._index(step)][0]
+
+    def until(self, step: int) -> int | None:
+        """The first step of the phase after it; None in the last."""
+        later = self.recipes[self._index(step) + 1 :]
+        return later[0][0] if later else None
+
+    def map(self, change: Callable[[Recipe], Recipe]) -> Phases:
+        """The same steps, each phase's recipe changed."""
+        return Phases({step: change(recipe) for step, recipe in self.recipes})
+
+    def _index(self, step: int) -> int:
+        return bisect_right(self.recipes, step, key=lambda phase: phase[0]) - 1
 
     def to_dict(self) -> dict[str, Any]:
         """Plain strings by the number of the step, as for JSON; `from_dict` reads them."""

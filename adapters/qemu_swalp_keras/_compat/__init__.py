@@ -20,11 +20,13 @@ from .models import (
     before_calls as before_calls,
     fit_was_interrupted as fit_was_interrupted,
     flat_layers as flat_layers,
+    in_variables as in_variables,
     input_layer_of as input_layer_of,
     is_training as is_training,
     own_trainable_variables as own_trainable_variables,
     reads_state_to_train as reads_state_to_train,
     remove_state as remove_state,
+    state_of as state_of,
     sublayers as sublayers,
     trainer_trains as trainer_trains,
 )

@@ -122,6 +122,24 @@ def around_epoch_end(
     return remove
 
 
+_STATES = ("trainable", "non_trainable", "optimizer", "metrics")
+"""Of what the state is that JAX's trainer hands from step to step."""
+
+
+def in_variables(model: keras.Model, state: tuple[Any, ...]) -> None:
+    """Let the variables hold the state that JAX's trainer has at hand."""
+    model._jax_state = {f"{kind}_variables": x for kind, x in zip(_STATES, state, strict=True)}
+    model._jax_state_synced = False
+    model.jax_state_sync()
+
+
+def state_of(model: keras.Model) -> tuple[Any, ...]:
+    """The state for the next step of JAX's trainer, whose variables hold it until then."""
+    state: tuple[Any, ...] = model._get_jax_state(*(True for _ in _STATES))
+    model._jax_state_synced = False
+    return state
+
+
 def reads_state_to_train() -> bool:
     """Whether JAX's trainer is reading the state of an optimizer, for a training step that takes it
     over. An exception is harmless then; one in the step would lose the weights.

@@ -52,8 +52,13 @@ def replace_private_function(
 def replace_method(
     kind: type[Any], name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
 ) -> None:
-    """Have make(method) called for a method of a class of Keras."""
-    setattr(kind, name, make(getattr(kind, name)))
+    """Have make(method) called for a method of a class of Keras.
+
+    It is replaced in the class that defines it: Keras asks whether `compile` of a model is another
+    than there.
+    """
+    home = next(base for base in kind.__mro__ if name in vars(base))
+    setattr(home, name, make(getattr(home, name)))
 
 
 def replace_operators(

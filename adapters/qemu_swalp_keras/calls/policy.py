@@ -7,14 +7,14 @@ and loads it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
 import keras
 
 from qemu_swalp import Hadamard, stream_id
-from qemu_swalp.training import ELEMENTWISE, FULL_PRECISION, OPERANDS, Recipe
+from qemu_swalp.training import ELEMENTWISE, FULL_PRECISION, OPERANDS, Phases, Recipe
 from qemu_swalp.training.roles import KINDS, PRODUCTS
 
 from ..layers.straight_through import Rule
@@ -36,6 +36,7 @@ class Section:
     """How a section of a recipe holds for a layer."""
 
     recipe: Recipe = FULL_PRECISION
+    """Of the present phase, where there are several."""
     exclude: tuple[str, ...] = ()
     """Names and patterns of layers that are left out."""
     seed: int = 0
@@ -44,6 +45,11 @@ class Section:
     """Whether products of two activations are rounded."""
     uncovered: str = "raise"
     """What to do about operations that cannot be rounded: "raise", "warn" or "ignore"."""
+    phases: Phases | None = None
+
+    def at(self, step: int) -> Section:
+        """As it is at a step of the optimizer."""
+        return self if self.phases is None else replace(self, recipe=self.phases.at(step))
 
     def of(self, name: str, suffix: str) -> Recipe:
         """What holds for the layer of that name; nothing where it was left out."""
@@ -58,17 +64,17 @@ class Section:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain, for a config."""
-        return {
-            **self.__dict__,
-            "recipe": self.recipe.to_dict(),
-            "exclude": list(self.exclude),
-        }
+        plain = {**self.__dict__, "recipe": self.recipe.to_dict(), "exclude": list(self.exclude)}
+        phases = plain.pop("phases")
+        return plain if phases is None else {**plain, "phases": phases.to_dict()}
 
     @staticmethod
     def from_dict(plain: Mapping[str, Any]) -> Section:
         """Inverse of `to_dict`."""
-        recipe = Recipe.from_dict(plain["recipe"])
-        return Section(**{**plain, "recipe": recipe, "exclude": tuple(plain["exclude"])})
+        made = {"recipe": Recipe.from_dict(plain["recipe"]), "exclude": tuple(plain["exclude"])}
+        if "phases" in plain:
+            made["phases"] = Phases.from_dict(plain["phases"])
+        return Section(**{**plain, **made})
 
 
 @keras.saving.register_keras_serializable(package="qemu_swalp")
@@ -185,10 +191,19 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
             return Rule(quantizer, **more)
         return Rule(quantizer, section.seed, stream_id(role, self.place), **more)
 
+    def at(self, step: int) -> RoundingPolicy:
+        """The policy at a step of the optimizer: this one, where that has the same recipes."""
+        sections = (self.products, self.elementwise)
+        then = tuple(section and section.at(step) for section in sections)
+        return self if then == sections else type(self)(**self._config(then))
+
     def get_config(self) -> dict[str, Any]:
+        return self._config((self.products, self.elementwise))
+
+    def _config(self, parts: tuple[Section | None, ...]) -> dict[str, Any]:
         sections = {
             name: None if section is None else section.to_dict()
-            for name, section in zip(SECTIONS, (self.products, self.elementwise), strict=True)
+            for name, section in zip(SECTIONS, parts, strict=True)
         }
         own = {"layer": self.layer, "path": self.path, "place": self.place}
         own |= {"scales": dict(self.scales)}

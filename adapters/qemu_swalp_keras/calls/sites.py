@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from qemu_swalp._util.checks import check_choice
-from qemu_swalp.training import Recipe
+from qemu_swalp.training import Phases, Recipe
 from qemu_swalp.training.seeds import seed_for
 
 from ..layers.names import check_choice_of_layers, named_layers, placed, sites
@@ -27,14 +27,14 @@ NAMES = {
 def put(
     model: Any,
     section: str,
-    recipe: Recipe,
+    recipe: Recipe | Phases,
     *,
     exclude: Selection,
     seed: int | None,
     uncovered: str,
     attention: bool = False,
 ) -> Any:
-    """The model, whose layers round a section of a recipe from now on.
+    """The model, whose layers round a section of a recipe from now on, or that of a first phase.
 
     Raises
     ------
@@ -45,13 +45,14 @@ def put(
     check_model(model)
     check_choice("uncovered", uncovered, POLICIES)
     check_choice_of_layers(model, "exclude", exclude)
-    recipe = placed(model, recipe)
+    phases = recipe.map(lambda each: placed(model, each)) if isinstance(recipe, Phases) else None
+    recipe = placed(model, recipe) if isinstance(recipe, Recipe) else recipe.at(0)
     patterns = list(patterns_in(exclude))
     left_out = [name for name, layer in named_layers(model) if chosen(name, layer, exclude)]
     excluded = tuple(dict.fromkeys((*patterns, *left_out)))
     policies = []
     with seed_for(section, seed) as drawn:
-        asked = Section(recipe, excluded, drawn, attention, uncovered)
+        asked = Section(recipe, excluded, drawn, attention, uncovered, phases).at(0)
         for place, (path, layer) in enumerate(sites(model), start=1):
             _check(path, layer, section)
             parts = {**_sections(layer), section: asked}
@@ -62,6 +63,14 @@ def put(
     if any(policy.delayed for _, policy in policies):
         find_scales(model)
     return model
+
+
+def go_to(model: Any, step: int) -> None:
+    """Have the layers of a model round as they do from a step of the optimizer on."""
+    for _, layer in sites(model):
+        policy = policy_of(layer)
+        if policy is not None and (then := policy.at(step)) is not policy:
+            layer.dtype_policy = then
 
 
 def take_off(model: Any, section: str) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from bisect import bisect_right
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 from keras import ops, tree
 
 from qemu_swalp import Format, stream_id
@@ -17,6 +20,8 @@ from qemu_swalp.training.seeds import seed_for
 
 from ..backend import untraced
 from .straight_through import Rule, straight_through
+
+Rounding: TypeAlias = Quantizer | Format | str | None
 
 EVALUATION = 1 << 30
 """First step of the random bits of calls that do not train (clause RNG-5)."""
@@ -42,6 +47,8 @@ class Quantize(keras.layers.Layer):
         Replicas of a data-parallel run that shall differ need seeds that differ.
     place : number of the layer in the model, 0..2^32-1: two layers that must not share their noise
         need two places. Needed where the rounding is stochastic.
+    later : {number of a step of the optimizer: (activation, error) from there on}, as `emulate`
+        gives it under phases, and changes by it.
 
     Inputs : a tensor of float16, bfloat16, float32 or float64, or tensors in tuples, lists and
         dicts, each with random bits of its own. Outputs : the same structure, shapes and dtypes.
@@ -60,14 +67,20 @@ class Quantize(keras.layers.Layer):
 
     def __init__(
         self,
-        activation: Quantizer | Format | str | None = None,
-        error: Quantizer | Format | str | None = None,
+        activation: Rounding = None,
+        error: Rounding = None,
         *,
         seed: int | None = None,
         place: int | None = None,
+        later: Mapping[int | str, tuple[Rounding, Rounding]] | None = None,
         **options: Any,
     ) -> None:
-        quantizers = [None if q is None else Quantizer.parse(q) for q in (activation, error)]
+        given = {0: (activation, error), **{int(n): pair for n, pair in (later or {}).items()}}
+        phases = tuple(
+            (step, tuple(None if q is None else Quantizer.parse(q) for q in given[step]))
+            for step in sorted(given)
+        )
+        quantizers = [q for _, pair in phases for q in pair]
         stochastic = any(q is not None and q.rounding.stochastic for q in quantizers)
         if place is not None:
             check_int("place", place, 0, 2**32 - 1)
@@ -77,14 +90,21 @@ class Quantize(keras.layers.Layer):
                 " needs place=, an integer that no other Quantize layer of this seed has"
             )
         super().__init__(autocast=False, **options)
-        self.activation, self.error = quantizers
         with seed_for("activations", seed) as self.seed:
-            self.place, self.stochastic = place, stochastic
+            self.place, self._phases = place, phases
+        self.go_to(0)
         self.supports_masking = True
         self.calls = self._counter("calls", 0)
         self.evaluations = self._counter("evaluations", 0)
         self.enabled = self._counter("enabled", 1)
         self.built = True
+
+    def go_to(self, step: int) -> None:
+        """Round as from a step of the optimizer on."""
+        phase = bisect_right(self._phases, step, key=lambda phase: phase[0]) - 1
+        self._since, (self.activation, self.error) = self._phases[phase]
+        pair = (self.activation, self.error)
+        self.stochastic = any(q is not None and q.rounding.stochastic for q in pair)
 
     def _counter(self, name: str, value: int) -> Any:
         # "int": TensorFlow keeps variables of int32 in host memory, where XLA cannot reach them.
@@ -144,9 +164,8 @@ class Quantize(keras.layers.Layer):
         if x is None:
             return None
         dtype = keras.backend.standardize_dtype(x.dtype)
-        for quantizer in (
-            (self.activation, self.error) if keras.backend.is_float_dtype(dtype) else ()
-        ):
+        quantizers = [q for _, pair in self._phases for q in pair]
+        for quantizer in quantizers if keras.backend.is_float_dtype(dtype) else ():
             if quantizer is not None:
                 check_representable(quantizer.format, source_dtype(dtype))
                 if isinstance(quantizer.format, Block):
@@ -162,15 +181,20 @@ class Quantize(keras.layers.Layer):
     def save_own_variables(self, store: Any) -> None:
         store["calls"] = keras.ops.convert_to_numpy(self.calls)
         store["evaluations"] = keras.ops.convert_to_numpy(self.evaluations)
+        if len(self._phases) > 1:
+            store["since"] = np.array(self._since)
 
     def load_own_variables(self, store: Any) -> None:
         self.calls.assign(store["calls"][()])
         if "evaluations" in store.keys():  # noqa: SIM118  (no mapping; older files lack it)
             self.evaluations.assign(store["evaluations"][()])
+        if "since" in store.keys():  # noqa: SIM118
+            self.go_to(int(store["since"][()]))
 
     def get_config(self) -> dict[str, Any]:
-        quantizers = {
-            role: None if q is None else str(q)
-            for role, q in (("activation", self.activation), ("error", self.error))
+        plain = {
+            str(step): [None if q is None else str(q) for q in pair] for step, pair in self._phases
         }
-        return {**super().get_config(), **quantizers, "seed": self.seed, "place": self.place}
+        own = dict(zip(("activation", "error"), plain.pop("0"), strict=True))
+        own |= {"seed": self.seed, "place": self.place}
+        return {**super().get_config(), **own, **({"later": plain} if plain else {})}

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from qemu_swalp.training import Recipe
+from qemu_swalp.training import Phases, Recipe
 from qemu_swalp.training.seeds import seed_for
 
 from .._compat import flat_layers
@@ -81,22 +81,29 @@ def quantize_activations(
     """
     _check_model(model)
     recipe = check_section(recipe, "activations", "quantize_activations")
+    return in_phases(model, Phases({0: recipe}), layers, exclude, seed)
+
+
+def in_phases(
+    model: Any, phases: Phases, layers: Selection, exclude: Selection, seed: int | None
+) -> Any:
+    """`quantize_activations` with other roundings from some steps of the optimizer on."""
     check_choice_of_layers(model, "layers", layers, models=keras.Model)
     check_choice_of_layers(model, "exclude", exclude, models=layers)
-    recipe = placed(model, recipe)
+    phases = phases.map(lambda recipe: placed(model, recipe))
     with seed_for("activations", seed) as drawn:
         sites: dict[int, Quantize] = {}
         hidden = []
         for place, (name, layer) in enumerate(walk(model), start=1):
-            own = recipe.of(f"{name}/output")
-            if not (own.activation or own.error) or chosen(name, layer, exclude):
+            pairs = _pairs(phases, f"{name}/output")
+            if not any(map(any, pairs.values())) or chosen(name, layer, exclude):
                 continue
             if chosen(name, layer, layers):
                 sites[id(layer)] = Quantize(
-                    own.activation,
-                    own.error,
+                    *pairs.pop(0),
                     seed=drawn,
                     place=place,
+                    later=pairs,
                     name=f"{layer.name}_quantize",
                 )
             elif not is_graph(layer) and any(
@@ -104,6 +111,7 @@ def quantize_activations(
                 for part in flat_layers(layer, include_self=False)
             ):
                 hidden.append(f"{name} ({type(layer).__name__})")
+        recipe = phases.at(0)
         if not sites and not recipe.allow_empty:
             raise ValueError(
                 "nothing to round: the recipe must have activation or error, and layers= less"
@@ -117,6 +125,12 @@ def quantize_activations(
             stacklevel=2,
         )
     return Rebuilding(sites).model(model)
+
+
+def _pairs(phases: Phases, name: str) -> dict[int, tuple[Any, Any]]:
+    """First step of each phase → (activation, error) of an output."""
+    owns = {step: recipe.of(name) for step, recipe in phases.recipes}
+    return {step: (own.activation, own.error) for step, own in owns.items()}
 
 
 def unquantize_activations(model: Any) -> Any:

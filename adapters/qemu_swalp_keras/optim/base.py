@@ -15,17 +15,22 @@ from ..watching import watched
 from .average import AverageInOptimizer
 from .config import Settings
 from .param_plan import ACCUMULATOR, Entry, check_state_names
+from .phases import InPhases, Phase
 from .swap import Swap, refused, standing
 
 ITERATE, KEPT = "iterate_", "kept_"
 """Beginnings of the keys under which a file holds what an average replaced."""
 
+SINCE = "phase_since"
+"""Key under which it holds the first step of the phase."""
 
-class QuantizedBase(keras.optimizers.Optimizer):
+
+class QuantizedBase(InPhases, keras.optimizers.Optimizer):
     """Base of `QuantizedOptimizer` and `SGD`."""
 
     def _configure(self, settings: Settings) -> None:
         self._settings = settings
+        self.phase = Phase(self, settings.phases)
         self._entries: Sequence[Entry] = ()
         self._average = AverageInOptimizer(self, settings.averaging, settings.seed)
         self._has_first_values = False
@@ -36,8 +41,8 @@ class QuantizedBase(keras.optimizers.Optimizer):
 
     @property
     def recipe(self) -> Any:
-        """The `qemu_swalp.training.Recipe`."""
-        return self._settings.recipe
+        """The `qemu_swalp.training.Recipe`, under phases the present one."""
+        return self._settings.phases.at(self.phase.since)
 
     @property
     def seed(self) -> int:
@@ -54,9 +59,9 @@ class QuantizedBase(keras.optimizers.Optimizer):
         ValueError: if the recipe names state that the optimizer lacks, or gives an accumulator to a
             weight that Keras writes by itself.
         """
-        check_state_names(plan, self._settings.recipe)
+        check_state_names(plan, self._settings.phases)
         for entry in plan:
-            if entry.recipe.accumulator is not None and (writer := self._other_writer(entry)):
+            if entry.accumulates and (writer := self._other_writer(entry)):
                 raise ValueError(
                     f"Variable {entry.name} has {writer}, which its accumulator would not obey."
                     " Leave out the one, or the other by an override of the recipe"
@@ -65,6 +70,7 @@ class QuantizedBase(keras.optimizers.Optimizer):
     def _finish_build(self, plan: list[Entry]) -> None:
         """The last thing that `build` does."""
         self._entries = tuple(plan)
+        self._take_recipes()
         self._average.build(self._entries)
         self._give_first_values()
 
@@ -122,6 +128,7 @@ class QuantizedBase(keras.optimizers.Optimizer):
             self._round_rewritten()
             self._store_16bit()
             self._average.see()
+            self.phase.after_update()
 
     def _apply_gradients(
         self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None
@@ -219,6 +226,8 @@ class QuantizedBase(keras.optimizers.Optimizer):
     def save_own_variables(self, store: Any) -> None:
         """The optimizer's variables; and, while an average stands in the weights, the iterate."""
         self._save_variables(store)
+        if self.phase.several:
+            store[SINCE] = np.array(self.phase.since)
         if (swap := self._standing()) is not None:
             weights = swap.before(entry.variable for entry in self._entries)
             for name, values in ((ITERATE, weights), (KEPT, swap.kept_before)):
@@ -234,8 +243,12 @@ class QuantizedBase(keras.optimizers.Optimizer):
             while (key := f"{name}{len(values)}") in store.keys():  # noqa: SIM118  (no mapping)
                 values.append(np.array(store[key]))
         self._load_variables(
-            {key: store[key] for key in store.keys() if not key.startswith((ITERATE, KEPT))}  # noqa: SIM118
+            {key: store[key] for key in store.keys() if not key.startswith((ITERATE, KEPT, SINCE))}  # noqa: SIM118
         )
+        self.phase.forget()
+        if self.phase.several and SINCE in store.keys():  # noqa: SIM118
+            self.phase.enter(int(np.array(store[SINCE])))
+            self._take_recipes()
         if (swap := self._standing()) is not None:
             swap.forget()
         if held[ITERATE]:

@@ -7,27 +7,38 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from qemu_swalp._util.checks import check_bool, check_choice, check_int
-from qemu_swalp.training import Averaging, Recipe
+from qemu_swalp.training import Averaging, Phases, Recipe
 from qemu_swalp.training.averaging.base import NONFINITE
 from qemu_swalp.training.seeds import seed_for
 
-from ..sections import check_section, recipe_of
+from ..sections import check_section, phases_of, recipe_of
 
 
 @dataclass(frozen=True)
 class Settings:
     """What is rounded, with which random bits, and what is averaged."""
 
-    recipe: Recipe
+    phases: Phases
+    """Of one recipe, or of several."""
     seed: int
     averaging: Averaging | None
     """None without SWALP; its quantizer is that of the recipe's role `average`."""
     swa_finalize: bool
 
+    @property
+    def recipe(self) -> Recipe:
+        """The first one."""
+        return self.phases.at(0)
+
+    @property
+    def in_phases(self) -> bool:
+        """Whether there are several recipes."""
+        return len(self.phases.recipes) > 1
+
     @staticmethod
     def of(
         call: str,
-        recipe: Recipe | str | Mapping[str, Any] | None,
+        recipe: Recipe | str | Mapping[str, Any] | Phases | None,
         seed: int | None,
         swa_start: int | None,
         swa_cycle: int,
@@ -42,9 +53,8 @@ class Settings:
         TypeError, ValueError: if an argument is of another type or out of range; if the recipe
             rounds something, but nothing that the call applies.
         """
-        rounds_average = swa_start is not None and "average" in recipe_of(recipe).sections
-        recipe = recipe_of(recipe) if rounds_average else check_section(recipe, "optimizer", call)
-        recipe = recipe.in_section("optimizer")
+        phases = _checked(call, recipe, swa_start is not None)
+        phases = phases.map(lambda each: each.in_section("optimizer"))
         check_bool("swa_finalize", swa_finalize)
         check_int("swa_cycle", swa_cycle, 1, 2**31 - 1)
         check_bool("swa_include_start", swa_include_start)
@@ -58,17 +68,17 @@ class Settings:
                     swa_start,
                     swa_cycle,
                     swa_include_start,
-                    recipe.average,
+                    phases.at(0).average,
                     drawn,
                     nonfinite=swa_nonfinite,
                 )
-            return Settings(recipe, drawn, averaging, swa_finalize)
+            return Settings(phases, drawn, averaging, swa_finalize)
 
     def config(self) -> dict[str, Any]:
         """Plain values, from which `of` makes the same settings."""
         rule = self.averaging
         return {
-            "recipe": self.recipe.to_dict(),
+            "recipe": (self.phases if self.in_phases else self.recipe).to_dict(),
             "seed": self.seed,
             "swa_start": None if rule is None else rule.start,
             "swa_cycle": 1 if rule is None else rule.cycle,
@@ -78,7 +88,26 @@ class Settings:
         }
 
 
+def _checked(call: str, given: Any, averages: bool) -> Phases:
+    """The phases of an argument, of which one at least rounds something in an optimizer.
+
+    Raises
+    ------
+    TypeError, ValueError: if it is no recipe and no phases, or rounds nothing there.
+    """
+    phases = phases_of(given) if call == "QuantizedOptimizer" else None
+    if phases is None:
+        rounds_average = averages and "average" in recipe_of(given).sections
+        recipe = recipe_of(given) if rounds_average else check_section(given, "optimizer", call)
+        return Phases({0: recipe})
+    recipes = [recipe for _, recipe in phases.recipes]
+    if not any(r.allow_empty or "optimizer" in r.sections for r in recipes):
+        raise ValueError(f"no recipe of {phases!r} rounds anything in an optimizer")
+    return phases
+
+
 def restored(config: Mapping[str, Any]) -> dict[str, Any]:
     """A saved config with its recipe, which may be empty: that was settled when it was saved."""
-    recipe = replace(Recipe.from_dict(config["recipe"]), allow_empty=True)
-    return {**config, "recipe": recipe}
+    phases = phases_of(config["recipe"]) or Phases({0: Recipe.from_dict(config["recipe"])})
+    phases = phases.map(lambda recipe: replace(recipe, allow_empty=True))
+    return {**config, "recipe": phases if len(phases.recipes) > 1 else phases.at(0)}

@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from qemu_swalp.training import FULL_PRECISION, Quantizer, Recipe, TensorRandomBits
+from qemu_swalp.training import FULL_PRECISION, Phases, Quantizer, Recipe, TensorRandomBits
 from qemu_swalp.training.layouts import resolved_for
 from qemu_swalp.training.param_plan import check_parameter, rounded_states, stores_rounded
 
@@ -40,7 +40,7 @@ class Entry:
     """Its path, as in "sequential/dense/kernel": what the recipe's overrides match."""
     tensor: int
     """Its index among the optimizer's variables: it numbers the random streams."""
-    recipe: Recipe
+    phases: Phases
     slots: dict[str, Any] = field(default_factory=dict)
     """Optimizer variables like this one, by the name that the optimizer gave them."""
     updated: Any = None
@@ -48,6 +48,8 @@ class Entry:
 
     def __post_init__(self) -> None:
         self.updated = self.variable
+        self.recipe = self.phases.at(0)
+        """Of the present phase."""
 
     def draw(self, seed: int, step: Any) -> TensorRandomBits:
         """Random bits of a step."""
@@ -56,8 +58,15 @@ class Entry:
     @property
     def needs_float32(self) -> bool:
         """Whether an update in the variable's 16 bits would round before the recipe does."""
-        states = rounded_states(self.recipe, MOMENTA)
-        return is_16bit(self.variable) and stores_rounded(self.recipe, states)
+        return is_16bit(self.variable) and any(
+            stores_rounded(recipe, rounded_states(recipe, MOMENTA))
+            for _, recipe in self.phases.recipes
+        )
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether an accumulator of the weight is kept, in any phase."""
+        return any(recipe.accumulator is not None for _, recipe in self.phases.recipes)
 
     @property
     def stands_in(self) -> bool:
@@ -81,7 +90,7 @@ def is_overwritten(variable: Any) -> bool:
     return bool(getattr(variable, "overwrite_with_gradient", False))
 
 
-def entries(variables: Sequence[Any], recipe: Recipe) -> list[Entry]:
+def entries(variables: Sequence[Any], phases: Phases) -> list[Entry]:
     """One entry for each variable.
 
     Integer variables, and those that Keras overwrites with their gradients (float8 scales), are not
@@ -93,16 +102,19 @@ def entries(variables: Sequence[Any], recipe: Recipe) -> list[Entry]:
     ValueError: if the recipe names axes by words, and the layout of a variable is not known.
     """
     plan = []
-    layouts = layouts_of(variables if recipe.axis_words else ())
+    layouts = layouts_of(variables if any(r.axis_words for _, r in phases.recipes) else ())
     for tensor, variable in enumerate(variables):
         name = getattr(variable, "path", variable.name)
         dtype = dtype_of(variable)
         plain = keras.backend.is_float_dtype(dtype) and not is_overwritten(variable)
-        own = _in_keras_names(recipe.of(name)) if plain else FULL_PRECISION
-        if own.axis_words:
-            own = resolved_for(own, f"Variable {name}", tuple(variable.shape), *layouts[tensor])
-        plan.append(Entry(variable, name, tensor, own))
-        check_parameter(f"Variable {name}", dtype, len(variable.shape), own)
+        own = {}
+        for step, recipe in phases.recipes:
+            one = _in_keras_names(recipe.of(name)) if plain else FULL_PRECISION
+            if one.axis_words:
+                one = resolved_for(one, f"Variable {name}", tuple(variable.shape), *layouts[tensor])
+            check_parameter(f"Variable {name}", dtype, len(variable.shape), one)
+            own[step] = one
+        plan.append(Entry(variable, name, tensor, Phases(own)))
     return plan
 
 
@@ -112,7 +124,7 @@ def _in_keras_names(recipe: Recipe) -> Recipe:
     return replace(recipe, state=tuple({**translated, **dict(recipe.state)}.items()))
 
 
-def check_state_names(plan: Sequence[Entry], recipe: Recipe) -> None:
+def check_state_names(plan: Sequence[Entry], phases: Phases) -> None:
     """Check that the optimizer has the state that the recipe names.
 
     PyTorch's names are not checked: they stand in presets for whichever optimizer has such state.
@@ -121,7 +133,8 @@ def check_state_names(plan: Sequence[Entry], recipe: Recipe) -> None:
     ------
     ValueError: if it lacks some.
     """
-    recipes = [recipe, *(r for _, r in recipe.overrides if r is not None)]
+    recipes = [recipe for _, recipe in phases.recipes]
+    recipes += [r for recipe in recipes for _, r in recipe.overrides if r is not None]
     named = {name for r in recipes for name, quantizer in r.state if quantizer is not None}
     named -= KERAS_NAMES.keys()
     known = {name for entry in plan for name in entry.slots}

@@ -120,7 +120,7 @@ class SGD(QuantizedBase):
         """
         if self.built:
             return
-        plan = entries(variables, self.recipe)
+        plan = entries(variables, self._settings.phases)
         for entry in plan:
             if self.momentum:
                 # ρ·(-0) + g is g, bit for bit: the first velocity is the gradient, as in the core.

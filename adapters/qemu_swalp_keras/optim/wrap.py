@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from qemu_swalp.training import Recipe
+from qemu_swalp.training import Phases, Recipe
 
 from .._compat import (
     around_update,
@@ -50,7 +50,8 @@ class QuantizedOptimizer(InnerOptimizer):
         momentum (the state `momentum`; `m` of Adamax), accumulator and average count here, and the
         names in `state`, as in {"velocity": "bf16/nearest_even"}. A second moment needs a wide
         format; in a narrow one it vanishes. Overrides match variable paths, as in "*/bias". None,
-        or an empty recipe, averages without rounding.
+        or an empty recipe, averages without rounding. `Phases` change by `iterations`, see
+        `emulate`.
     seed : of the random bits, which depend on (seed, role, index of the variable among the
         trainable ones, iterations) alone. None: another one for each optimizer of this process, the
         same at each run of the program; `get_config` and saved models keep it.
@@ -87,7 +88,7 @@ class QuantizedOptimizer(InnerOptimizer):
     def __init__(
         self,
         inner_optimizer: keras.optimizers.Optimizer | str,
-        recipe: Recipe | str | Mapping[str, Any] | None,
+        recipe: Recipe | str | Mapping[str, Any] | Phases | None,
         *,
         seed: int | None = None,
         swa_start: int | None = None,
@@ -126,7 +127,7 @@ class QuantizedOptimizer(InnerOptimizer):
         if self.built:
             return
         variables, inner = list(variables), self.inner_optimizer
-        plan = entries(variables, self.recipe)
+        plan = entries(variables, self._settings.phases)
         for entry in plan:
             if entry.needs_float32:
                 entry.updated = self._stand_in(entry)
@@ -138,7 +139,7 @@ class QuantizedOptimizer(InnerOptimizer):
         with recording_state(inner, record) as add_state:
             inner.build([entry.updated for entry in plan])
             for entry in plan:
-                if entry.recipe.accumulator is not None:
+                if entry.accumulates:
                     add_state(entry.updated, name=ACCUMULATOR)
         self._check_plan(plan)
         know_variables(self, variables)

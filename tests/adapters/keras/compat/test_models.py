@@ -185,3 +185,24 @@ def test_state_layers() -> None:
     _compat.remove_state(layer, "state")
     assert len(layer.trainable_weights) == 2
     assert not hasattr(layer, "state")
+
+
+def test_in_variables_and_state_of() -> None:
+    """JAX's trainer hands its variables from step to step, in this order."""
+    if BACKEND != "jax":
+        return
+    model = network()
+    model.compile("sgd", "mse", metrics=["mae"])
+    model.train_on_batch(*data())
+    state = _compat.state_of(model)
+    assert [len(part) for part in state] == [
+        len(model.trainable_variables),
+        len(model.non_trainable_variables),
+        len(model.optimizer.variables),
+        len(model.metrics_variables),
+    ]
+    assert not model._jax_state_synced
+    zeros = tuple([0 * x for x in part] for part in state)
+    _compat.in_variables(model, zeros)
+    assert not any(np.any(w) for w in model.get_weights())
+    assert int(model.optimizer.iterations) == 0

@@ -163,3 +163,14 @@ def test_signatures_of_the_replaced_methods() -> None:
         (optimizer._backend_update_step, ["grads", "trainable_variables", "learning_rate"]),
     ):
         assert list(inspect.signature(method).parameters) == names
+
+
+def test_a_method_is_replaced_where_it_is_defined() -> None:
+    """Keras asks of a loaded model whether its class has another `compile` than the trainer's."""
+    model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    assert "compile" not in vars(keras.Model)
+    made = keras.Sequential.from_config(model.get_config())
+    made.compile_from_config(model.get_compile_config())
+    assert isinstance(made.optimizer, keras.optimizers.SGD)
+    assert "make_train_function" in {name for k in keras.Model.__mro__ for name in vars(k)}

@@ -12,7 +12,7 @@ from qemu_swalp_keras import (
     unquantize_elementwise,
 )
 
-from qemu_swalp.training import Phases, Recipe
+from qemu_swalp.training import Recipe
 from tests.adapters.keras.conftest import on_grid
 from tests.helpers.keras_native import normal, numpy
 
@@ -90,10 +90,3 @@ def test_weights_are_on_the_grid():
     model.compile(optimizer, "mse", run_eagerly=True)
     model.fit(normal((8, 4)), normal((8, 3), 1), verbose=0)
     assert all(on_grid(v, ALL.weight) for v in model.trainable_variables)
-
-
-def test_phases_are_refused_by_words():
-    model = keras.Sequential([layers.Input((4,)), layers.Dense(2)])
-    words = "got Phases from the steps 0, 5 on; phases are taken by emulate of qemu_swalp_torch"
-    with pytest.raises(TypeError, match=words):
-        emulate(model, keras.optimizers.SGD(0.1), Phases({0: "nvfp4", 5: "mxfp8"}))
