@@ -209,7 +209,8 @@ def emulate(
         warnings.warn(what, stacklevel=2)
     wrapped = _optimizer(optimizer, phases, named, exclude, average, seed)
     # Last what changes the model that was given.
-    for section, options in (("products", {"attention": attention}), ("elementwise", {})):
+    own: dict[str, dict[str, Any]] = {"products": {"attention": attention}, "elementwise": {}}
+    for section, options in own.items():
         if section in sections:
             options |= {"exclude": exclude, "seed": seed, "uncovered": uncovered}
             put(rounded, section, phases if several else phases.at(0), **options)

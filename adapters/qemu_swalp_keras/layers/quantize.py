@@ -72,7 +72,7 @@ class Quantize(keras.layers.Layer):
         *,
         seed: int | None = None,
         place: int | None = None,
-        later: Mapping[int | str, tuple[Rounding, Rounding]] | None = None,
+        later: Mapping[Any, tuple[Rounding, Rounding]] | None = None,
         **options: Any,
     ) -> None:
         given = {0: (activation, error), **{int(n): pair for n, pair in (later or {}).items()}}
@@ -195,6 +195,6 @@ class Quantize(keras.layers.Layer):
         plain = {
             str(step): [None if q is None else str(q) for q in pair] for step, pair in self._phases
         }
-        own = dict(zip(("activation", "error"), plain.pop("0"), strict=True))
+        own: dict[str, Any] = dict(zip(("activation", "error"), plain.pop("0"), strict=True))
         own |= {"seed": self.seed, "place": self.place}
         return {**super().get_config(), **own, **({"later": plain} if plain else {})}
