@@ -39,7 +39,8 @@ def format_for_operand(
         raise ValueError(
             f"{name}, of shape {shape}: {format} runs along an operand's axes, and layouts= do not"
             f" say which those are (they have {near}); add layouts={{{name!r}: {{'sum': 1, 'out':"
-            " 0}}, or leave the array as it is by the format None"
+            " 0}}. Where its layer sums over several of its axes there is no such format: leave the"
+            " array as it is by the format None"
         )
     found = layouts[name]
     axes: list[int] = []
