@@ -61,23 +61,14 @@ def quantize_gemms(
     attention : whether products of two activations are rounded too, both operands as inputs: q·kᵀ
         and p·v of attention, and whatever else multiplies two activations. Outer products, whose
         sums have one term, never are.
-<<<<<<< HEAD
     uncovered : what to do about a product that cannot be rounded: "raise" at the first forward, or
         as torch.compile or torch.export trace it, "warn", or "ignore". Such are products of a
         custom autograd Function, a fused kernel or a scripted module; of sparse, nested or complex
         tensors; in Fourier transforms, factorizations and solutions of equations. Hooks before and
-        after a forward belong to it; those of gradients, of tensors and modules, do not.
-=======
-    uncovered : what to do about a product that cannot be rounded, since it is made by a custom
-        autograd Function, a fused kernel or a scripted module, of sparse, nested or complex
-        tensors, in a Fourier transform, a factorization or the solution of equations: "raise" at
-        the first forward, or as torch.compile or torch.export trace it, "warn", or "ignore". Hooks
-        before and after a forward belong to it. Products within a backward that are not ours, by
-        hooks on modules, tensors or parameters, by autograd Functions, or of PyTorch's own
-        gradients, raise at the end of the first backward, and of the next after hooks were added.
-        Products of second derivatives have operands that were rounded once, and errors that were
-        not.
->>>>>>> 9986ea8 (PyTorch: products in a backward that are not ours raise UncoveredError: hooks, autograd Functions, PyTorch's own gradients)
+        after a forward belong to it. Products of a backward that are not ours are told at the end
+        of the first one, and of the next after hooks were added: those of hooks on modules, tensors
+        and parameters, of autograd Functions, of PyTorch's own gradients. In second derivatives the
+        operands that the first ones rounded are rounded, and errors are not.
     seed : of the random bits, which depend on (seed, operand, index of the module in the model,
         number of its calls in the present mode of the model). None as in `quantize_activations`.
 
