@@ -48,12 +48,13 @@ from .model.tracing import refuse_tracing as _refuse_tracing
 from .monitoring import Monitor
 from .optim.layouts import operand_layouts
 from .optim.sgd import SGD
-from .optim.wrap import quantize_optimizer, unquantize_optimizer
+from .optim.wrap import quantize_optimizer, unquantize_optimizer, watch_copies as _watch_copies
 from .tensors.straight_through import quantize
 
 _follow_checkpoints()
 _refuse_tracing()
 _watch_backwards()
+_watch_copies()
 
 _RENAMED = {"quantize_steps": quantize_elementwise, "register_steps": register_elementwise}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import ref
@@ -12,9 +13,9 @@ from torch.optim import Optimizer
 
 from qemu_swalp.interop.torch import untraced
 
-from .._compat import run_first_before_step
+from .._compat import run_first_before_step, version_of
 from ..optim.grad_scaler import step_is_skipped
-from ..optim.no_step import is_no_step
+from ..optim.no_step import has_gradients, is_no_step
 from ..tensors.custom_ops import refuse_capture
 from .source import Source
 from .swap import Swaps
@@ -37,10 +38,13 @@ class Attachment:
         count: Callable[[Attachment], None],
     ) -> None:
         self.optimizer, self.begin, self.count = ref(optimizer), begin, count
-        self.trained: set[str] = set()
-        """Names of the averaged parameters that the optimizer has."""
+        self.trained: dict[str, Tensor] = {}
+        """The averaged parameters that the optimizer has."""
+        self.has_warned = False
         self.running: list[tuple[int, bool]] = []
         """Of each step that has begun: depth of its call, and whether it is none."""
+        self.versions: dict[int, int] = {}
+        """id → version of each parameter of the optimizer, when the step began."""
         before = optimizer.register_step_pre_hook(self._before_step)
         # First, so that an abandoned swap is undone before anybody reads the weights.
         run_first_before_step(optimizer, before)
@@ -90,14 +94,36 @@ class Attachment:
         self.running = [step for step in self.running if step[0] < depth]
         if not self.running:
             self.begin()
+            self.versions = _versions(optimizer)
         self.running.append((depth, is_no_step(optimizer, args, kwargs)))
 
     @untraced
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         refuse_capture("an average", "call update() after each replay")
         _, is_none = self.running.pop() if self.running else (0, False)
-        if not self.running and not is_none and not step_is_skipped(optimizer):
+        if self.running or step_is_skipped(optimizer):
+            return
+        self._check_touched()
+        # Some optimizers take the gradients away in a step, and some write through `data`.
+        is_none = is_none or not (has_gradients(optimizer) or _versions(optimizer) != self.versions)
+        if not is_none:
             self.count(self)
+
+    def _check_touched(self) -> None:
+        """Warn, once, where the step had nothing for any of the averaged parameters."""
+        trained = {name: p for name, p in self.trained.items() if p.requires_grad}
+        if self.has_warned or not trained:
+            return
+        if all(
+            p.grad is None and version_of(p) == self.versions.get(id(p)) for p in trained.values()
+        ):
+            self.has_warned = True
+            warnings.warn(
+                f"this step found no gradient for {', '.join(trained)}, which are averaged; if the"
+                " model has other tensors in their place by now, make an averager of the whole"
+                " model, which follows it",
+                stacklevel=2,
+            )
 
 
 def _depth() -> int:
@@ -137,9 +163,13 @@ class Attachments:
         """Count the optimizer's steps."""
         attachment = Attachment(optimizer, lambda: self.swaps.settle("optimizer.step()"), count)
         params = trained_by(optimizer)
-        attachment.trained = {n for n, p in self.source.tensors().items() if id(p) in params}
+        attachment.trained = {n: p for n, p in self.source.tensors().items() if id(p) in params}
         self._attachments = [*self.standing(), attachment]
         return attachment
+
+
+def _versions(optimizer: Optimizer) -> dict[int, int]:
+    return {id(p): version_of(p) for group in optimizer.param_groups for p in group["params"]}
 
 
 def trained_by(optimizer: Optimizer | None) -> set[int]:

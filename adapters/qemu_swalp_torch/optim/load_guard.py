@@ -16,6 +16,7 @@ from .param_groups import (
     KEYS,
     LAYOUTS,
     NAMES,
+    PLACEHOLDERS,
     RECIPE,
     SEED,
     STEP,
@@ -76,6 +77,7 @@ class LoadGuard:
             for key in (NAMES, LAYOUTS):
                 group.pop(key, None)
             group.update(ours | {key: saved[key] for key in (SEED,) if key in saved})
+            group[PLACEHOLDERS] = bool(saved.get(PLACEHOLDERS))
             if STEP in saved:
                 group[STEP] = _counted(saved[STEP], ours[STEP])
             if saved.get(DTYPES) == dtypes(group):

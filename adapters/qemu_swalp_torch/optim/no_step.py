@@ -1,9 +1,11 @@
-"""Steps that are none, as `torch.distributed.checkpoint` makes to have an optimizer show its state.
+"""Steps that are none: those without gradients, as schedulers ask for before their first step, and
+those that `torch.distributed.checkpoint` makes to have an optimizer show its state.
 
 Where an optimizer has no state yet, `get_optimizer_state_dict` and `set_optimizer_state_dict` call
 `step` with zero gradients at a rate of 0. Nothing is counted, rounded or averaged in such a step.
-The state that it leaves is a placeholder: some optimizers take their first step otherwise if there
-is one (Adam counts it, SGD dampens the gradient), so that the first true step begins without it.
+The state that it leaves is a placeholder: optimizers take their first step otherwise if there is
+one (Adam counts it, SGD dampens the gradient, and weight decay is in the momentum already), so that
+the first true step begins without it. The param_groups tell whether it is one, in checkpoints too.
 """
 
 from __future__ import annotations
@@ -18,32 +20,43 @@ from torch.optim import Optimizer
 from qemu_swalp.interop.torch import is_dtensor
 
 from ..tensors.custom_ops import is_capturing
-from .float32_step import COUNTERS
-from .param_groups import ACCUMULATOR, STEP, counts_on_device
+from .param_groups import ACCUMULATOR, PLACEHOLDERS, STEP
 from .param_plan import Entry
 
 
 def is_no_step(optimizer: Optimizer, args: tuple[Any, ...] = (), kwargs: Any = None) -> bool:
-    """Whether the step that begins with these arguments, or none, cannot change a weight: all rates
-    are 0, and so are all gradients that there are.
+    """Whether the step that begins with these arguments, or none, cannot change a weight: it has no
+    closure, and there are no gradients, or all of them and all rates are 0.
     """
-    groups = optimizer.param_groups
-    if not all("lr" in group and _is_zero_rate(group) for group in groups):
-        return False
     if is_capturing() or any(x is not None for x in (*args[1:], *(kwargs or {}).values())):
         return False
-    return are_zero(
+    if not has_gradients(optimizer):
+        return True
+    groups = optimizer.param_groups
+    return all("lr" in group and _is_zero_rate(group) for group in groups) and are_zero(
         p.grad for group in groups for p in group["params"] if isinstance(p.grad, Tensor)
     )
 
 
+def has_gradients(optimizer: Optimizer) -> bool:
+    """Whether there is a gradient for any parameter."""
+    return any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+
+
+def note_placeholders(optimizer: Optimizer, had_state: bool) -> None:
+    """After a step that was none: what state there is now and was not before is of that step."""
+    if optimizer.state and not had_state:
+        for group in optimizer.param_groups:
+            group[PLACEHOLDERS] = True
+
+
 def drop_placeholders(optimizer: Optimizer) -> None:
-    """Before a true step that is the first: forget state that steps which were none have left."""
+    """Before a true step: forget state that a step which was none has left."""
     groups = optimizer.param_groups
-    if counts_on_device(groups) or groups[0][STEP] or not optimizer.state:
-        return
-    if all(_is_placeholder(p, state) for p, state in optimizer.state.items()):
+    if groups[0].get(PLACEHOLDERS):
         optimizer.state.clear()
+        for group in groups:
+            group[PLACEHOLDERS] = False
 
 
 def show_accumulators(optimizer: Optimizer, entries: Iterable[Entry]) -> None:
@@ -70,20 +83,3 @@ def _is_zero_rate(group: dict[str, Any]) -> bool:
         return bool(lr == 0)
     on_device = isinstance(counter, Tensor) and counter.device == lr.device
     return lr.is_cpu and not on_device and float(lr.detach()) == 0
-
-
-def _is_placeholder(p: Any, state: Any) -> bool:
-    """Whether state is what a step with zero gradients at a rate of 0 leaves: zeros, or the
-    parameter itself, and a count of at most 1.
-    """
-    return isinstance(state, dict) and all(
-        float(value) <= 1 if key == "step" else _holds_nothing(p.detach(), key, value)
-        for key, value in state.items()
-    )
-
-
-def _holds_nothing(p: Tensor, key: str, value: Any) -> bool:
-    # Rprop sets its step sizes by the rate, which was 0.
-    if not isinstance(value, Tensor) or key in COUNTERS or key == "step_size":
-        return True
-    return are_zero([value]) or (value.shape == p.shape and are_zero([value - p]))

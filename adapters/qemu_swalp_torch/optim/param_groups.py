@@ -19,21 +19,22 @@ from qemu_swalp.training import Recipe
 
 from .layouts import layouts_of
 
-RECIPE, SEED, STEP, NAMES, LAYOUTS, DTYPES = (
+RECIPE, SEED, STEP, NAMES, LAYOUTS, DTYPES, PLACEHOLDERS = (
     "qemu_recipe",
     "qemu_seed",
     "qemu_step",
     "qemu_names",
     "qemu_layouts",
     "qemu_dtypes",
+    "qemu_placeholders",
 )
 """Keys of a param_group: recipe as JSON; seed, and number of steps made, an int or a counter of
 `count_on_device`; names of the parameters, where the recipe asks for them, and their layouts, where
 it names axes by words; dtypes of the parameters, by which loading knows whether state may keep its
-own.
+own; whether the optimizer's state is what a step has left that is none (`no_step`).
 """
 
-KEYS = (RECIPE, SEED, STEP, NAMES, LAYOUTS, DTYPES)
+KEYS = (RECIPE, SEED, STEP, NAMES, LAYOUTS, DTYPES, PLACEHOLDERS)
 
 ACCUMULATOR = "qemu_accumulator"
 """Key of `optimizer.state[p]`: the weight in the accumulator's format, a tensor like p."""
@@ -70,6 +71,7 @@ def sync(groups: Groups, model: nn.Module | None = None) -> None:
             step = groups[0][STEP]
             group[STEP] = step.to(_device(group), copy=True) if isinstance(step, Tensor) else step
         group[DTYPES] = dtypes(group)
+        group.setdefault(PLACEHOLDERS, groups[0].get(PLACEHOLDERS, False))
 
 
 def _record_layouts(groups: Groups, model: nn.Module | None) -> None:

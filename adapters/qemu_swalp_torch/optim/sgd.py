@@ -30,7 +30,7 @@ from ..sections import check_section
 from ..tensors.custom_ops import refuse_capture
 from .closure import grad_mode
 from .load_guard import LoadGuard
-from .no_step import drop_placeholders, is_no_step, show_accumulators
+from .no_step import drop_placeholders, is_no_step, note_placeholders, show_accumulators
 from .param_groups import ACCUMULATOR, advance, count_on_device, counts_on_device, write
 from .param_plan import (
     Entry,
@@ -43,7 +43,6 @@ from .param_plan import (
     needs_float32,
 )
 from .shown_weights import ShownWeights
-from .wrap import watch_copies
 
 MOMENTUM = "momentum_buffer"
 
@@ -157,7 +156,6 @@ class SGD(Optimizer):
         self._plan, self._shown = Plan(), ShownWeights()
         LoadGuard(self._shown, allow_recipe_change).register(self)
         self._plan.refresh(self)
-        watch_copies()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient. Returns the closure's loss, None without
@@ -178,12 +176,14 @@ class SGD(Optimizer):
     @torch.no_grad()
     def _show_state(self) -> None:
         """Make placeholders of the state that the first step will make."""
+        had_state = bool(self.state)
         entries = self._plan.refresh(self)
         for entry in entries:
             p = entry.parameter
             if p.grad is not None and self.param_groups[entry.group]["momentum"]:
                 self.state[p].setdefault(MOMENTUM, torch.zeros_like(p))
         show_accumulators(self, entries)
+        note_placeholders(self, had_state)
 
     @untraced
     def _step(self) -> None:
@@ -192,6 +192,8 @@ class SGD(Optimizer):
             for entry in self._plan.refresh(self)
             if (g := entry.parameter.grad) is not None
         ]
+        if not ready:
+            return
         for entry, g in ready:
             check_dense(g, entry.label)
             if ACCUMULATOR in self.state.get(entry.parameter, {}):

@@ -25,7 +25,13 @@ from .closure import Closure, grad_mode
 from .float32_step import Float32Step
 from .grad_scaler import skips, unscale
 from .load_guard import LoadGuard
-from .no_step import drop_placeholders, is_no_step, show_accumulators
+from .no_step import (
+    drop_placeholders,
+    has_gradients,
+    is_no_step,
+    note_placeholders,
+    show_accumulators,
+)
 from .param_groups import ACCUMULATOR, advance, counts_on_device
 from .param_plan import (
     Entry,
@@ -65,6 +71,8 @@ class StepHooks:
         """Who keeps state in the present step: the optimizer, and those that it wraps."""
         self.is_none = False
         """Whether the present step changes nothing, and is not to be counted."""
+        self.had_state = False
+        """Whether the optimizer had state when the present step began."""
         self.skipped: bool | Tensor = False
         """Whether the present step does nothing; on the device, unread, where the optimizer is
         capturable.
@@ -111,6 +119,7 @@ class StepHooks:
         check_step(optimizer)
         if self.float32 is None:
             self.is_none = is_no_step(optimizer, args, kwargs)
+            self.had_state = bool(optimizer.state)
             if self.is_none:
                 return None
             drop_placeholders(optimizer)
@@ -153,7 +162,7 @@ class StepHooks:
         """Round the gradients of the closure's call of that number; put accumulators in place of
         weights.
         """
-        self.skipped = skips(optimizer)
+        self.skipped = not has_gradients(optimizer) or skips(optimizer)
         if self.skipped is True:
             return
         ready = [(entry, g) for entry in self.entries if (g := entry.parameter.grad) is not None]
@@ -202,6 +211,7 @@ class StepHooks:
     ) -> None:
         if self.is_none:
             show_accumulators(optimizer, self.entries)
+            note_placeholders(optimizer, self.had_state)
             return
         float32 = None if self._is_stand_in(optimizer) else self.float32
         if self.skipped is True:

@@ -212,7 +212,6 @@ def attach(opt: Optimizer, allow_recipe_change: bool = False) -> StepHooks:
     setattr(opt, HOOKS, hooks)
     opt.defaults = Defaults(opt.defaults)
     HOOKED.add(opt)
-    watch_copies()
     return hooks
 
 
@@ -231,23 +230,14 @@ def is_native(opt: Optimizer) -> bool:
 
 
 class Defaults(dict[str, Any]):
-    """`Optimizer.defaults` of a quantized optimizer: unpickled, in any process, it has copies
-    hooked.
-    """
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _restore_defaults, (dict(self),)
-
-
-def _restore_defaults(plain: dict[str, Any]) -> Defaults:
-    watch_copies()
-    return Defaults(plain)
+    """`Optimizer.defaults` of a quantized optimizer, by which its copies are known."""
 
 
 @cache
 def watch_copies() -> None:
-    """From now on copies, whose hooks `Optimizer.__getstate__` drops, get theirs at their first
-    step, and plain optimizers that hold our configuration are refused.
+    """Called when the package is imported: from then on copies, whose hooks
+    `Optimizer.__getstate__` drops, get theirs at their first step, and plain optimizers that hold
+    our configuration are refused.
     """
     register_optimizer_step_pre_hook(_attach_if_copy)
 

@@ -36,6 +36,12 @@ OPTIMIZERS = {
     "dampened": lambda p: quantize_optimizer(
         torch.optim.SGD(p, 0.1, momentum=0.9, dampening=0.5), swalp(8), seed=0
     ),
+    "decaying": lambda p: quantize_optimizer(
+        torch.optim.SGD(p, 0.1, momentum=0.9, weight_decay=0.1), swalp(8), seed=0
+    ),
+    "Adamax": lambda p: quantize_optimizer(
+        torch.optim.Adamax(p, 0.05, weight_decay=0.1), ADAM, seed=0
+    ),
     "tensor rate": lambda p: quantize_optimizer(
         torch.optim.SGD(p, torch.tensor(0.1)), swalp(8), seed=0
     ),
@@ -196,6 +202,18 @@ def test_true_steps_at_a_rate_of_0_or_with_zero_gradients_count():
         p.grad.zero_()
     optimizer.step()
     assert averager.n_averaged == optimizer.param_groups[0]["qemu_step"] == 2
+
+
+@pytest.mark.parametrize("closure", [None, lambda: None], ids=["plain", "closure"])
+@pytest.mark.parametrize("kind", ["Adam", "accumulator", "ours", "unquantized SGD"])
+def test_steps_without_gradients_do_not_count(same, kind, closure):
+    """As programs make them before their first, to please a schedule."""
+    expected, run = uninterrupted(kind), Run(kind)
+    for _ in range(STEPS):
+        run.optimizer.step(closure)
+        run.step()
+    assert run.averager.n_averaged == STEPS
+    same(run.result(), expected)
 
 
 def test_state_of_a_training_before_quantization_is_no_placeholder():

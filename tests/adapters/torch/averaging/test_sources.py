@@ -92,6 +92,20 @@ class TestTheModelAsItIs:
         with pytest.raises(ValueError, match=r"this SGD has none of the averaged parameters 0"):
             averager.attach(torch.optim.SGD(network().parameters(), 0.1))
 
+    @pytest.mark.parametrize("of", ["pairs", "submodule"])
+    def test_tensors_that_nobody_trains_any_more_are_told_of(self, of):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), 0.5)
+        averager = Averager(model.named_parameters() if of == "pairs" else model[2])
+        averager.attach(optimizer)
+        if of == "pairs":
+            model.load_state_dict(copy.deepcopy(model.state_dict()), assign=True)
+        else:
+            model[2] = nn.Linear(4, 2)
+        model(torch.ones(2, 3)).sum().backward()
+        with pytest.warns(UserWarning, match=r"no gradient for .*weight, .* averager of the whole"):
+            optimizer.step()
+
     def test_a_layer_added_to_the_optimizer_is_trained_and_averaged(self):
         model = network()
         optimizer = torch.optim.SGD(model.parameters(), 0.5)

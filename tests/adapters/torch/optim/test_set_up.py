@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -49,6 +51,23 @@ def test_a_plain_optimizer_with_the_configuration_of_a_quantized_one_is_refused(
     with pytest.raises(RuntimeError, match=r"quantize_optimizer on it .* unquantize_optimizer"):
         opt.step()
     assert torch.equal(p, before)
+
+
+def test_also_in_a_process_that_has_quantized_nothing(tmp_path):
+    torch.save(trained(quantized(False)).state_dict(), tmp_path / "state")
+    script = f"""
+import torch, qemu_swalp_torch
+p = torch.nn.Parameter(torch.ones(3))
+p.grad, opt = torch.ones(3), torch.optim.SGD([p], 0.1, 0.9)
+opt.load_state_dict(torch.load({str(tmp_path / "state")!r}))
+try:
+    opt.step()
+except RuntimeError as error:
+    assert "call quantize_optimizer on it" in str(error) and p.tolist() == [1.0] * 3
+else:
+    raise SystemExit(1)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_either_remedy_works():
