@@ -7,17 +7,37 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
 
 from .. import __version__
 from . import compare, formats, info, quantize, report, reproduce, show, vectors
 
-EPILOG = "`qemu-swalp COMMAND --help` tells more about a command."
+EPILOG = (
+    "`qemu-swalp COMMAND --help` tells more about a command."
+    " Begin with `qemu-swalp show e4m3fn`, or `qemu-swalp reproduce digits`."
+)
+
+
+class Help(argparse.HelpFormatter):
+    """Names of commands beside what they do, without a heading that repeats COMMAND."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26)
+
+    def _format_action(self, action: argparse.Action) -> str:
+        text = super()._format_action(action)
+        return text.partition("\n")[2] if action.nargs == argparse.PARSER else text
+
+    def _iter_indented_subactions(self, action: argparse.Action) -> Iterator[argparse.Action]:
+        yield from getattr(action, "_get_subactions", tuple)()
 
 
 class Parser(argparse.ArgumentParser):
     """An argument parser that complains in one line."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, formatter_class=Help, **options)
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see {self.prog} --help)")
@@ -30,8 +50,8 @@ def parser() -> Parser:
         epilog=EPILOG,
         allow_abbrev=False,
         description=(
-            "Number formats, tensors in them, what is installed, low-precision training"
-            " experiments."
+            "Number formats for low-precision training: see them, compare them, round tensors to"
+            " them, run experiments in them."
         ),
     )
     top.add_argument("--version", action="version", version=f"qemu-swalp {__version__}")

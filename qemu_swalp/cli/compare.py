@@ -41,9 +41,9 @@ def add_commands(commands: Any) -> None:
         "compare",
         help="compare formats: range, density, error on tensors",
         description=(
-            "Compare formats: range and density, and the errors on a normal tensor (N(0, 1)) and a"
-            f" heavy-tailed one (Student's t with 3 degrees of freedom) of {SHAPE[0]}×{SHAPE[1]}"
-            " elements, and on a file. What is out of range saturates."
+            "Compare formats: range and density, and errors on tensors. These are a normal one"
+            " (N(0, 1)) and a heavy-tailed one (Student's t with 3 degrees of freedom), both of"
+            f" {SHAPE[0]}×{SHAPE[1]} elements, and those of a file. What is out of range saturates."
         ),
     )
     command.add_argument(

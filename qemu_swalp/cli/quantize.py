@@ -53,11 +53,11 @@ def add_commands(commands: Any) -> None:
         "quantize",
         help="round the tensors of a file: errors, and bytes before and after",
         description=(
-            "Round each floating tensor of a file or a checkpoint, and tell what becomes"
-            " of it: its signal to quantization noise ratio, greatest error, the shares of elements"
-            " that saturate, become zero and stay as they are, how many are not finite before or"
-            " after (these count in no error), and its bytes before and after, scales included. The"
-            " file itself is only read."
+            "Round each floating tensor of a file or a checkpoint, and tell what becomes of it:"
+            " its signal to quantization noise ratio, and its greatest error. The shares of"
+            " elements that saturate, become zero and stay as they are follow. Then come how many"
+            " are not finite before or after (these count in no error), and the bytes before and"
+            " after, scales included. The file itself is only read."
         ),
     )
     command.add_argument("file", metavar="FILE", type=Path, help=READ)
@@ -86,7 +86,7 @@ def add_commands(commands: Any) -> None:
         "--convolutions",
         choices=tuple(CONVOLUTIONS),
         help=(
-            "arrays of three axes or more are kernels as this library has them: axis -1 of a block"
+            "arrays of three axes or more are kernels as this library has them. Axis -1 of a block"
             " format is their input channels, which a product sums over, and -2 their outputs"
         ),
     )

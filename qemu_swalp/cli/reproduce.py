@@ -23,9 +23,14 @@ def add_commands(commands: Any) -> None:
         help="run an experiment: a table, results.json and a picture",
         description="Run an experiment: prints a table, writes results.json and a picture.",
     )
-    experiments = command.add_subparsers(metavar="EXPERIMENT", required=True)
+    experiments = command.add_subparsers(metavar="EXPERIMENT", title="experiments", required=True)
     for name, what in EXPERIMENTS.items():
-        one = experiments.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
+        one = experiments.add_parser(
+            name,
+            help=what,
+            description=what[0].upper() + what[1:] + ".",
+            usage=f"qemu-swalp reproduce {name} [option ...]",
+        )
         kind = load_experiment(name).Settings
         add_options(one, kind, {"out": _out(name)})
         one.add_argument("--quick", action="store_true", help="tiny, only to see that it works")
@@ -43,7 +48,9 @@ def add_options(
     for item in dataclasses.fields(kind):
         default = item.default
         shown = defaults.get(item.name) or _written(default)
-        text = f"{item.metadata['help']} (default: {shown})".replace("%", "%%")
+        choices = item.metadata["choices"]
+        listed = f". One of {', '.join(choices)}" if choices else ""
+        text = f"{item.metadata['help']}{listed} (default: {shown})".replace("%", "%%")
         if isinstance(default, bool):
             parser.add_argument(
                 flag(item),
@@ -59,11 +66,9 @@ def add_options(
             type=number,
             nargs="+" if several else None,
             default=argparse.SUPPRESS,
-            choices=item.metadata["choices"] or None,
+            choices=choices or None,
             metavar=(
-                None
-                if item.metadata["choices"]
-                else {int: "N", float: "X", str: item.metadata["metavar"]}[number]
+                "NAME" if choices else {int: "N", float: "X", str: item.metadata["metavar"]}[number]
             ),
             help=text,
         )

@@ -83,7 +83,12 @@ def _show(chosen: argparse.Namespace) -> int:
             ]
         print_json(content | ({} if path is None else {"written": str(path)}))
         return 0
-    print(table(("", text), list(_properties(format)), left=(0, 1)))
+    rows, string = list(_properties(format)), format.canonical_string()
+    fits = len(string) + max(len(label) for label, _ in rows) + 2 <= TERMINAL
+    shown = [row for row in rows if fits or row[0] != "written"]
+    print(table(("", text), shown, left=(0, 1), width=TERMINAL))
+    if not fits:  # as one word, to be copied
+        print(f"\nwritten as: {string}")
     if element.value_count <= FEW:
         print(f"\ncode: value{unit}\n" + "\n".join(_columns(_values(element))))
     if path is not None:

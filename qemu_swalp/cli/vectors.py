@@ -40,15 +40,16 @@ def add_commands(commands: Any) -> None:
         "vectors",
         help="write conformance vectors of a format: JSON, .hex, .memh or a C header",
         description=(
-            "Write conformance vectors of a format, built in or of one's own: every value (of many,"
-            " a sample) with its neighbours and the middles between, both ends, subnormal numbers,"
-            " specials that have a code, and random numbers; of block formats, blocks of many"
-            " magnitudes. JSON has everything by name. .hex and .memh are for $readmemh, a vector"
-            " to a line, its fields one after the other in whole hexadecimal digits: input, random"
-            " word (stochastic roundings), second scale, scale and zero point (blocks that have"
-            " them), code. A .memh file begins with a comment that gives the fields and their"
-            " bits, and with an address. A .h file has an array for each field, the results as"
-            " bits of the dtype, and, of element formats of up to 12 bits, the values of all codes."
+            "Write conformance vectors of a format, built in or of one's own. They are every value"
+            " (of many, a sample) with its neighbours and the middles between. Both ends, subnormal"
+            " numbers, specials that have a code, and random numbers follow; of block formats,"
+            " blocks of many magnitudes. JSON has everything by name. Files .hex and .memh are for"
+            " $readmemh, a vector to a line. Its fields stand one after the other in whole"
+            " hexadecimal digits: input, random word (stochastic roundings), second scale, scale"
+            " and zero point (blocks that have them), code. A .memh file begins with a comment that"
+            " gives the fields and their bits, and with an address. A .h file has an array for each"
+            " field, the results as bits of the dtype. Of element formats of up to 12 bits it has"
+            " the values of all codes, too."
         ),
     )
     command.add_argument("format", metavar="FORMAT", help="a name or parameters")
