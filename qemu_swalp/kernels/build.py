@@ -45,6 +45,8 @@ VARIANTS: dict[str, list[str]] = {"baseline": []} | (
     else {}
 )
 """Instruction set → compiler flags."""
+DTYPES = ("Half", "BFloat", "Single", "Double")
+"""Source dtypes as C++ names them."""
 COMMON = ("library", "stored_call", "xla_ffi", "tensorflow_op")
 """Files of `cpu/` that are the same for all instruction sets."""
 
@@ -79,6 +81,30 @@ def is_current(library: Path) -> bool:
     return sources == digest()
 
 
+class Unit(NamedTuple):
+    """What the compiler is called for once."""
+
+    name: str
+    source: str
+    flags: list[str]
+
+
+def units() -> list[Unit]:
+    """Of the library, in the order in which they are linked: of the standard library's functions
+    that several units hold, the linker keeps the first one's, the baseline's.
+    """
+    sources = [f'-DQS_SOURCES="{digest()}"']
+    return [Unit(name, f"cpu/{name}.cpp", sources) for name in COMMON] + [
+        Unit(
+            f"{variant}_{dtype}",
+            "cpu/kernels.cpp",
+            [*flags, f"-DQS_VARIANT={variant}", f"-DQS_DTYPE={dtype}"],
+        )
+        for variant, flags in VARIANTS.items()
+        for dtype in DTYPES
+    ]
+
+
 def compile_library() -> Path | None:
     """Compile the kernels into the package. Their path; None without a compiler, or on Windows.
 
@@ -88,36 +114,16 @@ def compile_library() -> Path | None:
     if command is None or sys.platform == "win32":
         return None
     with tempfile.TemporaryDirectory() as folder:
-        # Of the standard library's functions that several units hold, the linker keeps the first
-        # one's: the baseline's.
-        units = [
-            (f"cpu/{name}.cpp", [f'-DQS_SOURCES="{digest()}"'], Path(folder) / f"{name}.o")
-            for name in COMMON
-        ]
-        units += [
-            ("cpu/kernels.cpp", [*flags, f"-DQS_VARIANT={name}"], Path(folder) / f"{name}.o")
-            for name, flags in VARIANTS.items()
-        ]
 
-        def compile_unit(unit: tuple[str, list[str], Path]) -> Path:
-            source, flags, target = unit
-            subprocess.run(
-                [
-                    *command,
-                    *FLAGS,
-                    *flags,
-                    f"-I{SOURCES}",
-                    "-c",
-                    str(SOURCES / source),
-                    "-o",
-                    str(target),
-                ],
-                check=True,
-            )
+        def compile_unit(unit: Unit) -> Path:
+            target = Path(folder) / f"{unit.name}.o"
+            source = str(SOURCES / unit.source)
+            options = [*FLAGS, *unit.flags, f"-I{SOURCES}", "-c", source, "-o", str(target)]
+            subprocess.run([*command, *options], check=True)
             return target
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = list(pool.map(compile_unit, units))
+            objects = list(pool.map(compile_unit, units()))
         built = Path(folder) / LIBRARY.name
         subprocess.run(
             [*command, "-shared", "-pthread", *map(str, objects), "-ldl", "-o", str(built)],

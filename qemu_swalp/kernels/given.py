@@ -14,7 +14,7 @@ from ..reference.scale_formats import fractional
 from ..rounding import NEAREST
 from . import structs
 from .cpu import CPU
-from .plan import plan_of
+from .plan import Plan, plan_of
 from .processor import Memory
 
 
@@ -37,13 +37,19 @@ class BlockScales:
             self.structure.zero_point_step = int(points.size > 1)
 
 
-def _in_format(scales: np.ndarray, format: Block) -> np.ndarray:
-    """Rounded to nearest even, and not below the least positive scale."""
+def scale_plan(format: Block) -> Plan:
+    """Of rounding numbers in float64 to the scales of a format, which are no powers of two."""
     grid = fractional(format)
     plan = plan_of(BINARY64, Target(grid, "saturate", NEAREST))
     if plan is None:
         raise TypeError(f"the kernels do not round to {grid}")
+    return plan
+
+
+def _in_format(scales: np.ndarray, format: Block) -> np.ndarray:
+    """Rounded to nearest even, and not below the least positive scale."""
+    grid = fractional(format)
     memory = Memory(scales.ctypes.data, (1,))
-    CPU.quantize(plan, grid, scales.shape, memory, memory, structs.Random())
+    CPU.quantize(scale_plan(format), grid, scales.shape, memory, memory, structs.Random())
     raised: np.ndarray = np.maximum(scales, grid.min_positive)
     return raised

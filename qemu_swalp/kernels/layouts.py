@@ -34,6 +34,7 @@ SHARED: tuple[type[Structure], ...] = (
     structs.SgdCall,
     structs.SpanCall,
     structs.MatmulCall,
+    structs.StoredCall,
 )
 """All that Python and C++ share."""
 

@@ -13,14 +13,19 @@ from collections.abc import Iterator
 from ctypes import Structure, c_void_p, sizeof
 from functools import cache, lru_cache
 
+import numpy as np
+
 from ..arrays.dtypes import SourceDtype
 from ..formats import Block
 from ..reference.context import Target
+from ..reference.scale_formats import fractional
 from . import cpu, structs, threads
+from .given import scale_plan
 from .layouts import fingerprint
-from .plan import Plan, plan_of
+from .plan import plan_of
 
 RANDOM_KINDS = ("none", "words", "counters")
+SCALE_KINDS = ("none", "float32", "float64")
 MOST_BYTES = 1 << 21
 """Of a call; compilers that print and parse their programs are slow with more."""
 TARGET = "qemu_swalp_quantize"
@@ -28,34 +33,47 @@ TARGET = "qemu_swalp_quantize"
 
 
 @lru_cache(maxsize=4096)
-def stored_call(source: SourceDtype, target: Target, rank: int, random: str) -> bytes | None:
+def stored_call(
+    source: SourceDtype, target: Target, rank: int, random: str, scales: str = "none"
+) -> bytes | None:
     """The bytes of a call that rounds arrays of that rank; None if the kernels do not support the
     target.
 
     random : one of `RANDOM_KINDS`, which the operands after the array are.
+    scales : one of `SCALE_KINDS`, the dtype of the scales that are given: the operand after these,
+        which zero points follow where the format has them.
     """
-    format, plan = target.format, plan_of(source, target)
+    format, plan = target.format, plan_of(source, target, scales != "none")
     if plan is None:
         return None
-    extents = [0] * structs.MOST_AXES
+    head = structs.StoredCall(
+        layouts=fingerprint(),
+        random=RANDOM_KINDS.index(random),
+        scales=SCALE_KINDS.index(scales),
+        most_zero_point=-1,
+        rank=rank,
+        plan=plan.structure,
+    )
+    arrays = list(plan.arrays)
     if isinstance(format, Block):
         if rank > structs.MOST_AXES:
             return None
-        extents[:rank] = (extent or 0 for extent in format.extents(rank))
-    return _bytes(plan, struct.pack("2i", RANDOM_KINDS.index(random), rank), extents)
+        head.extents[:rank] = [extent or 0 for extent in format.extents(rank)]
+        if scales != "none" and not format.powers:
+            of_scales = scale_plan(format)
+            head.scale_plan, head.least_scale = of_scales.structure, fractional(format).min_positive
+            arrays += of_scales.arrays
+        if scales != "none" and format.rule == "minmax":
+            head.most_zero_point = int(format.element.max)
+    return _bytes(head, arrays)
 
 
-def _bytes(plan: Plan, kind: bytes, extents: list[int]) -> bytes | None:
-    structure = structs.Plan.from_buffer_copy(plan.structure)
-    pointers = [(at, value) for at, value in _pointers(structs.Plan, 0, structure) if value]
-    head = (
-        struct.pack("Q", fingerprint())
-        + kind
-        + struct.pack(f"{len(extents)}qQ", *extents, len(pointers))
-    )
-    place = len(head) + sizeof(structs.Plan) + 16 * len(pointers)
+def _bytes(head: structs.StoredCall, arrays: list[np.ndarray]) -> bytes | None:
+    pointers = [(at, value) for at, value in _pointers(structs.StoredCall, 0, head) if value]
+    head.pointer_count = len(pointers)
+    place = sizeof(head) + 16 * len(pointers)
     starts, parts = {}, []  # address of an array → its place; two structures may share one
-    for array in plan.arrays:
+    for array in arrays:
         if array.ctypes.data not in starts:
             starts[array.ctypes.data] = place
             parts.append(array.tobytes() + bytes(-array.nbytes % 8))
@@ -64,20 +82,20 @@ def _bytes(plan: Plan, kind: bytes, extents: list[int]) -> bytes | None:
         return None
     pairs = []
     for at, value in pointers:
-        c_void_p.from_buffer(structure, at).value = None
+        c_void_p.from_buffer(head, at).value = None
         pairs.append(struct.pack("2Q", at, starts[value]))
-    return b"".join([head, bytes(structure), *pairs, *parts])
+    return b"".join([bytes(head), *pairs, *parts])
 
 
 def _pointers(
-    kind: type[Structure], offset: int, structure: structs.Plan
+    kind: type[Structure], offset: int, structure: Structure
 ) -> Iterator[tuple[int, int | None]]:
-    """(offset in the plan, value) of all pointers in a structure at an offset."""
+    """(offset in the whole, value) of all pointers in a structure at an offset."""
     for name, field, *_ in kind._fields_:
         at = offset + getattr(kind, name).offset
         if field is c_void_p:
             yield at, c_void_p.from_buffer(structure, at).value
-        elif issubclass(field, Structure):
+        elif isinstance(field, type) and issubclass(field, Structure):
             yield from _pointers(field, at, structure)
 
 

@@ -95,7 +95,8 @@ class TableIndex(Structure):
     """Where the values of a table are found by the leading bits of a magnitude."""
 
     _fields_ = [
-        *((name, c_void_p) for name in ("first", "steps", "bits", "starts", "widths")),
+        ("first", c_void_p),
+        ("entries", c_void_p),
         ("shift", c_int32),
         ("levels", c_int32),
         ("low", c_int64),
@@ -293,6 +294,20 @@ class SgdCall(Structure):
     """What the kernel of `cuda/sgd.cu` is called with."""
 
     _fields_ = [("tensors", c_void_p), ("first_task", c_void_p), ("count", c_int32)]
+
+
+class StoredCall(Structure):
+    """The first bytes of a call that programs of other libraries hold."""
+
+    _fields_ = [
+        ("layouts", c_uint64),
+        *((name, c_int32) for name in ("random", "scales", "most_zero_point", "rank")),
+        ("extents", c_int64 * MOST_AXES),
+        ("least_scale", c_double),
+        ("pointer_count", c_uint64),
+        ("plan", Plan),
+        ("scale_plan", Plan),
+    ]
 
 
 class LayoutEntry(Structure):

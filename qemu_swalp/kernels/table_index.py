@@ -81,19 +81,23 @@ def index_of(
     edges = np.arange(low, high + 1) << shift
     first = [np.searchsorted(step, edges) for step in steps]
     first[1] += len(steps[0]) + pad
-    columns = {
-        "first": (np.concatenate(first), word),
-        "steps": (_joined(steps, pad, most), word),
-        "bits": (_joined([half.bits for half in halves], pad - 1, 0) & storage, word),
-        "starts": (_joined([half.starts for half in halves], pad - 1, 0), real),
-        "widths": (_joined([half.widths for half in halves], pad - 1, 0), real),
-    }
-    pointers = {
-        name: pointer(np.asarray(column).astype(kind), kind)
-        for name, (column, kind) in columns.items()
-        if len(halves[0].starts) or kind != real
-    }
-    return structs.TableIndex(**pointers, shift=shift, levels=levels, low=low, high=high)
+    columns = [
+        _joined(steps, pad, most).astype(word),
+        (_joined([half.bits for half in halves], pad - 1, 0) & storage).astype(word),
+    ]
+    if len(halves[0].starts):
+        columns += [
+            _joined(list(parts), pad - 1, 0).astype(real).view(word)
+            for parts in zip(*((half.starts, half.widths) for half in halves), strict=True)
+        ]
+    return structs.TableIndex(
+        pointer(np.concatenate(first).astype(word), word),
+        pointer(np.stack(columns, axis=1), word),  # side by side: one line of a cache
+        shift,
+        levels,
+        low,
+        high,
+    )
 
 
 def _joined(halves: list[np.ndarray], pad: int, value: int) -> np.ndarray:

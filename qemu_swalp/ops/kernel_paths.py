@@ -19,7 +19,7 @@ WITHOUT_KERNELS = (
     ("rounding nearest_zero, nearest_up", "everywhere"),
     ("squeezed formats (S2FP8)", "everywhere"),
     ("rule=ggml_signed, ggml_minimum (BLK-19)", "everywhere"),
-    ("given scales, scales= (BLK-16)", "TensorFlow, JAX, GPUs"),
+    ("given scales, scales= (BLK-16)", "GPUs"),
     ("tables, posits, takums under scales, and top= (BLK-15)", "GPUs"),
     ("searched scales: rule=mse, four_over_six (BLK-17)", "GPUs"),
     ("rule=mse of tables in other modes than nearest_even", "everywhere"),
@@ -79,15 +79,14 @@ def kernel_paths(
     plan = plan_of(source, target, given_scales)
     reason = refusal_of(source, target, given_scales)
     host = reason or _refusal(cpu.refusal())
-    in_programs = host or ("no kernel there takes scales that are given" if given_scales else "")
     on_gpus = reason or _refusal(gpu_refusal() or "")
     if not on_gpus and plan is not None and plan.host_only:
         on_gpus = "GPUs have no kernel for it"
     reasons = {
         "numpy": host,
         "torch": host,
-        "tensorflow": in_programs,
-        "jax": in_programs,
+        "tensorflow": host,
+        "jax": host,
         "cuda": on_gpus,
     }
     return {

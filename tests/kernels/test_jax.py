@@ -79,6 +79,29 @@ def test_vmap_of_given_words() -> None:
     assert all(np.array_equal(result[i], function(X[i], words[i])) for i in range(4))
 
 
+def test_vmap_of_given_scales() -> None:
+    """Some operands are mapped, others shared; what is no zero point makes its block NaN."""
+    format = "int<4,zero_point,axis=0>"
+    scales = np.random.default_rng(1).uniform(0.1, 0.3, (4, 16)).astype(np.float32)
+    points = np.random.default_rng(1).integers(0, 17, (16,))
+
+    def function(x: Any, s: Any, z: Any) -> Any:
+        return q.quantize(x, format, scales=s, zero_points=z)
+
+    for axes in ((0, 0, None), (0, None, None), (None, 0, None)):
+        operands = [
+            each if axis == 0 or i == 2 else each[0]
+            for i, (each, axis) in enumerate(zip((X, scales, points), axes, strict=True))
+        ]
+        mapped = jax.jit(jax.vmap(function, axes))
+        calls, result = calls_in(mapped, *operands)
+        assert calls == 1
+        with kernels.disabled():
+            expected = jax.jit(jax.vmap(lambda *given: function(*given), axes))(*operands)
+        assert np.array_equal(result, expected, equal_nan=True)
+        assert np.isnan(result).any(axis=(0, 2)).tolist() == (points > 15).tolist()
+
+
 def test_scan_counts_its_own_steps() -> None:
     def body(x: Any, step: Any) -> Any:
         x = rounded(x * 1.5, step)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 import qemu_swalp as q
+from qemu_swalp import kernels
 from qemu_swalp.arrays.dtypes import SOURCE_DTYPES
 from qemu_swalp.kernels import stored_call
 from tests.conformance import spec
@@ -66,6 +69,91 @@ class TestVectors:
             got = library.quantize(x, row.format, row.rounding, words=words, overflow=row.policy)
             case = Case(row.format, row.rounding, row.policy, x, words, expected)
             assert_bits(case, "float64", x, got, expected)
+
+    def test_given_scales(self, library: Backend) -> None:
+        """BLK-16: scales and zero points of the caller, one for all blocks or one for each."""
+        for row, scales, points in spec.read_scaled_given()[::17]:
+            shape = row.scale_shape if len(scales) > 1 else ()
+            given = [np.array(scales, np.float32).reshape(shape)]
+            given += [np.array(points, np.int32).reshape(shape)] if points else []
+            x, words, expected = scaled_arrays(row)
+            got = with_scales(library, row.format, x, given, words, row.rounding, row.policy)
+            case = Case(row.format, row.rounding, row.policy, x, words, expected)
+            assert_bits(case, row.dtype, x, got, expected)
+
+
+def with_scales(
+    library: Backend,
+    format: str,
+    x: np.ndarray,
+    given: list[np.ndarray],
+    words: np.ndarray | None = None,
+    rounding: str = "nearest_even",
+    policy: Any = None,
+) -> np.ndarray:
+    """x rounded in a program whose arguments are scales, and perhaps zero points and words."""
+
+    def call(a: Any, *others: Any) -> Any:
+        scales, *points = others[: len(given)]
+        return q.quantize(
+            a,
+            format,
+            rounding,
+            random=others[-1] if words is not None else None,
+            overflow=policy,
+            scales=scales,
+            zero_points=points[0] if points else None,
+        )
+
+    drawn = [] if words is None else [words.astype(np.uint32)]
+    result: np.ndarray = library._run(call, dtype_name(x), x, *given, *drawn)
+    return result
+
+
+GIVEN = {
+    "int<8,axis=0>": (6,),
+    "int<4,zero_point,axis=-1,size=5>": (6, 4),
+    "block<e4m3fn,axis=-1,size=16,scale=bf16>": (6, 2),
+    "block<nf4,axis=0,scale=float<8,23>>": (6,),
+    "mxfp4": (6, 1),
+    "bfp<8,axis=1>": (20,),
+    "int<8>": (),
+}
+
+
+@pytest.mark.parametrize("format", GIVEN)
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+@pytest.mark.usefixtures("every_call")
+def test_given_scales_of_every_dtype(library: Backend, dtype: str, format: str) -> None:
+    """The bits of NumPy's kernels; subnormal scales are numbers. What is no scale or zero point
+    where a traced graph does not know it makes its block NaN.
+    """
+    rng = np.random.default_rng(0)
+    x = array("float32", (48, 419)).reshape(-1)[-6 * 20 :].reshape(6, 20).astype(np.float64)
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.dtype(dtype)
+    with np.errstate(over="ignore"):
+        x = x.astype(kind if dtype == "float64" else np.float32)
+    shape = GIVEN[format]
+    least = float(ml_dtypes.finfo(kind).smallest_subnormal)
+    scales = np.ldexp(1.0, rng.integers(-12, 3, shape)).astype(kind)
+    if not q.parse(format).powers:
+        scales = (scales * rng.uniform(1, 2, shape)).astype(kind)
+        if shape and dtype in ("bfloat16", "float16"):
+            scales.reshape(-1)[0] = least
+    points = [rng.integers(0, 16, shape)] if "zero_point" in format else []
+    options = {"zero_points": points[0]} if points else {}
+    expected = q.quantize(x, format, scales=scales.astype(x.dtype), **options)
+    given = [scales, *(each.astype(np.int32) for each in points)]
+    assert same_bits(with_scales(library, format, x, given), expected).all()
+    if not shape or ("function" not in library.name and "xla" not in library.name):
+        return
+    bad = [np.nan, np.inf, 0.0, -1.0][rng.integers(4)]
+    scales.reshape(-1)[1] = bad
+    got = with_scales(library, format, x, given)
+    with kernels.disabled():
+        reference = with_scales(library, format, x, given)
+    assert same_bits(got, reference).all()
+    assert np.isnan(got).sum() > np.isnan(expected).sum()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])

@@ -18,6 +18,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 from ...arrays import Array, namespace_of
+from ...arrays._jax import NAMESPACE
 from ...arrays.dtypes import SourceDtype
 from ...random_bits import KEY_STEPS, MASK, ROUNDS, Counters, RandomBits
 from ...reference.context import Target
@@ -25,11 +26,13 @@ from ...reference.given_scales import Given
 from ...reference.quantize import by_reference
 from .. import cpu
 from ..gpu.availability import OTHERS
-from ..stored_call import TARGET, share_threads, stored_call, warn_of_refusal
+from ..stored_call import RANDOM_KINDS, TARGET, share_threads, stored_call, warn_of_refusal
 from .base import KernelBackend
 
 round_p = Primitive("qemu_swalp_quantize")
-"""(x, *random), all with `batch` leading axes, which have length 1 where all share an operand."""
+"""(x, *random, *words of given scales), all with `batch` leading axes, which have length 1 where
+all share an operand.
+"""
 
 
 @cache
@@ -68,14 +71,14 @@ class JaxBackend(KernelBackend):
         out: Array | None,
         given: Given | None = None,
     ) -> Array | None:
-        if given is not None:
-            return None
         kind, operands = _operands(random, x)
-        if stored_call(dtype, target, x.ndim, kind) is None:
+        scales, words = _words_of(given, dtype)
+        if stored_call(dtype, target, x.ndim, kind, scales) is None:
             return None
         if isinstance(x, jax.core.Tracer):
             x = lax.stop_gradient(x)  # as the bit casts of the reference implementation do
-        return round_p.bind(x, *operands, source=dtype, target=target, random=kind, batch=0)
+        how = {"source": dtype, "target": target, "random": kind, "scales": scales}
+        return round_p.bind(x, *operands, *words, **how, batch=0)
 
 
 def _operands(random: RandomBits | Array | None, x: Array) -> tuple[str, list[Array]]:
@@ -89,6 +92,34 @@ def _operands(random: RandomBits | Array | None, x: Array) -> tuple[str, list[Ar
         )
         return "counters", [place, words]
     return "words", [lax.convert_element_type(random, "uint32").reshape(x.shape)]
+
+
+def _words_of(given: Given | None, dtype: SourceDtype) -> tuple[str, list[Array]]:
+    """(kind of the scales, their bits and the zero points as 32-bit words)."""
+    if given is None:
+        return "none", []
+    scales, points = (each if each is None else _flat(each) for each in given)
+    if scales.dtype.itemsize < 4:
+        scales = lax.convert_element_type(scales, "float32")
+    words = [lax.bitcast_convert_type(scales, "uint32")]
+    if points is not None:
+        points = NAMESPACE.cast(points, dtype.width)
+        points = NAMESPACE.clip(points, -1, 2**31 - 1)  # neither is a zero point
+        words.append(lax.bitcast_convert_type(NAMESPACE.cast(points, 32), "uint32"))
+    return scales.dtype.name, words
+
+
+def _flat(x: Array) -> Array:
+    """One entry for each block, or a scalar for all."""
+    return x.reshape(-1) if x.ndim else x
+
+
+def _given(scales: str, words: tuple[Array, ...]) -> Given | None:
+    """And back."""
+    if scales == "none":
+        return None
+    points = [lax.bitcast_convert_type(each, "int32") for each in words[1:]]
+    return Given(lax.bitcast_convert_type(words[0], scales), *points)
 
 
 BACKEND = JaxBackend()
@@ -114,9 +145,9 @@ def _compiled(how: tuple[tuple[str, Any], ...], *operands: Any) -> Any:
     return round_p.bind(*operands, **dict(how))
 
 
-def _abstract(x: Any, *random: Any, batch: int, **how: Any) -> Any:
+def _abstract(x: Any, *others: Any, batch: int, **how: Any) -> Any:
     lengths = [
-        max(axis) for axis in zip(*(each.shape[:batch] for each in (x, *random)), strict=True)
+        max(axis) for axis in zip(*(each.shape[:batch] for each in (x, *others)), strict=True)
     ]
     return x.update(shape=(*lengths, *x.shape[batch:]))
 
@@ -130,12 +161,13 @@ def _batched(operands: Any, axes: Any, *, batch: int, **how: Any) -> tuple[Any, 
     return round_p.bind(*moved, batch=batch + 1, **how), 0
 
 
-def _by_reference(x: Any, *random: Any, **how: Any) -> Any:
+def _by_reference(x: Any, *others: Any, **how: Any) -> Any:
     """The same by the reference implementation."""
-    operands, batch = (x, *random), how["batch"]
+    operands, batch = (x, *others), how["batch"]
     if batch == 0:
-        drawn = _drawn(how["random"], random)
-        return by_reference(namespace_of(x), how["source"], how["target"], x, drawn)
+        count = RANDOM_KINDS.index(how["random"])
+        drawn, given = _drawn(how["random"], others[:count]), _given(how["scales"], others[count:])
+        return by_reference(namespace_of(x), how["source"], how["target"], x, drawn, given)
     shared = [each.shape[0] == 1 for each in operands]
     if all(shared):
         shared = [False] * len(shared)
@@ -164,12 +196,12 @@ _lower_by_reference = mlir.lower_fun(_by_reference, multiple_results=False)
 
 
 def _lower_on_cpu(
-    ctx: Any, *operands: Any, source: Any, target: Any, random: str, batch: int
+    ctx: Any, *operands: Any, source: Any, target: Any, random: str, scales: str, batch: int
 ) -> Any:
-    how = {"source": source, "target": target, "random": random, "batch": batch}
+    how = {"source": source, "target": target, "random": random, "scales": scales, "batch": batch}
     if not _whole(ctx.module_context):
         return _lower_by_reference(ctx, *operands, **how)
-    call = stored_call(source, target, ctx.avals_in[0].ndim - batch, random)
+    call = stored_call(source, target, ctx.avals_in[0].ndim - batch, random, scales)
     return jax.ffi.ffi_lowering(TARGET)(ctx, *operands, call=call)
 
 

@@ -92,13 +92,13 @@ class TensorflowBackend(KernelBackend):
         out: Array | None,
         given: Given | None = None,
     ) -> Array | None:
-        if given is not None:
-            return None
         from . import tensorflow_op
 
         x = tf.convert_to_tensor(x)
         kind, operands = _operands(random, x)
-        call = stored_call(dtype, target, x.shape.rank, kind)
+        scales, words = _words_of(given, dtype)
+        operands += words
+        call = stored_call(dtype, target, x.shape.rank, kind, scales)
         if call is None:
             return None
         if tf.executing_eagerly():
@@ -117,6 +117,21 @@ def _operands(random: RandomBits | Array | None, x: Any) -> tuple[str, list[Any]
         place = [random.offset // 4, random.offset % 4, *random.key]
         return "counters", [tf.constant(place, tf.uint32), _word(random.step)]
     return "words", [tf.bitcast(tf.reshape(random, tf.shape(x)), tf.uint32)]
+
+
+def _words_of(given: Given | None, dtype: SourceDtype) -> tuple[str, list[Any]]:
+    """(kind of the scales, their bits and the zero points as 32-bit words)."""
+    if given is None:
+        return "none", []
+    scales = tf.reshape(tf.stop_gradient(given.scales), [-1])
+    if scales.dtype.size < 4:
+        scales = tf.cast(scales, tf.float32)
+    words = [tf.reshape(tf.bitcast(scales, tf.uint32), [-1])]
+    if given.zero_points is not None:
+        points = NAMESPACE.cast(tf.reshape(given.zero_points, [-1]), dtype.width)
+        points = NAMESPACE.clip(points, -1, 2**31 - 1)  # neither is a zero point
+        words.append(tf.bitcast(NAMESPACE.cast(points, 32), tf.uint32))
+    return scales.dtype.name, words
 
 
 def _word(step: Any) -> Any:

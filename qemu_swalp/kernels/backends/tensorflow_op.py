@@ -75,20 +75,20 @@ def _library(part: str) -> str:
     return str(next(path for path in folder.glob(f"libtensorflow_{part}.*") if path.is_file()))
 
 
-def apply(x: Any, random: Sequence[Any], call: bytes) -> Any:
+def apply(x: Any, others: Sequence[Any], call: bytes) -> Any:
     """The operation, eager."""
-    attributes = ("T", x.dtype.as_datatype_enum, "N", len(random), "call", call)
-    (y,) = execute.execute(OP.encode(), 1, [x, *random], attributes, context.context())
+    attributes = ("T", x.dtype.as_datatype_enum, "N", len(others), "call", call)
+    (y,) = execute.execute(OP.encode(), 1, [x, *others], attributes, context.context())
     return y
 
 
-def apply_in_graph(x: Any, random: Sequence[Any], call: bytes) -> Any:
+def apply_in_graph(x: Any, others: Sequence[Any], call: bytes) -> Any:
     """The operation in the graph that is being traced, or the custom call if XLA compiles that.
 
     A function traced without XLA may be called in one that XLA compiles, which has no kernel for
     the operation. `DeviceIndex` is 0 on a CPU and 1 under XLA, which drops the other branch.
     """
-    operands = [x, *random]
+    operands = [x, *others]
     if not tf.compat.v1.executing_eagerly_outside_functions():  # graphs of TensorFlow 1
         return _node(*operands, call=call)
     kinds = tuple((operand.dtype, operand.shape.rank) for operand in operands)
@@ -102,8 +102,8 @@ def apply_in_graph(x: Any, random: Sequence[Any], call: bytes) -> Any:
     return tf.stop_gradient(y)
 
 
-def _node(x: Any, *random: Any, call: bytes) -> Any:
-    return op_def_library.apply_op(OP, x=x, random=list(random), call=call)
+def _node(x: Any, *others: Any, call: bytes) -> Any:
+    return op_def_library.apply_op(OP, x=x, others=list(others), call=call)
 
 
 @lru_cache(maxsize=4096)
@@ -117,14 +117,14 @@ def _branches(kinds: tuple[tuple[Any, int], ...], call: bytes) -> list[Any]:
         ]
 
 
-def apply_under_xla(x: Any, *random: Any, call: bytes) -> Any:
+def apply_under_xla(x: Any, *others: Any, call: bytes) -> Any:
     """The custom call in a graph that XLA compiles."""
 
     def call_of_xla(*operands: Any) -> Any:
         (y,) = call_module(operands, module=_module(operands, call), Tout=[x.dtype], Sout=[x.shape])
         return y, lambda *gradients: [None] * len(operands)
 
-    return tf.custom_gradient(call_of_xla)(x, *random)
+    return tf.custom_gradient(call_of_xla)(x, *others)
 
 
 def _module(operands: Sequence[Any], call: bytes) -> str:

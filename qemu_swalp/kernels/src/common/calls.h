@@ -1,4 +1,5 @@
-// What the kernels on a GPU are called with; Python fills it in.
+// What the kernels on a GPU, and those in programs of other libraries, are called with; Python
+// fills it in.
 #pragma once
 #include "common/accumulation.h"
 #include "common/block_rows.h"
@@ -52,6 +53,28 @@ struct MatmulCall {
   MatmulPlans single;  // in float32
   const Span* spans;   // null: float32 does not do
   int32_t limit;       // greatest binade of products where it does, in a field of float32
+};
+
+/// Where a stored call finds its random words.
+enum class RandomKind : int32_t { none, words, counters };
+
+/// The floats in whose bits a stored call finds the scales that are given to it.
+enum class ScaleKind : int32_t { none, float32, float64 };
+
+/// The first bytes of a call that programs of other libraries hold (`cpu/stored_call.h`). After
+/// them: `pointer_count` pairs of uint64 (where in these bytes a pointer stands, and where in all
+/// of them what it points to), the arrays.
+struct StoredCall {
+  uint64_t layouts;  // fingerprint() of the structures that it was written with
+  RandomKind random;
+  ScaleKind scales;
+  int32_t most_zero_point;     // -1: there are none
+  int32_t rank;                // of the array that is rounded, without batch axes before it
+  int64_t extents[most_axes];  // of blocks; 0: the whole axis
+  double least_scale;          // of given scales that need not be powers of two
+  uint64_t pointer_count;
+  Plan plan;
+  Plan scale_plan;  // of numbers that are rounded to the format of given scales
 };
 
 QS_END

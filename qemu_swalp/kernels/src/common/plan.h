@@ -2,6 +2,7 @@
 #pragma once
 #include "common/philox.h"
 #include "common/scales.h"
+#include "common/table.h"
 
 QS_BEGIN
 

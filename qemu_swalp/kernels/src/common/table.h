@@ -16,14 +16,13 @@ struct SignView {
 };
 
 /// Where the values of a table are found by the leading bits of a magnitude (`table_index.py`), on
-/// a CPU. Arrays of words of the source dtype, and of floats of that width; the positive sign's
-/// part first.
+/// a CPU. Arrays of words of the source dtype, the positive sign's part first.
 struct TableIndex {
-  const void* first;   // for each bucket, how many steps lie before it
-  const void* steps;   // magnitude bits, ascending
-  const void* bits;    // of the value after so many steps
-  const void* starts;  // for stochastic modes, of the interval after so many steps
-  const void* widths;  // to nearest; -1 outside of all intervals, NaN where floats do not suffice
+  const void* first;  // for each bucket, how many steps lie before it
+  /// After so many steps: the next step, magnitude bits that ascend; the bits of the value; for
+  /// stochastic modes also, as floats of that width, where the interval starts, and its width to
+  /// nearest: -1 outside of all intervals, NaN where floats do not suffice.
+  const void* entries;
   int32_t shift, levels;
   int64_t low, high;  // buckets
 };

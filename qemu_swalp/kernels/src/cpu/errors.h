@@ -40,31 +40,37 @@ int error_unit(typename C::Word amax) {
 template <class C>
 uint64_t errors_of(const typename C::Stored* from, const typename C::Stored* to, int64_t n,
                    int unit) {
+  using B = Computing<C>;
   using V = Vectors<C>;
   using Word = typename C::Word;
   using Vector = typename V::V;
-  const Vector none{}, most = none + (Word(1) << (error_bits + 2));
-  // ⌊|x|/2^unit⌋, less than 2^(error_bits + 2) or that
-  auto in_units = [&](Vector magnitude) QS_INLINE_LAMBDA {
-    const Parts<Vector> x = parts_of<C, Vector>(magnitude);
-    const Vector down = none + Word(C::significand + unit) - x.exponent;
-    const Vector shift = greater<Vector>(none, lesser<Vector>(down, none + Word(C::width - 1)));
-    const Vector units =
-        select<Vector>(signed_of(down) < signed_of(none + Word(C::significand - error_bits - 1)),
-                       most, x.significand >> shift);
-    return select<Vector>(magnitude == none, none, units);
+  using Reals = FloatsOf<B>;
+  using Signed = typename Kind<Vector>::Signed;
+  const Vector none{}, most = none + join<B>({error_bits + 2, B::hidden});
+  // 2^-unit in two factors, since one may be beyond the range.
+  const int first = greatest_of(1 - B::bias, least_of(-unit, B::bias - 1)), second = -unit - first;
+  const Reals factor = Reals(none + join<B>({first, B::hidden})),
+              more = Reals(none + join<B>({second, B::hidden}));
+  // ⌊|x|/2^unit⌋, or 2^(error_bits + 2) if that is less: products with powers of two are exact, or
+  // so small that they count as 0.
+  auto in_units = [&](Vector stored) QS_INLINE_LAMBDA {
+    const Vector magnitude = widened<C>(stored) & (B::sign - 1);
+    const Vector units = lesser<Vector>(Vector(Reals(magnitude) * factor * more), most);
+    return Vector(__builtin_convertvector(Reals(units), Signed));
   };
   Vector64 total{};
   in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
-    const Vector magnitude = V::load(from + i, count) & (C::sign - 1);
-    const Vector rounded = V::load(to + i, count) & (C::sign - 1);
-    const Vector a = in_units(magnitude), b = in_units(rounded);
+    const Vector x = V::load(from + i, count), magnitude = x & (C::sign - 1);
+    const Vector a = in_units(x), b = in_units(V::load(to + i, count));
     const Vector error = lesser<Vector>(greater<Vector>(a, b) - lesser<Vector>(a, b),
                                         none + ((Word(1) << error_bits) - 1));
     const auto finite = signed_of(magnitude) < signed_of(none + C::infinity);
     const Vector64 squares = Vector64(select<Vector>(finite, error * error, none));
     total += C::width == 32 ? (squares & 0xFFFFFFFFu) + (squares >> 32) : squares;
   });
+#if defined(__AVX512F__)
+  return uint64_t(_mm512_reduce_add_epi64(__m512i(total)));
+#endif
   uint64_t sum = 0;
   for (int i = 0; i < vector_bytes / 8; ++i) sum += total[i];
   return sum;

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "cpu/rows.h"
+#include "cpu/standard_floats.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
 #elif defined(__aarch64__)
@@ -13,28 +14,6 @@
 #endif
 
 QS_BEGIN
-
-/// Rounding to nearest even, without flushing, as long as it lives.
-class StandardFloats {
-#if defined(__x86_64__)
- public:
-  StandardFloats() : before_(_mm_getcsr()) { _mm_setcsr(0x1F80); }
-  ~StandardFloats() { _mm_setcsr(before_); }
-
- private:
-  unsigned before_;
-#elif defined(__aarch64__)
- public:
-  StandardFloats() {
-    __asm__ volatile("mrs %0, fpcr" : "=r"(before_));
-    __asm__ volatile("msr fpcr, %0" : : "r"(uint64_t(0)));
-  }
-  ~StandardFloats() { __asm__ volatile("msr fpcr, %0" : : "r"(before_)); }
-
- private:
-  uint64_t before_;
-#endif
-};
 
 /// The dtype in whose arithmetic elements of C are computed.
 template <class C>
@@ -88,7 +67,21 @@ inline VectorIn<B> quotient_to_odd(FloatsOf<B> x, FloatsOf<B> s) {
   return cut | one_where<Vector>(rest != FloatsOf<B>());
 }
 
-/// The same cut toward zero. Where the residual is less than a float can be, its sign is kept.
+/// The same by `inverse`, 1/s to nearest, faster than by a division. x·(1/s) is less than 3 units
+/// off; with its residual times 1/s added it is x/s to 2^-40 of itself before it is rounded, so
+/// that x/s lies between q and a neighbour, or is q: that is all that is needed of q above. Bits of
+/// infinity where x is infinite or the quotient beyond the range. Float32; s at most 2^100.
+inline Vector32 quotient_to_odd(Floats x, Floats s, Floats inverse) {
+  const Vector32 none{};
+  const Floats near = x * inverse, q = near + residual(x, near, s) * inverse;
+  const Floats rest = residual(x, q, s);
+  const Vector32 cut = Vector32(q) + Vector32(signed_of(Vector32(rest)) >> 31);
+  const Vector32 odd = cut | one_where<Vector32>(rest != Floats());
+  return lesser<Vector32>(odd & (Single::sign - 1), none + Single::infinity);
+}
+
+/// The same cut toward zero, by a division. Where the residual is less than a float can be, its
+/// sign is kept.
 template <class B>
 inline VectorIn<B> quotient_cut(FloatsOf<B> x, FloatsOf<B> s) {
   using Vector = VectorIn<B>;

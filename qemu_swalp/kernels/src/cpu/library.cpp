@@ -2,30 +2,19 @@
 // that is asked for.
 #include <cstring>
 
-#include "common/layouts.h"
+#include "cpu/functions.h"
 
 #define QS_EXPORT extern "C" __attribute__((visibility("default")))
 
 using namespace qemu_swalp;
 
-using Quantize = void(const Plan*, const Layout*, const Random*, const Given*, const void*, void*,
-                      int);
-using RoundMany = void(const TensorRounding*, int, int);
-using SgdMany = void(const SgdTensor*, int, int);
-using Multiply = void(const Matmul*, int);
-using Operate = void(int, int, const Plan*, const Layout*, const Random*, const void*, const void*,
-                     void*, int);
-using Transform = void(int, int64_t, int64_t, int64_t, int64_t, const void*, const void*, void*,
-                       int);
+#define QS_DECLARE(variant)                         \
+  extern const Functions QS_TABLE(variant, Half);   \
+  extern const Functions QS_TABLE(variant, BFloat); \
+  extern const Functions QS_TABLE(variant, Single); \
+  extern const Functions QS_TABLE(variant, Double);
 
-#define QS_DECLARE(variant)          \
-  Quantize qs_quantize_##variant;    \
-  RoundMany qs_round_many_##variant; \
-  SgdMany qs_sgd_##variant;          \
-  Multiply qs_matmul_##variant;      \
-  Operate qs_operate_##variant;      \
-  Transform qs_hadamard_##variant;
-
+#pragma GCC visibility push(hidden)
 extern "C" {
 QS_DECLARE(baseline)
 #if defined(__x86_64__)
@@ -33,23 +22,23 @@ QS_DECLARE(avx2)
 QS_DECLARE(avx512)
 #endif
 }
+#pragma GCC visibility pop
 
 namespace {
 
 struct Variant {
   const char* name;
-  Quantize* quantize;
-  RoundMany* round_many;
-  SgdMany* sgd;
-  Multiply* matmul;
-  Operate* operate;
-  Transform* hadamard;
-  bool there;  // on this machine
+  const Functions* tables[4];  // in the order of `Dtype`
+  bool there;                  // on this machine
+
+  const Functions& of(Dtype dtype) const { return *tables[int(dtype)]; }
 };
 
-#define QS_FUNCTIONS(variant)                                                                      \
-  #variant, qs_quantize_##variant, qs_round_many_##variant, qs_sgd_##variant, qs_matmul_##variant, \
-      qs_operate_##variant, qs_hadamard_##variant
+#define QS_TABLES(variant)                                                            \
+  #variant, {                                                                         \
+    &QS_TABLE(variant, Half), &QS_TABLE(variant, BFloat), &QS_TABLE(variant, Single), \
+        &QS_TABLE(variant, Double)                                                    \
+  }
 
 #if defined(__x86_64__)
 bool has_avx512() {
@@ -63,10 +52,10 @@ bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_support
 /// The widest first.
 const Variant variants[] = {
 #if defined(__x86_64__)
-    {QS_FUNCTIONS(avx512), has_avx512()},
-    {QS_FUNCTIONS(avx2), has_avx2()},
+    {QS_TABLES(avx512), has_avx512()},
+    {QS_TABLES(avx2), has_avx2()},
 #endif
-    {QS_FUNCTIONS(baseline), true},
+    {QS_TABLES(baseline), true},
 };
 
 const Variant* choose(const char* name) {
@@ -83,25 +72,30 @@ const Variant* chosen = choose(nullptr);
 QS_EXPORT void qs_quantize(const Plan* plan, const Layout* layout, const Random* random,
                            const void* source, void* target, int threads) {
   const Given none{};
-  chosen->quantize(plan, layout, random, &none, source, target, threads);
+  chosen->of(plan->dtype).quantize(plan, layout, random, &none, source, target, threads);
 }
 
 /// The same under scales that are given.
 QS_EXPORT void qs_quantize_given(const Plan* plan, const Layout* layout, const Random* random,
                                  const Given* given, const void* source, void* target,
                                  int threads) {
-  chosen->quantize(plan, layout, random, given, source, target, threads);
+  chosen->of(plan->dtype).quantize(plan, layout, random, given, source, target, threads);
 }
 
+/// Rounds tensors of one dtype, float32 or float64.
 QS_EXPORT void qs_round_many(const TensorRounding* tensors, int count, int threads) {
-  chosen->round_many(tensors, count, threads);
+  if (count) chosen->of(tensors[0].dtype).round_many(tensors, count, threads);
 }
 
+/// SGD steps of tensors of one dtype, float32 or float64.
 QS_EXPORT void qs_sgd(const SgdTensor* tensors, int count, int threads) {
-  chosen->sgd(tensors, count, threads);
+  if (count) chosen->of(tensors[0].dtype).sgd(tensors, count, threads);
 }
 
-QS_EXPORT void qs_matmul(const Matmul* matmul, int threads) { chosen->matmul(matmul, threads); }
+/// A product of matrices of float32 or float64.
+QS_EXPORT void qs_matmul(const Matmul* matmul, int threads) {
+  chosen->of(matmul->dtype).matmul(matmul, threads);
+}
 
 /// Of the magnitudes of float32 numbers: the bits that any has, the least that is not 0, the
 /// greatest.
@@ -119,15 +113,17 @@ QS_EXPORT void qs_span(const uint32_t* numbers, int64_t count, uint32_t* span) {
   span[2] = most;
 }
 
+/// An elementary operation on arrays of one dtype; the plan is in float64.
 QS_EXPORT void qs_operate(int operation, int dtype, const Plan* plan, const Layout* operands,
                           const Random* random, const void* a, const void* b, void* out,
                           int threads) {
-  chosen->operate(operation, dtype, plan, operands, random, a, b, out, threads);
+  chosen->of(Dtype::float64).operate(operation, dtype, plan, operands, random, a, b, out, threads);
 }
 
+/// A Hadamard transform of an array of float32 or float64, `dtype`.
 QS_EXPORT void qs_hadamard(int dtype, int64_t outer, int64_t length, int64_t inner, int64_t size,
                            const void* signs, const void* source, void* target, int threads) {
-  chosen->hadamard(dtype, outer, length, inner, size, signs, source, target, threads);
+  chosen->of(Dtype(dtype)).hadamard(outer, length, inner, size, signs, source, target, threads);
 }
 
 QS_EXPORT const char* qs_instruction_set() { return chosen->name; }

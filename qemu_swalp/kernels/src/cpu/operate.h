@@ -2,7 +2,8 @@
 // what `reference/round_to_odd.py` does in float64 is done here piece by piece.
 #pragma once
 #include "common/float_arithmetic.h"
-#include "cpu/job.h"
+#include "cpu/row_rounder.h"
+#include "cpu/tasks.h"
 
 QS_BEGIN
 

@@ -1,7 +1,7 @@
 // Many tensors rounded on a CPU, chunk by chunk.
 #pragma once
 #include "common/multi_tensor.h"
-#include "cpu/job.h"
+#include "cpu/run_all.h"
 
 QS_BEGIN
 

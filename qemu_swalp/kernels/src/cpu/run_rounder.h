@@ -2,6 +2,8 @@
 #pragma once
 #include <type_traits>
 
+#include "common/scaled_element.h"
+#include "cpu/power_rows.h"
 #include "cpu/scratch.h"
 
 QS_BEGIN
@@ -42,9 +44,12 @@ class RunRounder {
       : plan_(plan),
         constants_(constants_of<C>(plan.element, 0)),
         constants32_(constants_of<Single>(plan.element32, 0)),
+        shifted_(C::width == 32 ? plan.element32 : plan.element),
         shape_(shape_of<C>(plan.element, 0, true)),
         short_table_(plan.table),
-        scaled_short_table_(C::width == 32 ? plan.table32 : plan.table) {}
+        scaled_short_table_(scaled_table()),
+        short_steps_(plan.table),
+        scaled_short_steps_(scaled_table()) {}
 
   const Element& element() const { return plan_.element; }
 
@@ -76,13 +81,11 @@ class RunRounder {
   /// To a table, under the scale 1.
   void round_table(const Stored* from, Stored* to, int64_t n, const uint32_t* words) const {
     const Table& t = plan_.table;
-    if (!words && t.count <= short_table)
-      return round_table_run<C, Lookup::compare>(from, to, n, words, plan_.mode, t, short_table_);
-    if (!words)
-      return round_table_run<C, Lookup::index>(from, to, n, words, plan_.mode, t, short_table_);
-    if (plan_.mode == Mode::stochastic_a)
-      return round_table_run<C, Lookup::index_stochastic>(from, to, n, words, plan_.mode, t,
-                                                          short_table_);
+    auto by = [&](auto lookup) {
+      round_table_run<C, decltype(lookup)::value>(from, to, n, words, plan_.mode, t, short_table_,
+                                                  short_steps_);
+    };
+    if (in_lookup(t, words, ShortSteps<C>::fits(t), by)) return;
     for (int64_t i = 0; i < n; ++i) {
       const uint64_t word = words ? uint64_t(words[i]) << 32 : 0;
       to[i] = Stored(round_to_table<C>(plan_.mode, Word(from[i]), word, t));
@@ -108,21 +111,62 @@ class RunRounder {
     }
   }
 
-  /// Under powers of two of their own, those of `columns` from one on.
+  /// Under powers of two of their own, signed words.
   template <class M>
-  QS_INLINE void round_columns(M mode, const ColumnConstants<C>& columns, int64_t first,
-                               const Stored* from, Stored* to, int64_t n, const uint32_t* words,
-                               bool infinities) const {
+  QS_INLINE void round_powers(M mode, const Word* powers, const Stored* from, Stored* to, int64_t n,
+                              const uint32_t* words, bool infinities) const {
+    const Element& f = computed_element();
+    const Constants<B>& s = computed_constants();
     if (saturates(plan_.element, infinities)) {
-      round_power_run<C, Shape::saturating>(mode, from, to, n, words, columns, first,
-                                            plan_.element);
+      round_power_run<C, Shape::saturating>(mode, from, to, n, words, powers, s, f, plan_.element,
+                                            shifted_);
     } else {
-      round_power_run<C, Shape::regular>(mode, from, to, n, words, columns, first, plan_.element);
+      round_power_run<C, Shape::regular>(mode, from, to, n, words, powers, s, f, plan_.element,
+                                         shifted_);
+    }
+  }
+
+  /// Whether `round_shifted` takes a power.
+  bool shifts(int power) const { return shifted_.holds(power); }
+
+  /// Under one such power.
+  template <class M>
+  QS_INLINE void round_shifted(M mode, int power, const Stored* from, Stored* to, int64_t n,
+                               const uint32_t* words, bool infinities) const {
+    const Element& f = computed_element();
+    const Constants<B>& s = computed_constants();
+    if (saturates(plan_.element, infinities)) {
+      round_shifted_run<C, Shape::saturating>(mode, from, to, n, words, power, s, f, shifted_);
+    } else {
+      round_shifted_run<C, Shape::regular>(mode, from, to, n, words, power, s, f, shifted_);
     }
   }
 
  private:
   using B = Computing<C>;
+
+  const Table& scaled_table() const { return C::width == 32 ? plan_.table32 : plan_.table; }
+
+  template <Lookup lookup>
+  using Constant = std::integral_constant<Lookup, lookup>;
+
+  /// work(lookup) with the one for a table; false where vectors do not look it up.
+  template <class Work>
+  bool in_lookup(const Table& t, const uint32_t* words, bool is_short, Work work) const {
+    if (!words && t.count <= short_table) {
+      work(Constant<Lookup::compare>());
+    } else if (!words) {
+      work(Constant<Lookup::index>());
+    } else if (plan_.mode != Mode::stochastic_a) {
+      return false;
+    } else if (is_short) {
+      if constexpr (Vectors<C>::count == ShortSteps<C>::half)
+        work(Constant<Lookup::short_stochastic>());
+    } else {
+      work(Constant<Lookup::index_stochastic>());
+    }
+    return true;
+  }
 
   /// An element; word: the random word in the top bits.
   Stored quotient(const Scale<C>& scale, Word raw, Word word) const {
@@ -137,21 +181,17 @@ class RunRounder {
   template <class Run>
   void round_scaled_to_table_run(const Run& run, const Stored* from, Stored* to, int64_t n,
                                  const uint32_t* words) const {
-    const Table& t = C::width == 32 ? plan_.table32 : plan_.table;
+    const Table& t = scaled_table();
     auto slow = [&](int64_t i, Word raw) {
       const Number<B> number = number_of_bits<B>(run.scale_at(i));
       const Scale<C> scale = {0, {number.exponent, number.significand}, 0, 0, 0, 0};
       return quotient(scale, raw, words ? in_top_bits<C>(words[i]) : 0);
     };
-    if (!words && t.count <= short_table)
-      return round_scaled_table_run<C, Lookup::compare>(from, to, n, words, run, t,
-                                                        scaled_short_table_, slow);
-    if (!words)
-      return round_scaled_table_run<C, Lookup::index>(from, to, n, words, run, t,
-                                                      scaled_short_table_, slow);
-    if (plan_.mode == Mode::stochastic_a)
-      return round_scaled_table_run<C, Lookup::index_stochastic>(from, to, n, words, run, t,
-                                                                 scaled_short_table_, slow);
+    auto by = [&](auto lookup) {
+      round_scaled_table_run<C, decltype(lookup)::value>(
+          from, to, n, words, run, t, scaled_short_table_, scaled_short_steps_, slow);
+    };
+    if (in_lookup(t, words, ShortSteps<B>::fits(t), by)) return;
     for (int64_t i = 0; i < n; ++i) {
       const bool spoiled = run.scale_at(i) > B::infinity;
       to[i] = spoiled ? Stored(C::nan) : slow(i, Word(from[i]));
@@ -197,9 +237,12 @@ class RunRounder {
   const Plan& plan_;
   Constants<C> constants_;
   Constants<Single> constants32_;
+  ShiftedRange<C> shifted_;
   Shape shape_;
   ShortTable<C> short_table_;
   ShortTable<Computing<C>> scaled_short_table_;  // of elements under scales
+  ShortSteps<C> short_steps_;
+  ShortSteps<Computing<C>> scaled_short_steps_;
 };
 
 QS_END

@@ -17,18 +17,26 @@ class Spread {
       for (int64_t i = 0; i < V::count; ++i)
         later_[steps_][i] = Word(i % k + apart < k && i + apart < V::count ? i + apart : i);
     }
-    for (int64_t i = 0; i < V::count; ++i) first_[i] = Word(i / k * k);
+    for (int64_t i = 0; i < V::count; ++i) {
+      first_[i] = Word(i / k * k);
+      block_[i] = Word(i / k);
+      start_[i] = Word(i * k < lanes_ ? i * k : 0);
+    }
   }
 
   /// How many lanes whole blocks fill.
   int64_t lanes() const { return lanes_; }
 
   QS_INLINE Vector operator()(Vector x) const {
-    if (k_ == 1) return x;
-    for (int step = 0; step < steps_; ++step)
-      x = greater<Vector>(x, turned<Vector>(x, later_[step]));
-    return turned<Vector>(x, first_);
+    return k_ == 1 ? x : turned<Vector>(greatest(x), first_);
   }
+  /// The greatest of each block, in the first lanes.
+  QS_INLINE Vector of_blocks(Vector x) const {
+    return k_ == 1 ? x : turned<Vector>(greatest(x), start_);
+  }
+  /// The first lanes, each k times.
+  QS_INLINE Vector repeated(Vector x) const { return k_ == 1 ? x : turned<Vector>(x, block_); }
+
   void operator()(Word* values, int64_t n) const {
     for (int64_t i = 0; i < n; i += lanes_) {
       const size_t count = size_t(least_of(lanes_, n - i));
@@ -37,9 +45,16 @@ class Spread {
   }
 
  private:
+  /// Of each block, in its first lane.
+  QS_INLINE Vector greatest(Vector x) const {
+    for (int step = 0; step < steps_; ++step)
+      x = greater<Vector>(x, turned<Vector>(x, later_[step]));
+    return x;
+  }
+
   int64_t k_, lanes_;
   int steps_ = 0;
-  Vector later_[4], first_;
+  Vector later_[4], first_, block_, start_;
 };
 
 template <class C>
@@ -114,28 +129,39 @@ class ScaleFinder {
     u.infinities = any<Vector>(signed_of(all_most) >= signed_of(Vector() + C::infinity));
   }
 
-  /// Scales of the elements of a row of blocks narrower than a vector, each k elements alike.
+  /// Scales of the elements of a row of blocks narrower than a vector, each k elements alike: those
+  /// of the blocks, then repeated where they lie, from the last on.
   void find_in_row(Units<C>& u, const typename C::Stored* from, int64_t n, int64_t k,
                    const GlobalScale& global) const {
-    u.resize_scales(n);
-    u.resize_extremes(n);
-    u.infinities = false;
-    const Vector none{};
     const Spread<C> spread(k);
-    for (int64_t i = 0; i < n; i += spread.lanes()) {
-      const size_t count = size_t(least_of(spread.lanes(), n - i));
-      const Vector magnitude = V::load(from + i, count) & (C::sign - 1);
+    const int64_t blocks = (n + k - 1) / k, lanes = spread.lanes(), together = lanes / k;
+    u.resize_extremes(blocks + V::count);
+    const Vector none{};
+    for (int64_t i = 0, b = 0; i < n; i += lanes, b += together) {
+      const Vector magnitude = V::load(from + i, size_t(least_of(lanes, n - i))) & (C::sign - 1);
       const auto infinite = signed_of(magnitude) >= signed_of(none + C::infinity);
-      Vector amax = spread(magnitude), most = amax;
-      if (any<Vector>(infinite)) {
-        u.infinities = true;
-        amax = spread(select<Vector>(infinite, none, magnitude));
-      }
-      if (put_vector(u, i, amax, most, count, global)) continue;
-      V::store_words(&u.amax[size_t(i)], amax, count);
-      V::store_words(&u.most[size_t(i)], most, count);
-      find_each(u, i, int64_t(count), k, global);
+      const Vector most = spread.of_blocks(magnitude);
+      Vector amax = most;
+      if (any<Vector>(infinite)) amax = spread.of_blocks(select<Vector>(infinite, none, magnitude));
+      V::store_words(&u.amax[size_t(b)], amax, Whole<V::count>());
+      V::store_words(&u.most[size_t(b)], most, Whole<V::count>());
     }
+    find(u, blocks, 1, global);
+    const bool divides = !keeps_powers() && !has_inverse(scaling_.rule);
+    if (divides) u.invert_scales();
+    u.resize_scales(n + V::count);
+    if (divides) u.inverse.resize(u.scale.size());
+    for (auto* words : {&u.scale, &u.extra, &u.inverse}) {
+      if (words == &u.inverse ? !divides : words == &u.extra && !has_inverse(scaling_.rule))
+        continue;
+      Word* at = words->data();
+      for (int64_t b = (blocks - 1) / together * together; b >= 0; b -= together) {
+        const Vector own = V::load_words(at + b, Whole<V::count>());
+        V::store_words(at + b * k, spread.repeated(own), size_t(lanes));
+      }
+    }
+    u.resize_scales(n);
+    u.inverted = divides;
   }
 
   /// A scale as units have it.

@@ -1,7 +1,7 @@
 // Runs of elements under scales that are no powers of two, in vectors of floats; `round_scaled` is
 // what they equal.
 #pragma once
-#include "cpu/floats.h"
+#include "cpu/float_products.h"
 
 QS_BEGIN
 
@@ -26,42 +26,12 @@ inline Vector32 in_format(Vector32 magnitude, const Element& scale) {
   return magnitude;
 }
 
-/// s·r for rounded r, bits with the sign, rounded to C; at most its greatest finite number. Before
-/// that it is rounded to odd, or to nearest where the rule has float32 in between.
-template <class C, class Vector>
-inline Vector multiplied(Vector element, FloatsOf<Computing<C>> s, bool by_float32) {
-  using B = Computing<C>;
-  using Word = typename B::Word;
-  constexpr int down = B::mantissa - C::mantissa;
-  constexpr Word largest =
-      (Word(C::infinity - 1) << down) + (Word(B::bias - C::bias) << B::mantissa);
-  const Vector none{}, size = element & (B::sign - 1);
-  const FloatsOf<B> nearest = FloatsOf<B>(size) * s;
-  Vector product = Vector(nearest);
-  if constexpr (down > 0) {
-    if (!by_float32) {
-      const Floats rest = residual(nearest, Floats(size), s);
-      product =
-          (product - one_where<Vector>(rest > Floats())) | one_where<Vector>(rest != Floats());
-    }
-    Constants<Single> target{};
-    target.breakpoint = uint32_t(Single::bias + 1 - C::bias);
-    target.ulp_exponent = uint32_t(C::least_exponent - Single::least_exponent + 1);
-    target.normal = down;
-    target.tiny = join<Single>({C::least_exponent, Single::hidden});
-    product = rounded<Single, Shape::regular>(Known<Mode::nearest_even>(), product, none, target,
-                                              Element(), 0);
-  }
-  const auto finite = signed_of(size) < signed_of(none + B::infinity);
-  return select<Vector>(finite, lesser<Vector>(product, none + largest) | (element & B::sign),
-                        element);
-}
-
 /// Where the scales of elements are, and what else the rule needs of them: float32 bits that the
-/// the rules with an inverse multiply by, or zero points. A block that is NaN has the scale NaN.
+/// rules with an inverse multiply by, or zero points; for quotients in float32, `inverse_of` the
+/// scales. A block that is NaN has the scale NaN.
 template <class C>
 struct ScaleRun {
-  const typename C::Word *scale, *extra;
+  const typename C::Word *scale, *extra, *inverse;
 
   template <class N>
   QS_INLINE typename Vectors<C>::V scales(int64_t i, N n) const {
@@ -71,6 +41,10 @@ struct ScaleRun {
   QS_INLINE typename Vectors<C>::V extras(int64_t i, N n) const {
     return Vectors<C>::load_words(extra + i, n);
   }
+  template <class N>
+  QS_INLINE typename Vectors<C>::V inverses(int64_t i, N n) const {
+    return Vectors<C>::load_words(inverse + i, n);
+  }
   typename C::Word scale_at(int64_t i) const { return scale[i]; }
   typename C::Word extra_at(int64_t i) const { return extra[i]; }
 };
@@ -78,8 +52,12 @@ struct ScaleRun {
 /// The same where all elements have one.
 template <class C>
 struct UniformScale {
-  typename C::Word scale, extra;
+  typename C::Word scale, extra, inverse;
 
+  template <class N>
+  QS_INLINE typename Vectors<C>::V inverses(int64_t, N) const {
+    return typename Vectors<C>::V() + inverse;
+  }
   template <class N>
   QS_INLINE typename Vectors<C>::V scales(int64_t, N) const {
     return typename Vectors<C>::V() + scale;
@@ -115,10 +93,34 @@ QS_INLINE void round_inverse_run(M mode, const typename C::Stored* from, typenam
         rounded<Single, Shape::regular>(mode, scaled | (raw & Single::sign), word, s, f, 0);
     const Vector finite_r = lesser<Vector>(r, none + largest32);
     const Vector product =
-        multiplied<C>(checked<Single, shape>(raw, finite_r, s), factor, by_float32);
+        stored_product<C>(checked<Single, shape>(raw, finite_r, s), factor, by_float32);
     const auto spoiled = signed_of(scale) > signed_of(none + Single::infinity);
-    V::store(to + i, select<Vector>(spoiled, none + C::nan, narrowed<C>(product)), count);
+    V::store(to + i, select<Vector>(spoiled, none + C::nan, product), count);
   });
+}
+
+/// x and s times a power of two that leaves s at least 2^-22 in float32, and less than 2 where it
+/// was less than 1.
+template <class B>
+struct Lifted {
+  FloatsOf<B> dividend, divisor;
+
+  QS_INLINE Lifted(VectorIn<B> magnitude, VectorIn<B> scale)
+      : dividend(FloatsOf<B>(magnitude)), divisor(FloatsOf<B>(scale)) {
+    if constexpr (B::width == 32) {
+      const Vector32 none{}, field = scale >> B::mantissa;
+      const Vector32 up = greater<Vector32>(none, lesser<Vector32>(none + 127, none + 127 - field));
+      const Floats lift = Floats((up + Single::bias) << Single::mantissa);
+      dividend *= lift;
+      divisor *= lift;
+    }
+  }
+};
+
+/// 1 over the divisors of `Lifted`.
+inline Vector32 inverse_of(Vector32 scale) {
+  const Floats one = Floats(Vector32() + one32);
+  return Vector32(one / Lifted<Single>(Vector32(), scale).divisor);
 }
 
 /// Whether `round_quotient_run` takes elements of a format.
@@ -158,24 +160,6 @@ inline Constants<B, Vector> with_zero_points(const Constants<B>& s, Vector most,
   return all;
 }
 
-/// x and s times a power of two that leaves s at least 2^-22 in float32, and less than 2 where it
-/// was less than 1.
-template <class B>
-struct Lifted {
-  FloatsOf<B> dividend, divisor;
-
-  QS_INLINE Lifted(VectorIn<B> magnitude, VectorIn<B> scale)
-      : dividend(FloatsOf<B>(magnitude)), divisor(FloatsOf<B>(scale)) {
-    if constexpr (B::width == 32) {
-      const Vector32 none{}, field = scale >> B::mantissa;
-      const Vector32 up = greater<Vector32>(none, lesser<Vector32>(none + 127, none + 127 - field));
-      const Floats lift = Floats((up + Single::bias) << Single::mantissa);
-      dividend *= lift;
-      divisor *= lift;
-    }
-  }
-};
-
 /// The other rules: x/s rounded, then times s. `slow(i, raw)`: element i by `round_scaled`.
 ///
 /// Rounding x/s to odd at p bits, those of B, first changes no deterministic mode: at up to p - 2
@@ -212,21 +196,27 @@ QS_INLINE void round_quotient_run(M mode, const typename C::Stored* from, typena
                          f.negative_infinity == OverflowResult::to_bound;
   const Word infinity = to_bounds ? B::sign : B::infinity;
   in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
-    const Vector loaded = V::load(from + i, count), given_scale = run.scales(i, count);
-    const auto spoiled = signed_of(given_scale) > signed_of(none + B::infinity);
-    const Vector one = none + (Word(B::bias) << B::mantissa);
-    const Vector scale = select<Vector>(spoiled, one, given_scale), field = scale >> B::mantissa;
+    const Vector loaded = V::load(from + i, count), scale = run.scales(i, count);
+    const auto spoiled = signed_of(scale) > signed_of(none + B::infinity);
     const Vector raw = widened<C>(loaded), sign = raw & B::sign, magnitude = raw ^ sign;
     const Lifted<B> x(magnitude, scale);
-    const Vector quotient = quotient_to_odd<B>(x.dividend, x.divisor);
+    Vector quotient;
+    if constexpr (B::width == 32) {
+      quotient = quotient_to_odd(x.dividend, x.divisor, Floats(run.inverses(i, count)));
+    } else {
+      quotient = quotient_to_odd<B>(x.dividend, x.divisor);
+    }
     const Vector word = is_stochastic(mode) ? V::words(words + i, count) : Vector();
     const Vector doubt = is_stochastic(mode) ? quotient & 1 : none;
     auto unsure = none != none;
     const Vector r =
         rounded<B, Shape::regular>(mode, (quotient - doubt) | sign, word, s, f, 0, doubt + doubt,
                                    is_stochastic(mode) ? &unsure : nullptr);
+    if constexpr (B::width == 32)
+      unsure |= signed_of(scale) > signed_of(none + (Word(B::bias + 100) << B::mantissa));
     if constexpr (C::mantissa < B::mantissa)
-      unsure |= (magnitude != none) & (signed_of(field) < signed_of(none + Word(B::bias - 81)));
+      unsure |= (magnitude != none) &
+                (signed_of(scale) < signed_of(none + (Word(B::bias - 81) << B::mantissa)));
     if constexpr (zero_points) unsure |= magnitude == none + infinity;
     Vector element;
     if constexpr (zero_points) {
@@ -235,7 +225,7 @@ QS_INLINE void round_quotient_run(M mode, const typename C::Stored* from, typena
     } else {
       element = checked<B, shape>(raw, r, s);
     }
-    const Vector product = narrowed<C>(multiplied<C>(element, Reals(scale), false));
+    const Vector product = stored_product<C>(element, Reals(scale), false);
     V::store(to + i, select<Vector>(spoiled, none + C::nan, product), count);
     unsure &= ~spoiled;
     if (!any<Vector>(unsure)) return;

@@ -43,9 +43,10 @@ class ConstantsByPower {
 template <class C>
 struct Units {
   using Words = std::vector<typename C::Word>;
-  Words amax, low, most;  // as in `Extremes`; the greatest magnitude
-  Words scale, extra;     // as in `ScaleRun`; powers of two as signed words
-  bool infinities;        // whether any element may be infinite
+  Words amax, low, most;        // as in `Extremes`; the greatest magnitude
+  Words scale, extra, inverse;  // as in `ScaleRun`; powers of two as signed words
+  bool infinities;              // whether any element may be infinite
+  bool inverted = false;        // whether `inverse` is that of `scale`
 
   void clear(int64_t n) {
     for (Words* words : {&amax, &low, &most}) words->assign(size_t(n), 0);
@@ -56,13 +57,29 @@ struct Units {
   void resize_scales(int64_t n) {
     scale.resize(size_t(n));
     extra.resize(size_t(n));
+    inverted = false;
   }
   /// All scales so many times, one after the other.
   void repeat_scales(int64_t times) {
     const size_t n = scale.size();
+    if (times == 1) return;
+    inverted = false;
     for (Words* words : {&scale, &extra}) {
       words->resize(n * size_t(times));
       for (size_t i = n; i < words->size(); ++i) (*words)[i] = (*words)[i - n];
+    }
+  }
+  /// The inverses of the scales.
+  void invert_scales() {
+    if (inverted) return;
+    inverted = true;
+    inverse.resize(scale.size());
+    if constexpr (C::width == 32) {
+      using V = Vectors<C>;
+      in_vectors<V::count>(int64_t(scale.size()), [&](int64_t i, auto count) QS_INLINE_LAMBDA {
+        V::store_words(&inverse[size_t(i)], inverse_of(V::load_words(&scale[size_t(i)], count)),
+                       count);
+      });
     }
   }
   Extremes<C> extremes(int64_t i) const {
@@ -93,9 +110,9 @@ template <class C>
 struct Scratch {
   WordBuffer words;
   Units<C> units;
-  ColumnConstants<C> columns;
-  typename C::Word scale[piece], extra[piece];  // of the columns of a piece
+  typename C::Word scale[piece], extra[piece], inverse[piece];  // of the columns of a piece
   std::vector<Scale<C>> scales;
+  std::vector<typename C::Word> special;  // as in `Extremes`, of blocks side by side
   ConstantsByPower<C> by_power;
   Search<C> search;
 };

@@ -123,18 +123,18 @@ Input input(TF_Context* context, int i, const Status& status) {
 
 /// Why it cannot be run; null once it has, or where `status` says why.
 const char* compute(const Kernel& kernel, TF_Context* context, const Status& status) {
-  const int random_count = TF_NumInputs(context) - 1;
-  if (random_count > 2) return "a call of qemu_swalp has too many operands";
+  const int count = TF_NumInputs(context) - 1;
+  if (count > most_others) return "a call of qemu_swalp has too many operands";
   Input x = input(context, 0, status);
   if (!is_ok(status)) return nullptr;
   if (TF_TensorType(x.tensor.get()) != dtypes[int(kernel.call.dtype())])
     return "a call of qemu_swalp was made for another dtype";
   std::vector<Input> given;
-  Operand random[2];
-  for (int i = 0; i < random_count; ++i) {
+  Operand others[most_others];
+  for (int i = 0; i < count; ++i) {
     given.push_back(input(context, i + 1, status));
     if (!is_ok(status)) return nullptr;
-    random[i] = given.back().operand();
+    others[i] = given.back().operand();
   }
   x.tensor.reset();  // a tensor that nobody else reads is overwritten
   const int candidate = 0;
@@ -144,11 +144,10 @@ const char* compute(const Kernel& kernel, TF_Context* context, const Status& sta
   if (!is_ok(status)) return nullptr;
   const int64_t rank = int64_t(x.lengths.size());
   const Operand target{TF_TensorData(y.get()), rank, x.lengths.data()};
-  if (forwarded == candidate)
-    return kernel.call.run(target, target, random, random_count, threads());
+  if (forwarded == candidate) return kernel.call.run(target, target, others, count, threads());
   const Input source = input(context, 0, status);
   if (!is_ok(status)) return nullptr;
-  return kernel.call.run(source.operand(), target, random, random_count, threads());
+  return kernel.call.run(source.operand(), target, others, count, threads());
 }
 
 void compute_or_fail(void* kernel, TF_Context* context) {
@@ -179,7 +178,7 @@ QS_EXPORT const char* qs_register_tensorflow(void* library) {
   const Status status(TF_NewStatus());
   TF_Builder* op = TF_NewOpDefinitionBuilder("QemuSwalpQuantize");
   TF_OpDefinitionBuilderAddInput(op, "x: T");
-  TF_OpDefinitionBuilderAddInput(op, "random: N * uint32");
+  TF_OpDefinitionBuilderAddInput(op, "others: N * uint32");
   TF_OpDefinitionBuilderAddOutput(op, "y: T");
   TF_OpDefinitionBuilderAddAttr(op, "T: {half, bfloat16, float, double}");
   TF_OpDefinitionBuilderAddAttr(op, "N: int >= 0");

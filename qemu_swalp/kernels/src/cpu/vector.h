@@ -129,6 +129,19 @@ QS_INLINE V turned(V x, V from) {
 #endif
 }
 
+/// The lanes of x, then of y, at the given indices.
+template <class V>
+QS_INLINE V turned(V x, V y, V from) {
+#if defined(__clang__)
+  constexpr word_of<V> count = sizeof(V) / sizeof(word_of<V>);
+  V z;
+  for (size_t i = 0; i < count; ++i) z[i] = from[i] < count ? x[from[i]] : y[from[i] - count];
+  return z;
+#else
+  return __builtin_shuffle(x, y, from);
+#endif
+}
+
 /// The greatest lane, all of them below 2^(width - 1); `step`: half of how many are left to look
 /// at.
 template <class V, int step = sizeof(V) / sizeof(word_of<V>) / 2>

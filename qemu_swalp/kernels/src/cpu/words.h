@@ -79,7 +79,8 @@ struct WordBuffer {
   uint32_t at[piece + 4 + group_words];
 
   /// Those of `count` elements from the given one on (of the array; the offset is added here).
-  const uint32_t* fill(const Random& random, uint64_t element, int count) {
+  __attribute__((noinline)) const uint32_t* fill(const Random& random, uint64_t element,
+                                                 int count) {
     if (random.words) return random.words + element;
     const uint64_t first = element + random.offset;
     const int skipped = int(first % 4);

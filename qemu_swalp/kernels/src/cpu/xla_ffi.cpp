@@ -125,7 +125,7 @@ bool is_known(const Frame* frame) {
 }  // namespace
 
 /// The handler of the custom call: its attribute `call` is a `StoredCall`, its arguments are an
-/// array and random operands, its result is the rounded array.
+/// array and what `Call::run` needs beside it, its result is the rounded array.
 QS_EXPORT void* qs_xla_quantize(void* call_frame) {
   Frame* frame = static_cast<Frame*>(call_frame);
   const Api* api = frame->api;
@@ -149,17 +149,18 @@ QS_EXPORT void* qs_xla_quantize(void* call_frame) {
       bytes = static_cast<const Text*>(frame->attributes.at[i]);
   }
   Call call;
-  if (!bytes || frame->arguments.size < 1 || frame->arguments.size > 3 || frame->results.size != 1)
+  if (!bytes || frame->arguments.size < 1 || frame->arguments.size > 1 + most_others ||
+      frame->results.size != 1)
     return fail(api, "a custom call of qemu_swalp lacks its attribute or operands");
   if (const char* reason = call.read(bytes->data, bytes->size)) return fail(api, reason);
   const Buffer *x = frame->arguments.at[0], *result = frame->results.at[0];
   const int dtype = dtypes[int(call.dtype())];
   if (x->dtype != dtype || result->dtype != dtype)
     return fail(api, "a custom call of qemu_swalp was made for another dtype");
-  Operand random[2];
-  const int random_count = int(frame->arguments.size) - 1;
-  for (int i = 0; i < random_count; ++i) random[i] = operand(frame->arguments.at[i + 1]);
-  if (const char* reason = call.run(operand(x), operand(result), random, random_count, threads()))
+  Operand others[most_others];
+  const int count = int(frame->arguments.size) - 1;
+  for (int i = 0; i < count; ++i) others[i] = operand(frame->arguments.at[i + 1]);
+  if (const char* reason = call.run(operand(x), operand(result), others, count, threads()))
     return fail(api, reason);
   count_call();
   return nullptr;

@@ -2,6 +2,7 @@
 // shared memory.
 #pragma once
 #include "common/plan.h"
+#include "common/scaled_element.h"
 #include "cuda/packs.h"
 #include "cuda/short_rounding.h"
 
