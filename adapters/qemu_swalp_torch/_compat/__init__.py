@@ -21,6 +21,7 @@ from .autograd import (
 from .compiler import (
     TracedNode as TracedNode,
     check_before_tracing as check_before_tracing,
+    choose_branches as choose_branches,
     constant as constant,
     is_compiled as is_compiled,
     never_traced_first as never_traced_first,
@@ -28,6 +29,7 @@ from .compiler import (
     traced_nodes as traced_nodes,
 )
 from .distributed import (
+    ddp_joins as ddp_joins,
     groups_of_ddp as groups_of_ddp,
     groups_of_fsdp as groups_of_fsdp,
     shard_window as shard_window,
@@ -40,6 +42,7 @@ from .modules import (
     ConvTransposeNd as ConvTransposeNd,
     NormBase as NormBase,
     call_impl_of as call_impl_of,
+    check_before_replicating as check_before_replicating,
     forward_hooks as forward_hooks,
     forward_pre_hooks as forward_pre_hooks,
     parameters_of as parameters_of,
@@ -47,6 +50,7 @@ from .modules import (
 )
 from .operators import (
     DispatchMode as DispatchMode,
+    is_higher_order as is_higher_order,
     is_operator as is_operator,
     lost_weight as lost_weight,
     native_functions as native_functions,

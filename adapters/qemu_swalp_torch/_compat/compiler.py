@@ -90,6 +90,21 @@ def check_before_tracing(check: Callable[[Any], None]) -> None:
     tracer_type.trace = checked
 
 
+def choose_branches(at_once: Callable[[], bool]) -> None:
+    """From now on `torch.cond` calls the branch that a tensor chooses where `at_once()` says so,
+    outside of graphs, in place of compiling both.
+    """
+    cond = torch.cond
+
+    @functools.wraps(cond)
+    def chosen(pred: Any, true_fn: Any, false_fn: Any, operands: Any = ()) -> Any:
+        if torch.compiler.is_compiling() or not isinstance(pred, Tensor) or not at_once():
+            return cond(pred, true_fn, false_fn, operands)
+        return cond(bool(pred), true_fn, false_fn, operands)
+
+    torch.cond = chosen
+
+
 class TracedNode(NamedTuple):
     """A call in the graph that torch.compile is tracing."""
 

@@ -15,6 +15,12 @@ def groups_of_ddp() -> list[Any]:
     return [] if ddp is None else [ddp.process_group]
 
 
+def ddp_joins() -> bool:
+    """Whether the `DistributedDataParallel` whose forward runs is within its `join`."""
+    ddp: Any = torch.nn.parallel.DistributedDataParallel._get_active_ddp_module()  # type: ignore[no-untyped-call]
+    return ddp is not None and bool(ddp._join_config.enable)
+
+
 def groups_of_fsdp(module: nn.Module) -> list[Any]:
     """The process groups of each dimension of the mesh over which `fully_shard` divides batches."""
     if "torch.distributed.fsdp" not in sys.modules:

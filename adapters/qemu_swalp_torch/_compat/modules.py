@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, MutableMapping
 from typing import Any, TypeAlias
 
@@ -52,6 +53,20 @@ def stand_in(module: nn.Module, call: Callable[..., Any] | None) -> None:
         module.__dict__.pop("_call_impl", None)
     else:
         module.__dict__["_call_impl"] = call
+
+
+def check_before_replicating(check: Callable[[nn.Module], None]) -> None:
+    """From now on `check(module)` is called before `nn.DataParallel` makes a replica of it."""
+    replicate = nn.Module._replicate_for_data_parallel
+
+    @functools.wraps(replicate)
+    def checked(module: nn.Module) -> nn.Module:
+        check(module)
+        replica: nn.Module = replicate(module)  # type: ignore[no-untyped-call]
+        return replica
+
+    module_type: Any = nn.Module
+    module_type._replicate_for_data_parallel = checked
 
 
 def parameters_of(module: nn.Module) -> Iterable[Tensor | None]:

@@ -8,13 +8,18 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch._ops import OpOverload, OpOverloadPacket
+from torch._ops import HigherOrderOperator, OpOverload, OpOverloadPacket
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def is_operator(function: Callable[..., Any]) -> bool:
     """Whether a function is of `torch.ops`."""
     return type(function) in (OpOverload, OpOverloadPacket)
+
+
+def is_higher_order(function: Callable[..., Any]) -> bool:
+    """Whether an operator takes functions, as that of `flex_attention`."""
+    return isinstance(function, HigherOrderOperator)
 
 
 def operator_name(function: Callable[..., Any]) -> tuple[str, str] | None:

@@ -152,6 +152,8 @@ def _end(forward: Expected, report: Report) -> None:
 class BackwardWatch(DispatchMode):  # type: ignore[no-untyped-call]
     """Notes the products of a backward, and the elementwise operations of autograd Functions."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, expected: list[Expected]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.expected = expected
@@ -179,7 +181,7 @@ class BackwardWatch(DispatchMode):  # type: ignore[no-untyped-call]
             if caller.is_other:
                 continue
             if kind == "product" and place.products:
-                flops = flops_of(func.overloadpacket, args, options, result)
+                flops = flops_of(func, args, options, result)
                 if caller.is_ours:
                     report.rounded[place.name] += flops
                 else:

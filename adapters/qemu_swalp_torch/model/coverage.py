@@ -25,6 +25,7 @@ import qemu_swalp.interop.torch
 from .._compat import (
     DispatchMode,
     backward_id,
+    is_higher_order,
     never_traced_first,
     operator_name,
     running_node,
@@ -125,6 +126,8 @@ def is_watchable() -> bool:
 class Watch(DispatchMode):  # type: ignore[no-untyped-call]
     """Notes the products and elementwise operations that are dispatched."""
 
+    supports_higher_order_operators = True
+
     def __init__(self, report: Report) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.report, self.origins = report, Origins()
@@ -145,7 +148,7 @@ class Watch(DispatchMode):  # type: ignore[no-untyped-call]
             return
         if kind == "product":
             measured = not torch.compiler.is_compiling()  # else sizes may be open
-            flops = flops_of(func.overloadpacket, args, options, result) if measured else 0
+            flops = flops_of(func, args, options, result) if measured else 0
             ours, custom = _origin(in_hooks=True)
             what = f"autograd.Function {custom}" if custom else what
             if frame.products is None:
@@ -165,6 +168,8 @@ def kind_of(func: Any, args: Any) -> tuple[str, str]:
 
     Operators of unknown libraries may be products, if they take floating tensors.
     """
+    if is_higher_order(func):
+        return "product", str(func)
     library, name = operator_name(func) or ("", "")
     known = func.overloadpacket in flop_registry or name in FURTHER_PRODUCTS
     if (known or library not in LIBRARIES) and any(_has_floating(x) for x in args):
@@ -187,11 +192,12 @@ def _is_number(x: Tensor) -> bool:
     return x.is_floating_point() or x.is_complex()
 
 
-def flops_of(packet: Any, args: Any, options: Any, result: Any) -> int:
+def flops_of(func: Any, args: Any, options: Any, result: Any) -> int:
     """Of a product; at least 1."""
+    packet = getattr(func, "overloadpacket", None)
     if packet in flop_registry:
         return max(1, int(flop_registry[packet](*args, **options, out_val=result)))
-    if (operator_name(packet) or ("", ""))[1] not in FURTHER_PRODUCTS:
+    if (operator_name(func) or ("", ""))[1] not in FURTHER_PRODUCTS:
         return 1
     values = result if isinstance(result, (tuple, list)) else (result,)
     first = next(x for x in values if isinstance(x, Tensor))

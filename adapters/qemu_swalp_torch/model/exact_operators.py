@@ -4,7 +4,8 @@ from __future__ import annotations
 
 FURTHER_PRODUCTS = frozenset(
     """
-    mv addmv dot vdot linear conv_tbc _trilinear _cdist_forward _euclidean_dist matrix_exp
+    mv addmv dot vdot linear conv_tbc _trilinear _cdist_forward _euclidean_dist _pdist_forward
+    matrix_exp
     linalg_matrix_exp sspaddmm _sparse_mm _sparse_mm_reduce_impl _addmm_activation _grouped_mm
     _scaled_grouped_mm _weight_int8pack_mm _weight_int4pack_mm conv_depthwise3d
     _conv_depthwise2d _scaled_dot_product_flash_attention_for_cpu
@@ -30,7 +31,7 @@ EXACT = frozenset(
     constant_pad_nd contiguous copy copy_ copysign cummax cummin detach diag_embed diagonal
     diagonal_copy dropout embedding empty empty_like empty_permuted empty_strided expand
     expand_as expand_copy eye fill fill_ flip floor fmax fmin frac full full_like gather
-    hardtanh hardtanh_ index index_fill index_fill_ index_put index_put_ index_select isinf
+    hardtanh hardtanh_ im2col index index_fill index_fill_ index_put index_put_ index_select isinf
     isnan kthvalue lift lift_fresh lift_fresh_copy linspace masked_fill masked_fill_
     masked_scatter masked_scatter_ masked_select max max_pool2d_with_indices
     max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d maximum median min minimum

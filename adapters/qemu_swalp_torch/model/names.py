@@ -46,7 +46,9 @@ def known_operator(function: Callable[..., Any]) -> str | None:
 def all_dense(values: Iterable[Any]) -> bool:
     """Whether the tensors among the values are neither sparse, nested nor complex."""
     for x in values:  # a generator would take twice as long
-        if isinstance(x, Tensor) and (x.layout is not torch.strided or x.is_complex()):
+        if isinstance(x, Tensor) and (
+            x.layout is not torch.strided or x.is_complex() or x.is_nested
+        ):
             return False
     return True
 

@@ -77,7 +77,7 @@ def autocast(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """The operands in the dtype that autocast asks for, where it is on."""
     kind = x.device.type
-    if not torch.is_autocast_enabled(kind):
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return x, weight, bias
     dtype = torch.get_autocast_dtype(kind)
     return x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)

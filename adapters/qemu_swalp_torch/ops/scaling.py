@@ -15,7 +15,7 @@ import qemu_swalp
 from qemu_swalp import RandomBits
 from qemu_swalp.training.delayed import Delayed
 
-from .._compat import backward_id, groups_of_ddp, groups_of_fsdp
+from .._compat import backward_id, ddp_joins, groups_of_ddp, groups_of_fsdp
 from ..tensors.call_counters import BITS
 from ..tensors.custom_ops import (
     Rule,
@@ -141,6 +141,13 @@ class Scales:
         state = self.states.setdefault(scaling.name, State(delayed))
         if backward_id() == -1:
             self.groups = groups_of_ddp() or self.groups
+            if ddp_joins():
+                raise RuntimeError(
+                    "delayed scaling shares the history of its scales among all ranks at each"
+                    " product, which a rank without inputs would leave waiting within"
+                    " DistributedDataParallel.join(); give all ranks as many batches"
+                    " (drop_last=True), or take scales of present numbers, as 'fp8_hybrid' has"
+                )
         return state.scale_at(scaling.step, x, greatest, self.groups)
 
     def record(self) -> dict[str, Any]:
