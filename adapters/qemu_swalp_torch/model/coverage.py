@@ -31,7 +31,7 @@ from .._compat import (
     running_node,
     without_interception,
 )
-from .exact_operators import EXACT, FURTHER_PRODUCTS
+from .exact_operators import EXACT, FURTHER_PRODUCTS, WEIGHTED_SUMS
 from .frames import FRAMES
 from .origins import Origins
 
@@ -172,6 +172,7 @@ def kind_of(func: Any, args: Any) -> tuple[str, str]:
         return "product", str(func)
     library, name = operator_name(func) or ("", "")
     known = func.overloadpacket in flop_registry or name in FURTHER_PRODUCTS
+    known |= name in WEIGHTED_SUMS and sum(map(_has_floating, args)) > 1
     if (known or library not in LIBRARIES) and any(_has_floating(x) for x in args):
         return "product", f"{library}.{name}"
     return ("operation" if library in COMPUTING and name not in EXACT else "", name)
@@ -195,6 +196,8 @@ def _is_number(x: Tensor) -> bool:
 def flops_of(func: Any, args: Any, options: Any, result: Any) -> int:
     """Of a product; at least 1."""
     packet = getattr(func, "overloadpacket", None)
+    if any(isinstance(x, Tensor) and x.is_nested for x in args):  # of many sizes
+        return 1
     if packet in flop_registry:
         return max(1, int(flop_registry[packet](*args, **options, out_val=result)))
     if (operator_name(func) or ("", ""))[1] not in FURTHER_PRODUCTS:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 FURTHER_PRODUCTS = frozenset(
     """
-    mv addmv dot vdot linear conv_tbc _trilinear _cdist_forward _euclidean_dist _pdist_forward
-    matrix_exp
+    mv addmv dot vdot linear matmul conv_tbc _trilinear
+    _cdist_forward _euclidean_dist _pdist_forward matrix_exp
     linalg_matrix_exp sspaddmm _sparse_mm _sparse_mm_reduce_impl _addmm_activation _grouped_mm
     _scaled_grouped_mm _weight_int8pack_mm _weight_int4pack_mm conv_depthwise3d
     _conv_depthwise2d _scaled_dot_product_flash_attention_for_cpu
@@ -22,6 +22,9 @@ FURTHER_PRODUCTS = frozenset(
 """Products beside those whose floating-point operations `torch.utils.flop_counter` knows, and what
 is made of many: Fourier transforms, factorizations, solutions of equations.
 """
+
+WEIGHTED_SUMS = frozenset(("_embedding_bag", "_embedding_bag_forward_only"))
+"""Products where rows of a table are summed with weights, which are then a floating tensor more."""
 
 EXACT = frozenset(
     """

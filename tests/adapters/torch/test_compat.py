@@ -471,6 +471,31 @@ def test_nodes_and_hooks_of_a_backward():
     assert [s[1] is layer.weight for s in seen].count(True) == 2, changed("running_node")
 
 
+def test_check_before_replicating(monkeypatch):
+    name, checked = "_replicate_for_data_parallel", []
+    monkeypatch.setattr(nn.Module, name, getattr(nn.Module, name))
+    _compat.check_before_replicating(checked.append)
+    model = nn.Linear(2, 2)
+    replica = getattr(model, name)()
+    assert checked == [model], changed("check_before_replicating")
+    assert not replica._parameters, changed("check_before_replicating")
+
+
+def test_choose_branches(monkeypatch):
+    monkeypatch.setattr(torch, "cond", torch.cond)
+    _compat.choose_branches(lambda: True)
+    x, called = torch.ones(2), []
+    branches = (lambda x: called.append("true") or x + 1), (lambda x: called.append("false") or x)
+    for predicate in (x.sum() > 0, True):
+        assert torch.equal(torch.cond(predicate, *branches, (x,)), x + 1)
+    assert called == ["true", "true"], changed("choose_branches")
+
+
+def test_is_higher_order():
+    assert _compat.is_higher_order(torch.ops.higher_order.cond), changed("is_higher_order")
+    assert not _compat.is_higher_order(torch.ops.aten.mm.default), changed("is_higher_order")
+
+
 def test_check_before_tracing(monkeypatch):
     monkeypatch.setattr(torch.fx.Tracer, "trace", torch.fx.Tracer.trace)
     roots = []

@@ -18,7 +18,7 @@ KINDS = ("input", "weight", "error")
 RECIPE = Recipe(
     operands=dict.fromkeys(KINDS, E4M3), scaling=dict.fromkeys(KINDS, Delayed(history=4))
 )
-WAYS = ("ddp", "ddp compiled", "ddp first", "fsdp")
+WAYS = ("ddp", "ddp compiled", "ddp first", "fsdp", "fsdp compiled")
 
 
 def run(wrap, rank, ranks):
@@ -41,13 +41,13 @@ def wrapped(way):
             called = nn.parallel.DistributedDataParallel(model)
             return called, quantize_gemms(called, RECIPE)
         handle = quantize_gemms(model, RECIPE)
-        if way == "fsdp":
+        if way.startswith("fsdp"):
             from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
 
             mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
             fully_shard(model, mesh=mesh)
-            return model, handle
+            return torch.compile(model, backend="eager") if "compiled" in way else model, handle
         if way == "ddp compiled":
             model = torch.compile(model, backend="eager")
         return nn.parallel.DistributedDataParallel(model), handle
@@ -59,8 +59,21 @@ def work(rank, ranks, port, folder):
     distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
     found = {way: run(wrapped(way), rank, ranks) for way in WAYS}
     found["apart"] = run(lambda model: (model, quantize_gemms(model, RECIPE)), rank, ranks)
+    found["join"] = joined(rank)
     torch.save(found, f"{folder}/{rank}")
     distributed.destroy_process_group()
+
+
+def joined(rank):
+    """What is said where ranks have one and two batches."""
+    called, _ = wrapped("ddp")(nn.Sequential(nn.Linear(4, 4)))
+    try:
+        with called.join():
+            for _ in range(1 + rank):
+                called(torch.ones(2, 4)).sum().backward()
+    except RuntimeError as error:
+        return str(error)
+    return ""
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +101,9 @@ def test_all_ranks_have_the_scales_of_a_single_process(results, way):
 
 def test_models_that_are_not_parallel_have_scales_of_their_own(results):
     assert results[0]["apart"] != results[1]["apart"]
+
+
+def test_join_is_refused_by_words(results):
+    """Else the rank with more batches would wait for ever."""
+    for result in results:
+        assert "within DistributedDataParallel.join(); give all ranks as many" in result["join"]

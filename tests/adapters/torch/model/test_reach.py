@@ -222,6 +222,9 @@ class Calls(nn.Module):
 
 
 EYE = torch.eye(8)
+BAGS = torch.arange(8).reshape(2, 4)
+ONE = torch.zeros((), dtype=torch.int64)
+FP8 = torch.ones(16, 16).to(torch.float8_e4m3fn)
 REFUSED = {
     "sparse": (lambda x: torch.sparse.mm(EYE.to_sparse(), x), "_sparse_addmm"),
     "sparse @": (lambda x: EYE.to_sparse_csr() @ x, "mm"),
@@ -237,6 +240,26 @@ REFUSED = {
     "factors": (lambda x: torch.linalg.qr(x)[0], "linalg_qr"),
     "power": (lambda x: torch.linalg.matrix_power(x, 3), "mm"),
     "activation": (lambda x: torch.ops.aten._addmm_activation(x[0], x, x), "_addmm_activation"),
+    "distances of pairs": (lambda x: F.pdist(x), "_pdist_forward"),
+    "weighted bags": (
+        lambda x: F.embedding_bag(BAGS, EYE, mode="sum", per_sample_weights=x[0].reshape(2, 4)),
+        "_embedding_bag",
+    ),
+    "scaled": (
+        lambda x: torch._scaled_mm(
+            FP8, FP8.t(), scale_a=torch.ones(()), scale_b=torch.ones(()), out_dtype=x.dtype
+        ),
+        "_scaled_mm",
+    ),
+    "covariance": (lambda x: torch.cov(x), "mm"),
+    "norm of matrices": (lambda x: torch.linalg.norm(x, 2), "_linalg_svd"),
+    "low rank": (lambda x: torch.pca_lowrank(x)[1], "linalg_qr"),
+    "padded nested": (
+        lambda x: torch.nested.to_padded_tensor(
+            torch.nested.nested_tensor([x[:2], x[:3]]) @ torch.nested.nested_tensor([EYE, EYE]), 0.0
+        ),
+        "matmul",
+    ),
     "nested": (
         lambda x: nn.Linear(8, 2)(
             torch.nested.nested_tensor([x[:2], x[:3]], layout=torch.jagged)
@@ -259,6 +282,27 @@ def test_what_cannot_be_rounded_is_refused_by_name(name):
     ignoring = Calls(function)
     quantize_gemms(ignoring, ALL, uncovered="ignore")
     assert ignoring(x).shape == plain(x).shape
+
+
+def test_loops_of_higher_order_are_refused_by_name():
+    from torch._higher_order_ops import while_loop
+
+    def looped(x):
+        with torch.no_grad():
+            return while_loop(lambda i, y: i < 2, lambda i, y: (i + 1, y @ EYE), (ONE, x))[1]
+
+    model = Calls(looped)
+    quantize_gemms(model, ALL)
+    with pytest.raises(UncoveredError, match="model itself: while_loop"):
+        model(torch.randn(8, 8))
+
+
+def test_quantized_modules_are_refused_by_name():
+    plain = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    model = nn.Sequential(torch.ao.quantization.quantize_dynamic(plain[:1]), plain[1])
+    quantize_gemms(model, ALL)
+    with pytest.raises(UncoveredError, match=r"0\.0: quantized\.linear_dynamic"):
+        model(torch.randn(8, 8))
 
 
 def test_the_watch_sees_what_is_left_out():

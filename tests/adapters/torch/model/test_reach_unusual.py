@@ -1,10 +1,13 @@
 """Models as nobody would have registered them: each product is rounded, compiled too."""
 
+import copy
+
 import pytest
 import torch
 from qemu_swalp_torch import quantize_gemms
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from tests.helpers.dispatched import ALL, Watch
 
@@ -148,7 +151,52 @@ class Generated(nn.Module):
         return self.fc(x) @ self.made(self.of).reshape(8, 8)
 
 
-MODELS = (Tied, Experts, Loop, Unregistered, LoRA, Vmapped, Scan, Deformable, Splines, Generated)
+class Containers(nn.Module):
+    """Parameters in containers, and weights that parametrizations compute."""
+
+    def __init__(self):
+        super().__init__()
+        self.list = nn.ParameterList([weight(8, 8), weight(8, 8)])
+        self.dict = nn.ParameterDict({"a": weight(8, 8)})
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(8, 8))
+        self.spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(8, 8))
+        self.tied = nn.Linear(8, 8)
+        nn.utils.parametrize.register_parametrization(self.tied, "weight", Symmetric())
+
+    def forward(self, x):
+        y = torch.tanh(x @ self.list[0] @ self.list[1] @ self.dict["a"])
+        return self.tied(self.spectral(self.normed(y))) @ self.tied.weight
+
+
+class Symmetric(nn.Module):
+    def forward(self, x):
+        return x.triu() + x.triu(1).mT
+
+
+class Functions(nn.Module):
+    """Products by names that few use."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.w, self.kernel = nn.Linear(8, 8), weight(8, 8), weight(8, 4)
+
+    def forward(self, x):
+        w, y = self.w, self.fc(x)
+        y = torch.linalg.multi_dot([y, w, w]) + torch.chain_matmul(y, w, w)
+        y = y + torch.inner(y, w) + torch.vmap(lambda row: w @ row)(y)
+        y = y + torch.cond(y.sum() > 0, lambda x: x @ w, lambda x: x @ w.T, (y,))
+        y = y + torch.outer(y[:, 0], w[0]) + torch.kron(y[:, :1], w[0])  # elementwise
+        y = y + checkpoint(lambda x: torch.tanh(x @ w), y, use_reentrant=True)
+        y = y + checkpoint(lambda x: torch.tanh(x @ w), y, use_reentrant=False)
+        columns = F.unfold(y[None, None, :8], 2)
+        columns = self.kernel[:, :1].expand(8, 4).T @ (self.kernel @ columns)
+        return F.fold(columns, (8, 8), 2) + y[:8]
+
+
+MODELS = (
+    *(Tied, Experts, Loop, Unregistered, LoRA, Vmapped, Scan, Deformable, Splines, Generated),
+    *(Containers, Functions),
+)
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -172,3 +220,39 @@ def test_graphs_in_pieces_have_the_same_bits(same):
         found.append((y, *torch.autograd.grad(y.sum(), [*model.parameters()])))
     for a, b in zip(*found, strict=True):
         same(a, b)
+
+
+MOVED = {
+    "copied": copy.deepcopy,
+    "to": lambda model: model.to("cpu", torch.float32),
+    "doubled and back": lambda model: model.double().float(),
+    "data parallel": nn.DataParallel,  # without a GPU it calls the model
+}
+
+
+@pytest.mark.parametrize("how", MOVED)
+def test_moved_models(how):
+    torch.manual_seed(0)
+    model = Containers()
+    quantize_gemms(model, ALL, attention=True)
+    model = MOVED[how](model)
+    with Watch() as watch:
+        model(torch.randn(9, 8)).square().mean().backward()
+    assert watch.seen > 3
+    assert not watch.bad
+
+
+def test_on_the_meta_device():
+    model = nn.Linear(8, 8)
+    quantize_gemms(model, ALL)
+    assert model.to("meta")(torch.empty(2, 8, device="meta")).shape == (2, 8)
+
+
+def test_replicas_are_refused_by_words():
+    """As `nn.DataParallel` makes them where it has several GPUs."""
+    model = nn.Sequential(nn.Linear(8, 8))
+    handle = quantize_gemms(model, ALL)
+    with pytest.raises(TypeError, match=r"'the model', whose counters.*DistributedDataParallel"):
+        model._replicate_for_data_parallel()
+    handle.remove()
+    model._replicate_for_data_parallel()
