@@ -231,6 +231,7 @@ def _phases(given: Any) -> Phases:
         return Phases({0: recipe_of(given)})
     found: dict[int, Recipe] = {}
     for step, recipe in phases.recipes:
+        recipe_of(recipe)
         if any(part and part.scaling for part in (recipe, *dict(recipe.overrides).values())):
             raise ValueError(
                 f"{phases!r}: the recipe from step {step} on has delayed scaling, whose scales are"

@@ -78,7 +78,9 @@ class Block(Format, family="block"):
         NVFP4. "mse" chooses by the least squared error of the block (clause BLK-17). It tries the
         scales of "nearest" for nine tops up to twice as great, or "floor" and the powers beside it.
         So does "four_over_six", which brings amax to 6 or to 4 (Cook et al. 2025, arXiv
-        2512.02010). Rules of one's own: `register_scale_rule`. "ggml" divides by amax/top before
+        2512.02010). "quest" is 2.92/top of the block's deviation: in e2m1fn the clip of least error
+        of normal numbers, by the authors' code of Quartet (Castro et al. 2025, arXiv 2505.14669).
+        Rules of one's own: `register_scale_rule`. "ggml" divides by amax/top before
         that is rounded to the format of scales, as ggml's q8_0 does:
         `block<fixed<8,0,symmetric>,axis=-1,size=32,scale=fp16,rule=ggml>` with the rounding
         "nearest_away" (clause BLK-18). Its q4_0 and q5_0 are "ggml_signed", whose scale has the

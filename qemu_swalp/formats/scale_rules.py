@@ -34,8 +34,19 @@ class BlockView(NamedTuple):
 ScaleRule = Callable[[BlockView], Array]
 """The scale of each block: an array like `amax`."""
 
-OWN_RULES: dict[str, ScaleRule] = {}
-"""Rules of one's own, by name."""
+
+def _quest(block: BlockView) -> Array:
+    """QuEST's scale: the clip of least error of a normal distribution, by the block's deviation."""
+    mean = block.total(block.values) / block.count
+    variance = block.total(block.values * block.values) / block.count - mean * mean
+    return block.xp.sqrt(block.xp.maximum(variance, 0 * variance)) * (2.92247856 / block.top)
+
+
+PROVIDED: dict[str, ScaleRule] = {"quest": _quest}
+"""Rules that are written as one's own are, and come with the package."""
+
+OWN_RULES: dict[str, ScaleRule] = dict(PROVIDED)
+"""These and rules of one's own, by name."""
 
 
 def register_scale_rule(name: str, rule: ScaleRule) -> None:
@@ -66,7 +77,7 @@ def register_scale_rule(name: str, rule: ScaleRule) -> None:
     """
     if not isinstance(name, str) or not name.isidentifier():
         raise ValueError(f"name must be an identifier, such as 'mean_abs', got {name!r}")
-    if name in RULES:
+    if name in RULES or name in PROVIDED:
         raise ValueError(f"the scale rule {name!r} is built in; choose another name")
     if not callable(rule):
         raise TypeError(f"rule must be a function of BlockView, got {rule!r}")
@@ -77,7 +88,7 @@ def register_scale_rule(name: str, rule: ScaleRule) -> None:
 
 def unregister_scale_rule(name: str) -> None:
     """Forget a rule that `register_scale_rule` has named. ValueError without one."""
-    if name not in OWN_RULES:
+    if name not in OWN_RULES or name in PROVIDED:
         raise ValueError(f"no scale rule of that name is registered, got {name!r}")
     del OWN_RULES[name]
     forget_strings()

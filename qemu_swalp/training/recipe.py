@@ -18,6 +18,7 @@ from .recipe_table import recipe_table
 from .roles import (
     ROLES,
     SECTIONS,
+    backward_operands,
     delayed_scaling,
     elementwise_rules,
     of_role,
@@ -60,6 +61,9 @@ class Recipe:
     scaling : {"input", "weight" or "error": `Delayed` or its string}, or one for all: their scales
         follow the history of the steps before, in place of the present numbers. Their formats have
         one scale for the whole array, and are the same in both products.
+    backward : "rounded" for backward products of what the forward product multiplied, transformed
+        and rounded, in place of the operands as they were. Their gradients are zero where the
+        rounding clipped, and transformed back. In PyTorch.
     elementwise : how the elementwise operations within softmax, normalization and nonlinearities
         are rounded. A quantizer of an element format for all of them, or {name: quantizer}. The
         names are those of `ELEMENTWISE`, or "add", "multiply", "divide", "sqrt", "function" (exp,
@@ -107,6 +111,7 @@ class Recipe:
     transforms: tuple[tuple[str, Hadamard], ...] = ()
     factors: tuple[tuple[str, float], ...] = ()
     scaling: tuple[tuple[str, Delayed], ...] = ()
+    backward: str | None = None
     elementwise: tuple[tuple[str, Quantizer | Accumulation], ...] = ()
     overrides: tuple[tuple[str, Recipe | None], ...] = ()
     allow_empty: bool = field(default=False, compare=False)
@@ -129,6 +134,7 @@ class Recipe:
         elementwise: Quantizer | str | Mapping[str, Any] | tuple[tuple[str, Any], ...] = (),
         overrides: Mapping[str, Recipe | None] | tuple[tuple[str, Recipe | None], ...] = (),
         allow_empty: bool = False,
+        backward: str | None = None,
     ) -> None:
         by_role = (weight, activation, error, gradient, momentum, accumulator, average)
         rounded = operand_quantizers(operands)
@@ -139,7 +145,8 @@ class Recipe:
             "sums": product_accumulations(sums),
             "transforms": product_transforms(transforms, rounded),
             "factors": operand_factors(factors, rounded),
-            "scaling": delayed_scaling(scaling, rounded),
+            "scaling": (delayed := delayed_scaling(scaling, rounded)),
+            "backward": backward_operands(backward, rounded, dict(delayed)),
             "elementwise": elementwise_rules(elementwise),
             "overrides": tuple(pairs(overrides)),
             "allow_empty": allow_empty,
@@ -366,6 +373,8 @@ class Recipe:
             plain["factors"] = dict(self.factors)
         if self.scaling:
             plain["scaling"] = {name: str(rule) for name, rule in self.scaling}
+        if self.backward:
+            plain["backward"] = self.backward
         if self.elementwise:
             plain["elementwise"] = {name: str(rule) for name, rule in self.elementwise}
         if self.overrides:

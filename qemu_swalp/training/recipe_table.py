@@ -47,6 +47,8 @@ def _rounded(recipe: Any) -> Iterator[Line]:
         yield f"{name}.scale", str(delayed), ""
     for name, transform in recipe.transforms:
         yield f"{name}.transform", str(transform), ""
+    if recipe.backward:
+        yield "backward products", f"operands as {recipe.backward} forward", ""
     for name, accumulation in (*recipe.sums, *recipe.elementwise):
         if isinstance(accumulation, Accumulation):
             for part, quantizer in accumulation.parts():

@@ -51,11 +51,33 @@ SUMS = ("forward.sum", "dgrad.sum", "wgrad.sum")
 SECTIONS = {
     "optimizer": ("weight", "gradient", "momentum", "accumulator", "state"),
     "activations": ("activation", "error"),
-    "products": ("operands", "sums", "transforms", "factors", "scaling"),
+    "products": ("operands", "sums", "transforms", "factors", "scaling", "backward"),
     "elementwise": ("elementwise",),
     "average": ("average",),
 }
 """Section of a recipe → its fields. One call of an adapter applies one section."""
+
+
+def backward_operands(
+    backward: Any, rounded: tuple[tuple[str, Quantizer], ...], delayed: Mapping[str, Delayed]
+) -> str | None:
+    """What the backward products take: None, or "rounded", of recipes that round forward, by scales
+    of present numbers.
+    """
+    if backward is None:
+        return None
+    check_choice("backward, where it is not None,", backward, ("rounded",))
+    if not any(name.startswith("forward.") for name, _ in rounded):
+        raise ValueError(
+            "backward='rounded' hands on what the forward product rounded, and this recipe rounds"
+            " neither of its operands; give operands={'forward.input': …, 'forward.weight': …}"
+        )
+    if {"input", "weight"} & delayed.keys():
+        raise ValueError(
+            "backward='rounded' and delayed scaling of what it hands on do not go together: which"
+            " numbers were clipped is told by scales of present numbers; leave one of them out"
+        )
+    return str(backward)
 
 
 def operand_quantizers(chosen: Any) -> tuple[tuple[str, Quantizer], ...]:

@@ -84,7 +84,8 @@ class Products:
                 for name in (first, second)
             ]
             made.append(ProductRules(operands[0], operands[1], rule(f"{product}.sum")))
-        return Operands(*made)
+        forward, dgrad, wgrad = made
+        return Operands(forward, dgrad, wgrad, site.from_rounded)
 
     def next_part(self) -> str:
         """The name of the next product that has none."""

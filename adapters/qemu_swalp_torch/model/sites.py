@@ -46,7 +46,7 @@ class ProductSite(RoundingSite):
         self.stochastic = any(
             is_stochastic(q) for q in self.quantizers.values() if q is not None
         ) or any(transform.draws for transform in self.transforms.values())
-        self.scaling = dict(recipe.scaling)
+        self.scaling, self.from_rounded = dict(recipe.scaling), recipe.backward == "rounded"
         self.scales = Scales()
         if self.scaling:
             self.stochastic = True  # its calls are counted

@@ -8,6 +8,7 @@ the gradient of the weight.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from .accumulate import (
     pixels_and_columns,
     times,
 )
+from .masked import Prepare, rounded_once
 from .operands import Operand, Operands, ProductRules, is_plain, prepared, unscaled
 
 
@@ -37,6 +39,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, operands: Operands) -
     """
     with without_interception():
         rows, weight, bias = autocast(x.reshape(-1, x.shape[-1]), weight, bias)
+        if operands.from_rounded:
+            first, second, operands = rounded_once(operands)
+            rows, weight = first(rows), second(weight)
         y: Tensor = applied(_Linear, rows, weight, bias, operands)
         return y.reshape(*x.shape[:-1], weight.shape[0])
 
@@ -50,6 +55,9 @@ def matmul(a: Tensor, b: Tensor, operands: Operands) -> Tensor:
     """
     with without_interception():
         a, b, _ = autocast(a, b.view_as(b) if a is b else b, None)
+        if operands.from_rounded:
+            first, second, operands = rounded_once(operands)
+            a, b = first(a), second(b.mT).mT
         result: Tensor = applied(_Matmul, a, b, operands)
     return result
 
@@ -68,6 +76,10 @@ def convolution(
     """
     with without_interception():
         x, weight, bias = autocast(x, weight, bias)
+        if operands.from_rounded:
+            first, second, operands = rounded_once(operands)
+            x = _over_channels(x, first, geometry.groups)
+            weight = _kernel(weight, second, geometry, forward=True)
         result: Tensor = applied(_Convolution, x, weight, bias, geometry, operands)
     return result
 
@@ -251,7 +263,7 @@ def _size(x: Tensor, weight: Tensor, g: Geometry) -> torch.Size:
     )
 
 
-def _over_channels(x: Tensor, operand: Operand, groups: int) -> Tensor:
+def _over_channels(x: Tensor, operand: Operand | Prepare, groups: int) -> Tensor:
     """x of shape (B, C, *S) rounded as (B·S·groups, C/groups)."""
     batch, channels = x.shape[:2]
     return _arranged(x, operand, (batch, channels, -1), (0, 2, 1), (-1, channels // groups))
@@ -263,7 +275,9 @@ def _over_pixels(x: Tensor, operand: Operand) -> Tensor:
     return _arranged(x, operand, (batch, channels, -1), (1, 0, 2), (channels, -1))
 
 
-def _kernel(weight: Tensor, operand: Operand, geometry: Geometry, forward: bool) -> Tensor:
+def _kernel(
+    weight: Tensor, operand: Operand | Prepare, geometry: Geometry, forward: bool
+) -> Tensor:
     """weight of shape (A, I, *k) rounded as (k, A, I) where the sum runs over I, else as (k, G·I,
     A/G).
     """
@@ -279,7 +293,7 @@ def _kernel(weight: Tensor, operand: Operand, geometry: Geometry, forward: bool)
 
 def _arranged(
     x: Tensor,
-    operand: Operand,
+    operand: Operand | Prepare,
     shape: tuple[int, ...],
     order: tuple[int, ...],
     matrix: tuple[int, ...],
@@ -287,13 +301,9 @@ def _arranged(
     """x rounded in another arrangement: reshaped, its axes in another order, reshaped again; and
     back.
     """
-    if is_plain(operand) or not x.numel():
+    prepare = operand if callable(operand) else partial(prepared, operand=operand)
+    if not x.numel() or (isinstance(operand, Operand) and is_plain(operand)):
         return x
     turned = x.reshape(shape).permute(order)
     back = sorted(range(len(order)), key=order.__getitem__)
-    return (
-        prepared(turned.reshape(matrix), operand)
-        .reshape(turned.shape)
-        .permute(back)
-        .reshape(x.shape)
-    )
+    return prepare(turned.reshape(matrix)).reshape(turned.shape).permute(back).reshape(x.shape)

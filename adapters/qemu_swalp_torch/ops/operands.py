@@ -59,6 +59,8 @@ class Operands(NamedTuple):
     forward: ProductRules = ProductRules()
     dgrad: ProductRules = ProductRules()
     wgrad: ProductRules = ProductRules()
+    from_rounded: bool = False
+    """Whether the backward products take what the forward product multiplied."""
 
 
 def coin(seed: int, stream: int, step: int | Tensor) -> Rule:

@@ -80,17 +80,23 @@ def fp4_all_the_way() -> Recipe:
 
 
 @preset
-def quartet(hadamard: int = 32) -> Recipe:
-    """MXFP4 in all products (Quartet, Castro et al. 2025, arXiv 2505.14669, algorithm 1).
+def quartet(hadamard: int = 32, rule: str = "quest", backward: str | None = "rounded") -> Recipe:
+    """MXFP4 in all products (Quartet, Castro et al. 2025, arXiv 2505.14669, algorithm 1, and the
+    authors' code).
 
     Forward both operands are transformed by Hadamard matrices without signs, in blocks of
-    `hadamard` along the sum. They are rounded to nearest under the scale of least squared error
-    (the paper's QuEST projection). Backward they are transformed with random signs, shrunk by 3/4
-    and rounded stochastically, as in `mxfp4`. Not held: the paper's backward products take the
-    weights and inputs that the forward rounded, and mask the gradients of what that clipped. Here
-    they take the numbers before rounding, straight through.
+    `hadamard` along the sum, and rounded to nearest (the QuEST projection). The scale of a block is
+    the power of two at or below 2.92/6 of its deviation, `rule`; "mse" searches for the least
+    squared error. The backward products take what the forward rounded, and their gradients are zero
+    where it clipped, and transformed back; in Keras, `backward=None` takes the numbers before
+    rounding, straight through. Operands of dgrad and wgrad are transformed with random signs,
+    shrunk by 3/4 and rounded stochastically, as in `mxfp4`.
     """
-    near = "block<e2m1fn,axis=sum,size=32,scale=e8m0fnu,rule=mse>/nearest_even"
-    backward = mxfp4(hadamard, near)
+    near = f"block<e2m1fn,axis=sum,size=32,scale=e8m0fnu,rule={rule}>/nearest_even"
+    recipe = mxfp4(hadamard, near)
     forward = {"forward": f"hadamard<{hadamard}>"}
-    return replace(backward, transforms={**dict(backward.transforms), **forward})  # type: ignore[arg-type]
+    return replace(
+        recipe,
+        transforms={**dict(recipe.transforms), **forward},  # type: ignore[arg-type]
+        backward=backward,
+    )

@@ -1,0 +1,113 @@
+"""Operands that the forward and the backward products share, as the forward rounds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qemu_swalp import Rounding
+from qemu_swalp.arrays import namespace_of
+from qemu_swalp.arrays.dtypes import source_dtype
+from qemu_swalp.ops.quantize import round_array
+from qemu_swalp.reference.context import Context, Target
+from qemu_swalp.reference.overflow import MARK
+
+from ..tensors.custom_ops import is_traced, parsed
+from ..tensors.transforms import Transformable, applied, needs_function, transformable
+from .operands import Operand, Operands, ProductRules, Turn, prepared, turned
+
+Prepare = Callable[[Tensor], Tensor]
+OUTWARD = tuple(Rounding.parse(f"toward_{sign}") for sign in ("positive", "negative"))
+
+
+def rounded_once(operands: Operands) -> tuple[Prepare, Prepare, Operands]:
+    """What prepares both operands of the forward product, once for all products, and what is left
+    to do in these.
+    """
+    forward = operands.forward
+    first, second = (partial(_shared, operand=operand) for operand in forward[:2])
+    rest = operands._replace(forward=ProductRules(sum=forward.sum), from_rounded=False)
+    return first, second, rest
+
+
+def _shared(x: Tensor, operand: Operand) -> Tensor:
+    """An operand, whose last axis is summed over, as it is multiplied, less its factor.
+
+    Its gradient is zero where the rounding clipped, and transformed back.
+    """
+    if not needs_function(x):
+        return prepared(x, operand) / operand.factor
+    shared: Tensor = applied(_Shared, x, operand)
+    return shared
+
+
+@transformable
+class _Shared(Transformable):
+    @staticmethod
+    def forward(x: Tensor, operand: Operand) -> Tensor:
+        return prepared(x, operand) / operand.factor
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, operand = inputs
+        ctx.operand = operand
+        mask = None
+        if operand.rule is not None:
+            before = prepared(x, operand._replace(rule=None, scaling=None))
+            mask = clipped(before.detach(), operand.rule.quantizer)
+        ctx.save_for_backward(mask)
+
+    @staticmethod
+    def backward(ctx: Any, *errors: Any) -> Any:
+        (error,), (mask,) = errors, ctx.saved_tensors
+        if mask is not None:
+            error = error.masked_fill(mask, 0)
+        turn = ctx.operand.turn
+        return (error if turn is None else turned_back(error, turn)), None
+
+
+def turned_back(x: Tensor, turn: Turn) -> Tensor:
+    """The inverse of `turned`: the transform without signs, which is its own, and then the signs,
+    which it gives of a row of ones that it transformed before.
+    """
+    plain = Turn(turn.transform.partition(",")[0].rstrip(">") + ">")
+    back = turned(x, plain)
+    if plain.transform == turn.transform:
+        return back
+    signs = turned(turned(torch.ones_like(x[..., :1, :]), turn), plain)
+    return back * signs.sign()
+
+
+def clipped(x: Tensor, quantizer: str) -> Tensor:
+    """Mask of the numbers beyond the ends of a quantizer's format, under the scale of their
+    block.
+    """
+    if is_traced():
+        traced: Tensor = _clipped_in_graphs(x, quantizer)
+        return traced
+    return _clipped(x, quantizer)
+
+
+def _clipped(x: Tensor, quantizer: str) -> Tensor:
+    xp = namespace_of(x)
+    ctx = Context(xp, source_dtype(xp.dtype(x)))
+    # whatever is beyond an end is rounded outward past it, and marked by NaN
+    above, below = (
+        torch.isnan(round_array(ctx, x, Target(parsed(quantizer).format, MARK, rounding), None))
+        for rounding in OUTWARD
+    )
+    return torch.where(x < 0, below, above) & ~torch.isnan(x)
+
+
+@torch.library.custom_op("qemu_swalp::clipped", mutates_args=())
+def _clipped_in_graphs(x: Tensor, quantizer: str) -> Tensor:
+    return _clipped(x, quantizer)
+
+
+@_clipped_in_graphs.register_fake
+def _(x: Tensor, quantizer: str) -> Tensor:
+    return torch.empty_like(x, dtype=torch.bool, memory_format=torch.contiguous_format)
