@@ -215,4 +215,4 @@ def _draw(figure: Any, problem: Problem, settings: Settings, curves: dict[str, A
         axes.grid(alpha=0.25)
     top = 3 * float(problem.optimum @ problem.optimum)
     panels[0].set(ylabel="‖w − w*‖², mean over seeds", ylim=(None, top))
-    panels[0].legend(fontsize=8, loc="lower left")
+    panels[0].legend(fontsize=9, loc="lower left")

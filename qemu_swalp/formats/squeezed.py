@@ -22,7 +22,7 @@ class Squeezed(Format, family="squeezed"):
     equations 1 to 5).
 
     Logarithms, their mean, and powers are the array library's own, in float32 (of float64 arrays in
-    float64): libraries agree to some 10^-5 of a number (10^-14), and one that is as near to a tie
+    float64). Libraries agree to some 10^-5 of a number (10^-14), and one that is as near to a tie
     may be rounded to either side. Where all magnitudes are equal, which the paper leaves open, they
     stay. There are no integer codes.
 

@@ -168,11 +168,11 @@ def test_summaries_are_means_and_sample_deviations_in_order_of_appearance() -> N
     [
         (3.414, 0.118, 2, "3.41 ± 0.12"),
         (0.0, 0.0, 2, "0.00 ± 0.00"),
-        (1.234e-3, 5.6e-5, 2, "(1.23 ± 0.06)e-03"),
+        (1.234e-3, 5.6e-5, 2, "(1.23 ± 0.06)·10⁻³"),
         (0.0208, 0.0042, 4, "0.0208 ± 0.0042"),
         (math.nan, math.nan, 2, "nan ± nan"),
-        (9.999e-4, 1e-5, 2, "(1.00 ± 0.01)e-03"),
-        (-1.5e-4, 2e-3, 1, "(-1.5 ± 20.0)e-04"),
+        (9.999e-4, 1e-5, 2, "(1.00 ± 0.01)·10⁻³"),
+        (-1.5e-4, 2e-3, 1, "(-0.1 ± 2.0)·10⁻³"),
     ],
 )
 def test_spread_is_readable_at_every_size(mean: float, std: float, digits: int, text: str) -> None:
@@ -180,7 +180,7 @@ def test_spread_is_readable_at_every_size(mean: float, std: float, digits: int, 
 
 
 @pytest.mark.parametrize(
-    ("mean", "digits", "text"), [(3.414, 2, "3.41"), (1.234e-3, 2, "1.23e-03"), (0.0, 2, "0.00")]
+    ("mean", "digits", "text"), [(3.414, 2, "3.41"), (1.234e-3, 2, "1.23·10⁻³"), (0.0, 2, "0.00")]
 )
 def test_one_seed_has_no_deviation(mean: float, digits: int, text: str) -> None:
     assert report.spread({"mean": mean, "std": 0.0}, digits, seeds=1) == text

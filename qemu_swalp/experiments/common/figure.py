@@ -10,7 +10,7 @@ import numpy as np
 
 from ..._util.extras import EXPERIMENTS, require
 
-PANEL_INCHES = (5.6, 4.0)
+PANEL_INCHES = (4.8, 3.6)
 """So that text is legible where a panel is as wide as a phone."""
 STYLE = {
     "axes.spines.top": False,

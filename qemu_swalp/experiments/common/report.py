@@ -121,15 +121,18 @@ def spread(moments: Mapping[str, float], digits: int, seeds: int = 2) -> str:
     a power of ten. Of one seed there is no deviation.
     """
     mean, std = moments["mean"], moments["std"]
-    if seeds == 1 or moments.get("count") == 1:
-        plain = mean == 0 or abs(mean) >= 10.0 ** (1 - digits)
-        return f"{mean:.{digits}f}" if plain else f"{mean:.{digits}e}"
-    if not 0 < abs(mean) < 10.0 ** (1 - digits):
-        return f"{mean:.{digits}f} ± {std:.{digits}f}"
-    significand, exponent = f"{mean:.{digits}e}".split("e")
-    return f"({significand} ± {std / 10.0 ** int(exponent):.{digits}f})e{exponent}"
+    single = seeds == 1 or moments.get("count") == 1
+    greatest = abs(mean) if single else max(abs(mean), std)
+    if not 0 < greatest < 10.0 ** (1 - digits):
+        return f"{mean:.{digits}f}" + ("" if single else f" ± {std:.{digits}f}")
+    exponent = int(f"{greatest:.{digits}e}".partition("e")[2])
+    power = f"·10{str(exponent).translate(SUPERSCRIPTS)}"
+    mean, std = mean / 10.0**exponent, std / 10.0**exponent
+    figure = f"{mean:.{digits}f}"
+    return figure + power if single else f"({figure} ± {std:.{digits}f}){power}"
 
 
+SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 COLUMNS = {
     "SGD": "SGD(-LP)",
     "SGD-LP": "SGD(-LP)",

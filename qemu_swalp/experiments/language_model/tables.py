@@ -112,4 +112,4 @@ def draw(figure: Any, settings: Settings, runs: Sequence[Row], summary: Sequence
 
 def _legend(axes: Any) -> None:
     handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    axes.legend(handles.values(), handles.keys(), fontsize=7, ncols=2)
+    axes.legend(handles.values(), handles.keys(), fontsize=8, ncols=2)

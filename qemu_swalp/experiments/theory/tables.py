@@ -83,7 +83,7 @@ def draw(figure: Any, settings: Settings, summary: Sequence[Row], facts: Row) ->
     _draw_blocks(third, summary)
     for axes in (first, second, third):
         axes.grid(alpha=0.25)
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=9)
 
 
 def _draw_rounding(first: Any, settings: Settings, summary: Sequence[Row], facts: Row) -> None:

@@ -160,7 +160,7 @@ def draw(figure: Any, settings: Settings, runs: Sequence[Row]) -> None:
             axes.axvline(settings.start, color="0.8", lw=1, zorder=0)
             axes.grid(alpha=0.25)
             handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-            axes.legend(handles.values(), handles.keys(), fontsize=8)
+            axes.legend(handles.values(), handles.keys(), fontsize=9)
 
 
 POINT = ("epoch", "train_loss", "train_error")

@@ -151,8 +151,8 @@ def wage(weights: int = 2, activations: int = 8, gradients: int = 8, errors: int
     """WAGE (Wu et al. 2018, arXiv 1802.04680), by default 2-8-8-8: ternary weights, 8-bit
     activations, gradients and errors.
 
-    Weights in {-1/2, 0, 1/2}, nearest, of an accumulator on the grid of the gradients' bits, which
-    updates reach by stochastic rounding, the only one of gradients, in the authors' code too.
+    Weights in {-1/2, 0, 1/2}, nearest, of an accumulator on the grid of the gradients' bits.
+    Updates reach it by stochastic rounding, the only one of gradients, in the authors' code too.
     Accumulator, weights and activations stay within ±(1 - 2^(1-bits)); activations are in fixed
     point. Errors are on a grid of 2^(1-bits) of the power of two next to the tensor's greatest, and
     clipped to that power.
