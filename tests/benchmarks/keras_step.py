@@ -134,7 +134,13 @@ def _on_jax(
 
 def measure(shapes: Sequence[tuple[int, ...]], mode: str, rounds: int) -> dict[str, float]:
     """Seconds of a step of each optimizer."""
-    steps = {name: stepper(make, shapes, mode) for name, make in optimizers().items()}
+    return minima(
+        {name: stepper(make, shapes, mode) for name, make in optimizers().items()}, rounds
+    )
+
+
+def minima(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Seconds of each step, the least of several rounds that make one step of each."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 2):
         for name, step in steps.items():
@@ -151,8 +157,8 @@ def report(models: Sequence[str], modes: Sequence[str], rounds: int) -> None:
 
     from qemu_swalp._util.tables import table
 
-    backend = keras.backend.backend()
-    columns = [(model, mode) for model in models for mode in MODES[backend] if mode in modes]
+    has = [mode for mode in MODES[keras.backend.backend()] if mode in modes]
+    columns = [(model, mode) for model in models for mode in has]
     found = [measure(SHAPES[model], mode, rounds) for model, mode in columns]
     names = list(found[0])
     lines = [
@@ -160,11 +166,18 @@ def report(models: Sequence[str], modes: Sequence[str], rounds: int) -> None:
         for name in names[1:]
     ]
     lines.insert(0, [f"{names[0]}, ms", *(f"{1e3 * column[names[0]]:.2f}" for column in found)])
-    print(
-        f"\nKeras {keras.__version__} on {backend}, {platform.machine()}, {os.cpu_count()} CPUs,"
-        f" least of {rounds}\n"
-    )
+    print(heading(rounds))
     print(table(("step", *(f"{model}, {mode}" for model, mode in columns)), lines), flush=True)
+
+
+def heading(rounds: int) -> str:
+    """What is measured on."""
+    import keras
+
+    return (
+        f"\nKeras {keras.__version__} on {keras.backend.backend()}, {platform.machine()},"
+        f" {os.cpu_count()} CPUs, least of {rounds}\n"
+    )
 
 
 def main() -> int:
@@ -172,8 +185,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--backends", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument("--models", nargs="+", choices=SHAPES, default=list(SHAPES))
+    return each_backend(parser, __spec__.name, lambda c: report(c.models, c.modes, c.rounds))
+
+
+def each_backend(
+    parser: argparse.ArgumentParser, module: str, run: Callable[[argparse.Namespace], None]
+) -> int:
+    """run(arguments) on each backend, in a process of its own; 1 where one fails."""
+    parser.add_argument("--backends", nargs="+", choices=MODES, default=list(MODES))
     parser.add_argument(
         "--modes", nargs="+", choices=MODES["tensorflow"], default=list(MODES["tensorflow"])
     )
@@ -181,12 +201,12 @@ def main() -> int:
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.here:
-        report(chosen.models, chosen.modes, chosen.rounds)
+        run(chosen)
         return 0
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "3"} | os.environ
     return max(
         subprocess.run(
-            [sys.executable, "-m", __spec__.name, "--here", *sys.argv[1:]],
+            [sys.executable, "-m", module, "--here", *sys.argv[1:]],
             env={**quiet, "KERAS_BACKEND": backend},
         ).returncode
         for backend in chosen.backends
