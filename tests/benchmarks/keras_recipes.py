@@ -2,14 +2,16 @@
 tests.benchmarks.keras_recipes [--backends tensorflow jax torch]`.
 
 A step is `train_on_batch` of a model under `emulate`, the optimizer's update included. Figures are
-times as multiples of the float32 step, which is given in milliseconds: the least of several rounds,
-in each of which every recipe makes one step, so that what else the machine does bears on all alike.
+processor time of all threads, which what else the machine does bears on least, as multiples of the
+float32 step, which is given in milliseconds: the least of several rounds, in each of which every
+recipe makes one step.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -70,7 +72,7 @@ def report(models: list[str], recipes: list[str], modes: list[str], rounds: int)
     for model, mode in columns:
         keras.utils.clear_session()
         steps = {str(r): stepper(MODELS[model], r, mode) for r in (None, *recipes)}
-        found.append(minima(steps, rounds))
+        found.append(minima(steps, rounds, time.process_time))
     lines = [
         [name, *(f"{column[name] / column['None']:.1f}" for column in found)] for name in recipes
     ]

@@ -139,15 +139,19 @@ def measure(shapes: Sequence[tuple[int, ...]], mode: str, rounds: int) -> dict[s
     )
 
 
-def minima(steps: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+def minima(
+    steps: dict[str, Callable[[], Any]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Seconds of each step, the least of several rounds that make one step of each."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 2):
         for name, step in steps.items():
-            start = time.perf_counter()
+            start = clock()
             step()
             if turn >= 2:  # the first traces and compiles, the second may settle buffers
-                times[name].append(time.perf_counter() - start)
+                times[name].append(clock() - start)
     return {name: min(found) for name, found in times.items()}
 
 
