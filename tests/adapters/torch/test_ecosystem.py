@@ -10,9 +10,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from qemu_swalp.training import Recipe, swalp
+from tests.helpers.trainer import trainer_of
 
 RECIPE = Recipe(**swalp(8).to_dict(), operands={"input": "bfp<6,axis=-1>/stochastic"})
 STEPS, BATCH = 6, 4
+LENGTH = {"max_steps": STEPS, "per_device_train_batch_size": BATCH}
 
 
 class Net(nn.Module):
@@ -76,38 +78,11 @@ def test_accelerate(same, by_hand, tmp_path):
     assert optimizer.param_groups[0]["qemu_step"] == 3
 
 
-def trainer_of(folder, model, steps=STEPS, **options):
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    pytest.importorskip(
-        "accelerate", reason="accelerate, which transformers trains by, is not installed"
-    )
-    arguments = transformers.TrainingArguments(
-        str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=BATCH,
-        use_cpu=True,
-        report_to=[],
-        save_steps=3,
-        lr_scheduler_type="constant",
-        max_grad_norm=0,
-        disable_tqdm=True,
-        seed=0,
-        data_seed=0,
-    )
-    rows = [{"x": x, "labels": y} for x, y in zip(*data(), strict=True)]
-
-    class InOrder(transformers.Trainer):
-        def _get_train_sampler(self, *_):
-            return torch.utils.data.SequentialSampler(rows)
-
-    return InOrder(model, arguments, train_dataset=rows, **options)
-
-
 def test_hugging_face_trainer_with_an_optimizer(same, by_hand, tmp_path):
     model = Net()
     optimizer, averager = optimizer_of(model), Averager(model)
     averager.attach(optimizer)
-    trainer_of(tmp_path, model, optimizers=(optimizer, None)).train()
+    trainer_of(tmp_path, model, data(), LENGTH, optimizers=(optimizer, None)).train()
     same(dict(model.state_dict()), by_hand[0])
     same(averager.average(), by_hand[1])
 
@@ -118,7 +93,7 @@ def test_hugging_face_trainer_with_an_optimizer_class_resumes_to_the_same_bits(
     def trainer(folder):
         model = Net()
         kind = SGD, {"lr": 0.1, "momentum": 0.9, "recipe": RECIPE, "seed": 3}
-        return model, trainer_of(folder, model, optimizer_cls_and_kwargs=kind)
+        return model, trainer_of(folder, model, data(), LENGTH, optimizer_cls_and_kwargs=kind)
 
     (unbroken, first), (resumed, second) = trainer(tmp_path / "a"), trainer(tmp_path / "b")
     first.train()

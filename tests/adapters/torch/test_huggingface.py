@@ -15,9 +15,10 @@ from qemu_swalp_torch import (
 )
 from qemu_swalp_torch.huggingface import checkpoint_callback
 from torch import nn
-from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from qemu_swalp.training import Recipe
+from tests.helpers.trainer import trainer_of
 
 RECIPE = Recipe(
     weight="fixed<8,5>/stochastic",
@@ -67,34 +68,18 @@ def data():
     return x, x[:, :2].contiguous()
 
 
-def trainer_of(folder, parts, evaluates=False):
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    arguments = transformers.TrainingArguments(
-        str(folder),
-        max_steps=STEPS,
-        per_device_train_batch_size=BATCH,
-        use_cpu=True,
-        report_to=[],
-        save_steps=3,
-        eval_strategy="steps" if evaluates else "no",
-        eval_steps=2,
-        lr_scheduler_type="constant",
-        max_grad_norm=0,
-        disable_tqdm=True,
-        seed=0,
-        data_seed=0,
-    )
-    rows = [{"x": x, "labels": y} for x, y in zip(*data(), strict=True)]
-
-    class InOrder(transformers.Trainer):
-        def _get_train_sampler(self, *_):
-            return SequentialSampler(rows)
-
-    return InOrder(
+def trainer(folder, parts, evaluates=False):
+    arguments = {
+        "max_steps": STEPS,
+        "per_device_train_batch_size": BATCH,
+        "eval_strategy": "steps" if evaluates else "no",
+        "eval_steps": 2,
+    }
+    return trainer_of(
+        folder,
         parts.model,
+        data(),
         arguments,
-        train_dataset=rows,
-        eval_dataset=rows[:5],
         optimizers=(parts.optimizer, None),
         callbacks=[checkpoint_callback(parts.averager, parts.handles)],
     )
@@ -102,10 +87,10 @@ def trainer_of(folder, parts, evaluates=False):
 
 def test_a_trainer_uninterrupted_resumed_and_with_evaluation(same, tmp_path):
     runs = [Parts() for _ in range(3)]  # three seeds: those of the first come by its checkpoint
-    trainer_of(tmp_path / "a", runs[0]).train()
+    trainer(tmp_path / "a", runs[0]).train()
     checkpoint = str(tmp_path / "a" / "checkpoint-3")
-    trainer_of(tmp_path / "b", runs[1]).train(resume_from_checkpoint=checkpoint)
-    trainer_of(tmp_path / "c", runs[2], evaluates=True).train(resume_from_checkpoint=checkpoint)
+    trainer(tmp_path / "b", runs[1]).train(resume_from_checkpoint=checkpoint)
+    trainer(tmp_path / "c", runs[2], evaluates=True).train(resume_from_checkpoint=checkpoint)
     for run in runs[1:]:
         same(run.results(), runs[0].results())
         assert [h.state_dict()["layers.0"]["training"] for h in run.handles[:2]] == [STEPS] * 2
@@ -113,15 +98,15 @@ def test_a_trainer_uninterrupted_resumed_and_with_evaluation(same, tmp_path):
 
 def test_a_moved_checkpoint_is_refused_and_loaded_by_name(same, tmp_path):
     first, second = Parts(), Parts()
-    trainer_of(tmp_path / "a", first).train()
+    trainer(tmp_path / "a", first).train()
     shutil.move(tmp_path / "a", tmp_path / "b")
     checkpoint = str(tmp_path / "b" / "checkpoint-3")
     with pytest.raises(ValueError, match="if the checkpoint was moved, call load"):
-        trainer_of(tmp_path / "c", Parts()).train(resume_from_checkpoint=checkpoint)
-    trainer = trainer_of(tmp_path / "c", second)
-    (callback,) = (c for c in trainer.callback_handler.callbacks if hasattr(c, "load"))
+        trainer(tmp_path / "c", Parts()).train(resume_from_checkpoint=checkpoint)
+    resumed = trainer(tmp_path / "c", second)
+    (callback,) = (c for c in resumed.callback_handler.callbacks if hasattr(c, "load"))
     callback.load(checkpoint)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    resumed.train(resume_from_checkpoint=checkpoint)
     same(second.results(), first.results())
 
 

@@ -55,6 +55,9 @@ OPTIMIZERS = {
     "fused": (torch.optim.SGD, {"fused": True}),
     "ours": (SGD, {}),
 }
+WITH_ACCUMULATOR = Recipe(
+    weight="e4m3fn/stochastic", momentum="bf16/stochastic", accumulator="fixed<16,12>/stochastic"
+)
 
 
 class NoReads(TorchDispatchMode):
@@ -137,11 +140,7 @@ def backward(model, i):
     "recipe",
     [
         ROLES,
-        Recipe(
-            weight="e4m3fn/stochastic",
-            momentum="bf16/stochastic",
-            accumulator="fixed<16,12>/stochastic",
-        ),
+        WITH_ACCUMULATOR,
         Recipe(weight="nvfp4/stochastic"),
     ],
     ids=["all roles", "accumulator", "weights"],
@@ -168,11 +167,7 @@ def test_a_step_reads_nothing_and_has_the_bits_of_one_that_does(same, kind, reci
     "recipe",
     [
         ROLES,
-        Recipe(
-            weight="e4m3fn/stochastic",
-            momentum="bf16/stochastic",
-            accumulator="fixed<16,12>/stochastic",
-        ),
+        WITH_ACCUMULATOR,
     ],
     ids=["all roles", "accumulator"],
 )
