@@ -283,6 +283,8 @@ def test_options_of_presets() -> None:
     assert recipe("mxfp4", hadamard=32).transform("wgrad") == Hadamard(32, "random")
     assert recipe("fp8_ibm", loss_scale=64).factor("dgrad.error") == 64
     assert recipe("fp8_deepseek", promoted=True).accumulation("wgrad.sum") is not None
+    assert recipe("hbfp8").sections == ("products",)
+    assert recipe("hbfp8", weights=16).sections == ("optimizer", "products")
     signs = "+++-+------+-+--"
     assert recipe("nvfp4", signs=signs).transform("wgrad") == Hadamard(16, signs)
     with pytest.raises(TypeError, match=r"no option 'hadamrad'; it has hadamard, forward"):

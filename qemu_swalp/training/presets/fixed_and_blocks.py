@@ -136,14 +136,21 @@ def dorefa(weights: int = 2, activations: int = 2, gradients: int = 6) -> Recipe
 
 
 @preset
-def hbfp8() -> Recipe:
+def hbfp8(weights: int | None = None) -> Recipe:
     """Hybrid block floating point: 8-bit products, all else in float (Drumond et al. 2018, arXiv
     1804.01526).
 
-    24×24 tiles with a 10-bit exponent each for all operands. The paper stores weights with 16 bits;
-    here they stay in float.
+    24×24 tiles with a 10-bit exponent each for all operands. The paper stores weights in such tiles
+    of 16 bits, as `weights=16` does; by default they stay in float, and no optimizer is rounded.
+
+    >>> str(hbfp8(weights=16).weight)
+    'bfp<16,axis=(out,in),size=24,scale_bits=10>/nearest_even'
     """
-    return Recipe(operands=dict.fromkeys(KINDS, "hbfp8/nearest_even"))
+    tiles = "axis=(out,in),size=24,scale_bits=10"
+    return Recipe(
+        weight=None if weights is None else f"bfp<{weights},{tiles}>/nearest_even",
+        operands=dict.fromkeys(KINDS, "hbfp8/nearest_even"),
+    )
 
 
 @preset
