@@ -39,16 +39,17 @@ def _results(experiment: str) -> tuple[Any, ...]:
 def table_of(experiment: str, value: str, part: str = "") -> tuple[list[str], list[list[str]]]:
     """Header and lines of one value: methods in columns, mean ± deviation over the seeds."""
     lines: dict[tuple[str, ...], dict[str, str]] = {}
+    keys: list[str] = []
     for _, settings, outcome, _ in _results(experiment):
         for row in outcome.summary:
             if part in (row.get("part", ""), row.get("point", "")):
-                values = {k: v for k, v in row.items() if not isinstance(v, dict)}
-                name = tuple(str(v) for k, v in values.items() if k not in NOT_A_LINE)
+                keys = [k for k in row if k not in NOT_A_LINE and not isinstance(row[k], dict)]
+                name = tuple(str(row[k]) for k in keys)
                 cell = spread(row[value], 2 if value != "rounded" else 3, settings.seeds)
                 lines.setdefault(name, {})[row["method"]] = cell
     methods = list(dict.fromkeys(method for row in lines.values() for method in row))
     used = [i for i in range(max(map(len, lines), default=0)) if any(name[i] for name in lines)]
-    header = [*("" for _ in used), *(NAMES.get(method, method) for method in methods)]
+    header = [*(keys[i] for i in used), *(NAMES.get(method, method) for method in methods)]
     body = [
         [*(_code(name[i]) for i in used), *(row.get(method, "") for method in methods)]
         for name, row in lines.items()
