@@ -4,6 +4,7 @@ in.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from qemu_swalp.training import Quantizer
+
 from .param_groups import (
+    ACCUMULATOR,
     DTYPES,
     KEYS,
     LAYOUTS,
@@ -83,7 +87,15 @@ class LoadGuard:
             if saved.get(DTYPES) == dtypes(group):
                 _restore_dtypes(optimizer, group["params"], saved["params"], state_dict["state"])
         recipe, groups = state_dict["param_groups"][0].get(RECIPE, "{}"), optimizer.param_groups
-        self.shown.forget(recipe != groups[0][RECIPE] and not _agree(recipe, groups))
+        former = {} if recipe == groups[0][RECIPE] else _weight_quantizers(recipe, groups)
+        if former is None and any(ACCUMULATOR in s for s in optimizer.state.values()):
+            warnings.warn(
+                "the checkpoint's recipe cannot be applied to these parameters, so that weights"
+                " which were written since cannot be told from rounded ones; all begin from the"
+                " checkpoint's accumulators",
+                stacklevel=2,
+            )
+        self.shown.forget(former)
 
 
 def _counted(saved: int | Tensor, ours: int | Tensor) -> int | Tensor:
@@ -119,6 +131,15 @@ def _agree(saved: str, groups: Groups) -> bool:
         return all(a.recipe == b.recipe for a, b in pairs)
     except (KeyError, ValueError):  # of a parameter without a name or a layout nothing is known
         return False
+
+
+def _weight_quantizers(recipe: str, groups: Groups) -> dict[int, Quantizer | None] | None:
+    """How another recipe rounds the weight of each parameter; None if it cannot say."""
+    try:
+        theirs = [*entries([{**group, RECIPE: recipe} for group in groups])]
+    except (KeyError, ValueError):
+        return None
+    return {entry.tensor: entry.recipe.weight for entry in theirs}
 
 
 def _differences(saved: dict[str, Any], ours: dict[str, Any], prefix: str) -> Iterator[str]:

@@ -3,12 +3,14 @@
 A step begins from the accumulators. What somebody has written into a weight since the last one
 (clipping, a constraint, weights loaded into the model) would be lost; it becomes the accumulator's.
 After a checkpoint is loaded, or in a copy, nobody has seen the weights: those that differ from what
-their accumulators are rounded to were written.
+their accumulators are rounded to were written. Where the checkpoint's recipe is another, they may
+be rounded by that one, by ours, or by one after the other. What is written onto the other neighbour
+of an accumulator that is rounded at random cannot be told from a rounding, and is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -27,9 +29,9 @@ class ShownWeights:
 
     def __init__(self) -> None:
         self.weights: dict[int, Tensor] = {}
-        self.of_another_recipe = False
-        """Whether the accumulators were loaded from a checkpoint whose weights have other formats:
-        the weights then begin from the accumulators.
+        self.former: Mapping[int, Quantizer | None] | None = {}
+        """How the weights of a checkpoint of another recipe were rounded, by their positions among
+        the parameters; None if that is not known: they then begin from the accumulators.
         """
 
     def adopt(
@@ -45,10 +47,10 @@ class ShownWeights:
             return
         if shown is not None and shown.shape == p.shape:
             expected = [shown]
-        elif shown is not None or self.of_another_recipe:
+        elif shown is not None or self.former is None:
             return
         else:
-            expected = _roundings(accumulator, entry.recipe.weight)
+            expected = self._roundings(entry, accumulator)
         same = torch.zeros_like(p, dtype=torch.bool)
         for value in expected:
             value = value.to(p.dtype)
@@ -58,7 +60,7 @@ class ShownWeights:
     @torch.no_grad()
     def note(self, optimizer: Optimizer, entries: Iterable[Entry]) -> None:
         """At the end of a step: what the weights are."""
-        self.of_another_recipe = False
+        self.former = {}
         self.weights = {
             entry.tensor: entry.parameter.detach().clone()
             for entry in entries
@@ -66,9 +68,18 @@ class ShownWeights:
             and not changes_weights(optimizer)
         }
 
-    def forget(self, of_another_recipe: bool) -> None:
+    def forget(self, former: Mapping[int, Quantizer | None] | None) -> None:
         """At loading: weights and accumulators are others."""
-        self.weights, self.of_another_recipe = {}, of_another_recipe
+        self.weights, self.former = {}, former
+
+    def _roundings(self, entry: Entry, accumulator: Tensor) -> list[Tensor]:
+        """What a weight that nobody wrote may be."""
+        ours = entry.recipe.weight
+        theirs = ours if self.former is None else self.former.get(entry.tensor, ours)
+        found = _roundings(accumulator, theirs)
+        if theirs != ours:
+            found += [x for start in (accumulator, *found) for x in _roundings(start, ours)]
+        return found
 
 
 def _roundings(accumulator: Tensor, quantizer: Quantizer | None) -> list[Tensor]:

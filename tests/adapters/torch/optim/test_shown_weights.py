@@ -142,6 +142,61 @@ def test_an_edit_after_loading_is_kept(same, native, rounding, order):
         assert (weight[1] == 0.75).all()
 
 
+OTHERS = {
+    "nearest": Recipe(weight="fixed<8,6>/nearest_even", accumulator="bf16/nearest_even"),
+    "stochastic": Recipe(weight="fixed<8,2>/stochastic", accumulator="bf16/stochastic"),
+    "unrounded": Recipe(accumulator="bf16/nearest_even"),
+}
+
+
+@pytest.mark.parametrize("order", ["model first", "optimizer first", "quantized last"])
+@pytest.mark.parametrize("recipe", OTHERS)
+@pytest.mark.parametrize("native", [False, True])
+def test_an_edit_of_a_checkpoint_of_another_recipe_is_kept(same, native, recipe, order):
+    """And nothing else of what the accumulators have learned is lost."""
+
+    def made(p, recipe):
+        if native:
+            return SGD([p], RATE, recipe=recipe, seed=0, allow_recipe_change=True)
+        optimizer = torch.optim.SGD([p], RATE)
+        return quantize_optimizer(optimizer, recipe, seed=0, allow_recipe_change=True)
+
+    p = nn.Parameter(torch.linspace(-1, 1, 40).reshape(5, 8))
+    before = made(p, ROUNDINGS["stochastic"])
+    step(before, 3)
+    kept, saved = before.state[p]["qemu_accumulator"].clone(), before.state_dict()
+    edited = p.detach().clone()
+    edited[1] = 0.25 * edited[1].sign() + 0.5
+    fresh = nn.Parameter(edited.clone() if order == "quantized last" else torch.zeros(5, 8))
+    optimizer = made(fresh, OTHERS[recipe])
+    for part in ("model", "optimizer") if order == "model first" else ("optimizer", "model"):
+        if part == "optimizer":
+            optimizer.load_state_dict(copy.deepcopy(saved))
+        elif order != "quantized last":
+            fresh.data.copy_(edited)
+    fresh.grad = torch.zeros_like(fresh)
+    fresh.grad[0, 0] = 1e-9  # a step of no weight
+    optimizer.step()
+    kept[1] = edited[1]
+    same(optimizer.state[fresh]["qemu_accumulator"], kept)
+
+
+def test_what_cannot_be_told_is_told():
+    """Overrides by names that the parameters do not have here."""
+    p, overrides = nn.Parameter(torch.ones(3)), {"w": ROUNDINGS["stochastic"]}
+    named = quantize_optimizer(
+        torch.optim.SGD([p], RATE),
+        Recipe(**RECIPE.to_dict(), overrides=overrides),
+        named_parameters=[("w", p)],
+    )
+    step(named)
+    plain = quantize_optimizer(
+        torch.optim.SGD([nn.Parameter(torch.ones(3))], RATE), RECIPE, allow_recipe_change=True
+    )
+    with pytest.warns(UserWarning, match="all begin from the checkpoint's accumulators"):
+        plain.load_state_dict(named.state_dict())
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["left", "restored", "abandoned"])
 def test_an_average_in_the_model_is_no_edit(same, kind, how):
