@@ -12,6 +12,7 @@ import keras
 from ._compat import in_variables, replace_method, state_of
 from .averaging.model_swap import quantized_within
 from .backend import backend
+from .optim.phases import round_as_from
 
 
 @cache
@@ -35,8 +36,13 @@ def _compile(method: Callable[..., Any]) -> Callable[..., Any]:
 def _make_train_function(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def make_train_function(model: Any, force: bool = False) -> Any:
+        phases = _phases(model)
+        if model.train_function is None or force:
+            for phase in phases:  # a model may be a clone, and its optimizer a new one
+                phase.models.add(model)
+                round_as_from(model, phase.since)
         result = method(model, force=force)
-        if _phases(model) and not isinstance(model.train_function, PhasedStep):
+        if phases and not isinstance(model.train_function, PhasedStep):
             model.train_function = PhasedStep(model, model.train_function)
         return result
 

@@ -115,12 +115,17 @@ class Phase:
             change_model(model, since)
 
 
-def change_model(model: Any, since: int) -> None:
-    """Have a model round as from a step on; what is compiled of it is so anew."""
+def round_as_from(model: Any, since: int) -> None:
+    """Have a model round as from a step on."""
     go_to(model, since)
     for layer in flat_layers(model):
         if isinstance(layer, Quantize):
             layer.go_to(since)
+
+
+def change_model(model: Any, since: int) -> None:
+    """The same, and what is compiled of it is so anew."""
+    round_as_from(model, since)
     for name in ("train_function", "test_function", "predict_function"):
         if getattr(model, name, None) is not None:
             setattr(model, name, None)

@@ -155,6 +155,18 @@ def test_weights_loaded_into_a_new_emulation_say_the_phase(tmp_path: Path) -> No
     assert same(numbers(model), numbers(other))
 
 
+def test_a_clone_begins_with_its_own_optimizer() -> None:
+    recipes = {0: Recipe(operands={"input": "fixed<8,1>"}), 1: None}
+    model, optimizer = emulate(one(), o.SGD(0.0), Phases(recipes))
+    model.compile(optimizer, "mae", run_eagerly=True)
+    x = np.full((1, 1), 0.3, "f4")
+    assert model.train_on_batch(x, 0 * x) == pytest.approx(0.5)
+    clone = keras.models.clone_model(model)
+    clone.compile(type(optimizer).from_config(optimizer.get_config()), "mae", run_eagerly=True)
+    assert clone.train_on_batch(x, 0 * x) == pytest.approx(0.5)
+    assert clone.train_on_batch(x, 0 * x) == pytest.approx(0.3)
+
+
 def test_accumulators_hand_over_to_the_next_phase() -> None:
     first = Recipe("fixed<8,4>/toward_zero", accumulator="float<8,23>")
     phases = Phases({0: first, 2: Recipe("fixed<16,8>/toward_zero"), 4: first})
