@@ -31,7 +31,7 @@ struct Strips {
   int64_t together;  // rows
 
   Strips(const BlockRows& blocks, bool narrow, Range columns) : blocks(blocks), together(1) {
-    constexpr int64_t worthwhile = 64;  // elements
+    constexpr int64_t worthwhile = 256;  // elements
     if (narrow && columns.size() == blocks.columns && blocks.rows_touch())
       together = greatest_of<int64_t>(1, least_of(blocks.most_rows, worthwhile / blocks.columns));
   }
@@ -73,7 +73,10 @@ int64_t find_extremes(const BlockRows& blocks, const Scaling& scaling,
         u.most[i] = extremes.special;
       });
     }
-    for (Word& most : u.most) most = most ? C::infinity + most - 1 : 0;
+    for (int64_t i = 0; i < n; ++i) {
+      Word& most = u.most[size_t(i)];
+      most = most ? C::infinity + most - 1 : 0;
+    }
     return n;
   }
   const Strips strips(blocks, narrow, columns);

@@ -60,8 +60,10 @@ class Job {
       const int64_t k = at_.blocks.segment;
       const bool in_pieces = at_.narrow && at_.blocks.most_rows == 1;
       const int64_t step = in_pieces ? piece / k * k : columns.size();
-      for (int64_t c = columns.first; c < columns.last; c += step)
-        run_blocks(b, rows, {c, least_of(c + step, columns.last)}, scratch);
+      for (int64_t c = columns.first, last; c < columns.last; c = last) {
+        last = columns.last - c < step + long_run ? columns.last : c + step;
+        run_blocks(b, rows, {c, last}, scratch);
+      }
     });
   }
 

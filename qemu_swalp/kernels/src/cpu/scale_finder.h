@@ -118,15 +118,7 @@ class ScaleFinder {
   /// Scales of the first n units; k of them have one in common.
   void find(Units<C>& u, int64_t n, int64_t k, const GlobalScale& global) const {
     u.resize_scales(n);
-    Vector all_most{};
-    in_vectors<V::count>(n, [&](int64_t i, auto count) {
-      const Vector amax = V::load_words(&u.amax[size_t(i)], count);
-      const Vector most = V::load_words(&u.most[size_t(i)], count);
-      all_most = greater<Vector>(all_most, most);
-      if (!put_vector(u, i, amax, most, count, global))
-        find_each(u, i, int64_t(size_t(count)), k, global);
-    });
-    u.infinities = any<Vector>(signed_of(all_most) >= signed_of(Vector() + C::infinity));
+    find_all(u, n, k, global);
   }
 
   /// Scales of the elements of a row of blocks narrower than a vector, each k elements alike: those
@@ -136,6 +128,7 @@ class ScaleFinder {
     const Spread<C> spread(k);
     const int64_t blocks = (n + k - 1) / k, lanes = spread.lanes(), together = lanes / k;
     u.resize_extremes(blocks + V::count);
+    u.resize_scales(n + V::count);
     const Vector none{};
     for (int64_t i = 0, b = 0; i < n; i += lanes, b += together) {
       const Vector magnitude = V::load(from + i, size_t(least_of(lanes, n - i))) & (C::sign - 1);
@@ -146,11 +139,9 @@ class ScaleFinder {
       V::store_words(&u.amax[size_t(b)], amax, Whole<V::count>());
       V::store_words(&u.most[size_t(b)], most, Whole<V::count>());
     }
-    find(u, blocks, 1, global);
+    find_all(u, blocks, 1, global);
     const bool divides = !keeps_powers() && !has_inverse(scaling_.rule);
-    if (divides) u.invert_scales();
-    u.resize_scales(n + V::count);
-    if (divides) u.inverse.resize(u.scale.size());
+    if (divides) u.invert_scales(blocks);
     for (auto* words : {&u.scale, &u.extra, &u.inverse}) {
       if (words == &u.inverse ? !divides : words == &u.extra && !has_inverse(scaling_.rule))
         continue;
@@ -174,6 +165,19 @@ class ScaleFinder {
   }
 
  private:
+  /// `find`, where there is room for the scales.
+  void find_all(Units<C>& u, int64_t n, int64_t k, const GlobalScale& global) const {
+    Vector all_most{};
+    in_vectors<V::count>(n, [&](int64_t i, auto count) {
+      const Vector amax = V::load_words(&u.amax[size_t(i)], count);
+      const Vector most = V::load_words(&u.most[size_t(i)], count);
+      all_most = greater<Vector>(all_most, most);
+      if (!put_vector(u, i, amax, most, count, global))
+        find_each(u, i, int64_t(size_t(count)), k, global);
+    });
+    u.infinities = any<Vector>(signed_of(all_most) >= signed_of(Vector() + C::infinity));
+  }
+
   /// Scales of units from one on; false where a lane needs more than vectors give.
   template <class N>
   QS_INLINE bool put_vector(Units<C>& u, int64_t i, Vector amax, Vector most, N count,

@@ -45,45 +45,55 @@ struct Units {
   using Words = std::vector<typename C::Word>;
   Words amax, low, most;        // as in `Extremes`; the greatest magnitude
   Words scale, extra, inverse;  // as in `ScaleRun`; powers of two as signed words
+  int64_t count = 0;            // of scales
   bool infinities;              // whether any element may be infinite
   bool inverted = false;        // whether `inverse` is that of `scale`
 
   void clear(int64_t n) {
-    for (Words* words : {&amax, &low, &most}) words->assign(size_t(n), 0);
+    resize_extremes(n);
+    for (Words* words : {&amax, &low, &most})
+      __builtin_memset(words->data(), 0, size_t(n) * sizeof((*words)[0]));
   }
   void resize_extremes(int64_t n) {
-    for (Words* words : {&amax, &low, &most}) words->resize(size_t(n));
+    for (Words* words : {&amax, &low, &most}) grow(*words, n);
   }
   void resize_scales(int64_t n) {
-    scale.resize(size_t(n));
-    extra.resize(size_t(n));
+    for (Words* words : {&scale, &extra, &inverse}) grow(*words, n);
+    count = n;
     inverted = false;
   }
   /// All scales so many times, one after the other.
   void repeat_scales(int64_t times) {
-    const size_t n = scale.size();
     if (times == 1) return;
-    inverted = false;
+    const int64_t n = count;
+    resize_scales(n * times);
     for (Words* words : {&scale, &extra}) {
-      words->resize(n * size_t(times));
-      for (size_t i = n; i < words->size(); ++i) (*words)[i] = (*words)[i - n];
+      for (int64_t i = n; i < count; ++i) (*words)[size_t(i)] = (*words)[size_t(i - n)];
     }
   }
-  /// The inverses of the scales.
+  /// The inverses of the scales, unless they are there.
   void invert_scales() {
-    if (inverted) return;
+    if (!inverted) invert_scales(count);
     inverted = true;
-    inverse.resize(scale.size());
+  }
+  /// Of the first n.
+  void invert_scales(int64_t n) {
     if constexpr (C::width == 32) {
       using V = Vectors<C>;
-      in_vectors<V::count>(int64_t(scale.size()), [&](int64_t i, auto count) QS_INLINE_LAMBDA {
-        V::store_words(&inverse[size_t(i)], inverse_of(V::load_words(&scale[size_t(i)], count)),
-                       count);
+      in_vectors<V::count>(n, [&](int64_t i, auto lanes) QS_INLINE_LAMBDA {
+        const auto own = V::load_words(&scale[size_t(i)], lanes);
+        V::store_words(&inverse[size_t(i)], inverse_of(own), lanes);
       });
     }
   }
   Extremes<C> extremes(int64_t i) const {
     return {amax[size_t(i)], low[size_t(i)], special_of<C>(most[size_t(i)])};
+  }
+
+ private:
+  /// Never less: arrays of changing sizes would be filled anew each time.
+  static void grow(Words& words, int64_t n) {
+    if (int64_t(words.size()) < n) words.resize(size_t(n));
   }
 };
 

@@ -33,19 +33,20 @@ inline void interleave(Vector64 a, Vector64 b, Vector64& first, Vector64& second
 #endif
 }
 
-constexpr int group =
-    2;  // vectors of blocks worked on at a time, so that one's multiplications hide the other's
-constexpr int group_blocks = group * int(sizeof(Vector64) / sizeof(uint64_t));
-constexpr int group_words = 4 * group_blocks;
+constexpr int vector_blocks = int(sizeof(Vector64) / sizeof(uint64_t));
+constexpr int vector_words = 4 * vector_blocks;  // of a vector of blocks
 
-/// Words of `count` groups of blocks.
+/// Words of `count` groups of blocks. group: vectors of blocks worked on at a time, so that one's
+/// multiplications hide the other's.
+template <int group>
 inline void fill_groups(uint32_t* out, uint32_t block, int count, const Random& random) {
+  constexpr int group_blocks = group * vector_blocks, group_words = 4 * group_blocks;
   Vector64 index;
-  for (int i = 0; i < group_blocks / group; ++i) index[i] = uint64_t(i);
+  for (int i = 0; i < vector_blocks; ++i) index[i] = uint64_t(i);
   for (; count > 0; --count, out += group_words, block += group_blocks) {
     Vector64 c0[group], c1[group], c2[group], c3[group];
     for (int g = 0; g < group; ++g) {
-      c0[g] = (index + block + uint64_t(g * (group_blocks / group))) & 0xFFFFFFFFu;
+      c0[g] = (index + block + uint64_t(g * vector_blocks)) & 0xFFFFFFFFu;
       c1[g] = Vector64() + random.step;
       c2[g] = Vector64() + random.key[0];
       c3[g] = Vector64() + random.key[1];
@@ -65,9 +66,8 @@ inline void fill_groups(uint32_t* out, uint32_t block, int count, const Random& 
       Vector64 first, second;
       interleave((c0[g] & 0xFFFFFFFFu) | (c1[g] << 32), (c2[g] & 0xFFFFFFFFu) | (c3[g] << 32),
                  first, second);
-      __builtin_memcpy(out + g * (group_words / group), &first, sizeof first);
-      __builtin_memcpy(out + g * (group_words / group) + group_words / group / 2, &second,
-                       sizeof second);
+      __builtin_memcpy(out + g * vector_words, &first, sizeof first);
+      __builtin_memcpy(out + g * vector_words + vector_words / 2, &second, sizeof second);
     }
   }
 }
@@ -76,7 +76,7 @@ constexpr int piece = 1024;  // elements whose words are made at a time
 
 /// Random words of up to `piece` elements, in a buffer of the caller.
 struct WordBuffer {
-  uint32_t at[piece + 4 + group_words];
+  uint32_t at[piece + 4 + vector_words];
 
   /// Those of `count` elements from the given one on (of the array; the offset is added here).
   __attribute__((noinline)) const uint32_t* fill(const Random& random, uint64_t element,
@@ -84,7 +84,12 @@ struct WordBuffer {
     if (random.words) return random.words + element;
     const uint64_t first = element + random.offset;
     const int skipped = int(first % 4);
-    fill_groups(at, uint32_t(first / 4), (skipped + count + group_words - 1) / group_words, random);
+    const int vectors = (skipped + count + vector_words - 1) / vector_words, pairs = vectors / 2;
+    const uint32_t block = uint32_t(first / 4);
+    fill_groups<2>(at, block, pairs, random);
+    if (vectors % 2)
+      fill_groups<1>(at + pairs * 2 * vector_words, block + uint32_t(pairs * 2 * vector_blocks), 1,
+                     random);
     return at + skipped;
   }
 };
