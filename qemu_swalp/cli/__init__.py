@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
@@ -29,7 +29,9 @@ class Help(argparse.HelpFormatter):
         text = super()._format_action(action)
         return text.partition("\n")[2] if action.nargs == argparse.PARSER else text
 
-    def _iter_indented_subactions(self, action: argparse.Action) -> Iterator[argparse.Action]:
+    def _iter_indented_subactions(
+        self, action: argparse.Action
+    ) -> Generator[argparse.Action, None, None]:
         yield from getattr(action, "_get_subactions", tuple)()
 
 
@@ -37,7 +39,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that complains in one line."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, formatter_class=Help, **options)
+        super().__init__(*arguments, **{"formatter_class": Help, **options})
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see {self.prog} --help)")

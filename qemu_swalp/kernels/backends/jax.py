@@ -98,12 +98,12 @@ def _words_of(given: Given | None, dtype: SourceDtype) -> tuple[str, list[Array]
     """(kind of the scales, their bits and the zero points as 32-bit words)."""
     if given is None:
         return "none", []
-    scales, points = (each if each is None else _flat(each) for each in given)
+    scales, points = _flat(given.scales), given.zero_points
     if scales.dtype.itemsize < 4:
         scales = lax.convert_element_type(scales, "float32")
     words = [lax.bitcast_convert_type(scales, "uint32")]
     if points is not None:
-        points = NAMESPACE.cast(points, dtype.width)
+        points = NAMESPACE.cast(_flat(points), dtype.width)
         points = NAMESPACE.clip(points, -1, 2**31 - 1)  # neither is a zero point
         words.append(lax.bitcast_convert_type(NAMESPACE.cast(points, 32), "uint32"))
     return scales.dtype.name, words
