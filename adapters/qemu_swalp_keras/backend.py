@@ -20,6 +20,9 @@ BACKENDS = ("tensorflow", "jax", "torch")
 ROUNDING_STATE = "rounding_state"
 """Attribute of a layer whose products are rounded: how often it was called, and `enabled`."""
 
+LOSS_STATE = "loss_rounding_state"
+"""The same of a model's loss."""
+
 
 def backend() -> str:
     """Name of the backend that Keras runs on.

@@ -15,11 +15,10 @@ from qemu_swalp.training import ELEMENTWISE, Phases, Recipe
 
 from ._compat import flat_layers
 from .calls.operands import described
-from .calls.scope import policy_of
-from .calls.sites import put
+from .calls.sites import policies_of, put
 from .calls.uncovered import POLICIES
 from .elementwise.quantize import unquantize_elementwise
-from .layers.names import check_choice_of_layers, named_layers, placed, sites
+from .layers.names import check_choice_of_layers, named_layers, placed
 from .layers.quantize import Quantize
 from .layers.rebuild import is_graph
 from .layers.rewrite import in_phases
@@ -93,8 +92,7 @@ class Emulation:
                         yield layer.name, role, str(q.format), str(q.rounding), ""
 
     def _product_lines(self) -> Iterator[tuple[str, ...]]:
-        policies = [policy_of(layer) for _, layer in sites(self.model)]
-        products = [p for policy in policies if policy is not None for p in policy.seen]
+        products = [p for _, policy in policies_of(self.model) for p in policy.seen]
         total = sum(p.flops for p in products) or 1
         for product in products:
             share = f"{100 * product.flops / total:.1f} %"
@@ -107,13 +105,12 @@ class Emulation:
                 share = ""
 
     def _elementwise_lines(self) -> Iterator[tuple[str, ...]]:
-        for path, layer in sites(self.model):
-            policy = policy_of(layer)
-            rules = None if policy is None else policy.functions(path or layer.name)
+        for place, policy in policies_of(self.model):
+            rules = policy.functions(place)
             for name, rule in zip(ELEMENTWISE, rules.quantizers if rules else (), strict=False):
                 if rule is not None:
                     form, _, rounding = str(rule).partition("/")
-                    yield path or layer.name, name, form, rounding, ""
+                    yield place, name, form, rounding, ""
 
 
 def emulate(

@@ -7,6 +7,7 @@ changes it.
 
 from .backends import (
     called_on_host_by_jax as called_on_host_by_jax,
+    gradients_are_recorded as gradients_are_recorded,
     host_primitive as host_primitive,
     on_each_replica as on_each_replica,
     traced_by_jax as traced_by_jax,
@@ -54,7 +55,7 @@ from .replaced import (
     backend_function as backend_function,
     before_from_config as before_from_config,
     function_in_place as function_in_place,
-    keep_policies_of_functional_models as keep_policies_of_functional_models,
+    keep_policies_of_models as keep_policies_of_models,
     replace_backend_function as replace_backend_function,
     replace_method as replace_method,
     replace_operators as replace_operators,

@@ -22,6 +22,14 @@ def on_each_replica(function: Callable[..., None], rows: Sequence[tuple[Any, ...
     )
 
 
+def gradients_are_recorded() -> bool:
+    """TensorFlow: whether a tape may record what is computed now, or a graph be differentiated."""
+    import tensorflow as tf
+    from tensorflow.python.eager import record
+
+    return not tf.executing_eagerly() or bool(record.could_possibly_record())
+
+
 def traced_by_jax(x: Any) -> bool:
     """Whether x stands for a value in a function that JAX is tracing."""
     import jax

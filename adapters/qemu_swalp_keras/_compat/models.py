@@ -190,8 +190,9 @@ class SavedState(keras.random.SeedGenerator, _KerasSaveable):
         store["state"] = keras.ops.convert_to_numpy(self.state)
 
     def load_own_variables(self, store: Any) -> None:
-        """Called when it is loaded."""
-        self.state.assign(store["state"][()])
+        """Called when it is loaded; weights that were saved without it leave it as it is."""
+        if "state" in store.keys():  # noqa: SIM118  (no mapping)
+            self.state.assign(store["state"][()])
 
 
 def add_state(layer: keras.layers.Layer, name: str, value: Any) -> None:

@@ -124,11 +124,12 @@ def before_from_config(prepare: Callable[[dict[str, Any]], dict[str, Any]]) -> N
     keras.layers.Layer.from_config = classmethod(prepared)
 
 
-def keep_policies_of_functional_models(
+def keep_policies_of_models(
     config_of: Callable[[Any], Any], give: Callable[[Any, Any], None]
 ) -> None:
-    """Have functional models saved with config_of(model), unless that is None, and give(model,
-    config) called when they are loaded and cloned: Keras keeps nothing of their dtype policies.
+    """Have functional and sequential models saved with config_of(model), unless that is None, and
+    give(model, config) called when they are loaded and cloned: Keras keeps nothing of their dtype
+    policies.
     """
     key = "rounding"
 
@@ -161,6 +162,10 @@ def keep_policies_of_functional_models(
     replace_method(_Functional, "get_config", make_get_config)
     replace_private_function("models.functional.functional_from_config", make_from_config)
     replace_private_function("models.cloning._clone_functional_model", make_clone)
+    replace_method(keras.Sequential, "get_config", make_get_config)
+    from_config = make_from_config(keras.Sequential.from_config.__func__)
+    keras.Sequential.from_config = classmethod(from_config)
+    replace_private_function("models.cloning._clone_sequential_model", make_clone)
 
 
 def around_items_of_variables(

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache, partial, wraps
 from typing import Any
 
+from keras import ops
+
+from .._compat import gradients_are_recorded, traced_by_jax
 from ..backend import backend, untraced
+from .uncovered import UncoveredError
 
 Forward = Callable[..., Any]
 """forward(static, state, *tensors) -> tensor."""
@@ -38,6 +42,44 @@ def _passed(static: Any, state: Any, value: Any, *tensors: Any) -> Any:
     return value
 
 
+def once(backward: Backward) -> Backward:
+    """The same gradients, computed without a gradient of their own: who asks for that is refused.
+
+    What the core computes has none, and would count as a constant.
+    """
+
+    @wraps(backward)
+    def computed_once(
+        static: Any, state: Any, tensors: Sequence[Any], upstream: Any, needed: Sequence[bool]
+    ) -> Sequence[Any]:
+        given = (*tensors, upstream)
+        if not _may_be_differentiated(given):
+            return backward(static, state, tensors, upstream, needed)
+        *fixed, error = (ops.stop_gradient(x) for x in given)
+        gradients = backward(static, state, fixed, error, needed)
+        return [g if g is None else attached(g, _refused, None, (), *given) for g in gradients]
+
+    return computed_once
+
+
+def _refused(*call: Any) -> Sequence[Any]:
+    raise UncoveredError(
+        "second derivatives are not computed through rounded elementwise operations and sums in"
+        " low precision; exclude the layers that they go through (exclude=), or round but operands"
+    )
+
+
+def _may_be_differentiated(tensors: Sequence[Any]) -> bool:
+    """Whether somebody may ask for the gradient of what is computed from tensors."""
+    if backend() == "torch":
+        import torch
+
+        return torch.is_grad_enabled()
+    if backend() == "jax":
+        return any(traced_by_jax(x) for x in tensors)
+    return gradients_are_recorded()
+
+
 def pull_back(function: Callable[[Any], Any], x: Any, upstream: Any) -> Any:
     """The gradient of ⟨function(x), upstream⟩ with respect to x."""
     if backend() == "tensorflow":
@@ -53,9 +95,10 @@ def pull_back(function: Callable[[Any], Any], x: Any, upstream: Any) -> Any:
         return jax.vjp(function, x)[1](upstream)[0]
     import torch
 
+    twice = torch.is_grad_enabled()  # create_graph=True
     with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        return torch.autograd.grad(function(leaf), leaf, upstream)[0]
+        leaf = x if twice and x.requires_grad else x.detach().requires_grad_()
+        return torch.autograd.grad(function(leaf), leaf, upstream, create_graph=twice)[0]
 
 
 def _on_tensorflow(forward: Forward, backward: Backward) -> Callable[..., Any]:

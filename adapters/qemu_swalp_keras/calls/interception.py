@@ -13,16 +13,18 @@ from .._compat import (
     around_layer_calls,
     before_from_config,
     is_training,
-    keep_policies_of_functional_models,
+    keep_policies_of_models,
     replace_backend_function,
 )
-from ..backend import untraced
+from ..layers.names import computes_itself
 from ..layers.rebuild import is_graph
-from .operators import operator_mode
+from .losses import see_loss
 from .pausing import inferring, is_inferring, is_paused, paused, resumed
 from .policy import RoundingPolicy
-from .scope import called, current, opened, policy_of, prepare
-from .watch import probe, watched
+from .repeated import repeated
+from .rounding_state import policy_of, prepare
+from .scope import called, current, opened
+from .watch import call_within
 
 
 @cache
@@ -30,8 +32,9 @@ def install() -> None:
     """See calls of layers, once in a process."""
     around_layer_calls(_layer_call, _add_state)
     before_from_config(_with_policy)
-    keep_policies_of_functional_models(_config_of, _give)
+    keep_policies_of_models(_config_of, _give)
     replace_backend_function("compute_output_spec", _not_within)
+    replace_backend_function("core.remat", repeated)
 
 
 def _layer_call(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -43,7 +46,7 @@ def _layer_call(call: Callable[..., Any]) -> Callable[..., Any]:
     def _called(call: Callable[..., Any], layer: Any, *args: Any, **kwargs: Any) -> Any:
         scope, policy = current(), policy_of(layer)
         if policy is not None:
-            prepare(layer)
+            _ready(layer)
         if _symbolic((args, kwargs)):
             with paused():
                 return call(layer, *args, **kwargs)
@@ -53,9 +56,9 @@ def _layer_call(call: Callable[..., Any]) -> Callable[..., Any]:
         if policy is not None and policy.delayed and is_inferring():
             with resumed(), opened(layer, policy, False, finds_scales=True):
                 return call(layer, *args, **kwargs)
-        if policy is None or is_paused():
+        if policy is None or is_paused() or not computes_itself(layer):
             return call(layer, *args, **kwargs)
-        return _opened(call, layer, policy, args, kwargs)
+        return call_within(call, layer, policy, is_training(kwargs), args, kwargs)
 
     return layer_call
 
@@ -68,28 +71,24 @@ def _with_policy(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _config_of(model: Any) -> Any:
-    """The policy of a functional model, as a config; None where it has none of its own."""
+    """The policy of a model, as a config; None where it has none of its own."""
     policy = policy_of(model)
     return None if policy is None else keras.dtype_policies.serialize(policy)
 
 
 def _give(model: Any, config: Any) -> None:
     model.dtype_policy = keras.dtype_policies.deserialize(config)
-    prepare(model)
+    _ready(model)
 
 
 def _add_state(layer: Any) -> None:
     if policy_of(layer) is not None:
-        prepare(layer)
+        _ready(layer)
 
 
-@untraced
-def _opened(call: Callable[..., Any], layer: Any, policy: Any, args: Any, kwargs: Any) -> Any:
-    training = is_training(kwargs)
-    with opened(layer, policy, training) as scope, operator_mode(), watched(scope):
-        outputs = call(layer, *args, **kwargs)
-    probe(call, layer, policy, training, (args, kwargs))
-    return outputs
+def _ready(layer: Any) -> None:
+    prepare(layer)
+    see_loss(layer)
 
 
 def _symbolic(structure: Any) -> bool:

@@ -69,6 +69,11 @@ class Operands(NamedTuple):
     wgrad: ProductRules = ProductRules()
 
     @property
+    def sums_backward(self) -> bool:
+        """Whether products of the backward are accumulated by rules."""
+        return any(rules.sum is not None for rules in (self.dgrad, self.wgrad))
+
+    @property
     def delayed(self) -> tuple[tuple[str, Delayed], ...]:
         """(where it stands, how its scale follows a history) of operands, by `Scaling.place`."""
         found = {}

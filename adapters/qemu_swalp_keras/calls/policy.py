@@ -17,6 +17,8 @@ from qemu_swalp import Hadamard, stream_id
 from qemu_swalp.training import ELEMENTWISE, FULL_PRECISION, OPERANDS, Phases, Recipe
 from qemu_swalp.training.roles import KINDS, PRODUCTS
 
+from ..backend import LOSS_STATE, ROUNDING_STATE
+from ..layers.names import LOSS
 from ..layers.straight_through import Rule
 from .operands import Operand, Operands, ProductRules, Scaling, Turn
 from .rules import ElementwiseRules, is_stochastic
@@ -87,7 +89,7 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
     layer : name of the layer that it was given to. Keras hands policies on to layers within, which
         belong to that one's call.
     path : name of the layer in the model; "" for the model itself.
-    place : number of the layer in the model, from which its random bits derive.
+    place : number of the layer in the model, from which its random bits derive; 0 for the loss.
     products, elementwise : `Section.to_dict()`, or None.
     scales : of the operands under delayed scaling, {name: how its scale follows a history}.
     """
@@ -115,8 +117,28 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
         """What the layer was seen to multiply in its last call, each a `Product`."""
         self.checked = False
         """Whether a call was watched for what is not rounded."""
+        self._of_loss: RoundingPolicy | None = None
         self._operands: dict[tuple[str, str, bool], Operands | None] = {}
         self._functions: dict[str, ElementwiseRules | None] = {}
+
+    @property
+    def of_loss(self) -> RoundingPolicy:
+        """Of a model's policy: how its loss is rounded."""
+        if self._of_loss is None:
+            self._of_loss = RoundingPolicy(
+                self.name, self.layer, LOSS, 0, **_plain((self.products, self.elementwise))
+            )
+        return self._of_loss
+
+    @property
+    def is_of_loss(self) -> bool:
+        """Whether it is the policy of a loss."""
+        return self.place == 0
+
+    @property
+    def state(self) -> str:
+        """Attribute of the layer that holds its `RoundingState`."""
+        return LOSS_STATE if self.is_of_loss else ROUNDING_STATE
 
     def operands(self, name: str, part: str, activations: bool) -> Operands | None:
         """For a product of the layer of that name; None where it is not rounded.
@@ -201,13 +223,15 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
         return self._config((self.products, self.elementwise))
 
     def _config(self, parts: tuple[Section | None, ...]) -> dict[str, Any]:
-        sections = {
-            name: None if section is None else section.to_dict()
-            for name, section in zip(SECTIONS, parts, strict=True)
-        }
         own = {"layer": self.layer, "path": self.path, "place": self.place}
         own |= {"scales": dict(self.scales)}
-        return {**super().get_config(), **own, **sections}
+        return {**super().get_config(), **own, **_plain(parts)}
+
+
+def _plain(parts: tuple[Section | None, ...]) -> dict[str, Any]:
+    """The sections of a policy for a config."""
+    plain = [None if section is None else section.to_dict() for section in parts]
+    return dict(zip(SECTIONS, plain, strict=True))
 
 
 def _is_stochastic(section: Section) -> bool:

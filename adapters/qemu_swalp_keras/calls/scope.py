@@ -11,76 +11,17 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from .._compat import SavedState, add_state, layer_scope, sublayers
-from ..backend import ROUNDING_STATE, counter, differentiable_tensor, eagerly
+from .._compat import layer_scope, sublayers
+from ..backend import counter, differentiable_tensor
 from .operands import Operands, State
 from .pausing import is_paused, paused
 from .policy import RoundingPolicy
+from .rounding_state import rounding_state
 from .rules import ElementwiseRules
-from .scales import scales_of, states_of_operands
+from .scales import states_of_operands
 
 CALLS_OF_A_MODE = 2**30
 """Steps of random bits that either mode has (clause RNG-5)."""
-
-
-class RoundingState(SavedState):
-    """How many calls of a layer were rounded in training and in inference, and whether they are:
-    random state, which Keras saves and restores but does not count among the weights.
-    """
-
-    def __init__(self, seed: int | None = None, name: str | None = None, **options: Any) -> None:
-        super().__init__(seed=0, name=name, **options)
-        # "int": TensorFlow keeps variables of int32 in host memory, where XLA cannot reach them.
-        self.state = keras.Variable(
-            [0, 0, 1],
-            dtype="int",
-            trainable=False,
-            aggregation="only_first_replica",
-            name="rounding_state",
-        )
-
-    @property
-    def enabled(self) -> Switch:
-        return Switch(self.state)
-
-
-class Switch:
-    """Whether anything is rounded: the last element of a `RoundingState`."""
-
-    def __init__(self, state: Any) -> None:
-        self.state = state
-
-    def __int__(self) -> int:
-        return int(ops.convert_to_numpy(self.state)[2])
-
-    def assign(self, value: int) -> None:
-        """As a variable's."""
-        *calls, _ = ops.convert_to_numpy(self.state)
-        self.state.assign([*calls, value])
-
-
-def rounding_state(layer: Any) -> RoundingState:
-    """The layer's, made where it is missing."""
-    state = getattr(layer, ROUNDING_STATE, None)
-    if state is None:
-        with eagerly():
-            state = RoundingState(name=ROUNDING_STATE)
-        add_state(layer, ROUNDING_STATE, state)
-    return state
-
-
-def prepare(layer: Any) -> None:
-    """Give a layer the state that its policy needs, where that is missing."""
-    rounding_state(layer)
-    if (policy := policy_of(layer)) is not None:
-        scales_of(layer, policy)
-
-
-def policy_of(layer: Any) -> RoundingPolicy | None:
-    """The layer's own, not one that it was handed by the layer around it."""
-    policy = layer.dtype_policy
-    own = isinstance(policy, RoundingPolicy) and policy.layer == layer.name
-    return policy if own else None
 
 
 class Product(NamedTuple):
@@ -108,10 +49,10 @@ class Scope:
         self.layer, self.policy, self.mode = layer, policy, 0 if training else 1
         self.finds_scales = finds_scales
         """Whether it is called to find which scales its products need, and rounds nothing."""
-        value = ops.convert_to_tensor(rounding_state(layer).state)
+        value = ops.convert_to_tensor(rounding_state(layer, policy.state).state)
         self.calls, self.enabled = counter(value[self.mode]), counter(value[2])
         self.step = self.calls + self.mode * CALLS_OF_A_MODE
-        self.names = dict(_names(layer, policy.path))
+        self.names = dict(_names(layer, "" if policy.is_of_loss else policy.path))
         self.stack: list[tuple[str, str]] = [(policy.path or layer.name, "")]
         self.counts: dict[tuple[str, str], int] = {}
         self.weights: dict[int, Any] = {}
@@ -174,9 +115,14 @@ class Scope:
         ------
         ValueError: if a step of training makes the same product twice.
         """
+        if self.policy.is_of_loss:
+            raise ValueError(
+                "delayed scaling keeps no scales for products that the loss makes; pass"
+                " exclude='loss', or take scales of present numbers, as 'fp8_hybrid' has"
+            )
         if self.mode or self.finds_scales:
             return
-        if self.turns or _current.calls.setdefault(id(self.policy), self) is not self:
+        if self.turns or running.calls.setdefault(id(self.policy), self) is not self:
             raise ValueError(
                 f"delayed scaling has one scale for one product in a step, and layer"
                 f" {self.layer_name!r} makes it several times; exclude the layer, or take scales"
@@ -216,11 +162,27 @@ class Scope:
         with paused():  # under mixed precision a variable casts its value
             return any(x is v.value for v in self.layer.variables)
 
+    def moment(self) -> tuple[Any, ...]:
+        """How far the call has come."""
+        return list(self.stack), dict(self.counts), self.step, self.turns, len(self.policy.seen)
+
+    @contextmanager
+    def at(self, moment: tuple[Any, ...]) -> Iterator[None]:
+        """Within it the call is as far as it was."""
+        before = self.moment()
+        stack, counts, self.step, self.turns, _ = moment
+        self.stack, self.counts = list(stack), dict(counts)
+        try:
+            yield
+        finally:
+            self.stack, self.counts, self.step, self.turns, seen = before
+            del self.policy.seen[seen:]
+
     def finish(self) -> None:
         """Count the call."""
         if not self.policy.stochastic:
             return
-        state = rounding_state(self.layer).state
+        state = rounding_state(self.layer, self.policy.state).state
         value = ops.convert_to_tensor(state)
         made = self.step - self.mode * CALLS_OF_A_MODE - self.calls + self.enabled
         counted = ops.stack([made * (self.mode == mode) for mode in (0, 1)] + [made * 0])
@@ -235,42 +197,48 @@ def _names(layer: Any, path: str) -> Iterator[tuple[int, str]]:
         yield from _names(part, name)
 
 
-class _Current(local):
+class Running(local):
+    """What this thread is calling."""
+
     def __init__(self) -> None:
         self.scope: Scope | None = None
         self.depth = 0
         self.calls: dict[int, Scope] = {}
         """Those of the outermost call of a layer that is running, by the policy."""
+        self.steps: list[Any] | None = None
+        """First random steps of the calls within a function that may be called again."""
+        self.repeats: Iterator[Any] | None = None
+        """Those, while it is called again."""
 
 
-_current = _Current()
+running = Running()
 
 
 def current() -> Scope | None:
     """The scope of this thread, unless our own arithmetic is running."""
-    return None if is_paused() else _current.scope
+    return None if is_paused() else running.scope
 
 
 @contextmanager
 def called() -> Iterator[None]:
     """Around each call of a layer."""
-    if not _current.depth:
-        _current.calls = {}
-    _current.depth += 1
+    if not running.depth:
+        running.calls = {}
+    running.depth += 1
     try:
         yield
     finally:
-        _current.depth -= 1
+        running.depth -= 1
 
 
 @contextmanager
 def apart() -> Iterator[None]:
     """Within it layers are called without effect, beside the call that is running."""
-    before, _current.calls = _current.calls, {}
+    before, running.calls = running.calls, {}
     try:
         yield
     finally:
-        _current.calls = before
+        running.calls = before
 
 
 @contextmanager
@@ -279,10 +247,15 @@ def opened(
 ) -> Iterator[Scope]:
     """Within it the layer is being called."""
     scope = Scope(layer, policy, training, finds_scales)
-    before, _current.scope = _current.scope, scope
+    repeats = running.repeats
+    if repeats is not None:
+        scope.step = next(repeats)
+    if running.steps is not None:
+        running.steps.append(scope.step)
+    before, running.scope = running.scope, scope
     try:
         yield scope
-        if not finds_scales:
+        if not finds_scales and repeats is None:
             scope.finish()
     finally:
-        _current.scope = before
+        running.scope = before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -10,11 +11,19 @@ from qemu_swalp._util.checks import check_choice
 from qemu_swalp.training import Phases, Recipe
 from qemu_swalp.training.seeds import seed_for
 
-from ..layers.names import check_choice_of_layers, named_layers, placed, sites
+from ..layers.names import (
+    LOSS,
+    check_choice_of_layers,
+    computes_itself,
+    named_layers,
+    placed,
+    sites,
+)
 from ..layers.selection import Selection, chosen, patterns_in
+from .losses import see_loss
 from .policy import SECTIONS, RoundingPolicy, Section
+from .rounding_state import loss_policy_of, policy_of, prepare
 from .scales import find_scales, remove_scales
-from .scope import policy_of, prepare
 from .uncovered import POLICIES
 
 NAMES = {
@@ -60,6 +69,7 @@ def put(
     for layer, policy in policies:
         layer.dtype_policy = policy
         prepare(layer)
+        see_loss(layer)
     if any(policy.delayed for _, policy in policies):
         find_scales(model)
     return model
@@ -84,6 +94,16 @@ def take_off(model: Any, section: str) -> Any:
             if section == "products":
                 remove_scales(layer)
     return model
+
+
+def policies_of(model: Any) -> Iterator[tuple[str, RoundingPolicy]]:
+    """(name, policy) of all that computes in a model, its loss last."""
+    for path, layer in sites(model):
+        policy = policy_of(layer)
+        if policy is not None and computes_itself(layer):
+            yield path or layer.name, policy
+    if (of_loss := loss_policy_of(model)) is not None:
+        yield LOSS, of_loss
 
 
 def check_model(model: Any) -> None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-
-from .policy import RoundingPolicy
+from typing import Any
 
 POLICIES = ("raise", "warn", "ignore")
 
@@ -13,11 +12,12 @@ class UncoveredError(RuntimeError):
     """A call computed something in float that the recipe asks to round."""
 
 
-def report(policy: RoundingPolicy, layer: str, section: str, operation: str, remedy: str) -> None:
+def report(policy: Any, layer: str, section: str, operation: str, remedy: str) -> None:
     """Raise, warn or pass over, as the call that asked for the rounding said.
 
     Parameters
     ----------
+    policy : the `RoundingPolicy` of the call.
     layer : its name.
     section : of the recipe, "products" or "elementwise".
     operation : what the layer called, or what its backend computed.
@@ -26,9 +26,10 @@ def report(policy: RoundingPolicy, layer: str, section: str, operation: str, rem
     asked = getattr(policy, section)
     if asked is None or asked.uncovered == "ignore":
         return
+    where, it = ("the loss",) * 2 if policy.is_of_loss else (f"layer {layer!r}", "the layer")
     message = (
-        f"the recipe's section {section!r} could not be applied to {operation!r}, which layer"
-        f" {layer!r} computes: {remedy}; exclude the layer by name (exclude=); or"
+        f"the recipe's section {section!r} could not be applied to {operation!r}, which"
+        f" {where} computes: {remedy}; exclude {it} by name (exclude={layer!r}); or"
         ' leave it in float knowingly by uncovered="warn" or "ignore"'
     )
     if asked.uncovered == "raise":

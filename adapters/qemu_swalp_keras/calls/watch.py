@@ -4,7 +4,7 @@ and told.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,8 @@ import keras
 from keras import ops, tree
 
 from .._compat import Seen, dispatched_operations, operations_in_program
-from ..backend import backend
+from ..backend import backend, untraced
+from .operators import operator_mode
 from .pausing import is_paused
 from .policy import SECTIONS, RoundingPolicy
 from .scope import Scope, apart, opened
@@ -22,6 +23,22 @@ REMEDIES = {
     "products": "multiply by keras.ops, whose products are rounded",
     "elementwise": "write it by keras.ops or by operators of tensors, which are rounded",
 }
+
+
+@untraced
+def call_within(
+    call: Callable[..., Any],
+    layer: Any,
+    policy: RoundingPolicy,
+    training: bool,
+    args: Sequence[Any],
+    kwargs: dict[str, Any],
+) -> Any:
+    """call(layer, *args, **kwargs), which rounds by a policy; the first is watched."""
+    with opened(layer, policy, training) as scope, operator_mode(), watched(scope):
+        outputs = call(layer, *args, **kwargs)
+    probe(call, layer, policy, training, (args, kwargs))
+    return outputs
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from keras import ops
 from qemu_swalp.training import functional
 
 from ..backend import dtype_of
-from ..calls.differentiable import attached
+from ..calls.differentiable import attached, once
 from ..calls.rules import ElementwiseRules
 from .arithmetic import RoundedArithmetic
 
@@ -61,6 +61,7 @@ def count_of(x: Any) -> Any:
     return length if isinstance(length, int) else ops.cast(length, dtype_of(x))
 
 
+@once
 def _standardize_backward(
     static: Any, state: Any, tensors: Sequence[Any], g: Any, needed: Any
 ) -> tuple[Any, ...]:
@@ -73,12 +74,14 @@ def _standardize_backward(
     )
 
 
+@once
 def _by_backward(
     static: Any, state: Any, tensors: Sequence[Any], g: Any, needed: Any
 ) -> tuple[Any, ...]:
     return None, RoundedArithmetic(static, state, "backward").multiply(g, tensors[2]), None
 
 
+@once
 def _affine_backward(
     static: Any, state: Any, tensors: Sequence[Any], g: Any, needed: Any
 ) -> list[Any]:

@@ -12,7 +12,7 @@ from qemu_swalp.training.derivatives import gradient
 from qemu_swalp.training.functional import FORMULAS
 
 from ..backend import dtype_of
-from ..calls.differentiable import attached
+from ..calls.differentiable import attached, once
 from ..calls.rules import ElementwiseRules
 from .arithmetic import RoundedArithmetic
 from .function_table import FUNCTIONS
@@ -53,6 +53,7 @@ def _computed(ops_: RoundedArithmetic, name: str, operands: Sequence[Any]) -> An
     return getattr(ops_, name)(*operands)
 
 
+@once
 def _backward(static: Any, state: Any, tensors: Sequence[Any], g: Any, needed: Any) -> list[Any]:
     name, constants, rules = static
     y, *given = tensors
@@ -71,6 +72,7 @@ def _backward(static: Any, state: Any, tensors: Sequence[Any], g: Any, needed: A
     return found
 
 
+@once
 def _formula_backward(
     static: Any, state: Any, tensors: Sequence[Any], g: Any, needed: Any
 ) -> tuple[None, Any]:

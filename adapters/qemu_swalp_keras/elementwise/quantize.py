@@ -32,7 +32,12 @@ def quantize_elementwise(
     the gates of recurrent layers, dropout's multiplication. In layers of your own they are the
     functions of `keras.ops` and the operators + - * / ** of tensors. A bias that is added to a
     product belongs to that product. What gradients add where a tensor is used twice is not rounded,
-    nor are moving statistics, nor the loss that `compile` is given.
+    nor are moving statistics and metrics. Second derivatives are refused.
+
+    The loss is rounded where a model computes it, in `compute_loss`. That is the one that `compile`
+    is given or a subclass computes, with its weights, regularizers, and what layers `add_loss`. It
+    goes by the name "loss" in `exclude`, and "loss/elementwise" in overrides. A loss that a
+    training loop of your own computes past `model.compute_loss` stays as it is.
 
     Parameters
     ----------

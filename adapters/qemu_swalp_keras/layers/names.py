@@ -20,6 +20,9 @@ ENDS = ("output", "operands", "elementwise")
 element by element.
 """
 
+LOSS = "loss"
+"""The name by which recipes and `exclude` know what `compute_loss` of a model computes."""
+
 
 def owners(model: Any) -> Iterator[tuple[str, Any]]:
     """(name, layer) of the layers that have a policy of their own: those that a functional or
@@ -35,13 +38,23 @@ def owners(model: Any) -> Iterator[tuple[str, Any]]:
 
 def sites(model: Any) -> Iterator[tuple[str, Any]]:
     """(name, layer or model) of what is given a policy: owners, and after them the functional
-    models that call operations outside of their layers, "" for the model itself.
+    models that compute outside of their layers, "" for the model itself; at last the model that
+    does not, for its loss.
     """
     yield from owners(model)
-    for name, part in [("", model), *_models(model)] if is_graph(model) else ():
-        operations = part.operations if isinstance(part, keras.Function) else ()
-        if any(not isinstance(operation, keras.layers.Layer) for operation in operations):
-            yield name, part
+    if is_graph(model):
+        parts = [("", model), *_models(model)]
+        yield from ((name, part) for name, part in parts if computes_itself(part))
+        if not computes_itself(model):
+            yield "", model
+
+
+def computes_itself(layer: Any) -> bool:
+    """Whether a layer or model computes anything outside of the layers that its graph calls."""
+    if not is_graph(layer):
+        return True
+    operations = layer.operations if isinstance(layer, keras.Function) else ()
+    return any(not isinstance(operation, keras.layers.Layer) for operation in operations)
 
 
 def named_layers(model: Any) -> Iterator[tuple[str, Any]]:
@@ -67,6 +80,7 @@ def check_choice_of_layers(
     """
     names = [name for name, _ in named_layers(model)]
     names += [name for name, part in _models(model) if chosen(name, part, models)]
+    names += [LOSS] if isinstance(model, keras.Model) else []
     check_patterns(argument, patterns_in(choice), names)
 
 
@@ -108,7 +122,7 @@ def _weighted(model: Any) -> dict[str, list[str]]:
 def _check_overrides(model: Any, recipe: Recipe) -> None:
     layers = [*named_layers(model), *_models(model), (model.name, model)]
     names = [v.path for v in model.variables]
-    names += [f"{name}/{end}" for name, _ in layers for end in ENDS]
+    names += [f"{name}/{end}" for name in (*(name for name, _ in layers), LOSS) for end in ENDS]
     if not (model.built and all(layer.built for _, layer in layers)):
         # Variables that are not made yet have no names: a pattern of one is not judged.
         names += [p for p, _ in recipe.overrides if p.rpartition("/")[2] not in ENDS]

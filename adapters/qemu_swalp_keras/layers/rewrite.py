@@ -13,7 +13,7 @@ from qemu_swalp.training import Phases, Recipe
 from qemu_swalp.training.seeds import seed_for
 
 from .._compat import flat_layers
-from ..backend import ROUNDING_STATE, synchronize
+from ..backend import LOSS_STATE, ROUNDING_STATE, synchronize
 from ..sections import check_section
 from .names import check_choice_of_layers, placed
 from .quantize import Quantize
@@ -176,7 +176,8 @@ def disabled(model: Any) -> Iterator[Any]:
         )
     layers = flat_layers(model)
     sites: list[Any] = [layer for layer in layers if isinstance(layer, Quantize)]
-    sites += [state for x in layers if (state := getattr(x, ROUNDING_STATE, None)) is not None]
+    states = [getattr(x, name, None) for x in layers for name in (ROUNDING_STATE, LOSS_STATE)]
+    sites += [state for state in states if state is not None]
     synchronize(model)
     before = [int(site.enabled) for site in sites]
     try:

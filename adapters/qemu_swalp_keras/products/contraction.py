@@ -16,7 +16,7 @@ import qemu_swalp
 
 from ..calls.core import by_core, is_zero, random_of
 from ..calls.delayed import next_states
-from ..calls.differentiable import differentiable
+from ..calls.differentiable import differentiable, once
 from ..calls.operands import Operands, ProductRules, State, prepared, unscaled
 from ..calls.pausing import paused
 from ..layers.straight_through import Rule
@@ -29,7 +29,8 @@ def contract(operands: Operands, state: State, a: Any, b: Any) -> Any:
     error (N, M) and a (K, M) in wgrad, the gradient of b.
     """
     step, enabled, scales = state
-    return differentiable(_forward, _backward)(operands, (step, enabled), a, b, *scales)
+    backward = _summed_backward if operands.sums_backward else _backward
+    return differentiable(_forward, backward)(operands, (step, enabled), a, b, *scales)
 
 
 def product(a: Any, b: Any, rules: ProductRules, state: Any) -> Any:
@@ -75,6 +76,9 @@ def _backward(
             second = prepared(_t(a), rules.second, state)
             db = product(second, _t(prepared(_t(error), rules.first, state)), rules, state)
         return da, db, *next_states(state, _seen(operands, state, (a, b, error), needed[0]))
+
+
+_summed_backward = once(_backward)
 
 
 def _seen(operands: Operands, state: State, tensors: Any, has_dgrad: bool) -> Any:

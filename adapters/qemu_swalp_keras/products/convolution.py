@@ -17,7 +17,7 @@ from keras import ops
 
 from .._compat import backend_function
 from ..calls.delayed import next_states
-from ..calls.differentiable import differentiable, pull_back
+from ..calls.differentiable import differentiable, once, pull_back
 from ..calls.operands import Operand, Operands, ProductRules, State, is_plain, prepared, unscaled
 from ..calls.pausing import paused
 from ..layers.straight_through import Rule
@@ -51,7 +51,8 @@ def convolve(convolution: Convolution, state: State, x: Any, kernel: Any) -> Any
     as (*k, O, C), depthwise ones as (*k, C, O/C).
     """
     step, enabled, scales = state
-    function = differentiable(_forward, _backward)
+    backward = _summed_backward if convolution.operands.sums_backward else _backward
+    function = differentiable(_forward, backward)
     return function(convolution, (step, enabled), x, kernel, *scales)
 
 
@@ -88,6 +89,9 @@ def _backward(
             dw = unscaled(_wgrad(convolution, a, kernel, e, rules, state), rules, state)
         seen = _seen(convolution, state, (x, kernel, error), needed[0])
         return dx, dw, *next_states(state, seen)
+
+
+_summed_backward = once(_backward)
 
 
 def _seen(convolution: Convolution, state: State, tensors: Any, has_dgrad: bool) -> Any:

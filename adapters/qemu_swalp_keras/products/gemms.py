@@ -35,9 +35,9 @@ def quantize_gemms(
     While a layer of the model is called, every call of these functions of `keras.ops` is rounded:
     `matmul`, `einsum`, `dot`, `tensordot`, `inner`, `vdot`, the convolutions and
     `dot_product_attention`. That is so in layers of Keras and in a user's own. Those that a
-    functional model calls outside of its layers go by the model's name. The operand that is a
-    variable, or made of one by casts, transposes, reshapes or slices, is the weight; where neither
-    is, both are inputs.
+    functional model calls outside of its layers go by the model's name, those in `compute_loss` by
+    the name "loss". The operand that is a variable, or made of one by casts, transposes, reshapes
+    or slices, is the weight; where neither is, both are inputs.
 
     Parameters
     ----------
@@ -71,6 +71,9 @@ def quantize_gemms(
     UncoveredError: in the first call of a layer that multiplies past Keras.
 
     The operator @ of tensors is `keras.ops.matmul`.
+
+    Second derivatives, as of a gradient penalty, are those of the rounded gradient, and their own
+    products are not rounded; through sums in low precision they are refused.
 
     >>> import keras, numpy as np
     >>> dense = keras.layers.Dense(1, kernel_initializer="ones")

@@ -1,0 +1,63 @@
+"""What Keras calls again in the backward pass, to keep less in memory: `keras.remat`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from .operators import operator_mode
+from .pausing import is_paused
+from .scope import current, running
+
+
+def repeated(remat: Callable[..., Any]) -> Callable[..., Any]:
+    """What the backward pass computes again is rounded again."""
+
+    @wraps(remat)
+    def rounded(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def called(*args: Any, **options: Any) -> Any:
+            held = Repeatable(function)
+            return remat(function if is_paused() else lambda *a, **k: held(*a, **k))(
+                *args, **options
+            )
+
+        return called
+
+    return rounded
+
+
+class Repeatable:
+    """A function that a layer calls, and that is called again in the backward pass: with the same
+    roundings by the same random bits, uncounted.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function, self.scope = function, current()
+        self.moment = None if self.scope is None else self.scope.moment()
+        self.steps: list[Any] | None = None
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """The first call, or another one."""
+        if self.steps is None:
+            return self._first(*args, **options)
+        before = running.scope, running.repeats
+        running.scope, running.repeats = self.scope, iter(self.steps)
+        try:
+            if self.scope is None or self.moment is None:
+                return self.function(*args, **options)
+            with self.scope.at(self.moment), operator_mode():
+                return self.function(*args, **options)
+        finally:
+            running.scope, running.repeats = before
+
+    def _first(self, *args: Any, **options: Any) -> Any:
+        before, self.steps = running.steps, []
+        running.steps = self.steps
+        try:
+            return self.function(*args, **options)
+        finally:
+            running.steps = before
+            if before is not None:
+                before += self.steps
