@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
+
+from keras import ops, tree
 
 from .operators import operator_mode
 from .pausing import is_paused
@@ -18,14 +20,21 @@ def repeated(remat: Callable[..., Any]) -> Callable[..., Any]:
     def rounded(function: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(function)
         def called(*args: Any, **options: Any) -> Any:
-            held = Repeatable(function)
-            return remat(function if is_paused() else lambda *a, **k: held(*a, **k))(
-                *args, **options
-            )
+            if is_paused():
+                return remat(function)(*args, **options)
+            # JAX would trace `training`, by which random bits are chosen.
+            traced = {name: x for name, x in options.items() if _holds_tensors(x)}
+            fixed = {name: x for name, x in options.items() if name not in traced}
+            repeatable = Repeatable(partial(function, **fixed))
+            return remat(lambda *a, **k: repeatable(*a, **k))(*args, **traced)
 
         return called
 
     return rounded
+
+
+def _holds_tensors(x: Any) -> bool:
+    return any(ops.is_tensor(part) for part in tree.flatten(x))
 
 
 class Repeatable:

@@ -71,7 +71,8 @@ def probe(
         return
     flat = tree.flatten(inputs)
     traced = [i for i, x in enumerate(flat) if ops.is_tensor(x)]
-    values = [(v, v.value) for v in layer.variables]
+    variables = [*layer.variables, *getattr(layer, "metrics_variables", ())]
+    values = [(v, v.value) for v in variables]
 
     def function(*tensors: Any) -> None:
         given = list(flat)

@@ -49,3 +49,19 @@ def test_jax_calls_python_on_the_host() -> None:
     assert _compat.host_primitive() is _compat.host_primitive()
     run = jax.jit(lambda x: jax.lax.scan(step, x, None, length=3)[0])
     assert run(np.float32([1.0, 2.0])).tolist() == [8.0, 16.0]
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's tapes")
+def test_gradients_are_recorded() -> None:
+    """By a tape, until it is asked for them; a graph may always be differentiated."""
+    import tensorflow as tf
+
+    seen = [_compat.gradients_are_recorded()]
+    v = tf.Variable(1.0)
+    with tf.GradientTape() as tape:
+        seen.append(_compat.gradients_are_recorded())
+        y = 2 * v
+    tape.gradient(y, v)
+    seen.append(_compat.gradients_are_recorded())
+    tf.function(lambda: seen.append(_compat.gradients_are_recorded()))()
+    assert seen == [False, True, False, True]

@@ -133,24 +133,30 @@ def test_operators_of_tensors_are_ours() -> None:
             kind.__add__ = operator
 
 
-def test_policies_of_functional_models_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", ["functional", "sequential"])
+def test_policies_of_models_are_kept(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saved in the config, and given to what is loaded and cloned."""
     from keras.src.models import cloning, functional
 
-    monkeypatch.setattr(functional.Functional, "get_config", functional.Functional.get_config)
-    for module, name in (
+    for owner, name in (
+        (functional.Functional, "get_config"),
+        (keras.Sequential, "get_config"),
+        (keras.Sequential, "from_config"),
         (functional, "functional_from_config"),
         (cloning, "_clone_functional_model"),
+        (cloning, "_clone_sequential_model"),
     ):
-        monkeypatch.setattr(module, name, getattr(module, name))
+        monkeypatch.setattr(owner, name, getattr(owner, name))
     given: list[str] = []
-    _compat.keep_policies_of_functional_models(
+    _compat.keep_policies_of_models(
         lambda model: f"of {model.name}", lambda model, config: given.append(config)
     )
     x = keras.layers.Input((2,))
     model = keras.Model(x, keras.ops.relu(x), name="graph")
+    if kind == "sequential":
+        model = keras.Sequential([x, keras.layers.ReLU()], name="graph")
     assert model.get_config()["rounding"] == "of graph"
-    keras.Model.from_config(model.get_config())
+    type(model).from_config(model.get_config())
     keras.models.clone_model(model)
     assert given == ["of graph"] * 2
 

@@ -1,0 +1,60 @@
+"""What `keras.remat` computes again in the backward pass is rounded as at first."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from qemu_swalp_keras import quantize_gemms
+
+from qemu_swalp.training import Recipe
+from tests.adapters.keras.conftest import on_grid, same
+from tests.helpers.keras_native import normal
+from tests.helpers.keras_products import watched
+from tests.helpers.keras_training import gradients
+
+RECIPE = Recipe(operands=dict.fromkeys(("input", "weight", "error"), "fixed<8,4>"))
+X, ERROR = normal((2, 4)), np.ones((2, 3), "f4")
+
+
+class Within(layers.Layer):
+    """Calls a layer within a function that is called again."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = layers.Dense(3)
+
+    def build(self, shape):
+        self.fc.build(shape)
+
+    def call(self, x):
+        return keras.remat(lambda x: self.fc(x))(x)
+
+
+def under_a_scope():
+    with keras.RematScope(mode="full"):
+        return keras.Sequential([layers.Input((4,)), layers.Dense(3)])
+
+
+@pytest.mark.parametrize("make", [Within, under_a_scope])
+def test_products_are_on_the_grid(make):
+    model = quantize_gemms(make(), RECIPE)
+    model(X)
+    with watched() as seen:
+        gradients(lambda x: model(x, training=True), model.trainable_variables, ERROR, X)
+    assert len(seen) >= 3
+    quantizer = RECIPE.quantizer("forward.input")
+    assert all(on_grid(x, quantizer) for _, operands in seen for x in operands)
+
+
+def test_a_repeated_call_draws_the_same_bits_and_is_not_counted():
+    recipe = Recipe(operands=dict.fromkeys(("input", "weight", "error"), "fixed<8,4>/stochastic"))
+
+    def twice(wrap):
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential([layers.Input((4,)), layers.Dense(4, "tanh"), layers.Dense(3)])
+        quantize_gemms(model, recipe, seed=3)
+        call = wrap(lambda x: model(x, training=True))
+        found = [gradients(call, model.trainable_variables, ERROR, X) for _ in range(2)]
+        return [array for y, inputs, weights in found for array in (y, *inputs, *weights)]
+
+    assert same(twice(keras.remat), twice(lambda call: call))
