@@ -9,49 +9,61 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch.optim import Optimizer
 
 from qemu_swalp._util.extras import require
 
+from .averaging.attachment import Attachment
 from .averaging.averager import Averager
 from .model.handle import SiteHandle
 
 FILE = "qemu_swalp.pt"
 """In a checkpoint's folder, beside the optimizer's."""
 
+ATTACHED: WeakKeyDictionary[Averager, Attachment] = WeakKeyDictionary()
+"""Averager → what a training has attached. The Trainer tells nobody when one ends by an exception:
+the next one, also with another callback, takes it away.
+"""
+
 
 def checkpoint_callback(
-    averager: Averager | None = None, handles: Sequence[SiteHandle] | SiteHandle = ()
+    averager: Averager | Sequence[Averager] | None = None,
+    handles: Sequence[SiteHandle] | SiteHandle = (),
 ) -> Any:
-    """A `transformers.TrainerCallback` that updates an averager after every step of the optimizer,
-    and keeps it and the handles' calls and seeds in the Trainer's checkpoints.
+    """A `transformers.TrainerCallback` that updates averagers after every step of the optimizer,
+    and keeps them and the handles' calls and seeds in the Trainer's checkpoints.
 
     A run that resumes has the bits of an uninterrupted one. The optimizer's own emulation state is
     in its state dict, which the Trainer keeps by itself.
 
     Parameters
     ----------
-    averager : of the model, or of a module in it; None: no average.
+    averager : of the model, or of a module in it; or several of them, in the same order at each
+        run; None: no average.
     handles : what `quantize_activations`, `quantize_gemms` and `quantize_elementwise` returned, in
         the same order at each run.
 
     Raises
     ------
-    TypeError: if `averager` is not an Averager, or a handle not a SiteHandle.
+    TypeError: if an averager is not an Averager, or a handle not a SiteHandle.
     ImportError: if transformers is not installed.
     ValueError: when training resumes, from a checkpoint that holds nothing of ours, or was moved
-        since; `callback.load(folder)` before `train` reads that of another folder.
+        since; `callback.load(folder)` before `train` reads that of another folder. When training
+        starts, if the Trainer has two such callbacks.
 
     `Trainer(callbacks=[checkpoint_callback(averager, handles)])` is all that it takes.
     """
     parts: list[SiteHandle] = [handles] if isinstance(handles, SiteHandle) else list(handles)
-    if averager is not None and not isinstance(averager, Averager):
-        raise TypeError(
-            "averager must be a qemu_swalp_torch.Averager or None, got"
-            f" {type(averager).__qualname__}"
-        )
+    several = isinstance(averager, Sequence)
+    averagers: list[Any] = list(averager) if several else [] if averager is None else [averager]
+    for each in averagers:
+        if not isinstance(each, Averager):
+            raise TypeError(
+                "averager must be a qemu_swalp_torch.Averager, several of them or None, got"
+                f" {type(each).__qualname__}"
+            )
     for handle in parts:
         if not isinstance(handle, SiteHandle):
             raise TypeError(
@@ -64,7 +76,6 @@ def checkpoint_callback(
         """See `checkpoint_callback`."""
 
         def __init__(self) -> None:
-            self.attached: Any = None
             self.loaded = False
             self.progress: tuple[Any, Any] | None = None
             """Arguments and state of the present training."""
@@ -83,17 +94,15 @@ def checkpoint_callback(
                     " if the checkpoint was moved, call load(folder) of the callback before train"
                 )
             saved = torch.load(path, weights_only=True)
-            if (saved["averager"] is None) != (averager is None) or len(saved["handles"]) != len(
-                parts
-            ):
+            theirs = [len(saved["averagers"]), len(saved["handles"])]
+            if theirs != [len(averagers), len(parts)]:
                 raise ValueError(
-                    f"{path} is of {'no' if saved['averager'] is None else 'an'} averager and"
-                    f" {len(saved['handles'])} handles, this callback of"
-                    f" {'no' if averager is None else 'an'} averager and {len(parts)}; make it"
-                    " as it was for the checkpoint"
+                    f"{path} is of {theirs[0]} averagers and {theirs[1]} handles, this callback of"
+                    f" {len(averagers)} averagers and {len(parts)} handles; make it as it was for"
+                    " the checkpoint"
                 )
-            if averager is not None:
-                averager.load_state_dict(saved["averager"])
+            for each, state in zip(averagers, saved["averagers"], strict=True):
+                each.load_state_dict(state)
             for handle, state in zip(parts, saved["handles"], strict=True):
                 handle.load_state_dict(state)
             self.loaded = True
@@ -101,9 +110,16 @@ def checkpoint_callback(
         def on_train_begin(
             self, args: Any, state: Any, control: Any, optimizer: Any = None, **rest: Any
         ) -> None:
+            self.leave()
             self.progress = args, state
+            ours = state.stateful_callbacks.get(type(self).__name__)
+            if isinstance(ours, list):
+                raise ValueError(
+                    f"the Trainer has {len(ours)} checkpoint_callbacks, which would write one file;"
+                    " make one of all averagers and handles, as in checkpoint_callback([first,"
+                    " second], handles)"
+                )
             if state.global_step and not self.loaded:
-                ours = state.stateful_callbacks.get(type(self).__name__)
                 if ours is None:
                     raise ValueError(
                         "the checkpoint holds no average and no calls of quantized modules, since"
@@ -112,22 +128,21 @@ def checkpoint_callback(
                     )
                 self.load(ours["attributes"]["saved_in"])
             self.loaded = False
-            if averager is not None:
-                inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate wraps optimizers
-                if not isinstance(inner, Optimizer):
-                    raise TypeError(
-                        f"the Trainer's optimizer must be a torch.optim.Optimizer, got {inner!r}"
-                    )
-                self.attached = averager.attach(inner)
+            for each in averagers:
+                ATTACHED[each] = each.attach(optimizer)
 
-        def on_train_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-            if self.attached is not None:
-                self.attached.remove()
+        def leave(self, *_: Any, **__: Any) -> None:
+            """Count no more steps."""
+            for each in averagers:
+                if each in ATTACHED:
+                    ATTACHED.pop(each).remove()
+
+        on_train_end = leave
 
         def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
             if state.is_world_process_zero:
                 saved = {
-                    "averager": None if averager is None else averager.state_dict(),
+                    "averagers": [each.state_dict() for each in averagers],
                     "handles": [handle.state_dict() for handle in parts],
                 }
                 torch.save(saved, _folder(args, state) / FILE)

@@ -89,9 +89,16 @@ class SwapAverage(keras.callbacks.Callback):
             warn_of_statistics(self.model, "SwapAverage(batchnorm_data=training data), or False")
 
     def _end_evaluation(self) -> None:
-        if self._evaluation is not None:
-            self._evaluation.undo()
-            self._evaluation = None
+        evaluation, self._evaluation = self._evaluation, None
+        if evaluation is None or not evaluation.stands:
+            return
+        was_rewritten = evaluation.was_rewritten()
+        evaluation.undo()
+        if was_rewritten:
+            raise ValueError(
+                "Something else has written the weights while the average stood in them for an"
+                " evaluation, as SwapEMAWeights does. Pass one callback alone that swaps"
+            )
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Check that the optimizer averages; back to the iterate, if an average stands.

@@ -65,6 +65,10 @@ class ModelSwap(Swap):
             synchronize(self.model)
         super().undo()
 
+    def was_rewritten(self) -> bool:
+        synchronize(self.model)
+        return super().was_rewritten()
+
     def undo_unless_rewritten(self) -> bool:
         synchronize(self.model)
         return super().undo_unless_rewritten()

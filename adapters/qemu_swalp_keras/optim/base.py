@@ -251,6 +251,13 @@ class QuantizedBase(InPhases, keras.optimizers.Optimizer):
             self._take_recipes()
         if (swap := self._standing()) is not None:
             swap.forget()
+        if held[ITERATE] and len(held[ITERATE]) != len(self._entries):
+            raise ValueError(
+                f"The file holds the average as the weights, and beside it {len(held[ITERATE])}"
+                f" variables to train on from, and {self.name} was built for"
+                f" {len(self._entries)}. Build it first, by"
+                " optimizer.build(model.trainable_variables)"
+            )
         if held[ITERATE]:
             swap = Swap(self.average_by_variable, automatic=True)
             variables = [entry.variable for entry in self._entries]
@@ -268,8 +275,10 @@ class QuantizedBase(InPhases, keras.optimizers.Optimizer):
 
     def finalize_variable_values(self, var_list: Sequence[Any]) -> None:
         """At the end of `fit`: the average becomes the model's weights, with `swa_finalize`; not
-        after an exception.
+        after an exception. An average that stood in them is gone before callbacks write others.
         """
+        if (swap := self._standing()) is not None and swap.automatic:
+            swap.undo_unless_rewritten()
         self._finalize_ema(var_list)
         if not fit_was_interrupted():
             self.finalize_average()

@@ -86,12 +86,16 @@ class Swap:
                 variable.assign(value)
             self.forget()
 
+    def was_rewritten(self) -> bool:
+        """Whether the variables hold other values than the swap gave them."""
+        return any(_differs(variable, value) for variable, value in self._values())
+
     def undo_unless_rewritten(self) -> bool:
         """Undo it, unless somebody has written the variables since, who then has the last word.
 
         Whether it was undone.
         """
-        if any(_differs(variable, value) for variable, value in self._values()):
+        if self.was_rewritten():
             self.forget()
             return False
         self.undo()

@@ -26,7 +26,13 @@ NormBase: TypeAlias = _NormBase
 AVERAGE_POOLS = (_AvgPoolNd, _AdaptiveAvgPoolNd, _LPPoolNd)
 """Base classes of the pooling layers that compute means."""
 
-WRAPPED = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+WRAPPED = (
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+    "_forward_module",
+    "_original_module",
+)
 """What `torch.compile`, FSDP and activation checkpointing call the module that they wrap."""
 
 

@@ -347,6 +347,7 @@ class Averager:
         """Inverse of `state_dict`. ValueError, and no change, where it is damaged or of another
         model or rule.
         """
+        self.swaps.settle("load_state_dict()")
         expected = self.state_dict()
         check_state(state, expected)
         value: dict[str, Any] = {}

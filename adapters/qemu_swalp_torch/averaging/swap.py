@@ -57,7 +57,7 @@ class Saved:
         self.values = {name: x.detach().clone() for name, x in self.tensors.items()}
         self.versions: dict[str, int] = {}
         self.model, self.stands = model, True
-        self.at_next_use: Any = None
+        self.at_next_use: list[Any] = []
         self.owner: Callable[[], Swap[Any] | None] = ref(owner, self._abandoned)
         STANDING.add(self)
 
@@ -78,8 +78,9 @@ class Saved:
     def forget(self) -> None:
         """Keep what the model holds."""
         self.stands, self.values = False, {}
-        if self.at_next_use is not None:
-            self.at_next_use.remove()
+        for handle in self.at_next_use:
+            handle.remove()
+        self.at_next_use = []
         STANDING.discard(self)
 
     def settle(self, what: str) -> None:
@@ -101,13 +102,19 @@ class Saved:
         self.restore()
 
     def _abandoned(self, owner: Any) -> None:
-        """The swap is gone: restore as soon as the model is used."""
+        """The swap is gone: restore as soon as the model, or a part of it, is used or saved."""
         if self.stands and isinstance(self.model, nn.Module):
-            self.at_next_use = self.model.register_forward_pre_hook(_AtNextUse(self), prepend=True)
+            for module in self.model.modules():
+                self.at_next_use += [
+                    module.register_forward_pre_hook(_AtNextUse(self), prepend=True),
+                    module.register_state_dict_pre_hook(_AtNextUse(self)),
+                ]
 
 
 class _AtNextUse:
-    """Forward pre-hook that restores; copies of the model have one without effect."""
+    """Pre-hook of `forward` and `state_dict` that restores; copies of the model have one without
+    effect.
+    """
 
     def __init__(self, saved: Saved | None) -> None:
         self.saved = saved

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -220,10 +221,11 @@ def names_from(
         given = [group.get("param_names") for group in groups]
         if None in given:
             return None
-        return [[without_wrappers(name) for name in names or ()] for names in given]
-    known: dict[int, str] = {}
-    for name, p in named:
-        known.setdefault(id(p), without_wrappers(name))
+        cleaned = iter(without_wrappers(name for names in given for name in names or ()))
+        return [list(islice(cleaned, len(names or ()))) for names in given]
+    pairs, known = list(named), dict[int, str]()
+    for (_, p), name in zip(pairs, without_wrappers(name for name, _ in pairs), strict=True):
+        known.setdefault(id(p), name)
     for g, group in enumerate(groups):
         for i, p in enumerate(group["params"]):
             if id(p) not in known:

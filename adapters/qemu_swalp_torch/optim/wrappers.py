@@ -10,9 +10,9 @@ from torch.optim import Optimizer
 
 from .._compat import has_step_hooks
 
-PASSING_ON = ("AcceleratedOptimizer", "LightningOptimizer")
-"""Classes of Accelerate and Lightning whose step is that of the optimizer in their attribute
-`optimizer`, and nothing more.
+PASSING_ON = ("AcceleratedOptimizer", "LightningOptimizer", "_FabricOptimizer")
+"""Classes of Accelerate, Lightning and Fabric whose step is that of the optimizer in their
+attribute `optimizer`, and nothing more.
 """
 
 

@@ -97,9 +97,12 @@ def _has_matrix(module: nn.Module) -> bool:
     return any(p is not None and p.ndim > 1 for p in parameters_of(module))
 
 
-def without_wrappers(name: str) -> str:
-    """A parameter's name without what torch.compile and the like put into it."""
-    return ".".join(part for part in name.split(".") if part not in WRAPPED)
+def without_wrappers(names: Iterable[str]) -> list[str]:
+    """The names of all parameters without what torch.compile, DDP and the like put into them."""
+    cleaned = [".".join(part for part in name.split(".") if part not in WRAPPED) for name in names]
+    if cleaned and all(name.startswith("module.") for name in cleaned):
+        cleaned = [name.removeprefix("module.") for name in cleaned]
+    return cleaned
 
 
 def _wrapped(model: nn.Module) -> dict[str, str]:
@@ -113,7 +116,8 @@ def _inner_name(module: nn.Module) -> str | None:
     parallel = (nn.parallel.DistributedDataParallel, nn.DataParallel)
     if isinstance(module, parallel) and children == ["module"]:
         return "module"
-    return children[0] if len(children) == 1 and children[0] in WRAPPED else None
+    # Fabric's has two names for one module, or for it and what a strategy made of it.
+    return children[0] if children and all(name in WRAPPED for name in children) else None
 
 
 def _clean(raw: str, inner: dict[str, str]) -> str:

@@ -360,8 +360,14 @@ def test_wrapped():
     from torch.distributed.fsdp import fully_sharded_data_parallel as fsdp
 
     compiled, checkpointed = torch.compile(nn.Linear(1, 1)), checkpoint_wrapper(nn.Linear(1, 1))
-    names = [name for m in (compiled, checkpointed) for name, _ in m.named_children()]
-    assert {*names, fsdp.FSDP_WRAPPED_MODULE} == set(_compat.WRAPPED), changed("WRAPPED")
+    names = {name for m in (compiled, checkpointed) for name, _ in m.named_children()}
+    ours = set(_compat.WRAPPED) - {"_forward_module", "_original_module"}
+    assert names | {fsdp.FSDP_WRAPPED_MODULE} == ours, changed("WRAPPED")
+    fabric = pytest.importorskip("lightning.fabric.wrappers", reason="lightning is not installed")
+    inner = nn.Linear(1, 1)
+    wrapper = fabric._FabricModule(nn.Sequential(inner), None, original_module=inner)
+    names = {name for name, _ in wrapper.named_children()}
+    assert names == set(_compat.WRAPPED) - ours, changed("WRAPPED")
 
 
 def test_what_the_core_touches():

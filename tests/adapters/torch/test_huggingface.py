@@ -17,7 +17,7 @@ from qemu_swalp_torch.huggingface import checkpoint_callback
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from qemu_swalp.training import Recipe
+from qemu_swalp.training import EMA, Recipe
 from tests.helpers.trainer import trainer_of
 
 RECIPE = Recipe(
@@ -68,7 +68,7 @@ def data():
     return x, x[:, :2].contiguous()
 
 
-def trainer(folder, parts, evaluates=False):
+def trainer(folder, parts, *callbacks, evaluates=False):
     arguments = {
         "max_steps": STEPS,
         "per_device_train_batch_size": BATCH,
@@ -81,7 +81,7 @@ def trainer(folder, parts, evaluates=False):
         data(),
         arguments,
         optimizers=(parts.optimizer, None),
-        callbacks=[checkpoint_callback(parts.averager, parts.handles)],
+        callbacks=list(callbacks) or [checkpoint_callback(parts.averager, parts.handles)],
     )
 
 
@@ -94,6 +94,44 @@ def test_a_trainer_uninterrupted_resumed_and_with_evaluation(same, tmp_path):
     for run in runs[1:]:
         same(run.results(), runs[0].results())
         assert [h.state_dict()["layers.0"]["training"] for h in run.handles[:2]] == [STEPS] * 2
+
+
+def test_each_step_counts_once_after_an_exception(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    parts = Parts()
+
+    class Fails(transformers.TrainerCallback):
+        def on_step_end(self, arguments, state, control, **_):
+            if state.global_step == 3:
+                raise ArithmeticError
+
+    ours = checkpoint_callback(parts.averager)
+    for folder, callback in ("a", ours), ("b", checkpoint_callback(parts.averager)):
+        with pytest.raises(ArithmeticError):
+            trainer(tmp_path / folder, parts, callback, Fails()).train()
+    assert parts.averager.step == 6
+    trainer(tmp_path / "last", parts, ours).train()
+    assert parts.averager.step == 6 + STEPS
+    assert not parts.averager.attached
+
+
+def test_several_averages_are_resumed_and_two_callbacks_refused(same, tmp_path):
+    def parts():
+        part = Parts()
+        part.ema = Averager(part.model, EMA(decay=0.5))
+        return part, checkpoint_callback([part.averager, part.ema], part.handles)
+
+    (first, saving), (second, loading) = parts(), parts()
+    trainer(tmp_path / "a", first, saving).train()
+    checkpoint = str(tmp_path / "a" / "checkpoint-3")
+    trainer(tmp_path / "b", second, loading).train(resume_from_checkpoint=checkpoint)
+    same(second.results(), first.results())
+    same(second.ema.average(), first.ema.average())
+    both = checkpoint_callback(first.averager), checkpoint_callback(first.ema)
+    with pytest.raises(ValueError, match="2 checkpoint_callbacks, which would write one file"):
+        trainer(tmp_path / "c", first, *both).train()
+    with pytest.raises(ValueError, match="of 2 averagers and 3 handles, this callback of 1 aver"):
+        checkpoint_callback(first.averager).load(checkpoint)
 
 
 def test_a_moved_checkpoint_is_refused_and_loaded_by_name(same, tmp_path):
@@ -141,7 +179,7 @@ def test_accelerate_resumes_with_evaluation_to_the_same_bits(same, tmp_path):
 
 
 def test_arguments():
-    with pytest.raises(TypeError, match=r"averager must be a qemu_swalp_torch\.Averager or None"):
+    with pytest.raises(TypeError, match=r"qemu_swalp_torch\.Averager, several of them or None"):
         checkpoint_callback(3)
     with pytest.raises(TypeError, match="handles must be what quantize_activations"):
         checkpoint_callback(None, [3])

@@ -242,6 +242,28 @@ def test_two_callbacks_that_swap_are_refused() -> None:
         )
 
 
+@pytest.mark.parametrize("first", [False, True], ids=["after", "before"])
+def test_a_callback_that_swaps_beside_ours_is_refused(first: bool) -> None:
+    model = network()
+    inner = keras.optimizers.SGD(0.125, use_ema=True, ema_momentum=0.5)
+    model.compile(QuantizedOptimizer(inner, None, swa_start=2, swa_finalize=False), "mse")
+    callbacks = [keras.callbacks.SwapEMAWeights(), SwapAverage()][:: 1 if first else -1]
+    with pytest.raises(ValueError, match="as SwapEMAWeights does"):
+        model.fit(X, Y, epochs=1, validation_data=(X, Y), callbacks=callbacks, **FIT)
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["after", "before"])
+def test_the_best_weights_are_the_average_in_either_order(first: bool) -> None:
+    """Also where the best are those of the last epoch."""
+    model = compiled()
+    stopping = keras.callbacks.EarlyStopping("loss", patience=5, restore_best_weights=True)
+    callbacks = [stopping, SwapAverage(on_epoch_end=True)][:: 1 if first else -1]
+    model.fit(X, Y, epochs=2, callbacks=callbacks, **FIT)
+    assert stopping.best_epoch == 1
+    average = list(model.optimizer.average().values())
+    assert same([v.numpy() for v in model.trainable_variables], average)
+
+
 def test_an_abandoned_swap_of_a_policy() -> None:
     model = compiled()
     policy = PolicyAverage(EMA(decay=0.5))
@@ -299,6 +321,20 @@ def test_a_model_that_holds_an_average_does_not_train_unasked(tmp_path: Path) ->
     for each in (model, loaded):
         each.fit(X, Y, epochs=1, **FIT)
     assert same(loaded.get_weights(), model.get_weights())
+
+
+def test_weights_of_an_average_are_not_loaded_without_their_iterate(tmp_path: Path) -> None:
+    model = compiled()
+    model.fit(X, Y, epochs=1, **FIT)
+    with swap_average(model):
+        model.save_weights(tmp_path / "average.weights.h5")
+    loaded = compiled()
+    with pytest.raises(ValueError, match=r"Build it first, by optimizer.build"):
+        loaded.load_weights(tmp_path / "average.weights.h5")
+    loaded.optimizer.build(loaded.trainable_variables)
+    loaded.load_weights(tmp_path / "average.weights.h5")
+    assert restore_iterate(loaded)
+    assert same(loaded.get_weights(), trained(1))
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["after", "before"])

@@ -34,7 +34,8 @@ class Run:
         return self
 
     def state(self):
-        return {k: v.clone() for k, v in self.model.state_dict().items()}
+        tensors = *self.model.named_parameters(), *self.model.named_buffers()
+        return {name: x.detach().clone() for name, x in tensors}
 
 
 def drop(averager):
@@ -63,7 +64,9 @@ def test_an_abandoned_swap_is_undone_by_the_next_forward_to_the_bits_of_a_run_wi
 
 
 @pytest.mark.parametrize("abandon", [drop, drop_stack])
-@pytest.mark.parametrize("use", ["restore", "update", "swap", "step"])
+@pytest.mark.parametrize(
+    "use", ["restore", "update", "swap", "step", "load", "state_dict", "part", "state of a part"]
+)
 def test_or_by_the_next_use_of_the_averager(same, abandon, use):
     run = Run(attached=use == "step").step(3)
     run.averager.update()
@@ -79,6 +82,14 @@ def test_or_by_the_next_use_of_the_averager(same, abandon, use):
     elif use == "swap":
         with run.averager.swap():
             pass
+    elif use == "load":
+        run.averager.load_state_dict(run.averager.state_dict())
+    elif use == "state_dict":
+        assert torch.equal(run.model.state_dict()["0.weight"], iterate["0.weight"])
+    elif use == "part":
+        run.model[0](torch.ones(1, run.model[0].in_features))
+    elif use == "state of a part":
+        assert torch.equal(run.model[0].state_dict()["weight"], iterate["0.weight"])
     else:
         run.optimizer.zero_grad()
         run.optimizer.step()

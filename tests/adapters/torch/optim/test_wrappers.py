@@ -92,7 +92,12 @@ def by_lightning(optimizer):
     return wrapper
 
 
-@pytest.mark.parametrize("wrap", [by_accelerate, by_lightning])
+def by_fabric(optimizer):
+    fabric = pytest.importorskip("lightning.fabric", reason="lightning is not installed")
+    return fabric.Fabric(accelerator="cpu").setup_optimizers(optimizer)
+
+
+@pytest.mark.parametrize("wrap", [by_accelerate, by_lightning, by_fabric])
 def test_wrappers_that_pass_on_give_the_bits_of_the_optimizer_within(same, on_grid, wrap):
     expected, _, average, _ = trained(lambda optimizer: optimizer)
     model, inner, averager, wrapper = trained(wrap)
@@ -104,6 +109,32 @@ def test_wrappers_that_pass_on_give_the_bits_of_the_optimizer_within(same, on_gr
         quantize_optimizer(wrapper, RECIPE)
     assert unquantize_optimizer(wrapper) is wrapper
     assert "qemu_recipe" not in inner.param_groups[0]
+
+
+@pytest.mark.parametrize("how", ["given", "of the optimizer"])
+def test_names_that_a_wrapped_model_gives(on_grid, how):
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    wrapped = nn.DataParallel(torch.compile(model, backend="eager"))
+    recipe = Recipe("fixed<8,4>", overrides={"1.*": None})
+    of = wrapped.named_parameters() if how == "of the optimizer" else wrapped.parameters()
+    optimizer = torch.optim.SGD(of, 0.1)
+    named = wrapped.named_parameters() if how == "given" else None
+    quantize_optimizer(optimizer, recipe, named_parameters=named)
+    assert on_grid(model[0].weight, recipe.weight)
+    assert not on_grid(model[1].weight, recipe.weight)
+    with pytest.raises(ValueError, match=r"'2.\*' of overrides .* nearest are 0.weight"):
+        quantize_optimizer(
+            torch.optim.SGD(wrapped.named_parameters()), Recipe("bf16", overrides={"2.*": None})
+        )
+
+
+def test_fabrics_modules_have_the_names_of_those_within():
+    fabric = pytest.importorskip("lightning.fabric", reason="lightning is not installed")
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 1))
+    wrapped = fabric.Fabric(accelerator="cpu").setup(model)
+    assert list(Averager(wrapped).parameters) == [name for name, _ in model.named_parameters()]
+    recipe = Recipe(operands={"input": "bfp8"})
+    assert quantize_gemms(wrapped, recipe, exclude="0").names == ["1"]
 
 
 def test_a_wrapper_with_hooks_rounds_its_own_weights_and_the_state_within(on_grid):
