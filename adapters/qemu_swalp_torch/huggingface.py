@@ -56,8 +56,8 @@ def checkpoint_callback(
     `Trainer(callbacks=[checkpoint_callback(averager, handles)])` is all that it takes.
     """
     parts: list[SiteHandle] = [handles] if isinstance(handles, SiteHandle) else list(handles)
-    several = isinstance(averager, Sequence)
-    averagers: list[Any] = list(averager) if several else [] if averager is None else [averager]
+    given = averager if isinstance(averager, Sequence) else [averager]
+    averagers: list[Any] = [] if averager is None else list(given)
     for each in averagers:
         if not isinstance(each, Averager):
             raise TypeError(
