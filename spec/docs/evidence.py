@@ -57,6 +57,55 @@ def table_of(experiment: str, value: str, part: str = "") -> tuple[list[str], li
     return header, body
 
 
+def networks(experiment: str) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of test errors in %: numbers and their blocks, by how the run ends."""
+    cells = _errors(experiment)
+    columns = {
+        "last iterate at START": ("sgd", "start"),
+        "last iterate": ("sgd", "end"),
+        "decayed rate": ("decayed", "end"),
+        "average": ("swa", "end"),
+    }
+    body = [
+        [numbers, *(row.get(column, "") for column in columns.values())]
+        for numbers, row in cells.items()
+    ]
+    return ["numbers", *columns], body
+
+
+def averages(experiment: str) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of test errors in %: how often and in how many bits one run's iterates were
+    averaged.
+    """
+    body = [
+        [numbers, *_average(key), cell]
+        for numbers, row in _errors(experiment).items()
+        if any(key.startswith("swa ") for key, _ in row)
+        for (key, point), cell in row.items()
+        if key.startswith("swa") and point == "end"
+    ]
+    return ["numbers", "averaged", "average in", "test error"], body
+
+
+def _average(key: str) -> tuple[str, str]:
+    """How often, and in what, of the name that `average_name` gives."""
+    every, bits = re.search(r"every (\d+)", key), re.search(r"(\d+) bits", key)
+    often = f"every {every[1]} steps" if every and every[1] != "1" else "each step"
+    return often if every else "each epoch", bits[0] if bits else "float32"
+
+
+def _errors(experiment: str) -> dict[str, dict[tuple[str, str], str]]:
+    """Numbers and their blocks → (method, point) → mean ± deviation of the test error."""
+    cells: dict[str, dict[tuple[str, str], str]] = {}
+    for _, settings, outcome, _ in _results(experiment):
+        for row in outcome.summary:
+            low = row["numbers"] != "float32"
+            numbers = f"{row['numbers']}, {settings.block} blocks" if low else row["numbers"]
+            cell = spread(row["test_error"], 2, settings.seeds)
+            cells.setdefault(numbers, {})[row["key"], row["point"]] = cell
+    return cells
+
+
 def _code(name: str) -> str:
     """A format or a rounding as code, words as they are."""
     return f"`{name}`" if "<" in name else name

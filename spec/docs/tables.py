@@ -147,6 +147,16 @@ def evidence(experiment: str, value: str, part: str = "") -> str:
     return _unbroken(markdown_table(*runs.table_of(experiment, value, part)))
 
 
+def evidence_networks(experiment: str) -> str:
+    """Test errors of the networks in `data/evidence.jsonl`."""
+    return _unbroken(markdown_table(*runs.networks(experiment)))
+
+
+def evidence_averages(experiment: str) -> str:
+    """Test errors of the averages of their runs."""
+    return _unbroken(markdown_table(*runs.averages(experiment)))
+
+
 def published() -> str:
     """Each published error, and what became of it here."""
     return _unbroken(markdown_table(*runs.published()))
@@ -162,6 +172,8 @@ GENERATED: dict[str, Callable[..., str]] = {
     "limits": limits,
     "made_by": made_by,
     "evidence": evidence,
+    "evidence_networks": evidence_networks,
+    "evidence_averages": evidence_averages,
     "evidence_plots": runs.plots,
     "evidence_made_by": runs.made_by,
     "published": published,
