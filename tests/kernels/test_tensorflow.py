@@ -283,6 +283,28 @@ def test_a_concrete_function_that_is_saved_needs_the_package(tmp_path: Path) -> 
     run_alone(SAVED.format(path=tmp_path) + script)
 
 
+def test_a_new_eager_context() -> None:
+    """As tests of TensorFlow's and Keras's own begin one."""
+    run_alone("""
+        import numpy as np
+        import tensorflow as tf
+        from tensorflow.python.eager import context
+
+        import qemu_swalp as q
+        from qemu_swalp.kernels import stored_call
+
+        def rounded():
+            function = tf.function(lambda a: q.quantize(a, "bfp<8,axis=0>"), autograph=False)
+            return function(tf.constant(x)).numpy()
+
+        x = np.arange(8, dtype=np.float32) / 3
+        for calls in (1, 2):
+            assert np.array_equal(rounded(), q.quantize(x, "bfp<8,axis=0>"))
+            assert stored_call.calls() == calls
+            context._reset_context()
+    """)
+
+
 def test_a_version_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     """One warning, and the reference implementation."""
     monkeypatch.setattr(tensorflow_op, "register", lambda: "TensorFlow's library lacks TF_GetInput")

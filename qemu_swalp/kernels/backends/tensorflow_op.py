@@ -96,7 +96,7 @@ def apply_in_graph(x: Any, others: Sequence[Any], call: bytes) -> Any:
         branch_index=_device_index(),
         input=operands,
         Tout=[x.dtype],
-        branches=_branches(kinds, call),
+        branches=_branches(kinds, call, context.context()),
         output_shapes=[x.shape],
     )
     return tf.stop_gradient(y)
@@ -107,8 +107,11 @@ def _node(x: Any, *others: Any, call: bytes) -> Any:
 
 
 @lru_cache(maxsize=4096)
-def _branches(kinds: tuple[tuple[Any, int], ...], call: bytes) -> list[Any]:
-    """Functions of arrays of any lengths: the operation, and XLA's custom call."""
+def _branches(kinds: tuple[tuple[Any, int], ...], call: bytes, within: Any) -> list[Any]:
+    """Functions of arrays of any lengths: the operation, and XLA's custom call.
+
+    They live in TensorFlow's eager context, `within`, which tests of TensorFlow and Keras begin anew.
+    """
     signature = [tf.TensorSpec([None] * rank, dtype) for dtype, rank in kinds]
     with tf.init_scope():
         return [
