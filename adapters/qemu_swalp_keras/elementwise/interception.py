@@ -87,7 +87,9 @@ def _unknown(name: str, function: Function) -> Function:
     @wraps(function)
     def unknown(*args: Any, **options: Any) -> Any:
         o = operations()
-        if o is not None and common_dtype([x for x in args if hasattr(x, "dtype")]) is not None:
+        if o is None:
+            return function(*args, **options)
+        if common_dtype([x for x in args if hasattr(x, "dtype")]) is not None:
             remedy = "write it by operations that are rounded"
             report(o.scope.policy, o.scope.layer_name, "elementwise", name, remedy)
         with paused():

@@ -146,6 +146,13 @@ def test_warning_ignoring_and_excluding():
         emulate(model_of(function), None, RECIPE).model(x)
 
 
+def test_products_within_functions_of_keras_are_told():
+    """Of those that the adapter does not know."""
+    model = quantize_gemms(model_of(lambda x, w: ops.correlate(x[0], w[0])), RECIPE)
+    with pytest.raises(UncoveredError, match="section 'products' could not be applied"):
+        model(normal((2, 4)))
+
+
 def test_operators_of_tensors_are_rounded():
     model = quantize_gemms(keras.Sequential([Own(lambda x, w: x @ w)]), RECIPE)
     x = normal((2, 4))
