@@ -107,7 +107,9 @@ class Saved:
             for module in self.model.modules():
                 self.at_next_use += [
                     module.register_forward_pre_hook(_AtNextUse(self), prepend=True),
-                    module.register_state_dict_pre_hook(_AtNextUse(self)),
+                    module.register_state_dict_pre_hook(  # type: ignore[no-untyped-call]
+                        _AtNextUse(self)
+                    ),
                 ]
 
 
