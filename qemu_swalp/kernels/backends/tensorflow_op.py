@@ -110,7 +110,7 @@ def _node(x: Any, *others: Any, call: bytes) -> Any:
 def _branches(kinds: tuple[tuple[Any, int], ...], call: bytes, within: Any) -> list[Any]:
     """Functions of arrays of any lengths: the operation, and XLA's custom call.
 
-    They live in TensorFlow's eager context, `within`. Tests of TensorFlow and Keras begin anew ones.
+    They live in TensorFlow's eager context, `within`; its own tests begin others.
     """
     signature = [tf.TensorSpec([None] * rank, dtype) for dtype, rank in kinds]
     with tf.init_scope():
