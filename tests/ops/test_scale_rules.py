@@ -1,4 +1,4 @@
-"""Scales that are chosen by error (clause BLK-17), and rules of one's own."""
+"""Scales that are chosen by error (BLK-17) or deviation (BLK-20), and rules of one's own."""
 
 from __future__ import annotations
 
@@ -77,6 +77,18 @@ def test_every_library(backend: Backend) -> None:
     q.register_scale_rule("own_rule", lambda b: b.xp.maximum(b.amax, b.maximum(b.values)) / 128)
     assert same_bits(backend.quantize(x, OWN), q.quantize(x, OWN)).all()
     assert np.abs(q.quantize(x, OWN)).max() <= np.abs(x).max()
+
+
+def test_quest(backend: Backend) -> None:
+    """Clause BLK-20: a scale by the deviation, powers of two downwards, on every library."""
+    x = np.random.default_rng(0).standard_normal((6, 32)).astype(np.float32)
+    x[1], x[2, 5] = 0, 30
+    deviation = np.sqrt((x**2).mean(1, dtype=np.float64) - x.mean(1, dtype=np.float64) ** 2)
+    with np.errstate(divide="ignore"):
+        scale = np.float32(2.0) ** np.floor(np.log2(2.92247856 / 6 * deviation))[:, None]
+    expected = np.where(x == 0, x, q.quantize(x / np.maximum(scale, 1e-9), "e2m1fn") * scale)
+    got = backend.quantize(x, "block<e2m1fn,axis=-1,size=32,scale=e8m0fnu,rule=quest>")
+    assert same_bits(got, expected.astype(np.float32)).all()
 
 
 @settings(max_examples=20)
