@@ -268,12 +268,10 @@ def test_without_pytorch_the_import_names_the_extra():
     )
 
 
-def test_the_import_registers_no_hook_and_loads_no_distributed_tensors():
+def test_the_import_loads_no_distributed_tensors():
     script = textwrap.dedent("""
-        import sys, torch
+        import sys
         import qemu_swalp_torch
-        from torch.optim import optimizer
-        assert not optimizer._global_optimizer_pre_hooks
         assert "torch.distributed.tensor" not in sys.modules
         assert "tensorflow" not in sys.modules
     """)
