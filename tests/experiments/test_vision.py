@@ -465,7 +465,8 @@ def test_help_tells_every_option(name: str, capsys: pytest.CaptureFixture[str]) 
     assert exit_.value.code == 0
     assert f"(default: {load_experiment(name).Settings().epochs})" in text
     for part in (
-        "--method {sgd,decayed,swa,ema,lawa,aswa,sqwa,swap}",
+        "--method NAME",
+        "One of sgd, decayed, swa, ema, lawa, aswa, sqwa, swap",
         "--no-include-start",
         "--device NAME",
         "training accuracy, %, that ends phase 1 (default: 98.0)",

@@ -91,7 +91,7 @@ def test_infinities_stay_unless_asked_for() -> None:
     x = np.float32([1.0, 1e-3, np.inf, -np.inf])
     assert q.quantize(x, "s2fp8")[2:].tolist() == [np.inf, -np.inf]
     assert np.isfinite(q.quantize(x, "s2fp8", overflow="saturate")).all()
-    assert q.quantize(x, "squeezed<e4m3fn,top=256>")[2:].tolist() == [np.inf, -np.inf]
+    assert np.isnan(q.quantize(x, "squeezed<e4m3fn,top=256>")[2:]).all()  # has no infinity
 
 
 def test_strings_and_errors() -> None:
