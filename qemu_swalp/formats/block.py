@@ -28,6 +28,7 @@ from .fixed import Fixed
 from .floating import Float
 from .parser import FORMAT_PARAMETERS, parse
 from .scale import (
+    GGML,
     GGML_MINIMUM,
     GGML_RULES,
     GGML_SIGNED,
@@ -77,7 +78,7 @@ class Block(Format, family="block"):
         "transformer_engine" and "torchao" are the float32 operations by which these libraries make
         NVFP4. "mse" chooses by the least squared error of the block (clause BLK-17). It tries the
         scales of "nearest" for nine tops up to twice as great, or "floor" and the powers beside it.
-        So does "four_over_six", which brings amax to 6 or to 4 (Cook et al. 2025, arXiv
+        "four_over_six" chooses so between amax brought to 6 and to 4 (Cook et al. 2025, arXiv
         2512.02010). "quest" is 2.92/top of the block's deviation: in e2m1fn the clip of least error
         of normal numbers, by the authors' code of Quartet (Castro et al. 2025, arXiv 2505.14669).
         Rules of one's own: `register_scale_rule`. "ggml" divides by amax/top before
@@ -180,6 +181,16 @@ class Block(Format, family="block"):
             raise ValueError(
                 "rule='even' rounds amax to the element's precision, which the table"
                 f" {self.element} does not have; use 'floor', 'ceil' or 'rceil'"
+            )
+        if rule == GGML and isinstance(self.element, TableFormat):
+            raise ValueError(
+                f"rule='ggml' has elements of binades, got the table {self.element}; use"
+                " rule='nearest'"
+            )
+        if rule == "mse" and not 2.0**-125 <= self.top < 2.0**127:
+            raise ValueError(
+                "rule='mse' also tries half and twice the top in float32, so that top must be from"
+                f" 2^-125 to below 2^127, got {self.top:g}; give such a top=, or use another rule"
             )
         if rule in ("even", "minmax", *VENDOR_RULES) and not self.reaches_max:
             raise ValueError(

@@ -270,6 +270,16 @@ def test_tiles() -> None:
             ValueError,
             "have the rules nearest, minmax, ggml",
         ),
+        (
+            lambda: q.parse("block<nf4,axis=-1,size=32,scale=fp16,rule=ggml>"),
+            ValueError,
+            "rule='ggml' has elements of binades, got the table",
+        ),
+        (
+            lambda: q.parse("block<bf16,axis=-1,size=32,scale=fp16,rule=mse>"),
+            ValueError,
+            "top must be from 2\\^-125 to below 2\\^127, got 3.38953e\\+38",
+        ),
         (lambda: q.parse("int8").replace(rule="minmax"), ValueError, "needs unsigned integers"),
         (lambda: q.parse("int8").replace(rule="torchao"), ValueError, "is NVFP4: element=e2m1fn"),
         (
