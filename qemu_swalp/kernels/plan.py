@@ -159,7 +159,7 @@ def _element(arrays: _Arrays, source: SourceDtype, target: Target) -> structs.El
     hidden = 1 << source.significand
     element.max_exponent, fraction = parts(source, format.max)
     element.max_significand = fraction + hidden
-    element.min_exponent, element.min_significand = element.max_exponent, element.max_significand
+    element.min_exponent = -NO_BINADE
     if format.signed:
         element.min_exponent, fraction = parts(source, -format.min)
         element.min_significand = fraction + hidden

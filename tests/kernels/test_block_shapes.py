@@ -151,6 +151,19 @@ def test_scales_that_are_given(data: Any, case: tuple[np.ndarray, str], rounding
     agree(x, str(format), rounding, random=random, scales=scales, **options)
 
 
+@pytest.mark.parametrize("rounding", ["nearest_even", "toward_negative"])
+@pytest.mark.parametrize("size", [1, 2, 32])
+def test_negative_numbers_where_the_range_ends_beyond_the_dtypes(size: int, rounding: str) -> None:
+    """Elements without a sign, which have no range below, at scales that lift their greatest value
+    out of float32.
+    """
+    x = np.tile(np.float32([-3e-30, 2e30, -1.0, 3e38]), 16).reshape(1, 64)
+    for element in ("e8m0fnu", "fixed<4,0,unsigned,overflow=nan>"):
+        format = f"block<{element},axis=-1,size={size},scale=exponent<12>>"
+        for scale in (1.0, 2.0**20, 2.0**125):
+            agree(x, format, rounding, scales=scale)
+
+
 @pytest.mark.parametrize("shape", [(0,), (0, 3), (4, 0, 2)])
 def test_blocks_of_nothing(shape: tuple[int, ...]) -> None:
     x = np.empty(shape, np.float32)
