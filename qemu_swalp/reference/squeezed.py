@@ -62,7 +62,10 @@ def unsqueezed(ctx: Context, x: Array, y: Array, squeeze: Squeeze) -> Array:
     magnitude = own.magnitude_bits(y)
     special = (magnitude == 0) | (magnitude >= own.dtype.infinity)
     logs = _logs(own, magnitude, special)
-    values = xp.exp(logs * (squeeze.reach / squeeze.log_top) + squeeze.mean)
+    power = logs * (squeeze.reach / squeeze.log_top) + squeeze.mean
+    # the logarithm of the greatest numbers, rounded, may be one of none
+    most = LOG_2 * (own.dtype.bias + 1) * (1 - 2.0 ** (1 - own.dtype.precision))
+    values = xp.exp(xp.minimum(power, most + 0 * power))
     bits = xp.where(special, magnitude, own.magnitude_bits(values))
     values = own.floats(own.signed(bits, own.negative(y)))
     result = values if ctx.dtype.width == 64 else narrowed(ctx, values)

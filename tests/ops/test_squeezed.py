@@ -77,6 +77,13 @@ def test_the_greatest_and_the_range_of_subnormal_numbers() -> None:
     np.testing.assert_allclose(found[-1], x[-1], rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_the_greatest_number_stays_finite(dtype: str) -> None:
+    most = np.finfo(dtype).max
+    x = np.array([most, -most, 1.0, 1e-3], dtype)
+    np.testing.assert_allclose(q.quantize(x, "s2fp8")[:2], x[:2], rtol=1e-4)
+
+
 def test_stochastic_is_unbiased_on_the_far_side() -> None:
     x = np.float64([*np.full(20_000, 0.3), 1e-3, 5.0])
     found = q.quantize(x, "s2fp8", "stochastic", random=q.RandomBits(0))[:20_000]
