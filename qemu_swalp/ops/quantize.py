@@ -93,7 +93,7 @@ def quantize(
     TypeError: if x is not a dense floating array, or if its dtype does not represent the format's
         values.
     ValueError: if the format, rounding or policy is unknown; if stochastic rounding has no
-        `random`, if x lacks an axis of the blocks; if  `out` does not fit x or requires a gradient;
+        `random`; if x lacks an axis of the blocks; if `out` does not fit x or requires a gradient;
         if scales or zero points do not fit the format or the blocks. (In a traced graph a scale
         that is none makes its block NaN.)
 

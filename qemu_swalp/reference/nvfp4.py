@@ -10,7 +10,7 @@ from ..arrays import Array, Namespace
 from ..formats import BinadeFormat, Block
 from ..formats.scale import VENDOR_RULES
 from .binary32 import bits32, divide32, multiply32, nearest_value, to_binary32
-from .context import Context
+from .context import BINARY32, Context
 
 SIXTH = float(np.float32(1) / np.float32(6))
 INVERSE_2688 = float(np.float32(1 / 2688))
@@ -45,7 +45,8 @@ def before_rounding(xp: Namespace, scale: Array, format: Block) -> tuple[Array, 
     if not isinstance(format.scale, BinadeFormat):
         raise TypeError(f"{format.scale} has no significand")
     inverse = xp.minimum(divide32(xp, 0 * scale + ONE, scale), LARGEST)
-    return nearest_value(xp, scale, format.scale), xp.where(scale == 0, 0, inverse)
+    none = (scale == 0) | (scale == BINARY32.infinity)
+    return nearest_value(xp, scale, format.scale), xp.where(none, 0, inverse)
 
 
 def by_nearest(xp: Namespace, whole: Array, top: float, most: float) -> Array:
