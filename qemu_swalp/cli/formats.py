@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import re
 import runpy
 from collections.abc import Sequence
@@ -89,13 +90,13 @@ def picture_path(path: str, formats: Sequence[str]) -> Path:
 
 def read_format(text: str) -> Format:
     """The format of an argument. Raises ValueError if arrays cannot be rounded to it."""
-    if "<" not in text and Path(text).exists():
-        raise ValueError(
-            f"{text!r} is a file or folder where a format is expected, such as 'e4m3fn'"
-        )
     try:
         format = parse(text)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
+        if os.path.exists(text):
+            raise ValueError(
+                f"{text!r} is a file or folder where a format is expected, such as 'e4m3fn'"
+            ) from error
         raise ValueError(str(error)) from error
     element_and_unit(format)
     return format

@@ -16,6 +16,7 @@ from ..ops.encode import BlockCodes
 from ..ops.pack import pack
 from .host_arrays import in_own_dtype
 from .ml_dtypes import to_ml_dtypes
+from .quantization_config import json_object
 from .state_dict import QuantizedTensor
 from .tensor_files import write_tensors
 
@@ -67,7 +68,8 @@ def save_compressed_tensors(
     Raises
     ------
     ValueError: if an array is of another name, shape or format, if its rows are not filled by
-        groups, or if `activations` goes with other weights than these.
+        groups, if `activations` goes with other weights than these, or if `config.json` is there
+        and no JSON object.
     OSError: if a file cannot be written.
     ImportError: without safetensors or ml_dtypes.
 
@@ -109,7 +111,7 @@ def save_compressed_tensors(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "config.json"
-    others = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
+    others = json_object(config) if config.exists() else {}
     write_tensors(folder / "model.safetensors", stored, metadata)
     text = json.dumps(others | {"quantization_config": said}, indent=2)
     config.write_text(text + "\n", encoding="utf-8")

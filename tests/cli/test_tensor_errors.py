@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import qemu_swalp as q
+from qemu_swalp.cli import main
 from tests.cli.models import WEIGHT, Capture
 from tests.cli.test_cli import complaint
 
@@ -114,6 +115,17 @@ def test_errors_are_one_line_and_exit_code_2(
     there = sorted(tmp_path.iterdir())
     assert words in complaint(capsys, *arguments.format(folder=tmp_path).split())
     assert sorted(tmp_path.iterdir()) == there
+
+
+def test_a_file_is_no_format_unless_it_is_called_so(
+    capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("int8", "weights"):
+        (tmp_path / name).mkdir()
+    assert main(["show", "int8"]) == 0
+    capsys.readouterr()
+    assert "'weights' is a file or folder where a format is" in complaint(capsys, "show", "weights")
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,16 @@ def test_activations_go_with_8_bits(capsys: pytest.CaptureFixture[str], tmp_path
     )
 
 
+@pytest.mark.parametrize("text", ["[]", "{"])
+def test_a_damaged_configuration_stays(text: str, tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(text)
+    coded = q.quantize_state_dict({"fc.weight": WEIGHT}, "mxfp4")
+    with pytest.raises(ValueError, match=r"config\.json: .*JSON"):
+        q.save_compressed_tensors(tmp_path, coded)
+    assert [each.name for each in tmp_path.iterdir()] == [config.name]
+
+
 @pytest.mark.parametrize("format", ["nvfp4", "nvfp4_torchao", "mxfp4", "fp8_128x128"])
 def test_zeros_stay_zeros(format: str, tmp_path: Path) -> None:
     coded = q.quantize_state_dict({"fc.weight": np.zeros((128, 128), np.float32)}, format)
