@@ -157,9 +157,8 @@ def emulate(
     TypeError: for arguments of other types.
     ValueError: if the recipe is empty; if it rounds the optimizer's tensors, or there are phases,
         and there is no optimizer; if a phase has delayed scaling; if something could not be
-        applied; if a pattern of `exclude` or of
-        the recipe's `overrides` matches nothing. The model is
-        then as before.
+        applied; if a pattern of `exclude` or of the recipe's `overrides` matches nothing. The model
+        is then as before.
 
     >>> import keras, numpy as np
     >>> model = keras.Sequential(

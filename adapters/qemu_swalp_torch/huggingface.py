@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 import torch
 
@@ -22,9 +22,9 @@ from .model.handle import SiteHandle
 FILE = "qemu_swalp.pt"
 """In a checkpoint's folder, beside the optimizer's."""
 
-ATTACHED: WeakKeyDictionary[Averager, Attachment] = WeakKeyDictionary()
-"""Averager → what a training has attached. The Trainer tells nobody when one ends by an exception:
-the next one, also with another callback, takes it away.
+ATTACHED: WeakSet[Attachment] = WeakSet()
+"""What trainings have attached. The Trainer tells nobody when one ends by an exception: the next
+one, also with another callback, takes it away.
 """
 
 
@@ -129,13 +129,14 @@ def checkpoint_callback(
                 self.load(ours["attributes"]["saved_in"])
             self.loaded = False
             for each in averagers:
-                ATTACHED[each] = each.attach(optimizer)
+                ATTACHED.add(each.attach(optimizer))
 
         def leave(self, *_: Any, **__: Any) -> None:
             """Count no more steps."""
             for each in averagers:
-                if each in ATTACHED:
-                    ATTACHED.pop(each).remove()
+                for attachment in each.attachments.standing():
+                    if attachment in ATTACHED:
+                        attachment.remove()
 
         on_train_end = leave
 

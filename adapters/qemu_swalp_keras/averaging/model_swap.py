@@ -150,9 +150,10 @@ def restore_iterate(model: keras.Model) -> bool:
     """Give a model back the weights that it trains, if an average stands in it.
 
     Use it after a swap that was left open, or to train on with a model that was saved while the
-    average stood in it. `swap_average` saves so, and `ModelCheckpoint` or `BackupAndRestore` beside
-    `SwapAverage(on_epoch_end=True)`. `SwapAverage` does this by itself when `fit` begins. Weights
-    that were written since, as by `load_weights`, stay.
+    average stood in it. Such are models saved within `swap_average`, and those that
+    `ModelCheckpoint` or `BackupAndRestore` saved beside `SwapAverage(on_epoch_end=True)`.
+    `SwapAverage` does this by itself when `fit` begins. Weights that were written since, as by
+    `load_weights`, stay.
 
     Returns
     -------

@@ -32,9 +32,9 @@ def update_bn(data: Any, model: Any, *, batch_size: int = 32, steps: int | None 
 
     Parameters
     ----------
-    data : an array; a tuple (x, y) or (x, y, sample_weight); a dict of arrays. Or an iterable of
-        batches, each in the forms that `fit` accepts: x, (x, y), (x, y, sample_weight), with x as
-        the model's input. `keras.utils.PyDataset`, `tf.data.Dataset`, PyTorch's DataLoader and
+    data : an array; a tuple (x, y) or (x, y, sample_weight); a dict of arrays; or an iterable of
+        batches. A batch has a form that `fit` accepts: x, (x, y) or (x, y, sample_weight), with x
+        as the model's input. `keras.utils.PyDataset`, `tf.data.Dataset`, PyTorch's DataLoader and
         generators are such iterables.
     model : any model that is built.
     batch_size : elements of arrays to work on at a time.

@@ -28,14 +28,14 @@ def quantize_elementwise(
     float64 values. `qemu_swalp.training.functional` has the operations of each function, the same
     as in PyTorch.
 
-    Rounded are softmax, the normalizations, nonlinearities, `Add` and its kin, average pooling,
-    the gates of recurrent layers, dropout's multiplication. In layers of your own they are the
+    Rounded are softmax, the normalizations, nonlinearities, `Add` and its kin, average pooling, the
+    gates of recurrent layers and dropout's multiplication. So are, in layers of your own, the
     functions of `keras.ops` and the operators + - * / ** of tensors. A bias that is added to a
     product belongs to that product. What gradients add where a tensor is used twice is not rounded,
     nor are moving statistics and metrics. Second derivatives are refused.
 
     The loss is rounded where a model computes it, in `compute_loss`. That is the one that `compile`
-    is given or a subclass computes, with its weights, regularizers, and what layers `add_loss`. It
+    is given or a subclass computes, with its weights, regularizers, and what `add_loss` adds. It
     goes by the name "loss" in `exclude`, and "loss/elementwise" in overrides. A loss that a
     training loop of your own computes past `model.compute_loss` stays as it is.
 
@@ -46,9 +46,9 @@ def quantize_elementwise(
     recipe : its section `elementwise`, or the name of a preset. The operations of layer `norm1` go
         by the name `norm1/elementwise` in its overrides.
     exclude : layers that are left out, by type, name or predicate.
-    uncovered : what to do about a function that is not rounded, such as `keras.ops.cumsum`, or
-        `tf.exp` of the backend itself. "raise" at the call or in the layer's first, "warn", or
-        "ignore".
+    uncovered : what to do about a function that is not rounded: "raise", "warn" or "ignore". One of
+        Keras, such as `keras.ops.cumsum`, is seen at each call; one of the backend itself, such as
+        `tf.exp`, in the layer's first.
     seed : of the random bits, which depend on (seed, operation, place of the layer in the model,
         number of its calls in training, or otherwise). None: another one for each model that is
         given none in this process, the same in the next run.

@@ -242,6 +242,13 @@ class QuantizedBase(InPhases, keras.optimizers.Optimizer):
         for name, values in held.items():
             while (key := f"{name}{len(values)}") in store.keys():  # noqa: SIM118  (no mapping)
                 values.append(np.array(store[key]))
+        if held[ITERATE] and len(held[ITERATE]) != len(self._entries):
+            raise ValueError(
+                f"The file holds the average as the weights, and beside it {len(held[ITERATE])}"
+                f" variables to train on from, and {self.name} was built for"
+                f" {len(self._entries)}. Build it first, by"
+                " optimizer.build(model.trainable_variables)"
+            )
         self._load_variables(
             {key: store[key] for key in store.keys() if not key.startswith((ITERATE, KEPT, SINCE))}  # noqa: SIM118
         )
@@ -251,13 +258,6 @@ class QuantizedBase(InPhases, keras.optimizers.Optimizer):
             self._take_recipes()
         if (swap := self._standing()) is not None:
             swap.forget()
-        if held[ITERATE] and len(held[ITERATE]) != len(self._entries):
-            raise ValueError(
-                f"The file holds the average as the weights, and beside it {len(held[ITERATE])}"
-                f" variables to train on from, and {self.name} was built for"
-                f" {len(self._entries)}. Build it first, by"
-                " optimizer.build(model.trainable_variables)"
-            )
         if held[ITERATE]:
             swap = Swap(self.average_by_variable, automatic=True)
             variables = [entry.variable for entry in self._entries]

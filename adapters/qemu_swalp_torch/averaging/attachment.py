@@ -40,7 +40,8 @@ class Attachment:
         self.optimizer, self.begin, self.count = ref(optimizer), begin, count
         self.trained: dict[str, Tensor] = {}
         """The averaged parameters that the optimizer has."""
-        self.has_warned = False
+        self.untouched = 0
+        """How many steps in a row had nothing for any of these."""
         self.running: list[tuple[int, bool]] = []
         """Of each step that has begun: depth of its call, and whether it is none."""
         self.versions: dict[int, int] = {}
@@ -110,18 +111,24 @@ class Attachment:
             self.count(self)
 
     def _check_touched(self) -> None:
-        """Warn, once, where the step had nothing for any of the averaged parameters."""
+        """Warn where two steps in a row had nothing for any of the averaged parameters: one alone
+        may be made to please a schedule.
+        """
         trained = {name: p for name, p in self.trained.items() if p.requires_grad}
-        if self.has_warned or not trained:
-            return
-        if all(
-            p.grad is None and version_of(p) == self.versions.get(id(p)) for p in trained.values()
+        if not trained or any(
+            p.grad is not None or version_of(p) != self.versions.get(id(p))
+            for p in trained.values()
         ):
-            self.has_warned = True
+            self.untouched = 0
+            return
+        self.untouched += 1
+        if self.untouched == 2:
+            names = list(trained)
+            more = f" and {len(names) - 8} more" if names[8:] else ""
             warnings.warn(
-                f"this step found no gradient for {', '.join(trained)}, which are averaged; if the"
-                " model has other tensors in their place by now, make an averager of the whole"
-                " model, which follows it",
+                f"two steps found no gradient for {', '.join(names[:8])}{more}, which are averaged;"
+                " if the model has other tensors in their place by now, make an averager of the"
+                " whole model, which follows it",
                 stacklevel=2,
             )
 

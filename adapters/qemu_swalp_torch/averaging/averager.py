@@ -187,10 +187,10 @@ class Averager:
         """Update after every step of the optimizer, of its rounded weights. The handle's `remove()`
         ends it.
 
-        Steps that a GradScaler skips do not count, nor do those with zero gradients at a rate of 0
-        by which `torch.distributed.checkpoint` initializes an optimizer. With `include_start` and
-        `start=0` the present weights count. What Accelerate or Lightning made of an optimizer
-        counts by the one within it.
+        Steps that a GradScaler skips do not count, nor do those without gradients, nor those with
+        zero gradients at a rate of 0 by which `torch.distributed.checkpoint` initializes an
+        optimizer. With `include_start` and `start=0` the present weights count. What Accelerate,
+        Lightning or Fabric made of an optimizer counts by the one within it.
 
         Raises
         ------

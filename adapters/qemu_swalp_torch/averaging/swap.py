@@ -78,9 +78,6 @@ class Saved:
     def forget(self) -> None:
         """Keep what the model holds."""
         self.stands, self.values = False, {}
-        for handle in self.at_next_use:
-            handle.remove()
-        self.at_next_use = []
         STANDING.discard(self)
 
     def settle(self, what: str) -> None:
@@ -106,16 +103,24 @@ class Saved:
         if self.stands and isinstance(self.model, nn.Module):
             for module in self.model.modules():
                 self.at_next_use += [
-                    module.register_forward_pre_hook(_AtNextUse(self), prepend=True),
+                    module.register_forward_pre_hook(_AtNextForward(self), prepend=True),
                     module.register_state_dict_pre_hook(  # type: ignore[no-untyped-call]
                         _AtNextUse(self)
                     ),
                 ]
 
+    def leave_model(self) -> None:
+        """Take the hooks off the model, once nothing is to be restored."""
+        if not self.stands:
+            for handle in self.at_next_use:
+                handle.remove()
+            self.at_next_use = []
+
 
 class _AtNextUse:
-    """Pre-hook of `forward` and `state_dict` that restores; copies of the model have one without
-    effect.
+    """Pre-hook of `state_dict` that restores; copies of the model have one without effect.
+
+    It stays where it is: PyTorch is going through the hooks that it is among.
     """
 
     def __init__(self, saved: Saved | None) -> None:
@@ -127,7 +132,16 @@ class _AtNextUse:
                 self.saved.restore()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _AtNextUse, (None,)
+        return type(self), (None,)
+
+
+class _AtNextForward(_AtNextUse):
+    """Pre-hook of `forward` that does so too, and takes all of them off."""
+
+    def __call__(self, *_: Any) -> None:
+        super().__call__()
+        if self.saved is not None:
+            self.saved.leave_model()
 
 
 STANDING: WeakSet[Saved] = WeakSet()

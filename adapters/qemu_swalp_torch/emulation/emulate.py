@@ -353,7 +353,7 @@ class Emulation:
         ------
         ValueError: if a weight has no codes of its own, since it is rounded at random, under scales
             of calls before, transformed, or along no one of its axes. So it is in bilinear layers,
-            transposed convolutions in groups and weights of `einsum`).
+            transposed convolutions in groups and weights of `einsum`.
 
         >>> model = nn.Linear(64, 32)
         >>> handle = emulate(model, None, "mxfp8")

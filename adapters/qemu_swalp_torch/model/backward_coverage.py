@@ -12,6 +12,7 @@ import inspect
 import threading
 import weakref
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -63,11 +64,13 @@ class Expected:
         parameter = getattr(node, "variable", None)
         if module is None and parameter is None:
             return self.origins.find(node_number(node))
+        return self.places.get(id(parameter if module is None else module))
+
+    @cached_property
+    def places(self) -> dict[int, Place]:
+        """id of a module or parameter of the model → where it is."""
         scope = self.scope()
-        found: Place | None = None
-        if scope is not None:
-            found = scope.place_of(parameter if module is None else module)
-        return found
+        return {} if scope is None else scope.places()
 
 
 class ExpectedForwards(threading.local):

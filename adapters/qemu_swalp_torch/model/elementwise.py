@@ -53,8 +53,8 @@ def quantize_elementwise(
         tensor is used twice is not rounded.
     exclude : which of them not, and what is in them neither.
     uncovered : what to do about an operation that is not known, or made by a custom kernel: "raise"
-        at the first forward, "warn", or "ignore". So of those that autograd Functions make in the
-        first backward; hooks on gradients, which often only look, are left alone.
+        at the first forward, "warn", or "ignore". The same holds for those that autograd Functions
+        make in the first backward; hooks on gradients, which often only look, are left alone.
     seed : of the random bits, which depend on (seed, operation, index of the module in the model,
         number of its calls in the present mode of the model). None as in `quantize_activations`.
 

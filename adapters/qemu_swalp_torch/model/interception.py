@@ -10,7 +10,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .._compat import (
     call_impl_of,
@@ -138,17 +138,15 @@ class ModuleScope(NotScriptable):
             return False
         return self.report is None or is_wanted(self)
 
-    def place_of(self, what: nn.Module | Tensor) -> Place | None:
-        """Where in the model a module is, or a parameter; None if it is not."""
-        modules = dict(named_modules(self.module))
+    def places(self) -> dict[int, Place]:
+        """id of a module of the model, or of a parameter → where it is."""
+        modules, found = dict(named_modules(self.module)), dict[int, Place]()
         for name, module in modules.items():
-            if what is module or any(what is p for p in module.parameters(recurse=False)):
-                return Place(
-                    name,
-                    _is_rounded(modules, name, "products"),
-                    _is_rounded(modules, name, "elementwise"),
-                )
-        return None
+            rounded = (_is_rounded(modules, name, s) for s in ("products", "elementwise"))
+            place = Place(name, *rounded)
+            for part in (module, *module.parameters(recurse=False)):
+                found.setdefault(id(part), place)
+        return found
 
     def sites_within(self) -> list[Any]:
         """The sites of all modules within."""

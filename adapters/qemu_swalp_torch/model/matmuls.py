@@ -163,8 +163,8 @@ def register_gemms(kind: type[nn.Module], forward: Callable[..., Any]) -> None:
     kind : a module type with a forward of its own; subclasses that keep that forward are known with
         it.
     forward : called as forward(module, rules, *inputs, **options) in its place. It multiplies by
-        any function of PyTorch. Or, to say what is the weight and to name a product's random
-        streams, by `linear`, `matmul` or `convolution` of `qemu_swalp_torch.ops.matmul`. These take
+        any function of PyTorch. To say what is the weight and to name a product's random streams,
+        it calls `linear`, `matmul` or `convolution` of `qemu_swalp_torch.ops.matmul`. These take
         `rules.of()` for an input and a weight, `rules.of_activations()` for two activations. Each
         product of several has a name: `rules.of(".gate")`.
 

@@ -223,8 +223,8 @@ def names_from(
             return None
         cleaned = iter(without_wrappers(name for names in given for name in names or ()))
         return [list(islice(cleaned, len(names or ()))) for names in given]
-    pairs, known = list(named), dict[int, str]()
-    for (_, p), name in zip(pairs, without_wrappers(name for name, _ in pairs), strict=True):
+    known: dict[int, str] = {}
+    for name, p in named:
         known.setdefault(id(p), name)
     for g, group in enumerate(groups):
         for i, p in enumerate(group["params"]):

@@ -71,9 +71,9 @@ def quantize_optimizer(
 
     Parameters
     ----------
-    opt : any `torch.optim.Optimizer`, fused and foreach ones included, or what Accelerate or
-        Lightning made of it; parameters of any shape in float16, bfloat16, float32 or float64,
-        plain or DTensor.
+    opt : any `torch.optim.Optimizer`, fused and foreach ones included, or what Accelerate,
+        Lightning or Fabric made of it; parameters of any shape in float16, bfloat16, float32 or
+        float64, plain or DTensor.
     recipe : `qemu_swalp.training.Recipe`, or the name of a preset such as "swalp8"; its roles
         weight, gradient, momentum (`momentum_buffer`, `exp_avg`), accumulator and the names in
         `state` count here. A second moment (`exp_avg_sq`) needs a wide format: in a narrow one it
@@ -144,7 +144,9 @@ def quantize_optimizer(
     if model is not None:
         model_names.remember(model)
         recipe = model_names.placed(recipe, model)
-    named = model_names.named_parameters(model) if model is not None else named_parameters
+    named = None if named_parameters is None else model_names.unwrapped(named_parameters)
+    if model is not None:
+        named = model_names.named_parameters(model)
     names = names_from(opt.param_groups, named) if recipe.overrides else None
     if names is not None:
         check_overrides(recipe, names, model)

@@ -105,6 +105,13 @@ def without_wrappers(names: Iterable[str]) -> list[str]:
     return cleaned
 
 
+def unwrapped(named: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """(name, parameter) pairs of which the model is not known, `without_wrappers`."""
+    pairs = list(named)
+    names = without_wrappers(name for name, _ in pairs)
+    yield from zip(names, (parameter for _, parameter in pairs), strict=True)
+
+
 def _wrapped(model: nn.Module) -> dict[str, str]:
     """Raw name of each wrapper → what it calls the module that it wraps."""
     inner = ((raw, _inner_name(module)) for raw, module in model.named_modules())

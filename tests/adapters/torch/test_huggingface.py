@@ -2,7 +2,9 @@
 every section of a recipe.
 """
 
+import gc
 import shutil
+import weakref
 
 import pytest
 import torch
@@ -96,23 +98,37 @@ def test_a_trainer_uninterrupted_resumed_and_with_evaluation(same, tmp_path):
         assert [h.state_dict()["layers.0"]["training"] for h in run.handles[:2]] == [STEPS] * 2
 
 
-def test_each_step_counts_once_after_an_exception(tmp_path):
+def fail(folder, parts, callback):
+    """A training that ends by an exception after its third step."""
     transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    parts = Parts()
 
     class Fails(transformers.TrainerCallback):
         def on_step_end(self, arguments, state, control, **_):
             if state.global_step == 3:
                 raise ArithmeticError
 
+    with pytest.raises(ArithmeticError):
+        trainer(folder, parts, callback, Fails()).train()
+
+
+def test_each_step_counts_once_after_an_exception(tmp_path):
+    parts = Parts()
     ours = checkpoint_callback(parts.averager)
     for folder, callback in ("a", ours), ("b", checkpoint_callback(parts.averager)):
-        with pytest.raises(ArithmeticError):
-            trainer(tmp_path / folder, parts, callback, Fails()).train()
+        fail(tmp_path / folder, parts, callback)
     assert parts.averager.step == 6
     trainer(tmp_path / "last", parts, ours).train()
     assert parts.averager.step == 6 + STEPS
     assert not parts.averager.attached
+
+
+def test_an_exception_keeps_no_average_in_memory(tmp_path):
+    parts = Parts()
+    averager = weakref.ref(parts.averager)
+    fail(tmp_path, parts, checkpoint_callback(parts.averager))
+    del parts
+    gc.collect()
+    assert averager() is None
 
 
 def test_several_averages_are_resumed_and_two_callbacks_refused(same, tmp_path):

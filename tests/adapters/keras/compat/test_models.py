@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 from qemu_swalp_keras import _compat
 
 from tests.adapters.keras.conftest import BACKEND, data, network
@@ -187,10 +188,9 @@ def test_state_layers() -> None:
     assert not hasattr(layer, "state")
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX's trainer")
 def test_in_variables_and_state_of() -> None:
-    """JAX's trainer hands its variables from step to step, in this order."""
-    if BACKEND != "jax":
-        return
+    """It hands its variables from step to step, in this order."""
     model = network()
     model.compile("sgd", "mse", metrics=["mae"])
     model.train_on_batch(*data())

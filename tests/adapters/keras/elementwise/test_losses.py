@@ -120,7 +120,7 @@ def test_whatever_makes_the_loss(way, eager):
     weights = {"loss_weights": {"a": 0.3, "b": 0.7}} if way == "several" else {}
     model = compiled(quantize_elementwise(make(), ELEMENTWISE), loss, run_eagerly=eager, **weights)
     y = {"a": Y, "b": Y} if way == "several" else Y
-    history = model.fit(X, y, verbose=0, class_weight=options.pop("class_weight", None), **options)
+    history = model.fit(X, y, verbose=0, **options)
     assert is_rounded(history.history["loss"][0])
 
 

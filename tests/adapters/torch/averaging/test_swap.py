@@ -98,6 +98,20 @@ def test_or_by_the_next_use_of_the_averager(same, abandon, use):
     assert not run.averager.swapped
 
 
+def test_hooks_of_others_are_called_and_ours_go_with_the_next_forward(same):
+    run, called = Run().step(3), []
+    iterate = run.state()
+    drop(run.averager)
+    run.model.register_state_dict_pre_hook(lambda *_: called.append("state_dict"))
+    same(dict(run.model.state_dict()), dict(run.model.state_dict()))
+    assert called == ["state_dict"] * 2
+    same(run.state(), iterate)
+    run.model(X)
+    for module in run.model.modules():
+        hooks = [*module._forward_pre_hooks.values(), *module._state_dict_pre_hooks.values()]
+        assert len(hooks) == (module is run.model)
+
+
 def test_a_second_swap_a_step_and_an_update_while_one_stands_are_refused_and_change_nothing(same):
     run = Run().step(3)
 

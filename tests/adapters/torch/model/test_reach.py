@@ -223,7 +223,7 @@ class Calls(nn.Module):
 
 EYE = torch.eye(8)
 BAGS = torch.arange(8).reshape(2, 4)
-ONE = torch.zeros((), dtype=torch.int64)
+START = torch.zeros((), dtype=torch.int64)
 FP8 = torch.ones(16, 16).to(torch.float8_e4m3fn)
 REFUSED = {
     "sparse": (lambda x: torch.sparse.mm(EYE.to_sparse(), x), "_sparse_addmm"),
@@ -289,7 +289,7 @@ def test_loops_of_higher_order_are_refused_by_name():
 
     def looped(x):
         with torch.no_grad():
-            return while_loop(lambda i, y: i < 2, lambda i, y: (i + 1, y @ EYE), (ONE, x))[1]
+            return while_loop(lambda i, y: i < 2, lambda i, y: (i + 1, y @ EYE), (START, x))[1]
 
     model = Calls(looped)
     quantize_gemms(model, ALL)

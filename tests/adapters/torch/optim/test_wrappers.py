@@ -2,6 +2,7 @@
 
 import importlib.util
 import io
+from collections import OrderedDict
 from contextlib import nullcontext
 
 import pytest
@@ -126,6 +127,15 @@ def test_names_that_a_wrapped_model_gives(on_grid, how):
         quantize_optimizer(
             torch.optim.SGD(wrapped.named_parameters()), Recipe("bf16", overrides={"2.*": None})
         )
+
+
+def test_a_part_that_a_model_calls_module_keeps_its_name(on_grid):
+    """Where the model is known; of pairs alone nobody can tell it from DDP's."""
+    model = nn.Sequential(OrderedDict(module=nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))))
+    recipe = Recipe("fixed<8,4>", overrides={"module.0.*": None})
+    quantize_optimizer(torch.optim.SGD(model.parameters(), 0.1), recipe, model=model)
+    assert not on_grid(model.module[0].weight, recipe.weight)
+    assert on_grid(model.module[1].weight, recipe.weight)
 
 
 def test_fabrics_modules_have_the_names_of_those_within():
