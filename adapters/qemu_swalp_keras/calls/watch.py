@@ -71,7 +71,7 @@ def probe(
         return
     flat = tree.flatten(inputs)
     traced = [i for i, x in enumerate(flat) if ops.is_tensor(x)]
-    variables = [*layer.variables, *getattr(layer, "metrics_variables", ())]
+    variables = [*layer.variables, *(layer.metrics_variables if policy.is_of_loss else ())]
     values = [(v, v.value) for v in variables]
 
     def function(*tensors: Any) -> None:

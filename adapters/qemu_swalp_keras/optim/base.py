@@ -277,10 +277,11 @@ class QuantizedBase(InPhases, keras.optimizers.Optimizer):
         """At the end of `fit`: the average becomes the model's weights, with `swa_finalize`; not
         after an exception. An average that stood in them is gone before callbacks write others.
         """
-        if (swap := self._standing()) is not None and swap.automatic:
+        finished = not fit_was_interrupted()
+        if finished and (swap := self._standing()) is not None and swap.automatic:
             swap.undo_unless_rewritten()
         self._finalize_ema(var_list)
-        if not fit_was_interrupted():
+        if finished:
             self.finalize_average()
 
     def _finalize_ema(self, var_list: Sequence[Any]) -> None:
