@@ -68,8 +68,8 @@ def save_compressed_tensors(
     Raises
     ------
     ValueError: if an array is of another name, shape or format, if its rows are not filled by
-        groups, if `activations` goes with other weights than these, or if `config.json` is there
-        and no JSON object.
+        groups, or if `activations` goes with other weights than these. Also if `config.json` is
+        there and no JSON object.
     OSError: if a file cannot be written.
     ImportError: without safetensors or ml_dtypes.
 

@@ -5,6 +5,7 @@ figures and duration, as `qemu-swalp report … --lines` collects them.
 from __future__ import annotations
 
 import base64
+import json
 import re
 import tempfile
 from functools import lru_cache
@@ -127,7 +128,13 @@ def made_by(experiment: str) -> str:
     """Command, number of runs, their time, and where they were made."""
     parts = []
     for _, settings, _, seconds in _results(experiment):
-        runs = [line for line in _lines() if line["experiment"] == experiment]
+        record = json.loads(json.dumps(settings.record()))
+        rest = {key: value for key, value in record.items() if key not in settings.chosen}
+        runs = [
+            line
+            for line in _lines()
+            if line["experiment"] == experiment and rest.items() <= line["settings"].items()
+        ]
         processors = sorted({line["environment"]["processor"] for line in runs})
         pythons = sorted({line["environment"]["versions"]["python"] for line in runs})
         command = settings.command(experiment, everywhere=True)
