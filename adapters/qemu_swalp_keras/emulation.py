@@ -47,7 +47,7 @@ class Emulation:
     @property
     def recipe(self) -> Recipe:
         """The recipe, under phases the present one."""
-        since = self.optimizer.phase.since if len(self.phases.recipes) > 1 else 0
+        since = self.optimizer.phase.since if self.phases.several else 0
         return self.phases.at(since)
 
     def remove(self) -> tuple[Any, Any]:
@@ -70,7 +70,7 @@ class Emulation:
     def __str__(self) -> str:
         lines = [*self._optimizer_lines(), *self._activation_lines(), *self._product_lines()]
         lines += self._elementwise_lines()
-        if len(self.phases.recipes) > 1:
+        if self.phases.several:
             now = f"now from step {self.optimizer.phase.since} on"
             lines += [("phases", f"{self.phases!r}".removeprefix("Phases "), now, "", "")]
         lines += [("", f"uncovered: {what}", "", "", "") for what in self.uncovered]
@@ -178,13 +178,12 @@ def emulate(
         raise TypeError(
             f"model must be a Keras model, got {type(model).__module__}.{type(model).__qualname__}"
         )
-    several = len(phases.recipes) > 1
     sections = {section for _, each in phases.recipes for section in each.sections}
     if not sections and not phases.at(0).allow_empty:
         raise ValueError("nothing to round: the recipe is empty")
     if "optimizer" in sections and optimizer is None:
         raise ValueError("the recipe rounds the optimizer's tensors; pass the optimizer")
-    if several and optimizer is None:
+    if phases.several and optimizer is None:
         raise ValueError("phases count the optimizer's steps; pass the optimizer")
     named = list(named_layers(model))
     check_choice_of_layers(model, "exclude", exclude)
@@ -209,8 +208,8 @@ def emulate(
     for section, options in own.items():
         if section in sections:
             options |= {"exclude": exclude, "seed": seed, "uncovered": uncovered}
-            put(rounded, section, phases if several else phases.at(0), **options)
-    if several:
+            put(rounded, section, phases if phases.several else phases.at(0), **options)
+    if phases.several:
         wrapped.phase.models.update((model, rounded))
     return Emulation(rounded, wrapped, phases, tuple(missing), model)
 
@@ -255,7 +254,7 @@ def _optimizer(
 ) -> Any:
     """The optimizer wrapped, where there is something for it to round or average."""
     recipes = [recipe for _, recipe in phases.recipes]
-    wraps = average or len(recipes) > 1 or "optimizer" in recipes[0].sections
+    wraps = average or phases.several or "optimizer" in recipes[0].sections
     if optimizer is None or not wraps:
         return optimizer
     left_out = {
@@ -279,5 +278,5 @@ def _optimizer(
 
     phases = phases.map(of_optimizer)
     swa: dict[str, Any] = {f"swa_{key}": value for key, value in options.items()}
-    given = phases if len(recipes) > 1 else phases.at(0)
+    given = phases if phases.several else phases.at(0)
     return QuantizedOptimizer(optimizer, given, seed=seed, **swa)

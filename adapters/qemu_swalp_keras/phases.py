@@ -52,7 +52,7 @@ def _make_train_function(method: Callable[..., Any]) -> Callable[..., Any]:
 def _phases(model: Any) -> list[Any]:
     """The phases of the optimizers of a compiled model, where there are several."""
     found = quantized_within(getattr(model, "optimizer", None))
-    return [optimizer.phase for optimizer in found if optimizer.phase.several]
+    return [optimizer.phase for optimizer in found if optimizer.phase.phases.several]
 
 
 class PhasedStep:

@@ -53,6 +53,11 @@ class Phases:
             )
         object.__setattr__(self, "recipes", tuple(made))
 
+    @property
+    def several(self) -> bool:
+        """Whether a recipe follows another."""
+        return len(self.recipes) > 1
+
     def at(self, step: int) -> Recipe:
         """The recipe by which step number `step` is made."""
         check_int("step", step, 0, 2**62)

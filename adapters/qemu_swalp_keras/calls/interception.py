@@ -33,7 +33,7 @@ def install() -> None:
     around_layer_calls(_layer_call, _add_state)
     before_from_config(_with_policy)
     keep_policies_of_models(_config_of, _give)
-    replace_backend_function("compute_output_spec", _not_within)
+    replace_backend_function("compute_output_spec", inferring())  # shapes
     replace_backend_function("core.remat", repeated)
 
 
@@ -93,14 +93,3 @@ def _ready(layer: Any) -> None:
 
 def _symbolic(structure: Any) -> bool:
     return any(isinstance(x, keras.KerasTensor) for x in tree.flatten(structure))
-
-
-def _not_within(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Shapes are inferred without rounding."""
-
-    @wraps(function)
-    def unrounded(*args: Any, **kwargs: Any) -> Any:
-        with inferring():
-            return function(*args, **kwargs)
-
-    return unrounded

@@ -36,16 +36,7 @@ def _leave_metrics() -> None:
     """Metrics measure, also those that `compute_loss` keeps of each loss."""
     for kind in vars(keras.metrics).values():
         if isinstance(kind, type) and "update_state" in kind.__dict__:
-            replace_method(kind, "update_state", _unrounded)
-
-
-def _unrounded(function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
-    def unrounded(*args: Any, **options: Any) -> Any:
-        with paused():
-            return function(*args, **options)
-
-    return unrounded
+            replace_method(kind, "update_state", paused())
 
 
 def _rounded(compute_loss: Callable[..., Any]) -> Callable[..., Any]:

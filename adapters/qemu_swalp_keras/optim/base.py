@@ -226,7 +226,7 @@ class QuantizedBase(InPhases, keras.optimizers.Optimizer):
     def save_own_variables(self, store: Any) -> None:
         """The optimizer's variables; and, while an average stands in the weights, the iterate."""
         self._save_variables(store)
-        if self.phase.several:
+        if self.phase.phases.several:
             store[SINCE] = np.array(self.phase.since)
         if (swap := self._standing()) is not None:
             weights = swap.before(entry.variable for entry in self._entries)
@@ -253,7 +253,7 @@ class QuantizedBase(InPhases, keras.optimizers.Optimizer):
             {key: store[key] for key in store.keys() if not key.startswith((ITERATE, KEPT, SINCE))}  # noqa: SIM118
         )
         self.phase.forget()
-        if self.phase.several and SINCE in store.keys():  # noqa: SIM118
+        if self.phase.phases.several and SINCE in store.keys():  # noqa: SIM118
             self.phase.enter(int(np.array(store[SINCE])))
             self._take_recipes()
         if (swap := self._standing()) is not None:

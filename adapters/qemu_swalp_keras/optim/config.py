@@ -30,11 +30,6 @@ class Settings:
         """The first one."""
         return self.phases.at(0)
 
-    @property
-    def in_phases(self) -> bool:
-        """Whether there are several recipes."""
-        return len(self.phases.recipes) > 1
-
     @staticmethod
     def of(
         call: str,
@@ -78,7 +73,7 @@ class Settings:
         """Plain values, from which `of` makes the same settings."""
         rule = self.averaging
         return {
-            "recipe": (self.phases if self.in_phases else self.recipe).to_dict(),
+            "recipe": (self.phases if self.phases.several else self.recipe).to_dict(),
             "seed": self.seed,
             "swa_start": None if rule is None else rule.start,
             "swa_cycle": 1 if rule is None else rule.cycle,
@@ -110,4 +105,4 @@ def restored(config: Mapping[str, Any]) -> dict[str, Any]:
     """A saved config with its recipe, which may be empty: that was settled when it was saved."""
     phases = phases_of(config["recipe"]) or Phases({0: Recipe.from_dict(config["recipe"])})
     phases = phases.map(lambda recipe: replace(recipe, allow_empty=True))
-    return {**config, "recipe": phases if len(phases.recipes) > 1 else phases.at(0)}
+    return {**config, "recipe": phases if phases.several else phases.at(0)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakSet
@@ -32,11 +32,6 @@ class Phase:
         self._known: int | None = None
         self._calls = 0
         self._held = 0
-
-    @property
-    def several(self) -> bool:
-        """Whether there is more than one."""
-        return len(self.phases.recipes) > 1
 
     @property
     def until(self) -> int | None:
@@ -87,7 +82,7 @@ class Phase:
         ------
         ValueError: if the update is traced in a function that the user compiles, and so cannot.
         """
-        if self._held or not self.several:
+        if self._held or not self.phases.several:
             return
         if has_value(tensor(self._optimizer.iterations)):
             self.change()
@@ -136,6 +131,8 @@ class InPhases:
 
     phase: Phase
     _entries: Sequence[Entry] = ()
+    _give_first_value: Callable[[Entry], None]
+    """Round one variable, and start the state from it."""
 
     def change_phase(self) -> bool:
         """Under phases: go on by the recipe of the present step, as `fit`, `train_on_batch` and
@@ -162,10 +159,6 @@ class InPhases:
         self._take_recipes()
         for entry in self._entries:
             self._give_first_value(entry)
-
-    def _give_first_value(self, entry: Entry) -> None:
-        """Round one variable, and start the state from it."""
-        raise NotImplementedError
 
 
 def _release_accumulator(entry: Entry) -> None:

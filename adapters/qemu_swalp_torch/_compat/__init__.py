@@ -1,7 +1,7 @@
 """Private API of PyTorch: all that this adapter touches of it, and nothing of it anywhere else.
 
 Each item says what it is for. All were seen in PyTorch 2.13; for each there is a contract test in
-`tests/adapters/torch/test_compat.py`, which fails where a release changes it.
+`tests/adapters/torch/compat`, which fails where a release changes it.
 """
 
 from .autograd import (

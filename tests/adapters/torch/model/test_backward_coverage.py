@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from qemu_swalp.training import Recipe
 from tests.helpers.dispatched import ALL
+from tests.helpers.torch_functions import Copied
 
 EYE = torch.eye(8)
 X = torch.linspace(-1, 1, 32).reshape(4, 8)
@@ -24,11 +25,7 @@ def multiplied(g):
     return g @ EYE
 
 
-class Multiplying(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
+class Multiplying(Copied):
     @staticmethod
     def backward(ctx, g):
         return multiplied(g)
@@ -201,11 +198,7 @@ def test_in_what_a_module_checkpoints(reentrant):
 
 
 def test_elementwise_operations_of_functions_are_told():
-    class Doubling(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x):
-            return x.clone()
-
+    class Doubling(Copied):
         @staticmethod
         def backward(ctx, g):
             return 2 * g
