@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,27 +11,14 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from qemu_swalp._util.checks import check_int
-from qemu_swalp.interop.torch import array_of, is_dtensor, tensor_of
-from qemu_swalp.training import SWAG, AverageState, Averaging, Policy, Quantizer
-from qemu_swalp.training.seeds import seed_for
+from qemu_swalp.training import Averaging, Policy, Quantizer
 
 from ..optim.wrappers import hooked_by
-from ..tensors.arrays import TensorQuantizer
 from .attachment import Attachment, Attachments
+from .running import Running, rule_of
 from .source import Source
-from .state import check_state
 from .swap import Swap, Swaps
-from .tensors import (
-    Iterate,
-    Weights,
-    array_like,
-    as_array,
-    check_fit,
-    copy_into,
-    named_tensors,
-    placed_like,
-    real_view,
-)
+from .tensors import Weights, check_fit, copy_into, named_tensors
 
 
 class Averager:
@@ -102,33 +88,16 @@ class Averager:
     ) -> None:
         parsed = None if quantizer is None else Quantizer.parse(quantizer)
         default = Averaging(start, cycle, include_start, parsed, seed, nonfinite=nonfinite)
-        if policy is not None and not isinstance(policy, Policy):
-            raise TypeError(
-                "policy must be a qemu_swalp.training.Policy, such as EMA(decay=0.999), or None, "
-                f"got {policy!r}"
-            )
-        if policy is not None and default != Averaging():
-            raise TypeError(
-                "policy and the arguments that make one exclude each other: give start, cycle, "
-                f"include_start, nonfinite, quantizer and seed to {type(policy).__name__}"
-            )
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-            raise TypeError(f"dtype must be a floating torch.dtype or None, got {dtype!r}")
-        rule = policy or default
-        if rule.quantizer is not None or isinstance(rule, SWAG):
-            with seed_for("average", rule.seed) as drawn:
-                rule = replace(rule, seed=drawn)
-        if rule.quantizer is not None:
-            rule = replace(rule, quantizer=TensorQuantizer.of(rule.quantizer, "all", "average"))
-        self.exact = getattr(rule, "exact", None) is not None
-        self.dtype = dtype
         self.source = Source(model, buffers, trainable_only)
-        self.source.check(self.exact)
-        self.rule: Policy = self.source.with_layouts(rule)
+        self.running = Running(self.source, rule_of(policy, default), dtype)
         self.swaps = Swaps(self.source)
         self.step = -1
-        self.state: AverageState = self.rule.init()
         self.attachments = Attachments(self.source, self.swaps)
+
+    @property
+    def rule(self) -> Policy:
+        """The policy, with its seed and what its quantizer knows of the layers."""
+        return self.running.rule
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -138,7 +107,7 @@ class Averager:
     @property
     def n_averaged(self) -> int:
         """Number of iterates in the average."""
-        return self.state.n_averaged
+        return self.running.state.n_averaged
 
     @torch.no_grad()
     def update(self, step: int | None = None) -> None:
@@ -157,31 +126,8 @@ class Averager:
             )
         self.swaps.settle("update")
         if self.rule.due(step):
-            self._include(step)
+            self.running.include(step)
         self.step = step
-
-    def _include(self, step: int) -> None:
-        """Average the weights, which are due after `step` updates, unless they are not finite."""
-        parameters = self.source.check(self.exact)
-        arrays = {name: array_of(real_view(p)) for name, p in parameters.items()}
-        self.rule.check_parameters(arrays, self.state)
-        if self.rule.admits(arrays, step):
-            dtypes = {name: self._real_dtype_of(p) for name, p in parameters.items()}
-            state = self._beside(parameters)
-            self.state = self.rule.add(Iterate(parameters, dtypes, self.exact), state)
-
-    def _beside(self, parameters: Mapping[str, Tensor]) -> AverageState:
-        """The state where the parameters are now: on their device, and in their shards."""
-        kept = self.state.value
-        if kept is None:
-            return self.state
-        value = {
-            key: array_like(kept[key], p, self.exact)
-            for name, p in parameters.items()
-            for key in self.rule.keys(name)
-            if key in kept
-        }
-        return self.state._replace(value=value)
 
     def attach(self, optimizer: Optimizer) -> Attachment:
         """Update after every step of the optimizer, of its rounded weights. The handle's `remove()`
@@ -219,11 +165,7 @@ class Averager:
 
         ValueError before the first, and where the model lacks a parameter that was averaged.
         """
-        dtype = torch.float32
-        for p in self.parameters.values():
-            dtype = torch.promote_types(dtype, self._real_dtype_of(p))
-        averages = self.rule.average(self.state, str(dtype).removeprefix("torch."))
-        return self._as_tensors(averages)
+        return self.running.average()
 
     def sample(self, index: int = 0, scale: float = 0.5) -> dict[str, Tensor]:
         """Weights drawn from the Gaussian of `SWAG`, by name; see `SWAG.sample`. `swap(weights)`
@@ -231,32 +173,7 @@ class Averager:
 
         TypeError if the policy is another one, or the model is sharded. ValueError as in `average`.
         """
-        if not isinstance(self.rule, SWAG):
-            raise TypeError(
-                "sample() needs the policy qemu_swalp.training.SWAG, and this averager has"
-                f" {type(self.rule).__name__}"
-            )
-        sharded = [name for name, p in self.parameters.items() if is_dtensor(p)]
-        if sharded:
-            raise TypeError(
-                f"{sharded[0]} is a DTensor, and samples are drawn for whole tensors; load the"
-                " averager's state into one of an unsharded model"
-            )
-        return self._as_tensors(self.rule.sample(self.state, index, scale))
-
-    def _as_tensors(self, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
-        parameters = self.parameters
-        gone = sorted(set(arrays) - set(parameters))
-        if gone:
-            raise ValueError(
-                f"the model has no parameter {', '.join(gone)} any more, which was averaged; make a"
-                " new averager for a model that was changed"
-            )
-        tensors = {name: tensor_of(value).clone() for name, value in arrays.items()}
-        return {
-            name: torch.view_as_complex(x) if parameters[name].is_complex() else x
-            for name, x in tensors.items()
-        }
+        return self.running.sample(index, scale)
 
     def swap(self, weights: Mapping[str, Tensor] | None = None) -> Swap[Averager]:
         """A context in which the model's parameters hold the average, in their own dtype; at its
@@ -329,46 +246,16 @@ class Averager:
         Zeros stand where nothing is kept yet, so that a distributed checkpoint finds the tensors
         that it loads.
         """
-        kept = self.state.value or {}
-        values = {
-            key: tensor_of(kept[key]).clone() if key in kept else self._zeros(p)
-            for name, p in self.parameters.items()
-            for key in self.rule.keys(name)
-        }
-        return {
-            "rule": self.rule.record(),
-            "step": self.step,
-            "n_averaged": self.n_averaged,
-            "score": self.state.score,
-            "values": values,
-        }
+        return self.running.state_dict(self.step)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`. ValueError, and no change, where it is damaged or of another
         model or rule.
         """
         self.swaps.settle("load_state_dict()")
-        expected = self.state_dict()
-        check_state(state, expected)
-        value: dict[str, Any] = {}
-        for key, ours in expected["values"].items():
-            loaded = placed_like(state["values"][key], ours).to(ours.dtype, copy=True)
-            value[key] = as_array(loaded, self.exact)
-        self.rule = replace(self.rule, seed=state["rule"]["seed"])
-        self.state = AverageState(
-            state["n_averaged"], value if state["n_averaged"] else None, state["score"]
-        )
+        self.running.load_state_dict(state)
         self.step = state["step"]
-
-    def _zeros(self, p: Tensor) -> Tensor:
-        dtype = torch.int64 if self.exact else self._real_dtype_of(p)
-        return torch.zeros_like(real_view(p), dtype=dtype, requires_grad=False)
 
     def dtype_of(self, name: str) -> torch.dtype:
         """The dtype that a parameter is averaged in."""
-        dtype, p = self._real_dtype_of(self.parameters[name]), self.parameters[name]
-        return dtype.to_complex() if p.is_complex() else dtype
-
-    def _real_dtype_of(self, p: Tensor) -> torch.dtype:
-        """The dtype that a parameter's numbers, or their parts, are averaged in."""
-        return self.dtype or torch.promote_types(p.dtype.to_real(), torch.float32)
+        return self.running.dtype_of(name)

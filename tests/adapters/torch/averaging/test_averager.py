@@ -115,7 +115,7 @@ class TestPolicies:
         same(averager.average()["p"], policy.average(state)["p"])
         same(resumed.average()["p"], policy.average(state)["p"])
         assert averager.n_averaged == resumed.n_averaged == state.n_averaged
-        assert resumed.state.score == averager.state.score
+        assert resumed.running.state.score == averager.running.state.score
 
     def test_keep_none_of_the_models_memory(self, same, policy, shape):
         p = torch.nn.Parameter(grid_points(shape, 0))
@@ -144,7 +144,7 @@ def test_a_score_of_the_model_sees_the_average_in_it(same):
         averager.update()
     assert seen == [[[1.0, 1.0]], [[2.0, 2.0]], [[1.5, 1.5]]]
     assert model.weight.tolist() == [[2.0, 2.0]]
-    assert averager.state.score == 0
+    assert averager.running.state.score == 0
     same(averager.average()["weight"], torch.full((1, 2), 1.5))
 
 
