@@ -17,7 +17,7 @@ from ..arrays import numpy_namespace
 from ..arrays.dtypes import SOURCE_DTYPES, SourceDtype
 from ..formats import BinadeFormat, Block, Squeezed, TableFormat
 from ..formats.binade import binade
-from ..formats.scale import GGML, SEARCH_RULES, candidates_of
+from ..formats.scale import GGML, SEARCH_RULES, VENDOR_RULES, candidates_of
 from ..reference.binary32 import bits32
 from ..reference.context import BINARY32, BINARY64, Target
 from ..reference.element import parts
@@ -197,7 +197,8 @@ def _scaling(arrays: _Arrays, source: SourceDtype, format: Block, given: bool) -
     if format.second is not None:
         scaling.scale_max32 = bits32(most or scale.max)
         scaling.scale_least32 = bits32(scale.min_positive)
-        scaling.full_range32 = bits32(format.top * scale.max)
+        if format.rule in VENDOR_RULES:
+            scaling.full_range32 = bits32(format.top * scale.max)
     return scaling
 
 

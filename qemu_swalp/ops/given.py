@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import Array, Namespace, host
+from ..arrays import Array, Namespace, host, numpy_namespace
 from ..arrays.dtypes import SOURCE_DTYPES
 from ..formats import Block, Format
 from ..reference.blocks import blocks_shape
@@ -78,7 +78,7 @@ def _as_array(xp: Namespace, x: Array, name: str, values: Any, floating: bool) -
         right = dtype in SOURCE_DTYPES if floating else "int" in dtype and not dtype.startswith("q")
         if not right:
             raise TypeError(f"{name} must be {kind} numbers, got dtype {dtype}; convert them")
-        return values
+        return values if floating else _in_32_bits(xp, values)
     plain = None
     if isinstance(values, int | float | list | tuple | np.ndarray | np.generic):
         with contextlib.suppress(TypeError, ValueError):
@@ -93,9 +93,15 @@ def _as_array(xp: Namespace, x: Array, name: str, values: Any, floating: bool) -
         with np.errstate(over="ignore"):
             bits = plain.astype(np.float32).view(np.int32)
         return xp.floats(xp.reshape(xp.table(bits.reshape(-1), 32, x), plain.shape), "float32")
-    if plain.size and not -1 <= int(plain.min()) <= int(plain.max()) < 2**31:
-        plain = np.clip(plain, -1, 2**31 - 1)  # neither is a zero point
+    plain = _in_32_bits(numpy_namespace(), plain)
     return xp.reshape(xp.table(plain.reshape(-1), 32, x), plain.shape)
+
+
+def _in_32_bits(xp: Namespace, points: Array) -> Array:
+    """As int32; what does not fit becomes -1 or 2^31 - 1, which are no zero points."""
+    if xp.dtype(points) in ("int64", "uint64"):  # the upper half of uint64 wraps to below 0
+        points = xp.clip(xp.cast(points, 64), -1, 2**31 - 1)
+    return xp.cast(points, 32)
 
 
 def _in_shape(xp: Namespace, x: Array, format: Block, name: str, values: Array) -> Array:
@@ -141,7 +147,7 @@ def _check_values(ctx: Context, format: Block, given: Given) -> None:
                 f"scales of {format} must be {wanted}, got {_first(given.scales, invalid)}"
             )
     if given.zero_points is not None and xp.concrete(given.zero_points):
-        invalid = outside(xp.cast(given.zero_points, 32), format)
+        invalid = outside(given.zero_points, format)
         if xp.any(invalid):
             raise ValueError(
                 f"zero_points of {format} must be from 0 to {int(format.element.max)}, got"

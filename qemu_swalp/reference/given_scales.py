@@ -25,7 +25,7 @@ class Given(NamedTuple):
     scales: Array
     """Floating numbers."""
     zero_points: Array | None = None
-    """Integers."""
+    """int32."""
 
 
 class Fixed(NamedTuple):

@@ -11,19 +11,20 @@ from ..formats import Squeezed
 from .binary32 import to_binary32
 from .block_round import narrowed
 from .context import BINARY32, BINARY64, Context
+from .element import parts
 
 LOG_2 = math.log(2)
 
 
 class Squeeze(NamedTuple):
-    """|y| = exp(log_top·(log|x| - mean)/reach), by arrays of one number in `dtype`."""
+    """|y| = exp(ln(top)·(log|x| - mean)/reach), by arrays of one number in `dtype`."""
 
     dtype: SourceDtype
     mean: Array
     """Of log|x|."""
     reach: Array
     """How far the greatest log|x| is above it; 0 where all are equal, or there is none."""
-    log_top: float
+    format: Squeezed
 
 
 def squeeze_of(ctx: Context, x: Array, format: Squeezed) -> Squeeze:
@@ -39,9 +40,8 @@ def squeeze_of(ctx: Context, x: Array, format: Squeezed) -> Squeeze:
     # the mean of equal logarithms may differ from them by its last bits
     spread, tolerance = xp.max_over(xp.abs(distance), axes), 2.0 ** (3 - own.dtype.precision)
     equal = spread <= tolerance * _at_least_one(xp, xp.abs(mean))
-    return Squeeze(
-        own.dtype, mean, xp.where(equal, 0 * mean, xp.max_over(distance, axes)), format.log_top
-    )
+    reach = xp.where(equal, 0 * mean, xp.max_over(distance, axes))
+    return Squeeze(own.dtype, mean, reach, format)
 
 
 def squeezed(ctx: Context, x: Array, squeeze: Squeeze) -> Array:
@@ -51,8 +51,13 @@ def squeezed(ctx: Context, x: Array, squeeze: Squeeze) -> Array:
     special = (magnitude == 0) | (magnitude >= own.dtype.infinity)
     reach = xp.where(squeeze.reach > 0, squeeze.reach, 1 + 0 * squeeze.reach)
     logs = xp.where(special, squeeze.mean, _logs(own, magnitude, special))
-    y = xp.exp((logs - squeeze.mean) * (squeeze.log_top / reach))
-    bits = xp.where(special, magnitude, own.magnitude_bits(y))
+    distance = logs - squeeze.mean
+    y = own.magnitude_bits(xp.exp(distance * (squeeze.format.log_top / reach)))
+    # the greatest becomes `top` itself, whatever the last bits of an exponential are
+    binade, fraction = parts(own.dtype, squeeze.format.top)
+    top = ((binade + own.dtype.bias) << own.dtype.mantissa) + fraction
+    y = xp.where(distance >= reach, top, xp.minimum(y, top))
+    bits = xp.where(special, magnitude, y)
     return own.floats(own.signed(bits, ctx.negative(x)))
 
 
@@ -62,7 +67,7 @@ def unsqueezed(ctx: Context, x: Array, y: Array, squeeze: Squeeze) -> Array:
     magnitude = own.magnitude_bits(y)
     special = (magnitude == 0) | (magnitude >= own.dtype.infinity)
     logs = _logs(own, magnitude, special)
-    power = logs * (squeeze.reach / squeeze.log_top) + squeeze.mean
+    power = logs * (squeeze.reach / squeeze.format.log_top) + squeeze.mean
     # the logarithm of the greatest numbers, rounded, may be one of none
     most = LOG_2 * (own.dtype.bias + 1) * (1 - 2.0 ** (1 - own.dtype.precision))
     values = xp.exp(xp.minimum(power, most + 0 * power))

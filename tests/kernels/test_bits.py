@@ -23,6 +23,7 @@ from tests.helpers.samples import (
     blocks_of,
     formats,
 )
+from tests.kernels import differential
 
 RANDOM = q.RandomBits(2**40 + 3, q.stream_id("weight", 5), 2**31 + 7, offset=6)
 
@@ -268,3 +269,41 @@ def test_scales_at_the_ends_of_float32(format: str, dtype: str) -> None:
                 f(x, format, rounding, random=random) for f in (q.quantize, by_program)
             )
             assert (bits(got) == bits(expected)).all(), (low, high, rounding)
+
+
+@pytest.mark.parametrize("instructions", differential.INSTRUCTIONS)
+@pytest.mark.parametrize(
+    ("format", "numbers", "dtype"),
+    [
+        # lifted by their scale beyond the greatest number of the source dtype
+        ("block<bf16,axis=1,size=64,scale=fp16,second=float<8,23>>", [0.25, 1, 2, -3], "bfloat16"),
+        ("block<float<8,23>,axis=1,size=16,scale=e5m2>", [2.2e37, 9.1e37, -2.7e38], "float32"),
+        ("block<float<8,23>,axis=1,size=8,scale=float<8,23>,rule=ggml>", [1.5, -3, 2], "float32"),
+        # infinities times the inverse 0 of a scale that vanishes
+        ("block<float<3,0>,axis=-1,size=32,scale=float<3,2>,rule=ggml>", [np.inf], "float32"),
+        # the inverse of a scale beyond float32
+        ("block<e4m3fn,axis=-1,size=8,scale=bf16,rule=ggml,top=0.5>", [3e38, -1, 2], "bfloat16"),
+        # quotients below the least subnormal number
+        ("int<4>", [16.58, -1e-323, 5e-324, 2e-323], "float64"),
+        ("int<4>", [16.58, -2.8e-45, 1.4e-45, 5.6e-45], "float32"),
+    ],
+)
+def test_ends_of_the_source_dtype(
+    format: str, numbers: list[float], dtype: str, instructions: str
+) -> None:
+    with np.errstate(over="ignore"):
+        x = np.tile(np.array(numbers).astype(array(dtype).dtype), (3, 80))
+    for rounding in ROUNDINGS:
+        for overflow in (None, "saturate", "nan"):
+            options = {"overflow": overflow}
+            if "stochastic" in rounding:
+                options["random"] = RANDOM
+            found = differential.differs(
+                differential.Case(x, format, rounding, options, instructions)
+            )
+            assert not found, (rounding, overflow)
+
+
+def test_random_cases() -> None:
+    """Some of what `python -m tests.kernels.differential` tries for as long as it is told to."""
+    assert not [seed for seed in range(400) if differential.differs(differential.case(seed))]

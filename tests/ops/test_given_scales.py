@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,6 +146,28 @@ def test_scales_that_a_graph_does_not_know() -> None:
     scales = np.float32([0.5, -1.0, np.inf])
     r = np.asarray(jax.jit(lambda a, s: q.quantize(a, "int<8,axis=0>", scales=s))(x, scales))
     assert np.isnan(r).all(1).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint64", "uint32"])
+def test_zero_points_that_do_not_fit_32_bits(kind: str) -> None:
+    """None wraps around to one: an error where it is known, NaN where it is not."""
+    torch = pytest.importorskip("torch")
+    tf = pytest.importorskip("tensorflow")
+    x, far = np.ones((3, 2), np.float32), 2**31 + 3 if kind == "uint32" else 2**32 + 3
+    points = np.array([3, far, 2**31 - 1], kind)
+    format, scales = "int<8,zero_point,axis=0>", np.float32([0.5, 0.5, 0.5])
+    for convert in (np.array, torch.tensor, tf.constant):
+        with pytest.raises(ValueError, match=r"zero_points of .* must be from 0 to 255"):
+            q.quantize(
+                convert(x), format, scales=convert(scales), zero_points=convert(points[:2])[1]
+            )
+
+    def traced(a: Any, s: Any, z: Any) -> Any:
+        return q.quantize(a, format, scales=s, zero_points=z)
+
+    for compiled in (tf.function(traced), tf.function(traced, jit_compile=True)):
+        r = compiled(*map(tf.constant, (x, scales, points))).numpy()
+        assert np.isnan(r).all(1).tolist() == [False, True, True]
 
 
 x23 = np.ones((2, 3), np.float32)

@@ -84,6 +84,19 @@ def test_the_greatest_number_stays_finite(dtype: str) -> None:
     np.testing.assert_allclose(q.quantize(x, "s2fp8")[:2], x[:2], rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("format", ["squeezed<e5m2,top=57344>", "squeezed<e4m3fn,top=448>"])
+def test_the_greatest_magnitude_is_top(format: str, dtype: str) -> None:
+    """Exactly, where the top is the greatest element: no rounding takes it beyond, or below."""
+    rng = np.random.default_rng(5)
+    for _ in range(30):
+        x = np.exp(2 * rng.standard_normal(40)).astype(dtype)
+        for rounding in ("toward_positive", "toward_negative", "toward_zero", "to_odd"):
+            for sign in (1, -1):
+                found = q.quantize(sign * x, format, rounding)
+                np.testing.assert_allclose(found[x.argmax()], sign * x.max(), rtol=1e-3)
+
+
 def test_stochastic_is_unbiased_on_the_far_side() -> None:
     x = np.float64([*np.full(20_000, 0.3), 1e-3, 5.0])
     found = q.quantize(x, "s2fp8", "stochastic", random=q.RandomBits(0))[:20_000]

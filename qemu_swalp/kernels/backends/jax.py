@@ -18,7 +18,6 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 from ...arrays import Array, namespace_of
-from ...arrays._jax import NAMESPACE
 from ...arrays.dtypes import SourceDtype
 from ...random_bits import KEY_STEPS, MASK, ROUNDS, Counters, RandomBits
 from ...reference.context import Target
@@ -72,7 +71,7 @@ class JaxBackend(KernelBackend):
         given: Given | None = None,
     ) -> Array | None:
         kind, operands = _operands(random, x)
-        scales, words = _words_of(given, dtype)
+        scales, words = _words_of(given)
         if stored_call(dtype, target, x.ndim, kind, scales) is None:
             return None
         if isinstance(x, jax.core.Tracer):
@@ -94,7 +93,7 @@ def _operands(random: RandomBits | Array | None, x: Array) -> tuple[str, list[Ar
     return "words", [lax.convert_element_type(random, "uint32").reshape(x.shape)]
 
 
-def _words_of(given: Given | None, dtype: SourceDtype) -> tuple[str, list[Array]]:
+def _words_of(given: Given | None) -> tuple[str, list[Array]]:
     """(kind of the scales, their bits and the zero points as 32-bit words)."""
     if given is None:
         return "none", []
@@ -103,9 +102,7 @@ def _words_of(given: Given | None, dtype: SourceDtype) -> tuple[str, list[Array]
         scales = lax.convert_element_type(scales, "float32")
     words = [lax.bitcast_convert_type(scales, "uint32")]
     if points is not None:
-        points = NAMESPACE.cast(_flat(points), dtype.width)
-        points = NAMESPACE.clip(points, -1, 2**31 - 1)  # neither is a zero point
-        words.append(lax.bitcast_convert_type(NAMESPACE.cast(points, 32), "uint32"))
+        words.append(lax.bitcast_convert_type(_flat(points), "uint32"))
     return scales.dtype.name, words
 
 

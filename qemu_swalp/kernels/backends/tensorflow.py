@@ -96,7 +96,7 @@ class TensorflowBackend(KernelBackend):
 
         x = tf.convert_to_tensor(x)
         kind, operands = _operands(random, x)
-        scales, words = _words_of(given, dtype)
+        scales, words = _words_of(given)
         operands += words
         call = stored_call(dtype, target, x.shape.rank, kind, scales)
         if call is None:
@@ -119,7 +119,7 @@ def _operands(random: RandomBits | Array | None, x: Any) -> tuple[str, list[Any]
     return "words", [tf.bitcast(tf.reshape(random, tf.shape(x)), tf.uint32)]
 
 
-def _words_of(given: Given | None, dtype: SourceDtype) -> tuple[str, list[Any]]:
+def _words_of(given: Given | None) -> tuple[str, list[Any]]:
     """(kind of the scales, their bits and the zero points as 32-bit words)."""
     if given is None:
         return "none", []
@@ -128,9 +128,7 @@ def _words_of(given: Given | None, dtype: SourceDtype) -> tuple[str, list[Any]]:
         scales = tf.cast(scales, tf.float32)
     words = [tf.reshape(tf.bitcast(scales, tf.uint32), [-1])]
     if given.zero_points is not None:
-        points = NAMESPACE.cast(tf.reshape(given.zero_points, [-1]), dtype.width)
-        points = NAMESPACE.clip(points, -1, 2**31 - 1)  # neither is a zero point
-        words.append(tf.bitcast(NAMESPACE.cast(points, 32), tf.uint32))
+        words.append(tf.bitcast(tf.reshape(given.zero_points, [-1]), tf.uint32))
     return scales.dtype.name, words
 
 

@@ -66,8 +66,8 @@ QS_FUNCTION Number<C> number_of_bits(typename C::Word magnitude) {
   return number<C>(magnitude - base, int(field > 1 ? field : 1) + C::least_exponent - 1);
 }
 
-/// Magnitude bits of numbers of one significand, not 0, cut toward zero to the dtype (clause
-/// SRC-2). V: words, of signed exponents.
+/// Magnitude bits of numbers of one significand, not 0, cut toward zero to the dtype: at most its
+/// greatest number (clause SRC-2). V: words, of signed exponents.
 template <class C, class V>
 QS_FUNCTION V joined(V exponent, typename C::Word significand) {
   using Word = typename C::Word;
@@ -81,10 +81,12 @@ QS_FUNCTION V joined(V exponent, typename C::Word significand) {
   return select<V>(signed_of(field) < signed_of(infinite), bits, none + (C::infinity - 1));
 }
 
+/// Magnitude bits of a number, cut toward zero to the dtype; infinity beyond its binades.
 template <class C>
 QS_FUNCTION typename C::Word join(Number<C> x) {
   using Word = typename C::Word;
-  return x.significand == 0 ? 0 : joined<C, Word>(Word(x.exponent), x.significand);
+  if (x.significand == 0) return 0;
+  return x.exponent > C::bias ? C::infinity : joined<C, Word>(Word(x.exponent), x.significand);
 }
 
 /// Magnitude bits of sig·2^ulp rounded to nearest even; infinity beyond the range. `more`: whether

@@ -96,12 +96,12 @@ QS_FUNCTION uint32_t multiply32(uint32_t a, uint32_t b) {
   return product<Single>(number_of_bits<Single>(a), number_of_bits<Single>(b));
 }
 
-/// a/b, b finite; zero divided by zero is zero.
+/// a/b, not both infinite; zero divided by zero is zero.
 template <class V>
 QS_FUNCTION V divide32(V a, V b);
 template <>
 QS_FUNCTION uint32_t divide32(uint32_t a, uint32_t b) {
-  if (a == 0) return 0;
+  if (a == 0 || b == Single::infinity) return 0;
   if (a == Single::infinity || b == 0) return Single::infinity;
   const Number<Single> x = number_of_bits<Single>(a), y = number_of_bits<Single>(b);
   const uint64_t shifted = uint64_t(x.significand) << 40, quotient = shifted / y.significand;

@@ -23,7 +23,7 @@ QS_FUNCTION typename C::Word round_scaled(Mode mode, typename C::Word raw, typen
     const uint32_t scaled = multiply32(to_binary32<C>(finite), scale.inverse) | sign;
     const uint32_t r =
         rounded<Single, Shape::any>(mode, scaled, uint32_t(word >> (C::width - 32)), s32, f, 0);
-    const Number<Single> x = number_of_bits<Single>(least_of(r, largest32));
+    const Number<Single> x = number_of_bits<Single>(r);  // infinity: 2^128, beyond every range
     const Word magnitude_bits =
         join<C>({x.exponent, Word(x.significand) << (C::significand - Single::significand)});
     element = checked<C, Shape::any>(raw, magnitude_bits, s);

@@ -58,13 +58,14 @@ inline Doubles residual(Doubles x, Doubles q, Doubles s) {
 ///
 /// q is x/s to nearest. |x - q·s| is at most half a unit of q times s, and a multiple of a unit of
 /// q times a unit of s: as many bits as a significand, so it is a float unless it is less than one
-/// can be, and its sign tells on which side of q x/s lies.
+/// can be, and its sign tells on which side of q x/s lies. One that is rounded to zero keeps it: a
+/// quotient below q is odd then too, and none that is not zero becomes it.
 template <class B>
 inline VectorIn<B> quotient_to_odd(FloatsOf<B> x, FloatsOf<B> s) {
   using Vector = VectorIn<B>;
   const FloatsOf<B> q = x / s, rest = residual(x, q, s);
   const Vector cut = Vector(q) + Vector(signed_of(Vector(rest)) >> (B::width - 1));
-  return cut | one_where<Vector>(rest != FloatsOf<B>());
+  return cut | one_where<Vector>(Vector(rest) != Vector());
 }
 
 /// The same by `inverse`, 1/s to nearest, faster than by a division. x·(1/s) is less than 3 units
@@ -76,7 +77,7 @@ inline Vector32 quotient_to_odd(Floats x, Floats s, Floats inverse) {
   const Floats near = x * inverse, q = near + residual(x, near, s) * inverse;
   const Floats rest = residual(x, q, s);
   const Vector32 cut = Vector32(q) + Vector32(signed_of(Vector32(rest)) >> 31);
-  const Vector32 odd = cut | one_where<Vector32>(rest != Floats());
+  const Vector32 odd = cut | one_where<Vector32>(Vector32(rest) != Vector32());
   return lesser<Vector32>(odd & (Single::sign - 1), none + Single::infinity);
 }
 

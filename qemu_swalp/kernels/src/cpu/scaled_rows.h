@@ -86,14 +86,14 @@ QS_INLINE void round_inverse_run(M mode, const typename C::Stored* from, typenam
     const Vector scale = run.scales(i, count);
     const Floats inverse = Floats(run.extras(i, count)), factor = Floats(scale);
     const Vector raw = widened<C>(V::load(from + i, count)), magnitude = raw & (Single::sign - 1);
+    // An infinity times 0 is NaN, and is to stay beyond every range, as infinities do.
+    const Vector wide = Vector(Floats(magnitude) * inverse) & (Single::sign - 1);
     const Vector scaled =
-        select<Vector>(magnitude == none, none, Vector(Floats(magnitude) * inverse));
+        select<Vector>(magnitude == none, none, lesser<Vector>(wide, none + Single::infinity));
     const Vector word = is_stochastic(mode) ? V::words(words + i, count) : Vector();
     const Vector r =
         rounded<Single, Shape::regular>(mode, scaled | (raw & Single::sign), word, s, f, 0);
-    const Vector finite_r = lesser<Vector>(r, none + largest32);
-    const Vector product =
-        stored_product<C>(checked<Single, shape>(raw, finite_r, s), factor, by_float32);
+    const Vector product = stored_product<C>(checked<Single, shape>(raw, r, s), factor, by_float32);
     const auto spoiled = signed_of(scale) > signed_of(none + Single::infinity);
     V::store(to + i, select<Vector>(spoiled, none + C::nan, product), count);
   });
