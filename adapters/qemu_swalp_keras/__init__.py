@@ -32,6 +32,7 @@ except (ImportError, ValueError) as _error:
 from .averaging.callbacks import SwapAverage
 from .averaging.model_swap import restore_iterate, swap_average
 from .averaging.policy_callback import PolicyAverage
+from .averaging.saved import install as _install_averages
 from .averaging.update_bn import update_bn
 from .backend import backend as _backend
 from .calls.interception import install as _install_calls
@@ -46,7 +47,7 @@ from .layers.selection import COMPUTING_LAYERS
 from .layers.straight_through import quantize
 from .monitoring import Monitor
 from .optim.layouts import operand_layouts
-from .optim.schedule import SWALPSchedule
+from .optim.schedule import SWALPSchedule, SWASchedule
 from .optim.sgd import SGD
 from .optim.wrap import QuantizedOptimizer, unquantize_optimizer
 from .phases import install as _install_phases
@@ -59,6 +60,7 @@ _install_products()
 _install_elementwise()
 _install_operators()
 _install_phases()
+_install_averages()
 
 __all__ = [
     "COMPUTING_LAYERS",
@@ -69,6 +71,7 @@ __all__ = [
     "Quantize",
     "QuantizedOptimizer",
     "SWALPSchedule",
+    "SWASchedule",
     "SwapAverage",
     "UncoveredError",
     "disabled",

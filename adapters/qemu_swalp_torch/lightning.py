@@ -12,6 +12,7 @@ from torch import nn
 
 from qemu_swalp._util.checks import check_bool, check_int
 from qemu_swalp._util.extras import require
+from qemu_swalp.interop.torch import is_dtensor
 
 from .averaging.averager import Averager
 from .averaging.update_bn import update_bn
@@ -19,6 +20,11 @@ from .model.handle import disabled
 
 KEY = "qemu_swalp_torch.Average: "
 """What the keys of our states in Lightning's checkpoints begin with."""
+
+ITERATE = "iterate"
+"""Key within them: the weights that training goes on from, where the average stands in the model's
+place.
+"""
 
 
 def average_callback(
@@ -29,6 +35,7 @@ def average_callback(
     batchnorm_data: Iterable[Any] | None = None,
     call_fn: Callable[[nn.Module, Any], Any] | None = None,
     name: str | None = None,
+    save_average: bool = False,
 ) -> Any:
     """A `lightning.pytorch.Callback` that updates an averager after every step of one of the
     trainer's optimizers.
@@ -38,21 +45,25 @@ def average_callback(
     averager : of the LightningModule, or of a module in it; its start and cycle count optimizer
         steps. It goes into Lightning's checkpoints and comes back from them.
     validate : whether validation, testing and prediction see the average, computed without rounding
-        of activations, as soon as there is one; checkpoints hold the weights themselves. None: of
-        several averages of one model the first one listed, unless another has True.
+        of activations, as soon as there is one. None: of several averages of one model the first
+        one listed, unless another has True.
     optimizer : index of the optimizer, in the order of `configure_optimizers`.
     batchnorm_data, call_fn : loader by which `update_bn` sets the statistics of batch normalization
         each time that the average is shown, and how the averaged module is called; None: for models
         without batch normalization.
     name : under which checkpoints hold the state; None: the averager's policy and the names of its
         parameters. Averages that have both in common need a name each.
+    save_average : whether checkpoints hold the average as the model's weights, as soon as there is
+        one, so that whoever loads them has it. The weights that training goes on from are beside
+        it, in the callback's state. A callback resumes from either kind, whatever its own.
 
     Raises
     ------
     TypeError: if `averager` is not an Averager, or an argument has another type.
     ImportError: if neither lightning nor pytorch_lightning is installed.
     ValueError: when training starts, if there is no optimizer of that index, or if two averages of
-        one model have `validate=True`; when a checkpoint is loaded that has averages, and not this.
+        one model have `validate=True` or `save_average=True`; when a checkpoint is loaded that has
+        averages, and not this; when one is saved that has other names than the model.
 
     `Trainer(callbacks=[average_callback(averager)])` is all that it takes.
     """
@@ -62,6 +73,7 @@ def average_callback(
         )
     if validate is not None:
         check_bool("validate", validate)
+    check_bool("save_average", save_average)
     check_int("optimizer", optimizer, 0, 2**31)
     if name is not None and not isinstance(name, str):
         raise TypeError(f"name must be a string or None, got {name!r}")
@@ -78,6 +90,7 @@ def average_callback(
 
         def __init__(self) -> None:
             self.averager, self.validate, self.shows = averager, validate, bool(validate)
+            self.save_average = save_average
             self.shown = ExitStack()
             self.attached: Any = None
 
@@ -87,7 +100,10 @@ def average_callback(
             return f"{KEY}{name or f'{rule}, {crc32(names.encode()):x}'}"
 
         def setup(self, trainer: Any, module: Any, stage: str) -> None:
-            self.shows = averager in shown_of([c for c in trainer.callbacks if _is_ours(c)])
+            ours = [c for c in trainer.callbacks if _is_ours(c)]
+            self.shows = averager in shown_of(ours)
+            check_saved(ours)
+            save_with_averages(trainer)
 
         def on_train_start(self, trainer: Any, module: Any) -> None:
             self.leave()
@@ -137,10 +153,13 @@ def average_callback(
                 )
 
         def state_dict(self) -> dict[str, Any]:
-            return averager.state_dict()
+            iterate = {ITERATE: averager.iterate()} if save_average and averager.n_averaged else {}
+            return averager.state_dict() | iterate
 
         def load_state_dict(self, state: dict[str, Any]) -> None:
-            averager.load_state_dict(state)
+            averager.load_state_dict({k: x for k, x in state.items() if k != ITERATE})
+            if ITERATE in state:
+                averager.set_iterate(state[ITERATE])
 
     return Average()
 
@@ -166,3 +185,55 @@ def shown_of(callbacks: list[Any]) -> list[Averager]:
                     " pass validate=False to one of them"
                 )
     return list(shown)
+
+
+def check_saved(callbacks: list[Any]) -> None:
+    """ValueError where two averages that share a tensor are to be the weights of one checkpoint."""
+    seen: set[int] = set()
+    for averager in [c.averager for c in callbacks if c.save_average]:
+        ids = {id(p) for p in averager.parameters.values()}
+        if not seen.isdisjoint(ids):
+            raise ValueError(
+                "a checkpoint holds one average as the weights of a model, and two callbacks have"
+                " save_average=True; pass it to one of them"
+            )
+        seen |= ids
+
+
+def save_with_averages(trainer: Any) -> None:
+    """Let the weights in a trainer's checkpoints be those that its callbacks of averages say."""
+    strategy = trainer.strategy
+    inner = strategy.lightning_module_state_dict
+    if getattr(inner, "saves_averages", False):
+        return
+
+    def state_dict() -> dict[str, Any]:
+        state: dict[str, Any] = inner()
+        for callback in filter(_is_ours, trainer.callbacks):
+            _exchange(state, callback, strategy.lightning_module)
+        return state
+
+    state_dict.saves_averages = True  # type: ignore[attr-defined]
+    strategy.lightning_module_state_dict = state_dict
+
+
+def _exchange(state: dict[str, Any], callback: Any, module: nn.Module) -> None:
+    """Put the average, or the iterate while the average stands in the model, into a state dict."""
+    averager = callback.averager
+    if callback.save_average == averager.swapped or not averager.n_averaged:
+        return
+    weights = averager.average() if callback.save_average else averager.iterate()
+    keys = {id(x): key for key, x in module.state_dict(keep_vars=True).items()}
+    tensors = averager.source.all_buffers() | averager.parameters
+    for name, x in weights.items():
+        whole = x.full_tensor() if is_dtensor(x) else x
+        key = keys.get(id(tensors[name]))
+        if key is None and isinstance(tensors[name], nn.Parameter):
+            raise ValueError(
+                f"{name} is averaged, and the checkpoint has it under no name, so that nothing can"
+                " be put in its place; average the LightningModule or a module of it, under a"
+                " strategy that does not flatten parameters; or pass save_average=False"
+            )
+        if key in state:
+            like = state[key]
+            state[key] = (x if is_dtensor(like) else whole).to(like.device, like.dtype)

@@ -14,11 +14,13 @@ from .backends import (
 )
 from .models import (
     ConvLSTMCell as ConvLSTMCell,
+    SavedBeside as SavedBeside,
     SavedState as SavedState,
     StateLayer as StateLayer,
     add_state as add_state,
     around_epoch_end as around_epoch_end,
     before_calls as before_calls,
+    callbacks_beside as callbacks_beside,
     fit_was_interrupted as fit_was_interrupted,
     flat_layers as flat_layers,
     in_variables as in_variables,
@@ -27,6 +29,7 @@ from .models import (
     own_trainable_variables as own_trainable_variables,
     reads_state_to_train as reads_state_to_train,
     remove_state as remove_state,
+    save_beside_weights as save_beside_weights,
     state_of as state_of,
     sublayers as sublayers,
     trainer_trains as trainer_trains,

@@ -228,3 +228,37 @@ class StateLayer(keras.layers.Layer):
     def __init__(self, name: str) -> None:
         super().__init__(name=name, dtype="float32")
         self.built = True
+
+
+class SavedBeside(_KerasSaveable):
+    """What the files of a model's weights hold beside them: `save_own_variables`, if it has any,
+    and `load_own_variables`.
+    """
+
+    def _obj_type(self) -> str:
+        return "Metric"  # of the kinds that Keras saves the nearest: a few variables
+
+
+def save_beside_weights(name: str, make: Callable[[keras.Model], SavedBeside]) -> None:
+    """Let each model have, under a name of its own, what is saved and loaded with its weights.
+
+    Keras looks for such in the attributes of a model, those of its class included.
+    """
+
+    def beside(model: keras.Model) -> SavedBeside:
+        if name not in model.__dict__:
+            model.__dict__[name] = make(model)
+        return model.__dict__[name]
+
+    setattr(keras.Model, name, property(beside))
+
+
+def callbacks_beside(callback: keras.callbacks.Callback) -> list[keras.callbacks.Callback]:
+    """The callbacks among which the running hook of one is called, itself included; none where it
+    is called by hand.
+    """
+    for frame, _ in islice(traceback.walk_stack(sys._getframe()), 12):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, keras.callbacks.CallbackList) and callback in owner.callbacks:
+            return list(owner.callbacks)
+    return []

@@ -9,7 +9,7 @@ import keras
 
 from qemu_swalp._util.checks import check_bool
 
-from .._compat import around_epoch_end
+from .._compat import around_epoch_end, callbacks_beside
 from ..optim.swap import standing
 from .model_swap import (
     EVALUATION,
@@ -20,12 +20,14 @@ from .model_swap import (
     restore_iterate,
     swap_of,
 )
+from .policy_callback import PolicyAverage
+from .resuming import check_backup
 from .update_bn import update_bn, warn_of_statistics
 
 
 class SwapAverage(keras.callbacks.Callback):
-    """Evaluation and prediction, validation within `fit` included, use SWALP's average; training
-    uses the iterate.
+    """Evaluation and prediction, validation within `fit` included, use the optimizer's average, or
+    that of a `PolicyAverage`; training uses the iterate.
 
     Before the first average they use the iterate. If validation within `fit` is interrupted, the
     iterate is back at once; if an evaluation of its own or a callback at the end of an epoch is, at
@@ -40,11 +42,16 @@ class SwapAverage(keras.callbacks.Callback):
     batchnorm_data : data by which `update_bn` sets the statistics of batch normalization for the
         average, each time that it is swapped in: those of the iterates do not fit it. None: for
         models without batch normalization; for others there is a warning. False: without warning.
+        A `PolicyAverage(buffers=True)` averages the statistics, which then stand in the model too.
+    average : a `PolicyAverage` among the same callbacks, whose average it is; None: that which the
+        model's optimizer keeps.
 
     Raises
     ------
+    TypeError: if `average` is no `PolicyAverage`.
     ValueError: during `fit`, `evaluate` or `predict`, if the optimizer does not average, or an
-        average stands in the model already.
+        average stands in the model already; if `average` is not among the callbacks of `fit`;
+        beside a `BackupAndRestore` that saves within epochs.
 
     >>> import keras
     >>> from qemu_swalp.training import swalp
@@ -55,17 +62,28 @@ class SwapAverage(keras.callbacks.Callback):
     >>> _ = model.fit(x, x, validation_data=(x, x), callbacks=[SwapAverage()], epochs=2, verbose=0)
     """
 
-    def __init__(self, on_epoch_end: bool = False, batchnorm_data: Any = None) -> None:
+    def __init__(
+        self,
+        on_epoch_end: bool = False,
+        batchnorm_data: Any = None,
+        average: PolicyAverage | None = None,
+    ) -> None:
         super().__init__()
         check_bool("on_epoch_end", on_epoch_end)
+        if average is not None and not isinstance(average, PolicyAverage):
+            raise TypeError(f"average must be a PolicyAverage or None, got {average!r}")
         self.swap_on_epoch_end, self.batchnorm_data = on_epoch_end, batchnorm_data
+        self.average = average
         self._evaluation: ModelSwap | None = None
         self._epoch_end: ModelSwap | None = None
         self._remove_hooks: Callable[[], None] = _nothing
 
     def _swap(self, until: tuple[str, ...]) -> ModelSwap | None:
         """The entered swap; None before the first average."""
-        if not all(optimizer.n_averaged for optimizer in averaging_optimizers(self.model)):
+        average = self.average
+        if average is not None and not average.n_averaged:
+            return None
+        if average is None and not all(o.n_averaged for o in averaging_optimizers(self.model)):
             return None
         other = standing(self.model.trainable_variables)
         if isinstance(other, ModelSwap) and set(EVALUATION) <= set(other.until):
@@ -73,7 +91,10 @@ class SwapAverage(keras.callbacks.Callback):
                 "An average stands in the model already: another SwapAverage has put it there for"
                 " this evaluation. Pass one SwapAverage alone"
             )
-        swap = swap_of(self.model, automatic=True, until=until)
+        if average is None:
+            swap = swap_of(self.model, automatic=True, until=until)
+        else:
+            swap = average.swap_of(average.average(), automatic=True, until=until)
         swap.__enter__()
         try:
             self._set_batch_statistics()
@@ -85,7 +106,7 @@ class SwapAverage(keras.callbacks.Callback):
     def _set_batch_statistics(self) -> None:
         if self.batchnorm_data is not None and self.batchnorm_data is not False:
             update_bn(self.batchnorm_data, self.model)
-        elif self.batchnorm_data is None:
+        elif self.batchnorm_data is None and not (self.average and self.average.buffers):
             warn_of_statistics(self.model, "SwapAverage(batchnorm_data=training data), or False")
 
     def _end_evaluation(self) -> None:
@@ -100,14 +121,28 @@ class SwapAverage(keras.callbacks.Callback):
                 " evaluation, as SwapEMAWeights does. Pass one callback alone that swaps"
             )
 
+    def set_model(self, model: keras.Model) -> None:
+        """A `PolicyAverage` may be given to `evaluate` by this callback alone."""
+        super().set_model(model)
+        if self.average is not None and not self.average.is_of(model):
+            self.average.set_model(model)
+
     def on_train_begin(self, logs: Any = None) -> None:
-        """Check that the optimizer averages; back to the iterate, if an average stands.
+        """Check that something is averaged; back to the iterate, if an average stands.
 
         Raises
         ------
-        ValueError: if it does not; if it is a user's own swap that stands.
+        ValueError: if nothing is; if it is a user's own swap that stands.
         """
-        if self.model.built:  # on TensorFlow others are built in their first step
+        check_backup(self)
+        if self.average is not None:
+            if self.average not in callbacks_beside(self):
+                raise ValueError(
+                    "SwapAverage(average=...) shows what a PolicyAverage averages, and this one is"
+                    " not among the callbacks. Pass both: callbacks=[average,"
+                    " SwapAverage(average=average)]"
+                )
+        elif self.model.built:  # on TensorFlow others are built in their first step
             averaging_optimizers(self.model)
         before_training(self.model)
         self._remove_hooks()
@@ -128,13 +163,16 @@ class SwapAverage(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         """To the average, with `on_epoch_end`, if it is not there yet."""
-        averaging_optimizers(self.model)
+        if self.average is None:
+            averaging_optimizers(self.model)
         self._before_epoch_end()
 
     def on_train_end(self, logs: Any = None) -> None:
         """Back to the iterate; with `swa_finalize`, whose time was before, to the average."""
         self._remove_hooks()
         restored = restore_iterate(self.model)
+        if self.average is not None:
+            return
         optimizers = averaging_optimizers(self.model)
         if restored:
             for optimizer in optimizers:

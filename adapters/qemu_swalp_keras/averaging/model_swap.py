@@ -25,7 +25,7 @@ class ModelSwap(Swap):
     Parameters
     ----------
     model : which holds the values, and is what `with` gives.
-    values, automatic : as in `Swap`; what is refused is training.
+    values, automatic, by_optimizer : as in `Swap`; what is refused is training.
     until : before which calls of the model the automatic swap is undone.
     """
 
@@ -35,19 +35,31 @@ class ModelSwap(Swap):
         values: Values,
         automatic: bool = False,
         until: tuple[str, ...] = TRAINING,
+        by_optimizer: bool = True,
     ) -> None:
-        super().__init__(values, model.non_trainable_weights, automatic)
+        super().__init__(values, model.non_trainable_weights, automatic, by_optimizer)
         self.model, self.until = model, until
         self._remove_guards: list[Callable[[], None]] = []
+        self._was_set = False
 
     def __enter__(self) -> keras.Model:
         synchronize(self.model)
         super().__enter__()
-        self._remove_guards = [before_calls(self.model, self.until, self._before_call)]
         if not self.automatic:
             self._remove_guards.append(before_calls(self.model, EVALUATION, self._check_statistics))
         self._statistics = batch_statistics(self.model)
         return self.model
+
+    def hold(self, before: list[tuple[Any, np.ndarray]], kept: list[np.ndarray]) -> None:
+        super().hold(before, kept)
+        self._remove_guards = [
+            before_calls(self.model, self.until, self._before_call),
+            before_calls(self.model, ("set_weights",), self._note_that_it_is_set),
+        ]
+
+    def _note_that_it_is_set(self) -> None:
+        """Others have the last word, also where they give the very same values."""
+        self._was_set = True
 
     def _check_statistics(self) -> None:
         """Warn where the average is evaluated with the statistics of the iterates."""
@@ -67,7 +79,7 @@ class ModelSwap(Swap):
 
     def was_rewritten(self) -> bool:
         synchronize(self.model)
-        return super().was_rewritten()
+        return self._was_set or super().was_rewritten()
 
     def undo_unless_rewritten(self) -> bool:
         synchronize(self.model)

@@ -228,7 +228,7 @@ class QuantizedBase(InPhases, keras.optimizers.Optimizer):
         self._save_variables(store)
         if self.phase.phases.several:
             store[SINCE] = np.array(self.phase.since)
-        if (swap := self._standing()) is not None:
+        if (swap := self._standing()) is not None and swap.by_optimizer:
             weights = swap.before(entry.variable for entry in self._entries)
             for name, values in ((ITERATE, weights), (KEPT, swap.kept_before)):
                 for i, value in enumerate(values):
@@ -256,7 +256,7 @@ class QuantizedBase(InPhases, keras.optimizers.Optimizer):
         if self.phase.phases.several and SINCE in store.keys():  # noqa: SIM118
             self.phase.enter(int(np.array(store[SINCE])))
             self._take_recipes()
-        if (swap := self._standing()) is not None:
+        if (swap := self._standing()) is not None and swap.by_optimizer:
             swap.forget()
         if held[ITERATE]:
             swap = Swap(self.average_by_variable, automatic=True)

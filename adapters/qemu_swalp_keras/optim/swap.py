@@ -26,10 +26,19 @@ class Swap:
     values : variables and what they shall hold; called again when a change is looked for.
     kept : further variables, whose values at the beginning come back too.
     automatic : whether the next use undoes the swap. If not, the next use is refused.
+    by_optimizer : whether the values are an optimizer's average, which then saves what they
+        replaced.
     """
 
-    def __init__(self, values: Values, kept: Sequence[Any] = (), automatic: bool = False) -> None:
-        self._values, self._kept, self.automatic = values, kept, automatic
+    def __init__(
+        self,
+        values: Values,
+        kept: Sequence[Any] = (),
+        automatic: bool = False,
+        by_optimizer: bool = True,
+    ) -> None:
+        self._values, self._kept = values, kept
+        self.automatic, self.by_optimizer = automatic, by_optimizer
         self._before: list[tuple[Any, np.ndarray]] = []
         self._kept_before: list[np.ndarray] = []
 
@@ -61,6 +70,11 @@ class Swap:
         self._before, self._kept_before = before, kept
         for variable, _ in before:
             setattr(variable, ATTRIBUTE, self)
+
+    @property
+    def variables(self) -> list[Any]:
+        """Those that hold other values."""
+        return [variable for variable, _ in self._before]
 
     def before(self, variables: Iterable[Any]) -> list[np.ndarray]:
         """What variables held before the swap."""

@@ -210,6 +210,24 @@ class Averager:
         """Go on with the weights in the model after a swap that was not left."""
         self.swaps.forget()
 
+    def iterate(self) -> dict[str, Tensor]:
+        """Copies of what is averaged as training has it, by name; within `swap` of the model's
+        buffers, too.
+        """
+        if self.swaps.saved is not None and self.swapped:
+            return {name: x.clone() for name, x in self.swaps.saved.values.items()}
+        return {name: p.detach().clone() for name, p in self.parameters.items()}
+
+    def set_iterate(self, iterate: Mapping[str, Tensor]) -> None:
+        """Inverse of `iterate`. ValueError, and no change, where names or shapes are others.
+
+        RuntimeError within `swap`.
+        """
+        self.swaps.settle("set_iterate()")
+        targets = self.source.all_buffers() | self.parameters
+        check_fit(iterate, targets)
+        copy_into(iterate, targets)
+
     def apply_to(self, model: Weights) -> None:
         """Copy the average into another model's parameters, or for good into this one's.
 

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from qemu_swalp.interop.torch import array_of, is_dtensor, tensor_of
 from qemu_swalp.training import SWAG, AverageState, Averaging, Policy
+from qemu_swalp.training.averaging.saved import check_state
 from qemu_swalp.training.seeds import seed_for
 
 from ..tensors.arrays import TensorQuantizer
 from .source import Source
-from .state import check_state
 from .tensors import Iterate, array_like, as_array, placed_like, real_view
 
 

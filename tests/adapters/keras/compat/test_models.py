@@ -70,6 +70,50 @@ def test_saved_state_and_add_state(tmp_path: Path) -> None:
     assert len(model.weights) == 2
 
 
+def test_what_is_saved_beside_the_weights_of_a_model(tmp_path: Path) -> None:
+    class Note(_compat.SavedBeside):
+        seen: Any = None
+
+        def save_own_variables(self, store: Any) -> None:
+            store["note"] = np.arange(3)
+
+        def load_own_variables(self, store: Any) -> None:
+            self.seen = np.array(store["note"]) if "note" in store.keys() else ()  # noqa: SIM118
+
+    _compat.save_beside_weights("_qemu_swalp_test", lambda model: Note())
+    try:
+        inputs = keras.Input((4,))
+        for model in (network(), keras.Model(inputs, network()(inputs))):
+            for name in ("x.weights.h5", "x.keras"):
+                model.save(tmp_path / name) if name == "x.keras" else model.save_weights(
+                    tmp_path / name
+                )
+                model._qemu_swalp_test.seen = None
+                model.load_weights(tmp_path / name)
+                assert list(model._qemu_swalp_test.seen) == [0, 1, 2]
+            loaded = keras.models.load_model(tmp_path / "x.keras")
+            assert list(loaded._qemu_swalp_test.seen) == [0, 1, 2]
+    finally:
+        del keras.Model._qemu_swalp_test
+
+
+def test_callbacks_beside() -> None:
+    found: list[Any] = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_begin(self, logs: Any = None) -> None:
+            found.append(_compat.callbacks_beside(self))
+
+        on_test_begin = on_train_begin
+
+    look, other, model = Look(), keras.callbacks.TerminateOnNaN(), network()
+    look.on_train_begin()
+    model.compile("sgd", loss="mse")
+    model.fit(*data(8), callbacks=[look, other], verbose=0)
+    model.evaluate(*data(8), callbacks=[other, look], verbose=0)
+    assert [other in callbacks and look in callbacks for callbacks in found] == [False, True, True]
+
+
 def test_sublayers() -> None:
     inner = keras.Sequential([keras.layers.Dense(1)], name="inner")
     assert _compat.sublayers(keras.Sequential([inner])) == [inner]

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from qemu_swalp._util.checks import check_int
+from ..._util.checks import check_int
 
 
 def check_state(state: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """ValueError if an averager's state is damaged, or not of the form of the expected one."""
+    """ValueError if the saved state of an average is damaged, or not of the form of the expected
+    one: the policy's record as "rule", "step", "n_averaged", "score", and arrays by name as
+    "values".
+    """
     if set(state) != set(expected):
         raise ValueError(
             f"the averager's state must have the keys {', '.join(expected)}, "
@@ -33,7 +36,7 @@ def check_state(state: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
         )
     for key, ours in expected["values"].items():
         theirs = state["values"][key]
-        if theirs.shape != ours.shape:
+        if tuple(theirs.shape) != tuple(ours.shape):
             raise ValueError(
                 f"{key} has shape {tuple(ours.shape)}, in the checkpoint {tuple(theirs.shape)}"
             )

@@ -1,0 +1,323 @@
+"""`PolicyAverage` in other people's loops: what counts as a step, what files hold, and what goes on
+from them, to the bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from qemu_swalp_keras import PolicyAverage, QuantizedOptimizer, SwapAverage, restore_iterate
+
+from qemu_swalp.training import EMA, LAWA, SWAG, Averaging, Recipe
+from tests.adapters.keras.conftest import BACKEND, data, network, same
+
+X, Y = data(24)
+FIT: dict[str, Any] = {"batch_size": 8, "shuffle": False, "verbose": 0}
+STEPS = 3
+"""Batches of an epoch."""
+
+
+def accumulating() -> keras.optimizers.Optimizer:
+    return keras.optimizers.SGD(0.125, momentum=0.5, gradient_accumulation_steps=2)
+
+
+def quantized() -> keras.optimizers.Optimizer:
+    return QuantizedOptimizer(accumulating(), Recipe(weight="bfp<8,axis=-1>"), seed=1)
+
+
+def multiple() -> keras.optimizers.Optimizer:
+    parts = [accumulating(), keras.optimizers.SGD(0.125)]
+    return keras.optimizers.MultiOptimizer(lambda v: parts["head" in v.path])
+
+
+def compiled(optimizer: keras.optimizers.Optimizer | None = None) -> keras.Model:
+    keras.utils.clear_session(free_memory=False)
+    model = network()
+    layers = [keras.layers.Input((4,)), model.layers[0], keras.layers.BatchNormalization()]
+    model = keras.Sequential([*layers, model.layers[1]], name="net")
+    model.compile(optimizer or accumulating(), loss="mse", jit_compile=False)
+    return model
+
+
+class Recorder(keras.callbacks.Callback):
+    """The weights after each batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[list[np.ndarray]] = []
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.weights.append([np.array(v.numpy()) for v in self.model.trainable_variables])
+
+
+@pytest.mark.parametrize("optimizer", [accumulating, quantized, multiple])
+def test_updates_are_counted_and_not_batches(optimizer: Callable[[], Any]) -> None:
+    model, mean, recorder = compiled(optimizer()), PolicyAverage(Averaging(start=1)), Recorder()
+    for epochs in (1, 2):  # the first ends amid an accumulation
+        model.fit(X, Y, epochs=epochs, callbacks=[mean, recorder], **FIT)
+    every = 1 if optimizer is multiple else 2
+    expected, state = Averaging(start=1), Averaging().init()
+    updates = recorder.weights[every - 1 :: every]
+    for step, weights in enumerate(updates, 1):
+        state = expected.update({f"{i}": w for i, w in enumerate(weights)}, state, step)
+    assert mean.step == len(updates) == 9 // every
+    assert mean.n_averaged == state.n_averaged > 0
+    assert same(list(mean.average().values()), list(expected.average(state).values()))
+
+
+def test_steps_that_a_loss_scale_skips_do_not_count() -> None:
+    inner = keras.optimizers.SGD(0.125)
+    model = compiled(keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**126))
+    mean = PolicyAverage(Averaging())
+    model.fit(X, 64 * Y, epochs=4, callbacks=[mean], **FIT)
+    assert mean.step == mean.n_averaged == int(inner.iterations) < 4 * STEPS
+    assert mean.n_averaged > 0
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="Keras on JAX trains by an optimizer")
+def test_without_an_optimizer_batches_count() -> None:
+    class Own(keras.Model):
+        def train_step(self, *_: Any) -> Any:
+            return {"loss": keras.ops.zeros(())}
+
+    inner = network()
+    model = Own(inner.inputs, inner.outputs)
+    model.compile(loss="mse")
+    model.optimizer = None
+    mean = PolicyAverage(Averaging(cycle=2))
+    model.fit(X, Y, epochs=2, callbacks=[mean], **FIT)
+    assert (mean.step, mean.n_averaged) == (2 * STEPS, STEPS)
+
+
+def kept(averages: list[PolicyAverage], model: keras.Model) -> list[np.ndarray]:
+    """All bits that a resumed run shall have."""
+    numbers = [np.array([a.step, a.n_averaged]) for a in averages]
+    return [
+        *model.get_weights(),
+        *(w for a in averages if a.n_averaged for w in a.average().values()),
+        *numbers,
+    ]
+
+
+def averages() -> list[PolicyAverage]:
+    return [
+        PolicyAverage(EMA(decay=0.5, warmup=True, include_start=True), buffers=True),
+        PolicyAverage(LAWA(cycle=2, size=2, quantizer="bfp8/stochastic")),  # type: ignore[arg-type]
+    ]
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_backups_hold_them_in_either_order(tmp_path: Path, first: bool) -> None:
+    class Dies(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    def run(*more: keras.callbacks.Callback) -> list[np.ndarray]:
+        model, ours = compiled(), averages()
+        backup = keras.callbacks.BackupAndRestore(str(tmp_path))
+        callbacks = [backup, *ours] if first else [*ours, backup]
+        model.fit(X, Y, epochs=4, callbacks=[*callbacks, *more], **FIT)
+        return kept(ours, model)
+
+    uninterrupted = run()
+    with pytest.raises(KeyboardInterrupt):
+        run(Dies())
+    assert same(run(), uninterrupted)
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("save_freq", ["epoch", 2])
+def test_a_loaded_model_goes_on(tmp_path: Path, first: bool, save_freq: Any) -> None:
+    def fit(model: keras.Model, epochs: int, *more: keras.callbacks.Callback) -> list[np.ndarray]:
+        ours = averages()
+        callbacks = [*more, *ours] if first else [*ours, *more]
+        model.fit(X, Y, epochs=epochs, callbacks=callbacks, **FIT)
+        return kept(ours, model)
+
+    path = str(tmp_path / "net.keras")
+    saver = keras.callbacks.ModelCheckpoint(path, save_freq=save_freq)
+    whole = compiled()
+    fit(whole, 1, saver)
+    loaded = keras.models.load_model(path)
+    if save_freq == "epoch":
+        assert same(fit(loaded, 1), fit_both(whole))
+    else:  # saved after two of three batches
+        rest = averages()
+        loaded.fit(X[16:], Y[16:], callbacks=rest, **FIT)
+        again, unbroken = compiled(), averages()
+        again.fit(X, Y, callbacks=unbroken, **FIT)
+        assert same(kept(rest, loaded), kept(unbroken, again))
+
+
+def fit_both(model: keras.Model) -> list[np.ndarray]:
+    """An epoch more of a model, with averages from its beginning."""
+    again, ours = compiled(), averages()
+    again.fit(X, Y, epochs=2, callbacks=ours, **FIT)
+    return kept(ours, again)
+
+
+def test_weights_alone_hold_them_too(tmp_path: Path) -> None:
+    path = tmp_path / "net.weights.h5"
+    model, (ema, lawa) = compiled(), averages()
+    model.fit(X, Y, callbacks=[ema, lawa], **FIT)
+    model.save_weights(path)
+    before = kept([ema, lawa], model)
+    model.fit(X, Y, callbacks=[ema, lawa], **FIT)
+    assert not same(kept([ema, lawa], model), before)
+    model.load_weights(path)
+    assert same(kept([ema, lawa], model), before)
+
+
+def test_what_a_file_has_not_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "net.keras"
+    model = compiled()
+    model.fit(X, Y, callbacks=[PolicyAverage(EMA(decay=0.5))], **FIT)
+    model.save(path)
+    loaded = keras.models.load_model(path)
+    loaded.fit(X, Y, **FIT)
+    with pytest.raises(ValueError, match=r"after 1 updates .*, and there are 3 by now"):
+        loaded.fit(X, Y, callbacks=[PolicyAverage(EMA(decay=0.5))], **FIT)
+    other = compiled()
+    other.fit(X, Y, callbacks=[PolicyAverage(EMA(decay=0.25))], **FIT)
+    with pytest.raises(ValueError, match=r"The file has the averages .*0\.5.*and not .*0\.25"):
+        other.load_weights(path)
+    plain = compiled()
+    plain.save(path)  # without an average, which leaves that of the model
+    n = PolicyAverage(Averaging(), name="mean")
+    plain.fit(X, Y, callbacks=[n], **FIT)
+    plain.load_weights(path)
+    assert n.n_averaged == 1
+
+
+def test_an_average_that_was_saved_as_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "net.keras"
+    model, (ema, _) = compiled(), averages()
+    model.fit(X, Y, callbacks=[ema], **FIT)
+    iterate = model.get_weights()
+    with ema.swap():
+        model.save(path)
+        average = model.get_weights()
+    loaded = keras.models.load_model(path)
+    assert same(loaded.get_weights(), average)
+    assert not same(average, iterate)
+    assert restore_iterate(loaded)
+    assert same(loaded.get_weights(), iterate)
+    loaded = keras.models.load_model(path)
+    (resumed, _), _ = averages(), model.fit(X, Y, callbacks=[ema], **FIT)
+    loaded.fit(X, Y, callbacks=[resumed], **FIT)
+    assert same(kept([resumed], loaded), kept([ema], model))
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+def test_checkpoints_may_hold_the_average_of_a_policy(tmp_path: Path, first: bool) -> None:
+    def callbacks(path: Path | None) -> tuple[PolicyAverage, list[Any]]:
+        ema = PolicyAverage(EMA(decay=0.5), buffers=True)
+        savers = [keras.callbacks.ModelCheckpoint(str(path))] if path else []
+        swap = SwapAverage(on_epoch_end=True, average=ema)
+        return ema, [*savers, swap, ema] if first else [ema, swap, *savers]
+
+    path = tmp_path / "net.keras"
+    ema, ours = callbacks(path)
+    model = compiled()
+    seen: list[list[np.ndarray]] = []
+
+    class Look(keras.callbacks.Callback):
+        def on_test_batch_end(self, batch: int, logs: Any = None) -> None:
+            seen.append(self.model.get_weights())
+
+    look = Look()
+    model.fit(X, Y, validation_data=(X, Y), callbacks=[*ours, look], **FIT)
+    loaded, iterate = keras.models.load_model(path), model.get_weights()
+    with ema.swap():
+        average = model.get_weights()
+    shown = list(ema.average().values())
+    assert same(loaded.get_weights(), average)
+    assert same(seen[0], average)
+    assert not same(iterate, average)
+    resumed, theirs = callbacks(None)
+    for each, parts in ((model, [ema]), (loaded, theirs)):
+        each.fit(X, Y, callbacks=parts, **FIT)
+    assert same(kept([resumed], loaded), kept([ema], model))
+    fresh = PolicyAverage(EMA(decay=0.5), buffers=True)
+    loaded = keras.models.load_model(path)
+    restore_iterate(loaded)
+    loaded.evaluate(X, Y, verbose=0, callbacks=[SwapAverage(average=fresh), look])
+    assert same(list(fresh.average().values()), shown)
+    assert same(seen[-1], average)
+
+
+def test_the_best_weights_stay_where_they_are_the_averages() -> None:
+    model, ema = compiled(), PolicyAverage(EMA(decay=0.5), buffers=True)
+    stopping = keras.callbacks.EarlyStopping("loss", patience=9, restore_best_weights=True)
+    swap = SwapAverage(on_epoch_end=True, average=ema)
+    model.fit(X, Y, epochs=2, callbacks=[stopping, swap, ema], **FIT)
+    assert stopping.best_epoch == 1
+    by_path = {v.path: v for v in model.weights}
+    assert same([by_path[path].numpy() for path in ema.average()], list(ema.average().values()))
+
+
+def test_buffers_are_averaged_if_asked() -> None:
+    model, plain, whole = (
+        compiled(),
+        PolicyAverage(Averaging()),
+        PolicyAverage(Averaging(), buffers=True, name="whole"),
+    )
+    model.layers[0].trainable = False
+    model.compile("sgd", loss="mse", jit_compile=False)
+    statistics: list[np.ndarray] = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            statistics.append(np.array(self.model.layers[1].moving_mean.numpy()))
+
+    model.fit(X, Y, callbacks=[plain, whole, Look()], **FIT)
+    assert list(plain.average()) == [v.path for v in model.trainable_variables]
+    extra = {k: v for k, v in whole.average().items() if k not in plain.average()}
+    assert [path.rsplit("/")[-1] for path in extra] == ["moving_mean", "moving_variance"]
+    state = Averaging().init()
+    for step, mean in enumerate(statistics, 1):
+        state = Averaging().update({"m": mean}, state, step)
+    assert same([next(iter(extra.values()))], list(Averaging().average(state).values()))
+    last = model.get_weights()
+    with whole.swap():
+        assert same([model.layers[1].moving_mean.numpy()], [next(iter(extra.values()))])
+    assert same(model.get_weights(), last)
+
+
+def test_swag_draws_weights_for_the_model() -> None:
+    model, swag = compiled(keras.optimizers.SGD(0.125)), PolicyAverage(SWAG(rank=2, seed=3))
+    model.fit(X, Y, callbacks=[swag], **FIT)
+    drawn = swag.sample(1)
+    assert same(list(drawn.values()), list(swag.policy.sample(swag.state, 1).values()))  # type: ignore[attr-defined]
+    with swag.holding(drawn):
+        assert same([v.numpy() for v in model.trainable_variables], list(drawn.values()))
+    with pytest.raises(TypeError, match=r"needs the policy qemu_swalp\.training\.SWAG, got EMA"):
+        PolicyAverage(EMA()).sample()
+
+
+def test_a_backup_within_epochs_is_refused(tmp_path: Path) -> None:
+    ema, backup = PolicyAverage(EMA()), keras.callbacks.BackupAndRestore(str(tmp_path), save_freq=2)
+    for callbacks in ([ema, backup], [backup, SwapAverage(average=ema), ema]):
+        model = compiled()
+        with pytest.raises(ValueError, match=r"save_freq=2\) saves within an epoch.*'epoch'"):
+            model.fit(X, Y, callbacks=callbacks, **FIT)
+
+
+def test_errors() -> None:
+    model = compiled()
+    with pytest.raises(ValueError, match=r"Two averages have the name .*Give each a `name`"):
+        model.fit(X, Y, callbacks=[PolicyAverage(EMA()), PolicyAverage(EMA())], **FIT)
+    with pytest.raises(ValueError, match="is not among the callbacks"):
+        model.fit(X, Y, callbacks=[SwapAverage(average=PolicyAverage(EMA()))], **FIT)
+    with pytest.raises(TypeError, match="average must be a PolicyAverage or None, got 3"):
+        SwapAverage(average=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="buffers must be True or False"):
+        PolicyAverage(EMA(), buffers=1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="name must be a string or None, got 3"):
+        PolicyAverage(EMA(), name=3)  # type: ignore[arg-type]
