@@ -18,11 +18,11 @@ from .calls.operands import described
 from .calls.sites import policies_of, put
 from .calls.uncovered import POLICIES
 from .elementwise.quantize import unquantize_elementwise
-from .layers.names import check_choice_of_layers, named_layers, placed
+from .layers.names import check_choice_of_layers, placed
 from .layers.quantize import Quantize
 from .layers.rebuild import is_graph
 from .layers.rewrite import in_phases
-from .layers.selection import COMPUTING_LAYERS, Selection, chosen
+from .layers.selection import COMPUTING_LAYERS, Selection
 from .optim.wrap import QuantizedOptimizer, unquantize_optimizer
 from .products.gemms import unquantize_gemms
 from .sections import phases_of, recipe_of
@@ -185,7 +185,6 @@ def emulate(
         raise ValueError("the recipe rounds the optimizer's tensors; pass the optimizer")
     if phases.several and optimizer is None:
         raise ValueError("phases count the optimizer's steps; pass the optimizer")
-    named = list(named_layers(model))
     check_choice_of_layers(model, "exclude", exclude)
     phases = phases.map(lambda each: placed(model, each))
     missing: list[str] = []
@@ -202,7 +201,7 @@ def emulate(
         if uncovered == "raise":
             raise ValueError(f"{what}; or pass uncovered='warn' or 'ignore'")
         warnings.warn(what, stacklevel=2)
-    wrapped = _optimizer(optimizer, phases, named, exclude, average, seed)
+    wrapped = _optimizer(optimizer, phases, rounded, exclude, average, seed)
     # Last what changes the model that was given.
     own: dict[str, dict[str, Any]] = {"products": {"attention": attention}, "elementwise": {}}
     for section, options in own.items():
@@ -247,7 +246,7 @@ _SUBCLASSED = (
 def _optimizer(
     optimizer: Any,
     phases: Phases,
-    named: list[tuple[str, Any]],
+    model: Any,
     exclude: Selection,
     average: bool | Mapping[str, Any],
     seed: int | None,
@@ -257,12 +256,6 @@ def _optimizer(
     wraps = average or phases.several or "optimizer" in recipes[0].sections
     if optimizer is None or not wraps:
         return optimizer
-    left_out = {
-        v.path: None
-        for name, layer in named
-        if chosen(name, layer, exclude)
-        for v in layer.variables
-    }
     options = {} if average is False else {"start": 0} if average is True else dict(average)
     unknown = set(options) - {"start", "cycle", "include_start", "finalize", "nonfinite"}
     if unknown:
@@ -271,12 +264,9 @@ def _optimizer(
             f" {', '.join(sorted(unknown))}"
         )
 
-    def of_optimizer(recipe: Recipe) -> Recipe:
-        allow_empty = recipe.allow_empty or bool(average)
-        overrides = (*left_out.items(), *recipe.overrides)
-        return replace(recipe, overrides=overrides, allow_empty=allow_empty)
-
-    phases = phases.map(of_optimizer)
+    phases = phases.map(
+        lambda recipe: replace(recipe, allow_empty=recipe.allow_empty or bool(average))
+    )
     swa: dict[str, Any] = {f"swa_{key}": value for key, value in options.items()}
     given = phases if phases.several else phases.at(0)
-    return QuantizedOptimizer(optimizer, given, seed=seed, **swa)
+    return QuantizedOptimizer(optimizer, given, seed=seed, model=model, exclude=exclude, **swa)

@@ -271,13 +271,16 @@ class Recipe:
             if not any(fnmatchcase(name, pattern) for name in names)
         )
 
-    def check_patterns(self, names: Iterable[str]) -> None:
+    def check_patterns(
+        self, names: Iterable[str], remedy: str = "correct or remove the pattern"
+    ) -> None:
         """Refuse patterns of `overrides` that match nothing.
 
         Parameters
         ----------
         names : all names that the recipe may be asked about, those of other entry points included:
             "*.bias" matches parameters and no output, "*.output" outputs and no parameter.
+        remedy : the last words of the error.
 
         Raises
         ------
@@ -291,7 +294,7 @@ class Recipe:
             raise ValueError(
                 f"the pattern {pattern!r} of overrides matches none of {len(names)} names"
                 + (f"; the nearest are {nearest}" if nearest else "")
-                + "; correct or remove the pattern"
+                + f"; {remedy}"
             )
 
     def quantizer(self, role: str) -> Quantizer | None:

@@ -123,10 +123,16 @@ def _check_overrides(model: Any, recipe: Recipe) -> None:
     layers = [*named_layers(model), *_models(model), (model.name, model)]
     names = [v.path for v in model.variables]
     names += [f"{name}/{end}" for name in (*(name for name, _ in layers), LOSS) for end in ENDS]
-    if not (model.built and all(layer.built for _, layer in layers)):
+    if not is_built(model):
         # Variables that are not made yet have no names: a pattern of one is not judged.
         names += [p for p, _ in recipe.overrides if p.rpartition("/")[2] not in ENDS]
     recipe.check_patterns(names)
+
+
+def is_built(model: Any) -> bool:
+    """Whether a model and all layers and models within it have their variables."""
+    parts = [*named_layers(model), *_models(model)]
+    return bool(model.built) and all(layer.built for _, layer in parts)
 
 
 def _models(model: Any) -> list[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -14,7 +15,8 @@ from ..backend import counter, distinct, eagerly, initialized, rounded, untraced
 from ..watching import watched
 from .average import AverageInOptimizer
 from .config import Settings
-from .param_plan import ACCUMULATOR, Entry, check_state_names
+from .names import Names
+from .param_plan import ACCUMULATOR, Entry, check_state_names, entries
 from .phases import InPhases, Phase
 from .swap import Swap, refused, standing
 
@@ -49,7 +51,24 @@ class QuantizedBase(InPhases, keras.optimizers.Optimizer):
         """Seed of the random bits."""
         return self._settings.seed
 
+    def _with_names(self, names: Names) -> Any:
+        """This optimizer, of which a config knew what its recipe names."""
+        self._settings = replace(self._settings, names=names)
+        return self
+
     # --- building
+
+    def _entries_of(self, variables: Sequence[Any]) -> list[Entry]:
+        """What is rounded of the variables that it is built with.
+
+        Raises
+        ------
+        TypeError, ValueError: if a variable does not fit the recipe, or a pattern of the recipe's
+            overrides matches nothing.
+        """
+        self._settings = settings = self._settings.settled(variables)
+        self.phase.phases = settings.phases
+        return entries(variables, settings.phases, settings.names.left_out)
 
     def _check_plan(self, plan: list[Entry]) -> None:
         """Check the entries once the optimizer has its state.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,9 @@ from qemu_swalp.training import Averaging, Phases, Recipe
 from qemu_swalp.training.averaging.base import NONFINITE
 from qemu_swalp.training.seeds import seed_for
 
+from ..layers.selection import Selection
 from ..sections import check_section, phases_of, recipe_of
+from .names import CHECKED, LEFT_OUT, Names
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Settings:
     averaging: Averaging | None
     """None without SWALP; its quantizer is that of the recipe's role `average`."""
     swa_finalize: bool
+    names: Names
 
     @property
     def recipe(self) -> Recipe:
@@ -40,6 +43,8 @@ class Settings:
         swa_include_start: bool,
         swa_finalize: bool,
         swa_nonfinite: str,
+        model: Any = None,
+        exclude: Selection = (),
     ) -> Settings:
         """The settings of the arguments of a call.
 
@@ -50,6 +55,8 @@ class Settings:
         """
         phases = _checked(call, recipe, swa_start is not None)
         phases = phases.map(lambda each: each.in_section("optimizer"))
+        names = Names.of(model, exclude)
+        phases = names.placed(phases)
         check_bool("swa_finalize", swa_finalize)
         check_int("swa_cycle", swa_cycle, 1, 2**31 - 1)
         check_bool("swa_include_start", swa_include_start)
@@ -67,13 +74,25 @@ class Settings:
                     drawn,
                     nonfinite=swa_nonfinite,
                 )
-            return Settings(phases, drawn, averaging, swa_finalize)
+            return Settings(phases, drawn, averaging, swa_finalize, names)
+
+    def settled(self, variables: Sequence[Any]) -> Settings:
+        """The settings for the variables that the optimizer is built with.
+
+        Raises
+        ------
+        ValueError: if a pattern of the overrides matches nothing.
+        """
+        names, phases = self.names.settled(self.phases, variables)
+        return replace(self, names=names, phases=phases)
 
     def config(self) -> dict[str, Any]:
         """Plain values, from which `of` makes the same settings."""
         rule = self.averaging
+        names, phases = self.names.plain(self.phases)
         return {
-            "recipe": (self.phases if self.phases.several else self.recipe).to_dict(),
+            "recipe": (phases if phases.several else phases.at(0)).to_dict(),
+            **names,
             "seed": self.seed,
             "swa_start": None if rule is None else rule.start,
             "swa_cycle": 1 if rule is None else rule.cycle,
@@ -101,8 +120,12 @@ def _checked(call: str, given: Any, averages: bool) -> Phases:
     return phases
 
 
-def restored(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved config with its recipe, which may be empty: that was settled when it was saved."""
+def restored(config: Mapping[str, Any]) -> tuple[dict[str, Any], Names]:
+    """The arguments of a saved config, with its recipe, and what that names. It may be empty: that
+    was settled when it was saved.
+    """
     phases = phases_of(config["recipe"]) or Phases({0: Recipe.from_dict(config["recipe"])})
     phases = phases.map(lambda recipe: replace(recipe, allow_empty=True))
-    return {**config, "recipe": phases if phases.several else phases.at(0)}
+    arguments = {key: value for key, value in config.items() if key not in (CHECKED, LEFT_OUT)}
+    recipe = phases if phases.several else phases.at(0)
+    return {**arguments, "recipe": recipe}, Names.from_config(config)

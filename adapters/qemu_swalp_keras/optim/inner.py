@@ -136,7 +136,8 @@ class InnerOptimizer(ShowsMovingAverage, QuantizedBase):
         inner = keras.saving.deserialize_keras_object(
             config["inner_optimizer"], custom_objects=custom_objects
         )
-        return cls(**{**restored(config), "inner_optimizer": inner})
+        arguments, names = restored(config)
+        return cls(**{**arguments, "inner_optimizer": inner})._with_names(names)
 
 
 def wrappable(inner: Any) -> Any:

@@ -90,11 +90,11 @@ def is_overwritten(variable: Any) -> bool:
     return bool(getattr(variable, "overwrite_with_gradient", False))
 
 
-def entries(variables: Sequence[Any], phases: Phases) -> list[Entry]:
+def entries(variables: Sequence[Any], phases: Phases, left_out: Sequence[int] = ()) -> list[Entry]:
     """One entry for each variable.
 
-    Integer variables, and those that Keras overwrites with their gradients (float8 scales), are not
-    rounded.
+    Integer variables, those that Keras overwrites with their gradients (float8 scales), and those
+    with the indices `left_out` are not rounded.
 
     Raises
     ------
@@ -107,6 +107,7 @@ def entries(variables: Sequence[Any], phases: Phases) -> list[Entry]:
         name = getattr(variable, "path", variable.name)
         dtype = dtype_of(variable)
         plain = keras.backend.is_float_dtype(dtype) and not is_overwritten(variable)
+        plain = plain and tensor not in left_out
         own = {}
         for step, recipe in phases.recipes:
             one = _in_keras_names(recipe.of(name)) if plain else FULL_PRECISION

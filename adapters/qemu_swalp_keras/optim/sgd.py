@@ -12,9 +12,10 @@ from qemu_swalp.training import SGD as CoreSGD, Hyperparameters, Recipe, Slots, 
 
 from .._compat import decays, without_weight_decay
 from ..backend import distinct, dtype_of, tensor
+from ..layers.selection import Selection
 from .base import QuantizedBase
 from .config import Settings, restored
-from .param_plan import ACCUMULATOR, entries
+from .param_plan import ACCUMULATOR
 
 MOMENTUM = "momentum"
 SLOTS = (MOMENTUM, ACCUMULATOR)
@@ -37,15 +38,16 @@ class SGD(QuantizedBase):
     learning_rate … name : as in `keras.optimizers.SGD`, apart from the above.
     recipe : a recipe, its `to_dict()`, or the name of a preset; its roles weight, gradient,
         momentum, accumulator and average count here. None rounds nothing.
-    seed, swa_start, swa_cycle, swa_include_start, swa_finalize, swa_nonfinite : as in
-        `QuantizedOptimizer`.
+    seed, swa_start, swa_cycle, swa_include_start, swa_finalize, swa_nonfinite, model, exclude : as
+        in `QuantizedOptimizer`.
 
     Raises
     ------
     TypeError: if an argument is of another type.
     ValueError: if an argument is out of range; if the recipe rounds something, but nothing in its
         section "optimizer".
-    TypeError, ValueError: when built, if a variable does not fit the formats.
+    TypeError, ValueError: when built, if a variable does not fit the formats, or a pattern of the
+        recipe's overrides matches nothing.
 
     >>> import keras
     >>> from qemu_swalp.training import fixed_point
@@ -80,6 +82,8 @@ class SGD(QuantizedBase):
         swa_include_start: bool = False,
         swa_finalize: bool = True,
         swa_nonfinite: str = "raise",
+        model: Any = None,
+        exclude: Selection = (),
     ) -> None:
         CoreSGD(0.0, momentum, 0.0, weight_decay or 0.0)  # checks the numbers
         if momentum > 1:
@@ -93,6 +97,8 @@ class SGD(QuantizedBase):
             swa_include_start,
             swa_finalize,
             swa_nonfinite,
+            model,
+            exclude,
         )
         super().__init__(
             learning_rate,
@@ -120,7 +126,7 @@ class SGD(QuantizedBase):
         """
         if self.built:
             return
-        plan = entries(variables, self._settings.phases)
+        plan = self._entries_of(variables)
         for entry in plan:
             if self.momentum:
                 # ρ·(-0) + g is g, bit for bit: the first velocity is the gradient, as in the core.
@@ -173,5 +179,6 @@ class SGD(QuantizedBase):
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> SGD:
         """Inverse of `get_config`."""
-        optimizer: SGD = super().from_config(restored(config), custom_objects)
-        return optimizer
+        arguments, names = restored(config)
+        optimizer: SGD = super().from_config(arguments, custom_objects)
+        return optimizer._with_names(names)

@@ -21,9 +21,10 @@ from .._compat import (
     recording_state,
 )
 from ..backend import distinct, dtype_of, rounded, tensor
+from ..layers.selection import Selection
 from .config import Settings
 from .inner import InnerOptimizer, wrappable
-from .param_plan import ACCUMULATOR, Entry, entries
+from .param_plan import ACCUMULATOR, Entry
 from .swap import before_use, refused
 
 
@@ -49,9 +50,9 @@ class QuantizedOptimizer(InnerOptimizer):
     recipe : a recipe, its `to_dict()`, or the name of a preset. The roles weight, gradient,
         momentum (the state `momentum`; `m` of Adamax), accumulator and average count here, and the
         names in `state`, as in {"velocity": "bf16/nearest_even"}. A second moment needs a wide
-        format; in a narrow one it vanishes. Overrides match variable paths, as in "*/bias". None,
-        or an empty recipe, averages without rounding. `Phases` change by `iterations`, see
-        `emulate`.
+        format; in a narrow one it vanishes. Overrides match variable paths, as in "*/bias"; each
+        must match one, those of layers ("fc/operands") aside. None, or an empty recipe, averages
+        without rounding. `Phases` change by `iterations`, see `emulate`.
     seed : of the random bits, which depend on (seed, role, index of the variable among the
         trainable ones, iterations) alone. None: another one for each optimizer of this process, the
         same at each run of the program; `get_config` and saved models keep it.
@@ -63,6 +64,9 @@ class QuantizedOptimizer(InnerOptimizer):
     swa_nonfinite : what becomes of an iterate that is due and has an infinity or NaN, which would
         stay in the average. "skip" it, so that `n_averaged` does not count it; "include" it; or
         "raise" ValueError, when the average is asked for.
+    model : the model that it will train: then overrides may name all that belongs to it, frozen
+        layers and positions ("@layers[-1]") included. It is let go when the optimizer is built.
+    exclude : layers of the model whose variables stay in full precision, as in `emulate`.
     name : of the optimizer.
 
     Raises
@@ -70,8 +74,8 @@ class QuantizedOptimizer(InnerOptimizer):
     TypeError: if an argument is of another type.
     ValueError: if an argument is out of range; if the inner optimizer is built or cannot be
         wrapped; if the recipe rounds something, but nothing that an optimizer applies.
-    TypeError, ValueError: when built, if a variable does not fit the formats, or the recipe names
-        state that the inner optimizer lacks.
+    TypeError, ValueError: when built, if a variable does not fit the formats, the recipe names
+        state that the inner optimizer lacks, or a pattern of its overrides matches nothing.
 
     >>> import keras
     >>> from qemu_swalp.training import swalp
@@ -96,6 +100,8 @@ class QuantizedOptimizer(InnerOptimizer):
         swa_include_start: bool = False,
         swa_finalize: bool = True,
         swa_nonfinite: str = "raise",
+        model: Any = None,
+        exclude: Selection = (),
         name: str | None = None,
     ) -> None:
         inner = wrappable(keras.optimizers.get(inner_optimizer))
@@ -108,6 +114,8 @@ class QuantizedOptimizer(InnerOptimizer):
             swa_include_start,
             swa_finalize,
             swa_nonfinite,
+            model,
+            exclude,
         )
         super().__init__(learning_rate=0.0, name=name)
         self._configure(settings)
@@ -127,7 +135,7 @@ class QuantizedOptimizer(InnerOptimizer):
         if self.built:
             return
         variables, inner = list(variables), self.inner_optimizer
-        plan = entries(variables, self._settings.phases)
+        plan = self._entries_of(variables)
         for entry in plan:
             if entry.needs_float32:
                 entry.updated = self._stand_in(entry)

@@ -1,0 +1,104 @@
+"""Where the names come from that a recipe's overrides match, and which variables are left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qemu_swalp.training import Phases
+
+from ..calls.sites import check_model
+from ..layers.names import ENDS, check_choice_of_layers, is_built, named_layers, placed
+from ..layers.selection import Selection, chosen
+
+CHECKED, LEFT_OUT = "names_checked", "left_out"
+"""Keys of a config."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the recipe of an optimizer names."""
+
+    model: Any = None
+    """Whose layers and variables it names; without it, those that the optimizer is built with."""
+    exclude: Selection = ()
+    """Layers of the model whose variables are left out."""
+    left_out: tuple[int, ...] = ()
+    """Indices of variables that are left out; not by path, which two variables may share."""
+    checked: bool = False
+    """Whether all patterns are known to match something."""
+
+    @staticmethod
+    def of(model: Any, exclude: Selection) -> Names:
+        """From the arguments of a call.
+
+        Raises
+        ------
+        TypeError: if the model is none.
+        ValueError: if layers are excluded and there is no model, or not such layers in it.
+        """
+        if model is not None:
+            check_model(model)
+            check_choice_of_layers(model, "exclude", exclude)
+        elif exclude != ():
+            raise ValueError(
+                f"exclude names layers; pass model= too. Received: exclude={exclude!r}"
+            )
+        return Names(model, exclude)
+
+    def placed(self, phases: Phases) -> Phases:
+        """The phases with names for positions, checked as far as the model is built."""
+        return phases if self.model is None else phases.map(lambda each: placed(self.model, each))
+
+    def settled(self, phases: Phases, variables: Sequence[Any]) -> tuple[Names, Phases]:
+        """Both for the variables that the optimizer is built with; no model is needed any more.
+
+        Raises
+        ------
+        ValueError: if a pattern of the overrides matches nothing.
+        """
+        if self.checked:
+            return self, phases
+        if self.model is not None:
+            return Names(left_out=self._indices(variables), checked=True), self.placed(phases)
+        paths = [getattr(v, "path", v.name) for v in variables]
+        for _, recipe in phases.recipes:
+            of_layers = [p for p, _ in recipe.overrides if p.rpartition("/")[2] in ENDS]
+            recipe.check_patterns([*paths, *of_layers], remedy=REMEDY)
+        return Names(checked=True), phases
+
+    def _indices(self, variables: Sequence[Any]) -> tuple[int, ...]:
+        named = named_layers(self.model)
+        excluded = [layer for name, layer in named if chosen(name, layer, self.exclude)]
+        held = {id(v) for layer in excluded for v in layer.variables}
+        return tuple(i for i, v in enumerate(variables) if id(v) in held)
+
+    def plain(self, phases: Phases) -> tuple[dict[str, Any], Phases]:
+        """Both for a config: plain values, and the phases that belong to them.
+
+        Raises
+        ------
+        ValueError: if layers are excluded that may have no variables yet.
+        """
+        names = self
+        if self.model is not None and is_built(self.model):
+            names, phases = self.settled(phases, self.model.trainable_variables)
+        elif self.exclude not in NONE:
+            raise ValueError(
+                "which variables excluded layers have is not known before they are built; call"
+                " model.build(input_shape), or the model, first"
+            )
+        return {CHECKED: names.checked, LEFT_OUT: list(names.left_out)}, phases
+
+    @staticmethod
+    def from_config(config: Mapping[str, Any]) -> Names:
+        """Inverse of `plain`; configs of version 0.1 were of optimizers that nothing checked."""
+        return Names(left_out=tuple(config.get(LEFT_OUT, ())), checked=config.get(CHECKED, True))
+
+
+NONE: tuple[Any, ...] = ((), [])
+"""Selections of nothing."""
+
+REMEDY = "correct or remove the pattern, or pass model= if it names layers"
+"""What to do about a pattern that no variable matches."""

@@ -1,0 +1,124 @@
+"""Overrides of an optimizer match something; excluded layers stay in full precision."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+from qemu_swalp_keras import SGD, QuantizedOptimizer, emulate
+
+from qemu_swalp.training import Phases, Recipe
+from tests.adapters.keras.conftest import apply, network
+
+
+def recipe(*patterns: str) -> Recipe:
+    return Recipe("bfp8", overrides=dict.fromkeys(patterns))
+
+
+def made(kind: Any, given: Any, **options: Any) -> Any:
+    return SGD(recipe=given, **options) if kind is SGD else kind("sgd", given, **options)
+
+
+def left_out(optimizer: Any) -> list[str]:
+    return [entry.name for entry in optimizer._entries if entry.recipe.weight is None]
+
+
+def unbuilt() -> Any:
+    return keras.Sequential([layers.Dense(4, name="a"), layers.Dense(3, name="b")], name="net")
+
+
+@pytest.mark.parametrize("kind", [QuantizedOptimizer, SGD])
+def test_a_pattern_that_matches_nothing_is_refused_when_the_optimizer_is_built(kind: Any) -> None:
+    model = network()
+    words = "'\\*/haed/kernel' of overrides matches none of 5 names.* net/head/kernel.* model="
+    optimizer = made(kind, recipe("*/haed/kernel", "head/operands"))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=words):
+            optimizer.build(model.trainable_variables)
+    again = kind.from_config(made(kind, recipe("*/haed/kernel")).get_config())
+    with pytest.raises(ValueError, match="matches none of 4"):
+        again.build(model.trainable_variables)
+    optimizer = made(kind, recipe("*/head/kernel", "head/operands", "*/output"))
+    optimizer.build(model.trainable_variables)
+    assert left_out(optimizer) == ["net/head/kernel"]
+
+
+def test_each_phase_is_looked_at() -> None:
+    optimizer = QuantizedOptimizer("sgd", Phases({0: "swalp8", 9: recipe("no/*")}))
+    with pytest.raises(ValueError, match="'no/\\*' of overrides"):
+        optimizer.build(network().trainable_variables)
+
+
+@pytest.mark.parametrize("kind", [QuantizedOptimizer, SGD])
+def test_a_model_gives_names_of_frozen_layers_and_positions(kind: Any) -> None:
+    model = network()
+    model.layers[0].trainable = False
+    given = recipe("*hidden/kernel", "loss/*", "@layers[-1]")
+    with pytest.raises(ValueError, match="'no' of overrides matches none"):
+        made(kind, recipe("no"), model=model)
+    optimizer = made(kind, given, model=model)
+    config = optimizer.get_config()
+    optimizer.build(model.trainable_variables)
+    assert left_out(optimizer) == ["net/head/kernel", "net/head/bias"]
+    assert optimizer.get_config() == config
+    again = kind.from_config(config)
+    again.build(model.trainable_variables)
+    assert left_out(again) == ["net/head/kernel", "net/head/bias"]
+
+
+def test_configs_of_before_are_taken_as_they_are() -> None:
+    config = QuantizedOptimizer("sgd", recipe("frozen/*")).get_config()
+    del config["names_checked"], config["left_out"]
+    QuantizedOptimizer.from_config(config).build(network().trainable_variables)
+
+
+def test_excluded_layers_that_are_not_built_yet_stay_in_full_precision() -> None:
+    model, optimizer = emulate(unbuilt(), "sgd", recipe(), exclude="b")
+    with pytest.raises(ValueError, match=r"call model.build\(input_shape\)"):
+        optimizer.get_config()
+    model.build((None, 2))
+    saved = optimizer.get_config()
+    optimizer.build(model.trainable_variables)
+    assert left_out(optimizer) == ["net/b/kernel", "net/b/bias"]
+    assert saved == optimizer.get_config()
+
+
+def test_a_pattern_of_a_model_that_is_not_built_yet_is_looked_at_when_it_is() -> None:
+    model, optimizer = emulate(unbuilt(), "sgd", recipe("net/c/kernel"))
+    model.build((None, 2))
+    with pytest.raises(ValueError, match="'net/c/kernel' of overrides"):
+        optimizer.build(model.trainable_variables)
+
+
+def tower(name: str) -> Any:
+    x = keras.Input((2,))
+    return keras.Model(x, layers.Dense(2, name="fc")(x), name=name)
+
+
+def test_layers_that_share_a_path_are_told_apart() -> None:
+    x = keras.Input((2,))
+    towers = [tower("left"), tower("right")]
+    model = keras.Model(x, towers[1](towers[0](x)))
+    assert len({v.path for v in model.variables}) == 2
+    model, optimizer = emulate(model, keras.optimizers.SGD(0.1), recipe(), exclude="right/fc")
+    variables = model.trainable_variables
+    optimizer.build(variables)
+    again = QuantizedOptimizer.from_config(optimizer.get_config())
+    again.build(variables)
+    for each in (optimizer, again):
+        assert [e.recipe.weight is None for e in each._entries] == [False, False, True, True]
+    before = [keras.ops.convert_to_numpy(v) for v in variables]
+    apply(optimizer, [np.zeros(v.shape, "float32") for v in variables], variables)
+    assert np.array_equal(before[2], keras.ops.convert_to_numpy(variables[2]))
+
+
+def test_what_is_refused() -> None:
+    with pytest.raises(ValueError, match="pass model= too"):
+        QuantizedOptimizer("sgd", recipe(), exclude="b")
+    with pytest.raises(TypeError, match="model must be a Keras model or layer"):
+        QuantizedOptimizer("sgd", recipe(), model=3)
+    with pytest.raises(ValueError, match="exclude: 'heda' matches none"):
+        QuantizedOptimizer("sgd", recipe(), model=network(), exclude="heda")
