@@ -22,7 +22,6 @@ def recipe_of(given: Recipe | str | Mapping[str, Any] | None) -> Recipe:
     Raises
     ------
     TypeError, ValueError: if it is none of these.
-    ValueError: if it has backward products of what the forward rounded.
     """
     if given is None:
         return Recipe()
@@ -31,14 +30,7 @@ def recipe_of(given: Recipe | str | Mapping[str, Any] | None) -> Recipe:
             f"recipe must be one recipe for the whole training, got {given!r}; phases are taken by"
             " emulate and QuantizedOptimizer"
         )
-    recipe = Recipe.from_dict(given) if isinstance(given, Mapping) else as_recipe(given)
-    if any(part and part.backward for part in (recipe, *dict(recipe.overrides).values())):
-        raise ValueError(
-            "Backward products of what the forward rounded (backward='rounded') are PyTorch's"
-            " alone; leave backward out, as in recipe('quartet', backward=None). Received:"
-            f" recipe={given if isinstance(given, str) else recipe.to_dict()!r}"
-        )
-    return recipe
+    return Recipe.from_dict(given) if isinstance(given, Mapping) else as_recipe(given)
 
 
 def phases_of(given: Any) -> Phases | None:

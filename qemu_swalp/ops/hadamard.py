@@ -15,7 +15,7 @@ import numpy as np
 from .. import kernels
 from .._typing import ArrayT
 from .._util.autograph import no_autograph
-from .._util.checks import check_int
+from .._util.checks import check_bool, check_int
 from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import source_dtype
 from ..random_bits import RandomBits, stream_id
@@ -133,6 +133,7 @@ def hadamard_transform(
     *,
     axis: int = -1,
     random: RandomBits | None = None,
+    inverse: bool = False,
 ) -> ArrayT:
     """x transformed along an axis.
 
@@ -148,6 +149,7 @@ def hadamard_transform(
     axis : along which; the last by default.
     random : where `signs` is "random", which random bits: a word for each index of the axis; where
         it is "fixed", whose seed.
+    inverse : whether the transform is undone: signs, where there are any, come last then.
 
     Returns
     -------
@@ -162,6 +164,7 @@ def hadamard_transform(
     >>> hadamard_transform(np.float32([3.0, 0.0, 0.0, 0.0]), "hadamard<4>").tolist()
     [1.5, 1.5, 1.5, 1.5]
     """
+    check_bool("inverse", inverse)
     transform = Hadamard.parse(transform)
     array = as_array(x)
     xp = namespace_of(array)
@@ -176,9 +179,13 @@ def hadamard_transform(
     narrow = ctx.dtype.storage == 16
     wide = in_dtype(ctx, array, BINARY32) if narrow else array
     signs = _signs(xp, transform, lengths[axis], wide, random)
-    y = kernels.hadamard(xp, wide, axis, transform.size, signs)
+    before = None if inverse else signs
+    y = kernels.hadamard(xp, wide, axis, transform.size, before)
     if y is None:
-        y = _by_reference(xp, wide, axis, transform, signs)
+        y = _by_reference(xp, wide, axis, transform, before)
+    if inverse and signs is not None:
+        after = [1] * (len(lengths) - 1 - axis)
+        y = y * xp.reshape(signs, (lengths[axis], *after))
     if narrow:
         rounded = quantize(y, ctx.dtype.name.replace("bfloat", "bf").replace("float", "fp"))
         y = in_dtype(Context(xp, BINARY32), rounded, ctx.dtype)

@@ -72,14 +72,13 @@ def test_every_library_has_numpys_bits(backend: Backend, dtype: str, transform: 
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype
     x = np.random.default_rng(1).normal(size=(4, 27, 3)).astype(kind)
     random = q.RandomBits(seed=5, stream=9, step=2)
-    for axis in (1, -1):
-        expected = q.hadamard_transform(x, transform, axis=axis, random=random)
+    for axis, inverse in ((1, False), (-1, False), (1, True)):
+        options = {"axis": axis, "random": random, "inverse": inverse}
+        expected = q.hadamard_transform(x, transform, **options)
         with backend.context(dtype):
             found = backend.numpy(
                 backend.call(
-                    lambda a, axis=axis: q.hadamard_transform(
-                        a, transform, axis=axis, random=random
-                    ),
+                    lambda a, options=options: q.hadamard_transform(a, transform, **options),
                     backend.array(x),
                 )
             )
@@ -92,6 +91,17 @@ def test_sums_of_sixteen_bits_are_made_in_float32() -> None:
     x = np.full(4, 30000, np.float16)
     y = q.hadamard_transform(x, "hadamard<4>")
     assert y.tolist() == [60000.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("signs", ["", ",signs=fixed", ",signs=random", ",signs=+--+-+-+"])
+def test_the_inverse(signs: str) -> None:
+    """Where blocks are cut, too."""
+    x = np.random.default_rng(0).integers(-8, 9, (3, 22, 2)).astype("float32")
+    random = q.RandomBits(seed=5, stream=9, step=2)
+    there = q.hadamard_transform(x, f"hadamard<8{signs}>", axis=1, random=random)
+    back = q.hadamard_transform(there, f"hadamard<8{signs}>", axis=1, random=random, inverse=True)
+    np.testing.assert_allclose(back, x, atol=1e-5)
+    assert not np.allclose(there, x)
 
 
 def test_signs() -> None:
@@ -136,6 +146,7 @@ def test_strings(text: str) -> None:
             "random=",
         ),
         (lambda: q.hadamard_transform(np.ones(4), "hadamard<4>", axis=1), ValueError, "axis"),
+        (lambda: q.hadamard_transform(np.ones(4), "hadamard<4>", inverse=1), TypeError, "inverse"),
         (lambda: q.hadamard_transform(np.arange(4), "hadamard<4>"), TypeError, "int64"),
         (lambda: q.hadamard_transform(np.float32(1), "hadamard<4>"), ValueError, "axis"),
     ],

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 from keras import ops
@@ -15,6 +16,9 @@ from qemu_swalp.training.roles import KINDS, OPERANDS, PRODUCTS
 
 from ..layers.straight_through import Rule, straight_through
 from .delayed import scaled
+
+Prepare = Callable[[Any], Any]
+"""An operand, whose last axis is summed over, → as it is multiplied."""
 
 
 class Turn(NamedTuple):
@@ -67,6 +71,13 @@ class Operands(NamedTuple):
     forward: ProductRules = ProductRules()
     dgrad: ProductRules = ProductRules()
     wgrad: ProductRules = ProductRules()
+    from_rounded: bool = False
+    """Whether the backward products take what the forward product multiplied."""
+
+    @property
+    def products(self) -> tuple[ProductRules, ...]:
+        """In the order of `qemu_swalp.training.roles.PRODUCTS`."""
+        return self.forward, self.dgrad, self.wgrad
 
     @property
     def sums_backward(self) -> bool:
@@ -77,7 +88,8 @@ class Operands(NamedTuple):
     def delayed(self) -> tuple[tuple[str, Delayed], ...]:
         """(where it stands, how its scale follows a history) of operands, by `Scaling.place`."""
         found = {}
-        for name, operand in zip(OPERANDS, [x for rules in self for x in rules[:2]], strict=True):
+        given = [operand for rules in self.products for operand in rules[:2]]
+        for name, operand in zip(OPERANDS, given, strict=True):
             if operand.scaling is not None:
                 found[name.partition(".")[2]] = operand.scaling.delayed
         return tuple((kind, found[kind]) for kind in KINDS if kind in found)
@@ -96,7 +108,7 @@ class State(NamedTuple):
 
 def described(operands: Operands) -> Iterator[tuple[str, str, str]]:
     """(role, format, rounding) of all that is done."""
-    for product, rules in zip(PRODUCTS, operands, strict=True):
+    for product, rules in zip(PRODUCTS, operands.products, strict=True):
         names = [name for name in OPERANDS if name.startswith(f"{product}.")]
         for name, operand in zip(names, rules[:2], strict=True):
             factor = "" if operand.factor == 1 else f" (factor={operand.factor:.6g})"
@@ -112,9 +124,9 @@ def described(operands: Operands) -> Iterator[tuple[str, str, str]]:
         yield f"scale of {kind}", str(delayed), ""
 
 
-def is_plain(operand: Operand) -> bool:
-    """Whether an operand is left as it is."""
-    return operand == Operand()
+def preparing(operand: Operand, state: Any) -> Prepare | None:
+    """`prepared` for an operand; None where that is left as it is."""
+    return None if operand == Operand() else partial(prepared, operand=operand, state=state)
 
 
 def prepared(x: Any, operand: Operand, state: Any) -> Any:
@@ -126,8 +138,7 @@ def prepared(x: Any, operand: Operand, state: Any) -> Any:
     if operand.factor != 1:
         y = y * operand.factor
     if operand.turn is not None:
-        transform, seed, stream = operand.turn
-        y = hadamard_transform(y, transform, random=RandomBits(seed, stream, step))
+        y = turned(y, operand.turn, step)
     if y is not x and not isinstance(enabled, int):
         y = ops.where(ops.not_equal(enabled, 0), y, x)
     if operand.rule is None:
@@ -135,6 +146,12 @@ def prepared(x: Any, operand: Operand, state: Any) -> Any:
     if operand.scaling is not None:
         return scaled(y, operand.rule, scales[operand.scaling.place], step, enabled)
     return straight_through(y, operand.rule, None, (step, 0), enabled)
+
+
+def turned(x: Any, turn: Turn, step: Any, inverse: bool = False) -> Any:
+    """x transformed along its last axis, or back."""
+    random = RandomBits(turn.seed, turn.stream, step)
+    return hadamard_transform(x, turn.transform, random=random, inverse=inverse)
 
 
 def unscaled(y: Any, rules: ProductRules, state: Any) -> Any:

@@ -190,7 +190,8 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
             total = f"{product}.sum"
             rule = self._rule(section, recipe.accumulation(total), total + part)
             made.append(ProductRules(operands[0], operands[1], rule))
-        return Operands(*made)
+        forward, dgrad, wgrad = made
+        return Operands(forward, dgrad, wgrad, recipe.backward == "rounded")
 
     def _elementwise(self, name: str) -> ElementwiseRules | None:
         section = self.elementwise

@@ -20,6 +20,7 @@ from ..calls.differentiable import differentiable, once
 from ..calls.operands import Operands, ProductRules, State, prepared, unscaled
 from ..calls.pausing import paused
 from ..layers.straight_through import Rule
+from .shared import rounded_once
 
 
 def contract(operands: Operands, state: State, a: Any, b: Any) -> Any:
@@ -29,6 +30,10 @@ def contract(operands: Operands, state: State, a: Any, b: Any) -> Any:
     error (N, M) and a (K, M) in wgrad, the gradient of b.
     """
     step, enabled, scales = state
+    if operands.from_rounded:
+        with paused():
+            first, second, operands = rounded_once(operands, state)
+            a, b = first(a), _t(second(_t(b)))
     backward = _summed_backward if operands.sums_backward else _backward
     return differentiable(_forward, backward)(operands, (step, enabled), a, b, *scales)
 

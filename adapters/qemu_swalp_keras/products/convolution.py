@@ -18,10 +18,19 @@ from keras import ops
 from .._compat import backend_function
 from ..calls.delayed import next_states
 from ..calls.differentiable import differentiable, once, pull_back
-from ..calls.operands import Operand, Operands, ProductRules, State, is_plain, prepared, unscaled
+from ..calls.operands import (
+    Operand,
+    Operands,
+    Prepare,
+    ProductRules,
+    State,
+    preparing,
+    unscaled,
+)
 from ..calls.pausing import paused
 from ..layers.straight_through import Rule
 from . import patches
+from .shared import rounded_once
 
 
 class Convolution(NamedTuple):
@@ -51,6 +60,12 @@ def convolve(convolution: Convolution, state: State, x: Any, kernel: Any) -> Any
     as (*k, O, C), depthwise ones as (*k, C, O/C).
     """
     step, enabled, scales = state
+    if convolution.operands.from_rounded:
+        with paused():
+            first, second, operands = rounded_once(convolution.operands, state)
+            x = _over_channels(convolution, x, first)
+            kernel = _kernel(convolution, kernel, second, True)
+            convolution = convolution._replace(operands=operands)
     backward = _summed_backward if convolution.operands.sums_backward else _backward
     function = differentiable(_forward, backward)
     return function(convolution, (step, enabled), x, kernel, *scales)
@@ -59,8 +74,8 @@ def convolve(convolution: Convolution, state: State, x: Any, kernel: Any) -> Any
 def _forward(convolution: Convolution, state: Any, x: Any, kernel: Any, *scales: Any) -> Any:
     rules, state = convolution.operands.forward, State(state[0], state[1], scales)
     with paused():
-        a = _over_channels(convolution, x, rules.first, state)
-        w = _kernel(convolution, kernel, rules.second, state, True)
+        a = _over_channels(convolution, x, preparing(rules.first, state))
+        w = _kernel(convolution, kernel, preparing(rules.second, state), True)
         return unscaled(_product(convolution, a, w, rules.sum, state), rules, state)
 
 
@@ -77,15 +92,15 @@ def _backward(
     with paused():
         if needed[0]:
             rules = convolution.operands.dgrad
-            e = _over_channels(convolution, error, rules.first, state)
-            w = _kernel(convolution, kernel, rules.second, state, False)
+            e = _over_channels(convolution, error, preparing(rules.first, state))
+            w = _kernel(convolution, kernel, preparing(rules.second, state), False)
             dx = unscaled(_dgrad(convolution, x, w, e, rules.sum, state), rules, state)
         if needed[1]:
             rules = convolution.operands.wgrad
             e, a = error, x
             if rules.first.turn is None:  # else what a kernel position meets is transformed
-                e = _over_pixels(convolution, error, rules.first, state)
-                a = _over_pixels(convolution, x, rules.second, state)
+                e = _over_pixels(convolution, error, preparing(rules.first, state))
+                a = _over_pixels(convolution, x, preparing(rules.second, state))
             dw = unscaled(_wgrad(convolution, a, kernel, e, rules, state), rules, state)
         seen = _seen(convolution, state, (x, kernel, error), needed[0])
         return dx, dw, *next_states(state, seen)
@@ -98,12 +113,16 @@ def _seen(convolution: Convolution, state: State, tensors: Any, has_dgrad: bool)
     """The operands and how they are seen, for `next_states`."""
     x, kernel, error = tensors
     rules, over = convolution.operands, _over_channels if has_dgrad else _over_pixels
+
+    def seen(operand: Operand) -> Prepare | None:
+        return preparing(operand, state)
+
     return (
-        (rules.forward.first, lambda operand: _over_channels(convolution, x, operand, state)),
-        (rules.forward.second, lambda operand: _kernel(convolution, kernel, operand, state, True)),
+        (rules.forward.first, lambda operand: _over_channels(convolution, x, seen(operand))),
+        (rules.forward.second, lambda operand: _kernel(convolution, kernel, seen(operand), True)),
         (
             rules.dgrad.first if has_dgrad else rules.wgrad.first,
-            lambda operand: over(convolution, error, operand, state),
+            lambda operand: over(convolution, error, seen(operand)),
         ),
     )
 
@@ -192,32 +211,29 @@ def _channels_back(convolution: Convolution, x: Any) -> Any:
     return ops.moveaxis(x, -1, 1) if convolution.channels_first else x
 
 
-def _over_channels(convolution: Convolution, x: Any, operand: Operand, state: Any) -> Any:
+def _over_channels(convolution: Convolution, x: Any, prepare: Prepare | None) -> Any:
     """x rounded as (B·S·G, C/G)."""
-    if is_plain(operand):
+    if prepare is None:
         return x
     last = _channels_last(convolution, x)
     rows = ops.reshape(last, (-1, last.shape[-1] // convolution.groups))
-    return _channels_back(convolution, ops.reshape(prepared(rows, operand, state), ops.shape(last)))
+    return _channels_back(convolution, ops.reshape(prepare(rows), ops.shape(last)))
 
 
-def _over_pixels(convolution: Convolution, x: Any, operand: Operand, state: Any) -> Any:
+def _over_pixels(convolution: Convolution, x: Any, prepare: Prepare | None) -> Any:
     """x rounded as (C, B·S)."""
-    if is_plain(operand):
+    if prepare is None:
         return x
     last = _channels_last(convolution, x)
     columns = ops.transpose(ops.reshape(last, (-1, last.shape[-1])))
     return _channels_back(
-        convolution,
-        ops.reshape(ops.transpose(prepared(columns, operand, state)), ops.shape(last)),
+        convolution, ops.reshape(ops.transpose(prepare(columns)), ops.shape(last))
     )
 
 
-def _kernel(
-    convolution: Convolution, kernel: Any, operand: Operand, state: Any, forward: bool
-) -> Any:
+def _kernel(convolution: Convolution, kernel: Any, prepare: Prepare | None, forward: bool) -> Any:
     """The kernel rounded as (k, O, C/G) forward, else as (k, C, O/G)."""
-    if is_plain(operand):
+    if prepare is None:
         return kernel
     shape, groups = tuple(kernel.shape), convolution.groups
     k = math.prod(shape[:-2])
@@ -231,5 +247,5 @@ def _kernel(
     turned = tuple(arranged.shape)
     matrix = ops.reshape(arranged, (turned[0], turned[1] * turned[2], turned[3]))
     back = sorted(range(4), key=order.__getitem__)
-    values = ops.reshape(prepared(matrix, operand, state), turned)
+    values = ops.reshape(prepare(matrix), turned)
     return ops.reshape(ops.transpose(values, back), shape)

@@ -9,19 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qemu_swalp import Rounding
-from qemu_swalp.arrays import namespace_of
-from qemu_swalp.arrays.dtypes import source_dtype
-from qemu_swalp.ops.quantize import round_array
-from qemu_swalp.reference.context import Context, Target
-from qemu_swalp.reference.overflow import MARK
+from qemu_swalp.ops import clipping
 
 from ..tensors.custom_ops import is_traced, parsed
 from ..tensors.transforms import Transformable, applied, needs_function, transformable
 from .operands import Operand, Operands, ProductRules, Turn, prepared, turned
 
 Prepare = Callable[[Tensor], Tensor]
-OUTWARD = tuple(Rounding.parse(f"toward_{sign}") for sign in ("positive", "negative"))
 
 
 def rounded_once(operands: Operands) -> tuple[Prepare, Prepare, Operands]:
@@ -93,14 +87,8 @@ def clipped(x: Tensor, quantizer: str) -> Tensor:
 
 
 def _clipped(x: Tensor, quantizer: str) -> Tensor:
-    xp = namespace_of(x)
-    ctx = Context(xp, source_dtype(xp.dtype(x)))
-    # whatever is beyond an end is rounded outward past it, and marked by NaN
-    above, below = (
-        torch.isnan(round_array(ctx, x, Target(parsed(quantizer).format, MARK, rounding), None))
-        for rounding in OUTWARD
-    )
-    return torch.where(x < 0, below, above) & ~torch.isnan(x)
+    mask: Tensor = clipping.clipped(x, parsed(quantizer).format)
+    return mask
 
 
 @torch.library.custom_op("qemu_swalp::clipped", mutates_args=())

@@ -88,8 +88,8 @@ def quartet(hadamard: int = 32, rule: str = "quest", backward: str | None = "rou
     `hadamard` along the sum, and rounded to nearest (the QuEST projection). The scale of a block is
     the power of two at or below 2.92/6 of its deviation, `rule`; "mse" searches for the least
     squared error. The backward products take what the forward rounded, and their gradients are zero
-    where it clipped, and transformed back; in Keras, `backward=None` takes the numbers before
-    rounding, straight through. Operands of dgrad and wgrad are transformed with random signs,
+    where it clipped, and transformed back; `backward=None` takes the numbers before rounding,
+    straight through. Operands of dgrad and wgrad are transformed with random signs,
     shrunk by 3/4 and rounded stochastically, as in `mxfp4`.
     """
     near = f"block<e2m1fn,axis=sum,size=32,scale=e8m0fnu,rule={rule}>/nearest_even"

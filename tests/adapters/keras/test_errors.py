@@ -12,12 +12,10 @@ from qemu_swalp_keras import (
     SGD,
     QuantizedOptimizer,
     SWALPSchedule,
-    emulate,
     quantize_activations,
-    quantize_gemms,
 )
 
-from qemu_swalp.training import Phases, Recipe, recipe, swalp
+from qemu_swalp.training import Recipe, swalp
 from tests.adapters.keras.conftest import network
 
 RECIPE = swalp(8)
@@ -189,18 +187,6 @@ def test_variables_that_do_not_go_with_the_recipe(
             [keras.ops.ones(v.shape) for v in model.trainable_variables], model.trainable_variables
         )
     assert all(np.array_equal(a, b) for a, b in zip(model.get_weights(), before, strict=True))
-
-
-def test_backward_products_of_rounded_operands_are_pytorchs() -> None:
-    model = network()
-    for call in (
-        lambda: quantize_gemms(model, "quartet"),
-        lambda: emulate(model, None, "quartet"),
-        lambda: emulate(model, SGD(0.1), Phases({0: "mxfp4", 5: "quartet"})),
-    ):
-        with pytest.raises(ValueError, match=r"PyTorch's alone; leave backward out.*quartet"):
-            call()
-    emulate(model, None, recipe("quartet", backward=None)).remove()
 
 
 def test_accumulator_and_constraint_exclude_each_other() -> None:

@@ -11,6 +11,8 @@ from tests.helpers.keras_native import BACKEND, normal, numpy
 
 FINE = "fixed<24,18>"
 X = normal((3, 4))
+TRANSFORMS = {"forward": "hadamard<4,signs=fixed>", "dgrad": "hadamard<2,signs=random>"}
+TURNED = {"transforms": TRANSFORMS, "backward": "rounded"}
 
 
 def build(kind):
@@ -58,12 +60,13 @@ def penalty(model):
     return [numpy(g) for g in found]
 
 
+@pytest.mark.parametrize("more", [{}, TURNED], ids=["plain", "transformed"])
 @pytest.mark.parametrize("kind", ["dense", "conv"])
-def test_through_rounded_operands_they_are_right(kind):
+def test_through_rounded_operands_they_are_right(kind, more):
     model = build(kind)
     expected = penalty(model)
     operands = dict.fromkeys(("input", "weight", "error"), FINE)
-    found = penalty(quantize_gemms(model, Recipe(operands=operands)))
+    found = penalty(quantize_gemms(model, Recipe(operands=operands, **more)))
     for g, e in zip(found, expected, strict=True):
         np.testing.assert_allclose(g, e, atol=1e-4 * np.abs(e).max())
 
