@@ -162,13 +162,15 @@ class BackwardWatch(DispatchMode):  # type: ignore[no-untyped-call]
         self.expected = expected
         self.reports: dict[Expected, Report] = {}
         """Of the forwards that are reached."""
+        for forward in expected:
+            forward.origins.add(None, None)  # what was made since belongs to none of its modules
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with without_interception():
             result = func(*args, **(kwargs or {}))
             frame, node = FRAMES.stack[-1] if FRAMES.stack else None, running_node()
             for forward in self.expected:
-                forward.origins.add(frame)
+                forward.origins.add(frame, node)
             if frame is None and node is not None:
                 self._note(node, func, args, kwargs or {}, result)
         return result

@@ -135,8 +135,7 @@ class Watch(DispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with without_interception():  # operators called here are none of the model's calls
             result = func(*args, **(kwargs or {}))
-            in_backward = running_node() is not None  # of a gradient that the forward computes
-            self.origins.add(FRAMES.stack[-1] if FRAMES.stack and not in_backward else None)
+            self.origins.add(FRAMES.stack[-1] if FRAMES.stack else None, running_node())
             if is_floating(result):
                 self._note(func, args, kwargs or {}, result)
         return result

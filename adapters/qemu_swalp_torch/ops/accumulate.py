@@ -1,4 +1,4 @@
-"""Products accumulated in low precision: `qemu_swalp.matmul` in autograd and in graphs.
+"""Products accumulated in low precision: `qemu_swalp.matmul` on tensors and in graphs.
 
 Convolutions are such products.
 """
@@ -15,7 +15,6 @@ import qemu_swalp
 from qemu_swalp import Accumulation, RandomBits
 
 from ..tensors.custom_ops import Rule, is_traced, known_step, signed, step_tensor, unsigned
-from ..tensors.transforms import Transformable, applied, needs_function, transformable
 
 
 class Geometry(NamedTuple):
@@ -30,10 +29,7 @@ class Geometry(NamedTuple):
 
 
 def times(a: Tensor, b: Tensor, rule: Rule) -> Tensor:
-    """a·b, batched and broadcast; the gradient is that of the exact product."""
-    if needs_function(a, b):  # create_graph=True
-        result: Tensor = applied(_Times, a, b, rule)
-        return result
+    """a·b, batched and broadcast; without gradient."""
     if is_traced():
         traced: Tensor = _multiply(
             a, b, rule.quantizer, signed(rule.seed), signed(rule.stream), step_tensor(rule)
@@ -43,23 +39,6 @@ def times(a: Tensor, b: Tensor, rule: Rule) -> Tensor:
     random = RandomBits(rule.seed, rule.stream, rule.step) if accumulation.stochastic else None
     product: Tensor = qemu_swalp.matmul(a.detach(), b.detach(), accumulation, random=random)
     return product
-
-
-@transformable
-class _Times(Transformable):
-    @staticmethod
-    def forward(a: Tensor, b: Tensor, rule: Rule) -> Tensor:
-        return times(a, b, rule)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(*inputs[:2])
-
-    @staticmethod
-    def backward(ctx: Any, *errors: Any) -> Any:
-        a, b = ctx.saved_tensors
-        (error,) = errors
-        return (error @ b.mT).sum_to_size(a.shape), (a.mT @ error).sum_to_size(b.shape), None
 
 
 @torch.library.custom_op("qemu_swalp::multiply", mutates_args=())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -13,30 +12,20 @@ from qemu_swalp.ops import clipping
 
 from ..tensors.custom_ops import is_traced, parsed
 from ..tensors.transforms import Transformable, applied, needs_function, transformable
-from .operands import Operand, Operands, ProductRules, Turn, prepared, turned
+from .operands import Operand, Turn, prepared, turned
 
 Prepare = Callable[[Tensor], Tensor]
 
 
-def rounded_once(operands: Operands) -> tuple[Prepare, Prepare, Operands]:
-    """What prepares both operands of the forward product, once for all products, and what is left
-    to do in these.
-    """
-    forward = operands.forward
-    first, second = (partial(_shared, operand=operand) for operand in forward[:2])
-    rest = operands._replace(forward=ProductRules(sum=forward.sum), from_rounded=False)
-    return first, second, rest
-
-
-def _shared(x: Tensor, operand: Operand) -> Tensor:
+def shared(x: Tensor, operand: Operand) -> Tensor:
     """An operand, whose last axis is summed over, as it is multiplied, less its factor.
 
     Its gradient is zero where the rounding clipped, and transformed back.
     """
     if not needs_function(x):
         return prepared(x, operand) / operand.factor
-    shared: Tensor = applied(_Shared, x, operand)
-    return shared
+    result: Tensor = applied(_Shared, x, operand)
+    return result
 
 
 @transformable

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,8 +19,6 @@ from qemu_swalp.kernels import hadamard as hadamard_kernel
 from qemu_swalp.ops.hadamard import COIN, Hadamard, signs_from, transformed
 
 from ..tensors.custom_ops import SIGNS, Rule, apply_rule, is_traced, signed, unsigned
-from ..tensors.straight_through import straight_through
-from ..tensors.transforms import Transformable, applied, needs_function, transformable
 from .scaling import Scaling, scaled
 
 
@@ -74,7 +72,7 @@ def is_plain(operand: Operand) -> bool:
 
 
 def prepared(x: Tensor, operand: Operand) -> Tensor:
-    """An operand, whose last axis is summed over, as it is multiplied."""
+    """An operand, whose last axis is summed over, as it is multiplied; without gradient."""
     if operand.factor != 1:
         x = x * operand.factor
     if operand.turn is not None:
@@ -82,29 +80,8 @@ def prepared(x: Tensor, operand: Operand) -> Tensor:
     if operand.rule is None:
         return x
     if operand.scaling is not None:
-        if needs_function(x):
-            scaled_: Tensor = applied(_Scaled, x, operand)
-            return scaled_
         return scaled(x, operand.rule, operand.scaling)
-    if needs_function(x):  # create_graph=True: straight-through
-        return straight_through(x, operand.rule, None)
     return apply_rule(x, operand.rule)
-
-
-@transformable
-class _Scaled(Transformable):
-    @staticmethod
-    def forward(x: Tensor, operand: Operand) -> Tensor:
-        if operand.rule is None or operand.scaling is None:
-            return x
-        return scaled(x, operand.rule, operand.scaling)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
-
-    @staticmethod
-    def backward(ctx: Any, *errors: Any) -> Any:
-        return errors[0], None
 
 
 def unscaled(y: Tensor, product: ProductRules) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -155,10 +156,10 @@ class Scales:
         return {name: state.record() for name, state in self.states.items()}
 
     def restore(self, record: Mapping[str, Any], rules: Mapping[str, Delayed]) -> None:
-        """Inverse of `record`; `rules` by the kind of operand with which a name begins."""
+        """Inverse of `record`; `rules` by the place of an operand, with which a name begins."""
         self.states = {}
         for name, entry in record.items():
-            self.states[name] = State(rules[name.partition(".")[0]])
+            self.states[name] = State(rules[re.split("[./]", name)[0]])
             self.states[name].restore(entry)
 
 

@@ -25,6 +25,9 @@ SIGN = 1 << 63
 SIGNS = "signs"
 """The role of random signs, which observers are not told of: they are no number of the model."""
 
+HIGHER = "/"
+"""In roles, before the products through which the gradient came that stands in another's place."""
+
 
 def is_capturing() -> bool:
     """Whether a CUDA graph is being captured."""
@@ -94,7 +97,7 @@ def _as_loss_scaling_needs(result: Tensor, x: Tensor, role: str) -> Tensor:
     A loss scale that is too great shows by them in the gradients, and a format that saturates would
     hide them from `torch.amp.GradScaler`.
     """
-    if x.dtype != torch.float16 or "error" not in role:
+    if x.dtype != torch.float16 or not ("error" in role or HIGHER in role):
         return result
     return torch.where(x.isfinite(), result, x)
 
