@@ -30,7 +30,7 @@ except (ImportError, ValueError) as _error:
     ) from _error
 
 from .averaging.callbacks import SwapAverage
-from .averaging.model_swap import restore_iterate, swap_average
+from .averaging.model_swap import install as _install_swaps, restore_iterate, swap_average
 from .averaging.policy_callback import PolicyAverage
 from .averaging.saved import install as _install_averages
 from .averaging.update_bn import update_bn
@@ -61,6 +61,7 @@ _install_elementwise()
 _install_operators()
 _install_phases()
 _install_averages()
+_install_swaps()
 
 __all__ = [
     "COMPUTING_LAYERS",

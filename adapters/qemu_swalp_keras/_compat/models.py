@@ -80,12 +80,9 @@ class _Guarded:
         return self.method(*args, **kwargs)
 
 
-def around_epoch_end(
-    model: keras.Model, before: Callable[[], None], on_exception: Callable[[], None]
-) -> Callable[[], None]:
+def before_epoch_end(model: keras.Model, before: Callable[[], None]) -> Callable[[], None]:
     """In the present `fit`, have before() called after the last batch of an epoch, before its
-    validation and `on_epoch_end`, and on_exception() when an evaluation raises. The value ends it,
-    as does the next `fit`.
+    validation and `on_epoch_end`. The value ends it, as does the next `fit`.
 
     After the last batch `fit` asks for the logs of the epoch. So does `evaluate`.
     """
@@ -98,9 +95,6 @@ def around_epoch_end(
         evaluating += 1
         try:
             return evaluate(*args, **kwargs)
-        except BaseException:
-            on_exception()
-            raise
         finally:
             evaluating -= 1
 

@@ -9,7 +9,7 @@ import keras
 
 from qemu_swalp._util.checks import check_bool
 
-from .._compat import around_epoch_end, callbacks_beside
+from .._compat import before_epoch_end, callbacks_beside
 from ..optim.swap import standing
 from .model_swap import (
     EVALUATION,
@@ -29,9 +29,8 @@ class SwapAverage(keras.callbacks.Callback):
     """Evaluation and prediction, validation within `fit` included, use the optimizer's average, or
     that of a `PolicyAverage`; training uses the iterate.
 
-    Before the first average they use the iterate. If validation within `fit` is interrupted, the
-    iterate is back at once; if an evaluation of its own or a callback at the end of an epoch is, at
-    the next use of the model. Its place in the list of callbacks does not matter.
+    Before the first average they use the iterate. If any of them is interrupted, the iterate is
+    back at once. Its place in the list of callbacks does not matter.
 
     Parameters
     ----------
@@ -146,9 +145,7 @@ class SwapAverage(keras.callbacks.Callback):
             averaging_optimizers(self.model)
         before_training(self.model)
         self._remove_hooks()
-        self._remove_hooks = around_epoch_end(
-            self.model, self._before_epoch_end, self._end_evaluation
-        )
+        self._remove_hooks = before_epoch_end(self.model, self._before_epoch_end)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Back to the iterate."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache, wraps
 from typing import Any
 
 import keras
 import numpy as np
 
-from .._compat import before_calls
+from .._compat import before_calls, replace_method
 from ..backend import strategy_scope, synchronize
 from ..optim.base import QuantizedBase
 from ..optim.swap import Swap, Values, before_use, refused, standing
@@ -222,3 +223,26 @@ def _within(x: Any, seen: set[int]) -> Iterator[QuantizedBase]:
     elif isinstance(x, list | tuple | set):
         for part in x:
             yield from _within(part, seen)
+
+
+def _undone_after_an_exception(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def run(model: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(model, *args, **kwargs)
+        except BaseException:
+            swap = standing(model.trainable_variables)
+            if swap is not None and swap.automatic:
+                swap.undo_unless_rewritten()
+            raise
+
+    return run
+
+
+@cache
+def install() -> None:
+    """Give models their iterates back when `fit`, `evaluate` or `predict` raises, once in a
+    process.
+    """
+    for name in ("fit", "evaluate", "predict"):
+        replace_method(keras.Model, name, _undone_after_an_exception)

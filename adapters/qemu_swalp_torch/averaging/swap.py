@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, ContextDecorator
+from functools import partial
 from typing import Any, Generic, TypeVar
 from weakref import WeakSet, ref
 
@@ -19,6 +20,9 @@ from .source import Source
 from .tensors import check_fit, copy_into
 
 Holder = TypeVar("Holder")
+
+READERS = ("named_parameters", "__reduce_ex__")
+"""Methods of a module by which others read its parameters, copies and pickles included."""
 
 
 class Swap(AbstractContextManager[Holder], ContextDecorator, Generic[Holder]):
@@ -58,6 +62,7 @@ class Saved:
         self.versions: dict[str, int] = {}
         self.model, self.stands = model, True
         self.at_next_use: list[Any] = []
+        self.shadowed: list[tuple[nn.Module, str]] = []
         self.owner: Callable[[], Swap[Any] | None] = ref(owner, self._abandoned)
         STANDING.add(self)
 
@@ -99,7 +104,9 @@ class Saved:
         self.restore()
 
     def _abandoned(self, owner: Any) -> None:
-        """The swap is gone: restore as soon as the model, or a part of it, is used or saved."""
+        """The swap is gone: restore as soon as the model, or a part of it, is used, read, copied or
+        saved.
+        """
         if self.stands and isinstance(self.model, nn.Module):
             for module in self.model.modules():
                 self.at_next_use += [
@@ -108,6 +115,24 @@ class Saved:
                         _AtNextUse(self)
                     ),
                 ]
+                for name in READERS:
+                    if name not in module.__dict__:
+                        module.__dict__[name] = partial(self._read, module, name)
+                        self.shadowed.append((module, name))
+
+    def _read(self, module: nn.Module, name: str, *args: Any, **kwargs: Any) -> Any:
+        """In place of a reader of a module."""
+        self.restore_unless_trained()
+        for shadowed, reader in self.shadowed:
+            shadowed.__dict__.pop(reader, None)
+        self.shadowed = []
+        return getattr(module, name)(*args, **kwargs)
+
+    def restore_unless_trained(self) -> None:
+        """Put everything back, unless the average was trained on: the averager tells then."""
+        if self.stands and not self.was_trained():
+            with torch.no_grad():
+                self.restore()
 
     def leave_model(self) -> None:
         """Take the hooks off the model, once nothing is to be restored."""
@@ -127,9 +152,8 @@ class _AtNextUse:
         self.saved = saved
 
     def __call__(self, *_: Any) -> None:
-        if self.saved is not None and self.saved.stands and not self.saved.was_trained():
-            with torch.no_grad():
-                self.saved.restore()
+        if self.saved is not None:
+            self.saved.restore_unless_trained()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (None,)

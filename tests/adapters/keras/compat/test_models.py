@@ -128,7 +128,7 @@ class Order(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.seen.append("begin")
-        _compat.around_epoch_end(self.model, lambda: self.seen.append("before"), list)
+        _compat.before_epoch_end(self.model, lambda: self.seen.append("before"))
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.seen.append("batch")
@@ -140,7 +140,7 @@ class Order(keras.callbacks.Callback):
         self.seen.append("end")
 
 
-def test_before_calls_and_around_epoch_end() -> None:
+def test_before_calls_and_before_epoch_end() -> None:
     model, seen = network(), []
     model.compile("sgd", loss="mse")
     remove = _compat.before_calls(model, ["make_train_function"], lambda: seen.append("first"))

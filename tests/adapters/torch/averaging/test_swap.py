@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import pickle
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -96,6 +97,43 @@ def test_or_by_the_next_use_of_the_averager(same, abandon, use):
         assert run.averager.average()
     same(run.state(), iterate)
     assert not run.averager.swapped
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda model: dict(model.named_parameters()),
+        lambda model: dict(copy.deepcopy(model).named_parameters()),
+        lambda model: dict(pickle.loads(pickle.dumps(model)).named_parameters()),
+        lambda model: dict(nn.Sequential(model, nn.ReLU())[0].named_parameters()),
+        lambda model: {f"0.{k}": x for k, x in copy.deepcopy(model[0]).named_parameters()},
+        lambda model: dict(zip(model.state_dict(), model.parameters(), strict=False)),
+    ],
+    ids=["named_parameters", "deepcopy", "pickle", "within", "part", "parameters"],
+)
+def test_or_by_whoever_reads_the_parameters(same, read):
+    run = Run().step(3)
+    iterate = run.state()
+    drop(run.averager)
+    gc.collect()
+    assert not torch.equal(run.model[0].weight, iterate["0.weight"])
+    assert torch.equal(read(run.model)["0.weight"], iterate["0.weight"])
+    same(run.state(), iterate)
+    for module in run.model.modules():
+        assert not {"named_parameters", "__reduce_ex__"} & set(module.__dict__)
+
+
+def test_an_average_that_was_trained_on_is_read_as_it_is():
+    run = Run(attached=False).step(3)
+    run.averager.update()
+    nn.init.zeros_(run.model[0].weight)
+    run.averager.update()
+    drop(run.averager)
+    with torch.no_grad():
+        run.model[0].weight.fill_(7)
+    assert copy.deepcopy(run.model)[0].weight.unique().tolist() == [7]
+    with pytest.raises(RuntimeError, match="was trained on since"):
+        run.averager.update()
 
 
 def test_hooks_of_others_are_called_and_ours_go_with_the_next_forward(same):
@@ -200,12 +238,15 @@ def test_averages_of_one_model_do_not_swap_into_each_other(same):
 def test_a_copy_of_a_model_with_an_abandoned_average_is_a_model_of_its_own(same):
     run = Run().step(2)
     drop(run.averager)
+    with torch.no_grad():
+        run.model[0].weight += 1  # an average that was trained on is copied as it is
     clone = copy.deepcopy(run.model)
-    average = {k: v.clone() for k, v in clone.named_parameters()}
+    before = {k: v.clone() for k, v in clone.named_parameters()}
+    run.averager.restore()
     with torch.no_grad():
         clone(X)
         run.model(X)
-    same(dict(clone.named_parameters()), average)
+    same(dict(clone.named_parameters()), before)
     assert not torch.equal(run.model[0].weight, clone[0].weight)
 
 
