@@ -41,7 +41,9 @@ FRAMEWORK_CLASSES = (
 
 
 def is_private(name: str) -> bool:
-    return name.startswith("_") and not (name.startswith("__") and name.endswith("__"))
+    """Of named tuples `_replace` is public."""
+    special = name == "_replace" or (name.startswith("__") and name.endswith("__"))
+    return name.startswith("_") and not special
 
 
 def defined_here(without: str = "-") -> set[str]:
