@@ -47,11 +47,9 @@ def load_experiment(name: str) -> ModuleType | Experiment:
 
 
 def load_lines(name: str) -> tuple[type[Any], Any]:
-    """The settings of an experiment, and the function that shows its runs by their lines; None for
-    experiments whose runs have none.
-    """
+    """The settings of an experiment, and the function that shows its runs by their lines."""
     experiment = load_experiment(name)
-    return experiment.Settings, getattr(experiment, "outcome_of", None)
+    return experiment.Settings, experiment.outcome_of
 
 
 def load_on_framework(framework: str, name: str) -> ModuleType:

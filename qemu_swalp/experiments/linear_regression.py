@@ -8,8 +8,9 @@ every iterate, w_0 = 0 included (algorithm 1).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -28,6 +29,9 @@ INTEGER_BITS = 2
 @dataclass(frozen=True)
 class Settings(Common):
     """Options of `qemu-swalp reproduce linear-regression`."""
+
+    chosen: ClassVar[tuple[str, ...]] = ("seeds",)
+    """The first seed is that of the problem, which all runs have in common."""
 
     fractions: tuple[int, ...] = option(
         (4, 6, 8),
@@ -90,23 +94,28 @@ class Problem:
 def run(settings: Settings) -> Outcome:
     """Float SGD and SWA, then SGD-LP and SWALP for each format."""
     problem = Problem(settings)
-    formats: list[Fixed | None] = [None, *(Fixed(f + INTEGER_BITS, f) for f in settings.fractions)]
-    rows, curves = [], {}
+    formats = [None, *_formats(settings)]
+    rows: list[Row] = []
     with progress(len(formats) * settings.steps) as bar:
         for format in formats:
-            snapshots = _train(problem, settings, format, bar)
-            rows += _rows(problem, settings, snapshots[-1], format)
-            curves[_name(format)] = _curve(problem, snapshots)
+            rows += _rows(problem, settings, _train(problem, settings, format, bar), format)
+    return outcome_of(settings, [{"rows": rows}])
+
+
+def outcome_of(settings: Settings, lines: Sequence[Row]) -> Outcome:
+    """What is shown of runs, by their lines."""
+    problem = Problem(settings)
+    rows = [row for line in lines for row in line["rows"]]
     limits = [
         {
             "format": str(f),
             "floor": problem.floor(f),
             "bound": problem.bound(f, settings.learning_rate, settings.steps),
         }
-        for f in formats
-        if f is not None
+        for f in _formats(settings)
     ]
     summary = summarize(rows, ("format", "method"), ("distance",))
+    curves = _curves(rows)
     facts = {"mu": problem.mu, "gradient_variance": problem.variance, "limits": limits}
     return Outcome(
         rows,
@@ -115,6 +124,10 @@ def run(settings: Settings) -> Outcome:
         lambda figure: _draw(figure, problem, settings, curves),
         facts | {"distance": curves},
     )
+
+
+def _formats(settings: Settings) -> list[Fixed]:
+    return [Fixed(fraction + INTEGER_BITS, fraction) for fraction in settings.fractions]
 
 
 def _train(
@@ -143,21 +156,38 @@ def _methods(format: Fixed | None) -> tuple[str, str]:
     return ("SGD", "SWA") if format is None else ("SGD-LP", "SWALP")
 
 
-def _rows(problem: Problem, settings: Settings, last: Snapshot, format: Fixed | None) -> list[Row]:
-    weights = zip(_methods(format), (last.weight, last.average), strict=True)
+def _rows(
+    problem: Problem, settings: Settings, snapshots: list[Snapshot], format: Fixed | None
+) -> list[Row]:
+    """A row for each method and seed: the last distance, and the curve that leads to it."""
+    steps = [snapshot.step for snapshot in snapshots]
+    iterates = [problem.distance(snapshot.weight) for snapshot in snapshots]
+    averages = [problem.distance(snapshot.average) for snapshot in snapshots]
     return [
-        {"format": _name(format), "method": method, "seed": seed, "distance": float(distance)}
-        for method, weight in weights
-        for seed, distance in zip(settings.run_seeds, problem.distance(weight), strict=True)
+        {
+            "format": _name(format),
+            "method": method,
+            "seed": seed,
+            "distance": float(curve[-1]),
+            "curve": {"step": steps, "distance": [float(f"{value:.5g}") for value in curve]},
+        }
+        for method, distances in zip(_methods(format), (iterates, averages), strict=True)
+        for seed, curve in zip(settings.run_seeds, np.transpose(distances), strict=True)
     ]
 
 
-def _curve(problem: Problem, snapshots: list[Snapshot]) -> dict[str, list[float]]:
-    return {
-        "step": [s.step for s in snapshots],
-        "iterate": [float(problem.distance(s.weight).mean()) for s in snapshots],
-        "average": [float(problem.distance(s.average).mean()) for s in snapshots],
-    }
+def _curves(rows: list[Row]) -> dict[str, Row]:
+    """Format → steps, and the distances of iterate and average, means over the seeds."""
+    curves: dict[str, Row] = {}
+    for format in dict.fromkeys(row["format"] for row in rows):
+        of_format = [row for row in rows if row["format"] == format]
+        curves[format] = {"step": of_format[0]["curve"]["step"]}
+        for name, method in zip(
+            ("iterate", "average"), dict.fromkeys(row["method"] for row in of_format), strict=True
+        ):
+            of_method = [r["curve"]["distance"] for r in of_format if r["method"] == method]
+            curves[format][name] = np.mean(of_method, axis=0).tolist()
+    return curves
 
 
 def _text(problem: Problem, settings: Settings, summary: list[Row], limits: list[Row]) -> str:

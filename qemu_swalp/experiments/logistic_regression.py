@@ -8,6 +8,7 @@ another sample of the same noise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -71,12 +72,19 @@ def run(settings: Settings) -> Outcome:
             for format in formats:
                 stacks = train(problem, training, format, bar, f"{name} {format or 'float32'}")
                 rows += rows_of(problem, training, format, stacks, framework=name)
+    return outcome_of(settings, [{"rows": rows}])
+
+
+def outcome_of(settings: Settings, lines: Sequence[Row]) -> Outcome:
+    """What is shown of runs, by their lines."""
+    rows = [row for line in lines for row in line["rows"]]
     summary = summarize(rows, ("framework", "format", "bits", "method"), METRICS)
+    frameworks = list(dict.fromkeys(row["framework"] for row in summary))
     return Outcome(
         rows,
         summary,
-        _text(settings, list(trainers), summary),
-        lambda figure: _draw(figure, list(trainers), summary),
+        _text(settings, frameworks, summary),
+        lambda figure: _draw(figure, frameworks, summary),
     )
 
 

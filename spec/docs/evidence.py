@@ -8,6 +8,8 @@ import base64
 import json
 import re
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,52 +17,85 @@ from typing import Any
 from qemu_swalp.experiments import load_lines
 from qemu_swalp.experiments.common.evidence import shown
 from qemu_swalp.experiments.common.figure import save_panels
-from qemu_swalp.experiments.common.report import read_lines, spread
+from qemu_swalp.experiments.common.report import COLUMNS, read_lines, spread
 from qemu_swalp.experiments.language_model.tables import METHODS
 from qemu_swalp.experiments.vision.paper_results import PUBLISHED
 from qemu_swalp.experiments.vision.presets import PRESETS, settings_of
 
 FILE = Path(__file__).parent / "data" / "evidence.jsonl"
-NOT_A_LINE = ("method", "part", "part_is", "key", "point", "epoch", "published")
+NOT_A_LINE = ("method", "part", "part_is", "key", "point", "epoch", "published", "bits")
 NAMES = {method: name for method, (name, *_) in METHODS.items()}
 PUBLISHED_METHODS = {"sgd": "SGD", "decayed": "decayed SGD", "swa": "SWA(LP)"}
+DIGITS = {"rounded": 3, "in_float": 3, "gradient_norm": 4}
+"""Decimals of a value, where they are not two."""
 
 
 @lru_cache
-def _lines() -> tuple[dict[str, Any], ...]:
-    return tuple(read_lines(FILE))
+def _lines(runs: str) -> tuple[dict[str, Any], ...]:
+    """`EXPERIMENT`, or `EXPERIMENT[setting=value,…]` for those of its runs that have these."""
+    experiment, _, settings = runs.rstrip("]").partition("[")
+    asked = dict(one.split("=") for one in settings.split(",") if one)
+    return tuple(
+        line
+        for line in read_lines(FILE)
+        if line["experiment"] == experiment
+        and all(str(line["settings"][key]) == value for key, value in asked.items())
+    )
 
 
 @lru_cache
-def _results(experiment: str) -> tuple[Any, ...]:
+def results(runs: str) -> tuple[Any, ...]:
     """(experiment, settings, outcome, seconds) of each setting that was run."""
-    return tuple(shown([line for line in _lines() if line["experiment"] == experiment], load_lines))
+    return tuple(shown(_lines(runs), load_lines))
 
 
-def table_of(experiment: str, value: str, part: str = "") -> tuple[list[str], list[list[str]]]:
-    """Header and lines of one value: methods in columns, mean ± deviation over the seeds."""
-    lines: dict[tuple[str, ...], dict[str, str]] = {}
-    keys: list[str] = []
-    for _, settings, outcome, _ in _results(experiment):
-        for row in outcome.summary:
-            if part in (row.get("part", ""), row.get("point", "")):
-                keys = [k for k in row if k not in NOT_A_LINE and not isinstance(row[k], dict)]
-                name = tuple(str(row[k]) for k in keys)
-                cell = spread(row[value], 2 if value != "rounded" else 3, settings.seeds)
-                lines.setdefault(name, {})[row["method"]] = cell
-    methods = list(dict.fromkeys(method for row in lines.values() for method in row))
-    used = [i for i in range(max(map(len, lines), default=0)) if any(name[i] for name in lines)]
-    header = [*(keys[i] for i in used), *(NAMES.get(method, method) for method in methods)]
-    body = [
-        [*(_code(name[i]) for i in used), *(row.get(method, "") for method in methods)]
-        for name, row in lines.items()
+def table_of(runs: str, value: str, part: str = "") -> tuple[list[str], list[list[str]]]:
+    """Header and lines of one value: methods in columns, mean ± deviation over the seeds.
+
+    part : of the experiment, a point in training, or a framework; empty: all.
+    """
+    rows = [
+        (row, settings.seeds)
+        for _, settings, outcome, _ in results(runs)
+        for row in outcome.summary
+        if not part or part in (str(row.get(key)) for key in ("part", "point", "framework"))
     ]
-    return header, body
+    column = _columns([row["method"] for row, _ in rows])
+    keys = [k for k, v in rows[0][0].items() if k not in NOT_A_LINE and not isinstance(v, dict)]
+    lines: dict[tuple[str, ...], dict[str, str]] = {}
+    for row, seeds in rows:
+        cell = spread(row[value], DIGITS.get(value, 2), seeds)
+        lines.setdefault(tuple(str(row[k]) for k in keys), {})[column[row["method"]]] = cell
+    names = list(lines)
+    used = [i for i in range(len(keys)) if len({name[i] for name in names}) > 1]
+    columns = list(dict.fromkeys(column.values()))
+    body = [[*(_code(n[i]) for i in used), *(lines[n].get(c, "") for c in columns)] for n in names]
+    return [*(keys[i] for i in used), *columns], body
 
 
-def networks(experiment: str) -> tuple[list[str], list[list[str]]]:
+def _columns(methods: Sequence[str]) -> dict[str, str]:
+    """Method → its column: one for SGD and SGD-LP, if a table has both."""
+    named = dict.fromkeys(methods)
+    both = Counter(COLUMNS.get(method, method) for method in named)
+    return {
+        method: column if both[column] > 1 else NAMES.get(method, method)
+        for method, column in ((method, COLUMNS.get(method, method)) for method in named)
+    }
+
+
+def limits(runs: str) -> tuple[list[str], list[list[str]]]:
+    """Header and lines: the floor and the bound of each format of weights."""
+    ((*_, outcome, _),) = results(runs)
+    body = [
+        [f"`{row['format']}`", f"{row['floor']:.2e}", f"{row['bound']:.2e}"]
+        for row in outcome.curves["limits"]
+    ]
+    return ["weights", "floor ‖Q(w\\*) − w\\*‖²", "bound on SWALP"], body
+
+
+def networks(runs: str) -> tuple[list[str], list[list[str]]]:
     """Header and lines of test errors in %: numbers and their blocks, by how the run ends."""
-    cells = _errors(experiment)
+    cells = _errors(runs)
     columns = {
         "last iterate at START": ("sgd", "start"),
         "last iterate": ("sgd", "end"),
@@ -74,13 +109,13 @@ def networks(experiment: str) -> tuple[list[str], list[list[str]]]:
     return ["numbers", *columns], body
 
 
-def averages(experiment: str) -> tuple[list[str], list[list[str]]]:
+def averages(runs: str) -> tuple[list[str], list[list[str]]]:
     """Header and lines of test errors in %: how often and in how many bits one run's iterates were
     averaged.
     """
     body = [
         [numbers, *_average(key), cell]
-        for numbers, row in _errors(experiment).items()
+        for numbers, row in _errors(runs).items()
         if any(key.startswith("swa ") for key, _ in row)
         for (key, point), cell in row.items()
         if key.startswith("swa") and point == "end"
@@ -95,10 +130,10 @@ def _average(key: str) -> tuple[str, str]:
     return often if every else "each epoch", bits[0] if bits else "float32"
 
 
-def _errors(experiment: str) -> dict[str, dict[tuple[str, str], str]]:
+def _errors(runs: str) -> dict[str, dict[tuple[str, str], str]]:
     """Numbers and their blocks → (method, point) → mean ± deviation of the test error."""
     cells: dict[str, dict[tuple[str, str], str]] = {}
-    for _, settings, outcome, _ in _results(experiment):
+    for _, settings, outcome, _ in results(runs):
         for row in outcome.summary:
             low = row["numbers"] != "float32"
             numbers = f"{row['numbers']}, {settings.block} blocks" if low else row["numbers"]
@@ -112,10 +147,10 @@ def _code(name: str) -> str:
     return f"`{name}`" if "<" in name else name
 
 
-def plots(experiment: str) -> str:
+def plots(runs: str) -> str:
     """All panels of an experiment, as pictures within the page."""
     images = []
-    for name, _, outcome, _ in _results(experiment):
+    for name, _, outcome, _ in results(runs):
         with tempfile.TemporaryDirectory() as folder:
             for panel in save_panels(outcome.draw, Path(folder) / f"{name}.png"):
                 data = base64.b64encode(panel.read_bytes()).decode()
@@ -124,22 +159,18 @@ def plots(experiment: str) -> str:
     return "\n".join(images)
 
 
-def made_by(experiment: str) -> str:
+def made_by(runs: str) -> str:
     """Command, number of runs, their time, and where they were made."""
     parts = []
-    for _, settings, _, seconds in _results(experiment):
+    for name, settings, _, seconds in results(runs):
         record = json.loads(json.dumps(settings.record()))
         rest = {key: value for key, value in record.items() if key not in settings.chosen}
-        runs = [
-            line
-            for line in _lines()
-            if line["experiment"] == experiment and rest.items() <= line["settings"].items()
-        ]
-        processors = sorted({line["environment"]["processor"] for line in runs})
-        pythons = sorted({line["environment"]["versions"]["python"] for line in runs})
-        command = settings.command(experiment, everywhere=True)
+        made = [line for line in _lines(runs) if rest.items() <= line["settings"].items()]
+        processors = sorted({line["environment"]["processor"] for line in made})
+        pythons = sorted({line["environment"]["versions"]["python"] for line in made})
+        command = settings.command(name, everywhere=True)
         parts.append(
-            f"`{command}`: {len(runs)} runs, {seconds / 60:.0f} minutes in all beside other work,"
+            f"`{command}`: {len(made)} runs, {seconds / 60:.0f} minutes in all beside other work,"
             f" {', '.join(processors)}, Python {', '.join(pythons)}."
         )
     return "\n\n".join(parts)
@@ -165,7 +196,7 @@ def _here(name: str, numbers: str, method: str, point: str, error: str) -> str:
     """Met, missed and by how much, or not attempted and why: of runs by the paper's own recipe."""
     default = settings_of(name)()
     rest = [key for key in default.record() if key not in default.chosen]
-    for _, settings, outcome, _ in _results(name) if name in PRESETS else ():
+    for _, settings, outcome, _ in results(name) if name in PRESETS else ():
         if any(settings.record()[key] != default.record()[key] for key in rest):
             continue
         for row in outcome.summary:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from evidence import results
 from matplotlib.figure import Figure
 
 import qemu_swalp as q
@@ -68,8 +68,8 @@ def stochastic(figure: Any) -> None:
 def swalp(figure: Any) -> None:
     """Gradient norm and test error of softmax regression over fractional bits."""
     figure.set_size_inches(7.2, 2.8)
-    file = HERE / "data" / "runs" / "digits.json"
-    summary = json.loads(file.read_text(encoding="utf-8"))["summary"]
+    ((*_, outcome, _),) = results("digits")
+    summary = outcome.summary
     methods = {"SGD-LP": (ORANGE, "o-"), "SGD-LP decayed": (GRAY, "s--"), "SWALP": (BLUE, "D-")}
     panels = figure.subplots(1, 2)
     for value, axes in zip(("gradient_norm", "test_error"), panels, strict=True):

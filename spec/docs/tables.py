@@ -14,8 +14,6 @@ import evidence as runs
 
 import qemu_swalp as q
 from qemu_swalp.cli.formats import element_and_unit, number, special_values
-from qemu_swalp.experiments.common.html import LABELS
-from qemu_swalp.experiments.common.report import COLUMNS, spread
 from qemu_swalp.formats.aliases import ALIASES
 from qemu_swalp.training import presets, recipe, recipe_names
 
@@ -104,39 +102,6 @@ def measurement(name: str) -> str:
     return f"{_unbroken(table)}\n\n`{content['command']}`; {content['machine']}."
 
 
-def results(name: str, value: str, part: str = "") -> str:
-    """A table of one value of `runs/NAME.json`, as `qemu-swalp reproduce` wrote it."""
-    content = json.loads((DATA / "runs" / f"{name}.json").read_text(encoding="utf-8"))
-    seeds, digits = content["settings"]["seeds"], 2 if value in ("test_error", "distance") else 4
-    rows: dict[str, dict[str, str]] = {}
-    for row in content["summary"]:
-        if str(row.get("part", "")) == part:
-            cell = spread(row[value], digits, seeds)
-            rows.setdefault(f"`{row['format']}`", {})[COLUMNS[row["method"]]] = cell
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    body = [(format, *(row[column] for column in columns)) for format, row in rows.items()]
-    unit = LABELS.get(value, value.replace("_", " "))
-    return _unbroken(markdown_table((unit, *columns), body))
-
-
-def limits(name: str) -> str:
-    """The floor and the bound of each format of `runs/NAME.json`."""
-    content = json.loads((DATA / "runs" / f"{name}.json").read_text(encoding="utf-8"))
-    rows = [
-        (f"`{row['format']}`", f"{row['floor']:.2e}", f"{row['bound']:.2e}")
-        for row in content["curves"]["limits"]
-    ]
-    return markdown_table(("weights", "floor ‖Q(w\\*) − w\\*‖²", "bound on SWALP"), rows)
-
-
-def made_by(name: str) -> str:
-    """Command, time and processor of `runs/NAME.json`."""
-    content = json.loads((DATA / "runs" / f"{name}.json").read_text(encoding="utf-8"))
-    processor = content["environment"]["processor"]
-    command = re.sub(r" --out \S+", "", content["command"])
-    return f"`{command}`: {content['seconds']:.0f} s on two cores of an {processor}."
-
-
 def _unbroken(table: str) -> str:
     """Numbers with their deviation and unit stay on a line."""
     return re.sub(r" (?=[±%])|(?<=±) ", "\N{NO-BREAK SPACE}", table)
@@ -145,6 +110,11 @@ def _unbroken(table: str) -> str:
 def evidence(experiment: str, value: str, part: str = "") -> str:
     """A table of one value of the runs in `data/evidence.jsonl`."""
     return _unbroken(markdown_table(*runs.table_of(experiment, value, part)))
+
+
+def evidence_limits(experiment: str) -> str:
+    """What weights in a format can reach."""
+    return markdown_table(*runs.limits(experiment))
 
 
 def evidence_networks(experiment: str) -> str:
@@ -168,10 +138,8 @@ GENERATED: dict[str, Callable[..., str]] = {
     "recipes": recipes,
     "api": api,
     "measurement": measurement,
-    "results": results,
-    "limits": limits,
-    "made_by": made_by,
     "evidence": evidence,
+    "evidence_limits": evidence_limits,
     "evidence_networks": evidence_networks,
     "evidence_averages": evidence_averages,
     "evidence_plots": runs.plots,

@@ -17,12 +17,16 @@ from qemu_swalp.experiments.common.report import read_lines
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, data_folder: Path) -> Path:
-    """Results of calls: a theory, a network; a language model in two calls, one recipe each."""
+    """Results of calls; of the language model two, one recipe each."""
     out = tmp_path_factory.mktemp("evidence")
     lenet = "--method sgd swa --precision low --epochs 2 --subset 64 --validation 0"
+    data = f"--data-dir {data_folder}"
     calls = {
         "theory": "--quick --steps 20 --random-bits 2 32 --fractions 2 4",
-        "mnist-lenet": f"--quick {lenet} --test-subset 20 --data-dir {data_folder}",
+        "digits": "--quick",
+        "linear-regression": "--quick --steps 20",
+        "logistic-regression": f"--quick {data}",
+        "mnist-lenet": f"--quick {lenet} --test-subset 20 {data}",
     }
     for name, more in calls.items():
         assert main(["reproduce", name, *more.split(), "--out", str(out / name)]) == 0
@@ -42,7 +46,9 @@ def content(folder: Path) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("name", ["theory", "mnist-lenet"])
+@pytest.mark.parametrize(
+    "name", ["theory", "mnist-lenet", "digits", "linear-regression", "logistic-regression"]
+)
 def test_lines_show_what_the_call_showed(
     name: str, folder: Path, lines: list[dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -97,9 +103,22 @@ def test_report_writes_lines_and_shows_them(
     assert "data:image/svg" in texts[0]
 
 
-def test_what_has_no_lines_is_told(folder: Path, tmp_path: Path) -> None:
-    line = {"experiment": "digits", "settings": {}, "seed": 0}
-    with pytest.raises(ValueError, match=r"digits is not shown from lines; give its results\.json"):
-        shown([line], load_lines)
+def test_lines_that_are_told_are_kept_beside_those_of_folders(
+    folder: Path, lines: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    file = tmp_path / "x.jsonl"
+    write([line for line in lines if line["experiment"] != "digits"], file)
+    assert collect([file, folder / "digits"], load_lines) == lines
+
+
+def test_a_problem_of_another_first_seed_is_another_table(folder: Path, tmp_path: Path) -> None:
+    call = "reproduce linear-regression --quick --steps 20 --seed 1 --seeds 2 --out"
+    assert main([*call.split(), str(tmp_path / "linear-regression")]) == 0
+    first, second = shown(collect([folder / "linear-regression", tmp_path], load_lines), load_lines)
+    assert [settings.seed for _, settings, *_ in (first, second)] == [0, 1]
+    assert first[2].curves["mu"] != second[2].curves["mu"]
+
+
+def test_where_no_run_is_is_told(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no runs\.jsonl"):
         collect([tmp_path], load_lines)

@@ -5,7 +5,7 @@ anew. A line has the run's experiment, settings, seed, figures, duration and com
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,32 +17,42 @@ from .settings import Settings, choose
 SUFFIX = ".jsonl"
 Show = Callable[[Any, Sequence[Row]], Outcome]
 """(settings, lines) → what a call that made all these runs would have shown."""
-Load = Callable[[str], tuple[type[Settings], Show | None]]
-"""The settings of an experiment, and how its lines are shown; None: it has no lines."""
+Load = Callable[[str], tuple[type[Settings], Show]]
+"""The settings of an experiment, and how its lines are shown."""
 
 
 def collect(places: Iterable[Path], load: Load) -> list[Row]:
-    """The lines of every run in or below the folders, each run once: of unfinished calls too.
+    """The lines of every run in or below the folders, of unfinished calls too, and of files of
+    lines; each run once.
 
-    FileNotFoundError if a folder holds none.
+    FileNotFoundError if a place holds none.
     """
     found: dict[str, Row] = {}
     for place in places:
-        lines = [line for file in sorted(place.rglob(RUNS)) for line in read_lines(file)]
-        results = read([place]) if any(place.rglob("results.json")) else []
-        for file, content in results:
-            if not file.with_name(RUNS).exists() and load(content["experiment"])[1]:
-                lines += _lines_of(content)
+        lines = read_lines(place) if place.suffix == SUFFIX else list(_made_in(place, load))
         if not lines:
             raise FileNotFoundError(f"{place} holds no {RUNS}, and no results.json with seeds")
         found |= {_name(line): line for line in lines}
-    ordered = sorted(found.values(), key=lambda line: (line["experiment"], line["seed"]))
-    return [line | {"command": _command(line, load)} for line in ordered]
+    return sorted(found.values(), key=lambda line: (line["experiment"], line["seed"]))
 
 
-def _command(line: Row, load: Load) -> str:
-    """What makes the run on any machine."""
-    settings = _settings(load(line["experiment"])[0], [line])
+def _made_in(folder: Path, load: Load) -> Iterator[Row]:
+    """The lines of a folder, each with the command that makes it on any machine: of its own, or of
+    the call that made all its seeds at once.
+    """
+    for file in sorted(folder.rglob(RUNS)):
+        for line in read_lines(file):
+            kind, _ = load(line["experiment"])
+            yield line | {"command": _command(line, _settings(kind, [line]))}
+    results = read([folder]) if any(folder.rglob("results.json")) else []
+    for file, content in results:
+        if not file.with_name(RUNS).exists():
+            kind, _ = load(content["experiment"])
+            call = _made(kind, content["settings"])
+            yield from _lines_of(content | {"command": _command(content, call)})
+
+
+def _command(line: Row, settings: Settings) -> str:
     return settings.command(line["experiment"], everywhere=True)
 
 
@@ -78,38 +88,38 @@ def shown(lines: Sequence[Row], load: Load) -> list[tuple[str, Settings, Outcome
     """
     groups: dict[str, list[Row]] = {}
     for line in lines:
-        kind, _ = _shown_by(line["experiment"], load)
+        kind, _ = load(line["experiment"])
         rest = {k: v for k, v in line["settings"].items() if k not in kind.chosen}
         key = [line["experiment"], rest, line.get("corpus", {}).get("sha256")]
         groups.setdefault(json.dumps(key, sort_keys=True), []).append(line)
     results = []
     for group in groups.values():
-        kind, show = _shown_by(group[0]["experiment"], load)
+        kind, show = load(group[0]["experiment"])
         settings = _settings(kind, group)
         seconds = sum(line["seconds"] for line in group)
         results.append((group[0]["experiment"], settings, show(settings, group), seconds))
     return results
 
 
-def _shown_by(experiment: str, load: Load) -> tuple[type[Settings], Show]:
-    kind, show = load(experiment)
-    if show is None:
-        raise ValueError(f"{experiment} is not shown from lines; give its results.json")
-    return kind, show
-
-
 def _settings(kind: type[Settings], lines: Sequence[Row]) -> Settings:
     """Of a call that makes all these runs."""
-    known = {item.name for item in fields(kind)}
-    values: dict[str, Any] = {k: v for k, v in lines[0]["settings"].items() if k in known}
+    values = dict(lines[0]["settings"])
     for name in kind.chosen:
         if isinstance(values[name], list):
             union = [one for line in lines for one in line["settings"][name]]
             values[name] = list(dict.fromkeys(union))
     seeds = {line["seed"] for line in lines}
-    values |= {"seed": min(seeds), "seeds": len(seeds)}
-    chosen = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    settings: Settings = choose(kind, chosen, quick=False)
+    values["seeds"] = len(seeds)
+    if "seed" in kind.chosen:
+        values["seed"] = min(seeds)
+    return _made(kind, values)
+
+
+def _made(kind: type[Settings], values: Row) -> Settings:
+    """Of what results.json or a line has kept; what is no option any more is left out."""
+    known = {item.name for item in fields(kind)}
+    kept = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
+    settings: Settings = choose(kind, kept, quick=False)
     return settings
 
 

@@ -75,8 +75,9 @@ def epoch(settings: Settings, samples: int) -> int:
     return max(samples // settings.network_batch, 1)
 
 
-def rows(train: Train, settings: Settings, data: Dataset, bar: Progress) -> list[Row]:
-    """A row for each number of bits, method and seed."""
+def rows(network: Any, settings: Settings, data: Dataset, bar: Progress) -> list[Row]:
+    """A row for each number of bits, method and seed. `network` : the module of a framework."""
+    train: Train = network.train
     results: list[Row] = []
     for word in (None, *settings.words):
         label = f"network, {f'bfp<{word}>' if word else 'float32'}"
@@ -87,6 +88,7 @@ def rows(train: Train, settings: Settings, data: Dataset, bar: Progress) -> list
             errors = 100 * np.mean(logits.argmax(-1) != data.test_labels, axis=1)
             results += [
                 {
+                    "framework": network.FRAMEWORK,
                     "format": f"bfp<{word}>" if word else "float32",
                     "bits": word or "float32",
                     "method": method,

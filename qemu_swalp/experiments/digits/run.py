@@ -8,6 +8,8 @@ where PyTorch is absent and Keras not asked for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -26,6 +28,7 @@ PARTS = {
     1: "softmax regression, weights in fixed point",
     2: "network, every number in block floating point",
 }
+BY = ("part", "part_is")
 LEFT_OUT = (
     "Part two, a network with every number in block floating point, is left out: {}; or choose"
     " --framework keras"
@@ -51,16 +54,23 @@ def run(settings: Settings) -> Outcome:
         steps += mlp.total_steps(settings, len(data.train))
     with progress(steps) as bar:
         rows = _regression(settings, training, data, bar)
-        network_rows = mlp.rows(network.train, settings, data, bar) if network else []
-    regression = summarize(rows, ("format", "bits", "method"), METRICS)
-    errors = summarize(network_rows, ("format", "bits", "method"), ("test_error",))
-    text = _regression_text(settings, regression)
-    text += (
-        _network_text(settings, network.FRAMEWORK, errors) if network else [LEFT_OUT.format(reason)]
-    )
+        network_rows = mlp.rows(network, settings, data, bar) if network else []
+    outcome = outcome_of(settings, [{"rows": _parts(rows, network_rows)}])
+    if network:
+        return outcome
+    return replace(outcome, text=f"{outcome.text}\n\n{LEFT_OUT.format(reason)}")
+
+
+def outcome_of(settings: Settings, lines: Sequence[Row]) -> Outcome:
+    """What is shown of runs, by their lines."""
+    rows = [row for line in lines for row in line["rows"]]
+    first, second = ([row for row in rows if row["part"] == part] for part in PARTS)
+    regression = summarize(first, (*BY, "format", "bits", "method"), METRICS)
+    errors = summarize(second, (*BY, "framework", "format", "bits", "method"), ("test_error",))
+    text = _regression_text(settings, regression) + _network_text(settings, errors)
     return Outcome(
-        _parts(rows, network_rows),
-        _parts(regression, errors),
+        rows,
+        regression + errors,
         "\n\n".join(text),
         lambda figure: _draw(figure, regression, errors),
     )
@@ -109,11 +119,13 @@ def _regression_text(settings: Settings, summary: list[Row]) -> list[str]:
     ]
 
 
-def _network_text(settings: Settings, framework: str, summary: list[Row]) -> list[str]:
+def _network_text(settings: Settings, summary: list[Row]) -> list[str]:
+    if not summary:
+        return []
     return [
         (
-            f"Part two: a network on {framework}, every number in block floating point,"
-            f" {settings.network_epochs} epochs, average from epoch {settings.network_start}"
+            f"Part two: a network on {summary[0]['framework']}, every number in block floating"
+            f" point, {settings.network_epochs} epochs, average from epoch {settings.network_start}"
         ),
         "test error, %",
         pivot(summary, "bits", "test_error", 2, "bits of a number", settings.seeds),
