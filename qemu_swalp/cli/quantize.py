@@ -165,20 +165,26 @@ def _quantize(chosen: argparse.Namespace) -> int:
     load(chosen.load)
     settings = _settings(chosen)
     _check_out(chosen)
-    report, state = Report(), dict[str, Any]()
+    report, state, rounded = Report(), dict[str, Stored](), dict[str, Stored]()
     with open_checkpoint(chosen.file) as tensors:
         check_patterns("--only", chosen.only or (), tensors.names)
         for index, name in enumerate(_with_progress(tensors)):
             stored, reason = _read(
                 tensors, name, chosen.only, settings, reading=chosen.out is not None
             )
+            first = tensors.first[name]
+            if not reason and first in rounded:
+                reason, stored = f"the same as {first}", rounded[first]
             if reason:
                 report.passed_over.setdefault(reason, []).append(name)
             else:
                 x = values_of(stored)
                 report.add(name, stored, _analysis(settings, index, name, x))
+                if chosen.out is not None:
+                    stored = _quantized(settings, index, name, x)
+                rounded[name] = stored
             if chosen.out is not None:
-                state[name] = stored if reason else _quantized(settings, index, name, x)
+                state[name] = stored
     if not report.lines:
         raise ValueError(f"{chosen.file}: nothing to round: {report.text() or 'it has no tensor'}")
     if chosen.out is not None:
@@ -293,5 +299,5 @@ def _dequantize(chosen: argparse.Namespace) -> int:
     with open_checkpoint(chosen.file) as tensors:
         state = {name: values_of(tensors.read(name)) for name in _with_progress(tensors)}
     write_file(chosen.out, state, tensors.metadata)
-    print(f"{len(state)} tensors; written: {chosen.out}")
+    print(f"{len(state)} tensor{'s' * (len(state) != 1)}; written: {chosen.out}")
     return 0

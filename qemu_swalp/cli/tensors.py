@@ -12,7 +12,7 @@ from ..arrays.dtypes import SOURCE_DTYPES, source_dtype
 from ..formats import Format
 from ..ops.arguments import check_representable
 from ..storage.layouts import Stored
-from ..storage.tensor_files import write_tensors
+from ..storage.tensor_files import whole, write_tensors
 
 WRITTEN = (".npy", ".npz", ".safetensors")
 READ = ".npy, .npz, .safetensors, .pt, .bin or .gguf file, index of shards, or folder with one"
@@ -37,10 +37,11 @@ def write_file(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[
             f"{foreign} is of {tensors[foreign].dtype}, which {suffix} files cannot hold; write a "
             ".safetensors file"
         )
-    if suffix == ".npz":
-        np.savez(path, **tensors)  # type: ignore[arg-type]
-    else:
-        np.save(path, next(iter(tensors.values())))
+    with whole(path) as part, open(part, "xb") as file:
+        if suffix == ".npz":
+            np.savez(file, **tensors)  # type: ignore[arg-type]
+        else:
+            np.save(file, next(iter(tensors.values())))
 
 
 def check_suffix(path: Path, *accepted: str) -> None:

@@ -159,10 +159,16 @@ class Block(Format, family="block"):
         top = self.top
         if isinstance(top, bool) or not isinstance(top, int | float):
             raise TypeError(f"top must be a number, got {top!r}")
-        if top != greatest and (not 2.0**-126 <= top < 2.0**128 or float(np.float32(top)) != top):
+        normal = 2.0**-126 <= top < 2.0**128
+        if top == greatest and not normal and isinstance(self.element, TableFormat):
             raise ValueError(
-                f"top must be a positive normal number of float32, such as {greatest:g}, the"
-                f" greatest magnitude of {self.element}, got {top!r}"
+                f"no scale in float32 brings numbers to {greatest:g}, the greatest magnitude of"
+                f" {self.element}; give top= within its normal numbers, such as top=1"
+            )
+        if top != greatest and (not normal or float(np.float32(top)) != top):
+            raise ValueError(
+                f"top must be a positive normal number of float32, such as 1 or {self.element}'s"
+                f" greatest magnitude {greatest:g}, got {top!r}"
             )
         object.__setattr__(self, "top", float(top))
 

@@ -159,9 +159,9 @@ def calibrate(
     method : "amax" covers all that was seen; "percentile" clips what lies beyond that percentile of
         |x|. "mse" and "entropy" try `candidates` clips, even parts of amax, and take the best.
         "mse" takes that of the least squared error; "entropy" that of the least Kullback-Leibler
-        divergence of the histogram from that of the quantized numbers (as TensorRT does). Numbers
-        are counted in 2,048 bins of |x| for each sign, whose range doubles as needed; the format's
-        rule then computes the scales of what is left.
+        divergence of the histogram from that of the quantized numbers (as TensorRT does), zeros
+        left out. Numbers are counted in 2,048 bins of |x| for each sign, whose range doubles as
+        needed; the format's rule then computes the scales of what is left.
     percentile : above 50, at most 100.
     candidates : 2..4096.
 

@@ -18,6 +18,8 @@ class Histograms:
         self.counts = np.zeros((blocks, 2 * BINS), np.int64)
         self.exponents = np.full(blocks, -1000)
         """k of each block."""
+        self.zeros = np.zeros(blocks, np.int64)
+        """How many of the numbers are zero; `counts` has them too."""
 
     def add(self, values: np.ndarray, blocks: np.ndarray) -> None:
         """Count numbers, given the block of each."""
@@ -29,6 +31,7 @@ class Histograms:
         bins = np.clip(np.floor(values / width).astype(np.int64) + BINS, 0, 2 * BINS - 1)
         flat = np.bincount(blocks * (2 * BINS) + bins, minlength=self.counts.size)
         self.counts += flat.reshape(self.counts.shape)
+        self.zeros += np.bincount(blocks[values == 0], minlength=len(self.zeros))
 
     def _widen(self, exponents: np.ndarray) -> None:
         """Join bins by pairs until each range is as wide as asked for."""
@@ -81,6 +84,7 @@ def squared_error(
 ) -> np.ndarray:
     """The sum of squared errors of each block."""
     error = quantized(histograms, format, scales, points) - histograms.centers
+    error = np.ldexp(error, -histograms.exponents[:, None])  # whose squares are in range
     return np.asarray((error**2 * histograms.counts).sum(1))
 
 
@@ -94,10 +98,15 @@ def entropy(
     """The Kullback-Leibler divergence of each block's histogram, what lies beyond the clip counted
     in the last bins within, from that of the quantized numbers: each value's count spread evenly
     over the bins that become it and are not empty.
+
+    Zeros are left out: those of a ReLU are exact whatever the clip is, and would outweigh all else.
+    (NVIDIA's pytorch-quantization gives their bin the count of its neighbour.)
     """
+    nonzero = histograms.counts.copy()
+    nonzero[:, BINS] -= histograms.zeros
     values = quantized(histograms, format, scales, points)
     lost = np.zeros(len(values))
-    for i, (counts, centers) in enumerate(zip(histograms.counts, histograms.centers, strict=True)):
+    for i, (counts, centers) in enumerate(zip(nonzero, histograms.centers, strict=True)):
         within = np.abs(centers) <= clip[i]
         if not within.any() or not counts.any():
             continue

@@ -74,6 +74,9 @@ def _as_array(xp: Namespace, x: Array, name: str, values: Any, floating: bool) -
     """An argument as an array of x's library."""
     kind = "floating" if floating else "integer"
     if xp.owns(values) and xp.name != "numpy":
+        remedy = xp.remedy(values)
+        if remedy is not None:
+            raise TypeError(f"{name} must be a dense {xp.name} array; {remedy}")
         dtype = xp.dtype(values)
         right = dtype in SOURCE_DTYPES if floating else "int" in dtype and not dtype.startswith("q")
         if not right:
@@ -83,7 +86,8 @@ def _as_array(xp: Namespace, x: Array, name: str, values: Any, floating: bool) -
     if isinstance(values, int | float | list | tuple | np.ndarray | np.generic):
         with contextlib.suppress(TypeError, ValueError):
             plain = np.asarray(values)
-    if plain is None or plain.dtype.kind not in ("iuf" if floating else "iu"):
+    bfloat16 = floating and plain is not None and plain.dtype.name == "bfloat16"
+    if plain is None or (plain.dtype.kind not in ("iuf" if floating else "iu") and not bfloat16):
         libraries = " or ".join(dict.fromkeys((xp.name, "numpy")))
         raise TypeError(
             f"{name} must be {kind} numbers: one number, a list, or an array of {libraries}, got"
@@ -140,7 +144,7 @@ def _check_values(ctx: Context, format: Block, given: Given) -> None:
     if xp.concrete(given.scales):
         _, invalid = scales_in_format(ctx, format, given.scales)
         if xp.any(invalid):
-            wanted = "positive and finite"
+            wanted = "positive and finite in float32"
             if format.powers:
                 wanted = "powers of two from 2^{} to 2^{}".format(*format.powers)
             raise ValueError(

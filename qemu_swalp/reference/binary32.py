@@ -90,5 +90,6 @@ def nearest_value(xp: Namespace, bits: Array, format: BinadeFormat) -> Array:
 
 
 def bits32(value: float) -> int:
-    """float32 bits of a positive number of the host."""
-    return int(np.float32(value).view(np.int32))
+    """float32 bits of a positive number of the host; those of infinity, if it is beyond float32."""
+    with np.errstate(over="ignore"):
+        return int(np.float32(value).view(np.int32))

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,17 @@ class Checkpoint:
     metadata: Mapping[str, str]
     """`__metadata__` of safetensors files, without our own."""
     readers: Mapping[str, Callable[[], Stored]]
+    """One for all names of an array."""
 
     @property
     def names(self) -> list[str]:
         return list(self.readers)
+
+    @cached_property
+    def first(self) -> dict[str, str]:
+        """Name → the first name of the same array."""
+        named: dict[Callable[[], Stored], str] = {}
+        return {name: named.setdefault(read, name) for name, read in self.readers.items()}
 
     def read(self, name: str) -> Stored:
         """The array of a name. ValueError where it is damaged."""
@@ -88,7 +96,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     ('fp8_128x128', [[0.25, 0.125]])
     """
     with open_checkpoint(path) as checkpoint:
-        return {name: checkpoint.read(name) for name in checkpoint.names}
+        arrays = {name: checkpoint.read(name) for name in set(checkpoint.first.values())}
+        return {name: arrays[first] for name, first in checkpoint.first.items()}
 
 
 def _at(path: Path, error: ValueError) -> ValueError:

@@ -17,8 +17,9 @@ from ..ops.pack import pack
 from .host_arrays import in_own_dtype
 from .ml_dtypes import to_ml_dtypes
 from .quantization_config import json_object
+from .sources import INDICES
 from .state_dict import QuantizedTensor
-from .tensor_files import write_tensors
+from .tensor_files import whole, write_tensors
 
 E2M1, E2M3, E4M3, E8M0 = (
     cast(Float, parse(name)) for name in ("e2m1fn", "e2m3fn", "e4m3fn", "e8m0fnu")
@@ -69,7 +70,7 @@ def save_compressed_tensors(
     ------
     ValueError: if an array is of another name, shape or format, if its rows are not filled by
         groups, or if `activations` goes with other weights than these. Also if `config.json` is
-        there and no JSON object.
+        there and no JSON object, or the folder has the index of another checkpoint.
     OSError: if a file cannot be written.
     ImportError: without safetensors or ml_dtypes.
 
@@ -110,11 +111,18 @@ def save_compressed_tensors(
     }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    index = next((folder / name for name in INDICES if (folder / name).exists()), None)
+    if index is not None:
+        raise ValueError(
+            f"{index} is the index of another checkpoint, which readers of {folder} would go by;"
+            " write to another folder"
+        )
     config = folder / "config.json"
     others = json_object(config) if config.exists() else {}
     write_tensors(folder / "model.safetensors", stored, metadata)
     text = json.dumps(others | {"quantization_config": said}, indent=2)
-    config.write_text(text + "\n", encoding="utf-8")
+    with whole(config) as part:
+        Path(part).write_text(text + "\n", encoding="utf-8")
 
 
 def _parts(name: str, x: QuantizedTensor) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:

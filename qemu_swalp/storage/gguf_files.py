@@ -16,6 +16,8 @@ from .host_arrays import in_own_dtype
 from .state_dict import QuantizedTensor
 from .tensor_files import whole
 
+LONGEST_NAME = 63
+"""GGML_MAX_NAME without the final zero."""
 RUN = 32
 """Elements of a block, in all layouts here."""
 
@@ -65,7 +67,7 @@ def save_gguf(
     ------
     TypeError: if a value of `metadata` is of another kind.
     ValueError: if a tensor is of another format, dtype or rank (1 to 4), if runs do not fill its
-        rows, or if blocks are NaN.
+        rows, if blocks are NaN, or if a name has more than 63 bytes.
     OSError: if the file cannot be written.
     ImportError: without gguf, or ml_dtypes where a dtype needs it.
 
@@ -80,6 +82,11 @@ def save_gguf(
     """
     gguf = require("gguf", GGUF)
     tensors = {name: _stored(name, x) for name, x in state.items()}
+    long = next((name for name in tensors if len(name.encode()) > LONGEST_NAME), None)
+    if long is not None:
+        raise ValueError(
+            f"{long} has more than the {LONGEST_NAME} bytes that ggml keeps of a name; rename it"
+        )
     with whole(path) as part:
         writer = gguf.GGUFWriter(part, architecture)
         for key, value in (metadata or {}).items():
@@ -158,7 +165,7 @@ def _blocks(name: str, x: QuantizedTensor, format: Block) -> tuple[str, np.ndarr
         fifth = [np.packbits(n >> 4, axis=1, bitorder="little")] if format.bits == 5 else []
         body = [*fifth, low | (high << 4)]
     rows = np.concatenate([*head, *body], axis=1, dtype=np.uint8)
-    return kind, rows.reshape(*shape[:-1], -1)
+    return kind, rows.reshape(*shape[:-1], shape[-1] // RUN * rows.shape[1])
 
 
 def _kind(format: Block) -> str | None:

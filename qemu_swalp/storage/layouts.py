@@ -66,7 +66,8 @@ NEVER_ALONE = (
 
 
 def arrays_of(source: Source, config: Mapping[str, Any]) -> dict[str, Callable[[], Stored]]:
-    """The arrays of a checkpoint: by name what reads each, in the order of their codes.
+    """The arrays of a checkpoint: by name what reads each, one for all names of an array, in the
+    order of their codes.
 
     Raises ValueError if an array lacks a part, or if two have one name.
     """
@@ -74,6 +75,7 @@ def arrays_of(source: Source, config: Mapping[str, Any]) -> dict[str, Callable[[
     found = {name: fit for name in source.names if (fit := _fit(source, name, names))}
     taken = {part for _, parts in found.values() for part in parts.values()}
     arrays: dict[str, Callable[[], Stored]] = {}
+    plain = {name: _plain_reader(source, name) for name in names - set(found) - taken}
     for stored in source.names:
         if stored in found:
             layout, parts = found[stored]
@@ -85,7 +87,7 @@ def arrays_of(source: Source, config: Mapping[str, Any]) -> dict[str, Callable[[
                     f"damaged: {stored} is one part of a quantized array, and the others are"
                     " missing or of dtypes that do not go with it"
                 )
-            name, read = stored, _plain_reader(source, stored)
+            name, read = stored, plain[source.same_as.get(stored, stored)]
         else:
             continue
         if name in arrays:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._util.extras import GGUF, TORCH, require
-from .host_arrays import in_own_dtype
+from .host_arrays import in_own_dtype, memory_of
 from .quantization_config import json_object
 from .tensor_files import open_tensors
 
@@ -33,6 +33,8 @@ class Source(NamedTuple):
     dtype: Callable[[str], str]
     """The name of an array's dtype."""
     metadata: Mapping[str, str] = {}
+    same_as: Mapping[str, str] = {}
+    """Name → the name of the same array before it, of those that have one."""
 
 
 @contextmanager
@@ -49,7 +51,7 @@ def open_source(path: Path) -> Iterator[Source]:
         elif suffix in (".npy", ".npz"):
             yield _numpy_file(path, stack)
         elif suffix in (".pt", ".pth", ".bin"):
-            yield _of_arrays(_torch_file(path))
+            yield _torch_file(path)
         elif suffix == ".gguf":
             yield _gguf_file(path)
         else:
@@ -146,9 +148,9 @@ def _native(x: np.ndarray) -> np.ndarray:
 # PyTorch
 
 
-def _torch_file(path: Path) -> dict[str, np.ndarray]:
+def _torch_file(path: Path) -> Source:
     """The tensors of a file of `torch.save`, by the names and, of nested mappings and lists, by the
-    keys on the way, joined by dots. What is no tensor is left out.
+    keys on the way, joined by dots. What is no tensor is left out. Tied weights share their memory.
     """
     torch = require("torch", TORCH)
     with path.open("rb"):  # an OSError that says why, if it cannot be read
@@ -161,6 +163,8 @@ def _torch_file(path: Path) -> dict[str, np.ndarray]:
             f" model's state_dict(). It said: {_first_line(error)}"
         ) from error
     tensors: dict[str, np.ndarray] = {}
+    first: dict[object, str] = {}
+    same_as: dict[str, str] = {}
 
     def collect(name: str, x: Any) -> None:
         if isinstance(x, torch.Tensor):
@@ -175,18 +179,21 @@ def _torch_file(path: Path) -> dict[str, np.ndarray]:
                     f" {x.device} of {x.dtype}; save a dense one, as to_dense() or dequantize()"
                     " gives it, or leave it out"
                 ) from error
+            if first.setdefault(memory_of(x), name) != name:
+                same_as[name] = first[memory_of(x)]
         elif isinstance(x, Mapping | list | tuple):
             members = x.items() if isinstance(x, Mapping) else enumerate(x)
             for key, value in members:
                 collect(f"{name}.{key}" if name else str(key), value)
 
     collect("", content)
-    return tensors
+    return _of_arrays(tensors)._replace(same_as=same_as)
 
 
 def _first_line(error: Exception) -> str:
     """Of what PyTorch said, without what colours it on a terminal."""
-    return re.sub(r"\x1b\[\d*m", "", str(error)).strip().partition("\n")[0]
+    said = re.sub(r"\x1b\[\d*m", "", str(error)).strip().partition("\n")[0]
+    return said or type(error).__name__
 
 
 # GGUF
@@ -209,6 +216,8 @@ def _gguf_file(path: Path) -> Source:
         tensor = tensors[name]
         if tensor.tensor_type.name in ("F16", "F32", "F64", "I8", "I16", "I32", "I64"):
             return np.array(tensor.data)
+        if tensor.n_elements == 0:
+            return np.zeros(tensor.shape[::-1], np.float32)
         try:
             values: np.ndarray = gguf.dequantize(tensor.data, tensor.tensor_type)
         except (NotImplementedError, ValueError) as error:

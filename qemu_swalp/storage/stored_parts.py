@@ -30,8 +30,8 @@ def stored_parts(name: str, tensor: QuantizedTensor, own_dtypes: bool) -> dict[s
         if dtype is None or parts[part].size * bits % 8:
             stored[f"{name}.{part}"] = pack(parts[part], bits)
         else:
-            x = np.ascontiguousarray(parts[part])
-            stored[f"{name}.{part}"] = x.view(dtype).reshape(x.shape)
+            x = parts[part]  # of which ascontiguousarray makes a row, if it has no axes
+            stored[f"{name}.{part}"] = np.ascontiguousarray(x).view(dtype).reshape(x.shape)
     return stored
 
 
@@ -81,7 +81,7 @@ def _codes(
         return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}").reshape(shape)
     try:
         codes = unpack(array, bits, shape)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"damaged: {stored}: {error}") from error
     spare = -math.prod(shape) * bits % 8
     if spare and array[-1] >> (8 - spare):

@@ -71,6 +71,8 @@ def whole(path: str | os.PathLike[str]) -> Iterator[str]:
     Raises OSError, which names `path`, if writing fails; `path` is then as before.
     """
     folder, name = os.path.split(os.fspath(path))
+    if not os.path.isdir(folder or os.curdir):
+        raise OSError(f"cannot write {os.fspath(path)}: there is no folder {folder}; make it first")
     part = os.path.join(folder, f".{name}.{os.getpid()}.part")
     try:
         yield part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import ml_dtypes
@@ -116,6 +117,34 @@ def test_quantize_writes_codes_and_dequantize_their_values(
 def test_quantize_may_replace_the_file_it_reads(capsys: Capture, model: Path) -> None:
     output(capsys, "quantize", str(model), "--format", "e4m3fn", "--out", str(model))
     assert (q.load_state(model)["a.weight"].decode() == q.quantize(WEIGHT, "e4m3fn")).all()
+
+
+def test_tied_weights_are_rounded_and_stored_once(capsys: Capture, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    w, out = torch.tensor(WEIGHT).bfloat16(), tmp_path / "q.safetensors"
+    torch.save({"emb": w, "head": w, "part": w[:2], "other": w.clone()}, tmp_path / "m.pt")
+    for source in (tmp_path / "m.pt", out):  # out has codes with the tie itself
+        options = (
+            "--format",
+            "e4m3fn",
+            "--rounding",
+            "stochastic",
+            "--seed",
+            "1",
+            "--out",
+            str(out),
+        )
+        record = json.loads(output(capsys, "quantize", str(source), *options, "--json"))
+        assert [line["tensor"] for line in record["tensors"]] == ["emb", "part", "other"]
+        assert record["passed_over"] == {"the same as emb": ["head"]}
+        state = q.load_checkpoint(out)
+        assert state["head"] is state["emb"]
+        assert state["other"] is not state["emb"]
+    only = ("--only", "head", "--format", "mxfp4", "--out", str(out))
+    output(capsys, "quantize", str(tmp_path / "m.pt"), *only)
+    state = q.load_checkpoint(out)
+    assert state["emb"].dtype.name == "bfloat16"
+    assert str(state["head"].format) == "mxfp4"
 
 
 def test_tensors_that_a_format_does_not_suit(capsys: Capture, model: Path, tmp_path: Path) -> None:

@@ -84,6 +84,28 @@ def test_percentile_and_entropy_clip_outliers() -> None:
     assert affine.scales < 0.1
 
 
+def test_entropy_leaves_out_zeros() -> None:
+    """As many as a ReLU makes; one bin of them would outweigh all else."""
+    x = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
+    for format, least in (("int<8>", 0.9), ("int<4>", 0.6)):
+        without = q.calibrate([np.abs(x[x > 0])], format, "entropy")
+        parts = [np.maximum(part, 0) for part in np.split(x, 4)]
+        assert q.calibrate(parts, format, "entropy") == without
+        assert without.scales > least * q.calibrate([x[x > 0]], format).scales
+
+
+@pytest.mark.parametrize("exponent", [-300, 300])
+@pytest.mark.parametrize("method", ["mse", "entropy"])
+def test_numbers_whose_squares_are_out_of_range(exponent: int, method: str) -> None:
+    x = np.random.default_rng(0).standard_normal(1000)
+    scales = q.calibrate([np.ldexp(x, exponent // 3)], "int<4>", method).scales
+    assert scales == np.ldexp(q.calibrate([x], "int<4>", method).scales, exponent // 3)
+    greatest, least = np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal
+    with np.errstate(all="raise"):
+        far = q.calibrate([x * 10.0**exponent], "int<4>", method).scales
+    assert far == (greatest if exponent > 0 else least)
+
+
 def test_batches_of_several_sizes_and_libraries(backend: Backend) -> None:
     parts = [batches[0], batches[1, :, :3], batches[2, :, :1]]
     expected = q.calibrate(parts, "int<8,axis=0>", "mse")

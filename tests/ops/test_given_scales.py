@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -178,9 +179,9 @@ x23 = np.ones((2, 3), np.float32)
     [
         ("int<8,axis=0>", {"scales": [1.0]}, ValueError, r"of shape \(2, 1\) or \(2,\): one for"),
         ("mxfp4", {"scales": [1, 2]}, ValueError, r"of shape \(2, 1\): one for each block"),
-        ("int<8>", {"scales": -1}, ValueError, "must be positive and finite, got -1.0"),
-        ("int<8>", {"scales": float("nan")}, ValueError, "positive and finite, got nan"),
-        ("int<8>", {"scales": 1e39}, ValueError, "positive and finite, got inf"),
+        ("int<8>", {"scales": -1}, ValueError, "must be positive and finite in float32, got -1.0"),
+        ("int<8>", {"scales": float("nan")}, ValueError, "positive and finite in float32, got nan"),
+        ("int<8>", {"scales": 1e39}, ValueError, "positive and finite in float32, got inf"),
         ("mxfp4", {"scales": 0.3}, ValueError, r"powers of two from 2\^-127 to 2\^127, got 0.3"),
         ("int<8>", {"scales": "1"}, TypeError, "scales must be floating numbers: one number"),
         ("int<8>", {"scales": [[1], [1, 2]]}, TypeError, "scales must be floating numbers"),
@@ -212,3 +213,20 @@ def test_bad_input(format, keywords, error, words) -> None:  # type: ignore[no-u
 def test_given_scales_need_a_rounding() -> None:
     with pytest.raises(ValueError, match="scales= need a rounding"):
         q.encode(x23, "mxfp4", scales=1.0)
+
+
+def test_scales_of_every_floating_dtype() -> None:
+    """Those that NumPy has by ml_dtypes too, as x may be of them."""
+    expected = q.quantize(x23, "int<8,axis=0>", scales=np.float32([0.25, 0.75]))
+    for dtype in (np.float16, ml_dtypes.bfloat16, np.float64):
+        given = np.array([0.25, 0.75], dtype)
+        assert (q.quantize(x23, "int<8,axis=0>", scales=given) == expected).all()
+    with pytest.raises(TypeError, match="scales must be floating numbers"):
+        q.quantize(x23, "int<8,axis=0>", scales=np.ones(2, ml_dtypes.float8_e4m3fn))
+
+
+def test_sparse_scales_are_refused() -> None:
+    torch = pytest.importorskip("torch")
+    x, scales = torch.ones(2, 3), torch.ones(2).to_sparse()
+    with pytest.raises(TypeError, match=r"scales must be a dense torch array; .*x\.to_dense\(\)"):
+        q.quantize(x, "int<8,axis=0>", scales=scales)

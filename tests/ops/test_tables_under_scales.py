@@ -110,6 +110,14 @@ def test_every_library(backend: Backend) -> None:
             assert same_bits(backend.quantize(x, name, overflow=policy), expected).all()
 
 
+def test_floats_beyond_float32_under_scales() -> None:
+    """Their greatest value is no number of float32, which nothing here is computed in."""
+    x = np.float64([1.0, 2.0**-30, 3.0**0.5])
+    with np.errstate(all="raise"):
+        r = q.quantize(x, "block<float<11,20>,axis=-1,size=3,scale=e8m0fnu>")
+    assert (r == q.quantize(x, "float<11,20>")).all()
+
+
 @pytest.mark.parametrize(
     ("call", "error", "words"),
     [
@@ -124,7 +132,12 @@ def test_every_library(backend: Backend) -> None:
         (lambda: q.parse("int<8,zero_point>").replace(top=8), ValueError, "leave top= out"),
         (lambda: q.Block("mxfp4"), TypeError, "element must be a format of single numbers"),
         (
-            lambda: q.quantize(np.ones(3, np.float32), "block<takum8>"),
+            lambda: q.parse("block<takum8,scale=float<8,23>>"),
+            ValueError,
+            r"no scale in float32 brings numbers to 7\.91026e\+51, .* such as top=1",
+        ),
+        (
+            lambda: q.quantize(np.ones(3, np.float32), "block<takum8,top=1>"),
             TypeError,
             r"lacks precision \(53 bits, it has 24\); convert it to float64",
         ),

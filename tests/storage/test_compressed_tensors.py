@@ -127,6 +127,16 @@ def test_a_damaged_configuration_stays(text: str, tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == [config.name]
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_the_index_of_another_checkpoint_is_not_left_beside(name: str, tmp_path: Path) -> None:
+    """Readers would go by it, and find the arrays as they were."""
+    index = tmp_path / f"{name}.index.json"
+    index.write_text('{"weight_map": {}}')
+    with pytest.raises(ValueError, match=r"index\.json is the index of another checkpoint"):
+        q.save_compressed_tensors(tmp_path, q.quantize_state_dict({"a.weight": WEIGHT}, "mxfp4"))
+    assert [each.name for each in tmp_path.iterdir()] == [index.name]
+
+
 @pytest.mark.parametrize("format", ["nvfp4", "nvfp4_torchao", "mxfp4", "fp8_128x128"])
 def test_zeros_stay_zeros(format: str, tmp_path: Path) -> None:
     coded = q.quantize_state_dict({"fc.weight": np.zeros((128, 128), np.float32)}, format)

@@ -70,6 +70,14 @@ def test_the_bytes_are_those_of_the_package(name: str, tmp_path: Path) -> None:
     assert (tensor.data.reshape(theirs.shape) == theirs).all()
 
 
+def test_an_array_without_elements(tmp_path: Path) -> None:
+    coded = q.quantize_state_dict({"none": X[:0], "w" * 63: X}, "q4_0")
+    q.save_gguf(tmp_path / "m.gguf", coded)
+    back = q.load_checkpoint(tmp_path / "m.gguf")
+    assert back["none"].shape == X[:0].shape
+    assert (back["w" * 63] == coded["w" * 63].decode()).all()
+
+
 def test_plain_arrays_and_formats_of_16_bits(tmp_path: Path) -> None:
     state: dict[str, Any] = q.quantize_state_dict({"h": X, "b": X}, {"h": "fp16", "b": "bf16"})
     state |= {"n": np.arange(3, dtype=np.int32), "bf": X.astype(ml_dtypes.bfloat16)}
@@ -114,8 +122,10 @@ def test_other_arguments_are_refused(tmp_path: Path) -> None:
         q.save_gguf(tmp_path / "m.gguf", {"w": np.array([True])})
     with pytest.raises(TypeError, match="must be a str, int, float or bool"):
         q.save_gguf(tmp_path / "m.gguf", {"w": X}, metadata={"k": [1]})  # type: ignore[dict-item]
-    with pytest.raises(OSError, match="cannot write"):
+    with pytest.raises(OSError, match=r"there is no folder .*no; make it first"):
         q.save_gguf(tmp_path / "no" / "m.gguf", {"w": X})
+    with pytest.raises(ValueError, match="ww has more than the 63 bytes that ggml keeps"):
+        q.save_gguf(tmp_path / "m.gguf", {"w" * 64: X})
     assert not list(tmp_path.iterdir())
 
 

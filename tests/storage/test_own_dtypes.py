@@ -94,3 +94,25 @@ def test_codes_in_the_dtypes_of_the_file(name: str, tmp_path: Path) -> None:
     for back in (q.load_state(path), q.load_checkpoint(path)):
         for array, tensor in state.items():
             assert same_bits(back[array].decode(), tensor.decode()).all()
+
+
+@pytest.mark.parametrize("own_dtypes", [False, True])
+@pytest.mark.parametrize("name", [*OWN_DTYPES, "bf16", "float<8,23>"])
+def test_scalars_and_arrays_without_elements(name: str, own_dtypes: bool, tmp_path: Path) -> None:
+    path, arrays = tmp_path / "a", {"one": np.float32(2.5), "none": np.zeros((0, 32), np.float32)}
+    state = q.quantize_state_dict(arrays, name)
+    q.save_state(path, state, own_dtypes=own_dtypes)
+    for array, tensor in q.load_state(path).items():
+        assert tensor.shape == arrays[array].shape
+        assert same_bits(tensor.decode(), state[array].decode()).all()
+
+
+def test_codes_of_another_dtype_are_damaged(tmp_path: Path) -> None:
+    """Those of a scalar say that they are a row, as they did before they kept their shape."""
+    q.save_state(
+        tmp_path / "a", q.quantize_state_dict({"x": np.float32(1)}, "e4m3fn"), own_dtypes=True
+    )
+    text = (tmp_path / "a").read_bytes().replace(b'"shape": [], "data', b'"shape": [1],"data')
+    (tmp_path / "b").write_bytes(text)
+    with pytest.raises(ValueError, match=r"damaged: x\.codes: .* got dtype float8_e4m3fn"):
+        q.load_state(tmp_path / "b")
