@@ -14,6 +14,7 @@ import numpy as np
 from ..arrays.dtypes import SOURCE_DTYPES
 from . import structs
 from .chunks import Chunks
+from .plan import DTYPES
 from .processor import Processor
 
 ROLES = ("gradient", "momentum", "accumulator", "weight")
@@ -37,7 +38,8 @@ class TensorRounding(NamedTuple):
 
 class SgdMemory(NamedTuple):
     """Addresses of what a step reads and writes of one tensor, 0 for what does not exist:
-    C-contiguous arrays of one shape and dtype. What is written may be what is read.
+    arrays of one shape and dtype, which lie in memory alike, without a gap. What is written may be
+    what is read.
     """
 
     gradient: int
@@ -84,7 +86,7 @@ def round_many(tensors: Sequence[TensorRounding]) -> None:
             rows[name] = [getattr(tensor, name) for tensor in group]
         random = rows["rounding"]["random"]
         random["step"], random["key"] = [t.step for t in group], [t.key for t in group]
-        _in_turn(group, rows, ("target",), processor.round_many)
+        _in_turn(group, rows, "dtype", ("target",), processor.round_many)
 
 
 def sgd(steps: Sequence[SgdStep]) -> None:
@@ -95,6 +97,7 @@ def sgd(steps: Sequence[SgdStep]) -> None:
         for part in parts:
             for name, column in zip(part[0]._fields, zip(*part, strict=True), strict=True):
                 rows[name] = column
+        rows["stored"] = [DTYPES.index(step.chunks.stored) for step in group]
         numbers = [step.step for step in group]
         for name, keys in zip(
             SGD_ROUNDINGS, zip(*(step.keys for step in group), strict=True), strict=True
@@ -102,7 +105,7 @@ def sgd(steps: Sequence[SgdStep]) -> None:
             random = rows[name]["random"]
             random["step"], random["key"] = numbers, keys
         written = tuple(name for name in SgdMemory._fields if name.startswith("new_"))
-        _in_turn(group, rows, written, group[0].processor.sgd)
+        _in_turn(group, rows, "stored", written, group[0].processor.sgd)
 
 
 def _groups(tensors: Sequence[Any]) -> list[list[Any]]:
@@ -132,21 +135,24 @@ def _structure(
 def _in_turn(
     group: list[Any],
     rows: np.ndarray,
+    dtype: str,
     written: tuple[str, ...],
     call: Callable[[np.ndarray, list[Chunks]], None],
 ) -> None:
-    """All in one call; one call for each if what they write overlaps, as tied weights do."""
+    """All in one call; one call for each if what they write overlaps, as tied weights do. dtype :
+    the field that has that of the arrays.
+    """
     chunks = [tensor.chunks for tensor in group]
-    if _apart(rows, written):
+    if _apart(rows, SIZES[rows[dtype]], written):
         call(rows, chunks)
         return
     for i in range(len(group)):
         call(rows[i : i + 1], chunks[i : i + 1])
 
 
-def _apart(rows: np.ndarray, written: tuple[str, ...]) -> bool:
-    """Whether no two of the arrays that are written share memory."""
-    sizes = rows["elements"] * SIZES[rows["dtype"]]
+def _apart(rows: np.ndarray, size: np.ndarray, written: tuple[str, ...]) -> bool:
+    """Whether no two of the arrays that are written share memory. size : bytes of an element."""
+    sizes = rows["elements"] * size
     starts = np.concatenate([rows[name] for name in written]).astype(np.int64)
     ends = starts + np.tile(sizes, len(written))
     order = np.argsort(starts)

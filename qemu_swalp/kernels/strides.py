@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 from ..formats import Block, Format
@@ -19,12 +20,15 @@ def layout_of(
 
     None where more axes are left than the kernels support.
     """
-    shape, source_strides, target_strides = (
-        shape or (1,),
-        source_strides or (1,),
-        target_strides or (1,),
-    )
-    extents = _extents(shape, format)
+    return layout_by(shape, source_strides, target_strides, extents_of(shape, format))
+
+
+def layout_by(
+    shape: Shape, source_strides: Shape, target_strides: Shape, extents: Shape
+) -> structs.Layout | None:
+    """The same for blocks of that length along each axis."""
+    shape, extents = shape or (1,), extents or (1,)
+    source_strides, target_strides = source_strides or (1,), target_strides or (1,)
     axes: list[list[int]] = []  # length, extent, stride of source, of target; the last axis first
     for axis in reversed(list(zip(shape, extents, source_strides, target_strides, strict=True))):
         length, extent, source, target = axis
@@ -71,13 +75,33 @@ def operands_of(shape: Shape, a_strides: Shape, b_strides: Shape) -> structs.Lay
     return found
 
 
-def _extents(shape: Shape, format: Format) -> Shape:
+def extents_of(shape: Shape, format: Format) -> Shape:
+    """The length of a block along each axis; elements by themselves have all of an array in one."""
     if not isinstance(format, Block):
         return shape
     return tuple(
         length if extent is None else min(extent, length)
         for length, extent in zip(shape, format.extents(len(shape)), strict=True)
     )
+
+
+@lru_cache(maxsize=4096)
+def order_of(shape: Shape, strides: Shape) -> Shape | None:
+    """The axes as they lie in memory, outermost first, of an array that fills its memory without a
+    gap, such as one of channels_last; None of other ones.
+    """
+    order = sorted(range(len(shape)), key=lambda axis: (-strides[axis], -shape[axis]))
+    expected = 1
+    for axis in reversed(order):
+        if shape[axis] != 1 and strides[axis] != expected:
+            return None
+        expected *= shape[axis]
+    return tuple(order)
+
+
+def c_strides(shape: Shape) -> Shape:
+    """Of an array in C order, in elements."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 def _merge(inner: list[int], length: int, extent: int, source: int, target: int) -> bool:

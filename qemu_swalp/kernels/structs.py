@@ -195,7 +195,10 @@ class QuantizeCall(Structure):
 class ChunkedRounding(Structure):
     """How a tensor is rounded in chunks."""
 
-    _fields_ = [("plan", c_void_p), ("chunk", c_void_p), ("last", c_void_p), ("random", Random)]
+    _fields_ = [
+        *((name, c_void_p) for name in ("plan", "chunk", "last", "order")),
+        ("random", Random),
+    ]
 
 
 class TensorRounding(Structure):
@@ -217,7 +220,7 @@ class SgdTensor(Structure):
     _fields_ = [
         *(
             (name, c_int32)
-            for name in ("dtype", "nesterov", "maximize", "has_momentum", "has_decay")
+            for name in ("dtype", "nesterov", "maximize", "has_momentum", "has_decay", "stored")
         ),
         ("elements", c_int64),
         ("chunk_elements", c_int64),
@@ -279,6 +282,7 @@ class MatmulCall(Structure):
     _fields_ = [
         ("matmul", Matmul),
         ("single", MatmulPlans),
+        ("batches", Layout),
         ("spans", c_void_p),
         ("limit", c_int32),
     ]
@@ -293,7 +297,13 @@ class RoundManyCall(Structure):
 class SgdCall(Structure):
     """What the kernel of `cuda/sgd.cu` is called with."""
 
-    _fields_ = [("tensors", c_void_p), ("first_task", c_void_p), ("count", c_int32)]
+    _fields_ = [
+        ("tensors", c_void_p),
+        ("first_task", c_void_p),
+        ("count", c_int32),
+        ("room", c_int64),
+        ("waiting", c_void_p),
+    ]
 
 
 class StoredCall(Structure):

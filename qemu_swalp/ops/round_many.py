@@ -29,7 +29,8 @@ def round_many(
     Returns
     -------
     list of bool : False for each array that is left as it was: a kernel works on C-contiguous
-        float32 or float64 with small blocks, and reads no step from an array.
+        float32 or float64 with small blocks, on a GPU also 16 bits and other orders of axes, and
+        reads no step from an array.
 
     Raises
     ------
@@ -59,7 +60,8 @@ def _prepared(array: Any, quantizer: Quantizer, random: RandomBits | None) -> An
     key = None if backend is None else backend.tensor_key(array)
     if backend is None or key is None or not backend.writable(array) or not quantizer.plain:
         return None
-    chunks = chunks_for(tuple(array.shape), key.dtype, (quantizer,), key.processor.limits)
+    limits = key.processor.limits
+    chunks = chunks_for(tuple(array.shape), key.dtype, (quantizer,), limits, key.order)
     if chunks is None:
         return None
     from ..kernels.multi_tensor import TensorRounding
@@ -80,33 +82,43 @@ their ids.
 
 
 def chunks_for(
-    shape: tuple[int, ...], dtype: str, quantizers: Quantizers, limits: Limits
+    shape: tuple[int, ...],
+    dtype: str,
+    quantizers: Quantizers,
+    limits: Limits,
+    order: tuple[int, ...] | None = None,
+    stored: str | None = None,
 ) -> Chunks | None:
     """The chunks in which the kernels round tensors by these quantizers; None if they do not.
+    order, stored : as in `kernels.chunks.chunks_of`.
 
     Raises
     ------
     TypeError: if the dtype cannot hold the values of a format.
     """
-    key = (shape, dtype, limits, *map(id, quantizers))
+    key = (shape, dtype, limits, order, stored, *map(id, quantizers))
     if key not in _known:
         if len(_known) >= 65536:
             _known.clear()
-        _known[key] = quantizers, _chunks_of(shape, dtype, quantizers, limits)
+        _known[key] = quantizers, _chunks_of(shape, dtype, quantizers, limits, order, stored)
     chunks: Chunks | None = _known[key][1]
     return chunks
 
 
 def _chunks_of(
-    shape: tuple[int, ...], dtype: str, quantizers: Quantizers, limits: Limits
+    shape: tuple[int, ...],
+    dtype: str,
+    quantizers: Quantizers,
+    limits: Limits,
+    order: tuple[int, ...] | None,
+    stored: str | None,
 ) -> Chunks | None:
     from ..kernels.chunks import chunks_of
 
     for quantizer in quantizers:
         if quantizer is not None:
-            check_representable(quantizer.format, SOURCE_DTYPES[dtype])
+            check_representable(quantizer.format, SOURCE_DTYPES[stored or dtype])
             if quantizer.rounding.stochastic:
                 RandomBits().check_reach(shape)
-    return chunks_of(
-        shape, dtype, tuple(None if q is None else q.target for q in quantizers), limits
-    )
+    targets = tuple(None if q is None else q.target for q in quantizers)
+    return chunks_of(shape, dtype, targets, limits, order, stored)

@@ -64,8 +64,7 @@ def save_compressed_tensors(
         (`float-quantized`) or integers of 8 bits (`int-quantized`).
 
     The layout divides by NVFP4's global scale, so that the inverse of ours is stored, rounded to
-    float32; values that are read may differ from ours in their last bit. Under bf16 and fp16 scales
-    readers compute in that dtype, which rounds their products. All others are the same.
+    float32; values that are read may differ from ours in their last bit. All others are the same.
 
     Raises
     ------

@@ -12,8 +12,6 @@ from .scaled_arrays import Blocks, scaled, unpacked
 from .state_dict import QuantizedTensor
 
 Parts = Mapping[str, np.ndarray]
-READ = {"version": ("gemm",), "checkpoint_format": ("gptq", "gptq_v2")}
-"""What config.json may say, by its key, of AWQ and of GPTQ."""
 AWQ_ORDER = {4: (0, 4, 1, 5, 2, 6, 3, 7)}
 """Bits → the place in its word of each of the columns of AWQ that share one."""
 
@@ -92,7 +90,6 @@ def awq_or_gptq(name: str, parts: Parts, config: Mapping[str, Any]) -> Quantized
     Of GPTQ, zero points are stored less 1, but where `checkpoint_format` in config.json is
     "gptq_v2".
     """
-    _check_layout(name, config)
     words, scales, zeros = parts[".qweight"], parts[".scales"], parts.get(".qzeros")
     shapes = [x.shape for x in (words, scales, zeros) if x is not None]
     if any(len(shape) != 2 for shape in shapes):
@@ -106,8 +103,7 @@ def awq_or_gptq(name: str, parts: Parts, config: Mapping[str, Any]) -> Quantized
         codes = unpacked(words.T, bits)
     else:
         codes = _awq_columns(words, bits).T
-    size = _group_size(codes.shape[1], groups, config)
-    if codes.shape[0] != outputs or not size:
+    if codes.shape[0] != outputs or not groups or codes.shape[1] % groups:
         raise ValueError(
             f"damaged: {name} with codes of shape {codes.shape} cannot have scales of shape"
             f" {scales.T.shape}"
@@ -124,6 +120,7 @@ def awq_or_gptq(name: str, parts: Parts, config: Mapping[str, Any]) -> Quantized
             )
         if along_sum and config.get("checkpoint_format") != "gptq_v2":
             zero_points += 1
+    size = codes.shape[1] // groups
     regular = np.arange(codes.shape[1]) // size
     index = parts.get(".g_idx", regular)
     _check_index(name, index, codes.shape[1], groups)
@@ -132,27 +129,6 @@ def awq_or_gptq(name: str, parts: Parts, config: Mapping[str, Any]) -> Quantized
     stored = np.ascontiguousarray(zero_points.T).astype(np.uint8)
     element, blocks = f"fixed<{bits},0,unsigned>", Blocks((-1,), (size,))
     return scaled(name, codes, element, np.ascontiguousarray(scales.T), blocks, stored)
-
-
-def _check_layout(name: str, config: Mapping[str, Any]) -> None:
-    """ValueError for a layout of GPTQ or AWQ that has the same names, and other words."""
-    key = "version" if config.get("quant_method") == "awq" else "checkpoint_format"
-    said = config.get(key)
-    if said is not None and str(said).lower() not in READ[key]:
-        raise ValueError(
-            f"{name}: config.json says {key} {said!r}, and only {' and '.join(READ[key])} can be"
-            " read; convert it by the program that wrote it"
-        )
-
-
-def _group_size(columns: int, groups: int, config: Mapping[str, Any]) -> int:
-    """Columns of a group, of which the last may be shorter: as config.json says, if so many groups
-    are that; else of even ones, 0 if there are none.
-    """
-    said = config.get("group_size") or config.get("q_group_size") or 0
-    if said > 0 and -(-columns // said) == groups:
-        return int(said)
-    return columns // groups if groups and columns % groups == 0 else 0
 
 
 def _bits_of_words(

@@ -60,15 +60,12 @@ def _is_tile(value: object) -> bool:
 
 _OBJECT = (lambda value: isinstance(value, dict), "an object")
 _COUNT = (_is_count, "a number of bits")
-_INTEGER = (lambda value: type(value) is int, "a number of columns, or -1")
 _TILE = (_is_tile, "two lengths, as in [128, 128]")
 _ENTRIES: dict[str, tuple[Callable[[object], bool], str]] = {
     "config_groups": _OBJECT,
     "weight_block_size": _TILE,
     "bits": _COUNT,
     "w_bit": _COUNT,
-    "group_size": _INTEGER,
-    "q_group_size": _INTEGER,
 }
 _OF_WEIGHTS: dict[str, tuple[Callable[[object], bool], str]] = {
     "block_structure": _TILE,

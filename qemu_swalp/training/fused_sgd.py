@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ROLES = ("gradient", "momentum", "accumulator", "weight")
 
+NARROW = ("float16", "bfloat16")
+
 Stepped = tuple[Any, Any, Any]
 """The next (weight, velocity, accumulator) of a tensor."""
 
@@ -43,10 +45,13 @@ def _prepared(
     step: Any, numbers: SgdNumbers | None, in_place: bool
 ) -> tuple[SgdStep, Stepped] | None:
     """What the kernels are told, and what they will write."""
-    weight, gradient, (velocity, accumulator), hyper, recipe, draw = step
+    weight, gradient, (velocity, accumulator), hyper, recipe, draw, widen = step
     backend = kernels.backend_of(weight)
     key = None if backend is None else backend.tensor_key(weight)
     if backend is None or key is None or numbers is None:
+        return None
+    dtype = key.dtype if widen is None or key.dtype not in NARROW else "float32"
+    if dtype in NARROW:  # arithmetic of 16 bits rounds each product and sum to them
         return None
     before, momentum = (velocity, recipe.momentum) if hyper.momentum else (None, None)
     for array in (gradient, before, accumulator):
@@ -59,7 +64,8 @@ def _prepared(
         # On a device, where array functions alone use it. Without random bits too: the launches of
         # a warm-up are then those that the capture of a CUDA graph repeats.
         return None
-    chunks = chunks_for(tuple(weight.shape), key.dtype, quantizers, key.processor.limits)
+    limits, shape = key.processor.limits, tuple(weight.shape)
+    chunks = chunks_for(shape, dtype, quantizers, limits, key.order, key.dtype)
     if chunks is None:
         return None
     number, keys = 0, NO_KEYS
@@ -69,7 +75,7 @@ def _prepared(
     def target(array: Any) -> Any:
         if in_place and array is not None and backend.writable(array):
             return array
-        return backend.empty_like(weight)
+        return backend.empty_beside(weight)
 
     new = (
         target(weight),

@@ -63,6 +63,18 @@ class StepInputs(NamedTuple):
     hyper: Hyperparameters
     recipe: Recipe
     draw: TensorRandomBits
+    widen: Callable[[Array], Array] | None = None
+    """What makes float32 arrays of the given ones, if the step is computed with those: results are
+    of either dtype. The kernels of GPUs compute with 16-bit arrays as with their copies in float32.
+    """
+
+    def widened(self) -> StepInputs:
+        """With the arrays that it is computed with."""
+        if self.widen is None:
+            return self
+        slots = Slots(*(None if x is None else self.widen(x) for x in self.slots))
+        weight, gradient = self.widen(self.weight), self.widen(self.gradient)
+        return self._replace(weight=weight, gradient=gradient, slots=slots, widen=None)
 
 
 def sgd_step(
@@ -116,7 +128,10 @@ def sgd_steps(steps: Sequence[StepInputs], in_place: bool = False) -> Iterator[t
     is in memory.
     """
     for step, updated in zip(steps, fused_steps(steps, in_place), strict=True):
-        yield _pure_step(*step) if updated is None else (updated[0], Slots(*updated[1:]))
+        if updated is None:
+            yield _pure_step(*step.widened()[:-1])
+        else:
+            yield updated[0], Slots(*updated[1:])
 
 
 def _pure_step(

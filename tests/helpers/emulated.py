@@ -30,14 +30,21 @@ from qemu_swalp.ops.arguments import policy_of
 from qemu_swalp.reference.context import Target
 
 HERE = Path(__file__).parent
-FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-Wall", "-Werror"]
+FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off"]
+WARNINGS = ["-Wall", "-Werror", "-Wno-psabi"]
 
 
 @cache
 def library(program: build.CudaProgram) -> ctypes.CDLL:
     """The kernels of a program, compiled for the CPU once for all processes."""
     words = [f"-D{name}={value}" for name, value in program.definitions()]
-    command = [*(build.compiler() or ["c++"]), *FLAGS, *words, f'-DPROGRAM="{program.source}"']
+    command = [
+        *(build.compiler() or ["c++"]),
+        *FLAGS,
+        *WARNINGS,
+        *words,
+        f'-DPROGRAM="{program.source}"',
+    ]
     target = _folder() / f"{hashlib.sha256(repr(command).encode()).hexdigest()[:16]}.so"
     if not target.exists():
         made = target.with_suffix(f".{os.getpid()}")
@@ -77,6 +84,10 @@ class EmulatedDevice:
 
     def zeros(self, size: int) -> tuple[int, Any]:
         memory = np.zeros(size, np.uint8)
+        return memory.ctypes.data, memory
+
+    def empty(self, size: int) -> tuple[int, Any]:
+        memory = np.full(size, 0xFF, np.uint8)
         return memory.ctypes.data, memory
 
     def upload(self, data: bytes) -> tuple[int, Any]:

@@ -173,6 +173,12 @@ inline bool __all_sync(unsigned, bool value) {
   });
 }
 
+inline bool __any_sync(unsigned, bool value) {
+  return emulated::across(value, [](const uint64_t* slots, int) {
+    return std::any_of(slots, slots + emulated::warp, [](uint64_t slot) { return slot != 0; });
+  });
+}
+
 template <class T>
 T atomicMax(T* to, T value) {
   const T before = *to;

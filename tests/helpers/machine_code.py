@@ -4,6 +4,7 @@ cuobjdump tells the resources of each kernel, nvdisasm its instructions.
 
 from __future__ import annotations
 
+import heapq
 import re
 import subprocess
 import tempfile
@@ -21,6 +22,7 @@ _SECTION = re.compile(r"\.section\s+\.text\.(\w+)")
 _INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;")
 _LABEL = re.compile(r"^(\.L_\w+):")
 _BRANCH = re.compile(r"\bBRA(?:\.\w+)*\s.*?`\((\.L_\w+)\)")
+_IF = re.compile(r"BRA(?:\.\w+)*\s+!?U?P\d")
 _LOCAL = re.compile(r"\b(LDL|STL)\b")
 _STORE = re.compile(r"\bST(G|\.E)")
 INTEGER = re.compile(
@@ -31,15 +33,17 @@ INTEGER = re.compile(
 
 
 class Loop(NamedTuple):
-    """A loop of a kernel that stores 16 bytes by an instruction, and calls nothing."""
+    """A loop of a kernel that stores 16 bytes by an instruction."""
 
     instructions: int
+    """Of all ways through it, but not of what it calls."""
     integer: int
     """Of the integer pipe."""
     local: int
     """Accesses to local memory."""
     stored: int
     """Bytes that a thread stores in a turn."""
+    calls: int
 
 
 class Kernel(NamedTuple):
@@ -49,6 +53,60 @@ class Kernel(NamedTuple):
     stack: int
     local: int
     loops: tuple[Loop, ...]
+    code: tuple[str, ...]
+    labels: dict[str, int]
+    """What stands where in the code."""
+
+
+class Way(NamedTuple):
+    """A way through a loop."""
+
+    instructions: int
+    integer: int
+
+
+def shortest_way(kernel: Kernel, needs: dict[str, int]) -> Way | None:
+    """The shortest way around a loop of a kernel, without a call, on which so many instructions of
+    each kind stand: what the loop runs where nothing is out of the ordinary. None if there is none.
+
+    needs : pattern → count, such as {r"FADD": 48}.
+    """
+    kinds = [(re.compile(pattern), count) for pattern, count in needs.items()]
+    met = [[pattern.search(text) is not None for pattern, _ in kinds] for text in kernel.code]
+    heads = {
+        target
+        for i, text in enumerate(kernel.code)
+        if (match := _BRANCH.search(text)) and (target := kernel.labels.get(match[1], i + 1)) <= i
+    }
+    full = tuple(count for _, count in kinds)
+    ways = [way for head in sorted(heads) if (way := _around(kernel, head, met, full))]
+    return min(ways, default=None)
+
+
+def _around(kernel: Kernel, head: int, met: list[list[bool]], full: tuple[int, ...]) -> Way | None:
+    """The shortest way from a place in the code to itself."""
+    done: set[tuple[int, tuple[int, ...]]] = set()
+    queue = [(0, 0, head, (0,) * len(full))]
+    while queue:
+        length, integer, at, counts = heapq.heappop(queue)
+        if length and at == head:
+            if counts == full:
+                return Way(length, integer)
+            continue
+        if (at, counts) in done or at >= len(kernel.code):
+            continue
+        done.add((at, counts))
+        text = kernel.code[at]
+        if "CALL" in text or ("EXIT" in text and not text.startswith("@")):
+            continue
+        seen = tuple(min(a + b, c) for a, b, c in zip(counts, met[at], full, strict=True))
+        step = (length + 1, integer + (INTEGER.match(text) is not None))
+        branch = _BRANCH.search(text)
+        if branch and branch[1] in kernel.labels:
+            heapq.heappush(queue, (*step, kernel.labels[branch[1]], seen))
+        if not branch or text.startswith("@") or _IF.search(text):
+            heapq.heappush(queue, (*step, at + 1, seen))
+    return None
 
 
 @cache
@@ -59,9 +117,16 @@ def kernels(program: CudaProgram, arch: str) -> dict[str, Kernel]:
         binary.write_bytes(nvrtc.cubin(program, arch))
         usage = _run("cuobjdump", "--dump-resource-usage", str(binary))
         code = _run("nvdisasm", "--print-code", str(binary))
-    loops = {name: _loops(lines) for name, lines in _functions(code).items()}
+    found = {name: _parsed(lines) for name, lines in _functions(code).items()}
     return {
-        name: Kernel(int(registers), int(stack), int(local), tuple(loops.get(name, ())))
+        name: Kernel(
+            int(registers),
+            int(stack),
+            int(local),
+            tuple(_loops(*found[name])),
+            tuple(found[name][0]),
+            found[name][1],
+        )
         for name, registers, stack, _, local in _KERNEL.findall(usage)
         if name.startswith("qs_")
     }
@@ -95,7 +160,8 @@ def _functions(code: str) -> dict[str, list[str]]:
     return found
 
 
-def _loops(lines: list[str]) -> list[Loop]:
+def _parsed(lines: list[str]) -> tuple[list[str], dict[str, int]]:
+    """The instructions of a function, and the places of its labels."""
     labels: dict[str, int] = {}
     code: list[str] = []
     for line in lines:
@@ -103,6 +169,10 @@ def _loops(lines: list[str]) -> list[Loop]:
             labels[match[1]] = len(code)
         if match := _INSTRUCTION.search(line):
             code.append(match[2])
+    return code, labels
+
+
+def _loops(code: list[str], labels: dict[str, int]) -> list[Loop]:
     spans = [
         code[labels[match[1]] : i + 1]
         for i, text in enumerate(code)
@@ -114,9 +184,10 @@ def _loops(lines: list[str]) -> list[Loop]:
             sum(INTEGER.match(text) is not None for text in span),
             sum(_LOCAL.search(text) is not None for text in span),
             16 * wide,
+            sum("CALL" in text for text in span),
         )
         for span in spans
-        if (wide := sum(map(_is_wide_store, span))) and not any("CALL" in text for text in span)
+        if (wide := sum(map(_is_wide_store, span)))
     ]
 
 

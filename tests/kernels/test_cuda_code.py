@@ -37,7 +37,7 @@ def fast_loops(source: str, loops: tuple[machine_code.Loop, ...]) -> list[tuple[
     return sorted(
         (loop.instructions / elements, loop.integer / elements)
         for loop in loops
-        if loop.stored == TURN
+        if loop.stored == TURN and not loop.calls
     )
 
 

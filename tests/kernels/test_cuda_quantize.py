@@ -7,12 +7,14 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
 import qemu_swalp as q
 from qemu_swalp import kernels
+from qemu_swalp.arrays import namespace_of
 from qemu_swalp.kernels.gpu import device, quantize
 from tests.helpers import emulated, quotients
 from tests.helpers.samples import FEW_FORMATS, POLICIES, array, bits, blocks_of, formats
@@ -124,19 +126,84 @@ def test_large_arrays(format: str) -> None:
     [
         ("e4m3fn", (300, 300), ["qs_round"]),
         ("nf4", (9,), ["qs_round"]),
-        ("mxfp8_e4m3", (300, 320), ["qs_blocks"]),
-        ("bfp<8,axis=0>", (300, 4096), ["qs_blocks"]),
-        ("bfp8", (200,), ["qs_blocks"]),
-        ("bfp8", (300, 300), ["qs_reduce", "qs_blocks"]),
+        ("mxfp8_e4m3", (300, 320), ["qs_groups"]),
+        ("mxfp8_e4m3", (300, 315), ["qs_blocks"]),
+        ("bfp<8,axis=0>", (300, 4096), ["qs_rows"]),
+        ("bfp<8,axis=0>", (300, 4100), ["qs_blocks"]),
+        ("bfp<8,axis=0>", (300, 147), ["qs_blocks"]),
+        ("bfp8", (200,), ["qs_rows"]),
+        ("bfp8", (300, 300), ["qs_reduce", "qs_whole"]),
         ("bfp<8,axis=-1>", (4096, 128), ["qs_reduce", "qs_blocks"]),
         ("block<e4m3fn,axis=(0,1),size=128>", (256, 256), ["qs_blocks"]),
-        ("nvfp4", (300, 320), ["qs_reduce", "qs_blocks"]),
+        ("nvfp4", (300, 320), ["qs_reduce", "qs_groups"]),
     ],
 )
 def test_few_launches(format: str, shape: tuple[int, ...], launched: list[str]) -> None:
     emulated.DEVICE.launched.clear()
     emulated.quantize(np.ones(shape, np.float32), format)
     assert emulated.DEVICE.launched == launched
+
+
+def test_arrays_that_are_not_aligned_are_not_held() -> None:
+    whole = np.random.default_rng(0).standard_normal(64 * 33).astype(np.float32)
+    for first, kernel in ((0, "qs_groups"), (1, "qs_blocks"), (4, "qs_groups")):
+        emulated.DEVICE.launched.clear()
+        x = whole[first : first + 64 * 32]
+        check(x, "mxfp4", "nearest_even", out=np.zeros_like(whole)[first : first + 64 * 32])
+        check(x, "mxfp4", "nearest_even", out=np.zeros_like(x))
+        assert emulated.DEVICE.launched == [kernel, kernel]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("format", "shape"),
+    [
+        ("mxfp8_e4m3", (70, 320)),
+        ("mxfp4", (64,)),
+        ("bfp<8,axis=-1,size=128>", (33, 640)),
+        ("nvfp4", (33, 64)),
+        ("nvfp4_torchao", (33, 64)),
+        ("int<8,axis=-1,size=64>", (6, 256)),
+        ("bfp<8,axis=0>", (11, 4096)),
+        ("bfp<6,range=twos,axis=0>", (41, 144)),
+        ("int<8,zero_point,axis=0>", (9, 520)),
+        ("bfp8", (70, 1100)),
+        ("int8", (70, 1100)),
+    ],
+)
+def test_blocks_that_threads_hold(format: str, shape: tuple[int, ...], dtype: str) -> None:
+    """Under scales of many powers; some of them zero, some with infinities or NaN."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(shape) * 2.0 ** rng.integers(
+        -9, 9, (shape[0], *(1,) * (len(shape) - 1))
+    )
+    flat = x.reshape(-1)
+    flat[: flat.size // 9] = 0
+    flat[:: flat.size // 5], flat[1 :: flat.size // 4] = -0.0, np.inf
+    for special in (x, np.where(np.arange(x.size).reshape(shape) == 7, np.nan, x)):
+        values = special.astype(dtype if dtype != "bfloat16" else ml_dtypes.bfloat16)
+        check(values, format, "nearest_even")
+        check(values, format, "stochastic", q.RandomBits(3, 5, 7, offset=4), out=values.copy())
+
+
+@pytest.mark.parametrize("rounding", ["nearest_even", "stochastic"])
+def test_quotients_where_estimates_do_not_do(rounding: str) -> None:
+    """Numbers whose quotients are what decides between two neighbours, and some beside."""
+    rng, random = np.random.default_rng(0), q.RandomBits(3, 5, 7)
+    x = np.empty((40, 256), np.float32)
+    words = random.words(namespace_of(x), x.shape, x).astype(np.uint32)
+    share = 0.5 if rounding == "nearest_even" else 1 - words / 2.0**32
+    scale = rng.uniform(0.5, 2, (40, 1)).astype(np.float32)
+    x[:] = (
+        (rng.integers(0, 126, x.shape) + share)
+        * rng.choice([-1, 1], x.shape)
+        * scale.astype(np.float64)
+    )
+    x[:, 0] = 127 * scale[:, 0]
+    for _ in range(4):
+        check(x, "int<8,axis=0>", rounding, random)
+        x[:, 1:] = np.nextafter(x[:, 1:], np.float32(np.inf))
+    check(x, "nvfp4", rounding, random)
 
 
 def test_given_words() -> None:

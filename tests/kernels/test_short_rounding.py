@@ -43,8 +43,8 @@ def every_exponent(step: int) -> np.ndarray:
     return (fields | mantissas.astype(np.uint32)).ravel().view(np.float32)
 
 
-def every_bfloat16() -> np.ndarray:
-    return np.arange(1 << 16, dtype=np.uint16).view(ml_dtypes.bfloat16)
+def every_16_bits(dtype: type) -> np.ndarray:
+    return np.arange(1 << 16, dtype=np.uint16).view(dtype)
 
 
 def check(
@@ -63,7 +63,8 @@ def check(
 @pytest.mark.parametrize("rounding", ["nearest_even", "stochastic"])
 @pytest.mark.parametrize("format", FORMATS)
 def test_every_exponent(format: str, rounding: str) -> None:
-    for x in (every_exponent(1 << 17), every_bfloat16()[::3]):
+    numbers = (every_exponent(1 << 17), every_16_bits(ml_dtypes.bfloat16)[::3])
+    for x in (*numbers, every_16_bits(np.float16)[::3]):
         for overflow in (None, *POLICIES):
             check(x, format, rounding, overflow)
 
@@ -79,9 +80,18 @@ def test_under_every_scale(format: str, rounding: str) -> None:
         scaled = np.ldexp(x, powers).astype(np.float32)
     scaled[::7, 3] = 0.0
     scaled[::11, 5] = -0.0
-    for dtype in (np.float32, ml_dtypes.bfloat16):
+    for dtype in (np.float32, ml_dtypes.bfloat16, np.float16):
         with np.errstate(over="ignore", under="ignore"):
             check(scaled.astype(dtype), format, rounding)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("rounding", ["nearest_even", "stochastic"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_every_16_bits(format: str, rounding: str) -> None:
+    for dtype in (ml_dtypes.bfloat16, np.float16):
+        for overflow in (None, *POLICIES):
+            check(every_16_bits(dtype), format, rounding, overflow)
 
 
 @pytest.mark.exhaustive

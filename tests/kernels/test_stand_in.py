@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 GPU, CAPTURE = "tests/kernels/test_gpu.py", "tests/adapters/torch/optim/test_capture.py"
 CORE = [
     "tests/stand_in/checks.py",
+    "tests/stand_in/steps.py",
     *(
         f"{GPU}::test_every_rounding[{library}-{format}]"
         for library in ("cupy", "torch-cuda")
@@ -33,7 +34,7 @@ CORE = [
         for kind in ("fused", "ours")
     ),
 ]
-ALL = ["tests/stand_in/checks.py", GPU, CAPTURE]
+ALL = ["tests/stand_in/checks.py", "tests/stand_in/steps.py", GPU, CAPTURE]
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,19 @@ def test_a_first_use_within_a_capture_is_refused_with_words() -> None:
     assert not graphs.capturing()
 
 
+def test_each_gpu_compiles_for_itself() -> None:
+    from qemu_swalp.kernels import structs
+    from qemu_swalp.kernels.gpu import cupy_devices, quantize
+
+    x = on_device(64)
+    q.quantize(x, "e4m3fn")
+    program, call = quantize.program_of("Single", "nearest_even"), structs.QuantizeCall()
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        cupy_devices.torch_gpu(0).device.launch(program, "qs_round", 1, call)
+        with pytest.raises(RuntimeError, match="do once what is to be captured"):
+            cupy_devices.TorchDevice(1).launch(program, "qs_round", 1, call)
+
+
 def test_a_step_on_another_gpu_is_not_read_by_address(monkeypatch: pytest.MonkeyPatch) -> None:
     x, step = on_device(64), torch.tensor(5, device="cuda")
     expected = q.quantize(x.cpu(), "e4m3fn", "stochastic", random=q.RandomBits(1, 2, 5))
@@ -118,3 +131,20 @@ def test_a_step_on_another_gpu_is_not_read_by_address(monkeypatch: pytest.Monkey
     assert BACKEND.step_address(step, x) is None
     got = q.quantize(x, "e4m3fn", "stochastic", random=q.RandomBits(1, 2, step))
     assert torch.equal(got.cpu(), expected)
+
+
+def test_products_of_new_shapes_copy_nothing_to_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qemu_swalp.kernels.gpu.cupy_devices import TorchDevice
+
+    accumulation = "e4m3fn/nearest_even"
+
+    def product(*batches: int) -> torch.Tensor:
+        a, b = on_device(*batches, 5, 7), on_device(7, 3, seed=1)
+        found = q.matmul(a, b, accumulation)
+        assert torch.equal(found.cpu(), q.matmul(a.cpu(), b.cpu(), accumulation))
+        return found
+
+    product(2)
+    monkeypatch.setattr(TorchDevice, "keep", None)
+    for batches in ((3,), (2, 2), ()):
+        product(*batches)

@@ -20,12 +20,12 @@ class Allocation:
 
     def __init__(self, size: int) -> None:
         rounded = max(1, -(-size // ALIGNMENT)) * ALIGNMENT
-        if not _FREE[rounded]:
+        self._free = _FREE[rounded]
+        if not self._free:
             graphs.refuse_in_capture("cudaMalloc")
-            _FREE[rounded].append(np.empty(rounded + ALIGNMENT, np.uint8))
-        self._whole = _FREE[rounded].pop()
+            self._free.append(np.empty(rounded + ALIGNMENT, np.uint8))
+        self._whole = self._free.pop()
         start = self._whole.ctypes.data
-        self._rounded = rounded
         self.__array_interface__ = {
             "shape": (size,),
             "typestr": "|u1",
@@ -35,7 +35,7 @@ class Allocation:
 
     def __del__(self) -> None:
         self._whole.fill(0xFF)
-        _FREE[self._rounded].append(self._whole)
+        self._free.append(self._whole)
 
 
 def empty(shape: Any, dtype: Any) -> np.ndarray:

@@ -201,43 +201,6 @@ def test_gptq(bits: int, order: str, version: str, tmp_path: Path) -> None:
     assert (values_of(read) == expected).all()
 
 
-@pytest.mark.parametrize("method", ["gptq", "awq"])
-def test_groups_that_do_not_fill_the_rows(method: str, tmp_path: Path) -> None:
-    """160 columns in groups of 128 are 128 and 32, which config.json tells from two of 80."""
-    rng, awq = np.random.default_rng(0), method == "awq"
-    lengths = (160, 4) if awq else (20, 32)
-    stored = {"qweight": rng.integers(-(2**31), 2**31, lengths, np.int32)}
-    stored |= {"qzeros": np.full((2, 4), 0x77777777, np.int32)}
-    stored |= {"scales": np.repeat(np.float16([[1], [8]]), 32, 1)}
-    save_file(
-        {f"fc.{name}": torch.tensor(x) for name, x in stored.items()}, tmp_path / "m.safetensors"
-    )
-    even = np.float32(values_of(q.load_checkpoint(tmp_path)["fc.weight"]))
-    said = {"quant_method": method, "bits": 4, "group_size": 128}
-    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": said}))
-    read = q.load_checkpoint(tmp_path)["fc.weight"]
-    assert str(read.format) == "int<4,zero_point,axis=-1,size=128,scale=fp16>"
-    assert (read.decode()[:, :80] == even[:, :80]).all()
-    assert (read.decode()[:, 80:128] * 8 == even[:, 80:128]).all()
-    assert (read.decode()[:, 128:] == even[:, 128:]).all()
-
-
-@pytest.mark.parametrize(
-    ("said", "words"),
-    [
-        ({"quant_method": "awq", "version": "gemv"}, "version 'gemv', and only gemm can be read"),
-        ({"quant_method": "gptq", "checkpoint_format": "marlin"}, "checkpoint_format 'marlin'"),
-        ({"quant_method": "gptq", "group_size": "128"}, "group_size must be a number of columns"),
-    ],
-)
-def test_layouts_that_are_not_read(said: dict[str, Any], words: str, tmp_path: Path) -> None:
-    stored = {"fc.qweight": torch.zeros((32, 4), dtype=torch.int32), "fc.scales": torch.ones(1, 32)}
-    save_file(stored, tmp_path / "m.safetensors")
-    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": said}))
-    with pytest.raises(ValueError, match=words):
-        q.load_checkpoint(tmp_path)
-
-
 GGUF_KINDS = ("F32", "F16", "BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4")
 
 

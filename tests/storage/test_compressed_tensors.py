@@ -117,33 +117,6 @@ def test_activations_go_with_8_bits(capsys: pytest.CaptureFixture[str], tmp_path
     )
 
 
-@pytest.mark.parametrize("format", ["int<8,axis=0>", "mxfp4"])
-def test_transformers_loads_it(format: str, tmp_path: Path) -> None:
-    """A whole model from the folder, by what config.json says."""
-    from transformers import (
-        AutoModelForCausalLM,
-        CompressedTensorsConfig,
-        LlamaConfig,
-        LlamaForCausalLM,
-    )
-
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
-    config = LlamaConfig(vocab_size=64, num_hidden_layers=1, num_key_value_heads=2, **sizes)
-    config.save_pretrained(tmp_path)
-    model = LlamaForCausalLM(config)
-    coded = q.quantize_state_dict(model.state_dict(), {"*proj.weight": format, "*": None})
-    q.save_compressed_tensors(tmp_path, coded, metadata={"format": "pt"})
-    model.load_state_dict(q.dequantize_state_dict(coded, like=model))
-    loaded = AutoModelForCausalLM.from_pretrained(
-        tmp_path, quantization_config=CompressedTensorsConfig(dequantize=True), dtype="float32"
-    )
-    found, expected = loaded.state_dict(), model.state_dict()
-    assert sorted(found) == sorted(expected)
-    assert all(torch.equal(found[name].float(), x) for name, x in expected.items())
-    ids = torch.arange(8)[None]
-    assert torch.equal(loaded.eval()(ids).logits, model.eval()(ids).logits)
-
-
 @pytest.mark.parametrize("text", ["[]", "{"])
 def test_a_damaged_configuration_stays(text: str, tmp_path: Path) -> None:
     config = tmp_path / "config.json"

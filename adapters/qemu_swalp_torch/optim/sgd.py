@@ -239,8 +239,10 @@ class SGD(Optimizer):
                 for key in (MOMENTUM, ACCUMULATOR)
             )
         )
-        random = entry.draw(self)
-        return StepInputs(viewed(weight), viewed(gradient), slots, hyper, entry.recipe, random)
+        random, widen = entry.draw(self), _widened if needs_float32(entry) else None
+        return StepInputs(
+            viewed(weight), viewed(gradient), slots, hyper, entry.recipe, random, widen
+        )
 
     def _store(self, entry: Entry, inputs: StepInputs, weight: Array, slots: Slots) -> None:
         p, state = entry.parameter, self.state[entry.parameter]
@@ -257,15 +259,17 @@ class SGD(Optimizer):
         """The same for gradients through it: state is replaced, the parameter alone is written in
         place.
         """
+
+        def computed(x: Tensor) -> Tensor:
+            return _widened(x) if needs_float32(entry) else x
+
         p, state = entry.parameter, self.state[entry.parameter]
         slots = Slots(
-            *(
-                _computed(entry, state[key]) if key in state else None
-                for key in (MOMENTUM, ACCUMULATOR)
-            )
+            *(computed(state[key]) if key in state else None for key in (MOMENTUM, ACCUMULATOR))
         )
-        weight, gradient = _computed(entry, p), _computed(entry, gradient)
-        weight, slots = sgd_step(weight, gradient, slots, hyper, entry.recipe, entry.draw(self))
+        weight, slots = sgd_step(
+            computed(p), computed(gradient), slots, hyper, entry.recipe, entry.draw(self)
+        )
         p.copy_(weight)
         state.update(
             {
@@ -277,12 +281,18 @@ class SGD(Optimizer):
 
 
 def _computed(entry: Entry, x: Tensor) -> Tensor:
-    """What the step computes with: float32 for 16-bit tensors that are to be rounded once."""
-    return x.to(torch.float32) if _is_widened(entry, x) else x
+    """What the step is given: float32 for 16-bit tensors of the host that are to be rounded once.
+    Those of a GPU are computed with in float32 as they are (`StepInputs.widen`).
+    """
+    return _widened(x) if _is_widened(entry, x) else x
 
 
 def _is_widened(entry: Entry, x: Tensor) -> bool:
-    return needs_float32(entry) and is_16bit(x)
+    return needs_float32(entry) and is_16bit(x) and not x.is_cuda
+
+
+def _widened(x: Tensor) -> Tensor:
+    return x.to(torch.float32) if is_16bit(x) else x
 
 
 def _store_result(entry: Entry, x: Tensor, view: Array, result: Array) -> None:

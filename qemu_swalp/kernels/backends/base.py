@@ -31,6 +31,8 @@ class TensorKey(NamedTuple):
 
     dtype: str
     processor: Processor
+    order: tuple[int, ...] | None = None
+    """Their axes as they lie in memory, outermost first; None: C order."""
 
 
 class KernelBackend(ABC):
@@ -97,8 +99,8 @@ class MemoryBackend(KernelBackend):
 
     @abstractmethod
     def tensor_key(self, x: Array) -> TensorKey | None:
-        """For work on many tensors at once; None if x cannot take part: if it is not contiguous,
-        has no elements, or is of another dtype than float32 and float64.
+        """For work on many tensors at once; None if x cannot take part: if it has gaps, no
+        elements, or a dtype that the processor does not step.
         """
 
     @abstractmethod
@@ -159,6 +161,10 @@ class MemoryBackend(KernelBackend):
         else None.
         """
         return None
+
+    def empty_beside(self, x: Array) -> Array:
+        """A new array that lies in memory as one with a `tensor_key` does."""
+        return self.empty_like(x)
 
     def empty_like(self, x: Array) -> Array:
         """A new array in C order, of the shape, dtype and device of another."""

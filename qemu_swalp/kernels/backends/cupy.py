@@ -7,9 +7,11 @@ from typing import Any
 import cupy
 import numpy as np
 
+from ...arrays.dtypes import SOURCE_DTYPES
 from ..gpu.availability import refusal
 from ..gpu.cupy_devices import cupy_gpu
 from ..processor import Memory, Processor
+from ..strides import order_of
 from .base import MemoryBackend, TensorKey
 
 
@@ -25,13 +27,17 @@ class CupyBackend(MemoryBackend):
         return cupy_gpu(x.device.id)
 
     def tensor_key(self, x: Any) -> TensorKey | None:
-        if not self.accepts(x) or x.size == 0 or not x.flags.c_contiguous:
+        if not self.accepts(x) or x.size == 0 or not self._aligned(x):
             return None
         if cupy.cuda.get_current_stream().is_capturing():  # as in PyTorch
             return None
-        if x.dtype not in (np.float32, np.float64):
+        order = None if x.flags.c_contiguous else order_of(tuple(x.shape), self.memory(x).strides)
+        if str(x.dtype) not in SOURCE_DTYPES or (order is None and not x.flags.c_contiguous):
             return None
-        return TensorKey(str(x.dtype), self.processor_of(x))
+        return TensorKey(str(x.dtype), self.processor_of(x), order)
+
+    def empty_beside(self, x: Any) -> Any:
+        return cupy.empty_like(x)
 
     def address(self, x: Any) -> int:
         return int(x.data.ptr)
@@ -41,11 +47,11 @@ class CupyBackend(MemoryBackend):
 
     def in_rows(self, x: Any) -> bool:
         last = x.flags.c_contiguous or x.shape[-1] == 1 or x.strides[-1] == x.itemsize
-        return bool(
-            last
-            and x.data.ptr % x.itemsize == 0
-            and all(stride % x.itemsize == 0 for stride in x.strides)
-        )
+        return bool(last and self._aligned(x))
+
+    def _aligned(self, x: Any) -> bool:
+        """Whether addresses are multiples of an element's size."""
+        return all(at % x.itemsize == 0 for at in (x.data.ptr, *x.strides))
 
     def contiguous(self, x: Any) -> Any:
         return cupy.array(x, order="C")

@@ -16,9 +16,15 @@ from .. import cpu
 from ..cpu import CPU
 from ..gpu.availability import refusal
 from ..processor import Memory, Processor
+from ..strides import order_of
 from .base import MemoryBackend, TensorKey
 
-NAMES = {torch.float32: "float32", torch.float64: "float64"}
+NAMES = {
+    torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
+    torch.float32: "float32",
+    torch.float64: "float64",
+}
 
 
 @cache
@@ -50,12 +56,18 @@ class TorchBackend(MemoryBackend):
         None while a CUDA graph is captured: its replays would read the tables of tensors that a
         launch uploads, whose memory is free again by then.
         """
-        if not self.accepts(x) or not x.is_cuda or not x.is_contiguous() or x.numel() == 0:
+        if not self.accepts(x) or not x.is_cuda or x.numel() == 0:
             return None
         if torch.cuda.is_current_stream_capturing():
             return None
+        order = None if x.is_contiguous() else order_of(tuple(x.shape), x.stride())
         name = NAMES.get(x.dtype)
-        return None if name is None else TensorKey(name, self.processor_of(x))
+        if name is None or (order is None and not x.is_contiguous()):
+            return None
+        return TensorKey(name, self.processor_of(x), order)
+
+    def empty_beside(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.empty_like(x)
 
     def address(self, x: torch.Tensor) -> int:
         return x.data_ptr()

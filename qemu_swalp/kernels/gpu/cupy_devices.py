@@ -23,6 +23,10 @@ class CupyDevice:
     def __init__(self, index: int) -> None:
         self.index = index
         self.processors = int(cupy.cuda.Device(index).attributes["MultiProcessorCount"])
+        self._compiled: set[tuple[CudaProgram, str]] = set()
+        """What has been launched once: each GPU has its own."""
+        self._kept: dict[bytes, Any] = {}
+        """Copies by their content: the same tables and layouts are one."""
 
     def context(self) -> AbstractContextManager[Any]:
         """A context in which CuPy works on this GPU and on the caller's stream."""
@@ -38,9 +42,9 @@ class CupyDevice:
     def launch(
         self, program: CudaProgram, kernel: str, blocks: int, call: ctypes.Structure
     ) -> None:
-        if (program, kernel) not in _compiled:
+        if (program, kernel) not in self._compiled:
             self._refuse_capture()
-            _compiled.add((program, kernel))
+            self._compiled.add((program, kernel))
         by_value = cupy.cuda.function.CPointer(ctypes.addressof(call))
         with self.context():
             _kernel(program, kernel)((blocks,), (THREADS,), (by_value,))
@@ -48,6 +52,11 @@ class CupyDevice:
     def zeros(self, size: int) -> tuple[int, Any]:
         with self.context():
             memory = cupy.zeros(size, np.uint8)
+        return int(memory.data.ptr), memory
+
+    def empty(self, size: int) -> tuple[int, Any]:
+        with self.context():
+            memory = cupy.empty(size, np.uint8)
         return int(memory.data.ptr), memory
 
     def upload(self, data: bytes) -> tuple[int, Any]:
@@ -64,17 +73,14 @@ class CupyDevice:
             )
 
     def keep(self, values: np.ndarray) -> int:
-        self._refuse_capture()
-        with self.context():
-            copy = cupy.asarray(values)
-            cupy.cuda.get_current_stream().synchronize()  # other streams read it too
-        _copies.append(copy)
-        return int(copy.data.ptr)
-
-
-_copies: list[Any] = []
-_compiled: set[tuple[CudaProgram, str]] = set()
-"""What has been launched once."""
+        data = values.tobytes()
+        if data not in self._kept:
+            self._refuse_capture()
+            with self.context():
+                copy = cupy.asarray(np.frombuffer(data, np.uint8))
+                cupy.cuda.get_current_stream().synchronize()  # other streams read it too
+            self._kept[data] = copy
+        return int(self._kept[data].data.ptr)
 
 
 @cache
@@ -117,6 +123,12 @@ class TorchDevice(CupyDevice):
         import torch
 
         memory = torch.zeros(size, dtype=torch.uint8, device=f"cuda:{self.index}")
+        return memory.data_ptr(), memory
+
+    def empty(self, size: int) -> tuple[int, Any]:
+        import torch
+
+        memory = torch.empty(size, dtype=torch.uint8, device=f"cuda:{self.index}")
         return memory.data_ptr(), memory
 
 

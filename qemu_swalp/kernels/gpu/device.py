@@ -44,6 +44,9 @@ class Device(Protocol):
     def zeros(self, size: int) -> tuple[int, Any]:
         """(address of so many zero bytes, their owner)."""
 
+    def empty(self, size: int) -> tuple[int, Any]:
+        """(address of so many bytes, their owner)."""
+
     def upload(self, data: bytes) -> tuple[int, Any]:
         """(address of a copy, its owner)."""
 
@@ -55,7 +58,12 @@ def launch(
     device: Device, program: CudaProgram, kernel: str, tasks: int, call: ctypes.Structure
 ) -> None:
     """Start a kernel on a thread block for each task, or on as many as the GPU holds at a time."""
-    device.launch(program, kernel, min(tasks, RESIDENT * device.processors), call)
+    device.launch(program, kernel, blocks_of(device, tasks), call)
+
+
+def blocks_of(device: Device, tasks: int) -> int:
+    """How many thread blocks are launched for so many tasks."""
+    return min(tasks, RESIDENT * device.processors)
 
 
 @lru_cache(maxsize=4096)

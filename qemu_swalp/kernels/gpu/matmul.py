@@ -6,6 +6,8 @@ import math
 from ctypes import sizeof
 from functools import lru_cache
 
+import numpy as np
+
 from ...random_bits import RandomBits
 from ...reference.accumulation import AccumulationTargets
 from .. import structs
@@ -13,13 +15,13 @@ from ..build import CudaProgram
 from ..matmul_plan import (
     Matrix,
     Shape,
-    firsts,
     limit_of,
     plans_of,
     result_shape,
     structure_of,
 )
 from ..plan import Plan
+from ..strides import c_strides, operands_of
 from .device import THREADS, Device, kept, launch, plan_on
 
 ELEMENTS = 1 << 14
@@ -44,9 +46,11 @@ def matmul(
     limit = None if single is None else limit_of(targets, a.shape[-1])
     if plans is None:
         return False
-    leading = result_shape(a.shape, b.shape)[:-2]
+    batches = _batches(a.shape[:-2], b.shape[:-2])
+    if batches is None:
+        return False
     call = structs.MatmulCall(structure_of(dtype, a.shape, b.shape, targets, drawn, random))
-    call.matmul.first_a, call.matmul.first_b = (_firsts(x.shape, leading, device) for x in (a, b))
+    call.batches = batches
     call.matmul.a, call.matmul.b, call.matmul.out = a.address, b.address, out
     call.matmul.plans = _plans(plans, device)
     spans = None  # alive until all is launched: from then on the stream keeps it
@@ -94,5 +98,16 @@ def _plan_address(plan: Plan, device: Device) -> int:
 
 
 @lru_cache(maxsize=4096)
-def _firsts(shape: Shape, leading: Shape, device: Device) -> int:
-    return device.keep(firsts(shape, leading))
+def _batches(a: Shape, b: Shape) -> structs.Layout | None:
+    """Axes of the batches of a product, with the matrices from one to the next of both operands:
+    none where an operand is broadcast.
+    """
+    leading = np.broadcast_shapes(a, b)
+    steps = (
+        tuple(
+            0 if length == 1 else stride
+            for length, stride in zip(padded, c_strides(padded), strict=True)
+        )
+        for padded in ((1,) * (len(leading) - len(own)) + own for own in (a, b))
+    )
+    return operands_of(leading, *steps)

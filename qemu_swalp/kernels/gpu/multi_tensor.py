@@ -14,7 +14,7 @@ from .. import structs
 from ..build import CudaProgram
 from ..chunks import ChunkedPlan, Chunks, Limits
 from ..multi_tensor import ROLES
-from .device import SOURCE_DTYPES, THREADS, Device, kept, launch, plan_on
+from .device import SOURCE_DTYPES, THREADS, Device, blocks_of, kept, launch, plan_on
 
 LIMITS = Limits(chunk=4096, most=1 << 16, blocks=128)
 """Of a chunk, which a thread block works on."""
@@ -32,7 +32,9 @@ def sgd(device: Device, tensors: np.ndarray, chunks: Sequence[Chunks]) -> None:
     """As `Processor.sgd`."""
     for modes, part in _by_modes(tensors, chunks):
         program = sgd_program_of(SOURCE_DTYPES[part["dtype"][0]], modes)
-        _launch(device, program, "qs_sgd", part, structs.SgdCall)
+        narrow = part["stored"] != part["dtype"]
+        room = int(part["chunk_elements"][narrow].max(initial=0))
+        _launch(device, program, "qs_sgd", part, structs.SgdCall, room)
 
 
 def rounding_program_of(source_dtype: str, mode: str) -> CudaProgram:
@@ -56,8 +58,8 @@ def sgd_program_of(source_dtype: str, modes: Sequence[str]) -> CudaProgram:
 @lru_cache(maxsize=4096)
 def chunked_rounding_on(device: Device, plan: ChunkedPlan) -> structs.ChunkedRounding:
     """A rounding, pointing to copies on the device."""
-    parts = (plan_on(device, plan.plan), plan.chunk, plan.last)
-    return structs.ChunkedRounding(*(kept(device, part) for part in parts))
+    parts = (plan_on(device, plan.plan), plan.chunk, plan.last, plan.order)
+    return structs.ChunkedRounding(*(part and kept(device, part) for part in parts))
 
 
 def _by_modes(
@@ -69,10 +71,22 @@ def _by_modes(
 
 
 def _launch(
-    device: Device, program: CudaProgram, kernel: str, tensors: np.ndarray, call: type[Structure]
+    device: Device,
+    program: CudaProgram,
+    kernel: str,
+    tensors: np.ndarray,
+    kind: type[Structure],
+    room: int = 0,
 ) -> None:
+    """room : elements of float32 that wait for scales beside arrays of 16 bits, twice as many for
+    each thread block.
+    """
     first_task = np.zeros(len(tensors) + 1, np.uint32)
     np.cumsum(-(-tensors["elements"] // tensors["chunk_elements"]), out=first_task[1:])
     memories = [device.upload(array.tobytes()) for array in (tensors, first_task)]
-    addresses = (address for address, _ in memories)
-    launch(device, program, kernel, int(first_task[-1]), call(*addresses, len(tensors)))
+    call = kind(*(address for address, _ in memories), len(tensors))
+    tasks = int(first_task[-1])
+    if room:
+        memories.append(device.empty(blocks_of(device, tasks) * 2 * room * 4))
+        call.room, call.waiting = room, memories[-1][0]
+    launch(device, program, kernel, tasks, call)

@@ -21,6 +21,9 @@ ONE_PASS = 1 << 16
 """Elements of a window up to which a thread block finds its scales and rounds in one launch."""
 LEAST_COLUMNS = 64
 """Of such a window, to use all of the memory that comes with an access."""
+WARP = 32
+TOGETHER = 4
+"""Packs that a thread holds."""
 PACKS = (8, 8, 4, 4)
 """Elements of a pack (`src/cuda/packs.h`), in the order of `plan.DTYPES`."""
 
@@ -53,14 +56,49 @@ def quantize(
     if format.second is not None:
         memories.append(_reduce(device, call, whole))
         call.whole = memories[-1][0]
+    if held := held_of(call):
+        call.width = held.width
+        _launch(device, held.kernel, call, held.tasks)
+        return True
     fits = (
         call.counts.most_rows * least_columns(call.counts.columns, call.counts.segment) <= ONE_PASS
     )
     if not fits:
         memories.append(_reduce(device, call, layout))
         call.extremes = memories[-1][0]
-    _launch_windows(device, "qs_blocks", call, 2 if fits else 8, fits)
+    whole_run = not fits and layout.axes == 1 and call.counts.segments == 1
+    _launch_windows(device, "qs_whole" if whole_run else "qs_blocks", call, 2 if fits else 8, fits)
     return True
+
+
+class Held(NamedTuple):
+    """A kernel of `src/cuda/held_blocks.h`, and how it shares the blocks."""
+
+    kernel: str
+    width: int
+    """Threads of a block of the format."""
+    tasks: int
+    """Of thread blocks."""
+
+
+def held_of(call: structs.QuantizeCall) -> Held | None:
+    """For blocks that threads hold; None for others."""
+    counts, pack, random = call.counts, PACKS[call.plan.dtype], call.random
+    if call.layout.axes != 1 or counts.columns % counts.segment or counts.segment % pack:
+        return None
+    size = 32 if SOURCE_DTYPES[call.plan.dtype] == "Double" else 16  # bytes of a pack
+    if any(address % size for address in (call.source, call.target)):
+        return None
+    if random.words or random.offset % 4:
+        return None
+    packs = counts.segment // pack
+    if packs <= WARP and packs & (packs - 1) == 0:
+        return Held("qs_groups", packs, -(-counts.columns // (THREADS * pack * TOGETHER)))
+    if packs <= WARP * TOGETHER:
+        return Held("qs_rows", WARP, -(-counts.segments // (THREADS // WARP)))
+    if packs <= THREADS * TOGETHER:
+        return Held("qs_rows", THREADS, counts.segments)
+    return None
 
 
 def _reduce(device: Device, call: structs.QuantizeCall, layout: structs.Layout) -> tuple[int, Any]:
@@ -85,8 +123,12 @@ def _launch_windows(
     )
     for name, value in windows._asdict().items():
         setattr(call, name, value)
-    program = program_of(SOURCE_DTYPES[dtype], MODES[call.plan.mode])
-    launch(device, program, kernel, windows.windows, call)
+    _launch(device, kernel, call, windows.windows)
+
+
+def _launch(device: Device, kernel: str, call: structs.QuantizeCall, tasks: int) -> None:
+    program = program_of(SOURCE_DTYPES[call.plan.dtype], MODES[call.plan.mode])
+    launch(device, program, kernel, tasks, call)
 
 
 def program_of(source_dtype: str, mode: str) -> CudaProgram:

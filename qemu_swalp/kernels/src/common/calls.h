@@ -34,6 +34,8 @@ struct SgdCall {
   const SgdTensor* tensors;
   const uint32_t* first_task;
   int32_t count;
+  int64_t room;   // elements of the longest chunk of 16-bit numbers
+  void* waiting;  // two times `room` numbers of float32 for each thread block
 };
 
 /// What float32 numbers of an array need: bits, 255 less the least exponent field, the greatest.
@@ -51,6 +53,7 @@ struct SpanCall {
 struct MatmulCall {
   Matmul matmul;       // its plans: in float64
   MatmulPlans single;  // in float32
+  Layout batches;      // strides, of `source` and `target`: where the matrices of a and b begin
   const Span* spans;   // null: float32 does not do
   int32_t limit;       // greatest binade of products where it does, in a field of float32
 };

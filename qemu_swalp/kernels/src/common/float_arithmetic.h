@@ -38,6 +38,11 @@ QS_INLINE float subtract(float a, float b) {
   asm("sub.rn.f32 %0, %0, %1;" : "+f"(a) : "f"(b));
   return a;
 }
+QS_INLINE float divide(float a, float b) {
+  float quotient;
+  asm("div.rn.f32 %0, %1, %2;" : "=f"(quotient) : "f"(a), "f"(b));
+  return quotient;
+}
 QS_INLINE void convert(float from, double& to) {
   asm("cvt.f64.f32 %0, %1;" : "=d"(to) : "f"(from));
 }
@@ -48,6 +53,7 @@ QS_INLINE double multiply(double a, double b) { return __dmul_rn(a, b); }
 QS_INLINE double add(double a, double b) { return __dadd_rn(a, b); }
 QS_INLINE double subtract(double a, double b) { return __dsub_rn(a, b); }
 #else  // compiled without contraction
+QS_INLINE float divide(float a, float b) { return a / b; }
 QS_INLINE void convert(float from, double& to) { to = from; }
 QS_INLINE void convert(double from, float& to) { to = float(from); }
 template <class Float>

@@ -8,6 +8,7 @@ QS_BEGIN
 struct ChunkedRounding {
   const Plan* plan;
   const Layout *chunk, *last;  // of a chunk, and of the last one, which may be shorter
+  const Layout* order;         // on a GPU: see `Chunks.order`; null: C order
   Random random;
 };
 

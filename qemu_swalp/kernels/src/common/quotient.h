@@ -2,6 +2,7 @@
 // `reference/division.py`.
 #pragma once
 #include "common/element.h"
+#include "common/float_arithmetic.h"
 
 QS_BEGIN
 
@@ -93,6 +94,9 @@ template <>
 QS_FUNCTION uint32_t multiply32(uint32_t a, uint32_t b) {
   if (a == 0 || b == 0) return 0;
   if (a == Single::infinity || b == Single::infinity) return Single::infinity;
+#if defined(__CUDA_ARCH__)  // there all arithmetic is of IEEE 754
+  return bits_as<uint32_t>(multiply(bits_as<float>(a), bits_as<float>(b)));
+#endif
   return product<Single>(number_of_bits<Single>(a), number_of_bits<Single>(b));
 }
 
@@ -103,6 +107,9 @@ template <>
 QS_FUNCTION uint32_t divide32(uint32_t a, uint32_t b) {
   if (a == 0 || b == Single::infinity) return 0;
   if (a == Single::infinity || b == 0) return Single::infinity;
+#if defined(__CUDA_ARCH__)
+  return bits_as<uint32_t>(divide(bits_as<float>(a), bits_as<float>(b)));
+#endif
   const Number<Single> x = number_of_bits<Single>(a), y = number_of_bits<Single>(b);
   const uint64_t shifted = uint64_t(x.significand) << 40, quotient = shifted / y.significand;
   return pack<Single>(quotient, x.exponent - y.exponent - 40, quotient * y.significand != shifted);

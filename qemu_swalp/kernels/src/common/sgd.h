@@ -10,6 +10,7 @@ QS_BEGIN
 struct SgdTensor {
   Dtype dtype;
   int32_t nesterov, maximize, has_momentum, has_decay;
+  Dtype stored;  // of the arrays: `dtype`, or on a GPU one of 16 bits that is computed in float32
   int64_t elements, chunk_elements;
   double learning_rate, momentum, gain, weight_decay;  // gain: 1 - dampening
   const void *gradient, *weight;

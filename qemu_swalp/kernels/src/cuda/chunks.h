@@ -3,10 +3,11 @@
 //
 // A thread block takes a chunk of a tensor at a time, whole blocks of every format, and each of its
 // threads takes packs. What is yet to be rounded, where blocks share a scale, waits in the array
-// that the result goes to.
+// that the result goes to, or, since arrays of 16 bits do not hold it, in memory of its own.
 #pragma once
 #include "common/layouts.h"
 #include "cuda/segments.h"
+#include "cuda/storage.h"
 
 QS_BEGIN
 
@@ -35,6 +36,12 @@ QS_DEVICE void each_chunk(const Call& call, Work work) {
   }
 }
 
+/// What the rounding of a chunk keeps in shared memory.
+struct Prepared {
+  Segment<C> single;  // of a format of elements by themselves: the scale 1
+  Common<C> common;
+};
+
 /// Scales of a chunk. Two roundings of a step are at work at a time; the extremes of the next may
 /// be found while the entries are still in use.
 struct Scales {
@@ -54,107 +61,187 @@ QS_DEVICE uint32_t block_of(const Layout& layout, uint32_t element) {
   return block + element / uint32_t(layout.extents[0]) * stride;
 }
 
+/// The number in C order of an element of a tensor by its place in memory.
+QS_DEVICE uint64_t number_of(const Layout& order, uint32_t place) {
+  uint64_t number = 0;
+  for (int a = order.axes - 1; a > 0; --a) {
+    const uint32_t length = uint32_t(order.lengths[a]);
+    number += uint64_t(place % length) * uint64_t(order.source_strides[a]);
+    place /= length;
+  }
+  return number + place * uint64_t(order.source_strides[0]);
+}
+
+// What is called, not inlined, takes its arguments in registers: none is a reference.
+
+/// Random words of neighbours in memory, from a place on, that are none in C order.
+__device__ __noinline__ PackWords<size> words_in_order(const Layout* order, Random random,
+                                                       uint32_t place, int count) {
+  PackWords<size> words{};
+  QS_UNROLL
+  for (int i = 0; i < size; ++i) {
+    if (i >= count) continue;
+    const uint64_t number = number_of(*order, place + uint32_t(i));
+    const Words four = philox(uint32_t(number / 4), random);
+    const uint32_t low = number % 2 ? four.at[1] : four.at[0],
+                   high = number % 2 ? four.at[3] : four.at[2];
+    words.at[i] = number % 4 < 2 ? low : high;
+  }
+  return words;
+}
+
+/// Those of elements that do not begin a block of random words.
+__device__ __noinline__ PackWords<size> words_across(Random random, uint64_t element, int count) {
+  return pack_words<size>(random, element, count);
+}
+
+/// A pack rounded by whatever it needs.
+template <Mode mode>
+__device__ __noinline__ Pack<C> rounded_by_any(Pack<C> pack, PackWords<size> words,
+                                               const Plan* plan, const Layout* layout,
+                                               const Prepared* prepared, const Entry<C>* entries,
+                                               uint32_t at, int count) {
+  round_by_words<C>(pack, words, [&](Word raw, Word word, int i) {
+    if (plan->family == Family::table)
+      return round_by_table<C>(Known<mode>(), raw, word, plan->table);
+    if (plan->family == Family::element)
+      return round_by<C>(Known<mode>(), raw, word, prepared->single, plan->element);
+    const uint32_t block = i < count ? block_of(*layout, at + uint32_t(i)) : 0;
+    return round_under<C>(Known<mode>(), raw, word, entries[block], prepared->common, *plan);
+  });
+  return pack;
+}
+
 /// The rounding of a chunk.
 template <Mode mode>
-struct ChunkRounder {
-  const Plan* plan;
-  const Layout* layout;
-  Random random;
-  Scales* scales;
-  Segment<C>* single;  // of a format of elements by themselves: the scale 1
-
+class ChunkRounder {
+ public:
   QS_DEVICE ChunkRounder(const ChunkedRounding& rounding, bool is_last, int64_t first,
-                         Scales* scales, Segment<C>* single)
-      : plan(rounding.plan),
-        layout(is_last ? rounding.last : rounding.chunk),
-        random{},
-        scales(scales),
-        single(single) {
-    if (!plan || !is_stochastic(mode)) return;
-    random = now(rounding.random);
-    random.offset += uint64_t(first);
+                         Scales* scales, Prepared* prepared)
+      : plan_(rounding.plan),
+        layout_(is_last ? rounding.last : rounding.chunk),
+        scales_(scales),
+        prepared_(prepared) {
+    if (!plan_) return;
+    waits_ = plan_->family == Family::block;
+    flat_ = layout_->axes == 1;
+    extent_ = uint32_t(layout_->extents[0]);
+    if (!is_stochastic(mode)) return;
+    random_ = rounding.random;
+    order_ = rounding.order;
+    first_ = uint64_t(first);
   }
 
   /// Whether its elements wait for the scales of their blocks.
-  QS_DEVICE bool waits() const { return plan && plan->family == Family::block; }
+  QS_DEVICE bool waits() const { return waits_; }
 
-  QS_DEVICE int blocks() const {
-    int count = 1;
-    for (int a = 0; a < layout->axes; ++a)
-      count *= int(ceiling(layout->lengths[a], layout->extents[a]));
-    return count;
-  }
-
-  /// Before extremes are found.
-  QS_DEVICE void begin() const {
-    if (waits()) {
-      for (int s = threadIdx.x; s < blocks(); s += threads) scales->extremes[s] = {0, 0, 0};
-    } else if (plan && plan->family == Family::element && threadIdx.x == 0) {
-      *single = segment_of<C>(plan->element, 0, true, false);
+  /// Before extremes are found. helper: the number of a warp, one for each rounder.
+  QS_DEVICE void begin(int helper) const {
+    if (!plan_) return;
+    if (waits_) {
+      for (int s = threadIdx.x; s < blocks(); s += threads) scales_->extremes[s] = {0, 0, 0};
+    }
+    if (threadIdx.x != unsigned(helper) * 32) return;
+    if (plan_->family == Family::element) {
+      prepared_->single = segment_of<C>(plan_->element, 0, true, false);
+      if constexpr (is_in_float32<C>)
+        prepared_->common.brief = short_of<C>(plan_->element, is_stochastic(mode), true);
+    } else if (waits_) {
+      prepared_->common = common_of<C>(*plan_);
     }
   }
 
   /// Once they are.
   QS_DEVICE void end() const {
-    if (waits()) settle(*plan, GlobalScale{}, scales->extremes, blocks(), scales->entries);
+    if (waits_) settle(*plan_, GlobalScale{}, scales_->extremes, blocks(), scales_->entries);
   }
 
   /// Extremes of a pack, by all threads of a warp; count 0 where a thread has none.
   QS_DEVICE void widen(const Pack<C>& pack, uint32_t at, int count) const {
     PackExtremes<C> extremes{};
-    if (count) extremes.widen(pack, plan->scaling.rule == Rule::minmax);
-    const uint32_t first = count ? block_of(*layout, at) : 0;
-    bool whole = count == 0 || layout->axes == 1;
-    if (whole && count) whole = block_of(*layout, at + uint32_t(count) - 1) == first;
+    if (count) extremes.widen(pack, plan_->scaling.rule == Rule::minmax);
+    const uint32_t first = count ? block_at(at) : 0;
+    bool whole = count == 0 || flat_;
+    if (whole && count) whole = block_at(at + uint32_t(count) - 1) == first;
     const uint32_t shared = __shfl_sync(0xFFFFFFFFu, first, 0);
     if (__all_sync(0xFFFFFFFFu, count == 0 || (whole && first == shared))) {
-      raise_by_warp(&scales->extremes[shared], extremes.all());
+      raise_by_warp(&scales_->extremes[shared], extremes.all());
     } else if (whole) {
-      raise(&scales->extremes[first], extremes.all());
+      raise(&scales_->extremes[first], extremes.all());
     } else {
       for (int i = 0; i < size; ++i) {
-        if (i < count)
-          raise(&scales->extremes[block_of(*layout, at + uint32_t(i))], extremes.at(i));
+        if (i < count) raise(&scales_->extremes[block_at(at + uint32_t(i))], extremes.at(i));
       }
     }
   }
 
-  /// A pack rounded. Called, not inlined: else registers do not suffice.
-  __device__ __noinline__ Pack<C> rounded(Pack<C> pack, uint32_t at, int count,
-                                          const Common<C>& common) const {
-    if (waits() && layout->axes == 1 && count) {
-      const uint32_t block = block_of(*layout, at);
-      if (block_of(*layout, at + uint32_t(count) - 1) == block) {
-        round_pack_under<C, Known<mode>>(pack, random, at, count, scales->entries[block], common,
-                                         *plan);
-        return pack;
+  QS_DEVICE void round(Pack<C>& pack, uint32_t at, int count) const {
+    if (!plan_ || !count) return;
+    PackWords<size> words{};
+    if (is_stochastic(mode)) words = words_of(at, count);
+    if constexpr (is_short(mode) && is_in_float32<C>) {
+      if (waits_) {
+        const uint32_t block = block_at(at);
+        if (flat_ && block_at(at + uint32_t(count) - 1) == block &&
+            is_brief<C>(scales_->entries[block], prepared_->common, plan_->scaling.rule)) {
+          const Short s = prepared_->common.brief.under(scales_->entries[block].power.power);
+          return round_shortly<Way::saturating>(pack, words, s);
+        }
+      } else if (plan_->family == Family::element) {
+        const Short s = prepared_->common.brief;
+        if (s.way == Way::saturating) return round_shortly<Way::saturating>(pack, words, s);
+        if (s.way == Way::regular) return round_shortly<Way::regular>(pack, words, s);
+        if (s.way == Way::bits) return round_shortly<Way::bits>(pack, words, s);
       }
     }
-    round_pack<C, is_stochastic(mode)>(pack, random, at, count, [&](Word raw, Word word, int i) {
-      if (plan->family == Family::table)
-        return round_by_table<C>(Known<mode>(), raw, word, plan->table);
-      if (plan->family == Family::element)
-        return round_by<C>(Known<mode>(), raw, word, *single, plan->element);
-      const uint32_t block = i < count ? block_of(*layout, at + uint32_t(i)) : 0;
-      return round_under<C>(Known<mode>(), raw, word, scales->entries[block], common, *plan);
-    });
-    return pack;
+    pack =
+        rounded_by_any<mode>(pack, words, plan_, layout_, prepared_, scales_->entries, at, count);
   }
-
-  QS_DEVICE void round(Pack<C>& pack, uint32_t at, int count, const Common<C>& common) const {
-    if (plan) pack = rounded(pack, at, count, common);
-  }
-
-  QS_DEVICE Common<C> common() const { return waits() ? common_of<C>(*plan) : Common<C>{}; }
 
   /// Rounded, or as it is, to wait.
   QS_DEVICE void take(Pack<C>& pack, uint32_t at, int count) const {
-    if (waits()) {
+    if (waits_) {
       widen(pack, at, count);
     } else {
-      round(pack, at, count, {});
+      round(pack, at, count);
     }
   }
+
+ private:
+  QS_DEVICE int blocks() const {
+    int count = 1;
+    for (int a = 0; a < layout_->axes; ++a)
+      count *= int(ceiling(layout_->lengths[a], layout_->extents[a]));
+    return count;
+  }
+
+  QS_DEVICE uint32_t block_at(uint32_t element) const {
+    return flat_ ? element / extent_ : block_of(*layout_, element);
+  }
+
+  QS_DEVICE PackWords<size> words_of(uint32_t at, int count) const {
+    const uint64_t element = first_ + at;
+    if (order_) return words_in_order(order_, random_, uint32_t(element), count);
+    if (element % 4) return words_across(random_, element, count);
+    return words_from<size, 0>(element, random_);
+  }
+
+  template <Way way>
+  static QS_DEVICE void round_shortly(Pack<C>& pack, const PackWords<size>& words, const Short& s) {
+    round_by_words<C>(pack, words, [&](Word raw, Word word, int) {
+      return round_in_float32<C, way, is_stochastic(mode)>(raw, word, s);
+    });
+  }
+
+  const Plan* plan_;
+  const Layout* layout_;
+  Scales* scales_;
+  Prepared* prepared_;
+  bool waits_ = false, flat_ = false;
+  uint32_t extent_ = 0;
+  Random random_{};
+  const Layout* order_ = nullptr;
+  uint64_t first_ = 0;
 };
 
 /// work(first element, how many) for the packs of a chunk that are this thread's; 0 where a warp
@@ -167,42 +254,33 @@ QS_DEVICE void each_pack(int64_t elements, Work work) {
   }
 }
 
-QS_DEVICE Pack<C> load_from(const void* array, int64_t element, int count) {
-  return load<C>(static_cast<const Stored*>(array) + element, count);
-}
-
-QS_DEVICE void store_to(void* array, int64_t element, const Pack<C>& pack, int count) {
-  store<C>(static_cast<Stored*>(array) + element, pack, count);
-}
-
 /// Rounds what waits in an array.
 template <Mode mode>
-QS_DEVICE void finish(const ChunkRounder<mode>& rounder, void* array, int64_t first,
-                      int64_t elements) {
+QS_DEVICE void finish(const ChunkRounder<mode>& rounder, const Numbers<C>& from,
+                      const Numbers<C>& to, int64_t elements) {
   if (!rounder.waits()) return;
-  const Common<C> common = rounder.common();
   each_pack(elements, [&](uint32_t at, int count) {
-    Pack<C> pack = load_from(array, first + at, count);
-    rounder.round(pack, at, count, common);
-    store_to(array, first + at, pack, count);
+    Pack<C> pack = from.load(at, count);
+    rounder.round(pack, at, count);
+    to.store(at, pack, count);
   });
 }
 
-/// Rounds a chunk of an array to another.
+/// Rounds a chunk of an array to another. waiting: where its elements wait for scales.
 template <class Rounder>
-QS_DEVICE void round_chunk(const Rounder& rounder, const void* from, void* to, int64_t first,
-                           int64_t n) {
-  rounder.begin();
+QS_DEVICE void round_chunk(const Rounder& rounder, const Numbers<C>& from, const Numbers<C>& to,
+                           const Numbers<C>& waiting, int64_t n) {
+  rounder.begin(0);
   __syncthreads();
   each_pack(n, [&](uint32_t at, int count) {
-    Pack<C> pack = load_from(from, first + at, count);
+    Pack<C> pack = from.load(at, count);
     rounder.take(pack, at, count);
-    store_to(to, first + at, pack, count);
+    (rounder.waits() ? waiting : to).store(at, pack, count);
   });
   __syncthreads();
   rounder.end();
   __syncthreads();
-  finish(rounder, to, first, n);
+  finish(rounder, waiting, to, n);
 }
 
 QS_END

@@ -72,10 +72,27 @@ struct Keys {
   uint32_t at[3][threads][2];
 };
 
+/// Which matrices of both operands.
+struct Operands {
+  int64_t a, b;
+};
+
+QS_DEVICE Operands operands_at(const Layout& batches, int64_t batch) {
+  Operands found{0, 0};
+  for (int axis = batches.axes - 1; axis >= 0; --axis) {
+    const int64_t at = batch % batches.lengths[axis];
+    batch /= batches.lengths[axis];
+    found.a += at * batches.source_strides[axis];
+    found.b += at * batches.target_strides[axis];
+  }
+  return found;
+}
+
 /// The product, computed in C, of arrays of Source. What lies beyond the result is computed, and
 /// not written.
 template <class C, class Source>
-QS_DEVICE void multiply(const Matmul& p, const MatmulPlans& plans, Keys& keys) {
+QS_DEVICE void multiply(const Matmul& p, const Layout& batches, const MatmulPlans& plans,
+                        Keys& keys) {
   using Word = typename C::Word;
   using Float = typename FloatOf<Word>::Type;
   __shared__ Segment<C> segments[3];
@@ -85,8 +102,10 @@ QS_DEVICE void multiply(const Matmul& p, const MatmulPlans& plans, Keys& keys) {
        first += int64_t(gridDim.x) * threads) {
     const int64_t element = least_of<int64_t>(first + threadIdx.x, total - 1);
     const int64_t row = element / p.columns, batch = row / p.rows;
-    const Source* a = static_cast<const Source*>(p.a) + p.first_a[batch] + row % p.rows * p.terms;
-    const Source* b = static_cast<const Source*>(p.b) + p.first_b[batch] + element % p.columns;
+    const Operands at = operands_at(batches, batch);
+    const Source* a = static_cast<const Source*>(p.a) + (at.a * p.rows + row % p.rows) * p.terms;
+    const Source* b =
+        static_cast<const Source*>(p.b) + at.b * p.terms * p.columns + element % p.columns;
     Rounder<C, OfProduct> round_product(p, plans.product, Part::product, uint64_t(element),
                                         keys.at[0], segments[0]);
     Rounder<C, OfSum> round_sum(p, plans.sum, Part::sum, uint64_t(element), keys.at[1],
@@ -156,7 +175,7 @@ extern "C" __global__ void __launch_bounds__(threads)
     qs_matmul(const __grid_constant__ MatmulCall call) {
   __shared__ Keys keys;
   const Matmul& p = call.matmul;
-  if (p.dtype == Dtype::float64) return multiply<Double, double>(p, p.plans, keys);
-  if (single_does(call)) return multiply<Single, float>(p, call.single, keys);
-  multiply<Double, float>(p, p.plans, keys);
+  if (p.dtype == Dtype::float64) return multiply<Double, double>(p, call.batches, p.plans, keys);
+  if (single_does(call)) return multiply<Single, float>(p, call.batches, call.single, keys);
+  multiply<Double, float>(p, call.batches, p.plans, keys);
 }

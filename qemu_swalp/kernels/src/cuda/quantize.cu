@@ -1,11 +1,11 @@
 // The kernels on a GPU, compiled for a source dtype and a rounding mode: QS_SOURCE_DTYPE and
 // QS_MODE.
 //
-// Elements: `qs_round`. Blocks of which a window holds some whole ones: `qs_blocks`. Larger ones in
-// two passes: the extremes of all of them by `qs_reduce`, into memory that is zero, then
-// `qs_blocks`. Under two levels of scales the extremes of the array come first, as those of one
-// block.
-#include "cuda/segments.h"
+// Elements: `qs_round`. Blocks that threads hold: `qs_groups` and `qs_rows`. Others of which a
+// window holds some whole ones: `qs_blocks`. Larger ones in two passes: the extremes of all of them
+// by `qs_reduce`, into memory that is zero, then `qs_blocks`, or `qs_whole` where there is one.
+// Under two levels of scales the extremes of the array come first, as those of one block.
+#include "cuda/held_blocks.h"
 #include "cuda/windows.h"
 
 QS_BEGIN
@@ -32,7 +32,6 @@ QS_DEVICE Stored* target_of(const QuantizeCall& call) { return static_cast<Store
 /// for none.
 template <class Round>
 QS_DEVICE void round_run(const QuantizeCall& call, const Random& random, Round round) {
-  constexpr int together = 4;
   const int64_t columns = call.counts.columns, apart = int64_t(threads) * size;
   int64_t at = (int64_t(blockIdx.x) * together * threads + threadIdx.x) * size;
   const int64_t step = int64_t(gridDim.x) * together * apart;
@@ -142,6 +141,29 @@ QS_DEVICE void find(const QuantizeCall& call, const BlockRows& blocks, int64_t b
   if (one) raise_by_warp(extremes, all);
 }
 
+/// Extremes of one block whose elements follow one another in memory, by all threads.
+QS_DEVICE void find_run(const QuantizeCall& call, Extremes<C>* to) {
+  const bool signs = call.plan.scaling.rule == Rule::minmax;
+  const int64_t columns = call.counts.columns, apart = int64_t(threads) * size;
+  const int64_t step = int64_t(gridDim.x) * together * apart;
+  int64_t at = (int64_t(blockIdx.x) * together * threads + threadIdx.x) * size;
+  PackExtremes<C> found{};
+  if (is_aligned<C>(source_of(call))) {
+    for (; at + (together - 1) * apart + size <= columns; at += step) {
+      Pack<C> packs[together];
+      QS_UNROLL
+      for (int i = 0; i < together; ++i) packs[i] = load_whole<C>(source_of(call) + at + i * apart);
+      QS_UNROLL
+      for (int i = 0; i < together; ++i) found.widen(packs[i], signs);
+    }
+  }
+  for (; at < columns; at += step) {
+    for (int64_t c = at; c < columns && c < at + together * apart; c += apart)
+      found.widen(load<C>(source_of(call) + c, int(least_of<int64_t>(size, columns - c))), signs);
+  }
+  raise_by_warp(to, found.all());
+}
+
 QS_DEVICE int segments_of(const BlockRows& blocks, Range columns) {
   return int(ceiling(columns.last, blocks.segment) - columns.first / blocks.segment);
 }
@@ -160,11 +182,12 @@ QS_DEVICE void apply(const QuantizeCall& call, const BlockRows& blocks, const Ra
     each_row(call, blocks, b, rows, [&](BlockRows::Row row) {
       Pack<C> pack = load<C>(source_of(call) + row.source + c, count);
       const int64_t element = row.element + c;
+      PackWords<size> words{};
+      if (stochastic) words = pack_words<size>(random, uint64_t(element), count);
       if (within) {
-        round_pack_under<C, Mode_>(pack, random, element, count, scales[segment], common,
-                                   call.plan);
+        round_pack_under<C, Mode_>(pack, words, scales[segment], common, call.plan);
       } else {
-        round_pack<C, stochastic>(pack, random, element, count, [&](Word raw, Word word, int i) {
+        round_by_words<C>(pack, words, [&](Word raw, Word word, int i) {
           const uint64_t own = i < count ? segments.at(at + uint64_t(i)) : segment;
           return round_under<C>(Mode_(), raw, word, scales[own], common, call.plan);
         });
@@ -209,6 +232,8 @@ extern "C" __global__ void __launch_bounds__(threads)
 extern "C" __global__ void __launch_bounds__(threads)
     qs_reduce(const __grid_constant__ QuantizeCall call) {
   __shared__ Extremes<C> extremes[most_segments];
+  if (call.layout.axes == 1 && call.counts.segments == 1)
+    return find_run(call, static_cast<Extremes<C>*>(call.extremes));
   const BlockRows blocks(call.layout, call.counts);
   each_window(call, blocks, [&](int64_t b, Range rows, Range columns) {
     const int count = segments_of(blocks, columns);
@@ -229,10 +254,7 @@ extern "C" __global__ void __launch_bounds__(threads, 3)
   __shared__ Shared shared;
   const BlockRows blocks(call.layout, call.counts);
   const Random random = stochastic ? now(call.random) : Random{};
-  GlobalScale global{};
-  if (call.whole)
-    global = global_scale_of(to_binary32<C>(static_cast<const Extremes<C>*>(call.whole)->amax),
-                             call.plan.scaling);
+  const GlobalScale global = global_of<C>(call);
   const Common<C> common = common_of<C>(call.plan);
   each_window(call, blocks, [&](int64_t b, Range rows, Range columns) {
     const int count = segments_of(blocks, columns);
@@ -249,5 +271,46 @@ extern "C" __global__ void __launch_bounds__(threads, 3)
     settle(call.plan, global, extremes, count, shared.scales);
     __syncthreads();
     apply(call, blocks, random, common, b, rows, columns, shared.scales);
+  });
+}
+
+extern "C" __global__ void __launch_bounds__(threads)
+    qs_groups(const __grid_constant__ QuantizeCall call) {
+  __shared__ Common<C> common;
+  round_groups(call, HeldRounder<C, Mode_>(call, &common));
+}
+
+extern "C" __global__ void __launch_bounds__(threads)
+    qs_rows(const __grid_constant__ QuantizeCall call) {
+  __shared__ Common<C> common;
+  __shared__ Extremes<C> partial[2][threads / 32];
+  round_rows(call, HeldRounder<C, Mode_>(call, &common), partial);
+}
+
+extern "C" __global__ void __launch_bounds__(threads)
+    qs_whole(const __grid_constant__ QuantizeCall call) {
+  __shared__ Common<C> common;
+  const HeldRounder<C, Mode_> rounder(call, &common);
+  const Random random = stochastic ? now(call.random) : Random{};
+  const Scale<C> scale = rounder.scale(*static_cast<const Extremes<C>*>(call.extremes));
+  if constexpr (is_short(Mode_()) && is_in_float32<C>) {
+    if (rounder.is_brief(scale)) {
+      const Short s = rounder.brief(scale);
+      return round_run(call, random, [&](Word raw, Word word, int) {
+        return round_in_float32<C, Way::saturating, stochastic>(raw, word, s);
+      });
+    }
+  }
+  __shared__ Entry<C> entry;
+  if (threadIdx.x == 0) {
+    if (is_power(call.plan.scaling.rule)) {
+      entry.power = segment_of<C>(call.plan.element, scale.power, scale.special, scale.nan);
+    } else {
+      entry.other = scale;
+    }
+  }
+  __syncthreads();
+  round_run(call, random, [&](Word raw, Word word, int) {
+    return round_under<C>(Mode_(), raw, word, entry, common, call.plan);
   });
 }

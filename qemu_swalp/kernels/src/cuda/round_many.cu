@@ -7,9 +7,10 @@ using namespace qemu_swalp;
 extern "C" __global__ void __launch_bounds__(threads)
     qs_round_many(const __grid_constant__ RoundManyCall call) {
   __shared__ Scales scales;
-  __shared__ Segment<C> single;
+  __shared__ Prepared prepared;
   each_chunk(call, [&](const TensorRounding& t, int64_t first, int64_t n, bool is_last) {
-    const ChunkRounder<Mode::QS_ROUND_MODE> rounder(t.rounding, is_last, first, &scales, &single);
-    round_chunk(rounder, t.source, t.target, first, n);
+    const ChunkRounder<Mode::QS_ROUND_MODE> rounder(t.rounding, is_last, first, &scales, &prepared);
+    const Numbers<C> to(t.target, t.dtype, first);
+    round_chunk(rounder, {t.source, t.dtype, first}, to, to, n);
   });
 }

@@ -23,8 +23,8 @@ union Entry {
   Scale<C> other;
 };
 
-/// What blocks have in common: of scales that are no powers of two the constants, of those that are
-/// the short rounding of finite numbers under the scale 1.
+/// What blocks have in common: of scales that are no powers of two the constants; the short
+/// rounding of finite numbers under the scale 1.
 template <class C>
 struct Common {
   Constants<C> constants;
@@ -38,6 +38,8 @@ QS_DEVICE Common<C> common_of(const Plan& plan) {
   if (!is_power(plan.scaling.rule)) {
     common.constants = constants_of<C>(plan.element, 0);
     common.constants32 = constants_of<Single>(plan.element32, 0);
+    if constexpr (C::mantissa == Single::mantissa)
+      common.brief = short_of<C>(plan.element32, is_stochastic(plan.mode), false);
   } else if constexpr (is_in_float32<C>) {
     common.brief = short_of<C>(plan.element, is_stochastic(plan.mode), false);
   }
@@ -174,31 +176,34 @@ QS_DEVICE typename C::Word round_under(M mode, typename C::Word raw, typename C:
   return round_by_quotient<C>(mode, raw, word, entry.other, common, plan);
 }
 
+/// Whether numbers under this scale are rounded by the short sequence.
+template <class C>
+QS_DEVICE bool is_brief(const Entry<C>& entry, const Common<C>& common, Rule rule) {
+  return is_power(rule) && common.brief.way == Way::saturating && !entry.power.nan &&
+         entry.power.shape == Shape::saturating && entry.power.power >= common.brief.least_power &&
+         entry.power.power <= common.brief.greatest_power;
+}
+
 /// A pack under one scale.
 template <class C, class M>
-QS_DEVICE void round_pack_under(Pack<C>& pack, const Random& random, int64_t element, int count,
+QS_DEVICE void round_pack_under(Pack<C>& pack, const PackWords<pack_size<C>>& words,
                                 const Entry<C>& entry, const Common<C>& common, const Plan& plan) {
   using Word = typename C::Word;
-  constexpr bool stochastic = is_stochastic(M());
-  if (is_power(plan.scaling.rule) && !entry.power.nan && entry.power.shape == Shape::saturating) {
-    if constexpr (is_short(M()) && is_in_float32<C>) {
-      const Short& brief = common.brief;
-      const int power = entry.power.power;
-      if (brief.way == Way::saturating && power >= brief.least_power &&
-          power <= brief.greatest_power) {
-        const Short s = brief.under(power);
-        return round_pack<C, stochastic>(
-            pack, random, element, count, [&](Word raw, Word word, int) {
-              return round_in_float32<C, Way::saturating, stochastic>(raw, word, s);
-            });
-      }
+  if constexpr (is_short(M()) && is_in_float32<C>) {
+    if (is_brief<C>(entry, common, plan.scaling.rule)) {
+      const Short s = common.brief.under(entry.power.power);
+      return round_by_words<C>(pack, words, [&](Word raw, Word word, int) {
+        return round_in_float32<C, Way::saturating, is_stochastic(M())>(raw, word, s);
+      });
     }
+  }
+  if (is_power(plan.scaling.rule) && !entry.power.nan && entry.power.shape == Shape::saturating) {
     const Constants<C> constants = entry.power.constants;
-    round_pack<C, stochastic>(pack, random, element, count, [&](Word raw, Word word, int) {
+    round_by_words<C>(pack, words, [&](Word raw, Word word, int) {
       return round_element<C, Shape::saturating>(M(), raw, word, constants, plan.element, 0);
     });
   } else {
-    round_pack<C, stochastic>(pack, random, element, count, [&](Word raw, Word word, int) {
+    round_by_words<C>(pack, words, [&](Word raw, Word word, int) {
       return round_under<C>(M(), raw, word, entry, common, plan);
     });
   }

@@ -5,11 +5,12 @@
 // where float32 numbers are 2^q apart, and M is an even multiple of that: the sum is rounded to a
 // multiple of 2^q by the adder, ties to the even one, and less M it is exact (Sterbenz). Rounded
 // toward zero the same gives the multiple t below m, and m - t is exact; its 32 bits below 2^q are
-// what a random word is added to. The bfloat16 numbers are float32 numbers.
+// what a random word is added to. 16-bit numbers are float32 numbers, and so are their roundings.
 #pragma once
 #include "common/element.h"
 #include "common/float_arithmetic.h"
 #include "cuda/packs.h"
+#include "cuda/storage.h"
 
 QS_BEGIN
 
@@ -50,7 +51,7 @@ QS_INLINE constexpr bool is_short(Mode mode) {
 }
 
 template <class C>
-constexpr bool is_in_float32 = C::mantissa == 23 || C::bias == 127;
+constexpr bool is_in_float32 = C::width == 32;
 
 #if defined(__CUDA_ARCH__)
 QS_INLINE float add_toward_zero(float a, float b) {
@@ -91,7 +92,8 @@ QS_DEVICE Short short_of(const Element& f, bool stochastic, bool infinities) {
       s.bound == 0 || s.negative_bound == 0 || (stochastic && ~s.random_mask))
     return found;
   const bool symmetric = s.bound == s.negative_bound, saturating = saturates(f, infinities);
-  if (C::storage == 16 && ((end | (saturating ? 0 : s.above)) & 0xFFFF)) return found;
+  constexpr uint32_t finer = (1u << (Single::mantissa - C::mantissa)) - 1;  // bits that C lacks
+  if ((end | (saturating ? 0 : s.above)) & finer) return found;
   const bool one_end = symmetric && s.above == s.below && s.positive_infinity == s.above &&
                        (s.negative_infinity & (sign - 1)) == s.above;
   if (!saturating && !one_end) return found;
@@ -116,6 +118,13 @@ QS_DEVICE Short short_of(const Element& f, bool stochastic, bool infinities) {
   if (least < 56 || most > 253) return found;
   found.least_power = 56 - int(least);
   found.greatest_power = 253 - int(most);
+  if (C::bias < Single::bias) {  // what is rounded is a number of C, too
+    if (normal < uint32_t(Single::mantissa - C::mantissa)) return found;
+    const int top = greatest_of(f.max_exponent, f.min_exponent);
+    found.least_power = greatest_of(found.least_power, C::least_exponent - f.ulp_exponent);
+    found.greatest_power = least_of(found.greatest_power, C::bias - top);
+    if (found.least_power > 0 || found.greatest_power < 0) return found;
+  }
   if (!saturating) {
     const float spacing = bits_as<float>((most - 23) * one);
     found.limit = found.negative_limit = bits_as<uint32_t>(add(bits_as<float>(s.bound), spacing));
@@ -158,8 +167,15 @@ QS_DEVICE uint32_t round_shortly(uint32_t raw, uint32_t word, const Short& s) {
 template <class C, Way way, bool stochastic>
 QS_DEVICE typename C::Word round_in_float32(typename C::Word raw, typename C::Word word,
                                             const Short& s) {
-  constexpr int up = 32 - C::storage;
-  return round_shortly<way, stochastic>(uint32_t(raw) << up, uint32_t(word), s) >> up;
+  if constexpr (C::bias == Single::bias) {
+    constexpr int up = 32 - C::storage;
+    return round_shortly<way, stochastic>(uint32_t(raw) << up, uint32_t(word), s) >> up;
+  } else if constexpr (C::storage == 16) {
+    const uint32_t rounded = round_shortly<way, stochastic>(widened<C>(raw), uint32_t(word), s);
+    return (raw & (C::sign - 1)) > C::infinity ? raw : narrowed<C>(rounded);
+  } else {
+    return raw;  // never called, but compiled
+  }
 }
 
 QS_END
