@@ -15,7 +15,7 @@ from qemu_swalp.interop.torch import untraced
 
 from .._compat import run_first_before_step, version_of
 from ..optim.grad_scaler import step_is_skipped
-from ..optim.no_step import has_gradients, is_no_step
+from ..optim.no_step import has_gradients, has_placeholders, is_no_step
 from ..tensors.custom_ops import refuse_capture
 from .source import Source
 from .swap import Swaps
@@ -46,12 +46,16 @@ class Attachment:
         """Of each step that has begun: depth of its call, and whether it is none."""
         self.versions: dict[int, int] = {}
         """id → version of each parameter of the optimizer, when the step began."""
+        self.had_state = False
+        self.placeholders: bool | None = None
+        """Whether the optimizer's state is of a step that was none; None: to be found out."""
         before = optimizer.register_step_pre_hook(self._before_step)
         # First, so that an abandoned swap is undone before anybody reads the weights.
         run_first_before_step(optimizer, before)
         self.handles = [
             before,
             optimizer.register_step_post_hook(self._after_step),
+            optimizer.register_load_state_dict_post_hook(self._after_load),
         ]
 
     def of(self, optimizer: Optimizer) -> bool:
@@ -90,18 +94,26 @@ class Attachment:
 
     @untraced
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        depth = _depth()
+        is_none = is_no_step(optimizer, args, kwargs)
+        if not is_none and self.placeholders is not False:
+            if self.placeholders or has_placeholders(optimizer):
+                optimizer.state.clear()
+            self.placeholders = False
+        had_state, depth = bool(optimizer.state), _depth()
         # Steps that began as deep as this one, or deeper, have raised.
         self.running = [step for step in self.running if step[0] < depth]
         if not self.running:
             self.begin()
             self.versions = _versions(optimizer)
-        self.running.append((depth, is_no_step(optimizer, args, kwargs)))
+        self.running.append((depth, is_none))
+        self.had_state = had_state
 
     @untraced
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         refuse_capture("an average", "call update() after each replay")
         _, is_none = self.running.pop() if self.running else (0, False)
+        if is_none and optimizer.state and not self.had_state:
+            self.placeholders = True
         if self.running or step_is_skipped(optimizer):
             return
         self._check_touched()
@@ -109,6 +121,9 @@ class Attachment:
         is_none = is_none or not (has_gradients(optimizer) or _versions(optimizer) != self.versions)
         if not is_none:
             self.count(self)
+
+    def _after_load(self, optimizer: Optimizer) -> None:
+        self.placeholders = None
 
     def _check_touched(self) -> None:
         """Warn where two steps in a row had nothing for any of the averaged parameters: one alone

@@ -10,7 +10,8 @@ the first true step begins without it. The param_groups tell whether it is one, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch.optim import Optimizer
 from qemu_swalp.interop.torch import is_dtensor
 
 from ..tensors.custom_ops import is_capturing
-from .param_groups import ACCUMULATOR, PLACEHOLDERS, STEP
+from .param_groups import ACCUMULATOR, PLACEHOLDERS, STEP, is_configured
 from .param_plan import Entry
 
 
@@ -57,6 +58,60 @@ def drop_placeholders(optimizer: Optimizer) -> None:
         optimizer.state.clear()
         for group in groups:
             group[PLACEHOLDERS] = False
+
+
+def has_placeholders(optimizer: Optimizer) -> bool:
+    """Whether all state of an optimizer of PyTorch is what a step that is none leaves, which is
+    tried: of optimizers that are not quantized no mark tells.
+    """
+    if not _may_have_placeholders(optimizer):
+        return False
+    present, groups = optimizer.state, optimizer.param_groups
+    options = [dict(group) for group in groups]
+    gradients = [(p, p.grad) for group in groups for p in group["params"] if p.requires_grad]
+    optimizer.state = defaultdict(dict)
+    try:
+        for group in groups:
+            lr = group["lr"]
+            group["lr"] = torch.zeros_like(lr) if isinstance(lr, Tensor) else 0.0
+        for p, _ in gradients:
+            p.grad = torch.zeros_like(p)
+        type(optimizer).step(optimizer)
+        return _same_state(present, optimizer.state)
+    finally:
+        optimizer.state = present
+        for group, before in zip(groups, options, strict=True):
+            group.update(before)
+        for p, gradient in gradients:
+            p.grad = gradient
+
+
+def _may_have_placeholders(optimizer: Optimizer) -> bool:
+    """Of PyTorch's own optimizers, those that have counted one step at most; quantized ones have
+    their mark.
+    """
+    steps = [state["step"] for state in optimizer.state.values() if "step" in state]
+    return bool(
+        optimizer.state
+        and not is_configured(optimizer.param_groups)
+        and not is_capturing()
+        and type(optimizer).__module__.startswith("torch.optim.")
+        and not isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam)
+        and all("lr" in group for group in optimizer.param_groups)
+        and all(float(step) <= 1 for step in steps)
+    )
+
+
+def _same_state(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> bool:
+    return set(a) == set(b) and all(
+        set(a[p]) == set(b[p]) and all(_same(x, b[p][key]) for key, x in a[p].items()) for p in a
+    )
+
+
+def _same(a: Any, b: Any) -> bool:
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        return type(a) is type(b) and bool(a == b)
+    return a.shape == b.shape and are_zero([(a != b).to(torch.uint8)])
 
 
 def show_accumulators(optimizer: Optimizer, entries: Iterable[Entry]) -> None:

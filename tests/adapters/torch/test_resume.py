@@ -190,6 +190,71 @@ def test_an_average_on_an_unquantized_adamw_counts_true_steps():
     assert averager.n_averaged == 0
 
 
+PLAIN = {
+    "sgd": lambda p: torch.optim.SGD(p, 0.1, momentum=0.9, dampening=0.5, weight_decay=0.1),
+    "adamw": lambda p: torch.optim.AdamW(p, 0.01),
+    "adam": lambda p: torch.optim.Adam(p, torch.tensor(0.01), weight_decay=0.3, amsgrad=True),
+    "adamax": lambda p: torch.optim.Adamax(p, 0.01, weight_decay=0.3),
+    "rmsprop": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.9, weight_decay=0.3),
+    "rprop": lambda p: torch.optim.Rprop(p, 0.01),
+    "nadam": lambda p: torch.optim.NAdam(p, 0.01),
+}
+
+
+@pytest.mark.parametrize("kind", PLAIN)
+@pytest.mark.parametrize("saved_at", [0, 1, 2])
+@pytest.mark.parametrize("order", ["attach first", "attach between", "attach last", "plain"])
+def test_an_averaged_run_of_an_unquantized_optimizer_resumes(same, kind, saved_at, order):
+    """Also one that was saved before its first step, where PyTorch leaves a placeholder."""
+    inputs = torch.randn(8, 4, generator=torch.Generator().manual_seed(1))
+
+    class Plain:
+        def __init__(self, attached=True):
+            torch.manual_seed(0)
+            self.model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
+            self.optimizer = PLAIN[kind](self.model.parameters())
+            self.averager = Averager(self.model)
+            if attached:
+                self.averager.attach(self.optimizer)
+
+        def step(self, n):
+            for _ in range(n):
+                self.optimizer.zero_grad()
+                self.model(inputs).square().mean().backward()
+                self.optimizer.step()
+            return self
+
+        def saved(self):
+            state = get_optimizer_state_dict(self.model, self.optimizer)
+            return copy.deepcopy([self.model.state_dict(), state, self.averager.state_dict()])
+
+    whole, run = Plain().step(4), Plain().step(saved_at)
+    model, optimizer, average = run.saved()
+    if order == "plain":
+        model, optimizer, average = copy.deepcopy(
+            [run.model.state_dict(), run.optimizer.state_dict(), run.averager.state_dict()]
+        )
+    fresh = Plain(attached=order in ("attach first", "plain"))
+    if order == "plain":
+        fresh.optimizer.load_state_dict(optimizer)
+        fresh.model.load_state_dict(model)
+    elif order == "attach between":
+        get_optimizer_state_dict(fresh.model, fresh.optimizer)
+        fresh.averager.attach(fresh.optimizer)
+        fresh.model.load_state_dict(model)
+        set_optimizer_state_dict(fresh.model, fresh.optimizer, optimizer)
+    else:
+        set_optimizer_state_dict(fresh.model, fresh.optimizer, optimizer)
+        fresh.model.load_state_dict(model)
+    if order == "attach last":
+        fresh.averager.attach(fresh.optimizer)
+    fresh.averager.load_state_dict(average)
+    for each in (fresh.step(4 - saved_at), run.step(4 - saved_at)):
+        same(dict(each.model.named_parameters()), dict(whole.model.named_parameters()))
+        same(each.averager.average(), whole.averager.average())
+        assert each.averager.n_averaged == 4
+
+
 def test_true_steps_at_a_rate_of_0_or_with_zero_gradients_count():
     model = nn.Linear(2, 1)
     optimizer = quantize_optimizer(torch.optim.SGD(model.parameters(), 0.0), swalp(8), seed=0)
