@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,6 +97,46 @@ def test_bf16_kahan_keeps_what_bf16_weights_lose() -> None:
         assert (quantize(weights["w"], "bf16") == weights["w"]).all()
     assert (ends["plain"] == 1).all()
     assert np.abs(ends["kahan"] - 0.98).max() < 2**-8
+
+
+@pytest.mark.parametrize("rate", [1e-1, 1e-3])
+def test_bf16_kahan_beside_the_papers_algorithm(rate: float) -> None:
+    """Both lie about as near the exact sums as bf16 can; plain bf16 ten times as far."""
+    rng, n = np.random.default_rng(0), 500
+    start = bf16(rng.standard_normal(n) * 0.05)
+    gradients = bf16((rng.standard_normal((400, n)) + 0.5) * 0.1)
+    exact = start - rate * gradients.astype(np.float64).sum(0)
+    sgd = SGD(rate, recipe="bf16_kahan", seed=0)
+    weights, state = {"w": start}, sgd.init({"w": start})
+    plain, w, c = start, start, np.zeros(n, np.float32)
+    for gradient in gradients:
+        weights, state = sgd.update(weights, {"w": gradient}, state)
+        update = bf16(-rate * gradient)
+        plain = bf16(plain + update)
+        y = bf16(update - c)  # algorithm 5 of Zamirai et al., every result in bf16
+        s = bf16(w + y)
+        c = bf16(bf16(s - w) - y)
+        w = s
+    nearest, ours, papers, lost = (
+        np.sqrt(np.mean((x - exact) ** 2)) for x in (bf16(exact), weights["w"], w, plain)
+    )
+    assert ours < nearest * 1.01
+    assert papers < nearest * 1.3
+    assert lost > nearest * 10
+    assert (weights["w"] == w).mean() > 0.75
+
+
+def bf16(x: np.ndarray) -> np.ndarray:
+    return quantize(np.float32(x), "bf16")
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "mxfp8", "fp8_deepseek"])
+def test_which_layers_stay_in_float(name: str) -> None:
+    layers = ["a", "b", "c"]
+    whole = recipe(name, last=None)
+    assert whole.overrides == ()
+    head = recipe(name, last="@layers[-1]")
+    assert head.at_layers(layers) == replace(whole, overrides={"c.*": None})  # type: ignore[arg-type]
 
 
 @given(arrays(np.float32, (3, 8), elements=st.floats(-2, 2, width=32)))

@@ -99,7 +99,8 @@ def bf16_kahan(together: str = "float<8,15>/nearest_even") -> Recipe:
     an update comes back in the next ones. The paper keeps that loss c in bf16 and adds bf16(u - c)
     to the weight w. Here w - c is one number, the accumulator. It has as many significant bits as w
     and c have together where c is as great as it can be: `together`, a quantizer. In the paper a
-    smaller c has finer steps than that.
+    smaller c has finer steps than that, and what is added to w is rounded to bf16 first. Most
+    weights come out the same; ours are the nearest to exact sums.
     """
     return replace(bf16_sr(), weight="bf16/nearest_even", accumulator=together)  # type: ignore[arg-type]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..recipe import Recipe
-from .registry import preset
+from .registry import in_float, preset
 
 NVFP4_TILES = (
     "block<e2m1fn,axis=(-2,-1),size=16,scale=e4m3fn,rule=transformer_engine,"
@@ -23,7 +23,7 @@ def mxfp4(hadamard: int = 64, forward: str | None = None) -> Recipe:
     shrunk and then its scale rounded up, which is the same, unless 3/4 of the greatest number of a
     block is exactly 3·2^k. The product is multiplied by 16/9. `forward` is the quantizer of both
     operands of the forward product, which the paper leaves in bf16, as autocast does. Attention
-    stays in 16 bits there, too.
+    stays in 16 bits there, too, as it does with `attention=False` of `emulate`.
     """
     backward = "block<e2m1fn,axis=sum,size=32,scale=e8m0fnu,rule=rceil>/stochastic"
     names = ("dgrad.error", "dgrad.weight", "wgrad.error", "wgrad.input")
@@ -39,15 +39,15 @@ def mxfp4(hadamard: int = 64, forward: str | None = None) -> Recipe:
 
 
 @preset
-def nvfp4(last: str = "@layers[-15%:]", signs: str = "fixed") -> Recipe:
+def nvfp4(last: str | None = "@layers[-15%:]", signs: str = "fixed") -> Recipe:
     """NVFP4 products (NVIDIA 2025, arXiv 2509.25149): 1×16 blocks for inputs and errors, 16×16 for
     weights.
 
     Errors are rounded stochastically; both operands of wgrad are transformed by 16×16 Hadamard
     matrices with signs that stay the same throughout the training. The last 15 % of the linear
-    layers are left in float: `last` says which, since the paper chooses by model. `signs` may
-    be those of TransformerEngine, "+++-+------+-+--". Attention, embeddings and normalization stay
-    in 16 bits there.
+    layers are left in float: `last` says which, since the paper chooses by model; None rounds all.
+    `signs` may be those of TransformerEngine, "+++-+------+-+--". Attention, embeddings and
+    normalization stay in 16 bits there: `emulate(…, attention=False)` leaves attention so.
     """
     return Recipe(
         operands={
@@ -56,7 +56,7 @@ def nvfp4(last: str = "@layers[-15%:]", signs: str = "fixed") -> Recipe:
             "error": "nvfp4/stochastic",
         },
         transforms={"wgrad": f"hadamard<16,signs={signs}>"},
-        overrides={last: None},
+        overrides=in_float(last),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from ..delayed import Delayed
 from ..recipe import Recipe
-from .registry import KINDS, preset
+from .registry import KINDS, in_float, preset
 
 
 @preset
@@ -82,32 +82,37 @@ float32 every 128 products, which are 4 of their instructions; that they truncat
 
 
 @preset
-def fp8_deepseek(promoted: bool = False) -> Recipe:
+def fp8_deepseek(promoted: bool = False, last: str | None = None) -> Recipe:
     """DeepSeek-V3's FP8 products (DeepSeek-AI 2024, arXiv 2412.19437, section 3.3).
 
     e4m3 everywhere; inputs and errors in 1×128 runs along the sum (so that wgrad rounds them anew,
     along the batch), weights in 128×128 tiles, which serve forward and backward alike. They have
     float32 scales from present numbers. Sums are float32, as the paper's promotion every 128
     products aims at; `promoted=True` sums up as these GPUs do (`PROMOTED`), which takes much
-    longer. The paper keeps attention, embeddings, normalization and the head in 16 bits.
+    longer. The paper keeps attention, embeddings, normalization and the head in 16 bits, for
+    which `emulate` has `attention=False`, and this `last="@layers[-1]"`, the layers left in float.
     """
     run = "fp8_1x128/nearest_even"
     return Recipe(
         operands={"input": run, "error": run, "weight": "fp8_128x128/nearest_even"},
         sums=PROMOTED if promoted else (),
+        overrides=in_float(last),
     )
 
 
 @preset
-def mxfp8() -> Recipe:
+def mxfp8(last: str | None = None) -> Recipe:
     """MXFP8 products: e4m3 for all operands, 32-wide blocks along the sum (Mishra et al. 2025,
     arXiv 2506.08027).
 
     The scale is rounded up, so that nothing saturates; with OCP MX 1.0's, rounded down, they saw
-    training diverge.
+    training diverge. The paper keeps attention's products, embeddings and the last projection in
+    16 bits, for which `emulate` has `attention=False`, and this `last="@layers[-1]"`, the layers
+    left in float.
     """
     return Recipe(
         operands=dict.fromkeys(
             KINDS, "block<e4m3fn,axis=sum,size=32,scale=e8m0fnu,rule=rceil>/nearest_even"
-        )
+        ),
+        overrides=in_float(last),
     )

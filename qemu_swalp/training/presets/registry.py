@@ -80,6 +80,11 @@ def as_recipe(recipe: Recipe | str) -> Recipe:
     )
 
 
+def in_float(layers: str | None) -> dict[str, Recipe | None]:
+    """Overrides that leave the layers of a pattern or position in float, if there is one."""
+    return {} if layers is None else {layers: None}
+
+
 def preset(function: Preset) -> Preset:
     """Decorator: a function that makes a recipe, by its own name."""
     _PRESETS[function.__name__] = function
