@@ -44,7 +44,11 @@ from .model.handle import SiteHandle, disabled
 from .model.matmuls import quantize_gemms, register_gemms
 from .model.recomputation import follow_checkpoints as _follow_checkpoints
 from .model.selection import COMPUTING_MODULES, GEMM_MODULES, Matmul
-from .model.tracing import follow_branches as _follow_branches, refuse_tracing as _refuse_tracing
+from .model.tracing import (
+    follow_branches as _follow_branches,
+    follow_flex_attention as _follow_flex_attention,
+    refuse_tracing as _refuse_tracing,
+)
 from .monitoring import Monitor
 from .optim.layouts import operand_layouts
 from .optim.sgd import SGD
@@ -54,6 +58,7 @@ from .tensors.straight_through import quantize
 _follow_checkpoints()
 _refuse_tracing()
 _follow_branches()
+_follow_flex_attention()
 _watch_backwards()
 _watch_copies()
 

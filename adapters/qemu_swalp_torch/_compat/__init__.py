@@ -22,11 +22,13 @@ from .compiler import (
     TracedNode as TracedNode,
     check_before_tracing as check_before_tracing,
     choose_branches as choose_branches,
+    compile_flex_attention_in as compile_flex_attention_in,
     constant as constant,
     is_compiled as is_compiled,
     never_traced_first as never_traced_first,
     show_to_modes as show_to_modes,
     traced_nodes as traced_nodes,
+    without_modes as without_modes,
 )
 from .distributed import (
     ddp_joins as ddp_joins,

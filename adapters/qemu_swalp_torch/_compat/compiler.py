@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch._ops import HigherOrderOperator
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import _pop_mode_temporarily
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from .operators import without_interception
 
@@ -103,6 +104,35 @@ def choose_branches(at_once: Callable[[], bool]) -> None:
         return cond(bool(pred), true_fn, false_fn, operands)
 
     torch.cond = chosen
+
+
+def compile_flex_attention_in(context: Callable[[], AbstractContextManager[None]]) -> None:
+    """From now on `flex_attention` that is called outside of graphs, where it compiles itself, does
+    so within `context()`.
+    """
+    from torch.nn.attention import flex_attention
+
+    module: Any = flex_attention
+    environment = module.setup_compilation_env
+
+    @contextmanager
+    def within() -> Iterator[Any]:
+        with context(), environment() as backend:
+            yield backend
+
+    module.setup_compilation_env = within
+
+
+@contextmanager
+def without_modes() -> Iterator[None]:
+    """A context that modes of dispatch and of functions do not see, so that code can be compiled
+    within.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(_disable_current_modes())
+        for _ in range(torch._C._len_torch_function_stack()):
+            stack.enter_context(_pop_mode_temporarily())
+        yield
 
 
 class TracedNode(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 FURTHER_PRODUCTS = frozenset(
     """
     mv addmv dot vdot linear matmul conv_tbc _trilinear
-    _cdist_forward _euclidean_dist _pdist_forward matrix_exp
+    _cdist_forward _euclidean_dist _pdist_forward affine_grid_generator matrix_exp
     linalg_matrix_exp sspaddmm _sparse_mm _sparse_mm_reduce_impl _addmm_activation _grouped_mm
     _scaled_grouped_mm _weight_int8pack_mm _weight_int4pack_mm conv_depthwise3d
     _conv_depthwise2d _scaled_dot_product_flash_attention_for_cpu

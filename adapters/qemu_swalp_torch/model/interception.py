@@ -202,7 +202,7 @@ class ModuleScope(NotScriptable):
 def _check_traced(frame: Frame) -> None:
     """Where torch.compile traces a frame, have what it has added to the graph looked at."""
     if torch.compiler.is_dynamo_compiling():
-        policy = _policy()
+        policy = policy_of(FRAMES.stack[0].module)
         check_traced(
             frame.name,
             "ignore" if frame.products is None else policy.get("products", "ignore"),
@@ -210,9 +210,9 @@ def _check_traced(frame: Frame) -> None:
         )
 
 
-def _policy() -> dict[str, str]:
-    """What to do about what is not covered, by the outermost call."""
-    root = scope_of(FRAMES.stack[0].module)
+def policy_of(module: nn.Module) -> dict[str, str]:
+    """What to do about what is not covered, by section, in a call that begins with the module."""
+    root = scope_of(module)
     return {} if root is None else root.policy
 
 

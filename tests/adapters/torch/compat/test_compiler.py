@@ -3,6 +3,9 @@
 A failure here says that this release of PyTorch changed an item: mend that item, and nothing else.
 """
 
+import importlib
+from contextlib import contextmanager
+
 import torch
 from qemu_swalp_torch import _compat
 from torch import nn
@@ -53,6 +56,41 @@ def test_choose_branches(monkeypatch):
     for predicate in (x.sum() > 0, True):
         assert torch.equal(torch.cond(predicate, *branches, (x,)), x + 1)
     assert called == ["true", "true"], changed("choose_branches")
+
+
+def test_compile_flex_attention_in(monkeypatch):
+    module = importlib.import_module("torch.nn.attention.flex_attention")
+    monkeypatch.setattr(module, "setup_compilation_env", module.setup_compilation_env)
+    entered, x = [], torch.ones(1, 1, 16, 4)
+
+    @contextmanager
+    def context():
+        entered.append(torch.compiler.is_compiling())
+        yield
+
+    _compat.compile_flex_attention_in(context)
+    module.flex_attention(x, x, x)
+    assert entered == [False], changed("compile_flex_attention_in")
+
+
+def test_without_modes():
+    """What torch.compile refuses within modes."""
+    run = torch.compile(lambda x: x + 1, backend="eager", fullgraph=True)
+    with Counted(), torch.overrides.BaseTorchFunctionMode():
+        with _compat.without_modes():
+            assert run(torch.ones(1)).item() == 2, changed("without_modes")
+        assert not Counted.seen, changed("without_modes")
+        assert torch._C._len_torch_function_stack() == 1, changed("without_modes")
+        torch.ones(1)
+    assert Counted.seen, changed("without_modes")
+
+
+class Counted(_compat.DispatchMode):
+    seen = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        Counted.seen += 1
+        return func(*args, **(kwargs or {}))
 
 
 def test_check_before_tracing(monkeypatch):
