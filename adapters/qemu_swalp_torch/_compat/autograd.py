@@ -104,6 +104,10 @@ def backward_hooks(model: nn.Module) -> Iterator[int]:
     for module in model.modules():
         yield from (*module._backward_hooks, *module._backward_pre_hooks)
     for parameter in model.parameters():
-        hooks: Any = parameter
-        for found in (hooks._backward_hooks, hooks._post_accumulate_grad_hooks):
-            yield from found or ()
+        yield from parameter_hooks(parameter)
+
+
+def parameter_hooks(parameter: Any) -> Iterator[int]:
+    """Ids of the hooks on the gradient of a parameter."""
+    for found in (parameter._backward_hooks, parameter._post_accumulate_grad_hooks):
+        yield from found or ()

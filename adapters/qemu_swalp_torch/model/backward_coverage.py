@@ -2,7 +2,9 @@
 
 The gradients of what is rounded are ours. All else that a backward runs is code of others: autograd
 Functions, hooks on modules, tensors and nodes, gradients of PyTorch's own. The first backward of a
-watched forward is watched as well, and again where hooks on backwards have been added.
+watched forward is watched as well, and again where hooks on backwards have been added. New ones on
+parameters are looked for before each backward, since those of compiled models run outside of
+graphs.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import functools
 import inspect
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from types import FrameType
@@ -27,6 +29,7 @@ from .._compat import (
     module_hooked_in,
     never_traced_first,
     node_number,
+    parameter_hooks,
     replace_backward,
     running_node,
     without_interception,
@@ -73,11 +76,33 @@ class Expected:
         return {} if scope is None else scope.places()
 
 
+class HookedParameters(Expected):
+    """Parameters of a scope's module that have got hooks since the last backward."""
+
+    def __init__(self, scope: Any, parameters: Iterable[Any]) -> None:
+        super().__init__(scope, Origins())
+        self.missed = TRIES  # one backward is enough
+        self.parameters = {id(parameter) for parameter in parameters}
+
+    def place(self, node: Any, module: Any) -> Place | None:
+        """Of a hook on one of them."""
+        if module is not None or id(getattr(node, "variable", None)) not in self.parameters:
+            return None
+        scope = self.scope()
+        return None if scope is None else scope.place
+
+
+SCOPES: weakref.WeakSet[Any] = weakref.WeakSet()
+"""All that there are."""
+
+
 class ExpectedForwards(threading.local):
     """Of this thread, at most one of each outermost scope."""
 
     def __init__(self) -> None:
         self.forwards: list[Expected] = []
+        self.hooks = -1
+        """How many hooks had ever been made when the last backward began."""
 
 
 EXPECTED = ExpectedForwards()
@@ -113,6 +138,18 @@ def _of_others(scope: Any) -> list[Expected]:
     return [f for f in EXPECTED.forwards if f.scope() not in (None, scope)]
 
 
+def _hooked_parameters(expected: list[Expected]) -> Iterator[HookedParameters]:
+    """Those that none of the expected forwards knows."""
+    EXPECTED.hooks = RemovableHandle.next_id
+    known = {place for forward in expected for place in forward.places}
+    for scope in [scope for scope in SCOPES if getattr(scope, "policy", None)]:
+        parameters = [*scope.module.parameters(recurse=False)]
+        present = frozenset(hook for p in parameters for hook in parameter_hooks(p))
+        if present - scope.parameter_hooks and not known.issuperset(map(id, parameters)):
+            yield HookedParameters(scope, parameters)
+        scope.parameter_hooks = present
+
+
 def watch_backwards() -> None:
     """From now on backwards of forwards that are expected to have one are watched."""
     replace_backward(_watching)
@@ -122,8 +159,12 @@ def _watching(run: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(run)
     @never_traced_first
     def watching(*inputs: Any, **options: Any) -> Any:
+        if FRAMES.stack or torch.compiler.is_compiling():
+            return run(*inputs, **options)
         expected = EXPECTED.forwards
-        if not expected or FRAMES.stack or torch.compiler.is_compiling():
+        if EXPECTED.hooks != RemovableHandle.next_id:
+            expected = [*expected, *_hooked_parameters(expected)]
+        if not expected:
             return run(*inputs, **options)
         EXPECTED.forwards = []  # a backward within this one is part of it
         with BackwardWatch(expected) as watch:
@@ -145,10 +186,13 @@ def _end(forward: Expected, report: Report) -> None:
         return
     try:
         tell(report, scope.policy, "in the backward")
-    except UncoveredError:
-        scope.report = scope.backward = None  # the next forward and backward tell it again
+    except UncoveredError:  # the next forward and backward tell it again
+        scope.report = scope.backward = None
+        scope.parameter_hooks, EXPECTED.hooks = frozenset(), -1
         EXPECTED.forwards = _of_others(scope)
         raise
+    if isinstance(forward, HookedParameters):
+        return
     scope.backward = report if scope.backward is None else scope.backward + report
 
 

@@ -21,7 +21,7 @@ from .._compat import (
 from ..tensors.call_counters import Site
 from ..tensors.model_names import named_modules
 from ..tensors.scripting import NotScriptable
-from .backward_coverage import TRIES, expect, is_wanted
+from .backward_coverage import SCOPES, TRIES, expect, is_wanted
 from .coverage import Report, is_watchable, watched
 from .direct import DIRECT, is_plain
 from .frames import FRAMES, Frame, Products, functions_of, pass_on
@@ -37,6 +37,15 @@ class ModuleScope(NotScriptable):
     """What a module has in place of its `forward`: the same, with products and elementwise
     operations intercepted.
     """
+
+    parameter_hooks: frozenset[int] = frozenset()
+    """Ids of the hooks on the module's own parameters when a backward began."""
+
+    def __new__(cls, *inputs: Any) -> ModuleScope:
+        """Copies are entered too."""
+        scope = super().__new__(cls)
+        SCOPES.add(scope)
+        return scope
 
     def __init__(self, module: nn.Module, name: str) -> None:
         self.module, self.name = module, name
@@ -137,6 +146,12 @@ class ModuleScope(NotScriptable):
         if not self.policy or not is_watchable():
             return False
         return self.report is None or is_wanted(self)
+
+    @property
+    def place(self) -> Place:
+        """Of the module itself, as it is called within a model that is rounded."""
+        sites = (self.sites.get(section) for section in ("products", "elementwise"))
+        return Place(self.name, *(site is None or bool(site and site.enabled) for site in sites))
 
     def places(self) -> dict[int, Place]:
         """id of a module of the model, or of a parameter → where it is."""

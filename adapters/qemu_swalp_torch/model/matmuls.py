@@ -67,9 +67,10 @@ def quantize_gemms(
         tensors; in Fourier transforms, factorizations and solutions of equations. Hooks before and
         after a forward belong to it. Products of a backward that are not ours are told at the end
         of the first one, and of the next after hooks were added. They are those of hooks on
-        modules, tensors and parameters, of autograd Functions, of PyTorch's own gradients. The
-        products of second and higher derivatives are products of the same three kinds, and rounded
-        as such (`qemu_swalp_torch.ops.derivatives`).
+        modules, tensors and parameters, of autograd Functions, of PyTorch's own gradients. Hooks
+        that are made afresh in every step have every backward watched, which is slow. Hooks on what
+        enters and leaves a compiled model are not seen. The products of higher derivatives are
+        products of the same three kinds, and rounded as such (`qemu_swalp_torch.ops.derivatives`).
     seed : of the random bits, which depend on (seed, operand, index of the module in the model,
         number of its calls in the present mode of the model). None as in `quantize_activations`.
 

@@ -102,6 +102,8 @@ def test_nodes_and_hooks_of_a_backward():
     ]
     ids = {handle.id for handle in handles}
     assert set(_compat.backward_hooks(layer)) - before == ids, changed("backward_hooks")
+    found = set(_compat.parameter_hooks(layer.weight))
+    assert found == {handle.id for handle in handles[2:]}, changed("parameter_hooks")
     assert torch.utils.hooks.RemovableHandle.next_id > max(ids), changed("RemovableHandle.next_id")
     first = _compat.next_node_number()
     y = Probe.apply(torch.ones(1, 2, requires_grad=True))

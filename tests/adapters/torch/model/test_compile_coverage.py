@@ -1,5 +1,6 @@
 """What a compiled model computes in float is told as it is told of an eager one."""
 
+import copy
 import warnings
 
 import pytest
@@ -191,3 +192,38 @@ def test_functions_that_torch_compile_hides_from_modes_are_rounded(same):
         found.append((y, *torch.autograd.grad(y.sum(), [x, *model.parameters()])))
     for a, b in zip(*found, strict=True):
         same(a, b)
+
+
+HOOKS = {
+    "gradient": lambda p: p.register_hook(multiplied),
+    "accumulated": lambda p: p.register_post_accumulate_grad_hook(
+        lambda p: setattr(p, "grad", multiplied(p.grad))
+    ),
+}
+
+
+def multiplied(g):
+    return g @ torch.eye(8)
+
+
+@pytest.mark.parametrize("when", ["before", "after a step", "on a copy", "excluded"])
+@pytest.mark.parametrize("case", HOOKS)
+def test_products_of_hooks_on_parameters_are_told(case, when):
+    """They run outside of the graph."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8))
+    emulate(model, None, PRODUCTS, exclude="2" if when == "excluded" else ())
+    if when == "on a copy":
+        model = copy.deepcopy(model)
+    run = torch.compile(model, backend="aot_eager", fullgraph=True)
+    if when == "after a step":
+        run(X).sum().backward()
+    hook = HOOKS[case](model[2].weight)
+    if when != "excluded":
+        words = (
+            r"section 'products' .* in the backward: 2: aten.mm of the hook .*(multiplied|lambda)"
+        )
+        for _ in range(2):
+            with pytest.raises(UncoveredError, match=words):
+                run(X).sum().backward()
+        hook.remove()
+    run(X).sum().backward()
