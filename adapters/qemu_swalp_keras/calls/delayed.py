@@ -15,7 +15,7 @@ from keras import ops
 import qemu_swalp
 from qemu_swalp.training.delayed import Delayed
 
-from ..layers.straight_through import Rule
+from ..layers.straight_through import Rule, as_loss_scaling_needs
 from ..watching import observe
 from .core import random_of
 from .differentiable import attached
@@ -33,6 +33,7 @@ def scaled(x: Any, rule: Rule, state: Any, step: Any, enabled: Any) -> Any:
     observe(rule.label, value, quantizer, random, scale)
     form: Any = quantizer.format
     y = qemu_swalp.quantize(value, form, quantizer.rounding, random=random, scales=scale)
+    y = as_loss_scaling_needs(y, value, rule)
     if not isinstance(enabled, int):
         y = ops.where(ops.not_equal(enabled, 0), y, value)
     return attached(y, _straight_through, None, (step, enabled), x)

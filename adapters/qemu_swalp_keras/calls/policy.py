@@ -91,6 +91,7 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
     path : name of the layer in the model; "" for the model itself.
     place : number of the layer in the model, from which its random bits derive; 0 for the loss.
     products, elementwise : `Section.to_dict()`, or None.
+    scaled : whether the model's loss is scaled for layers in float16.
     scales : of the operands under delayed scaling, {name: how its scale follows a history}.
     """
 
@@ -103,9 +104,10 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
         products: Mapping[str, Any] | None = None,
         elementwise: Mapping[str, Any] | None = None,
         scales: Mapping[str, str] | None = None,
+        scaled: bool = False,
     ) -> None:
         super().__init__(name)
-        self.scales = dict(scales or {})
+        self.scales, self.scaled = dict(scales or {}), scaled
         self.layer, self.path, self.place = layer, path, place
         self.products, self.elementwise = (
             None if plain is None else Section.from_dict(plain) for plain in (products, elementwise)
@@ -126,7 +128,12 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
         """Of a model's policy: how its loss is rounded."""
         if self._of_loss is None:
             self._of_loss = RoundingPolicy(
-                self.name, self.layer, LOSS, 0, **_plain((self.products, self.elementwise))
+                self.name,
+                self.layer,
+                LOSS,
+                0,
+                **_plain((self.products, self.elementwise)),
+                scaled=self.scaled,
             )
         return self._of_loss
 
@@ -199,7 +206,7 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
         if section is None or not recipe.elementwise:
             return None
         rules = tuple(recipe.elementwise_rule(kind) for kind in ELEMENTWISE)
-        return ElementwiseRules(rules, section.seed, self.place)
+        return ElementwiseRules(rules, section.seed, self.place, scaled=self.scaled)
 
     def _turn(self, section: Section, transform: Hadamard | None, role: str) -> Turn | None:
         if transform is None:
@@ -209,7 +216,9 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
     def _rule(self, section: Section, quantizer: Any, role: str) -> Rule | None:
         if quantizer is None:
             return None
-        more: dict[str, Any] = {"of_error": ".error" in role, "label": (self.path, role)}
+        of_error = ".error" in role or (".sum" in role and not role.startswith("forward"))
+        label = (self.path, role)
+        more: dict[str, Any] = {"of_error": of_error, "label": label, "scaled": self.scaled}
         if not is_stochastic(quantizer):
             return Rule(quantizer, **more)
         return Rule(quantizer, section.seed, stream_id(role, self.place), **more)
@@ -225,7 +234,7 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
 
     def _config(self, parts: tuple[Section | None, ...]) -> dict[str, Any]:
         own = {"layer": self.layer, "path": self.path, "place": self.place}
-        own |= {"scales": dict(self.scales)}
+        own |= {"scales": dict(self.scales), "scaled": self.scaled}
         return {**super().get_config(), **own, **_plain(parts)}
 
 

@@ -20,19 +20,23 @@ class ElementwiseRules(NamedTuple):
     place: int = 0
     part: str = ""
     """Of the layer's call: sets its random streams apart from those of others."""
+    scaled: bool = False
+    """Whether the model's loss is scaled for layers in float16."""
 
     def of(self, name: str, number: int) -> Rule | None:
         """For one of `ELEMENTWISE`, the operation of that number in its direction."""
         quantizer: Any = self.quantizers[ELEMENTWISE.index(name)]
         if quantizer is None:
             return None
+        more: dict[str, Any] = {"of_error": name.startswith("backward."), "scaled": self.scaled}
         if not is_stochastic(quantizer):
-            return Rule(quantizer)
-        return Rule(quantizer, self.seed, stream_id(f"{name}{self.part}.{number}", self.place))
+            return Rule(quantizer, **more)
+        stream = stream_id(f"{name}{self.part}.{number}", self.place)
+        return Rule(quantizer, self.seed, stream, **more)
 
     def within(self, part: str) -> ElementwiseRules:
         """For a part of the call that numbers its operations anew."""
-        return ElementwiseRules(self.quantizers, self.seed, self.place, f"{self.part}.{part}")
+        return self._replace(part=f"{self.part}.{part}")
 
 
 def is_stochastic(rule: Quantizer | Accumulation) -> bool:

@@ -14,6 +14,7 @@ from qemu_swalp.training.seeds import seed_for
 from ..layers.names import (
     LOSS,
     check_choice_of_layers,
+    computes_in_float16,
     computes_itself,
     named_layers,
     placed,
@@ -59,13 +60,13 @@ def put(
     patterns = list(patterns_in(exclude))
     left_out = [name for name, layer in named_layers(model) if chosen(name, layer, exclude)]
     excluded = tuple(dict.fromkeys((*patterns, *left_out)))
-    policies = []
+    policies, scaled = [], computes_in_float16(model)
     with seed_for(section, seed) as drawn:
         asked = Section(recipe, excluded, drawn, attention, uncovered, phases).at(0)
         for place, (path, layer) in enumerate(sites(model), start=1):
             _check(path, layer, section)
             parts = {**_sections(layer), section: asked}
-            policies.append((layer, _policy(layer, path, place, parts)))
+            policies.append((layer, _policy(layer, path, place, parts, scaled)))
     for layer, policy in policies:
         layer.dtype_policy = policy
         prepare(layer)
@@ -89,7 +90,9 @@ def take_off(model: Any, section: str) -> Any:
         policy, parts = policy_of(layer), _sections(layer)
         if policy is not None and parts.pop(section, None) is not None:
             layer.dtype_policy = (
-                _policy(layer, policy.path, policy.place, parts) if parts else policy.name
+                _policy(layer, policy.path, policy.place, parts, policy.scaled)
+                if parts
+                else policy.name
             )
             if section == "products":
                 remove_scales(layer)
@@ -122,12 +125,14 @@ def _sections(layer: Any) -> dict[str, Section]:
     return {name: section for name, section in held.items() if section is not None}
 
 
-def _policy(layer: Any, path: str, place: int, parts: dict[str, Section]) -> RoundingPolicy:
+def _policy(
+    layer: Any, path: str, place: int, parts: dict[str, Section], scaled: bool
+) -> RoundingPolicy:
     sections = {name: section.to_dict() for name, section in parts.items()}
     before = policy_of(layer)
     scales = before.scales if before is not None and "products" in sections else {}
     return RoundingPolicy(
-        layer.dtype_policy.name, layer.name, path, place, **sections, scales=scales
+        layer.dtype_policy.name, layer.name, path, place, **sections, scales=scales, scaled=scaled
     )
 
 

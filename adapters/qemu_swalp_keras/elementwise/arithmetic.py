@@ -14,7 +14,7 @@ import qemu_swalp
 from ..backend import dtype_of, wide
 from ..calls.core import by_core, is_zero, random_of
 from ..calls.rules import ElementwiseRules
-from ..layers.straight_through import Rule
+from ..layers.straight_through import Rule, as_loss_scaling_needs, keeps_overflow
 from .function_table import EVALUATED
 
 PLAIN: dict[str, Callable[..., Any]] = {
@@ -95,6 +95,8 @@ def operate(operation: str, tensors: list[Any], rule: Rule, state: Any) -> Any:
     if off is True:
         return PLAIN[operation](*tensors)
     result = _rounded(operation, tensors, rule, step)
+    if keeps_overflow(rule, result):
+        result = as_loss_scaling_needs(result, PLAIN[operation](*tensors), rule)
     return result if off is False else ops.where(off, PLAIN[operation](*tensors), result)
 
 

@@ -129,6 +129,11 @@ def _check_overrides(model: Any, recipe: Recipe) -> None:
     recipe.check_patterns(names)
 
 
+def computes_in_float16(model: Any) -> bool:
+    """Whether a layer of a model does, so that its loss is scaled."""
+    return any(layer.compute_dtype == "float16" for _, layer in named_layers(model))
+
+
 def is_built(model: Any) -> bool:
     """Whether a model and all layers and models within it have their variables."""
     parts = [*named_layers(model), *_models(model)]

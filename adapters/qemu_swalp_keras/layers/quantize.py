@@ -49,6 +49,8 @@ class Quantize(keras.layers.Layer):
         need two places. Needed where the rounding is stochastic.
     later : {number of a step of the optimizer: (activation, error) from there on}, as `emulate`
         gives it under phases, and changes by it.
+    scaled : whether the loss is scaled for other layers in float16. Errors that float16 cannot hold
+        are then not rounded, whatever the dtype, so that loss scaling sees them.
 
     Inputs : a tensor of float16, bfloat16, float32 or float64, or tensors in tuples, lists and
         dicts, each with random bits of its own. Outputs : the same structure, shapes and dtypes.
@@ -73,6 +75,7 @@ class Quantize(keras.layers.Layer):
         seed: int | None = None,
         place: int | None = None,
         later: Mapping[Any, tuple[Rounding, Rounding]] | None = None,
+        scaled: bool = False,
         **options: Any,
     ) -> None:
         given = {0: (activation, error), **{int(n): pair for n, pair in (later or {}).items()}}
@@ -91,7 +94,7 @@ class Quantize(keras.layers.Layer):
             )
         super().__init__(autocast=False, **options)
         with seed_for("activations", seed) as self.seed:
-            self.place, self._phases = place, phases
+            self.place, self._phases, self.scaled = place, phases, scaled
         self.go_to(0)
         self.supports_masking = True
         self.calls = self._counter("calls", 0)
@@ -154,8 +157,9 @@ class Quantize(keras.layers.Layer):
             return None
         label = (self.name, role)
         if self.place is None or not quantizer.rounding.stochastic:
-            return Rule(quantizer, label=label)
-        return Rule(quantizer, self.seed, stream_id(role, self.place), label=label)
+            return Rule(quantizer, label=label, scaled=self.scaled)
+        stream = stream_id(role, self.place)
+        return Rule(quantizer, self.seed, stream, label=label, scaled=self.scaled)
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
         return tree.map_structure(self._spec, inputs)
@@ -197,4 +201,5 @@ class Quantize(keras.layers.Layer):
         }
         own: dict[str, Any] = dict(zip(("activation", "error"), plain.pop("0"), strict=True))
         own |= {"seed": self.seed, "place": self.place}
+        own |= {"scaled": True} if self.scaled else {}
         return {**super().get_config(), **own, **({"later": plain} if plain else {})}

@@ -15,7 +15,7 @@ from qemu_swalp.training.seeds import seed_for
 from .._compat import flat_layers
 from ..backend import LOSS_STATE, ROUNDING_STATE, synchronize
 from ..sections import check_section
-from .names import check_choice_of_layers, placed
+from .names import check_choice_of_layers, computes_in_float16, placed
 from .quantize import Quantize
 from .rebuild import Rebuilding, is_graph, walk
 from .selection import COMPUTING_LAYERS, Selection, chosen
@@ -93,6 +93,7 @@ def in_phases(
     phases = phases.map(lambda recipe: placed(model, recipe))
     with seed_for("activations", seed) as drawn:
         sites: dict[int, Quantize] = {}
+        scaled = computes_in_float16(model)
         hidden = []
         for place, (name, layer) in enumerate(walk(model), start=1):
             pairs = _pairs(phases, f"{name}/output")
@@ -104,6 +105,7 @@ def in_phases(
                     seed=drawn,
                     place=place,
                     later=pairs,
+                    scaled=scaled,
                     name=f"{layer.name}_quantize",
                 )
             elif not is_graph(layer) and any(

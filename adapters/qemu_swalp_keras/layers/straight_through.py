@@ -15,6 +15,8 @@ from qemu_swalp.training.figures import Label
 from ..backend import backend, dtype_of
 from ..watching import observe
 
+FLOAT16_MAX = 65504.0
+
 
 class Rule(NamedTuple):
     """A quantizer, and its random bits but for their step. Hashable: for JAX it is a constant."""
@@ -24,7 +26,9 @@ class Rule(NamedTuple):
     stream: int = 0
     offset: int = 0
     of_error: bool = False
-    """Whether it rounds what flows backward: see `_as_loss_scaling_needs`."""
+    """Whether it rounds what flows backward: see `as_loss_scaling_needs`."""
+    scaled: bool = False
+    """Whether that may be scaled for layers in float16, whatever its own dtype."""
     label: Label | None = None
     """What those who watch call it."""
 
@@ -95,7 +99,7 @@ def straight_through(
         and its gradient pass on.
     """
     if backward is not None:
-        backward = Rule(*backward[:4], of_error=True, label=backward.label)
+        backward = backward._replace(of_error=True)
     return _functions()(x, forward, backward, steps, enabled)
 
 
@@ -118,19 +122,25 @@ def _rounded(x: Any, rule: Rule | None, step: Any, enabled: Any) -> Any:
         return x
     random = _random_bits(rule, step)
     observe(rule.label, x, rule.quantizer, random)
-    result = _as_loss_scaling_needs(rule.quantizer(x, random), x, rule)
+    result = as_loss_scaling_needs(rule.quantizer(x, random), x, rule)
     return result if isinstance(enabled, int) else ops.where(ops.not_equal(enabled, 0), result, x)
 
 
-def _as_loss_scaling_needs(result: Any, x: Any, rule: Rule) -> Any:
-    """The rounded x, with infinities and NaN where an error in float16 has them.
+def keeps_overflow(rule: Rule, x: Any) -> bool:
+    """Whether it rounds errors for which a loss may be scaled."""
+    return rule.of_error and (rule.scaled or dtype_of(x) == "float16")
 
-    A scale that is too great shows by them in the gradients, and a format that saturates would hide
-    them from `keras.optimizers.LossScaleOptimizer`.
+
+def as_loss_scaling_needs(result: Any, x: Any, rule: Rule) -> Any:
+    """The rounded x; of errors x itself, where float16 cannot hold it.
+
+    A scale that is too great shows by infinities and NaN in the gradients, and a format that
+    saturates would hide them from `keras.optimizers.LossScaleOptimizer`. In layers and losses in
+    float32 a scaled error may be finite that overflows in a layer in float16 before them.
     """
-    if not rule.of_error or dtype_of(x) != "float16":
+    if not keeps_overflow(rule, x):
         return result
-    return ops.where(ops.isfinite(x), result, x)
+    return ops.where(ops.abs(x) <= FLOAT16_MAX, result, x)
 
 
 def _random_bits(rule: Rule, step: Any) -> RandomBits | None:
@@ -208,7 +218,7 @@ def _on_torch() -> Callable[..., Any]:
     def once(x: Any, rule: Rule, step: Any) -> Any:
         random = _random_bits(rule, step if isinstance(step, int) else int(step))
         observe(rule.label, x, rule.quantizer, random)
-        return _as_loss_scaling_needs(rounded(x, rule.quantizer, random), x, rule)
+        return as_loss_scaling_needs(rounded(x, rule.quantizer, random), x, rule)
 
     class StraightThrough(torch.autograd.Function):
         @staticmethod

@@ -19,7 +19,7 @@ from ..calls.delayed import next_states
 from ..calls.differentiable import differentiable, once
 from ..calls.operands import Operands, ProductRules, State, prepared, unscaled
 from ..calls.pausing import paused
-from ..layers.straight_through import Rule
+from ..layers.straight_through import Rule, as_loss_scaling_needs, keeps_overflow
 from .shared import rounded_once
 
 
@@ -55,6 +55,8 @@ def accumulated(a: Any, b: Any, rule: Rule | None, state: Any) -> Any:
         return qemu_swalp.matmul(a, b, accumulation, random=random_of(rule, step))
 
     y = by_core(multiplied, [a, b], step, (*a.shape[:-1], b.shape[-1]), loops=True)
+    if keeps_overflow(rule, y):
+        y = as_loss_scaling_needs(y, ops.matmul(a, b), rule)
     return y if off is False else ops.where(off, ops.matmul(a, b), y)
 
 
