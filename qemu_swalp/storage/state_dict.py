@@ -97,7 +97,8 @@ def quantize_state_dict(
     layouts : by name {"sum": the axis of a weight that its layer's product sums over, "out": that
         of its outputs}, as `operand_layouts(model)` of an adapter gives them. Axis -1 of a block
         format then is the sum's and -2 the outputs', so that codes are those of the operand that
-        the layer multiplied.
+        the layer multiplied. Several axes that it counts as one are a tuple, the innermost last,
+        which blocks must fill.
     seed : of stochastic rounding; array i of the state draws from the stream `stream_id("weight",
         i)`.
 

@@ -101,38 +101,57 @@ def test_layouts_of_pytorch_leave_out_what_no_axis_tells() -> None:
         (keras.layers.DepthwiseConv2D(3, name="depthwise"), (5, 5, 48)),
         (keras.layers.EinsumDense("abc,cde->abde", (None, 4, 8), name="heads"), (5, 48)),
         (keras.layers.EinsumDense("abc,dec->abde", (None, 4, 8), name="last"), (5, 48)),
+        (keras.layers.EinsumDense("abde,dec->abc", (None, 40), name="joined"), (5, 3, 64)),
+        (keras.layers.EinsumDense("abed,dec->abc", (None, 40), name="turned"), (5, 12, 32)),
+        (keras.layers.EinsumDense("adb,dbc->adc", (4, 40), name="apart"), (4, 48)),
+        (keras.layers.DepthwiseConv2D(3, depth_multiplier=2, name="multiplied"), (5, 5, 48)),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_codes_are_those_of_the_operand_in_keras(layer: Any, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("format", ["mxfp4", "int<8,axis=-2>", "nvfp4"])
+def test_codes_are_those_of_the_operand_in_keras(
+    layer: Any, shape: tuple[int, ...], format: str
+) -> None:
     model = keras.Sequential([keras.Input(shape), layer])
     x = keras.ops.convert_to_tensor(RNG.standard_normal((2, *shape)).astype(np.float32))
     path = next(v.path for v in model.weights if v.name == "kernel")
     layouts = qemu_swalp_keras.operand_layouts(model)
     state = {path: np.asarray(layer.kernel)}
-    values = q.quantize_state_dict(state, "mxfp4", layouts=layouts)[path].decode()
-    qemu_swalp_keras.quantize_gemms(model, Recipe(operands={"weight": "mxfp4"}))
+    values = q.quantize_state_dict(state, format, layouts=layouts)[path].decode()
+    qemu_swalp_keras.quantize_gemms(model, Recipe(operands={"weight": format}))
     rounded = np.asarray(model(x))
     qemu_swalp_keras.unquantize_gemms(model)
     layer.kernel.assign(values)
     assert (np.asarray(model(x)) == rounded).all()
 
 
-def test_layouts_of_keras_leave_out_what_no_axis_tells() -> None:
-    """Sums over two axes, and channels that share an axis with a multiplier."""
+def test_layouts_of_keras() -> None:
+    """Sums over two axes, and channels that share an axis with a multiplier, are tuples."""
     for layer, shape, found in (
-        (keras.layers.EinsumDense("abde,dec->abc", (None, 40), name="n"), (5, 3, 16), {}),
+        (
+            keras.layers.EinsumDense("abed,dec->abc", (None, 40), name="n"),
+            (5, 16, 3),
+            {"sum": (1, 0), "out": 2},
+        ),
         (
             keras.layers.EinsumDense("abc,cd->abd", (None, 40), name="n"),
             (5, 16),
             {"sum": 0, "out": 1},
         ),
-        (keras.layers.EinsumDense("abc,cde->abde", (None, 4, 2), name="n"), (5, 16), {"sum": 0}),
-        (keras.layers.DepthwiseConv1D(3, depth_multiplier=2, name="n"), (5, 4), {}),
+        (
+            keras.layers.EinsumDense("abc,cde->abde", (None, 4, 2), name="n"),
+            (5, 16),
+            {"sum": 0, "out": (1, 2)},
+        ),
+        (
+            keras.layers.DepthwiseConv1D(3, depth_multiplier=2, name="n"),
+            (5, 4),
+            {"sum": (), "out": (-2, -1)},
+        ),
     ):
         model = keras.Sequential([keras.Input(shape), layer])
         layouts = qemu_swalp_keras.operand_layouts(model)
-        assert layouts == ({layer.kernel.path: found} if found else {})
+        assert layouts == {layer.kernel.path: found}
     separable = keras.layers.SeparableConv2D(8, 3, name="s")
     model = keras.Sequential([keras.Input((5, 5, 4)), separable])
     by_name = {
@@ -142,6 +161,19 @@ def test_layouts_of_keras_leave_out_what_no_axis_tells() -> None:
         "depthwise_kernel": {"sum": -1, "out": -2},
         "pointwise_kernel": {"sum": -2, "out": -1},
     }
+
+
+def test_blocks_that_would_go_beyond_the_innermost_axis() -> None:
+    """32 of 4 heads of 24 begin in one and end in the next: no block format has such codes."""
+    state, layouts = {"w": np.ones((4, 24, 8), np.float32)}, {"w": {"sum": (0, 1), "out": 2}}
+    with pytest.raises(ValueError, match=r"of 32 along the axes \(-3, -2\).* of length 24"):
+        q.quantize_state_dict(state, "mxfp4", layouts=layouts)
+    for name, found in (
+        ("block<e2m1fn,axis=sum,size=8,scale=e8m0fnu>", "axis=-2,size=8"),
+        ("int<8,axis=(out,sum)>", "axis=(-1,-3,-2)"),
+        ("block<e4m3fn,axis=(-2,-1),size=(4,12),scale=bf16>", "axis=(-1,-2),size=(4,12)"),
+    ):
+        assert found in str(q.quantize_state_dict(state, name, layouts=layouts)["w"].format)
 
 
 def test_the_command_asks_for_the_library(capsys: Capture, tmp_path: Path) -> None:

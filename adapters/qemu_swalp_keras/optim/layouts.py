@@ -72,7 +72,7 @@ def with_layouts(policy: PolicyT, variables: Mapping[str, Any]) -> PolicyT:
     return replace(policy, layouts=known)
 
 
-def operand_layouts(model: layers.Layer) -> dict[str, dict[str, int]]:
+def operand_layouts(model: layers.Layer) -> dict[str, dict[str, int | tuple[int, ...]]]:
     """Which axes of each weight its layer's product sums over and has its outputs along, for
     `qemu_swalp.quantize_state_dict({v.path: v.value for v in model.weights}, format, layouts=…)`:
     so codes are those of the operand that `emulate` rounds.
@@ -80,10 +80,9 @@ def operand_layouts(model: layers.Layer) -> dict[str, dict[str, int]]:
     Returns
     -------
     paths of the variables → {"sum": axis, "out": axis}. A convolution's blocks run along its input
-    channels, at each position of the kernel, of which a depthwise one has one for each output. Of
-    `EinsumDense` with outputs along several axes "out" is missing. Kernels with a sum over several
-    axes (of `EinsumDense`), or with a depth multiplier beside their channels, and transposed
-    convolutions in groups, are left out.
+    channels, at each position of the kernel, of which a depthwise one has one for each output.
+    Several axes that the operand counts as one are a tuple, the innermost last, as of `EinsumDense`
+    that sums over heads. Transposed convolutions in groups are left out.
 
     >>> import keras
     >>> conv = keras.layers.Conv2D(4, 3, name="conv")
@@ -91,7 +90,7 @@ def operand_layouts(model: layers.Layer) -> dict[str, dict[str, int]]:
     >>> operand_layouts(model)
     {'net/conv/kernel': {'sum': -2, 'out': -1}}
     """
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, dict[str, int | tuple[int, ...]]] = {}
     for layer in flat_layers(model):
         for v in own_trainable_variables(layer):
             axes = _operand_axes(layer, v.name, tuple(v.shape)) if len(v.shape) > 1 else None
@@ -100,19 +99,19 @@ def operand_layouts(model: layers.Layer) -> dict[str, dict[str, int]]:
     return found
 
 
-def _operand_axes(layer: Any, name: str, shape: tuple[int, ...]) -> dict[str, int] | None:
+def _operand_axes(
+    layer: Any, name: str, shape: tuple[int, ...]
+) -> dict[str, int | tuple[int, ...]] | None:
     rule = layout_of(layer, name, shape) or {}
     if name == "kernel" and isinstance(layer, layers.EinsumDense):
-        single = {word: rule[word] for word in ("sum", "out")}
-        axes = {w: a[0] for w, a in single.items() if isinstance(a, tuple) and len(a) == 1}
-        return axes if "sum" in axes else None
+        return _of_einsum(layer.equation)
     if len(shape) == 2:
         summed, out = rule.get("sum"), rule.get("out")
         return {"sum": summed, "out": out} if type(summed) is type(out) is int else None
     if name == "pointwise_kernel" or (name == "kernel" and isinstance(layer, CONVOLUTIONS)):
         return {"sum": -2, "out": -1}
-    if name == DEPTHWISE.get(type(layer)) and shape[-1] == 1:
-        return {"sum": -1, "out": -2}
+    if name == DEPTHWISE.get(type(layer)):
+        return {"sum": -1, "out": -2} if shape[-1] == 1 else {"sum": (), "out": (-2, -1)}
     if name == "kernel" and isinstance(layer, TRANSPOSED):
         return {"sum": -1, "out": -2}
     return None
@@ -151,6 +150,17 @@ def _einsum(layer: Any, shape: tuple[int, ...]) -> Layout:
             axis for axis, label in enumerate(kernel) if label in x and label not in output
         ),
     }
+
+
+def _of_einsum(equation: str) -> dict[str, int | tuple[int, ...]]:
+    """Axes of the kernel, in the order of `products.einsum`: the sum's as the input has them."""
+    operands, output = equation.replace(" ", "").split("->")
+    x, kernel = operands.split(",")
+    axes = {
+        "sum": tuple(kernel.index(c) for c in x if c in kernel and c not in output),
+        "out": tuple(axis for axis, c in enumerate(kernel) if c not in x),
+    }
+    return {word: found[0] if len(found) == 1 else found for word, found in axes.items()}
 
 
 LORA: dict[str, ParameterLayout] = {
