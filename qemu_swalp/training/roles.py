@@ -238,5 +238,21 @@ def _named(what: str, chosen: dict[str, Any], names: tuple[str, ...]) -> Iterato
 
 
 def pairs(items: Any) -> Iterator[tuple[str, Any]]:
-    """(key, value) of a mapping, or of a sequence of pairs."""
-    return iter(items.items()) if isinstance(items, Mapping) else iter(items)
+    """(key, value) of a mapping, or of a sequence of pairs.
+
+    Raises
+    ------
+    TypeError: if it is neither.
+    """
+    if isinstance(items, Mapping):
+        return iter(items.items())
+    if not isinstance(items, tuple | list) or not all(map(_is_pair, items)):
+        raise TypeError(
+            "a part of a recipe that has names must be a mapping {name: value}, or pairs of these,"
+            f" as in {{'input': 'e4m3fn', 'error': 'e5m2'}}, got {items!r}"
+        )
+    return iter(items)
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, tuple | list) and len(item) == 2

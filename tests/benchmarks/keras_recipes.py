@@ -1,84 +1,106 @@
-"""Cost of a training step on Keras under the built-in presets: `python -m
-tests.benchmarks.keras_recipes [--backends tensorflow jax torch]`.
+"""Cost of a training step on Keras under built-in presets: `python -m
+tests.benchmarks.keras_recipes [--backends tensorflow jax torch] [--json FILE]`.
 
-A step is `train_on_batch` of a model under `emulate`, the optimizer's update included. Figures are
+A step is `train_on_batch` of a small convolutional network under `emulate`, the optimizer's update
+included, compiled once for each preset and backend as Keras compiles by default. Figures are
 processor time of all threads, which what else the machine does bears on least, as multiples of the
-float32 step, which is given in milliseconds: the least of several rounds, in each of which every
-recipe makes one step.
+float32 step: ratios of least times of several rounds, in each of which both make one step. Each
+result is shown and written as soon as it is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tests.benchmarks.keras_step import MODES, each_backend, heading, minima
+from tests.benchmarks.keras_step import each_backend, heading, minima
 
-RECIPES = ("swalp8", "mxfp8", "nvfp4", "mxfp4", "fp8_ibm")
+RECIPES = ("swalp8", "bf16_sr", "fp8_hybrid", "mxfp8", "nvfp4", "mxfp4", "quartet", "fp8_ibm")
+FLOAT = "float32 step, ms"
 BATCH = 64
 
 
-def mlp() -> Any:
-    """784-512-512-10: 0.67 million parameters."""
+def network() -> Any:
+    """Two convolutions and two dense layers on images of 14×14: 58,000 parameters."""
     from keras import Sequential, layers
 
-    hidden = [layers.Dense(512, "relu"), layers.Dense(512, "relu")]
-    return Sequential([layers.Input((784,)), *hidden, layers.Dense(10)])
+    return Sequential(
+        [
+            layers.Input((14, 14, 1)),
+            layers.Conv2D(16, 3, 2, activation="relu"),
+            layers.Conv2D(32, 3, activation="relu"),
+            layers.Flatten(),
+            layers.Dense(64, "relu"),
+            layers.Dense(10),
+        ]
+    )
 
 
-def convolutions() -> Any:
-    """Three convolutions on images of 14×14."""
-    from keras import Sequential, layers
-
-    hidden = [layers.Conv2D(32, 3, strides, activation="relu") for strides in (1, 2, 1)]
-    end = [layers.GlobalAveragePooling2D(), layers.Dense(10)]
-    return Sequential([layers.Input((14, 14, 1)), *hidden, *end])
-
-
-MODELS: dict[str, Callable[[], Any]] = {"MLP": mlp, "convolutions": convolutions}
-
-
-def stepper(model_of: Callable[[], Any], recipe: str | None, mode: str) -> Callable[[], Any]:
+def stepper(recipe: str | None) -> Callable[[], Any]:
     """A function that makes one training step, under a recipe or without any."""
     import keras
     from qemu_swalp_keras import emulate
 
-    model, optimizer = model_of(), keras.optimizers.SGD(1e-3, momentum=0.9)
+    model, optimizer = network(), keras.optimizers.SGD(1e-3, momentum=0.9)
     if recipe is not None:
         model, optimizer = emulate(model, optimizer, recipe, uncovered="warn", seed=0)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    eager = mode == "eager"
-    model.compile(optimizer, loss, jit_compile=mode == "XLA", run_eagerly=eager)
+    model.compile(optimizer, loss)
     random = np.random.default_rng(0)
     x = random.standard_normal((BATCH, *model.input_shape[1:])).astype(np.float32)
     y = random.integers(0, 10, BATCH)
     return lambda: model.train_on_batch(x, y)
 
 
-def report(models: list[str], recipes: list[str], modes: list[str], rounds: int) -> None:
-    """Print the table of the backend that Keras runs on."""
+def report(chosen: argparse.Namespace) -> None:
+    """Measure on the backend that Keras runs on."""
     import keras
 
-    from qemu_swalp._util.tables import table
+    backend = keras.backend.backend()
+    print(heading(chosen.rounds), flush=True)
+    plain = stepper(None)
+    for recipe in chosen.recipes:
+        steps = {FLOAT: plain, recipe: stepper(recipe)}
+        start = time.process_time()
+        steps[recipe]()
+        first = time.process_time() - start
+        found = minima(steps, chosen.rounds, time.process_time)
+        milliseconds = f"{1e3 * found[FLOAT]:.1f}"
+        ratio = f"{found[recipe] / found[FLOAT]:.1f}"
+        print(
+            f"{recipe:12} {ratio:>6} x {milliseconds} ms; its first step {first:.0f} s", flush=True
+        )
+        if chosen.json:
+            write(chosen.json, backend, {FLOAT: milliseconds, f"`{recipe}`": ratio})
 
-    has = [mode for mode in MODES[keras.backend.backend()] if mode in modes]
-    columns = [(model, mode) for model in models for mode in has]
-    found = []
-    for model, mode in columns:
-        keras.utils.clear_session()
-        steps = {str(r): stepper(MODELS[model], r, mode) for r in (None, *recipes)}
-        found.append(minima(steps, rounds, time.process_time))
-    lines = [
-        [name, *(f"{column[name] / column['None']:.1f}" for column in found)] for name in recipes
-    ]
-    lines.insert(0, ["float32, ms", *(f"{1e3 * column['None']:.1f}" for column in found)])
-    print(heading(rounds))
-    print(table(("recipe", *(f"{model}, {mode}" for model, mode in columns)), lines), flush=True)
+
+def write(file: Path, backend: str, figures: dict[str, str]) -> None:
+    """Put figures of a backend into a file of the form of `spec/docs/data`, beside those of others.
+    The float32 step keeps its least.
+    """
+    held = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    columns = held.get("columns", ["recipe"])
+    rows = {name: dict(zip(columns[1:], row, strict=True)) for name, *row in held.get("rows", [])}
+    columns += [backend] * (backend not in columns)
+    for name, figure in figures.items():
+        row = rows.setdefault(name, {})
+        if name == FLOAT and row.get(backend, "") not in ("", "–"):
+            figure = min(figure, row[backend], key=float)
+        row[backend] = figure
+    held["columns"] = columns
+    held["rows"] = [[name, *(row.get(c, "–") for c in columns[1:])] for name, row in rows.items()]
+    arguments = [word for word in sys.argv[1:] if word != "--here"]
+    held["command"] = shlex.join(["python", "-m", "tests.benchmarks.keras_recipes", *arguments])
+    held.setdefault("machine", "processor time of all threads, paired with the float32 step")
+    file.write_text(json.dumps(held, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def main() -> int:
@@ -86,11 +108,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES))
-    return each_backend(
-        parser, __spec__.name, lambda c: report(c.models, c.recipes, c.modes, c.rounds)
-    )
+    parser.add_argument("--json", type=Path, help="where to write results, as they come")
+    return each_backend(parser, __spec__.name, report)
 
 
 if __name__ == "__main__":

@@ -159,3 +159,10 @@ def test_positions_without_a_model_are_refused() -> None:
             call()
     with pytest.raises(ValueError, match="none of 2 layers"):
         recipe.at_layers(["a", "b"])
+
+
+@pytest.mark.parametrize("given", ["float<8,23>", ["input"], 5, None, [("input", "bf16", 1)]])
+@pytest.mark.parametrize("part", ["operands", "factors", "state", "overrides"])
+def test_what_has_no_names_is_refused(part: str, given: Any) -> None:
+    with pytest.raises(TypeError, match=r"must be a mapping \{name: value\}, or pairs of these"):
+        Recipe(**{part: given})

@@ -15,9 +15,11 @@ from .._compat import (
     is_training,
     keep_policies_of_models,
     replace_backend_function,
+    replace_method,
 )
 from ..layers.names import computes_itself
 from ..layers.rebuild import is_graph
+from . import loops, unknown
 from .losses import see_loss
 from .pausing import inferring, is_inferring, is_paused, paused, resumed
 from .policy import RoundingPolicy
@@ -35,6 +37,9 @@ def install() -> None:
     keep_policies_of_models(_config_of, _give)
     replace_backend_function("compute_output_spec", inferring())  # shapes
     replace_backend_function("core.remat", repeated)
+    replace_method(keras.layers.Layer, "_maybe_build", paused())  # initial weights
+    loops.install()
+    unknown.install()
 
 
 def _layer_call(call: Callable[..., Any]) -> Callable[..., Any]:

@@ -203,15 +203,3 @@ FUNCTIONS: dict[str, Handler] = {
     "nn.batch_normalization": _batch_normalization,
 }
 """By the name of a function of the backend."""
-
-UNKNOWN = (
-    *("nn.sparsemax", "nn.psnr", "nn.ctc_loss", "math.erfinv", "math.segment_sum", "math.cdist"),
-    *("numpy.prod", "numpy.cumsum", "numpy.cumprod", "numpy.trapezoid", "numpy.hypot"),
-    *("numpy.logaddexp", "numpy.logaddexp2", "numpy.arctan2", "numpy.cbrt", "numpy.sinc"),
-    *("numpy.nansum", "numpy.nanmean", "numpy.nanvar", "numpy.nanstd", "numpy.cross"),
-    *("numpy.outer", "numpy.diff", "numpy.mod", "numpy.quantile", "numpy.percentile"),
-    *("numpy.kron", "numpy.correlate", "numpy.corrcoef", "math.fft", "math.fft2", "math.rfft"),
-    *("math.ifft2", "math.irfft", "math.stft", "math.istft", "linalg.det", "linalg.inv"),
-    *("linalg.solve", "linalg.cholesky", "linalg.qr", "linalg.svd", "linalg.eigh"),
-)
-"""Functions that compute new numbers and are not rounded."""

@@ -14,9 +14,8 @@ from keras import layers, ops
 from .._compat import replace_backend_function, replace_method, replace_private_function
 from ..calls.pausing import paused
 from ..calls.scope import Scope, current
-from ..calls.uncovered import report
 from . import normalization
-from .functions import FUNCTIONS, UNKNOWN, Handler
+from .functions import FUNCTIONS, Handler
 from .losses import LOSSES
 from .operations import Operations, common_dtype, operand
 from .pooling import POOLING
@@ -33,8 +32,6 @@ def install() -> None:
     """Put our functions in place of the backend's, once in a process."""
     for name, handler in (FUNCTIONS | LOSSES | POOLING).items():
         replace_backend_function(name, partial(_rounded, handler, name == "numpy.add"))
-    for name in UNKNOWN:
-        replace_backend_function(name, partial(_unknown, name))
     replace_backend_function("random.dropout", _dropout)
     for name in ("layer_normalization", "rms_normalization", "normalize"):
         handler = getattr(normalization, name)
@@ -81,21 +78,6 @@ def _rounded(handler: Handler, sums: bool, function: Function) -> Function:
 def _is_bias(scope: Scope, a: Any, b: Any) -> bool:
     """Whether a weight is added to what a product gave: that is a part of its sum."""
     return any(x is scope.result and scope.is_weight(y) for x, y in ((a, b), (b, a)))
-
-
-def _unknown(name: str, function: Function) -> Function:
-    @wraps(function)
-    def unknown(*args: Any, **options: Any) -> Any:
-        o = operations()
-        if o is None:
-            return function(*args, **options)
-        if common_dtype([x for x in args if hasattr(x, "dtype")]) is not None:
-            remedy = "write it by operations that are rounded"
-            report(o.scope.policy, o.scope.layer_name, "elementwise", name, remedy)
-        with paused():
-            return function(*args, **options)
-
-    return unknown
 
 
 def _dropout(function: Function) -> Function:

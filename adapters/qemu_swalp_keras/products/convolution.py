@@ -65,7 +65,7 @@ def convolve(convolution: Convolution, state: State, x: Any, kernel: Any) -> Any
             first, second, operands = rounded_once(convolution.operands, state)
             x = _over_channels(convolution, x, first)
             kernel = _kernel(convolution, kernel, second, True)
-            convolution = convolution._replace(operands=operands)
+            convolution = Convolution(*convolution[:3], operands)
     backward = _summed_backward if convolution.operands.sums_backward else _backward
     function = differentiable(_forward, backward)
     return function(convolution, (step, enabled), x, kernel, *scales)

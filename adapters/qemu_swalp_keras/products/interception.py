@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache, partial, wraps
 from typing import Any
 
 import keras
-from keras import ops, tree
 
 from .._compat import around_items_of_variables, replace_backend_function
 from ..backend import differentiable_tensor
 from ..calls.pausing import paused
 from ..calls.scope import Scope, current
-from .attention import attend
 from .axes import AXES
+from .composed import COMPOSED
 from .convolution import Convolution, convolve
 from .einsum import contracted, expanded, is_product
 
@@ -29,6 +27,7 @@ PASSING = (
     "numpy.expand_dims",
     "numpy.flip",
     "numpy.moveaxis",
+    "numpy.ravel",
     "numpy.reshape",
     "numpy.split",
     "numpy.squeeze",
@@ -49,13 +48,12 @@ def install() -> None:
     for name in AXES:
         replace_backend_function(name, partial(_product, name))
     replace_backend_function("numpy.einsum", _einsum)
+    for name, products in COMPOSED.items():
+        replace_backend_function(name, partial(_composed, products))
     for name in ("nn.conv", "nn.depthwise_conv", "nn.conv_transpose"):
         replace_backend_function(name, partial(_convolution, name))
-    replace_backend_function("nn.separable_conv", _separable)
-    replace_backend_function("nn.dot_product_attention", _attention)
     for name in ("lstm", "gru"):
         replace_backend_function(name, _unfused)
-    replace_backend_function("rnn", _loop)
 
 
 def _passing(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -186,12 +184,14 @@ def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _attention(function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
-    def attention(*tensors: Any, **options: Any) -> Any:
-        return (function if current() is None else attend)(*tensors, **options)
+def _composed(products: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of the backend, as calls of `keras.ops` that are rounded."""
 
-    return attention
+    @wraps(function)
+    def composed(*args: Any, **options: Any) -> Any:
+        return (function if current() is None else products)(*args, **options)
+
+    return composed
 
 
 def _unfused(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -204,81 +204,3 @@ def _unfused(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args, **options)
 
     return unfused
-
-
-def _loop(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A loop over time: each turn has a random step of its own."""
-
-    @wraps(function)
-    def rnn(step_function: Any, inputs: Any, initial_states: Any, **options: Any) -> Any:
-        scope = current()
-        if scope is None or not scope.policy.stochastic:
-            with turning(scope):
-                return function(step_function, inputs, initial_states, **options)
-        axes = (1, 0) if options.get("time_major") else (0, 1)
-        lengths = ops.shape(tree.flatten(inputs)[0])
-        batch, turns = (lengths[axis] for axis in axes)
-        number = ops.arange(turns, dtype="int32")
-        number = number[:, None, None] if options.get("time_major") else number[None, :, None]
-        shape = (turns, batch, 1) if options.get("time_major") else (batch, turns, 1)
-        first, counts = scope.step, dict(scope.counts)
-
-        def turn(inputs: Any, states: Any) -> Any:
-            inputs, number = inputs
-            scope.step, scope.counts = first + ops.cast(number[0, 0], _dtype(first)), dict(counts)
-            return step_function(inputs, states)
-
-        numbered = (inputs, ops.broadcast_to(number, shape))
-        with turning(scope):
-            result = function(turn, numbered, initial_states, **options)
-        scope.step = first + turns
-        return result
-
-    return rnn
-
-
-@contextmanager
-def turning(scope: Scope | None) -> Iterator[None]:
-    """Within it a loop over time is running."""
-    if scope is None:
-        yield
-        return
-    before, scope.turns = scope.turns, True
-    try:
-        yield
-    finally:
-        scope.turns = before
-
-
-def _dtype(step: Any) -> str:
-    return "int32" if isinstance(step, int) else keras.backend.standardize_dtype(step.dtype)
-
-
-def _separable(function: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(function)
-    def separable_conv(
-        inputs: Any,
-        depthwise_kernel: Any,
-        pointwise_kernel: Any,
-        strides: Any = 1,
-        padding: str = "valid",
-        data_format: str | None = None,
-        dilation_rate: Any = 1,
-    ) -> Any:
-        if current() is None:
-            return function(
-                inputs,
-                depthwise_kernel,
-                pointwise_kernel,
-                strides,
-                padding,
-                data_format,
-                dilation_rate,
-            )
-        options = {"data_format": data_format}
-        between = ops.depthwise_conv(
-            inputs, depthwise_kernel, strides, padding, dilation_rate=dilation_rate, **options
-        )
-        return ops.conv(between, pointwise_kernel, 1, "valid", **options)
-
-    return separable_conv

@@ -30,11 +30,7 @@ def rounded_once(operands: Operands, state: State) -> tuple[Prepare, Prepare, Op
     """
     forward = operands.forward
     first, second = (partial(_shared, operand=operand, state=state) for operand in forward[:2])
-    return (
-        first,
-        second,
-        operands._replace(forward=ProductRules(sum=forward.sum), from_rounded=False),
-    )
+    return first, second, Operands(ProductRules(sum=forward.sum), operands.dgrad, operands.wgrad)
 
 
 def _shared(x: Any, operand: Operand, state: State) -> Any:

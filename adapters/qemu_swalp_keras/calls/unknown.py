@@ -1,0 +1,142 @@
+"""Functions of Keras that compute what is not rounded: told by name where a layer calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
+from typing import Any
+
+import keras
+from keras import tree
+
+from .._compat import replace_backend_function, replace_private_function
+from .pausing import paused
+from .scope import current
+from .uncovered import report
+
+Function = Callable[..., Any]
+
+_DECOMPOSITIONS = tuple(
+    f"linalg.{name}"
+    for name in (
+        *("cholesky", "cholesky_inverse", "det", "eig", "eigh", "inv", "lstsq", "lu_factor"),
+        *("matrix_rank", "pinv", "qr", "solve", "solve_triangular", "svd"),
+    )
+)
+"""They multiply matrices, or their backwards do."""
+
+_TRANSFORMS = tuple(f"math.{name}" for name in ("fft", "fft2", "rfft", "ifft2", "irfft"))
+_TRANSFORMS += ("math.stft", "math.istft")
+
+_FILTERS = tuple(
+    f"image.{name}"
+    for name in ("elastic_transform", "gaussian_blur", "rgb_to_grayscale", "sobel_edges")
+)
+
+INTERPOLATIONS = tuple(
+    f"image.{name}"
+    for name in (
+        *("affine_transform", "map_coordinates", "perspective_transform", "resize"),
+        *("scale_and_translate",),
+    )
+)
+"""Some backends write them as products; they are none of a model's."""
+
+SELECTIONS = ("math.extract_sequences", "nn.unfold")
+"""The same, by kernels of zeros and ones: exact."""
+
+PRODUCTS = (
+    *_DECOMPOSITIONS,
+    *_TRANSFORMS,
+    *_FILTERS,
+    *("linalg.jvp", "math.logdet", "nn.ctc_loss", "numpy.slogdet"),
+    *("numpy.correlate", "numpy.corrcoef"),
+)
+"""They sum products, on one backend or another, forward or backward."""
+
+ELEMENTWISE = (
+    *_DECOMPOSITIONS,
+    *_TRANSFORMS,
+    *_FILTERS,
+    *INTERPOLATIONS,
+    *("image.rgb_to_hsv", "image.hsv_to_rgb", "nn.fold"),
+    *("nn.sparsemax", "nn.psnr", "nn.ctc_loss", "math.erfinv", "math.segment_sum", "math.cdist"),
+    *("math.logdet", "math.segment_prod", "numpy.slogdet", "numpy.trace", "numpy.vander"),
+    *("numpy.prod", "numpy.cumsum", "numpy.cumprod", "numpy.trapezoid", "numpy.hypot"),
+    *("numpy.logaddexp", "numpy.logaddexp2", "numpy.arctan2", "numpy.cbrt", "numpy.sinc"),
+    *("numpy.nansum", "numpy.nanmean", "numpy.nanvar", "numpy.nanstd", "numpy.nanprod"),
+    *("numpy.nancumsum", "numpy.nancumprod", "numpy.nanquantile", "numpy.nanpercentile"),
+    *("numpy.cross", "numpy.diff", "numpy.mod", "numpy.fmod", "numpy.floor_divide"),
+    *("numpy.quantile", "numpy.percentile", "numpy.median", "numpy.nanmedian", "numpy.i0"),
+    *("numpy.correlate", "numpy.corrcoef", "numpy.angle", "numpy.deg2rad", "numpy.rad2deg"),
+    *("numpy.heaviside", "numpy.ldexp", "numpy.ptp", "linalg.jvp"),
+)
+"""They compute new numbers one by one, or add them up."""
+
+MADE = ("core.custom_gradient", "numpy.vectorize")
+"""They make functions of a user's: whose gradient is computed beyond the layer's call, or which is
+computed for all elements at once.
+"""
+
+REMEDIES = {
+    "products": "multiply by keras.ops.matmul, einsum or convolutions, which are rounded",
+    "elementwise": "write it by operations that are rounded",
+}
+
+
+def install() -> None:
+    """Put functions that tell in place of the backend's."""
+    for name in dict.fromkeys((*PRODUCTS, *ELEMENTWISE)):
+        asked = (("products", PRODUCTS), ("elementwise", ELEMENTWISE))
+        sections = [section for section, names in asked if name in names]
+        replace_backend_function(name, partial(_telling, name, sections))
+    for name in SELECTIONS:
+        replace_backend_function(name, paused())
+    for name in ("2d", "3d"):
+        replace_private_function(f"ops.image._extract_patches_{name}", paused())
+    for name in MADE:
+        replace_backend_function(name, partial(_making, name))
+
+
+def _tell(name: str, sections: Sequence[str]) -> None:
+    scope = current()
+    for section in sections if scope is not None and scope.rounds else ():
+        if scope is not None and scope.policy.asks(scope.layer_name, section):
+            report(scope.policy, scope.layer_name, section, name, REMEDIES[section])
+
+
+def _telling(name: str, sections: Sequence[str], function: Function) -> Function:
+    @wraps(function)
+    def telling(*args: Any, **options: Any) -> Any:
+        if current() is None:
+            return function(*args, **options)
+        selects = options.get("interpolation") == "nearest"
+        if not selects and any(map(_is_floating, tree.flatten((args, options)))):
+            _tell(name, sections)
+        with paused():
+            return function(*args, **options)
+
+    return telling
+
+
+def _making(name: str, function: Function) -> Function:
+    @wraps(function)
+    def making(*args: Any, **options: Any) -> Any:
+        made = function(*args, **options)
+
+        @wraps(made)
+        def called(*inputs: Any, **more: Any) -> Any:
+            _tell(name, tuple(REMEDIES))
+            with paused():
+                return made(*inputs, **more)
+
+        return called
+
+    return making
+
+
+def _is_floating(x: Any) -> bool:
+    dtype = getattr(x, "dtype", None)
+    return dtype is not None and keras.backend.is_float_dtype(
+        keras.backend.standardize_dtype(dtype)
+    )

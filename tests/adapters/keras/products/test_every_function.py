@@ -1,0 +1,191 @@
+"""Every function of keras.ops has a class: its products are rounded, it is told by name, it is a
+loop or a branch of what the caller gives, or it makes no product.
+"""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+from qemu_swalp_keras import UncoveredError, _compat, quantize_elementwise, quantize_gemms
+from qemu_swalp_keras.calls import unknown
+from qemu_swalp_keras.products.axes import AXES
+from qemu_swalp_keras.products.composed import COMPOSED
+
+from qemu_swalp.training import Recipe
+from tests.helpers.keras_native import BACKEND, normal, numpy, same
+
+ROUNDED = {"einsum", "conv", "depthwise_conv", "conv_transpose"}
+ROUNDED |= {name.rpartition(".")[2] for name in (*AXES, *COMPOSED)}
+TOLD = {name.rpartition(".")[2] for name in (*unknown.PRODUCTS, *unknown.MADE)}
+OF_FUNCTIONS = {"scan", "map", "fori_loop", "while_loop", "vectorized_map", "associative_scan"}
+OF_FUNCTIONS |= {"cond", "switch"}
+_NAMES = """
+abs absolute adaptive_average_pool adaptive_max_pool add affine_transform all allclose amax amin
+angle any append arange arccos arccosh arcsin arcsinh arctan arctan2 arctanh argmax argmin
+argpartition argsort array array_split average average_pool bartlett batch_normalization
+binary_crossentropy bincount bitwise_and bitwise_invert bitwise_left_shift bitwise_not
+bitwise_or bitwise_right_shift bitwise_xor blackman broadcast_to cast categorical_crossentropy
+cbrt cdist ceil celu clip concatenate conj conjugate convert_to_numpy convert_to_tensor copy cos
+cosh count_nonzero crop_images cross ctc_decode cumprod cumsum deg2rad depth_to_space diag
+diagflat diagonal diff digitize divide divide_no_nan dsplit dstack dtype elu empty empty_like
+equal erf erfc erfinv exp exp2 expand_dims expm1 extract_patches extract_patches_3d
+extract_sequences eye fabs flip fliplr flipud floor floor_divide fmax fmin fmod fold full
+full_like gcd gelu geomspace get_item glu greater greater_equal hamming hanning hard_shrink
+hard_sigmoid hard_silu hard_swish hard_tanh heaviside histogram hsplit hstack hsv_to_rgb hypot
+i0 identity imag in_top_k is_tensor isclose isfinite isin isinf isnan isneginf isposinf isreal
+kaiser layer_normalization lcm ldexp leaky_relu left_shift less less_equal linspace log log10
+log1p log2 log_sigmoid log_softmax logaddexp logaddexp2 logical_and logical_not logical_or
+logical_xor logspace logsumexp map_coordinates max max_pool maximum mean median meshgrid min
+minimum mod moments moveaxis multi_hot multiply nan_to_num nanargmax nanargmin nancumprod
+nancumsum nanmax nanmean nanmedian nanmin nanpercentile nanprod nanquantile nanstd nansum nanvar
+ndim negative nextafter nonzero norm normalize not_equal one_hot ones ones_like pad pad_images
+percentile perspective_transform polar power prod psnr ptp quantile rad2deg ravel real rearrange
+reciprocal relu relu6 repeat reshape resize rgb_to_hsv right_shift rms_normalization roll rot90
+round rsqrt saturate_cast scale_and_translate scatter scatter_update searchsorted segment_max
+segment_min segment_prod segment_sum select selu shape sigmoid sign signbit silu sin sinc sinh
+size slice slice_update soft_shrink softmax softplus softsign sort space_to_depth
+sparse_categorical_crossentropy sparse_plus sparse_sigmoid sparsemax split sqrt square
+squareplus squeeze ssim stack std stop_gradient subtract sum swapaxes swish take take_along_axis
+tan tanh tanh_shrink threshold tile top_k trace transpose trapezoid tri tril triu true_divide
+trunc unfold unique unravel_index unstack vander var view view_as_complex view_as_real vsplit
+vstack where zeros zeros_like
+"""
+WITHOUT = set(_NAMES.split())
+EXACT = {name.rpartition(".")[2] for name in (*unknown.INTERPOLATIONS, *unknown.SELECTIONS)}
+EXACT |= {"extract_patches", "extract_patches_3d"}
+RECIPE = Recipe(operands=dict.fromkeys(("input", "weight", "error"), "fixed<8,4>"))
+
+
+def functions():
+    homes = (ops, ops.image, ops.linalg, ops.nn)
+    found = {name: getattr(home, name) for home in homes for name in dir(home)}
+    return {n: f for n, f in found.items() if callable(f) and not n.startswith("_")}
+
+
+def test_each_is_classed():
+    classes = [ROUNDED, TOLD, OF_FUNCTIONS, WITHOUT]
+    assert set(functions()) == set.union(*classes)
+    assert sum(map(len, classes)) == len(functions())
+
+
+def tried():
+    """Arguments, some of which a function takes."""
+    x = ops.convert_to_tensor(np.eye(3, dtype="float32") * 3 + np.abs(normal((3, 3), 1)))
+    images = ops.convert_to_tensor(normal((2, 4, 4, 3), 2))
+    whole = ops.convert_to_tensor(np.int32([0, 1, 1]))
+    return [(x,), (x, x), (images,), (x, 1), (x, whole), (images, 2), (x, x, x), (whole, whole)]
+
+
+def seen_products(function, args):
+    """Of the forward and of the backward pass."""
+    given = [x for x in args if ops.is_tensor(x) and "float" in str(x.dtype)]
+
+    def total(*tensors):
+        held = iter(tensors)
+        y = function(*(next(held) if any(x is t for t in given) else x for x in args))
+        parts = [p for p in keras.tree.flatten(y) if "float" in str(getattr(p, "dtype", ""))]
+        return sum((ops.sum(p) for p in parts), ops.zeros(()))
+
+    seen = []
+    if BACKEND == "jax":
+        import jax
+
+        seen = _compat.operations_in_program(jax.grad(total, range(len(given))), given)
+        return [s.operation for s in seen if s.section == "products"]
+    with _compat.dispatched_operations(seen.append):
+        if BACKEND == "torch":
+            leaves = [x.detach().clone().requires_grad_() for x in given]
+            loss = total(*leaves)
+            if loss.requires_grad:
+                loss.backward()
+        else:
+            import tensorflow as tf
+
+            with tf.GradientTape() as tape:
+                for x in given:
+                    tape.watch(x)
+                loss = total(*given)
+            tape.gradient(loss, given)
+    return [s.operation for s in seen if s.section == "products"]
+
+
+def test_what_is_said_to_make_no_product_makes_none():
+    found, names = {}, functions()
+    for name in WITHOUT - EXACT:
+        for args in tried():
+            try:
+                products = seen_products(names[name], args)
+            except Exception:  # which arguments it takes is not known
+                continue
+            if products:
+                found[name] = products
+            break
+    assert not found
+
+
+class Calling(layers.Layer):
+    def __init__(self, function):
+        super().__init__(name="own")
+        self.function = function
+
+    def call(self, x):
+        return self.function(x)
+
+
+def squares(x):
+    return ops.custom_gradient(lambda x: (x * x, lambda *a, upstream=None: upstream * 2 * x))(x)
+
+
+TELLING = {
+    "linalg.solve": lambda x: ops.solve(x, x),
+    "linalg.inv": ops.inv,
+    "linalg.pinv": ops.pinv,
+    "linalg.qr": lambda x: ops.qr(x)[0],
+    "math.fft": lambda x: ops.fft((x, x))[0],
+    "numpy.corrcoef": ops.corrcoef,
+    "image.gaussian_blur": lambda x: ops.image.gaussian_blur(ops.reshape(x, (1, 3, 3, 1))),
+    "linalg.jvp": lambda x: ops.jvp(lambda y: ops.matmul(y, y), (x,), (x,))[1],
+    "core.custom_gradient": squares,
+}
+
+
+@pytest.mark.parametrize("name", TELLING)
+def test_it_is_told_in_each_call(name):
+    x = ops.convert_to_tensor(np.eye(3, dtype="float32") * 3)
+    layer = quantize_gemms(Calling(TELLING[name]), RECIPE)
+    for _ in range(2):
+        with pytest.raises(UncoveredError, match=f"'{name}'"):
+            layer(x)
+    knowing = quantize_gemms(Calling(TELLING[name]), RECIPE, uncovered="ignore")
+    same(knowing(x), Calling(TELLING[name])(x))
+
+
+def test_selections_and_interpolations_are_none():
+    """On JAX and in Keras some are products by kernels of zeros and ones: their numbers stay."""
+    x = normal((1, 4, 4, 2), 1)
+
+    def call(x):
+        patches = ops.image.extract_patches(x, 2)
+        return [
+            patches,
+            ops.image.resize(x, (8, 8)),
+            ops.nn.unfold(ops.transpose(x, (0, 3, 1, 2)), 2),
+        ]
+
+    layer = quantize_gemms(Calling(call), RECIPE)
+    for ours, theirs in zip(layer(x), Calling(call)(x), strict=True):
+        same(ours, theirs)
+    with pytest.raises(UncoveredError, match=r"'image\.resize'"):
+        quantize_elementwise(Calling(call), Recipe(elementwise="bf16"))(x)
+    near = Calling(lambda x: ops.image.resize(x, (8, 8), interpolation="nearest"))
+    quantize_elementwise(near, Recipe(elementwise="bf16"))(x)
+
+
+@pytest.mark.parametrize("name", ["outer", "kron"])
+def test_products_of_each_with_each(name):
+    function = getattr(ops, name)
+    a, b = normal((2, 3), 1), normal((3, 1, 2), 2)
+    layer = quantize_gemms(Calling(lambda x: function(x, b)), RECIPE, attention=True)
+    rounded = [np.round(x * 16) / 16 for x in (a, b)]
+    same(layer(a), getattr(np, name)(*rounded))
+    assert numpy(layer(a)).shape == numpy(function(a, b)).shape
