@@ -112,7 +112,7 @@ class PolicyAverage(keras.callbacks.Callback):
         if self.step < 0:
             self.count.begin()
             self._include()
-        elif self.count.unsettled:  # `fit` was left by an exception
+        elif self.count.counting:  # `fit` was left by an exception
             self._look()
         self.count.begin()
 
@@ -132,6 +132,7 @@ class PolicyAverage(keras.callbacks.Callback):
     def on_train_end(self, logs: Any = None) -> None:
         """Count what is not counted yet."""
         self._look()
+        self.count.begin()
 
     def _look(self) -> None:
         """Take note of the updates since the last look."""

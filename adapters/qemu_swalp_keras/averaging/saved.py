@@ -134,6 +134,11 @@ class SavedAverages(SavedBeside):
             old.forget()
         if state is None:
             return
+        if max(state["of"]) >= len(model.weights):
+            raise ValueError(
+                f"The file holds an average as the weights, and the iterate beside it, and"
+                f" {model.name!r} has no weights for them yet. Call it on a batch first, then load"
+            )
         variables = [model.weights[i] for i in state["of"]]
         shown = list(zip(variables, state["shown"], strict=True))
         swap = ModelSwap(model, lambda: shown, automatic=True, by_optimizer=False)

@@ -36,9 +36,9 @@ class UpdateCount:
         self._wanted = False
 
     @property
-    def unsettled(self) -> bool:
-        """Whether there were batches since the optimizer was asked."""
-        return self._unread > 0
+    def counting(self) -> bool:
+        """Whether it counts now, or did so until an exception."""
+        return self._since is not None
 
     def begin(self, step: int | None = None) -> None:
         """From the next batch on count anew, from a step if it is given."""

@@ -94,6 +94,22 @@ def test_without_an_optimizer_batches_count() -> None:
     assert (mean.step, mean.n_averaged) == (2 * STEPS, STEPS)
 
 
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("cycle", [1, 2, 3])
+def test_an_update_before_an_exception_counts(first: bool, cycle: int) -> None:
+    class Dies(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if batch == 1:
+                raise KeyboardInterrupt
+
+    model, mean = compiled(keras.optimizers.SGD(0.125)), PolicyAverage(Averaging(cycle=cycle))
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(X, Y, callbacks=[Dies(), mean] if first else [mean, Dies()], **FIT)
+    model.fit(X, Y, callbacks=[mean], **FIT)
+    assert (mean.step, mean.n_averaged) == (2 * 2 + STEPS, (2 * 2 + STEPS) // cycle)
+
+
 def kept(averages: list[PolicyAverage], model: keras.Model) -> list[np.ndarray]:
     """All bits that a resumed run shall have."""
     numbers = [np.array([a.step, a.n_averaged]) for a in averages]
@@ -212,6 +228,35 @@ def test_an_average_that_was_saved_as_the_weights(tmp_path: Path) -> None:
     (resumed, _), _ = averages(), model.fit(X, Y, callbacks=[ema], **FIT)
     loaded.fit(X, Y, callbacks=[resumed], **FIT)
     assert same(kept([resumed], loaded), kept([ema], model))
+
+
+def test_a_model_without_weights_cannot_take_an_iterate(tmp_path: Path) -> None:
+    class Own(keras.Model):
+        def __init__(self) -> None:
+            super().__init__(name="own")
+            self.dense = keras.layers.Dense(3)
+
+        def call(self, x: Any) -> Any:
+            return self.dense(x)
+
+    def made() -> keras.Model:
+        model = Own()
+        model.compile("sgd", loss="mse", jit_compile=False)
+        return model
+
+    path, (model, ema) = tmp_path / "own.weights.h5", (made(), PolicyAverage(EMA(decay=0.5)))
+    model.fit(X, Y, callbacks=[ema], **FIT)
+    with ema.swap():
+        model.save_weights(path)
+    fresh = made()
+    with pytest.warns(UserWarning, match="does not have a `build"):
+        fresh.build((None, 4))  # marked as built, with layers that are not
+    with pytest.raises(ValueError, match=r"'own' has no weights for them yet\. Call it on a batch"):
+        fresh.load_weights(path)
+    fresh(X)
+    fresh.load_weights(path)
+    assert restore_iterate(fresh)
+    assert same(fresh.get_weights(), model.get_weights())
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
