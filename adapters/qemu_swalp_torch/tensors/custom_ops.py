@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import sys
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from qemu_swalp import Format, RandomBits, Rounding
+from qemu_swalp import Format, RandomBits, Rounding, quantize
 from qemu_swalp.formats.base import forget_on_redefinition
 from qemu_swalp.interop.torch import rounded
 from qemu_swalp.training import Quantizer
@@ -64,6 +64,37 @@ def rule_of(quantizer: str, random: RandomBits | None) -> Rule:
     if random is None:
         return Rule(quantizer)
     return Rule(quantizer, random.seed, random.stream, random.step, random.offset)
+
+
+def apply_given(x: Tensor, rule: Rule, scales: Any, zero_points: Any) -> Tensor:
+    """A new tensor, x rounded under scales and zero points that are given; without gradient."""
+    if is_traced():
+        numbers = (signed(rule.seed), signed(rule.stream), step_tensor(rule), rule.offset)
+        given = (_as_tensor(scales, torch.float32), _as_tensor(zero_points, torch.int32))
+        result: Tensor = _round_given(x, rule.quantizer, *given, *numbers)
+        return result
+    quantizer = parsed(rule.quantizer)
+    random = None
+    if quantizer.rounding.stochastic:
+        random = RandomBits(rule.seed, rule.stream, rule.step, rule.offset)
+    if watched():
+        observe(Label(rule.site, rule.role), x.detach(), quantizer, random, scales)
+    given_result: Tensor = quantize(
+        x.detach(),
+        quantizer.format,
+        quantizer.rounding,
+        random=random,
+        scales=scales,
+        zero_points=zero_points,
+    )
+    return given_result
+
+
+def _as_tensor(values: Any, dtype: torch.dtype) -> Tensor | None:
+    """Numbers as operators take them."""
+    if values is None or isinstance(values, Tensor):
+        return values
+    return torch.as_tensor(values, dtype=dtype)
 
 
 def apply_rule(x: Tensor, rule: Rule) -> Tensor:
@@ -163,6 +194,35 @@ def _(
     offset: int,
     site: str,
     role: str,
+) -> Tensor:
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
+
+
+@torch.library.custom_op("qemu_swalp::round_given", mutates_args=())
+def _round_given(
+    x: Tensor,
+    quantizer: str,
+    scales: Tensor | None,
+    zero_points: Tensor | None,
+    seed: int,
+    stream: int,
+    step: Tensor,
+    offset: int,
+) -> Tensor:
+    rule = Rule(quantizer, unsigned(seed), unsigned(stream), known_step(step), offset)
+    return apply_given(x, rule, scales, zero_points).clone(memory_format=torch.contiguous_format)
+
+
+@_round_given.register_fake
+def _(
+    x: Tensor,
+    quantizer: str,
+    scales: Tensor | None,
+    zero_points: Tensor | None,
+    seed: int,
+    stream: int,
+    step: Tensor,
+    offset: int,
 ) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from qemu_swalp import Format, RandomBits, Rounding
@@ -11,7 +12,15 @@ from qemu_swalp.interop.torch import check_plain
 from qemu_swalp.training import Quantizer
 
 from .._compat import without_interception
-from .custom_ops import Rule, apply_rule, is_stochastic, pair_string, quantizer_string, rule_of
+from .custom_ops import (
+    Rule,
+    apply_given,
+    apply_rule,
+    is_stochastic,
+    pair_string,
+    quantizer_string,
+    rule_of,
+)
 from .transforms import Transformable, applied, needs_function, transformable
 
 
@@ -23,6 +32,8 @@ def quantize(
     random: RandomBits | None = None,
     backward: Quantizer | str | None = None,
     backward_random: RandomBits | None = None,
+    scales: Any = None,
+    zero_points: Any = None,
 ) -> Tensor:
     """x rounded, with a gradient: straight-through, and rounded itself where `backward` is given.
 
@@ -38,6 +49,8 @@ def quantize(
     backward : Quantizer or `FORMAT/ROUNDING` string for the gradient; None passes it on.
     backward_random : random bits of the backward rounding, where it is stochastic: another stream
         than `random`.
+    scales, zero_points : as in `qemu_swalp.quantize`; they get no gradient. In a compiled or
+        exported program they may be tensors that it does not know.
 
     Returns
     -------
@@ -46,7 +59,8 @@ def quantize(
     Raises
     ------
     TypeError: if x is not a floating tensor, or its dtype cannot represent the format.
-    ValueError: if the rounding is stochastic and there are no random bits.
+    ValueError: if the rounding is stochastic and there are no random bits, or if scales or zero
+        points are none of the format.
 
     >>> import torch
     >>> x = torch.tensor([0.3, 0.7], requires_grad=True)
@@ -59,12 +73,19 @@ def quantize(
         raise TypeError(
             f"x must be a torch.Tensor, got {type(x).__module__}.{type(x).__qualname__}"
         )
-    check_plain(x, "x")
+    if torch.compiler.is_dynamo_compiling() or not torch.compiler.is_compiling():
+        check_plain(x, "x")  # torch.export without Dynamo calls with fake tensors
     forward = None if format is None else _rule("random", pair_string(format, rounding), random)
     gradient = None
     if backward is not None:
         gradient = _rule("backward_random", quantizer_string(backward), backward_random)
-    return straight_through(x, forward, gradient)
+    if scales is None and zero_points is None:
+        return straight_through(x, forward, gradient)
+    if forward is None:
+        raise ValueError("format None passes x on, and has no scales=; give a block format")
+    with without_interception():
+        result: Tensor = applied(_UnderScales, x, forward, gradient, scales, zero_points)
+    return result
 
 
 def straight_through(x: Tensor, forward: Rule | None, backward: Rule | None) -> Tensor:
@@ -86,13 +107,33 @@ class _StraightThrough(Transformable):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        (gradient,) = gradients
-        rule = ctx.rule
-        if rule is None:
-            return gradient, None, None
-        if needs_function(gradient):  # create_graph=True: straight-through once more
-            return straight_through(gradient, rule, None), None, None
-        return apply_rule(gradient, rule), None, None
+        return _passed(gradients[0], ctx.rule), None, None
+
+
+@transformable
+class _UnderScales(Transformable):
+    @staticmethod
+    def forward(
+        x: Tensor, forward: Rule, backward: Rule | None, scales: Any, zero_points: Any
+    ) -> Tensor:
+        return apply_given(x, forward, scales, zero_points)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        ctx.rule = inputs[2]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        return _passed(gradients[0], ctx.rule), None, None, None, None
+
+
+def _passed(gradient: Tensor, rule: Rule | None) -> Tensor:
+    """The gradient of x, of that of its rounding."""
+    if rule is None:
+        return gradient
+    if needs_function(gradient):  # create_graph=True: straight-through once more
+        return straight_through(gradient, rule, None)
+    return apply_rule(gradient, rule)
 
 
 def _rule(name: str, quantizer: str, random: RandomBits | None) -> Rule:
