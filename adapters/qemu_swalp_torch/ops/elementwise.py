@@ -4,7 +4,8 @@ autograd, in graphs, by the rules of one call.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 import qemu_swalp
 from qemu_swalp import Accumulation, RandomBits
 from qemu_swalp.interop.torch import array_of, tensor_of
-from qemu_swalp.training.derivatives import slope
+from qemu_swalp.training.derivatives import gradient, slope
 from qemu_swalp.training.functional import ELEMENTWISE
 
 from ..tensors.call_counters import stream
@@ -60,6 +61,30 @@ KINDS = {
     ),
 }
 """Of those that are no kind of their own."""
+
+
+def kind_of(name: str) -> str:
+    """Which of the kinds of `ELEMENTWISE` an operation is."""
+    return "function" if name not in PLAIN else KINDS.get(name, name)
+
+
+def plain(name: str) -> Callable[..., Tensor]:
+    """The operation of that name unrounded; slopes of slopes by autograd."""
+    order = 0
+    while name not in PLAIN:
+        name, order = name.removesuffix(slope("")), order + 1
+    return partial(_derivative, PLAIN[name], order) if order else PLAIN[name]
+
+
+def _derivative(
+    function: Callable[..., Tensor], order: int, x: Tensor, *constants: Tensor
+) -> Tensor:
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        y = function(x, *constants)
+        for _ in range(order):
+            (y,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    return y.detach()
 
 
 class ElementwiseRules(NamedTuple):
@@ -113,9 +138,12 @@ class RoundedArithmetic:
     def _rounded(self, operation: str, *operands: Any) -> Tensor:
         like = next(x for x in operands if isinstance(x, Tensor))
         a, *rest = (x if isinstance(x, Tensor) else like.new_full((), x) for x in operands)
-        rule = self.rules.of(f"{self.direction}.{KINDS.get(operation, operation)}", self.count)
+        at = self.direction, self.count
         self.count += 1
-        return PLAIN[operation](a, *rest) if rule is None else operate(operation, [a, *rest], rule)
+        if needs_function(a, *rest) and not torch.compiler.is_dynamo_compiling():
+            derived: Tensor = applied(_Derived, operation, self.rules, at, a, *rest)
+            return derived
+        return _computed(operation, self.rules, *at, (a, *rest))
 
     def add(self, a: Any, b: Any) -> Tensor:
         return self._rounded("add", a, b)
@@ -155,11 +183,15 @@ class RoundedArithmetic:
         return x.amax(-1, keepdim=True)
 
 
+def _computed(
+    name: str, rules: ElementwiseRules, direction: str, number: int, operands: Sequence[Tensor]
+) -> Tensor:
+    rule = rules.of(f"{direction}.{kind_of(name)}", number)
+    return plain(name)(*operands) if rule is None else operate(name, [*operands], rule)
+
+
 def operate(operation: str, operands: list[Tensor], rule: Rule) -> Tensor:
-    """The operation rounded; its gradient is that of the exact one."""
-    if needs_function(*operands):  # create_graph=True
-        result: Tensor = applied(_Valued, PLAIN[operation](*operands), operation, rule, *operands)
-        return result
+    """The operation rounded; without gradient."""
     if is_traced():
         traced: Tensor = _elementwise(
             operation,
@@ -186,29 +218,57 @@ def operate(operation: str, operands: list[Tensor], rule: Rule) -> Tensor:
         )
     quantizer = parsed(rule.quantizer)
     if watched():
-        exact = PLAIN[operation](*(x.detach().double() for x in operands))
+        exact = plain(operation)(*(x.detach().double() for x in operands))
         observe(Label(rule.site, rule.role), exact, quantizer, random)
-    if KINDS.get(operation) == "function":
-        value = PLAIN[operation](*(x.detach().double() for x in operands))
+    if kind_of(operation) == "function":
+        value = plain(operation)(*(x.detach().double() for x in operands))
         return tensor_of(quantizer(array_of(value), random)).to(operands[0].dtype)
     return tensor_of(getattr(qemu_swalp, operation)(*arrays, quantizer, random=random))
 
 
 @transformable
-class _Valued(Transformable):
-    """An operation rounded, with the gradient of the exact result that is passed beside it."""
+class _Derived(Transformable):
+    """An operation of a backward, whose gradients are operations of a further one, with random bits
+    of their own.
+    """
 
     @staticmethod
-    def forward(exact: Tensor, operation: str, rule: Rule, *operands: Tensor) -> Tensor:
-        return operate(operation, [x.detach() for x in operands], rule).clone()
+    def forward(
+        name: str, rules: ElementwiseRules, at: tuple[str, int], *operands: Tensor
+    ) -> Tensor:
+        return _computed(name, rules, *at, operands)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.count = len(inputs)
+        ctx.name, ctx.rules, (direction, number), *operands = inputs
+        ctx.part = f"{direction}{number}"
+        ctx.save_for_backward(output, *operands)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return gradients[0], *(None,) * (ctx.count - 1)
+        y, *operands = ctx.saved_tensors
+        ops = RoundedArithmetic(ctx.rules.within(ctx.part), "backward")
+        found: list[Tensor | None] = [None] * (3 + len(operands))
+        for index, x in enumerate(operands):
+            if ctx.needs_input_grad[3 + index]:
+                whole = gradient(ops, ctx.name, index, gradients[0], y, operands)
+                found[3 + index] = (
+                    whole.expand(x.shape) if ctx.name == "sum" else reduced(ops, whole, x.shape)
+                )
+        return tuple(found)
+
+
+def reduced(ops: RoundedArithmetic, g: Tensor, shape: torch.Size) -> Tensor:
+    """A gradient summed over the axes that were broadcast."""
+    if g.shape == shape:
+        return g
+    ahead = g.ndim - len(shape)
+    summed = [d for d in range(g.ndim) if d < ahead or (shape[d - ahead] == 1 and g.shape[d] != 1)]
+    if not summed:
+        return g.reshape(shape)
+    kept = [d for d in range(g.ndim) if d not in summed]
+    rows = g.permute(*kept, *summed).reshape([*[g.shape[d] for d in kept], -1])
+    return ops.sum(rows)[..., 0].reshape(shape)
 
 
 @torch.library.custom_op("qemu_swalp::elementwise", mutates_args=())

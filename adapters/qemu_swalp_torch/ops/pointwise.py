@@ -11,7 +11,7 @@ from torch import Tensor
 from qemu_swalp.training.derivatives import RESULT, gradient, is_saved
 
 from ..tensors.transforms import Transformable, applied, transformable
-from .elementwise import ElementwiseRules, RoundedArithmetic
+from .elementwise import ElementwiseRules, RoundedArithmetic, reduced
 from .function_table import FUNCTIONS
 
 Number = Tensor | float
@@ -80,7 +80,7 @@ class _Operation(Transformable):
             if ctx.needs_input_grad[index]:
                 whole = gradient(ops, ctx.name, index, gradients[0], y, operands)
                 found[index] = (
-                    whole.expand(shape) if ctx.name == "sum" else _reduced(ops, whole, shape)
+                    whole.expand(shape) if ctx.name == "sum" else reduced(ops, whole, shape)
                 )
         return tuple(found)
 
@@ -90,19 +90,6 @@ def _computed(ops: RoundedArithmetic, name: str, operands: Sequence[Number]) -> 
         return ops.function(name, *operands)  # type: ignore[arg-type]
     result: Tensor = getattr(ops, name)(*operands)
     return result
-
-
-def _reduced(ops: RoundedArithmetic, g: Tensor, shape: torch.Size) -> Tensor:
-    """A gradient summed over the axes that were broadcast."""
-    if g.shape == shape:
-        return g
-    ahead = g.ndim - len(shape)
-    summed = [d for d in range(g.ndim) if d < ahead or (shape[d - ahead] == 1 and g.shape[d] != 1)]
-    if not summed:
-        return g.reshape(shape)
-    kept = [d for d in range(g.ndim) if d not in summed]
-    rows = g.permute(*kept, *summed).reshape([*[g.shape[d] for d in kept], -1])
-    return ops.sum(rows)[..., 0].reshape(shape)
 
 
 class Operations:
