@@ -67,4 +67,5 @@ from .optimizers import (
     keep_step_hooks as keep_step_hooks,
     run_first_after_step as run_first_after_step,
     run_first_before_step as run_first_before_step,
+    step_without_hooks as step_without_hooks,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch.optim import Optimizer
@@ -25,6 +26,13 @@ def run_first_after_step(optimizer: Optimizer, handle: RemovableHandle) -> None:
 def run_first_before_step(optimizer: Optimizer, handle: RemovableHandle) -> None:
     """Move a hook to the front of those that run before the optimizer's step."""
     optimizer._optimizer_step_pre_hooks.move_to_end(handle.id, last=False)  # type: ignore[attr-defined]
+
+
+def step_without_hooks(optimizer: Optimizer) -> None:
+    """Make a step of which no hook is told, those of all optimizers included."""
+    step: Any = type(optimizer).step
+    with torch.no_grad():
+        getattr(step, "__wrapped__", step)(optimizer)
 
 
 def keep_step_hooks(optimizer: Optimizer, handles: Iterable[RemovableHandle]) -> None:

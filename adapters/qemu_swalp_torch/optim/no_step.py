@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 
 from qemu_swalp.interop.torch import is_dtensor
 
+from .._compat import step_without_hooks
 from ..tensors.custom_ops import is_capturing
 from .param_groups import ACCUMULATOR, PLACEHOLDERS, STEP, is_configured
 from .param_plan import Entry
@@ -76,7 +77,7 @@ def has_placeholders(optimizer: Optimizer) -> bool:
             group["lr"] = torch.zeros_like(lr) if isinstance(lr, Tensor) else 0.0
         for p, _ in gradients:
             p.grad = torch.zeros_like(p)
-        type(optimizer).step(optimizer)
+        step_without_hooks(optimizer)
         return _same_state(present, optimizer.state)
     finally:
         optimizer.state = present

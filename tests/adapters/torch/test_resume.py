@@ -214,6 +214,7 @@ def test_an_averaged_run_of_an_unquantized_optimizer_resumes(same, kind, saved_a
             self.model = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 1))
             self.optimizer = PLAIN[kind](self.model.parameters())
             self.averager = Averager(self.model)
+            Averager(self.model[0]).attach(self.optimizer)  # of which the other is not told
             if attached:
                 self.averager.attach(self.optimizer)
 

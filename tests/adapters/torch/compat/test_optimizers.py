@@ -7,6 +7,7 @@ import pytest
 import torch
 from qemu_swalp_torch import _compat
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from tests.adapters.torch.compat.conftest import changed
 
@@ -21,6 +22,24 @@ def test_has_step_hooks():
     assert not _compat.has_step_hooks(Without()), changed("has_step_hooks")
     with pytest.raises(AttributeError):
         Without().register_step_post_hook(print)
+
+
+@pytest.mark.parametrize("kind", [torch.optim.SGD, torch.optim.AdamW, torch.optim.Rprop])
+def test_step_without_hooks(kind):
+    told, p = [], nn.Parameter(torch.ones(1))
+    opt = kind([p], 0.1)
+    opt.register_step_pre_hook(lambda *_: told.append("before"))
+    opt.register_step_post_hook(lambda *_: told.append("after"))
+    handle = register_optimizer_step_pre_hook(lambda *_: told.append("of all"))
+    p.grad = torch.ones(1)
+    try:
+        _compat.step_without_hooks(opt)
+        assert not told, changed("step_without_hooks")
+        assert p.item() != 1, changed("step_without_hooks")
+        opt.step()
+    finally:
+        handle.remove()
+    assert sorted(told) == ["after", "before", "of all"]
 
 
 def test_run_first_after_step():
