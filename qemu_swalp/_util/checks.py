@@ -20,12 +20,12 @@ def check_bool(name: str, value: object) -> None:
         raise TypeError(f"{name} must be True or False, got {value!r}")
 
 
-def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise unless `value` is one of `choices`; suggest the nearest."""
+def check_choice(name: str, value: object, choices: tuple[str, ...], remedy: str = "") -> None:
+    """Raise unless `value` is one of `choices`; suggest the nearest, or the remedy."""
     if not isinstance(value, str) or value not in choices:
         raise ValueError(
             f"{name} must be one of {', '.join(choices)}, got"
-            f" {value!r}{suggestion(str(value), choices)}"
+            f" {value!r}{suggestion(str(value), choices)}{remedy}"
         )
 
 

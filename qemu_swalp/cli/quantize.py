@@ -136,6 +136,7 @@ def add_commands(commands: Any) -> None:
         required=True,
         help=f"file to write: {', '.join(WRITTEN)}",
     )
+    add_load(back)
     back.set_defaults(run=_dequantize)
 
 
@@ -295,6 +296,7 @@ def _quantized(settings: _Settings, index: int, name: str, x: np.ndarray) -> Qua
 
 
 def _dequantize(chosen: argparse.Namespace) -> int:
+    load(chosen.load)
     check_suffix(chosen.out, *WRITTEN)
     with open_checkpoint(chosen.file) as tensors:
         state = {name: values_of(tensors.read(name)) for name in _with_progress(tensors)}

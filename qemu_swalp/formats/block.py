@@ -51,6 +51,9 @@ SHORTHANDS: list[Callable[[Block], str | None]] = []
 """Functions that write a block format by a shorter family, such as `bfp`, if that is possible."""
 
 
+OWN = "; a rule of your own: call register_scale_rule first, for the command line in a --load file"
+
+
 @dataclass(frozen=True)
 class Block(Format, family="block"):
     """An element grid under a scale that each block of an array shares.
@@ -145,7 +148,7 @@ class Block(Format, family="block"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, default)
         self._check_top()
-        check_choice("rule", self.rule, (*RULES, *OWN_RULES))
+        check_choice("rule", self.rule, (*RULES, *OWN_RULES), OWN)
         self._check_rule()
         check_choice("nonfinite", self.nonfinite, ("element", "block"))
         if self.nonfinite == "block" and not self.scale.has_nan:

@@ -92,7 +92,7 @@ def load_formats(path: str | PathLike[str]) -> dict[str, Format]:
     with open(path, "rb") as file:
         try:
             tables = tomllib.load(file).get("formats")
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not a TOML file: {error}") from error
     if not isinstance(tables, dict) or not all(
         isinstance(table, dict) for table in tables.values()

@@ -119,6 +119,29 @@ def test_quantize_may_replace_the_file_it_reads(capsys: Capture, model: Path) ->
     assert (q.load_state(model)["a.weight"].decode() == q.quantize(WEIGHT, "e4m3fn")).all()
 
 
+def test_files_in_a_rule_of_ones_own(capsys: Capture, tmp_path: Path) -> None:
+    """What a command writes with --load it reads with it; without it the error tells so."""
+    own, out, back = tmp_path / "own.py", tmp_path / "q.safetensors", tmp_path / "back.npz"
+    lines = ("import qemu_swalp as q", "q.register_scale_rule('halved_cli', lambda b: b.amax / 2)")
+    own.write_text("\n".join(lines))
+    np.savez(tmp_path / "w.npz", w=WEIGHT)
+    format = "block<e2m1fn,axis=-1,size=16,scale=float<8,23>,rule=halved_cli>"
+    files = (str(tmp_path / "w.npz"), "--format", format, "--out", str(out))
+    try:
+        output(capsys, "quantize", *files, "--load", str(own))
+        expected = q.quantize(WEIGHT, format)
+        q.unregister_scale_rule("halved_cli")
+        for command in (("dequantize", str(out), "--out", str(back)), ("quantize", *files)):
+            assert "register_scale_rule first, for the command line" in complaint(capsys, *command)
+        output(capsys, "dequantize", str(out), "--out", str(back), "--load", str(own))
+        assert same_bits(np.load(back)["w"], expected).all()
+    finally:
+        q.unregister_scale_rule("halved_cli")
+    own.rename(tmp_path / "own.txt").write_bytes(b"\x89\xff")
+    options = ("--format", "e4m3fn", "--load", str(tmp_path / "own.txt"))
+    assert "own.txt: not a TOML file: " in complaint(capsys, "quantize", files[0], *options)
+
+
 def test_tied_weights_are_rounded_and_stored_once(capsys: Capture, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     w, out = torch.tensor(WEIGHT).bfloat16(), tmp_path / "q.safetensors"

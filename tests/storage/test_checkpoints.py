@@ -329,6 +329,9 @@ def test_files_of_torch_save(tmp_path: Path) -> None:
     for name in ("objects.pt", "text.pt"):
         with pytest.raises(ValueError, match=f"{name}: not a file of tensors"):
             q.load_checkpoint(tmp_path / name)
+    (tmp_path / "empty.pt").touch()
+    with pytest.raises(ValueError, match="It said: EOFError"):
+        q.load_checkpoint(tmp_path / "empty.pt")
     with pytest.raises(FileNotFoundError):
         q.load_checkpoint(tmp_path / "absent.pt")
 
