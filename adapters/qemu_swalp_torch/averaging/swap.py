@@ -21,8 +21,10 @@ from .tensors import check_fit, copy_into
 
 Holder = TypeVar("Holder")
 
-READERS = ("named_parameters", "__reduce_ex__")
-"""Methods of a module by which others read its parameters, copies and pickles included."""
+READERS = ("named_parameters", "named_modules", "__reduce_ex__")
+"""Methods of a module by which others read its parameters: copies and pickles included, and modules
+that it is a part of.
+"""
 
 
 class Swap(AbstractContextManager[Holder], ContextDecorator, Generic[Holder]):

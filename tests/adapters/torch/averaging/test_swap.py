@@ -108,8 +108,12 @@ def test_or_by_the_next_use_of_the_averager(same, abandon, use):
         lambda model: dict(nn.Sequential(model, nn.ReLU())[0].named_parameters()),
         lambda model: {f"0.{k}": x for k, x in copy.deepcopy(model[0]).named_parameters()},
         lambda model: dict(zip(model.state_dict(), model.parameters(), strict=False)),
+        lambda model: {
+            name.removeprefix("0."): x for name, x in nn.Sequential(model).named_parameters()
+        },
+        lambda model: {f"{n}.weight": m.weight for n, m in model.named_modules() if n},
     ],
-    ids=["named_parameters", "deepcopy", "pickle", "within", "part", "parameters"],
+    ids=["named_parameters", "deepcopy", "pickle", "within", "part", "parameters", "whole", "walk"],
 )
 def test_or_by_whoever_reads_the_parameters(same, read):
     run = Run().step(3)
@@ -120,7 +124,7 @@ def test_or_by_whoever_reads_the_parameters(same, read):
     assert torch.equal(read(run.model)["0.weight"], iterate["0.weight"])
     same(run.state(), iterate)
     for module in run.model.modules():
-        assert not {"named_parameters", "__reduce_ex__"} & set(module.__dict__)
+        assert not {"named_parameters", "named_modules", "__reduce_ex__"} & set(module.__dict__)
 
 
 def test_an_average_that_was_trained_on_is_read_as_it_is():
