@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from .._util.checks import check_choice, check_int
 
 AMAX = ("max", "most_recent")
+FLOAT32_MAX = (2.0 - 2.0**-23) * 2.0**127
+"""What (max/amax)/2^margin is at most."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,8 @@ class Delayed:
 
     The scale of a step is 1/((max/amax)/2^margin) in float32, max the greatest value of the format
     and amax that of the history before the step; 1 as long as that is 0 or not finite, or what it
-    was. After that the step's own amax enters the history (TransformerEngine's `DelayedScaling`).
+    was. What overflows within is the greatest number of float32, in Keras 2^126. After that the
+    step's own amax enters the history (TransformerEngine's `DelayedScaling`).
 
     Parameters
     ----------

@@ -20,6 +20,9 @@ from ..watching import observe
 from .core import random_of
 from .differentiable import attached
 
+GREATEST = 2.0**126
+"""Its inverse is the least normal number: TensorFlow and XLA take lesser ones for 0."""
+
 
 def first_state(shape: Sequence[int], dtype: Any = None) -> Any:
     """A scale of 1 and no history."""
@@ -80,5 +83,6 @@ def _after(state: Any, x: Any, delayed: Delayed, greatest: float) -> Any:
     factor = ops.divide(ops.divide(limit, amax), ops.full_like(amax, 2.0**delayed.margin))
     fits = ops.logical_and(amax > 0, ops.isfinite(amax))
     one = ops.ones_like(scale)
-    scale = ops.divide(one, ops.where(fits, factor, ops.divide(one, scale)))
+    factor = ops.where(fits, factor, ops.divide(one, scale))
+    scale = ops.divide(one, ops.minimum(factor, ops.full_like(factor, GREATEST)))
     return ops.concatenate([ops.reshape(scale, (1,)), moved])

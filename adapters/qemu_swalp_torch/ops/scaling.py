@@ -14,7 +14,7 @@ from torch import Tensor, distributed, nn
 
 import qemu_swalp
 from qemu_swalp import RandomBits
-from qemu_swalp.training.delayed import Delayed
+from qemu_swalp.training.delayed import FLOAT32_MAX, Delayed
 
 from .._compat import backward_id, ddp_joins, groups_of_ddp, groups_of_fsdp
 from ..tensors.call_counters import BITS
@@ -82,7 +82,8 @@ class State:
         # PyTorch takes number / tensor for the reciprocal times the number, which rounds twice.
         factor = torch.full_like(amax, greatest) / amax / 2.0**self.delayed.margin
         fits = (amax > 0) & amax.isfinite()
-        self.scale = torch.where(fits, factor, self.scale.reciprocal()).reciprocal()
+        factor = torch.where(fits, factor, self.scale.reciprocal())
+        self.scale = factor.clamp(max=FLOAT32_MAX).reciprocal()
 
     def _amax(self) -> Tensor:
         return self.history[0] if self.delayed.amax == "most_recent" else self.history.max()

@@ -55,6 +55,17 @@ def states(model):
     return found
 
 
+def test_scales_of_tiny_numbers():
+    """448/1e-37 overflows: the scale is the least normal number."""
+    model = keras.Sequential([layers.Input((2,)), layers.Dense(1, use_bias=False, name="fc")])
+    quantize_gemms(model, recipe("fp8_delayed", history=1))
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    for _ in range(3):
+        model.fit(np.full((4, 2), 1e-37, np.float32), np.ones((4, 1)), verbose=0)
+        assert np.isfinite(model.predict(np.ones((4, 2), np.float32), verbose=0)).all()
+    assert states(model)["fc.input"][0] == np.float32(2.0**-126)
+
+
 @pytest.mark.parametrize("wrapped", [False, True] if BACKEND == "torch" else [True])
 def test_a_saved_model_resumes_to_the_bit(tmp_path, wrapped):
     model = quantize_gemms(network(), DELAYED)

@@ -68,6 +68,28 @@ def test_scales_by_hand(history: int, amax: str, lag: int) -> None:
             scale = np.float32(1) / (np.float32(448) / greatest / np.float32(2))
 
 
+@pytest.mark.parametrize("amax", ["max", "most_recent"])
+@pytest.mark.parametrize("margin", [-1, 0, 3])
+def test_scales_of_tiny_and_of_no_numbers(margin: int, amax: str) -> None:
+    """As TransformerEngine: no amax, or an infinite one, leaves the scale; what overflows is the
+    greatest number.
+    """
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    delayed = Delayed(2, margin, amax)
+    quantize_gemms(model, Recipe(operands={"forward.input": E4M3}, scaling={"input": delayed}))
+    factor, before = np.float32(1), np.float32(0)
+    for x in np.float32([0, 1e-37, 1e-37, 3, 0, 2e-45, 0, 0, np.inf, 1, 0.01, 5]):
+        expected = q.quantize(x, E4M3, scales=float(np.float32(1) / factor))
+        assert model(torch.tensor([[x]])).item() == expected
+        known = max(x, before) if amax == "max" else x
+        with np.errstate(over="ignore", divide="ignore"):
+            computed = np.float32(448) / known / np.float32(2.0**margin)
+        if 0 < known < np.inf:
+            factor = min(computed, np.finfo(np.float32).max)
+        before = x
+
+
 def test_evaluation_leaves_the_scales_alone() -> None:
     model, xs = nn.Linear(8, 4), inputs()
     handle = quantize_gemms(model, "fp8_delayed")
