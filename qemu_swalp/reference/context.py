@@ -93,7 +93,8 @@ class Context(NamedTuple):
         xp, dtype = self
         dropped = dtype.significand - dtype.mantissa
         field = binade + dtype.bias
-        normal = xp.shift_left(xp.maximum(field, 0), dtype.mantissa)
+        last = dtype.infinity >> dtype.mantissa
+        normal = xp.shift_left(xp.clip(field, 0, last), dtype.mantissa)
         normal = normal | xp.shift_right(fraction, dropped)
         # Subnormal: the significand with its hidden bit, shifted down to units of the least
         # subnormal.

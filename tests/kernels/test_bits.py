@@ -283,6 +283,8 @@ def test_scales_at_the_ends_of_float32(format: str, dtype: str) -> None:
         ("block<float<3,0>,axis=-1,size=32,scale=float<3,2>,rule=ggml>", [np.inf], "float32"),
         # the inverse of a scale beyond float32
         ("block<e4m3fn,axis=-1,size=8,scale=bf16,rule=ggml,top=0.5>", [3e38, -1, 2], "bfloat16"),
+        # an end of the range that is beyond the source dtype's
+        ("block<fixed<15,5>,axis=-1,size=16,scale=e8m0fnu,rule=ceil>", [-np.inf, 3e38], "float32"),
         # quotients below the least subnormal number
         ("int<4>", [16.58, -1e-323, 5e-324, 2e-323], "float64"),
         ("int<4>", [16.58, -2.8e-45, 1.4e-45, 5.6e-45], "float32"),

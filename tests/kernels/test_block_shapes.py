@@ -191,3 +191,33 @@ def test_scales_beside_one_another_in_two_passes(format: str, rounding: str) -> 
     got = q.quantize(x, format, rounding, random=random)
     with kernels.disabled():
         assert (bits(got) == bits(q.quantize(x, format, rounding, random=random))).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("scale", ["bf16", "e8m0fnu", "e4m3fn,second=float<8,23>"])
+def test_blocks_of_whole_vectors(scale: str, dtype: str) -> None:
+    """Many of them side by side, the last one shorter; infinities and NaN in none, some and all."""
+    if dtype == "float64" and "second" in scale:
+        return
+    rng = np.random.default_rng(3)
+    for shape, axis, size in (
+        ((3, 1030), -1, 16),
+        ((2, 1060), -1, 32),
+        ((2, 1100), -1, 64),
+        ((37, 33, 9), 1, 16),
+        ((5, 70, 3), 1, 32),
+        ((70, 3), 0, 32),
+    ):
+        x = (rng.standard_normal(shape) * 2.0 ** rng.integers(-3, 4, shape)).astype(
+            array(dtype).dtype
+        )
+        spoiled = x.copy()
+        spoiled.reshape(-1)[[7, 200]] = np.inf, np.nan
+        for numbers in (x, spoiled, np.full_like(x, np.inf)):
+            for rounding in ("nearest_even", "stochastic", "to_odd"):
+                random = q.RandomBits(5) if rounding == "stochastic" else None
+                format = f"block<e3m2fn,axis={axis},size={size},scale={scale}>"
+                got = q.quantize(numbers, format, rounding, random=random)
+                with kernels.disabled():
+                    expected = q.quantize(numbers, format, rounding, random=random)
+                assert (bits(got) == bits(expected)).all(), (shape, rounding)

@@ -71,6 +71,41 @@ def test_bits(
 
 
 @pytest.mark.parametrize("instructions", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("exponent", [0, -40, -61, -101, -126, 110])
+def test_results_beside_ties(exponent: int, instructions: str) -> None:
+    """Exact results that are ties, or nearer to one than float32 tells; and results, or what they
+    are computed of, where float32 has no exact rest.
+    """
+    rng = np.random.default_rng(exponent % 100)
+    ties = (rng.integers(128, 256, 600) + 0.5) * 2.0**-7  # of bf16
+    some = (rng.integers(2**23, 2**24, 600) * 2.0**-23).astype(np.float32)
+    toward = rng.choice([-np.inf, 0, np.inf], 600)
+    scale = 2.0**exponent
+    for operation, exact in (
+        ("multiply", (some, ties / some)),
+        ("divide", (ties * some * scale, some)),
+        ("divide", (ties * some * scale, some * scale)),
+        ("add", (ties * scale, rng.choice([0, 1e-12, -1e-12, 2.0**-24], 600) * scale)),
+        ("subtract", (ties * scale, some * 2.0**-30 * scale)),
+        ("sqrt", (ties * ties * scale,)),
+    ):
+        operands = [np.asarray(x, np.float32) for x in exact]
+        if operation == "multiply":
+            operands[0] *= np.float32(scale)
+        last = operands[-1]
+        operands[-1] = np.where(toward == 0, last, np.nextafter(last, toward.astype(np.float32)))
+        for rounding in ("nearest_even", "nearest_away", "stochastic", "stochastic_c<17>"):
+            with kernels.disabled():
+                expected = computed(operation, operands, f"bf16/{rounding}")
+            try:
+                with cpu.instructions(instructions):
+                    got = computed(operation, operands, f"bf16/{rounding}")
+            except ValueError as error:
+                pytest.skip(str(error))
+            assert same_bits(got, expected).all(), (operation, rounding)
+
+
+@pytest.mark.parametrize("instructions", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set(instructions: str) -> None:
     try:
         with cpu.instructions(instructions):

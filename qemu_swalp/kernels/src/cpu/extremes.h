@@ -49,6 +49,32 @@ struct Strips {
   }
 };
 
+/// Greatest magnitudes of some columns, which are 0 before; whether all elements are finite.
+template <class C>
+bool find_column_greatest(const BlockRows& blocks, const typename C::Stored* source, int64_t b,
+                          Range rows, Range columns, typename Units<C>::Words& greatest) {
+  using V = Vectors<C>;
+  using Vector = typename V::V;
+  Vector all{};
+  // Short rows that follow one another are looked at column by column, the others row by row.
+  const bool together = Strips(blocks, true, columns).together > 1;
+  const int64_t step = together ? rows.size() : 1;
+  for (int64_t r = rows.first; r < rows.last; r += step) {
+    const typename C::Stored* from = source + blocks.row(b, r).source + columns.first;
+    in_vectors<V::count>(columns.size(), [&](int64_t i, auto count) QS_INLINE_LAMBDA {
+      typename C::Word* to = &greatest[size_t(i)];
+      Vector most = V::load_words(to, count);
+      for (int64_t row = 0; row < step; ++row) {
+        const Vector x = V::load(from + row * blocks.columns + i, count);
+        most = greater<Vector>(most, x & (C::sign - 1));
+      }
+      all = greater<Vector>(all, most);
+      V::store_words(to, most, count);
+    });
+  }
+  return !any<Vector>(signed_of(all) >= signed_of(Vector() + C::infinity));
+}
+
 /// Extremes of the blocks of some rows and columns, into `scratch.units`: of each column where
 /// blocks are narrower than a vector, all columns of a block alike, else of each block. How many.
 template <class C>
@@ -62,9 +88,24 @@ int64_t find_extremes(const BlockRows& blocks, const Scaling& scaling,
   if (!narrow) {
     const int64_t first = columns.first / k, n = ceiling(columns.last, k) - first;
     u.clear(n);
+    const bool by_vectors =
+        !signs && blocks.most_rows == 1 && VectorScales<C>::fits(k) && columns.first % k == 0;
     for (int64_t r = rows.first; r < rows.last; ++r) {
       const typename C::Stored* row = source + blocks.row(b, r).source;
-      in_segments(columns, k, [&](int64_t segment, Range part) {
+      Range left = columns;
+      if (by_vectors) {
+        // Those with infinities or NaN begin anew.
+        const int64_t found =
+            find_greatest<C>(row + columns.first, columns.size(), k, u.amax.data());
+        bool special = false;
+        for (int64_t i = 0; i < found; ++i) special |= u.amax[size_t(i)] >= C::infinity;
+        if (special) {
+          u.clear(n);
+        } else {
+          left.first += found * k;
+        }
+      }
+      in_segments(left, k, [&](int64_t segment, Range part) {
         const size_t i = size_t(segment - first);
         Extremes<C> extremes{u.amax[i], u.low[i], u.most[i]};
         widen<C>(extremes, row + part.first, part.size(), signs);
@@ -79,23 +120,22 @@ int64_t find_extremes(const BlockRows& blocks, const Scaling& scaling,
     }
     return n;
   }
-  const Strips strips(blocks, narrow, columns);
-  u.clear(strips.together * width);
-  strips.each(b, rows, columns, [&](BlockRows::Row at, int64_t n) {
-    if (signs) {
-      widen_each<C, true>(u.amax.data(), u.low.data(), u.most.data(), source + at.source, n);
-    } else {
-      widen_each<C, false>(u.amax.data(), u.low.data(), u.most.data(), source + at.source, n);
+  u.clear(width);
+  const bool finite = !signs && find_column_greatest<C>(blocks, source, b, rows, columns, u.amax);
+  if (!finite) {
+    u.clear(width);
+    for (int64_t r = rows.first; r < rows.last; ++r) {
+      const typename C::Stored* row = source + blocks.row(b, r).source + columns.first;
+      if (signs) {
+        widen_each<C, true>(u.amax.data(), u.low.data(), u.most.data(), row, width);
+      } else {
+        widen_each<C, false>(u.amax.data(), u.low.data(), u.most.data(), row, width);
+      }
     }
-  });
+  }
   const Spread<C> spread(k);
   for (auto* values : {&u.amax, &u.low, &u.most}) {
-    Word* all = values->data();
-    if (values == &u.low && !signs) continue;
-    for (int64_t j = 1; j < strips.together; ++j) {
-      for (int64_t i = 0; i < width; ++i) all[i] = greatest_of(all[i], all[j * width + i]);
-    }
-    if (k > 1) spread(all, width);
+    if (k > 1 && (values != &u.low || signs)) spread(values->data(), width);
   }
   return width;
 }

@@ -68,20 +68,7 @@ inline VectorIn<B> quotient_to_odd(FloatsOf<B> x, FloatsOf<B> s) {
   return cut | one_where<Vector>(Vector(rest) != Vector());
 }
 
-/// The same by `inverse`, 1/s to nearest, faster than by a division. x·(1/s) is less than 3 units
-/// off; with its residual times 1/s added it is x/s to 2^-40 of itself before it is rounded, so
-/// that x/s lies between q and a neighbour, or is q: that is all that is needed of q above. Bits of
-/// infinity where x is infinite or the quotient beyond the range. Float32; s at most 2^100.
-inline Vector32 quotient_to_odd(Floats x, Floats s, Floats inverse) {
-  const Vector32 none{};
-  const Floats near = x * inverse, q = near + residual(x, near, s) * inverse;
-  const Floats rest = residual(x, q, s);
-  const Vector32 cut = Vector32(q) + Vector32(signed_of(Vector32(rest)) >> 31);
-  const Vector32 odd = cut | one_where<Vector32>(Vector32(rest) != Vector32());
-  return lesser<Vector32>(odd & (Single::sign - 1), none + Single::infinity);
-}
-
-/// The same cut toward zero, by a division. Where the residual is less than a float can be, its
+/// The same cut toward zero. Where the residual is less than a float can be, its
 /// sign is kept.
 template <class B>
 inline VectorIn<B> quotient_cut(FloatsOf<B> x, FloatsOf<B> s) {

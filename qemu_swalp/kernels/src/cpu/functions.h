@@ -14,6 +14,7 @@ struct Functions {
   /// In float64, for arrays of any dtype.
   void (*operate)(int operation, int dtype, const Plan*, const Layout* operands, const Random*,
                   const void* a, const void* b, void* out, int threads);
+  void (*span)(const uint32_t* numbers, int64_t count, uint32_t* span);
   void (*hadamard)(int64_t outer, int64_t length, int64_t inner, int64_t size, const void* signs,
                    const void* source, void* target, int threads);
 };

@@ -6,6 +6,7 @@
 #include "cpu/operate.h"
 #include "cpu/parallel.h"
 #include "cpu/sgd.h"
+#include "cpu/span.h"
 
 QS_BEGIN
 namespace {
@@ -88,6 +89,7 @@ constexpr Functions functions() {
     f.matmul = multiply<C>;
     f.hadamard = transform<C>;
   }
+  if constexpr (C::storage == 32) f.span = find_span;
   if constexpr (C::storage == 64) f.operate = operate_on;
   return f;
 }

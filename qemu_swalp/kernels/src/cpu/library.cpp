@@ -100,17 +100,7 @@ QS_EXPORT void qs_matmul(const Matmul* matmul, int threads) {
 /// Of the magnitudes of float32 numbers: the bits that any has, the least that is not 0, the
 /// greatest.
 QS_EXPORT void qs_span(const uint32_t* numbers, int64_t count, uint32_t* span) {
-  uint32_t bits = 0, below = 0, most = 0;  // below: all bits but those of the least
-  for (int64_t i = 0; i < count; ++i) {
-    const uint32_t magnitude = numbers[i] & (Single::sign - 1);
-    const uint32_t left = magnitude ? Single::sign - 1 - magnitude : 0;
-    bits |= magnitude;
-    below = left > below ? left : below;
-    most = magnitude > most ? magnitude : most;
-  }
-  span[0] = bits;
-  span[1] = Single::sign - 1 - below;
-  span[2] = most;
+  chosen->of(Dtype::float32).span(numbers, count, span);
 }
 
 /// An elementary operation on arrays of one dtype; the plan is in float64.

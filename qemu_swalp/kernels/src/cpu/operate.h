@@ -11,15 +11,17 @@ enum class Operation : int32_t { add, subtract, multiply, divide, sqrt };
 
 using Wide = Vectors<Double>;
 
-/// A float64 number rounded to odd: `rest`, whose sign over those of `signs` but for that of `near`
-/// itself tells where the exact number lies, is 0 where `near` is exact.
-inline Vector64 to_odd(Vector64 near, Vector64 rest, Vector64 signs) {
-  const Vector64 none{}, magnitude = near & (Double::sign - 1);
-  const auto inexact = ((rest & (Double::sign - 1)) != none) & (magnitude != none) &
-                       (signed_of(magnitude) < signed_of(none + Double::infinity));
-  const Vector64 toward =
-      select<Vector64>(signed_of(rest ^ signs) < signed_of(none), none - 1, none + 1);
-  return select<Vector64>(inexact & ((near & 1) == none), near + toward, near);
+/// A number rounded to odd: `rest`, whose sign over those of `signs` but for that of `near` itself
+/// tells where the exact number lies, is 0 where `near` is exact.
+template <class B>
+inline VectorIn<B> to_odd(VectorIn<B> near, VectorIn<B> rest, VectorIn<B> signs) {
+  using Vector = VectorIn<B>;
+  const Vector none{}, magnitude = near & (B::sign - 1);
+  const auto inexact = ((rest & (B::sign - 1)) != none) & (magnitude != none) &
+                       (signed_of(magnitude) < signed_of(none + B::infinity));
+  const Vector toward =
+      select<Vector>(signed_of(rest ^ signs) < signed_of(none), none - 1, none + 1);
+  return select<Vector>(inexact & ((near & 1) == none), near + toward, near);
 }
 
 /// Square roots, each rounded to nearest.
@@ -33,30 +35,66 @@ inline Doubles roots(Doubles x) {
   return x;
 #endif
 }
+inline Floats roots(Floats x) {
+#if defined(__AVX512F__)
+  return Floats(_mm512_sqrt_ps(__m512(x)));
+#elif defined(__AVX2__)
+  return Floats(_mm256_sqrt_ps(__m256(x)));
+#else
+  for (int i = 0; i < vector_bytes / 4; ++i) x[i] = __builtin_sqrtf(x[i]);
+  return x;
+#endif
+}
 
-/// An operation in float64. `narrow`: on numbers of at most 24 significant bits, rounded to odd:
-/// there products are exact, and the residuals of quotients and roots are far from underflow, so
-/// that one rounding leaves their signs. Of others sums alone are rounded to odd.
-template <Operation operation, bool narrow>
-QS_INLINE Vector64 combined(Doubles a, Doubles b) {
-  if constexpr (operation == Operation::subtract) return combined<Operation::add, narrow>(a, -b);
-  if constexpr (operation == Operation::add) {  // Knuth's TwoSum
-    const Doubles total = a + b, of_b = total - a;
-    const Doubles rest = (a - (total - of_b)) + (b - of_b);
-    return to_odd(Vector64(total), Vector64(rest), Vector64(total));
+/// An operation in float32 or float64, rounded to odd where `odd`, else to nearest but for sums.
+/// In float64 of numbers of at most 24 significant bits: there products are exact, and the
+/// residuals of quotients and roots are far from underflow, so that one rounding leaves their
+/// signs. In float32 where `float32_holds`.
+template <class B, Operation operation, bool odd>
+QS_INLINE VectorIn<B> combined(FloatsOf<B> a, FloatsOf<B> b) {
+  using Vector = VectorIn<B>;
+  using Reals = FloatsOf<B>;
+  if constexpr (operation == Operation::subtract) {
+    return combined<B, Operation::add, odd>(a, Reals(Vector(b) ^ B::sign));
+  } else if constexpr (operation == Operation::add) {  // Knuth's TwoSum
+    const Reals total = a + b, of_b = total - a;
+    const Reals rest = (a - (total - of_b)) + (b - of_b);
+    return to_odd<B>(Vector(total), Vector(rest), Vector(total));
+  } else if constexpr (operation == Operation::multiply) {
+    const Reals product = a * b;
+    if constexpr (!odd || B::width == 64) return Vector(product);
+    return to_odd<B>(Vector(product), Vector(residual(product, a, b)), ~Vector(product));
+  } else if constexpr (operation == Operation::divide) {
+    const Reals quotient = a / b;
+    if constexpr (!odd) return Vector(quotient);
+    return to_odd<B>(Vector(quotient), Vector(residual(a, quotient, b)),
+                     Vector(quotient) ^ Vector(b));
+  } else {
+    const Reals root = roots(a);
+    if constexpr (!odd) return Vector(root);
+    return to_odd<B>(Vector(root), Vector(residual(a, root, root)), Vector(root));
   }
-  if constexpr (operation == Operation::multiply) return Vector64(a * b);
-  if constexpr (operation == Operation::divide) {
-    const Doubles quotient = a / b;
-    if (!narrow) return Vector64(quotient);
-    return to_odd(Vector64(quotient), Vector64(residual(a, quotient, b)),
-                  Vector64(quotient) ^ Vector64(b));
+}
+
+/// Whether results in float32 have exact rests, and are 0 or not below 2^-60, in all lanes. Rests
+/// of sums are always exact. That of a product has no bit below 2^-46 of it, and those of quotients
+/// and roots none below 2^-46 of a.
+template <Operation operation>
+QS_INLINE bool float32_holds(Floats a, Floats b, Vector32 near) {
+  const Vector32 none{}, size = near & (Single::sign - 1), of_a = Vector32(a) & (Single::sign - 1);
+  auto at_least = [&](Vector32 x, int e) QS_INLINE_LAMBDA {
+    return signed_of(x) >= signed_of(none + (uint32_t(e + Single::bias) << Single::mantissa));
+  };
+  auto held = at_least(size, -60);
+  if constexpr (operation == Operation::add || operation == Operation::subtract) {
+    held |= size == none;
+  } else if constexpr (operation == Operation::multiply) {
+    held |= (of_a == none) | ((Vector32(b) & (Single::sign - 1)) == none);
+  } else {
+    held &= at_least(of_a, -100);
+    held |= of_a == none;
   }
-  if constexpr (operation == Operation::sqrt) {
-    const Doubles root = roots(a);
-    if (!narrow) return Vector64(root);
-    return to_odd(Vector64(root), Vector64(residual(a, root, root)), Vector64(root));
-  }
+  return !any<Vector32>(~held);
 }
 
 /// What one operation on two arrays needs. C: the dtype of their elements. `plan`: in float64.
@@ -75,7 +113,12 @@ class OperateJob {
         a_(static_cast<const Stored*>(a)),
         b_(static_cast<const Stored*>(b)),
         out_(static_cast<Stored*>(out)),
-        rounder_(plan) {
+        rounder_(plan),
+        element_(in_float32(plan.element)),
+        constants_(constants_of<Single>(element_, 0)),
+        quick_(element_, plan.mode, plan.random_bits, true, false),
+        by_quick_(C::width == 32 && plan.family == Family::element && quick_.taken &&
+                  fits_float32(plan.element)) {
     const int last = operands.axes - 1;
     length_ = operands.lengths[last];
     parts_ = ceiling(length_, piece);
@@ -95,6 +138,18 @@ class OperateJob {
  private:
   using Float = typename FloatOf<typename Computing<C>::Word>::Type;
 
+  static Element in_float32(Element f) {
+    constexpr int down = Double::mantissa - Single::mantissa;
+    f.max_significand >>= down;
+    f.min_significand >>= down;
+    return f;
+  }
+  static bool fits_float32(const Element& f) {
+    constexpr uint64_t below = (uint64_t(1) << (Double::mantissa - Single::mantissa)) - 1;
+    return ((f.max_significand | f.min_significand) & below) == 0 &&
+           greatest_of(f.max_exponent, f.min_exponent) <= Single::bias;
+  }
+
   /// A row, or a piece of one.
   void run_unit(int64_t unit, Scratch<Double>& scratch) const {
     const int last = operands_.axes - 1;
@@ -109,34 +164,105 @@ class OperateJob {
       at_a += index * of_a[axis];
       at_b += index * of_b[axis];
     }
+    Stored a_apart[piece], b_apart[piece];
+    const bool binary = operation_ != Operation::sqrt;
+    const Stored* a = contiguous(a_ + at_a, of_a[last], n, a_apart);
+    const Stored* b = binary ? contiguous(b_ + at_b, of_b[last], n, b_apart) : a;
+    const uint32_t* words = is_stochastic(plan_.mode)
+                                ? scratch.words.fill(random_, uint64_t(element), int(n))
+                                : nullptr;
+    with_operation([&](auto operation) {
+      with_mode(plan_.mode, [&](auto mode) {
+        run_elements<decltype(operation)::value>(mode, a, b, out_ + element, n, words);
+      });
+    });
+  }
+
+  template <Operation operation>
+  using OperationOf = std::integral_constant<Operation, operation>;
+
+  template <class Work>
+  void with_operation(Work work) const {
+    switch (operation_) {
+      case Operation::add:
+        return work(OperationOf<Operation::add>());
+      case Operation::subtract:
+        return work(OperationOf<Operation::subtract>());
+      case Operation::multiply:
+        return work(OperationOf<Operation::multiply>());
+      case Operation::divide:
+        return work(OperationOf<Operation::divide>());
+      case Operation::sqrt:
+        return work(OperationOf<Operation::sqrt>());
+    }
+  }
+
+  /// In float32 where that tells the result, as `round_quickly` has it: to nearest even of numbers
+  /// that are rounded to odd, whose ties are ties.
+  template <Operation operation, class M>
+  void run_elements(M mode, const Stored* a, const Stored* b, Stored* out, int64_t n,
+                    const uint32_t* words) const {
+    if constexpr (C::width == 32 && may_be_quick(M())) {
+      if (by_quick_) {
+        constexpr bool odd = !is_stochastic(M());
+        const Constants<Single> s = constants_;
+        const QuickRounding<Single> quick = quick_;
+        const Vector32 none{};
+        return in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
+          const Floats x = Floats(widened<C>(V::load(a + i, count)));
+          const Floats y = Floats(widened<C>(V::load(b + i, count)));
+          const Vector32 near = combined<Single, operation, odd>(x, y), sign = near & Single::sign;
+          const Vector32 bound =
+              select<Vector32>(sign != none, none + s.negative_bound, none + s.bound);
+          Vector32 word{}, size;
+          if constexpr (!odd) word = V::centred_words(words + i, quick.random_mask, count);
+          const bool sure =
+              float32_holds<operation>(x, y, near) &&
+              round_quickly<Shape::regular>(mode, Floats(near ^ sign), word, bound, quick, size);
+          if (!sure)
+            return run_exactly<operation>(mode, a + i, b + i, out + i, int64_t(size_t(count)),
+                                          words ? words + i : nullptr);
+          const Vector32 kept =
+              sign & select<Vector32>(size == none, none + s.negative_zero, none + Single::sign);
+          V::store(out + i, narrowed<C>(size | kept), count);
+        });
+      }
+    }
+    run_exactly<operation>(mode, a, b, out, n, words);
+  }
+
+  template <Operation operation, class M>
+  __attribute__((noinline)) void run_exactly(M mode, const Stored* a, const Stored* b, Stored* out,
+                                             int64_t n, const uint32_t* words) const {
     double x[piece], y[piece];
     uint64_t value[piece];
-    widen(x, a_ + at_a, of_a[last], n);
-    if (operation_ != Operation::sqrt) widen(y, b_ + at_b, of_b[last], n);
-    combine(x, y, value, n);
-    const bool stochastic = is_stochastic(plan_.mode);
-    const uint32_t* words =
-        stochastic ? scratch.words.fill(random_, uint64_t(element), int(n)) : nullptr;
-    with_mode(plan_.mode, [&](auto mode) {
-      if (plan_.family == Family::table) {
-        rounder_.round_table(value, value, n, words);
-      } else {
-        rounder_.round_unscaled(mode, value, value, n, words);
-      }
+    widen(x, a, n);
+    if (operation != Operation::sqrt) widen(y, b, n);
+    in_vectors<Wide::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
+      const auto bytes = bytes_of<double>(count);
+      const Doubles c = load_bytes<Doubles>(x + i, bytes);
+      const Doubles d = operation == Operation::sqrt ? c : load_bytes<Doubles>(y + i, bytes);
+      Wide::store_words(value + i, combined<Double, operation, C::width == 32>(c, d), count);
     });
-    narrow(out_ + element, value, n);
+    if (plan_.family == Family::table) {
+      rounder_.round_table(value, value, n, words);
+    } else {
+      rounder_.round_unscaled(mode, value, value, n, words);
+    }
+    narrow(out, value, n);
   }
 
   using B = Computing<C>;
   using V = Vectors<C>;
 
+  /// The elements one after the other, in `apart` if they are not.
+  static const Stored* contiguous(const Stored* from, int64_t stride, int64_t n, Stored* apart) {
+    if (stride == 1) return from;
+    for (int64_t i = 0; i < n; ++i) apart[i] = from[i * stride];
+    return apart;
+  }
   /// Elements in float64.
-  static void widen(double* to, const Stored* from, int64_t stride, int64_t n) {
-    Stored apart[piece];
-    if (stride != 1) {
-      for (int64_t i = 0; i < n; ++i) apart[i] = from[i * stride];
-      from = apart;
-    }
+  static void widen(double* to, const Stored* from, int64_t n) {
     typename B::Word bits[piece];
     in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
       V::store_words(bits + i, widened<C>(V::load(from + i, count)), count);
@@ -153,30 +279,6 @@ class OperateJob {
     });
   }
 
-  void combine(const double* x, const double* y, uint64_t* value, int64_t n) const {
-    switch (operation_) {
-      case Operation::add:
-        return combine_by<Operation::add>(x, y, value, n);
-      case Operation::subtract:
-        return combine_by<Operation::subtract>(x, y, value, n);
-      case Operation::multiply:
-        return combine_by<Operation::multiply>(x, y, value, n);
-      case Operation::divide:
-        return combine_by<Operation::divide>(x, y, value, n);
-      case Operation::sqrt:
-        return combine_by<Operation::sqrt>(x, x, value, n);
-    }
-  }
-
-  template <Operation operation>
-  static void combine_by(const double* x, const double* y, uint64_t* value, int64_t n) {
-    in_vectors<Wide::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
-      const auto bytes = bytes_of<double>(count);
-      const Doubles a = load_bytes<Doubles>(x + i, bytes), b = load_bytes<Doubles>(y + i, bytes);
-      Wide::store_words(value + i, combined<operation, C::width == 32>(a, b), count);
-    });
-  }
-
   Operation operation_;
   const Plan& plan_;
   const Layout& operands_;
@@ -184,6 +286,10 @@ class OperateJob {
   const Stored *a_, *b_;
   Stored* out_;
   RunRounder<Double> rounder_;
+  Element element_;  // in float32
+  Constants<Single> constants_;
+  QuickRounding<Single> quick_;
+  bool by_quick_;
   int64_t length_, parts_, units_, together_;
 };
 

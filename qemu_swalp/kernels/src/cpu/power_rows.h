@@ -83,10 +83,10 @@ __attribute__((noinline)) void round_unshifted(Mode mode, typename C::Stored* to
   }
 }
 
-/// A run of elements under powers of their own: signed words.
-template <class C, Shape shape, class M>
+/// A run of elements under powers, the signed words that `run` has as scales.
+template <class C, Shape shape, class M, class Run>
 QS_INLINE void round_power_run(M mode, const typename C::Stored* from, typename C::Stored* to,
-                               int64_t n, const uint32_t* words, const typename C::Word* powers,
+                               int64_t n, const uint32_t* words, const Run& given_run,
                                const Constants<Computing<C>>& given, const Element& computed,
                                const Element& f, const ShiftedRange<C>& given_range) {
   using V = Vectors<C>;
@@ -95,8 +95,9 @@ QS_INLINE void round_power_run(M mode, const typename C::Stored* from, typename 
   const Vector none{};
   const Constants<Computing<C>> s = given;  // copies that no store can change
   const ShiftedRange<C> range = given_range;
+  const Run run = given_run;
   in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
-    const Vector stored = V::load(from + i, count), power = V::load_words(powers + i, count);
+    const Vector stored = V::load(from + i, count), power = run.scales(i, count);
     const Vector word = is_stochastic(mode) ? V::words(words + i, count) : Vector();
     V::store(to + i, round_shifted<C, shape>(mode, stored, power, word, s, computed, range), count);
     const auto outside = (signed_of(power) < signed_of(none + Word(range.least))) |
@@ -109,24 +110,6 @@ QS_INLINE void round_power_run(M mode, const typename C::Stored* from, typename 
     Vector lanes = Vector(special);
     for (int64_t j = int64_t(size_t(count)); j < V::count; ++j) lanes[j] = 0;
     round_unshifted<C>(mode, to + i, stored, power, word, lanes, f);
-  });
-}
-
-/// A run of elements under a power that `range` holds.
-template <class C, Shape shape, class M>
-QS_INLINE void round_shifted_run(M mode, const typename C::Stored* from, typename C::Stored* to,
-                                 int64_t n, const uint32_t* words, int power,
-                                 const Constants<Computing<C>>& s, const Element& computed,
-                                 const ShiftedRange<C>& range) {
-  using V = Vectors<C>;
-  using Vector = typename V::V;
-  const Vector powers = Vector() + typename C::Word(power);
-  in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
-    const Vector word = is_stochastic(mode) ? V::words(words + i, count) : Vector();
-    V::store(
-        to + i,
-        round_shifted<C, shape>(mode, V::load(from + i, count), powers, word, s, computed, range),
-        count);
   });
 }
 

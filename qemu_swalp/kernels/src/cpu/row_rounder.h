@@ -8,8 +8,6 @@
 
 QS_BEGIN
 
-constexpr int64_t long_run = 64;  // elements under one scale
-
 /// A plan, its arrays, and what is known of their blocks.
 template <class C>
 struct Blocked {
@@ -71,18 +69,23 @@ class RowRounder {
     const Scaling& scaling = at_.plan.scaling;
     const BlockRows::Row at = at_.blocks.row(b, 0);
     const int64_t k = at_.blocks.segment, step = piece / k * k;
+    const bool together = VectorScales<C>::fits(k);
     with_mode(at_.plan.mode, [&](auto mode) {
       for (int64_t c = columns.first; c < columns.last; c += step) {
         const int64_t size = least_of(step, columns.last - c), count = ceiling(size, k);
         const Stored* from = at_.source + at.source + c;
         Stored* to = at_.target + at.target + c;
         Word powers[most];
-        bool special[most], spoiled[most];
+        bool special[most], spoiled[most], any_special = false;
+        const int64_t found = together ? find_greatest<C>(from, size, k, powers) : 0;
         for (int64_t block = 0; block < count; ++block) {
+          special[block] = spoiled[block] = false;
+          if (block < found && powers[block] < C::infinity) continue;
           Extremes<C> extremes{};
           widen<C>(extremes, from + block * k, least_of(k, size - block * k), false);
           powers[block] = extremes.amax;
           special[block] = extremes.special;
+          any_special |= special[block];
           spoiled[block] = is_spoiled<C>(extremes.special, scaling);
         }
         in_vectors<V::count>(count, [&](int64_t i, auto lanes) {
@@ -92,6 +95,13 @@ class RowRounder {
         const uint32_t* words = nullptr;
         if (is_stochastic(mode))
           words = scratch.words.fill(random_, uint64_t(at.element + c), int(size));
+        if (together) {
+          for (int64_t block = 0; any_special && block < count; ++block)
+            powers[block] = spoiled[block] ? Word(no_power) : powers[block];
+          const VectorScales<C> run(powers, powers, powers, k);
+          rounder_.round_powers(mode, run, from, to, size, words, any_special);
+          continue;
+        }
         for (int64_t block = 0; block < count; ++block) {
           const int64_t i = block * k, n = least_of(k, size - i);
           const int power = int(signed_of(powers[block]));
@@ -161,12 +171,14 @@ class RowRounder {
     const bool narrow = at_.narrow;
     const int64_t segment = at_.blocks.segment, first = columns.first / segment;
     const Strips strips(at_.blocks, narrow && stores<Done>, columns);
-    if (narrow) u.repeat_scales(strips.together);
     const bool powers = at_.finder.keeps_powers();
     if (!powers) u.invert_scales();
+    if (narrow) u.repeat_scales(strips.together);
     // One for many elements: the compiler takes what follows from it out of the loop.
     const bool uniform =
         std::is_same_v<C, Single> && !narrow && least_of(segment, columns.size()) >= long_run;
+    const bool even =
+        !narrow && !uniform && VectorScales<C>::fits(segment) && columns.first % segment == 0;
     in_mode<Done>([&](auto mode) {
       strips.each(b, rows, columns, [&](BlockRows::Row at, int64_t n) {
         for (int64_t i = 0; i < n; i += piece) {
@@ -178,7 +190,8 @@ class RowRounder {
           Stored* to = stores<Done> ? at_.target + at.target + i : scratch.search.trial;
           const Range part{columns.first + i, columns.first + i + size};
           if (powers) {
-            rounder.round_powers(mode, u.scale.data() + i, from, to, size, words, u.infinities);
+            const ScaleRun<C> run{u.scale.data() + i, u.extra.data() + i, u.inverse.data() + i};
+            rounder.round_powers(mode, run, from, to, size, words, u.infinities);
           } else if (uniform) {
             if constexpr (std::is_same_v<C, Single>) {
               in_segments(part, segment, [&](int64_t s, Range own) {
@@ -189,6 +202,11 @@ class RowRounder {
                                          words ? words + j : nullptr, u.infinities);
               });
             }
+          } else if (even) {
+            const int64_t unit = part.first / segment - first;
+            const VectorScales<C> run(u.scale.data() + unit, u.extra.data() + unit,
+                                      u.inverse.data() + unit, segment);
+            rounder.round_scaled_run(mode, run, from, to, size, words, u.infinities);
           } else {
             ScaleRun<C> run{u.scale.data() + i, u.extra.data() + i, u.inverse.data() + i};
             if (!narrow) {
@@ -234,8 +252,10 @@ class RowRounder {
   QS_INLINE void round_power(M mode, const RunRounder<C>& rounder, int power, bool special,
                              const Stored* from, Stored* to, int64_t n, const uint32_t* words,
                              Scratch<C>& scratch) const {
-    if (n < long_run && rounder.shifts(power))
-      return rounder.round_shifted(mode, power, from, to, n, words, special);
+    if (rounder.shifts(power, n)) {
+      const UniformScale<C> run{Word(power), 0, 0};
+      return rounder.round_powers(mode, run, from, to, n, words, special);
+    }
     const auto& entry = scratch.by_power.get(rounder.element(), power);
     rounder.round(mode, from, to, n, words, entry.constants, power, entry.shape_for(special));
   }

@@ -35,6 +35,12 @@ struct Vectors {
     const PackedWords packed = load_bytes<PackedWords>(from, bytes_of<uint32_t>(n));
     return __builtin_convertvector(packed, V) << (C::width - 32);
   }
+  /// The masked ones less 2^31, as signed words.
+  template <class N>
+  static V centred_words(const uint32_t* from, uint32_t mask, N n) {
+    const PackedWords packed = load_bytes<PackedWords>(from, bytes_of<uint32_t>(n));
+    return (__builtin_convertvector(packed, V) & mask) - (Word(1) << 31);
+  }
   template <class N>
   static V load_words(const Word* from, N n) {
     return load_bytes<V>(from, bytes_of<Word>(n));
@@ -121,6 +127,50 @@ QS_INLINE void widen(Extremes<C>& extremes, const typename C::Stored* from, int6
   extremes.amax = greatest_of(extremes.amax, greatest_lane(amax));
   extremes.low = greatest_of(extremes.low, greatest_lane(low));
   extremes.special = greatest_of(extremes.special, special_of<C>(greatest_lane(most)));
+}
+
+/// For each two lanes that follow one another in x, then in y, the greater one.
+template <class Vector>
+QS_INLINE Vector greater_of_pairs(Vector x, Vector y) {
+  constexpr int count = sizeof(Vector) / sizeof(word_of<Vector>);
+  Vector even, odd;
+  for (int i = 0; i < count; ++i) {
+    even[i] = word_of<Vector>(2 * i);
+    odd[i] = word_of<Vector>(2 * i + 1);
+  }
+  return greater<Vector>(turned<Vector>(x, y, even), turned<Vector>(x, y, odd));
+}
+
+/// The greatest magnitude of each of `blocks` blocks of k elements side by side, a power of two, in
+/// as many lanes of each of them. k: a multiple of how many lanes there are.
+template <class C, int blocks = Vectors<C>::count>
+QS_INLINE typename Vectors<C>::V greatest_of_blocks(const typename C::Stored* from, int64_t k) {
+  using V = Vectors<C>;
+  using Vector = typename V::V;
+  if constexpr (blocks == 1) {
+    Vector most{};
+    for (int64_t i = 0; i < k; i += V::count) {
+      const Vector x = V::load(from + i, Whole<V::count>());
+      most = greater<Vector>(most, x & (C::sign - 1));
+    }
+    return most;
+  } else {
+    return greater_of_pairs<Vector>(greatest_of_blocks<C, blocks / 2>(from, k),
+                                    greatest_of_blocks<C, blocks / 2>(from + blocks / 2 * k, k));
+  }
+}
+
+/// Greatest magnitudes of the first blocks of k elements of a row, as many as fill vectors. How
+/// many.
+template <class C>
+int64_t find_greatest(const typename C::Stored* from, int64_t n, int64_t k,
+                      typename C::Word* greatest) {
+  using V = Vectors<C>;
+  int64_t block = 0;
+  for (; (block + V::count) * k <= n; block += V::count) {
+    V::store_words(greatest + block, greatest_of_blocks<C>(from + block * k, k), Whole<V::count>());
+  }
+  return block;
 }
 
 /// The same for a row of which each element has extremes of its own; `most`: its magnitude.

@@ -8,6 +8,8 @@
 
 QS_BEGIN
 
+constexpr int64_t long_run = 64;  // elements under one scale
+
 /// work(mode) with a mode that the compiler knows.
 template <class Work>
 inline void with_mode(Mode mode, Work work) {
@@ -46,6 +48,8 @@ class RunRounder {
         constants32_(constants_of<Single>(plan.element32, 0)),
         shifted_(C::width == 32 ? plan.element32 : plan.element),
         shape_(shape_of<C>(plan.element, 0, true)),
+        quick_(computed_element(), plan.mode, plan.random_bits, false, true),
+        quick_powers_(computed_element(), plan.mode, plan.random_bits, true, true),
         short_table_(plan.table),
         scaled_short_table_(scaled_table()),
         short_steps_(plan.table),
@@ -111,35 +115,20 @@ class RunRounder {
     }
   }
 
-  /// Under powers of two of their own, signed words.
-  template <class M>
-  QS_INLINE void round_powers(M mode, const Word* powers, const Stored* from, Stored* to, int64_t n,
+  /// Under powers of two, the signed words that `run` has as scales.
+  template <class M, class Run>
+  QS_INLINE void round_powers(M mode, const Run& run, const Stored* from, Stored* to, int64_t n,
                               const uint32_t* words, bool infinities) const {
-    const Element& f = computed_element();
-    const Constants<B>& s = computed_constants();
     if (saturates(plan_.element, infinities)) {
-      round_power_run<C, Shape::saturating>(mode, from, to, n, words, powers, s, f, plan_.element,
-                                            shifted_);
+      round_powers_in<Shape::saturating>(mode, run, from, to, n, words);
     } else {
-      round_power_run<C, Shape::regular>(mode, from, to, n, words, powers, s, f, plan_.element,
-                                         shifted_);
+      round_powers_in<Shape::regular>(mode, run, from, to, n, words);
     }
   }
 
-  /// Whether `round_shifted` takes a power.
-  bool shifts(int power) const { return shifted_.holds(power); }
-
-  /// Under one such power.
-  template <class M>
-  QS_INLINE void round_shifted(M mode, int power, const Stored* from, Stored* to, int64_t n,
-                               const uint32_t* words, bool infinities) const {
-    const Element& f = computed_element();
-    const Constants<B>& s = computed_constants();
-    if (saturates(plan_.element, infinities)) {
-      round_shifted_run<C, Shape::saturating>(mode, from, to, n, words, power, s, f, shifted_);
-    } else {
-      round_shifted_run<C, Shape::regular>(mode, from, to, n, words, power, s, f, shifted_);
-    }
+  /// Whether `round_powers` is the way of a run under a power.
+  bool shifts(int power, int64_t n) const {
+    return shifted_.holds(power) && (n < long_run || quick_powers_.taken);
   }
 
  private:
@@ -199,6 +188,31 @@ class RunRounder {
   }
 
   template <Shape shape, class M, class Run>
+  QS_INLINE void round_powers_in(M mode, const Run& run, const Stored* from, Stored* to, int64_t n,
+                                 const uint32_t* words) const {
+    if constexpr (may_be_quick(M())) {
+      if (quick_powers_.taken) {
+        const PowerScales<C, Run> scales(run, shifted_);
+        return round_quick_run<C, shape, false>(
+            mode, from, to, n, words, scales, computed_constants(), quick_powers_, 0,
+            [&](int64_t i, int64_t count) {
+              round_exact_powers<shape>(mode, run.at(i), from + i, to + i, count,
+                                        words ? words + i : nullptr);
+            });
+      }
+    }
+    round_exact_powers<shape>(mode, run, from, to, n, words);
+  }
+
+  template <Shape shape, class M, class Run>
+  __attribute__((noinline)) void round_exact_powers(M mode, const Run& run, const Stored* from,
+                                                    Stored* to, int64_t n,
+                                                    const uint32_t* words) const {
+    round_power_run<C, shape>(mode, from, to, n, words, run, computed_constants(),
+                              computed_element(), plan_.element, shifted_);
+  }
+
+  template <Shape shape, class M, class Run>
   QS_INLINE void round_scaled_in(M mode, const Run& run, const Stored* from, Stored* to, int64_t n,
                                  const uint32_t* words) const {
     const Rule rule = plan_.scaling.rule;
@@ -209,18 +223,44 @@ class RunRounder {
                                            is_vendor(rule));
       }
     }
+    if (rule == Rule::minmax) {
+      round_quotients<Shape::saturating, true>(mode, run, from, to, n, words);
+    } else {
+      round_quotients<shape, false>(mode, run, from, to, n, words);
+    }
+  }
+
+  template <Shape shape, bool zero_points, class M, class Run>
+  QS_INLINE void round_quotients(M mode, const Run& run, const Stored* from, Stored* to, int64_t n,
+                                 const uint32_t* words) const {
+    if constexpr (may_be_quick(M())) {
+      if (quick_.taken) {
+        return round_quick_run<C, shape, zero_points>(
+            mode, from, to, n, words, run, computed_constants(), quick_, most(),
+            [&](int64_t i, int64_t count) {
+              round_exactly<shape, zero_points>(mode, run.at(i), from + i, to + i, count,
+                                                words ? words + i : nullptr);
+            });
+      }
+    }
+    round_exactly<shape, zero_points>(mode, run, from, to, n, words);
+  }
+
+  template <Shape shape, bool zero_points, class M, class Run>
+  __attribute__((noinline)) void round_exactly(M mode, const Run& run, const Stored* from,
+                                               Stored* to, int64_t n, const uint32_t* words) const {
     auto slow = [&](int64_t i, Word raw) {
       const Number<B> number = number_of_bits<B>(run.scale_at(i));
       const Scale<C> scale = {0, {number.exponent, number.significand}, 0, run.extra_at(i), 0, 0};
       return quotient(scale, raw, words ? in_top_bits<C>(words[i]) : 0);
     };
-    if (rule == Rule::minmax) {
-      const Word most = integer_of<C>({f.max_exponent, Word(plan_.element.max_significand)});
-      return round_quotient_run<C, Shape::saturating, true>(mode, from, to, n, words, run,
-                                                            computed_constants(), f, most, slow);
-    }
-    round_quotient_run<C, shape, false>(mode, from, to, n, words, run, computed_constants(), f, 0,
-                                        slow);
+    round_quotient_run<C, shape, zero_points>(mode, from, to, n, words, run, computed_constants(),
+                                              computed_element(), most(), slow);
+  }
+
+  /// The greatest integer, under zero points.
+  Word most() const {
+    return integer_of<C>({plan_.element.max_exponent, Word(plan_.element.max_significand)});
   }
 
   const Element& computed_element() const {
@@ -239,6 +279,7 @@ class RunRounder {
   Constants<Single> constants32_;
   ShiftedRange<C> shifted_;
   Shape shape_;
+  QuickRounding<B> quick_, quick_powers_;
   ShortTable<C> short_table_;
   ShortTable<Computing<C>> scaled_short_table_;  // of elements under scales
   ShortSteps<C> short_steps_;

@@ -27,8 +27,8 @@ inline Vector32 in_format(Vector32 magnitude, const Element& scale) {
 }
 
 /// Where the scales of elements are, and what else the rule needs of them: float32 bits that the
-/// rules with an inverse multiply by, or zero points; for quotients in float32, `inverse_of` the
-/// scales. A block that is NaN has the scale NaN.
+/// rules with an inverse multiply by, or zero points; for quotients, `quick_inverse` of the scales.
+/// A block that is NaN has the scale NaN.
 template <class C>
 struct ScaleRun {
   const typename C::Word *scale, *extra, *inverse;
@@ -47,6 +47,8 @@ struct ScaleRun {
   }
   typename C::Word scale_at(int64_t i) const { return scale[i]; }
   typename C::Word extra_at(int64_t i) const { return extra[i]; }
+  /// Of the vector at i.
+  ScaleRun at(int64_t i) const { return {scale + i, extra + i, inverse + i}; }
 };
 
 /// The same where all elements have one.
@@ -68,6 +70,43 @@ struct UniformScale {
   }
   typename C::Word scale_at(int64_t) const { return scale; }
   typename C::Word extra_at(int64_t) const { return extra; }
+  UniformScale at(int64_t) const { return *this; }
+};
+
+/// The same where each vector lies in one block, of 2^shift vectors.
+template <class C>
+struct VectorScales {
+  using Words = const typename C::Word*;
+  Words scale, extra, inverse;
+  int shift;
+
+  VectorScales(Words scale, Words extra, Words inverse, int64_t block)
+      : scale(scale), extra(extra), inverse(inverse), shift(lead(uint64_t(block)) - lead(count)) {}
+
+  static bool fits(int64_t block) {
+    return block >= int64_t(count) && block <= piece && (block & (block - 1)) == 0;
+  }
+
+  template <class N>
+  QS_INLINE typename Vectors<C>::V inverses(int64_t i, N) const {
+    return typename Vectors<C>::V() + inverse[block(i)];
+  }
+  template <class N>
+  QS_INLINE typename Vectors<C>::V scales(int64_t i, N) const {
+    return typename Vectors<C>::V() + scale[block(i)];
+  }
+  template <class N>
+  QS_INLINE typename Vectors<C>::V extras(int64_t i, N) const {
+    return typename Vectors<C>::V() + extra[block(i)];
+  }
+  typename C::Word scale_at(int64_t i) const { return scale[block(i)]; }
+  typename C::Word extra_at(int64_t i) const { return extra[block(i)]; }
+  UniformScale<C> at(int64_t i) const { return {scale_at(i), extra_at(i), inverse[block(i)]}; }
+
+ private:
+  static constexpr uint64_t count = Vectors<C>::count;
+
+  QS_INLINE int64_t block(int64_t i) const { return int64_t(uint64_t(i) / count >> shift); }
 };
 
 /// The rules with an inverse: |x|⊗i rounded, then times s. Constants and element here and below:
@@ -116,12 +155,6 @@ struct Lifted {
     }
   }
 };
-
-/// 1 over the divisors of `Lifted`.
-inline Vector32 inverse_of(Vector32 scale) {
-  const Floats one = Floats(Vector32() + one32);
-  return Vector32(one / Lifted<Single>(Vector32(), scale).divisor);
-}
 
 /// Whether `round_quotient_run` takes elements of a format.
 template <class B>
@@ -200,20 +233,13 @@ QS_INLINE void round_quotient_run(M mode, const typename C::Stored* from, typena
     const auto spoiled = signed_of(scale) > signed_of(none + B::infinity);
     const Vector raw = widened<C>(loaded), sign = raw & B::sign, magnitude = raw ^ sign;
     const Lifted<B> x(magnitude, scale);
-    Vector quotient;
-    if constexpr (B::width == 32) {
-      quotient = quotient_to_odd(x.dividend, x.divisor, Floats(run.inverses(i, count)));
-    } else {
-      quotient = quotient_to_odd<B>(x.dividend, x.divisor);
-    }
+    const Vector quotient = quotient_to_odd<B>(x.dividend, x.divisor);
     const Vector word = is_stochastic(mode) ? V::words(words + i, count) : Vector();
     const Vector doubt = is_stochastic(mode) ? quotient & 1 : none;
     auto unsure = none != none;
     const Vector r =
         rounded<B, Shape::regular>(mode, (quotient - doubt) | sign, word, s, f, 0, doubt + doubt,
                                    is_stochastic(mode) ? &unsure : nullptr);
-    if constexpr (B::width == 32)
-      unsure |= signed_of(scale) > signed_of(none + (Word(B::bias + 100) << B::mantissa));
     if constexpr (C::mantissa < B::mantissa)
       unsure |= (magnitude != none) &
                 (signed_of(scale) < signed_of(none + (Word(B::bias - 81) << B::mantissa)));

@@ -2,6 +2,7 @@
 #pragma once
 #include <vector>
 
+#include "cpu/quick_rows.h"
 #include "cpu/table_rows.h"
 
 QS_BEGIN
@@ -62,13 +63,18 @@ struct Units {
     count = n;
     inverted = false;
   }
-  /// All scales so many times, one after the other.
+  /// All scales and their inverses so many times, one after the other.
   void repeat_scales(int64_t times) {
     if (times == 1) return;
     const int64_t n = count;
+    const bool known = inverted;
     resize_scales(n * times);
-    for (Words* words : {&scale, &extra}) {
-      for (int64_t i = n; i < count; ++i) (*words)[size_t(i)] = (*words)[size_t(i - n)];
+    inverted = known;
+    for (Words* words : {&scale, &extra, &inverse}) {
+      for (int64_t filled = n; filled < count; filled *= 2) {
+        const size_t more = size_t(least_of(filled, count - filled));
+        __builtin_memcpy(&(*words)[size_t(filled)], words->data(), more * sizeof((*words)[0]));
+      }
     }
   }
   /// The inverses of the scales, unless they are there.
@@ -78,13 +84,11 @@ struct Units {
   }
   /// Of the first n.
   void invert_scales(int64_t n) {
-    if constexpr (C::width == 32) {
-      using V = Vectors<C>;
-      in_vectors<V::count>(n, [&](int64_t i, auto lanes) QS_INLINE_LAMBDA {
-        const auto own = V::load_words(&scale[size_t(i)], lanes);
-        V::store_words(&inverse[size_t(i)], inverse_of(own), lanes);
-      });
-    }
+    using V = Vectors<C>;
+    in_vectors<V::count>(n, [&](int64_t i, auto lanes) QS_INLINE_LAMBDA {
+      const auto own = V::load_words(&scale[size_t(i)], lanes);
+      V::store_words(&inverse[size_t(i)], quick_inverse<C>(own), lanes);
+    });
   }
   Extremes<C> extremes(int64_t i) const {
     return {amax[size_t(i)], low[size_t(i)], special_of<C>(most[size_t(i)])};
