@@ -15,7 +15,7 @@ from qemu_swalp.training.roles import OPERANDS, PRODUCTS
 from .._compat import parameters_of, safe_softmax
 from ..ops.elementwise import ElementwiseRules
 from ..ops.functional import ElementwiseFunctions
-from ..ops.operands import Operand, Operands, ProductRules
+from ..ops.operands import Operand, Operands, ProductRules, Turn
 from ..tensors.custom_ops import Rule
 
 AS_INPUT = {"forward.weight": "forward.input", "dgrad.weight": "wgrad.input"}
@@ -66,24 +66,19 @@ class Products:
         site, step = self.site, self._step
 
         def rule(name: str) -> Rule | None:
-            found: Rule | None = site.rule(
-                name + part, site.quantizers[roles.get(name, name)], step
-            )
-            return found
+            quantizer = site.quantizers[roles.get(name, name)]
+            return None if quantizer is None else site.rule(name + part, quantizer, step)
+
+        def operand(name: str, turn: Turn | None) -> Operand:
+            role = roles.get(name, name)
+            scaling = site.scaling_of(name, role, part, step) if site.scaling else None
+            return Operand(site.factors.get(role, 1.0), turn, rule(name), scaling)
 
         made = []
         for product, first, second in OF_PRODUCTS:
-            turn = site.turn_of(product, part, step)
-            operands = [
-                Operand(
-                    site.factors.get(roles.get(name, name), 1.0),
-                    turn,
-                    rule(name),
-                    site.scaling_of(name, roles.get(name, name), part, step),
-                )
-                for name in (first, second)
-            ]
-            made.append(ProductRules(operands[0], operands[1], rule(f"{product}.sum")))
+            turn = site.turn_of(product, part, step) if site.transforms else None
+            operands = operand(first, turn), operand(second, turn)
+            made.append(ProductRules(*operands, rule(f"{product}.sum")))
         forward, dgrad, wgrad = made
         return Operands(forward, dgrad, wgrad, site.from_rounded)
 

@@ -76,12 +76,11 @@ class Product(NamedTuple):
             _of_path(how.sum, before),
         )
 
-    def derivative(self, operand: int) -> tuple[Product, int, int]:
-        """The product that is the derivative by an operand, and which tensors it multiplies."""
+    def derivative(self, operand: int) -> Product:
+        """The product that is the derivative by an operand."""
         kind, first, second = DERIVATIVES[self.kind][operand]
         origins = (*self.origins, self.path)
-        path = f"{self.path}/{kind}"
-        return Product(self.three, kind, path, (origins[first], origins[second])), first, second
+        return Product(self.three, kind, f"{self.path}/{kind}", (origins[first], origins[second]))
 
     def once(self, place: str, x: Tensor) -> Tensor:
         """What backward="rounded" hands on: input or weight, rounded for all products at once.
@@ -134,12 +133,17 @@ class _Product(Transformable):
 
 
 def _derivative(product: Product, operand: int, tensors: tuple[Tensor, ...]) -> Any:
-    derivative, first, second = product.derivative(operand)
+    kind, first, second = DERIVATIVES[product.kind][operand]
     a, b = tensors[first], tensors[second]
-    like = None if derivative.kind == "forward" else tensors[operand].detach()
-    if not torch.compiler.is_dynamo_compiling() and needs_function(a, b):  # create_graph=True
-        return applied(_Product, a, b, like, derivative)
-    return derivative.computed(a, b, like)
+    like: Any = None
+    if kind != "forward":
+        like = tensors[operand].detach()
+    if needs_function(a, b) and not torch.compiler.is_dynamo_compiling():  # create_graph=True
+        return applied(_Product, a, b, like, product.derivative(operand))
+    if product.path:
+        return product.derivative(operand).computed(a, b, like)
+    of_layer = product.three.dgrad if kind == "dgrad" else product.three.wgrad
+    return of_layer(a, b, getattr(product.three.operands, kind), like)
 
 
 def _of_origin(operand: Operand, origin: str) -> Operand:
