@@ -1,6 +1,7 @@
 """Delayed scaling: operands under scales that follow the steps before, and what the scales become.
 
-The state of an operand is one vector: its scale, then its history. A backward gives the next state
+The state of an operand is one vector: its scale, its history, and how many backwards made it,
+since gradients of one step add up: more than one leave no scale. A backward gives the next state
 as the gradient of the present one, with which optimizers of Keras overwrite it, as they do with the
 scales of Keras's own float8 training.
 """
@@ -15,6 +16,7 @@ from keras import ops
 import qemu_swalp
 from qemu_swalp.training.delayed import Delayed
 
+from ..backend import has_value
 from ..layers.straight_through import Rule, as_loss_scaling_needs
 from ..watching import observe
 from .core import random_of
@@ -25,13 +27,19 @@ GREATEST = 2.0**126
 
 
 def first_state(shape: Sequence[int], dtype: Any = None) -> Any:
-    """A scale of 1 and no history."""
+    """A scale of 1 and no history, made by no backward."""
     return ops.concatenate([ops.ones((1,), dtype), ops.zeros((shape[0] - 1,), dtype)])
+
+
+def made_once(state: Any) -> bool:
+    """Whether no more than one backward made a state; True where a trace leaves that open."""
+    return not has_value(state) or float(ops.convert_to_numpy(state)[-1]) <= 1
 
 
 def scaled(x: Any, rule: Rule, state: Any, step: Any, enabled: Any) -> Any:
     """x rounded under the scale of a state, where that is enabled; straight-through."""
-    value, scale = ops.stop_gradient(x), ops.stop_gradient(state)[0]
+    value, held = ops.stop_gradient(x), ops.stop_gradient(state)
+    scale = ops.where(held[-1] > 1, float("nan"), held[0])
     quantizer, random = rule.quantizer, random_of(rule, step)
     observe(rule.label, value, quantizer, random, scale)
     form: Any = quantizer.format
@@ -74,7 +82,7 @@ def _greatest(operand: Any) -> float:
 
 def _after(state: Any, x: Any, delayed: Delayed, greatest: float) -> Any:
     """The state after a step that rounded x: clause by clause as `Delayed` has it."""
-    scale, history = state[0], state[1:]
+    scale, history = state[0], state[1:-1]
     new = ops.cast(ops.max(ops.abs(x)), "float32")
     moved = ops.concatenate([ops.reshape(new, (1,)), history[:-1]])
     known = history if delayed.lag else moved
@@ -85,4 +93,4 @@ def _after(state: Any, x: Any, delayed: Delayed, greatest: float) -> Any:
     one = ops.ones_like(scale)
     factor = ops.where(fits, factor, ops.divide(one, scale))
     scale = ops.divide(one, ops.minimum(factor, ops.full_like(factor, GREATEST)))
-    return ops.concatenate([ops.reshape(scale, (1,)), moved])
+    return ops.concatenate([ops.reshape(scale, (1,)), moved, ops.ones((1,), "float32")])

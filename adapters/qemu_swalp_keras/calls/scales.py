@@ -27,7 +27,7 @@ class Scales(StateLayer):
         if self.of(name) is None:
             self.add_weight(
                 name=variable_name(name),
-                shape=(delayed.history + 1,),
+                shape=(delayed.history + 2,),
                 dtype="float32",
                 initializer=first_state,
                 autocast=False,

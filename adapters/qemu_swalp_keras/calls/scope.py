@@ -13,6 +13,7 @@ from keras import ops
 
 from .._compat import layer_scope, sublayers
 from ..backend import counter, differentiable_tensor
+from .delayed import made_once
 from .operands import Operands, State
 from .pausing import is_paused, paused
 from .policy import RoundingPolicy
@@ -71,9 +72,18 @@ class Scope:
         return State(self.step, self.enabled)
 
     def state_of(self, product: Product) -> State:
-        """With the scales of its operands."""
+        """With the scales of its operands.
+
+        Raises
+        ------
+        ValueError: if the last step made the product several times, and their scales added up.
+        """
         with paused():
             scales = [differentiable_tensor(v, "float32") for v in product.scales]
+            if not all(map(made_once, scales)):
+                raise ValueError(
+                    _SEVERAL.format(name=product.name, several="made it several times")
+                )
             if self.mode:  # what a backward of inference gives goes nowhere
                 scales = [ops.stop_gradient(x) for x in scales]
         return State(self.step, self.enabled, tuple(scales))
@@ -124,9 +134,7 @@ class Scope:
             return
         if self.turns or running.calls.setdefault(id(self.policy), self) is not self:
             raise ValueError(
-                f"delayed scaling has one scale for one product in a step, and layer"
-                f" {self.layer_name!r} makes it several times; exclude the layer, or take scales"
-                " of present numbers, as 'fp8_hybrid' has"
+                _SEVERAL.format(name=self.layer_name, several="makes it several times")
             )
 
     @property
@@ -187,6 +195,12 @@ class Scope:
         made = self.step - self.mode * CALLS_OF_A_MODE - self.calls + self.enabled
         counted = ops.stack([made * (self.mode == mode) for mode in (0, 1)] + [made * 0])
         state.assign(value + ops.cast(counted, state.dtype))
+
+
+_SEVERAL = (
+    "delayed scaling has one scale for one product in a step, and layer {name!r} {several}; exclude"
+    " the layer, or take scales of present numbers, as 'fp8_hybrid' has"
+)
 
 
 def _names(layer: Any, path: str) -> Iterator[tuple[int, str]]:

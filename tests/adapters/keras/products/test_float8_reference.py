@@ -78,7 +78,8 @@ def test_delayed_scaling_is_that_of_pytorch(options):
         other.step()
         states = handle.state_dict()[""]["scales"]
         for v in model.layers[0].delayed_scales.weights:
-            scale, *history = numpy(v).tolist()
+            scale, *history, backwards = numpy(v).tolist()
+            assert backwards == 1
             expected = states[v.name]["history"]
             np.testing.assert_allclose(scale, states[v.name]["scale"], rtol=1e-5)
             np.testing.assert_allclose(history[: len(expected)], expected, rtol=1e-5)
