@@ -66,8 +66,8 @@ def save_gguf(
     Raises
     ------
     TypeError: if a value of `metadata` is of another kind.
-    ValueError: if a tensor is of another format, dtype or rank (1 to 4), if runs do not fill its
-        rows, if blocks are NaN, or if a name has more than 63 bytes.
+    ValueError: if a tensor is of another format, dtype or rank (1 to 4), or has blocks of NaN. Also
+        if runs do not fill its rows, or if a name has more than 63 bytes.
     OSError: if the file cannot be written.
     ImportError: without gguf, or ml_dtypes where a dtype needs it.
 
