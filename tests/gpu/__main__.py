@@ -1,7 +1,8 @@
 """What a first contact with a GPU should run: `python -m tests.gpu`, in less than ten minutes.
 
 Bits beside NumPy, captures and streams, then speed as ratios in one run; tables are printed, and
-all goes to a JSON file. A failure stops nothing. The exit status is 0 if all is well, 1 after
+all goes to a JSON file. A failure stops nothing: where an error leaves the process without a GPU,
+as an illegal address does, another process goes on. The exit status is 0 if all is well, 1 after
 failures, 2 without a GPU. `--stand-in` runs the same on what stands in for one
 (`tests/stand_in`): this shows that the command runs, and nothing of a GPU.
 """
@@ -10,11 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from tests.gpu import report
 from tests.stand_in import NAME
 
 
@@ -60,13 +65,14 @@ def _run(chosen: argparse.Namespace) -> int:
     import cupy
     import torch
 
-    from tests.gpu import exactness, report, speed
+    from tests.gpu import exactness, speed
     from tests.helpers.samples import FEW_FORMATS, formats
 
     sections = {
         "bits beside NumPy": exactness.bits_of_numpy,
         "memory: strides and offsets": exactness.memory,
         "streams and threads": exactness.streams,
+        "steps of SGD": exactness.steps,
         "captures and replays": exactness.captures,
         "subnormal numbers": exactness.subnormals,
         "resources of kernels": speed.resources,
@@ -94,19 +100,41 @@ def _run(chosen: argparse.Namespace) -> int:
     if chosen.stand_in:
         print(f"{NAME.upper()}: no GPU is tested, and no time below is one of a GPU")
     print(", ".join(f"{key} {value}" for key, value in about.items()))
-    outcomes = [
-        report.run(name, section, settings)
-        for name, section in sections.items()
-        if not chosen.only or any(map(name.startswith, chosen.only))
-    ]
+    names = [name for name in sections if not chosen.only or any(map(name.startswith, chosen.only))]
+    outcomes: list[dict[str, Any]] = []
+    while names:
+        name = names.pop(0)
+        outcomes.append(asdict(report.run(name, sections[name], settings)))
+        if outcomes[-1]["status"] == "failed" and names and not report.alive():
+            outcomes += _in_a_new_process(names, settings)
+            names = []
     if chosen.json:
-        found = {**about, "sections": [asdict(outcome) for outcome in outcomes]}
+        found = {**about, "sections": outcomes}
         Path(chosen.json).write_text(json.dumps(found, indent=1, default=str))
-    failed = [outcome.name for outcome in outcomes if outcome.status == "failed"]
+    for status in ("skipped", "left out"):
+        reasons = [f"{o['name']} ({o['error']})" for o in outcomes if o["status"] == status]
+        if reasons:
+            print(f"\n{status}: {', '.join(reasons)}")
+    failed = [outcome["name"] for outcome in outcomes if outcome["status"] == "failed"]
     print(f"\n{'failed: ' + ', '.join(failed) if failed else 'all is well'}", flush=True)
     if chosen.stand_in:
         print(f"This ran on the {NAME}.")
     return int(bool(failed))
+
+
+def _in_a_new_process(names: list[str], settings: report.Settings) -> list[dict[str, Any]]:
+    """Outcomes of sections, where an error has left this process without a GPU."""
+    print("\nthe GPU answers this process no more; a new one goes on", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "rest.json"
+        command = [sys.executable, "-m", "tests.gpu", "--only", *names, "--json", str(found),
+                   "--seconds", str(settings.until - time.monotonic())]  # fmt: skip
+        subprocess.run(command + ["--stand-in"] * settings.stand_in)
+        if found.exists():
+            sections: list[dict[str, Any]] = json.loads(found.read_text())["sections"]
+            return sections
+    lost = {"seconds": 0.0, "rows": [], "error": "its process ended"}
+    return [{"name": name, "status": "failed", **lost} for name in names]
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,6 +15,7 @@ from qemu_swalp_torch import SGD, quantize_optimizer
 import qemu_swalp as q
 from qemu_swalp.training import Quantizer, Recipe, swalp
 from tests.gpu.report import Row, Settings
+from tests.helpers import gpu_steps
 from tests.helpers.backends import backend, gpu_missing
 from tests.helpers.samples import array, bits
 
@@ -115,6 +117,19 @@ def streams(settings: Settings) -> Iterator[Row]:
     with ThreadPoolExecutor(8) as pool:
         found = pool.map(lambda _: _same(q.quantize(x, "bfp8"), expected), range(64))
         yield {"case": "eight threads", "ok": all(found)}
+
+
+def steps(settings: Settings) -> Iterator[Row]:
+    """Steps of SGD of 16-bit tensors and in channels_last, beside those of the host."""
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    for recipe in ("swalp",) if settings.stand_in else gpu_steps.RECIPES:
+        for dtype, last in itertools.product(dtypes, (False, True)):
+            got, expected = (
+                gpu_steps.stepped(dtype, last, device, gpu_steps.RECIPES[recipe])
+                for device in ("cuda", "cpu")
+            )
+            yield {"recipe": recipe, "dtype": str(dtype), "channels_last": last,
+                   "ok": all(map(torch.equal, got, expected))}  # fmt: skip
 
 
 def captures(settings: Settings) -> Iterator[Row]:

@@ -28,13 +28,17 @@ class Settings:
         return time.monotonic() > self.until
 
 
+class Skipped(Exception):
+    """What a section raises that cannot run; the message says why."""
+
+
 @dataclass
 class Outcome:
     """Of a section."""
 
     name: str
     status: str
-    """"ok", "failed", "left out"."""
+    """"ok", "failed", "skipped", "left out"."""
     seconds: float
     rows: list[Row]
     error: str = ""
@@ -45,14 +49,16 @@ def run(name: str, section: Section, settings: Settings) -> Outcome:
     print(f"\n== {name}", flush=True)
     if settings.over():
         print("left out: the time is over")
-        return Outcome(name, "left out", 0.0, [])
-    began, rows, error = time.monotonic(), [], ""
+        return Outcome(name, "left out", 0.0, [], "the time is over")
+    began, rows, error, skipped = time.monotonic(), [], "", False
     try:
         for row in section(settings):
             rows.append(row)
             if settings.over():
                 error = "cut short: the time is over"
                 break
+    except Skipped as reason:
+        error, skipped = str(reason), True
     except Exception as raised:
         error = f"{type(raised).__name__}: {str(raised)[:2000]}"
         traceback.print_exc(limit=-4)
@@ -61,9 +67,21 @@ def run(name: str, section: Section, settings: Settings) -> Outcome:
     if rows:
         header = list(dict.fromkeys(key for row in rows for key in row))
         print(table(header, [[_cell(row.get(key, "")) for key in header] for row in rows]))
-    status = "failed" if bad or (error and not error.startswith("cut short")) else "ok"
+    failed = bad or (error and not skipped and not error.startswith("cut short"))
+    status = "failed" if failed else "skipped" if skipped else "ok"
     print(f"{status}, {seconds:.1f} s" + (f"; {error}" if error else ""), flush=True)
     return Outcome(name, status, seconds, rows, error)
+
+
+def alive() -> bool:
+    """Whether the GPU still answers this process."""
+    import torch
+
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _cell(value: Any) -> str:

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from qemu_swalp._util.tables import table
-from qemu_swalp.kernels.gpu import quantize
+from qemu_swalp.kernels.gpu import multi_tensor, quantize
 from qemu_swalp.kernels.gpu.device import SOURCE_DTYPES
 from qemu_swalp.kernels.plan import MODES
 from tests.helpers import machine_code, nvrtc
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="NVRTC is installed on Linux alone")
-BOUNDS: list[dict[str, Any]] = tomllib.loads(
-    (Path(__file__).parent / "cuda_bounds.toml").read_text()
-)["program"]
+WRITTEN = tomllib.loads((Path(__file__).parent / "cuda_bounds.toml").read_text())
+BOUNDS: list[dict[str, Any]] = WRITTEN["program"]
+STEPS: list[dict[str, Any]] = WRITTEN["step"]
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
 IN_CI = ("Single", "stochastic_a")
 TURN = 64
@@ -39,6 +39,13 @@ def fast_loops(source: str, loops: tuple[machine_code.Loop, ...]) -> list[tuple[
         for loop in loops
         if loop.stored == TURN and not loop.calls
     )
+
+
+def way_of(source: str, kernel: machine_code.Kernel) -> tuple[float, float] | None:
+    """(instructions, those of the integer pipe) for an element where blocks are held."""
+    elements = TURN // BYTES[source]
+    way = machine_code.shortest_way(kernel, {r"\bFADD": 3 * elements, r"\bST.*\.128": TURN // 16})
+    return None if way is None else (way.instructions / elements, way.integer / elements)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +64,11 @@ def test_bounds(bounds: dict[str, Any]) -> None:
     kernels = machine_code.kernels(quantize.program_of(bounds["source"], bounds["mode"]), "sm_90")
     for name, most in bounds["registers"].items():
         assert kernels[name].registers <= most, name
-    assert all(loop.local == 0 for loop in kernels["qs_round"].loops)
+    assert all(loop.local == 0 for loop in kernels["qs_round"].loops if not loop.calls)
+    for name, most in bounds["ways"].items():
+        found = way_of(bounds["source"], kernels[name])
+        assert found is not None, name
+        assert found <= tuple(most), name
     found = fast_loops(bounds["source"], kernels["qs_round"].loops)
     for (instructions, integer), most, most_integer in zip(
         found, bounds["instructions"], bounds["integer"], strict=False
@@ -65,6 +76,16 @@ def test_bounds(bounds: dict[str, Any]) -> None:
         assert instructions <= most
         assert integer <= most_integer
     assert len(found) >= len(bounds["instructions"])
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("bounds", STEPS, ids=lambda each: each["mode"])
+def test_bounds_of_steps(bounds: dict[str, Any]) -> None:
+    mode = bounds["mode"]
+    program = multi_tensor.sgd_program_of("Single", [mode, mode, "", mode])
+    kernel = machine_code.kernels(program, "sm_90")["qs_sgd"]
+    assert kernel.registers <= bounds["registers"]
+    assert kernel.stack <= bounds["stack"]
 
 
 @pytest.mark.exhaustive
@@ -77,7 +98,7 @@ def test_every_program(source: str, mode: str, arch: str) -> None:
     kernels = machine_code.kernels(program, arch)
     assert {name: kernel.local for name, kernel in kernels.items()} == dict.fromkeys(kernels, 0)
     for name, kernel in kernels.items():
-        assert all(loop.local == 0 for loop in kernel.loops), name
+        assert all(loop.local == 0 for loop in kernel.loops if not loop.calls), name
 
 
 def main() -> None:

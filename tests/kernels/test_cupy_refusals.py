@@ -77,6 +77,12 @@ def test_a_machine_without_gpu_is_no_fault(tmp_path: Path) -> None:
     assert told(tmp_path, code) == ["CuPy finds no GPU", ""]
 
 
+def test_nor_is_one_whose_driver_says_so(tmp_path: Path) -> None:
+    code = fails("RuntimeError('cudaErrorNoDevice: no CUDA-capable device is detected')")
+    code += WORKING.format(count="fail", nvrtc="", hip=False)
+    assert told(tmp_path, code) == ["CuPy finds no GPU", ""]
+
+
 def test_the_extra_brings_nvrtc_and_no_version_that_is_not_known() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     (requirement,) = project["optional-dependencies"]["cupy"]

@@ -133,6 +133,22 @@ def test_a_step_on_another_gpu_is_not_read_by_address(monkeypatch: pytest.Monkey
     assert torch.equal(got.cpu(), expected)
 
 
+def test_an_output_of_which_elements_share_memory_is_refused() -> None:
+    x = on_device(3, 4)
+    with pytest.raises(RuntimeError, match="single memory location"):
+        q.quantize(x, "e4m3fn", out=torch.empty(4, device="cuda").expand(3, 4))
+
+
+def test_uploads_of_a_step_are_in_the_memory_of_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = torch.nn.Parameter(on_device(30, 30))
+    p.grad = on_device(30, 30, seed=1)
+    optimizer = SGD([p], lr=0.1, recipe=NEAREST, seed=1)
+    optimizer.step()
+    monkeypatch.setattr(cupy, "asarray", None)
+    monkeypatch.setattr(cupy, "empty", None)
+    optimizer.step()
+
+
 def test_products_of_new_shapes_copy_nothing_to_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     from qemu_swalp.kernels.gpu.cupy_devices import TorchDevice
 

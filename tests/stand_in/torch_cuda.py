@@ -220,6 +220,7 @@ def install() -> None:
         "cpu": cpu,
         "cuda": lambda x, device=None, **options: to(x, DEVICE, **options),
         "numpy": numpy,
+        "pin_memory": lambda x: x,
     }
     for name, member in members.items():
         setattr(torch.Tensor, name, member)

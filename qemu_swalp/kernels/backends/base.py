@@ -212,6 +212,9 @@ class MemoryBackend(KernelBackend):
         if not self.in_rows(out):
             return None
         written = self.memory(out)
+        pairs = zip(written.strides, out.shape, strict=True)
+        if any(stride == 0 and length > 1 for stride, length in pairs):
+            return None  # elements of one address: the library says what becomes of that
         return written if written == read or not self.may_overlap(out, source) else None
 
     def _draw(

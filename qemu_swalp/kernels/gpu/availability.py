@@ -29,6 +29,8 @@ def refusal() -> str | None:
             return "CuPy finds no GPU"
         cupy.cuda.nvrtc.getVersion()
     except Exception as error:  # of whatever library is missing or does not fit
+        if "cudaErrorNoDevice" in str(error):
+            return "CuPy finds no GPU"
         reason = f"CuPy does not work here: {type(error).__name__}: {error}"
         warnings.warn(
             f"{reason}; arrays on a GPU are rounded by the reference implementation, which is"

@@ -131,6 +131,14 @@ class TorchDevice(CupyDevice):
         memory = torch.empty(size, dtype=torch.uint8, device=f"cuda:{self.index}")
         return memory.data_ptr(), memory
 
+    def upload(self, data: bytes) -> tuple[int, Any]:
+        """In PyTorch's memory too: of a GPU that it has filled, CuPy would get none."""
+        import torch
+
+        host = torch.frombuffer(bytearray(data), dtype=torch.uint8).pin_memory()
+        memory = host.to(f"cuda:{self.index}", non_blocking=True)
+        return memory.data_ptr(), memory
+
 
 @cache
 def torch_gpu(index: int) -> Gpu:

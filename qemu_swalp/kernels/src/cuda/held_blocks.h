@@ -29,6 +29,10 @@ QS_DEVICE Extremes<C> extremes_of_lanes(const Extremes<C>& own, int lanes, bool 
 
 template <class C>
 QS_DEVICE Extremes<C> extremes_of_pack(const Pack<C>& pack, bool signs) {
+  typename C::Word top = 0;
+  for (int i = 0; i < pack_size<C>; ++i)
+    top = greatest_of(top, typename C::Word(pack.at[i] & (C::sign - 1)));
+  if (!signs && top < C::infinity) return {top, 0, 0};
   PackExtremes<C> extremes{};
   extremes.widen(pack, signs);
   return extremes.all();

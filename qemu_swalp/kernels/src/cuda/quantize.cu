@@ -147,21 +147,23 @@ QS_DEVICE void find_run(const QuantizeCall& call, Extremes<C>* to) {
   const int64_t columns = call.counts.columns, apart = int64_t(threads) * size;
   const int64_t step = int64_t(gridDim.x) * together * apart;
   int64_t at = (int64_t(blockIdx.x) * together * threads + threadIdx.x) * size;
-  PackExtremes<C> found{};
+  Extremes<C> found{0, 0, 0};
   if (is_aligned<C>(source_of(call))) {
     for (; at + (together - 1) * apart + size <= columns; at += step) {
       Pack<C> packs[together];
       QS_UNROLL
       for (int i = 0; i < together; ++i) packs[i] = load_whole<C>(source_of(call) + at + i * apart);
       QS_UNROLL
-      for (int i = 0; i < together; ++i) found.widen(packs[i], signs);
+      for (int i = 0; i < together; ++i) found = wider(found, extremes_of_pack<C>(packs[i], signs));
     }
   }
   for (; at < columns; at += step) {
-    for (int64_t c = at; c < columns && c < at + together * apart; c += apart)
-      found.widen(load<C>(source_of(call) + c, int(least_of<int64_t>(size, columns - c))), signs);
+    for (int64_t c = at; c < columns && c < at + together * apart; c += apart) {
+      const int count = int(least_of<int64_t>(size, columns - c));
+      found = wider(found, extremes_of_pack<C>(load<C>(source_of(call) + c, count), signs));
+    }
   }
-  raise_by_warp(to, found.all());
+  raise_by_warp(to, found);
 }
 
 QS_DEVICE int segments_of(const BlockRows& blocks, Range columns) {
