@@ -210,6 +210,20 @@ def test_the_operands_of_every_product_lie_on_the_grid(kind):
     assert not watch.bad
 
 
+@pytest.mark.parametrize("kind", [kind for kind in MODELS if kind is not Functions])
+def test_those_of_second_derivatives_too(kind):
+    """`Functions` has reentrant checkpointing, which has none."""
+    torch.manual_seed(0)
+    model = kind()
+    quantize_gemms(model, ALL, attention=True)
+    with Watch() as watch:
+        loss, weights = model(torch.randn(9, 8)).square().mean(), [*model.parameters()]
+        found = torch.autograd.grad(loss, weights, create_graph=True, allow_unused=True)
+        sum(g.square().sum() for g in found if g is not None).backward()
+    assert watch.seen > 6
+    assert not watch.bad
+
+
 def test_graphs_in_pieces_have_the_same_bits(same):
     """Rows that are chosen by value break a graph; what is called between two is not compiled."""
     torch.manual_seed(0)
