@@ -73,8 +73,25 @@ def distinct(x: Any) -> Any:
 
 def counter(x: Any) -> Any:
     """The value of a counter: an int, or the native tensor within a graph and on another device."""
+    refuse_export()
     count = tensor(x)
     return int(count) if _at_hand(count) else count
+
+
+def refuse_export() -> None:
+    """Raise ValueError while PyTorch exports a model: what is rounded there depends on counters,
+    whose values an exported program would keep.
+    """
+    if backend() != "torch":
+        return
+    import torch
+
+    if torch.compiler.is_exporting():
+        raise ValueError(
+            "a model that rounds is not exported by PyTorch. Export it in full precision, as"
+            " emulation.remove() or unquantize_gemms(model) gives it back; or save it as .keras and"
+            " export it under KERAS_BACKEND=tensorflow"
+        )
 
 
 def _at_hand(x: Any) -> bool:

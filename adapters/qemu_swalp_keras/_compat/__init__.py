@@ -32,6 +32,7 @@ from .models import (
     save_beside_weights as save_beside_weights,
     state_of as state_of,
     sublayers as sublayers,
+    track_variable as track_variable,
     trainer_trains as trainer_trains,
 )
 from .optimizers import (

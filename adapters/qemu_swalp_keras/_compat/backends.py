@@ -63,6 +63,12 @@ def host_primitive() -> Any:
         return (np.asarray(function(*map(np.asarray, arrays))),)
 
     def lowering(ctx: Any, *operands: Any, function: Callable[..., Any], **_: Any) -> Any:
+        if ctx.module_context.lowering_parameters.for_export:
+            raise ValueError(
+                "sums in low precision, and the sums of elementwise operations, are called on the"
+                " host by programs of JAX, which cannot be exported; leave them out of the recipe,"
+                " or save the model as .keras and export it under KERAS_BACKEND=tensorflow"
+            )
         results, _, _ = mlir.emit_python_callback(
             ctx,
             partial(called, function),

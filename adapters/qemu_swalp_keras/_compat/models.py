@@ -196,9 +196,17 @@ def add_state(layer: keras.layers.Layer, name: str, value: Any) -> None:
     tracker.unlock()
     try:
         setattr(layer, name, value)
+        if isinstance(value, SavedState):
+            track_variable(layer, name, value.state)
     finally:
         if locked:
             tracker.lock()
+
+
+def track_variable(layer: keras.layers.Layer, name: str, variable: Any) -> None:
+    """Let `tf.saved_model.save` find a variable that is no attribute of the layer."""
+    if keras.backend.backend() == "tensorflow":
+        layer._track_trackable(variable._value, name, overwrite=True)  # `value` may be cast
 
 
 def remove_state(layer: keras.layers.Layer, name: str) -> None:

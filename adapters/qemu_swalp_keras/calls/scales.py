@@ -8,7 +8,7 @@ import keras
 
 from qemu_swalp.training.delayed import Delayed
 
-from .._compat import StateLayer, add_state, function_in_place, remove_state
+from .._compat import StateLayer, add_state, function_in_place, remove_state, track_variable
 from ..backend import backend, eagerly
 from ..layers.rebuild import is_graph
 from .delayed import first_state
@@ -25,7 +25,7 @@ class Scales(StateLayer):
     def make(self, name: str, delayed: Delayed) -> None:
         """The state of an operand, unless it is there."""
         if self.of(name) is None:
-            self.add_weight(
+            variable = self.add_weight(
                 name=variable_name(name),
                 shape=(delayed.history + 2,),
                 dtype="float32",
@@ -33,6 +33,7 @@ class Scales(StateLayer):
                 autocast=False,
                 overwrite_with_gradient=True,
             )
+            track_variable(self, variable.name, variable)
 
     def of(self, name: str) -> Any:
         """The variable of an operand; None where it is not made."""

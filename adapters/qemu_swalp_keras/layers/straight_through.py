@@ -12,7 +12,7 @@ from qemu_swalp import Format, RandomBits, Rounding
 from qemu_swalp.training import Quantizer
 from qemu_swalp.training.figures import Label
 
-from ..backend import backend, dtype_of
+from ..backend import backend, dtype_of, refuse_export
 from ..watching import observe
 
 FLOAT16_MAX = 65504.0
@@ -240,6 +240,7 @@ def _on_torch() -> Callable[..., Any]:
     def function(
         x: Any, forward: Rule | None, backward: Rule | None, steps: tuple[Any, Any], enabled: Any
     ) -> Any:
+        refuse_export()
         if x.is_meta or not int(enabled):  # Keras infers shapes by tensors without values
             return x
         check_plain(x, "x")
