@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any
+from weakref import WeakSet
 
 import keras
 
@@ -25,10 +26,14 @@ def see_loss(model: Any) -> None:
         _leave_metrics()
 
 
-@cache
+_SEEN: WeakSet[type[Any]] = WeakSet()
+"""Classes whose `compute_loss` is seen; those of models that are gone are forgotten."""
+
+
 def _see(kind: type[Any]) -> None:
-    if "compute_loss" in kind.__dict__:
+    if kind not in _SEEN and "compute_loss" in kind.__dict__:
         replace_method(kind, "compute_loss", _rounded)
+        _SEEN.add(kind)
 
 
 @cache

@@ -263,7 +263,13 @@ def opened(
     scope = Scope(layer, policy, training, finds_scales)
     repeats = running.repeats
     if repeats is not None:
-        scope.step = next(repeats)
+        step = next(repeats, None)
+        if step is None:
+            raise RuntimeError(
+                f"what keras.remat computes again calls more layers than at first, {layer.name!r}"
+                " the first of them; recompute functions that call the same layers each time"
+            )
+        scope.step = step
     if running.steps is not None:
         running.steps.append(scope.step)
     before, running.scope = running.scope, scope

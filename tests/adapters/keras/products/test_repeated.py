@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import layers
 from qemu_swalp_keras import quantize_gemms
+from qemu_swalp_keras.calls.repeated import Repeatable
 
 from qemu_swalp.training import Recipe
 from tests.adapters.keras.conftest import on_grid, same
@@ -58,3 +59,12 @@ def test_a_repeated_call_draws_the_same_bits_and_is_not_counted():
         return [array for y, inputs, weights in found for array in (y, *inputs, *weights)]
 
     assert same(twice(keras.remat), twice(lambda call: call))
+
+
+def test_other_calls_than_at_first_are_told():
+    inner = quantize_gemms(layers.Dense(2, name="inner"), RECIPE)
+    inner.build((None, 2))
+    repeatable = Repeatable(lambda n: [inner(np.ones((1, 2), "float32")) for _ in range(n)])
+    repeatable(1)
+    with pytest.raises(RuntimeError, match="calls more layers than at first, 'inner'"):
+        repeatable(2)
