@@ -204,8 +204,10 @@ def add_state(layer: keras.layers.Layer, name: str, value: Any) -> None:
 
 
 def track_variable(layer: keras.layers.Layer, name: str, variable: Any) -> None:
-    """Let `tf.saved_model.save` find a variable that is no attribute of the layer."""
-    if keras.backend.backend() == "tensorflow":
+    """Let `tf.saved_model.save` find a variable that is no attribute of the layer, once it has its
+    value.
+    """
+    if keras.backend.backend() == "tensorflow" and variable._value is not None:
         layer._track_trackable(variable._value, name, overwrite=True)  # `value` may be cast
 
 

@@ -25,7 +25,7 @@ class Scales(StateLayer):
     def make(self, name: str, delayed: Delayed) -> None:
         """The state of an operand, unless it is there."""
         if self.of(name) is None:
-            variable = self.add_weight(
+            self.add_weight(
                 name=variable_name(name),
                 shape=(delayed.history + 2,),
                 dtype="float32",
@@ -33,7 +33,6 @@ class Scales(StateLayer):
                 autocast=False,
                 overwrite_with_gradient=True,
             )
-            track_variable(self, variable.name, variable)
 
     def of(self, name: str) -> Any:
         """The variable of an operand; None where it is not made."""
@@ -63,6 +62,8 @@ def scales_of(layer: Any, policy: RoundingPolicy) -> Scales | None:
             add_state(layer, SCALES, scales)
         for name, delayed in policy.scales.items():
             scales.make(name, Delayed.parse(delayed))
+        for variable in scales.variables:
+            track_variable(scales, variable.name, variable)
     return scales
 
 
