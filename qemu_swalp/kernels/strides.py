@@ -27,7 +27,7 @@ def layout_by(
     shape: Shape, source_strides: Shape, target_strides: Shape, extents: Shape
 ) -> structs.Layout | None:
     """The same for blocks of that length along each axis."""
-    shape, extents = shape or (1,), extents or (1,)
+    shape = shape or (1,)
     source_strides, target_strides = source_strides or (1,), target_strides or (1,)
     axes: list[list[int]] = []  # length, extent, stride of source, of target; the last axis first
     for axis in reversed(list(zip(shape, extents, source_strides, target_strides, strict=True))):
@@ -76,7 +76,10 @@ def operands_of(shape: Shape, a_strides: Shape, b_strides: Shape) -> structs.Lay
 
 
 def extents_of(shape: Shape, format: Format) -> Shape:
-    """The length of a block along each axis; elements by themselves have all of an array in one."""
+    """The length of a block along each axis; elements by themselves have all of an array in one.
+    A scalar counts as an array of one element.
+    """
+    shape = shape or (1,)
     if not isinstance(format, Block):
         return shape
     return tuple(

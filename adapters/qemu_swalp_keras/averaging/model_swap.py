@@ -228,11 +228,12 @@ def _within(x: Any, seen: set[int]) -> Iterator[QuantizedBase]:
 def _undone_after_an_exception(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def run(model: Any, *args: Any, **kwargs: Any) -> Any:
+        before = standing(model.trainable_variables)  # of a file, which `fit` may have refused
         try:
             return method(model, *args, **kwargs)
         except BaseException:
             swap = standing(model.trainable_variables)
-            if swap is not None and swap.automatic:
+            if swap is not None and swap.automatic and swap is not before:
                 swap.undo_unless_rewritten()
             raise
 

@@ -66,7 +66,7 @@ def outcome_of(settings: Settings, lines: Sequence[Row]) -> Outcome:
     rows = [row for line in lines for row in line["rows"]]
     first, second = ([row for row in rows if row["part"] == part] for part in PARTS)
     regression = summarize(first, (*BY, "format", "bits", "method"), METRICS)
-    errors = summarize(second, (*BY, "framework", "format", "bits", "method"), ("test_error",))
+    errors = summarize(second, (*BY, "format", "bits", "framework", "method"), ("test_error",))
     text = _regression_text(settings, regression) + _network_text(settings, errors)
     return Outcome(
         rows,

@@ -232,6 +232,23 @@ def test_state_layers() -> None:
     assert not hasattr(layer, "state")
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's checkpoints")
+def test_track_variable(tmp_path: Path) -> None:
+    """SavedModels hold only variables that they find from the model."""
+    import tensorflow as tf
+
+    model = keras.Sequential([keras.layers.Input((1,)), keras.layers.Dense(1)])
+    state, layer = keras.Variable([3.0, 4.0], name="more"), model.layers[0]
+    dependencies = tf.train.Checkpoint(layer=layer)
+    assert not any(
+        "more" in key
+        for key, _ in tf.train.list_variables(dependencies.write(str(tmp_path / "before")))
+    )
+    _compat.track_variable(layer, "more", state)
+    written = tf.train.Checkpoint(layer=layer).write(str(tmp_path / "after"))
+    assert any("more" in key for key, _ in tf.train.list_variables(written))
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="JAX's trainer")
 def test_in_variables_and_state_of() -> None:
     """It hands its variables from step to step, in this order."""
