@@ -248,11 +248,12 @@ def called() -> Iterator[None]:
 @contextmanager
 def apart() -> Iterator[None]:
     """Within it layers are called without effect, beside the call that is running."""
-    before, running.calls = running.calls, {}
+    before = running.calls, running.steps, running.repeats
+    running.calls, running.steps, running.repeats = {}, None, None
     try:
         yield
     finally:
-        running.calls = before
+        running.calls, running.steps, running.repeats = before
 
 
 @contextmanager

@@ -14,7 +14,15 @@ from torch.nn.functional import pad
 import qemu_swalp
 from qemu_swalp import Accumulation, RandomBits
 
-from ..tensors.custom_ops import Rule, is_traced, known_step, signed, step_tensor, unsigned
+from ..tensors.custom_ops import (
+    Rule,
+    as_loss_scaling_needs,
+    is_traced,
+    known_step,
+    signed,
+    step_tensor,
+    unsigned,
+)
 
 
 class Geometry(NamedTuple):
@@ -32,26 +40,34 @@ def times(a: Tensor, b: Tensor, rule: Rule) -> Tensor:
     """a·b, batched and broadcast; without gradient."""
     if is_traced():
         traced: Tensor = _multiply(
-            a, b, rule.quantizer, signed(rule.seed), signed(rule.stream), step_tensor(rule)
+            a,
+            b,
+            rule.quantizer,
+            signed(rule.seed),
+            signed(rule.stream),
+            step_tensor(rule),
+            rule.role,
         )
         return traced
     accumulation = Accumulation.parse(rule.quantizer)
     random = RandomBits(rule.seed, rule.stream, rule.step) if accumulation.stochastic else None
-    product: Tensor = qemu_swalp.matmul(a.detach(), b.detach(), accumulation, random=random)
-    return product
+    a, b = a.detach(), b.detach()
+    product: Tensor = qemu_swalp.matmul(a, b, accumulation, random=random)
+    return as_loss_scaling_needs(product, rule.role, lambda: torch.matmul(a, b))
 
 
 @torch.library.custom_op("qemu_swalp::multiply", mutates_args=())
 def _multiply(
-    a: Tensor, b: Tensor, accumulation: str, seed: int, stream: int, step: Tensor
+    a: Tensor, b: Tensor, accumulation: str, seed: int, stream: int, step: Tensor, role: str
 ) -> Tensor:
-    return times(
-        a, b, Rule(accumulation, unsigned(seed), unsigned(stream), known_step(step))
-    ).contiguous()
+    rule = Rule(accumulation, unsigned(seed), unsigned(stream), known_step(step), role=role)
+    return times(a, b, rule).contiguous()
 
 
 @_multiply.register_fake
-def _(a: Tensor, b: Tensor, accumulation: str, seed: int, stream: int, step: Tensor) -> Tensor:
+def _(
+    a: Tensor, b: Tensor, accumulation: str, seed: int, stream: int, step: Tensor, role: str
+) -> Tensor:
     return torch.matmul(a, b)
 
 

@@ -20,6 +20,7 @@ from qemu_swalp.training.functional import ELEMENTWISE
 from ..tensors.call_counters import stream
 from ..tensors.custom_ops import (
     Rule,
+    as_loss_scaling_needs,
     is_stochastic,
     is_traced,
     known_step,
@@ -204,6 +205,13 @@ def operate(operation: str, operands: list[Tensor], rule: Rule) -> Tensor:
             rule.role,
         )
         return traced
+    result = _operated(operation, operands, rule)
+    return as_loss_scaling_needs(
+        result, rule.role, lambda: plain(operation)(*(x.detach() for x in operands))
+    )
+
+
+def _operated(operation: str, operands: list[Tensor], rule: Rule) -> Tensor:
     random = (
         RandomBits(rule.seed, rule.stream, rule.step) if is_stochastic(rule.quantizer) else None
     )

@@ -20,6 +20,7 @@ from .._compat import backward_id, ddp_joins, groups_of_ddp, groups_of_fsdp
 from ..tensors.call_counters import BITS
 from ..tensors.custom_ops import (
     Rule,
+    as_loss_scaling_needs,
     is_traced,
     known_step,
     parsed,
@@ -180,7 +181,7 @@ def scaled(x: Tensor, rule: Rule, scaling: Scaling) -> Tensor:
         random = RandomBits(rule.seed, rule.stream, rule.step, rule.offset)
     observe(Label(rule.site, rule.role), x, quantizer, random, scale)
     y: Tensor = qemu_swalp.quantize(x, block, quantizer.rounding, random=random, scales=scale)
-    return y
+    return as_loss_scaling_needs(y, rule.role, lambda: x)
 
 
 @lru_cache(maxsize=64)

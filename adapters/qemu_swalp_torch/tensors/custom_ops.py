@@ -5,6 +5,7 @@ whole.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -24,6 +25,9 @@ SIGN = 1 << 63
 
 SIGNS = "signs"
 """The role of random signs, which observers are not told of: they are no number of the model."""
+
+BACKWARD = ("backward.", "dgrad.sum", "wgrad.sum")
+"""How roles of elementwise operations and sums begin, if they belong to a backward."""
 
 HIGHER = "/"
 """In roles, before the products through which the gradient came that stands in another's place."""
@@ -119,18 +123,24 @@ def apply_rule(x: Tensor, rule: Rule) -> Tensor:
     )
     if watched() and rule.role != SIGNS:
         observe(Label(rule.site, rule.role), x.detach(), quantizer, random)
-    return _as_loss_scaling_needs(rounded(x, quantizer, random), x, rule.role)
+    return as_loss_scaling_needs(rounded(x, quantizer, random), rule.role, lambda: x)
 
 
-def _as_loss_scaling_needs(result: Tensor, x: Tensor, role: str) -> Tensor:
-    """The rounded x, with infinities and NaN where an error in float16 has them.
+def as_loss_scaling_needs(result: Tensor, role: str, exact: Callable[[], Tensor]) -> Tensor:
+    """What was rounded, with infinities and NaN where a number of a backward in float16 has them,
+    which `exact` computes without rounding.
 
     A loss scale that is too great shows by them in the gradients, and a format that saturates would
     hide them from `torch.amp.GradScaler`.
     """
-    if x.dtype != torch.float16 or not ("error" in role or HIGHER in role):
+    if result.dtype != torch.float16 or not _is_of_backward(role):
         return result
+    x = exact()
     return torch.where(x.isfinite(), result, x)
+
+
+def _is_of_backward(role: str) -> bool:
+    return "error" in role or HIGHER in role or role.startswith(BACKWARD)
 
 
 @forget_on_redefinition

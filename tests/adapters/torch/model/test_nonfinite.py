@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
-from qemu_swalp_torch import quantize_activations, quantize_gemms
+from qemu_swalp_torch import quantize_activations, quantize_elementwise, quantize_gemms
 
 from qemu_swalp.training import Recipe
 
@@ -66,4 +67,45 @@ def test_errors_in_float16_show_that_they_overflowed(of_products: bool) -> None:
         x = torch.ones(1, 4, dtype=dtype, requires_grad=True)
         error = torch.tensor([[1.0, float("inf"), 3.0, 2.0]], dtype=dtype)
         (gradient,) = torch.autograd.grad(layer(x), x, error)
+        assert bool(gradient.isfinite().all()) == (dtype == torch.float32)
+
+
+SUMS = "fixed<8,4>/nearest_even"
+DELAYED = Recipe(
+    operands={"error": "block<e5m2,scale=float<8,23>>"}, scaling={"error": "delayed<16>"}
+)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("recipe", [Recipe(sums=SUMS), DELAYED], ids=["sums", "delayed"])
+def test_sums_and_delayed_scales_hide_no_overflow(recipe: Recipe, compiled: bool) -> None:
+    """Of the first call and of later ones, in the gradients of input and weight."""
+    for dtype in (torch.float16, torch.float32):
+        layer = torch.nn.Linear(4, 4, bias=False, dtype=dtype)
+        quantize_gemms(layer, recipe)
+        run = torch.compile(layer, backend="aot_eager", fullgraph=True) if compiled else layer
+        for value in (1.0, float("inf"), float("inf")):
+            x = torch.ones(2, 4, dtype=dtype, requires_grad=True)
+            error = torch.ones(2, 4, dtype=dtype)
+            error[0, 0] = value
+            gradients = torch.autograd.grad(run(x), (x, layer.weight), error)
+            finite = [bool(gradient.isfinite().all()) for gradient in gradients]
+            if dtype == torch.float16 or value == 1:
+                assert finite == [value == 1] * 2
+
+
+@pytest.mark.parametrize("function", [torch.tanh, lambda x: torch.softmax(x, -1), lambda x: x * x])
+def test_elementwise_operations_hide_no_overflow(function: Callable[..., torch.Tensor]) -> None:
+    """In float32 they saturate."""
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return function(x)
+
+    model = Model()
+    quantize_elementwise(model, Recipe(elementwise="e4m3fn/nearest_even"))
+    for dtype in (torch.float16, torch.float32):
+        x = torch.ones(4, dtype=dtype, requires_grad=True)
+        error = torch.tensor([float("inf"), 1, 1, 1], dtype=dtype)
+        (gradient,) = torch.autograd.grad(model(x), x, error)
         assert bool(gradient.isfinite().all()) == (dtype == torch.float32)
