@@ -57,7 +57,7 @@ def check_given(
         _in_shape(ctx.xp, x, format, "scales", numbers),
         None if points is None else _in_shape(ctx.xp, x, format, "zero_points", points),
     )
-    _check_values(ctx, format, given)
+    _check_values(ctx, format, given, scales, zero_points)
     return given
 
 
@@ -138,8 +138,10 @@ def _fits(got: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
     )
 
 
-def _check_values(ctx: Context, format: Block, given: Given) -> None:
-    """ValueError for known values that are no scales or zero points of the format."""
+def _check_values(ctx: Context, format: Block, given: Given, scales: Any, zero_points: Any) -> None:
+    """ValueError for known values that are no scales or zero points of the format; it tells what
+    the caller gave.
+    """
     xp = ctx.xp
     if xp.concrete(given.scales):
         _, invalid = scales_in_format(ctx, format, given.scales)
@@ -147,21 +149,20 @@ def _check_values(ctx: Context, format: Block, given: Given) -> None:
             wanted = "positive and finite in float32"
             if format.powers:
                 wanted = "powers of two from 2^{} to 2^{}".format(*format.powers)
-            raise ValueError(
-                f"scales of {format} must be {wanted}, got {_first(given.scales, invalid)}"
-            )
+            raise ValueError(f"scales of {format} must be {wanted}, got {_first(scales, invalid)}")
     if given.zero_points is not None and xp.concrete(given.zero_points):
         invalid = outside(given.zero_points, format)
         if xp.any(invalid):
             raise ValueError(
                 f"zero_points of {format} must be from 0 to {int(format.element.max)}, got"
-                f" {_first(given.zero_points, invalid)}; of signed integers from -2^(W-1) add"
+                f" {_first(zero_points, invalid)}; of signed integers from -2^(W-1) add"
                 " 2^(W-1)"
             )
 
 
-def _first(values: Array, mask: Array) -> str:
-    flat, where = host("scales", values).reshape(-1), host("mask", mask).reshape(-1)
+def _first(values: Any, mask: Array) -> str:
+    numbers = values if isinstance(values, int | float | list | tuple) else host("scales", values)
+    flat, where = np.reshape(numbers, -1), host("mask", mask).reshape(-1)
     return repr(flat[np.flatnonzero(where)[0]].item())
 
 

@@ -41,13 +41,12 @@ def fixed_scales(ctx: Context, lengths: Lengths, format: Block, given: Given) ->
     """The scales of the blocks of an array of these lengths, in the format of scales."""
     xp, shape = ctx.xp, blocks_shape(lengths, format)
     scale, invalid = scales_in_format(ctx, format, given.scales)
-    zero_point = None
-    if given.zero_points is not None:
-        zero_point = xp.cast(given.zero_points, ctx.dtype.width)
-        invalid = invalid | outside(zero_point, format)
-        zero_point = over(ctx, zero_point, shape)
     exponent, significand = (None if part is None else over(ctx, part, shape) for part in scale)
     mask = over(ctx, xp.cast(invalid, ctx.dtype.width), shape) == 1
+    zero_point = None
+    if given.zero_points is not None:
+        zero_point = over(ctx, xp.cast(given.zero_points, ctx.dtype.width), shape)
+        mask = mask | outside(zero_point, format)
     return Fixed(Number(exponent, significand), zero_point, mask)
 
 

@@ -75,19 +75,24 @@ def arrays_of(source: Source, config: Mapping[str, Any]) -> dict[str, Callable[[
     found = {name: fit for name in source.names if (fit := _fit(source, name, names))}
     taken = {part for _, parts in found.values() for part in parts.values()}
     arrays: dict[str, Callable[[], Stored]] = {}
-    plain = {name: _plain_reader(source, name) for name in names - set(found) - taken}
+    by_memory: dict[str, Callable[[], Stored]] = {}
+    quantized: dict[str, tuple[str, Callable[[], Stored]]] = {}
+    for stored, (layout, parts) in found.items():
+        name = stored.removesuffix(layout.codes) + layout.ending
+        quantized[stored] = name, _reader(source, name, layout, parts, config)
+        if name == stored:  # another name of these codes is one of the array
+            by_memory.setdefault(source.same_as.get(stored, stored), quantized[stored][1])
     for stored in source.names:
-        if stored in found:
-            layout, parts = found[stored]
-            name = stored.removesuffix(layout.codes) + layout.ending
-            read = _reader(source, name, layout, parts, config)
+        if stored in quantized:
+            name, read = quantized[stored]
         elif stored not in taken:
             if stored.endswith(NEVER_ALONE):
                 raise ValueError(
                     f"damaged: {stored} is one part of a quantized array, and the others are"
                     " missing or of dtypes that do not go with it"
                 )
-            name, read = stored, plain[source.same_as.get(stored, stored)]
+            memory = source.same_as.get(stored, stored)
+            name, read = stored, by_memory.setdefault(memory, _plain_reader(source, stored))
         else:
             continue
         if name in arrays:

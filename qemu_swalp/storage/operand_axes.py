@@ -66,6 +66,8 @@ def format_for_operand(
             axes += own
     if format.size is not None and not axes:  # runs along an axis of length 1
         axes, sizes = [-1], [1]
+    elif len(axes) == len(shape) and len(format.axis) == 1:  # without a size BLK-2 has one block
+        sizes = sizes or [1] * len(axes)
     size_of_each = tuple(sizes) if len(sizes) > 1 else next(iter(sizes), None)
     placed: Format = format.replace(axis=tuple(axes) or None, size=size_of_each)
     return placed

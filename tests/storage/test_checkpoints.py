@@ -336,6 +336,22 @@ def test_files_of_torch_save(tmp_path: Path) -> None:
         q.load_checkpoint(tmp_path / "absent.pt")
 
 
+@pytest.mark.parametrize("first", ["embed", "head"])
+def test_other_names_of_codes_and_parts(first: str, tmp_path: Path) -> None:
+    """A tie is the array of the codes, whichever name is first; one of a part is what it holds."""
+    codes, scale = torch.ones(2, 2).to(torch.float8_e4m3fn), torch.full((1, 1), 0.5)
+    parts = {"embed.weight": codes, "embed.weight_scale_inv": scale}
+    ties = {"head.weight": codes, "factor": scale, "again": scale}
+    tensors = parts | ties if first == "embed" else ties | parts
+    torch.save(tensors, tmp_path / "m.pt")
+    state = q.load_checkpoint(tmp_path / "m.pt")
+    assert list(state) == [name for name in tensors if not name.endswith("_inv")]
+    assert state["head.weight"] is state["embed.weight"]
+    assert (state["head.weight"].decode() == 0.5).all()
+    assert state["again"] is state["factor"]
+    assert state["factor"].tolist() == [[0.5]]
+
+
 @pytest.mark.parametrize(("module", "file"), [("torch", "x.pt"), ("gguf", "x.gguf")])
 def test_a_missing_requirement_names_the_extra(
     module: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -176,6 +176,23 @@ def test_blocks_that_would_go_beyond_the_innermost_axis() -> None:
         assert found in str(q.quantize_state_dict(state, name, layouts=layouts)["w"].format)
 
 
+def test_layouts_of_all_axes_keep_one_block_for_each_output() -> None:
+    """An operand of shape (1, 6) under bfp8 along its outputs has 6 scales, not one."""
+    x = np.float32(2.0 ** np.arange(6)) * (1 + RNG.random(6, np.float32))
+    for sizes in ((), (1,)):
+        for word, axis in (("out", -2), ("sum", -1)):
+            found = {"sum": (), "out": ()} | {word: tuple(range(2 + len(sizes)))}
+            state = {"w": x.reshape(2, 3, *sizes)}
+            (coded,) = q.quantize_state_dict(
+                state, f"bfp<8,axis={axis}>", layouts={"w": found}
+            ).values()
+            rows = q.quantize(x.reshape(6, 1), "bfp<8,axis=0>")
+            assert (coded.decode().reshape(6, 1) == rows).all()
+            assert coded.codes.scales.size == 6
+    both = q.quantize_state_dict(state, "bfp<8,axis=(sum,out)>", layouts={"w": found})["w"]
+    assert both.codes.scales.size == 1
+
+
 def test_the_command_asks_for_the_library(capsys: Capture, tmp_path: Path) -> None:
     source, out = tmp_path / "m.safetensors", tmp_path / "q.safetensors"
     save_file({"conv": KERNEL, "fc": KERNEL[:, :, 0, 0]}, source)
