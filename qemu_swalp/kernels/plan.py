@@ -188,6 +188,8 @@ def _scaling(arrays: _Arrays, source: SourceDtype, format: Block, given: bool) -
     if format.powers:
         scaling.least_power, scaling.greatest_power = format.powers
         return scaling
+    if not getattr(format.element, "has_zero", True):
+        raise Unsupported("no kernel has elements without zero under scales with fractions")
     scale = fractional(format)
     scaling.scale = _element(
         arrays,

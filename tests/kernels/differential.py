@@ -1,5 +1,5 @@
 """The kernels against the reference implementation on random cases: `python -m
-tests.kernels.differential --seconds 300 --seed 1`.
+tests.kernels.differential --seconds 300 --first 1`.
 
 A case is a format, a dtype, a rounding, a policy, an array in some order of memory and an
 instruction set. Each is drawn from a seed of its own, by which a difference is found again:
@@ -29,7 +29,10 @@ RULES = (
     *("ceil", "rceil", "even", "minmax", "ggml", "mse", "quest"),
     *("transformer_engine", "torchao", "four_over_six"),
 )
-SHAPES = ((3, 67), (5, 4, 9), (1, 130), (40, 3), (2, 3, 3, 5), (16, 16), (97,), (2, 1, 1, 33))
+SHORT = ((3, 67), (5, 4, 9), (1, 130), (40, 3), (2, 3, 3, 5), (16, 16), (97,), (2, 1, 1, 33))
+LONG = ((1543,), (3, 1100), (2, 17, 129))
+"""Of blocks of many vectors, and rows of several pieces."""
+SHAPES = SHORT + LONG
 
 
 class Case(NamedTuple):

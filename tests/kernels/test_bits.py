@@ -288,6 +288,12 @@ def test_scales_at_the_ends_of_float32(format: str, dtype: str) -> None:
         # quotients below the least subnormal number
         ("int<4>", [16.58, -1e-323, 5e-324, 2e-323], "float64"),
         ("int<4>", [16.58, -2.8e-45, 1.4e-45, 5.6e-45], "float32"),
+        # quotients that vanish, of elements without zero
+        (
+            "block<float<5,2,zero=false,specials=fn>,axis=1,size=16,scale=bf16>",
+            [1e10, 5e-44],
+            "float32",
+        ),
     ],
 )
 def test_ends_of_the_source_dtype(
