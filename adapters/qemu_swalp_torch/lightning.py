@@ -209,7 +209,8 @@ def save_with_averages(trainer: Any) -> None:
 
     def state_dict() -> dict[str, Any]:
         state: dict[str, Any] = inner()
-        for callback in filter(_is_ours, trainer.callbacks):
+        ours = filter(_is_ours, trainer.callbacks)
+        for callback in sorted(ours, key=lambda c: c.save_average):  # averages over iterates
             _exchange(state, callback, strategy.lightning_module)
         return state
 
@@ -223,17 +224,21 @@ def _exchange(state: dict[str, Any], callback: Any, module: nn.Module) -> None:
     if callback.save_average == averager.swapped or not averager.n_averaged:
         return
     weights = averager.average() if callback.save_average else averager.iterate()
-    keys = {id(x): key for key, x in module.state_dict(keep_vars=True).items()}
+    keys: dict[int, list[str]] = {}
+    for key, x in module.state_dict(keep_vars=True).items():  # tied weights have several
+        keys.setdefault(id(x), []).append(key)
     tensors = averager.source.all_buffers() | averager.parameters
     for name, x in weights.items():
         whole = x.full_tensor() if is_dtensor(x) else x
-        key = keys.get(id(tensors[name]))
-        if key is None and isinstance(tensors[name], nn.Parameter):
+        present = keys.get(id(tensors[name]), [])
+        if not present and isinstance(tensors[name], nn.Parameter):
             raise ValueError(
                 f"{name} is averaged, and the checkpoint has it under no name, so that nothing can"
                 " be put in its place; average the LightningModule or a module of it, under a"
                 " strategy that does not flatten parameters; or pass save_average=False"
             )
-        if key in state:
-            like = state[key]
-            state[key] = (x if is_dtensor(like) else whole).to(like.device, like.dtype)
+        saved = [key for key in present if key in state]
+        if saved:
+            like = state[saved[0]]
+            value = (x if is_dtensor(like) else whole).to(like.device, like.dtype)
+            state.update(dict.fromkeys(saved, value))

@@ -211,21 +211,26 @@ class Averager:
         self.swaps.forget()
 
     def iterate(self) -> dict[str, Tensor]:
-        """Copies of what is averaged as training has it, by name; within `swap` of the model's
-        buffers, too.
+        """Copies of what is averaged as training has it, by name; within `swap`, also that of
+        another averager, of the model's buffers, too.
         """
-        if self.swaps.saved is not None and self.swapped:
-            return {name: x.clone() for name, x in self.swaps.saved.values.items()}
-        return {name: p.detach().clone() for name, p in self.parameters.items()}
+        return self.swaps.iterate()
 
     def set_iterate(self, iterate: Mapping[str, Tensor]) -> None:
-        """Inverse of `iterate`. ValueError, and no change, where names or shapes are others.
+        """Inverse of `iterate`. ValueError, and no change, where names or shapes are others, or
+        one of what is averaged is missing.
 
         RuntimeError within `swap`.
         """
         self.swaps.settle("set_iterate()")
         targets = self.source.all_buffers() | self.parameters
         check_fit(iterate, targets)
+        missing = sorted(set(self.parameters) - set(iterate))
+        if missing:
+            raise ValueError(
+                f"the iterate lacks {', '.join(missing)}, which this averager averages; pass all"
+                " that iterate() gave"
+            )
         copy_into(iterate, targets)
 
     def apply_to(self, model: Weights) -> None:

@@ -86,6 +86,7 @@ class Saved:
         """Keep what the model holds."""
         self.stands, self.values = False, {}
         STANDING.discard(self)
+        self._unshadow()
 
     def settle(self, what: str) -> None:
         """Restore what an abandoned swap took out.
@@ -125,10 +126,14 @@ class Saved:
     def _read(self, module: nn.Module, name: str, *args: Any, **kwargs: Any) -> Any:
         """In place of a reader of a module."""
         self.restore_unless_trained()
-        for shadowed, reader in self.shadowed:
-            shadowed.__dict__.pop(reader, None)
-        self.shadowed = []
+        self._unshadow()
         return getattr(module, name)(*args, **kwargs)
+
+    def _unshadow(self) -> None:
+        """Give the modules their own readers back."""
+        for module, name in self.shadowed:
+            module.__dict__.pop(name, None)
+        self.shadowed = []
 
     def restore_unless_trained(self) -> None:
         """Put everything back, unless the average was trained on: the averager tells then."""
@@ -208,11 +213,27 @@ class Swaps:
 
         RuntimeError where one stands.
         """
-        if STANDING:
-            ids = {id(x) for x in self.source.tensors().values()}
-            for saved in list(STANDING):
-                if saved is self.saved or any(id(x) in ids for x in saved.tensors.values()):
-                    saved.settle(what)
+        for saved in self._standing():
+            saved.settle(what)
+
+    def iterate(self) -> dict[str, Tensor]:
+        """As `Averager.iterate`."""
+        tensors, standing = self.source.tensors(), self._standing()
+        if standing:
+            tensors = self.source.all_buffers() | tensors
+        before = {id(s.tensors[name]): x for s in standing for name, x in s.values.items()}
+        return {name: before.get(id(x), x).detach().clone() for name, x in tensors.items()}
+
+    def _standing(self) -> list[Saved]:
+        """Swaps of this averager, and of others that hold one of its tensors."""
+        if not STANDING:
+            return []
+        ids = {id(x) for x in self.source.tensors().values()}
+        return [
+            saved
+            for saved in list(STANDING)
+            if saved is self.saved or any(id(x) in ids for x in saved.tensors.values())
+        ]
 
     def restore(self) -> None:
         """Put back what the model held."""

@@ -63,28 +63,27 @@ def drop_placeholders(optimizer: Optimizer) -> None:
 
 def has_placeholders(optimizer: Optimizer) -> bool:
     """Whether all state of an optimizer of PyTorch is what a step that is none leaves, which is
-    tried: of optimizers that are not quantized no mark tells.
+    tried on copies of the weights: of optimizers that are not quantized no mark tells.
     """
     if not _may_have_placeholders(optimizer):
         return False
-    present, groups = optimizer.state, optimizer.param_groups
-    options = [dict(group) for group in groups]
-    gradients = [(p, p.grad) for group in groups for p in group["params"] if p.requires_grad]
-    optimizer.state = defaultdict(dict)
-    try:
-        for group in groups:
-            lr = group["lr"]
-            group["lr"] = torch.zeros_like(lr) if isinstance(lr, Tensor) else 0.0
-        for p, _ in gradients:
-            p.grad = torch.zeros_like(p)
-        step_without_hooks(optimizer)
-        return _same_state(present, optimizer.state)
-    finally:
-        optimizer.state = present
-        for group, before in zip(groups, options, strict=True):
-            group.update(before)
-        for p, gradient in gradients:
-            p.grad = gradient
+    twins = {p: p.detach().clone() for group in optimizer.param_groups for p in group["params"]}
+    for p, twin in twins.items():
+        twin.grad = torch.zeros_like(twin) if p.requires_grad else None
+    trial = object.__new__(type(optimizer))
+    trial.__dict__.update(optimizer.__dict__)
+    trial.state = defaultdict(dict)
+    trial.param_groups = [
+        {
+            **group,
+            "params": [twins[p] for p in group["params"]],
+            "lr": torch.zeros_like(group["lr"]) if isinstance(group["lr"], Tensor) else 0.0,
+        }
+        for group in optimizer.param_groups
+    ]
+    step_without_hooks(trial)
+    left = {p: trial.state[twin] for p, twin in twins.items() if twin in trial.state}
+    return _same_state(optimizer.state, left)
 
 
 def _may_have_placeholders(optimizer: Optimizer) -> bool:

@@ -80,6 +80,38 @@ def test_a_file_that_is_saved_while_the_average_is_shown(
         same(begun[1], averager.average())
 
 
+@pytest.mark.parametrize("saving_first", [True, False])
+def test_a_file_of_one_average_that_is_saved_while_another_is_shown(same, tmp_path, saving_first):
+    path = tmp_path / "net.ckpt"
+
+    class Saves(lightning.Callback):
+        def on_validation_batch_end(self, trainer, module, *_):
+            trainer.save_checkpoint(path)
+
+    module = Module()
+    shown, saved = Averager(module.net, EMA(decay=0.25)), Averager(module.net, EMA(decay=0.75))
+    ours = [average_callback(shown, validate=True), average_callback(saved, save_average=True)]
+    ours = ours[::-1] if saving_first else ours
+    fitted(tmp_path, ours[0], module, ours[1], Saves())
+    iterate, average = state(module), saved.average()
+    same({k: x for k, x in module.seen[0].items() if k in average}, shown.average())
+    same(weights_of(path), iterate | average)
+    states = torch.load(path, weights_only=False)["callbacks"].values()
+    same(next(s["iterate"] for s in states if "iterate" in s), iterate)
+
+
+def test_tied_weights_hold_the_average_under_each_of_their_names(same, tmp_path):
+    module, averager, callback = parts(save_average=True)
+    module.other.weight = module.net[0].weight
+    runner = fitted(tmp_path, callback, module)
+    runner.save_checkpoint(tmp_path / "net.ckpt")
+    held = torch.load(tmp_path / "net.ckpt", weights_only=False)["state_dict"]
+    average = averager.average()["0.weight"]
+    for name in ("net.0.weight", "other.weight"):
+        same({name: held[name]}, {name: average})
+    assert held["net.0.weight"].data_ptr() == held["other.weight"].data_ptr()
+
+
 class Resumable(DataLoader):
     """Which goes on where it was: Lightning asks those that can."""
 
@@ -148,6 +180,9 @@ def test_errors(tmp_path):
     averager.update()
     with pytest.raises(ValueError, match="model lacks the averaged parameters nowhere"):
         averager.set_iterate({"nowhere": torch.zeros(1)})
+    for kept in ({}, {"0.weight": averager.iterate()["0.weight"]}):
+        with pytest.raises(ValueError, match=r"the iterate lacks .*3\.bias"):
+            averager.set_iterate(kept)
     with averager.swap(), pytest.raises(RuntimeError, match=r"set_iterate\(\) within swap"):
         averager.set_iterate({})
     runner = fitted(tmp_path, callback, module)

@@ -256,6 +256,26 @@ def test_an_averaged_run_of_an_unquantized_optimizer_resumes(same, kind, saved_a
         assert each.averager.n_averaged == 4
 
 
+@pytest.mark.parametrize(
+    ("eps", "dtype"), [(0.0, torch.float32), (1e-8, torch.float16)], ids=["no eps", "float16"]
+)
+def test_looking_for_a_placeholder_writes_nothing_into_the_weights(same, eps, dtype):
+    """At a rate of 0 and without gradients Adam divides 0 by 0, where eps is none or underflows."""
+    results = []
+    for averaged in (False, True):
+        p = nn.Parameter(torch.tensor([1.0, -2.0], dtype=dtype))
+        optimizer = torch.optim.Adam([p], 0.5, eps=eps)
+        for _ in range(2):
+            p.grad = torch.ones_like(p)
+            optimizer.step()
+            if averaged:  # the next step looks whether this is a placeholder
+                optimizer.load_state_dict(optimizer.state_dict())
+                Averager({"p": p}).attach(optimizer)
+        results.append({"p": p.detach()})
+    assert not results[0]["p"].isnan().any()
+    same(*results)
+
+
 def test_true_steps_at_a_rate_of_0_or_with_zero_gradients_count():
     model = nn.Linear(2, 1)
     optimizer = quantize_optimizer(torch.optim.SGD(model.parameters(), 0.0), swalp(8), seed=0)

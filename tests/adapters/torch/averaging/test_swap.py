@@ -127,6 +127,21 @@ def test_or_by_whoever_reads_the_parameters(same, read):
         assert not {"named_parameters", "named_modules", "__reduce_ex__"} & set(module.__dict__)
 
 
+@pytest.mark.parametrize("use", ["forward", "state_dict", "restore", "forget_swap"])
+def test_what_ends_an_abandoned_swap_leaves_the_modules_their_own_readers(use):
+    run = Run().step(3)
+    modules = list(run.model.modules())
+    before = [set(module.__dict__) for module in modules]
+    drop(run.averager)
+    gc.collect()
+    assert "named_parameters" in run.model.__dict__
+    if use == "forward":
+        run.model(X)
+    else:
+        getattr(run.model if use == "state_dict" else run.averager, use)()
+    assert [set(module.__dict__) for module in modules] == before
+
+
 def test_an_average_that_was_trained_on_is_read_as_it_is():
     run = Run(attached=False).step(3)
     run.averager.update()
