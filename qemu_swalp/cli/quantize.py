@@ -166,26 +166,31 @@ def _quantize(chosen: argparse.Namespace) -> int:
     load(chosen.load)
     settings = _settings(chosen)
     _check_out(chosen)
-    report, state, rounded = Report(), dict[str, Stored](), dict[str, Stored]()
+    report, state = Report(), dict[str, Stored]()
+    earlier: dict[tuple[str, bool], tuple[str, str]] = {}
+    """(an array's first name, whether asked for) → (the name it was read by, why passed over)."""
     with open_checkpoint(chosen.file) as tensors:
         check_patterns("--only", chosen.only or (), tensors.names)
         for index, name in enumerate(_with_progress(tensors)):
-            stored, reason = _read(
-                tensors, name, chosen.only, settings, reading=chosen.out is not None
-            )
-            first = tensors.first[name]
-            if not reason and first in rounded:
-                reason, stored = f"the same as {first}", rounded[first]
+            asked = chosen.only is None or any(fnmatchcase(name, p) for p in chosen.only)
+            array = tensors.first[name], asked
+            if array in earlier:
+                same, reason = earlier[array]
+                reason = reason or f"the same as {same}"
+                if chosen.out is not None:
+                    state[name] = state[same]
+            else:
+                stored, reason = _read(tensors, name, asked, settings, chosen.out is not None)
+                earlier[array] = name, reason
+                if not reason:
+                    x = values_of(stored)
+                    report.add(name, stored, _analysis(settings, index, name, x))
+                    if chosen.out is not None:
+                        stored = _quantized(settings, index, name, x)
+                if chosen.out is not None:
+                    state[name] = stored
             if reason:
                 report.passed_over.setdefault(reason, []).append(name)
-            else:
-                x = values_of(stored)
-                report.add(name, stored, _analysis(settings, index, name, x))
-                if chosen.out is not None:
-                    stored = _quantized(settings, index, name, x)
-                rounded[name] = stored
-            if chosen.out is not None:
-                state[name] = stored
     if not report.lines:
         raise ValueError(f"{chosen.file}: nothing to round: {report.text() or 'it has no tensor'}")
     if chosen.out is not None:
@@ -254,10 +259,10 @@ def _with_progress(tensors: Checkpoint) -> Iterator[str]:
 
 
 def _read(
-    tensors: Checkpoint, name: str, only: list[str] | None, settings: _Settings, reading: bool
+    tensors: Checkpoint, name: str, asked: bool, settings: _Settings, reading: bool
 ) -> tuple[Stored, str]:
     """(the tensor as it is stored, why it is passed over, or "")."""
-    if only is not None and not any(fnmatchcase(name, pattern) for pattern in only):
+    if not asked:
         return tensors.read(name) if reading else np.empty(0), "not asked for"
     x = tensors.read(name)
     if not is_floating(x):

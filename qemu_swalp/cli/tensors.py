@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 
@@ -39,7 +40,10 @@ def write_file(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[
         )
     with whole(path) as part, open(part, "xb") as file:
         if suffix == ".npz":
-            np.savez(file, **tensors)  # type: ignore[arg-type]
+            with ZipFile(file, "w") as archive:  # np.savez refuses names of its own arguments
+                for name, x in tensors.items():
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        np.lib.format.write_array(member, x, allow_pickle=False)
         else:
             np.save(file, next(iter(tensors.values())))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -238,7 +238,7 @@ def _named(what: str, chosen: dict[str, Any], names: tuple[str, ...]) -> Iterato
 
 
 def pairs(items: Any) -> Iterator[tuple[str, Any]]:
-    """(key, value) of a mapping, or of a sequence of pairs.
+    """(key, value) of a mapping, or of an iterable of pairs.
 
     Raises
     ------
@@ -246,12 +246,14 @@ def pairs(items: Any) -> Iterator[tuple[str, Any]]:
     """
     if isinstance(items, Mapping):
         return iter(items.items())
-    if not isinstance(items, tuple | list) or not all(map(_is_pair, items)):
+    named = isinstance(items, Iterable) and not isinstance(items, str | bytes)
+    listed = list(items) if named else [items]
+    if not all(map(_is_pair, listed)):
         raise TypeError(
             "a part of a recipe that has names must be a mapping {name: value}, or pairs of these,"
             f" as in {{'input': 'e4m3fn', 'error': 'e5m2'}}, got {items!r}"
         )
-    return iter(items)
+    return iter(listed)
 
 
 def _is_pair(item: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import ml_dtypes
@@ -168,6 +169,30 @@ def test_tied_weights_are_rounded_and_stored_once(capsys: Capture, tmp_path: Pat
     state = q.load_checkpoint(out)
     assert state["emb"].dtype.name == "bfloat16"
     assert str(state["head"].format) == "mxfp4"
+    torch.save(dict.fromkeys(("emb", "head", "again"), w), tmp_path / "m.pt")
+    both = ("--only", "head", "--only", "again", "--format", "mxfp4", "--out", str(out))
+    record = json.loads(output(capsys, "quantize", str(tmp_path / "m.pt"), *both, "--json"))
+    assert record["passed_over"] == {"not asked for": ["emb"], "the same as head": ["again"]}
+    state = q.load_checkpoint(out)
+    assert state["again"] is state["head"]
+    other = ("--only", "bias", "--format", "mxfp4", "--out", str(out))
+    torch.save({"emb": w, "head": w, "bias": w.clone()}, tmp_path / "m.pt")
+    output(capsys, "quantize", str(tmp_path / "m.pt"), *other)
+    output(capsys, "quantize", str(out), *other)  # ties of what is not rounded are kept as well
+    state = q.load_checkpoint(out)
+    assert state["head"] is state["emb"]
+
+
+def test_without_out_no_tensor_is_kept(capsys: Capture, tmp_path: Path) -> None:
+    peaks = []
+    for count in (2, 10):
+        path = tmp_path / f"{count}.safetensors"
+        save_file({f"w{i}": np.ones((256, 256), np.float32) for i in range(count)}, path)
+        tracemalloc.start()
+        output(capsys, "quantize", str(path), "--format", "e4m3fn")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 256 * 256 * 4
 
 
 def test_tensors_that_a_format_does_not_suit(capsys: Capture, model: Path, tmp_path: Path) -> None:
@@ -216,6 +241,22 @@ def test_dequantize_to_numpy_files(capsys: Capture, tmp_path: Path) -> None:
     expected = q.quantize(WEIGHT, "posit8")
     assert (np.load(tmp_path / "back.npy") == expected).all()
     assert (np.load(tmp_path / "back.npz")["x"] == expected).all()
+
+
+def test_npz_files_have_every_name(capsys: Capture, tmp_path: Path) -> None:
+    """Also those of arguments of np.savez."""
+    state: dict[str, np.ndarray] = {
+        name: np.full(3, i, np.float16) for i, name in enumerate(("file", "allow_pickle"))
+    }
+    state |= {"args": np.array(1.5), "a/b": np.ones((2, 0), ">i4").T}
+    save_file(
+        {name: np.ascontiguousarray(x) for name, x in state.items()}, tmp_path / "x.safetensors"
+    )
+    options = ("--out", str(tmp_path / "back.npz"))
+    output(capsys, "dequantize", str(tmp_path / "x.safetensors"), *options)
+    back = q.load_checkpoint(tmp_path / "back.npz")
+    assert back.keys() == state.keys()
+    assert all((back[name] == x).all() for name, x in state.items())
 
 
 def test_progress_is_shown_on_a_terminal(

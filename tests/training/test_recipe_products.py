@@ -161,8 +161,22 @@ def test_positions_without_a_model_are_refused() -> None:
         recipe.at_layers(["a", "b"])
 
 
-@pytest.mark.parametrize("given", ["float<8,23>", ["input"], 5, None, [("input", "bf16", 1)]])
+@pytest.mark.parametrize(
+    "given", ["float<8,23>", "", ["input"], {"ab"}, 5, None, [("input", "bf16", 1)]]
+)
 @pytest.mark.parametrize("part", ["operands", "factors", "state", "overrides"])
 def test_what_has_no_names_is_refused(part: str, given: Any) -> None:
     with pytest.raises(TypeError, match=r"must be a mapping \{name: value\}, or pairs of these"):
         Recipe(**{part: given})
+
+
+def test_names_from_iterators() -> None:
+    named: Any
+    for part, named in (
+        ("operands", FP4),
+        ("sums", {"forward.sum": "bf16"}),
+        ("state", {"m": "bf16"}),
+    ):
+        pairs: Any
+        for pairs in (named.items(), iter(named.items()), [list(pair) for pair in named.items()]):
+            assert Recipe(**{part: pairs}) == Recipe(**{part: named})

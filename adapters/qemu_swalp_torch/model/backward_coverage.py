@@ -92,8 +92,8 @@ class HookedParameters(Expected):
         return None if scope is None else scope.place
 
 
-SCOPES: weakref.WeakSet[Any] = weakref.WeakSet()
-"""All that there are."""
+SCOPES: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+"""All that there are, by their ids. Threads that make some leave a list of `valuerefs` alone."""
 
 
 class ExpectedForwards(threading.local):
@@ -142,7 +142,8 @@ def _hooked_parameters(expected: list[Expected]) -> Iterator[HookedParameters]:
     """Those that none of the expected forwards knows."""
     EXPECTED.hooks = RemovableHandle.next_id
     known = {place for forward in expected for place in forward.places}
-    for scope in [scope for scope in SCOPES if getattr(scope, "policy", None)]:
+    scopes: Iterator[Any] = (ref() for ref in SCOPES.valuerefs())
+    for scope in [scope for scope in scopes if getattr(scope, "policy", None)]:
         parameters = [*scope.module.parameters(recurse=False)]
         present = frozenset(hook for p in parameters for hook in parameter_hooks(p))
         if present - scope.parameter_hooks and not known.issuperset(map(id, parameters)):

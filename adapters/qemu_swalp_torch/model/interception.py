@@ -44,7 +44,7 @@ class ModuleScope(NotScriptable):
     def __new__(cls, *inputs: Any) -> ModuleScope:
         """Copies are entered too."""
         scope = super().__new__(cls)
-        SCOPES.add(scope)
+        SCOPES[id(scope)] = scope
         return scope
 
     def __init__(self, module: nn.Module, name: str) -> None:

@@ -3,6 +3,8 @@ of others, by gradients of PyTorch's own.
 """
 
 import copy
+import sys
+import threading
 import warnings
 
 import pytest
@@ -261,3 +263,28 @@ def test_a_model_without_gradient_is_not_watched_for_ever(monkeypatch):
     for _ in range(3):
         step(trained)
     assert watched.count(watched[-1]) == 1
+
+
+def test_models_that_other_threads_make_disturb_no_backward():
+    model = nn.Linear(2, 2)
+    quantize_gemms(model, ALL)
+    parked = [copy.copy(model.forward) for _ in range(2000)]
+    over = threading.Event()
+
+    def make():
+        while not over.is_set():
+            parked.append(copy.copy(model.forward))
+            del parked[2000:]
+
+    thread, interval = threading.Thread(target=make), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    thread.start()
+    try:
+        for _ in range(20):
+            y = model(torch.ones(1, 2, requires_grad=True)).sum()
+            y.register_hook(lambda gradient: None)  # before whose backward all models are looked at
+            y.backward()
+    finally:
+        over.set()
+        thread.join()
+        sys.setswitchinterval(interval)
