@@ -233,14 +233,14 @@ class PolicyAverage(keras.callbacks.Callback):
             "n_averaged": self.n_averaged,
             "score": self.state.score,
             "values": {
-                number: kept.get(key, np.zeros_like(_array(v)))
+                number: np.asarray(kept.get(key, np.zeros_like(_array(v))))
                 for v, number, key in self._keys(variables)
             },
         }
 
     def load_file_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `file_state`. ValueError, and no change, where it does not fit."""
-        check_state(state, self.file_state())
+        check_state(state, self.file_state(), np.ndarray)
         values, n = state["values"], state["n_averaged"]
         value = {key: values[number] for _, number, key in self._keys(self._averaged())}
         self.policy = replace(self.policy, seed=state["rule"]["seed"])

@@ -139,7 +139,7 @@ class Running:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of `state_dict`, but for the step."""
         expected = self.state_dict(0)
-        check_state(state, expected)
+        check_state(state, expected, Tensor)
         value: dict[str, Any] = {}
         for key, ours in expected["values"].items():
             loaded = placed_like(state["values"][key], ours).to(ours.dtype, copy=True)

@@ -190,6 +190,31 @@ def test_weights_alone_hold_them_too(tmp_path: Path) -> None:
     assert same(kept([ema, lawa], model), before)
 
 
+class Gain(keras.layers.Layer):
+    """By one trained number."""
+
+    def build(self, shape: Any) -> None:
+        self.gain = self.add_weight(shape=(), initializer="ones")
+
+    def call(self, x: Any) -> Any:
+        return self.gain * x
+
+
+def test_a_weight_without_axes_is_held(tmp_path: Path) -> None:
+    models = []
+    for _ in range(2):
+        model = keras.Sequential([keras.layers.Input((4,)), Gain()])
+        model.compile("sgd", loss="mse", jit_compile=False)
+        models.append((model, PolicyAverage(EMA(decay=0.5))))
+    (model, average), (fresh, resumed) = models
+    model.fit(X, 2 * X, callbacks=[average], **FIT)
+    model.save_weights(tmp_path / "net.weights.h5")
+    fresh.load_weights(tmp_path / "net.weights.h5")
+    resumed.set_model(fresh)
+    assert resumed.n_averaged == average.n_averaged > 0
+    assert same(list(resumed.average().values()), list(average.average().values()))
+
+
 def test_what_a_file_has_not_is_told(tmp_path: Path) -> None:
     path = tmp_path / "net.keras"
     model = compiled()

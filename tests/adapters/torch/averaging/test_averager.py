@@ -339,6 +339,37 @@ def test_mismatched_and_damaged_checkpoints_are_refused_whole(same):
     same(before, averager.average())
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda state: None, "the averager's state must be a dict, got None"),
+        ({"rule": None}, r"state\['rule'\] must be a dict, got None"),
+        ({"rule": {"seed": "x"}}, r"state\['rule'\]\['seed'\] must be an integer"),
+        ({"values": None}, r"state\['values'\] must be a dict, got None"),
+        ({"values": {"p": None}}, r"state\['values'\]\['p'\] must be a Tensor, got None"),
+        ({"values": {"p": [1.0, 2.0]}}, r"state\['values'\]\['p'\] must be a Tensor, got \["),
+        ({"values": {3: None}}, "averages other parameters: 3, p in one only"),
+        ({"step": 1.5}, r"state\['step'\] must be an integer from -1 .*got 1\.5"),
+        ({"step": True}, r"state\['step'\] must be an integer"),
+        ({"n_averaged": None}, r"state\['n_averaged'\] at step 1 must be an integer"),
+        (
+            {"step": -1, "n_averaged": 5},
+            r"state\['n_averaged'\] at step -1 must be from 0 to 0, got 5",
+        ),
+        ({"score": "x"}, r"state\['score'\] must be a number or None, got 'x'"),
+    ],
+)
+def test_damaged_states_are_refused_whole(same, damage, words):
+    averager = Averager([("p", parameter(1.0, 2.0))])
+    averager.update()
+    before = averager.average()
+    state = averager.state_dict()
+    with pytest.raises(ValueError, match=words):
+        averager.load_state_dict(damage(state) if callable(damage) else state | damage)
+    same(before, averager.average())
+    averager.load_state_dict(state)
+
+
 def test_errors():
     p = parameter(1.0)
     with pytest.raises(ValueError, match="nothing averaged yet"):
