@@ -121,10 +121,21 @@ class SwapAverage(keras.callbacks.Callback):
             )
 
     def set_model(self, model: keras.Model) -> None:
-        """A `PolicyAverage` may be given to `evaluate` by this callback alone."""
+        """A `PolicyAverage` may be given to `evaluate` by this callback alone.
+
+        Raises
+        ------
+        ValueError: if it averages another model.
+        """
         super().set_model(model)
-        if self.average is not None and not self.average.is_of(model):
-            self.average.set_model(model)
+        if self.average is None or self.average.is_of(model):
+            return
+        if self.average.step >= 0:
+            raise ValueError(
+                "SwapAverage(average=...) shows the average of another model than"
+                f" {model.name!r}. Pass the PolicyAverage that was trained with this one"
+            )
+        self.average.set_model(model)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """Check that something is averaged; back to the iterate, if an average stands.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -151,6 +152,7 @@ class PolicyAverage(keras.callbacks.Callback):
         if self.buffers:
             found += buffers_of(self.model)
         if not self._knows_layouts:
+            _check_paths(found)
             self.policy = with_layouts(self.policy, {v.path: v for v in found})
             self._knows_layouts = True
         return found
@@ -271,3 +273,13 @@ def buffers_of(model: keras.Model) -> list[Any]:
 def _array(variable: Any) -> np.ndarray:
     value = keras.ops.convert_to_numpy(variable)
     return value.astype(np.float32) if variable.dtype in ("float16", "bfloat16") else value
+
+
+def _check_paths(variables: list[Any]) -> None:
+    """ValueError if two have the same path, by which their averages are told apart."""
+    twice = [path for path, count in Counter(v.path for v in variables).items() if count > 1]
+    if twice:
+        raise ValueError(
+            f"Several weights have the path {', '.join(twice)}, by which averages are told apart."
+            " Give their layers different names"
+        )

@@ -112,11 +112,18 @@ class SavedAverages(SavedBeside):
                 self._brought[key] = updates, state
         self._hold_again(header["swap"])
 
+    def _swap(self) -> ModelSwap | None:
+        """What stands in this model; neither in one that it is a part of, nor by its optimizer."""
+        model: Any = self._model()
+        swap = standing(model.trainable_variables)
+        own = isinstance(swap, ModelSwap) and swap.model is model and not swap.by_optimizer
+        return swap if own else None
+
     def _swap_state(self) -> State | None:
         """What an average that is in the weights replaced; an optimizer saves that of its own."""
         model: Any = self._model()
-        swap = standing(model.trainable_variables)
-        if swap is None or swap.by_optimizer:
+        swap = self._swap()
+        if swap is None:
             return None
         numbers = {id(v): i for i, v in enumerate(model.weights)}
         return {
@@ -129,8 +136,8 @@ class SavedAverages(SavedBeside):
     def _hold_again(self, state: State | None) -> None:
         """What was saved with an average as the weights stands so again."""
         model: Any = self._model()
-        old = standing(model.trainable_variables)
-        if old is not None and not old.by_optimizer:
+        old = self._swap()
+        if old is not None:
             old.forget()
         if state is None:
             return

@@ -76,20 +76,16 @@ def _rnn(function: Loop) -> Loop:
         with turning(current()) as turns:
             if turns is None:
                 return function(step_function, inputs, initial_states, **options)
-            axes = (1, 0) if options.get("time_major") else (0, 1)
-            lengths = ops.shape(tree.flatten(inputs)[0])
-            batch, count = (lengths[axis] for axis in axes)
-            number = ops.arange(count, dtype="int32")
-            number = number[:, None, None] if options.get("time_major") else number[None, :, None]
-            shape = (count, batch, 1) if options.get("time_major") else (batch, count, 1)
+            time = 0 if options.get("time_major") else 1
+            count = ops.shape(tree.flatten(inputs)[0])[time]
+            number = ops.expand_dims(ops.arange(count, dtype="int32"), (1 - time, 2))
 
             def turn(numbered: Any, states: Any) -> Any:
                 inputs, number = numbered
                 turns.begin(number[0, 0])
                 return step_function(inputs, states)
 
-            numbered = (inputs, ops.broadcast_to(number, shape))
-            result = function(turn, numbered, initial_states, **options)
+            result = function(turn, (inputs, number), initial_states, **options)
             turns.end(count)
             return result
 

@@ -13,7 +13,7 @@ from qemu_swalp.training.seeds import seed_for
 
 from ..layers.selection import Selection
 from ..sections import check_section, phases_of, recipe_of
-from .names import CHECKED, LEFT_OUT, Names
+from .names import KEYS, Names
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,6 @@ def restored(config: Mapping[str, Any]) -> tuple[dict[str, Any], Names]:
     """
     phases = phases_of(config["recipe"]) or Phases({0: Recipe.from_dict(config["recipe"])})
     phases = phases.map(lambda recipe: replace(recipe, allow_empty=True))
-    arguments = {key: value for key, value in config.items() if key not in (CHECKED, LEFT_OUT)}
+    arguments = {key: value for key, value in config.items() if key not in KEYS}
     recipe = phases if phases.several else phases.at(0)
     return {**arguments, "recipe": recipe}, Names.from_config(config)

@@ -12,8 +12,9 @@ from ..calls.sites import check_model
 from ..layers.names import ENDS, check_choice_of_layers, is_built, named_layers, placed
 from ..layers.selection import Selection, chosen
 
-CHECKED, LEFT_OUT = "names_checked", "left_out"
-"""Keys of a config."""
+CHECKED, LEFT_OUT, COUNT = "names_checked", "left_out", "left_out_of"
+KEYS = (CHECKED, LEFT_OUT, COUNT)
+"""Of a config."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Names:
     """Layers of the model whose variables are left out."""
     left_out: tuple[int, ...] = ()
     """Indices of variables that are left out; not by path, which two variables may share."""
+    count: int | None = None
+    """The number of variables that these are some of, where it is known."""
     checked: bool = False
     """Whether all patterns are known to match something."""
 
@@ -59,9 +62,16 @@ class Names:
         ValueError: if a pattern of the overrides matches nothing.
         """
         if self.checked:
+            if self.left_out and self.count not in (None, len(variables)):
+                raise ValueError(
+                    f"the config leaves out variables {list(self.left_out)} of {self.count}, and"
+                    f" the optimizer is built with {len(variables)}, as after layers were frozen;"
+                    " make the optimizer anew with model= and exclude="
+                )
             return self, phases
         if self.model is not None:
-            return Names(left_out=self._indices(variables), checked=True), self.placed(phases)
+            left_out, count = self._indices(variables), len(variables)
+            return Names(left_out=left_out, count=count, checked=True), self.placed(phases)
         paths = [getattr(v, "path", v.name) for v in variables]
         for _, recipe in phases.recipes:
             of_layers = [p for p, _ in recipe.overrides if p.rpartition("/")[2] in ENDS]
@@ -89,12 +99,14 @@ class Names:
                 "which variables excluded layers have is not known before they are built; call"
                 " model.build(input_shape), or the model, first"
             )
-        return {CHECKED: names.checked, LEFT_OUT: list(names.left_out)}, phases
+        left_out = {LEFT_OUT: list(names.left_out), COUNT: names.count}
+        return {CHECKED: names.checked, **left_out}, phases
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> Names:
         """Inverse of `plain`; configs of version 0.1 were of optimizers that nothing checked."""
-        return Names(left_out=tuple(config.get(LEFT_OUT, ())), checked=config.get(CHECKED, True))
+        left_out, count = tuple(config.get(LEFT_OUT, ())), config.get(COUNT)
+        return Names(left_out=left_out, count=count, checked=config.get(CHECKED, True))
 
 
 NONE: tuple[Any, ...] = ((), [])

@@ -391,3 +391,51 @@ def test_errors() -> None:
         PolicyAverage(EMA(), buffers=1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="name must be a string or None, got 3"):
         PolicyAverage(EMA(), name=3)  # type: ignore[arg-type]
+
+
+def test_a_part_with_an_average_of_its_own_is_saved_within_the_swap_of_the_whole(
+    tmp_path: Path,
+) -> None:
+    def whole() -> tuple[keras.Model, PolicyAverage]:
+        keras.utils.set_random_seed(0)
+        part = compiled()
+        part.fit(X, Y, epochs=1, callbacks=[PolicyAverage(EMA(decay=0.5))], **FIT)
+        model = keras.Sequential([keras.layers.Input((4,)), part, keras.layers.Dense(3)])
+        model.compile(accumulating(), loss="mse")
+        mean = PolicyAverage(EMA(decay=0.5), name="whole")
+        model.fit(X, Y, epochs=2, callbacks=[mean], **FIT)
+        return model, mean
+
+    model, mean = whole()
+    iterate = model.get_weights()
+    with mean.swap():
+        average = model.get_weights()
+        model.save_weights(tmp_path / "average.weights.h5")
+    again, _ = whole()
+    again.load_weights(tmp_path / "average.weights.h5")
+    assert same(again.get_weights(), average)
+    assert restore_iterate(again)
+    assert same(again.get_weights(), iterate)
+
+
+def test_weights_of_one_path_are_refused() -> None:
+    class Twice(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = (keras.layers.Dense(3, name="fc") for _ in range(2))
+
+        def call(self, x: Any) -> Any:
+            return self.b(self.a(x))
+
+    model = Twice()
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"path .*fc/kernel.*different names"):
+        model.fit(X, Y, callbacks=[PolicyAverage(EMA(decay=0.5))], **FIT)
+
+
+def test_the_average_of_another_model_is_not_shown() -> None:
+    first, second, mean = compiled(), compiled(), PolicyAverage(EMA(decay=0.5))
+    first.fit(X, Y, callbacks=[mean], **FIT)
+    with pytest.raises(ValueError, match="the average of another model than"):
+        second.evaluate(X, Y, callbacks=[SwapAverage(average=mean)], verbose=0)
+    assert mean.is_of(first)

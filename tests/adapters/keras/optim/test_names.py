@@ -122,3 +122,12 @@ def test_what_is_refused() -> None:
         QuantizedOptimizer("sgd", recipe(), model=3)
     with pytest.raises(ValueError, match="exclude: 'heda' matches none"):
         QuantizedOptimizer("sgd", recipe(), model=network(), exclude="heda")
+
+
+def test_a_config_of_other_variables_is_refused() -> None:
+    model = network()
+    optimizer = QuantizedOptimizer("sgd", "swalp8", model=model, exclude=["head"])
+    config = optimizer.get_config()
+    model.layers[0].trainable = False
+    with pytest.raises(ValueError, match=r"leaves out variables \[2, 3\] of 4, .* built with 2"):
+        QuantizedOptimizer.from_config(config).build(model.trainable_variables)

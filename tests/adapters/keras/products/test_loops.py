@@ -2,6 +2,7 @@
 in every way that a backend runs.
 """
 
+import keras
 import numpy as np
 import pytest
 from keras import layers, ops
@@ -86,3 +87,12 @@ def test_each_turn_has_its_own_bits(name, quantize):
     for others in found[1:]:
         for ours, theirs in zip(others, found[0], strict=False):
             same(ours, theirs)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_recurrent_layers_take_batches_of_none(compiled):
+    model = keras.Sequential([layers.Input((3, 2)), layers.SimpleRNN(4)])
+    quantize_gemms(model, Recipe(operands={"input": "fixed<8,2>/stochastic"}))
+    model.compile("sgd", "mse", run_eagerly=not compiled)
+    assert model.predict_on_batch(np.zeros((2, 3, 2), "float32")).shape == (2, 4)
+    assert model.predict_on_batch(np.zeros((0, 3, 2), "float32")).shape == (0, 4)
