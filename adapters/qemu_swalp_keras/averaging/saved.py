@@ -116,8 +116,9 @@ class SavedAverages(SavedBeside):
         """What stands in this model; neither in one that it is a part of, nor by its optimizer."""
         model: Any = self._model()
         swap = standing(model.trainable_variables)
-        own = isinstance(swap, ModelSwap) and swap.model is model and not swap.by_optimizer
-        return swap if own else None
+        if not isinstance(swap, ModelSwap) or swap.model is not model or swap.by_optimizer:
+            return None
+        return swap
 
     def _swap_state(self) -> State | None:
         """What an average that is in the weights replaced; an optimizer saves that of its own."""
