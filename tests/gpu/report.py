@@ -44,8 +44,12 @@ class Outcome:
     error: str = ""
 
 
-def run(name: str, section: Section, settings: Settings) -> Outcome:
-    """Run a section and print its rows; what it raises is part of the outcome."""
+def run(
+    name: str, section: Section, settings: Settings, show: Callable[[Row], object] = lambda _: None
+) -> Outcome:
+    """Run a section and print its rows; what it raises is part of the outcome. show : what is told
+    of each row at once.
+    """
     print(f"\n== {name}", flush=True)
     if settings.over():
         print("left out: the time is over")
@@ -54,6 +58,7 @@ def run(name: str, section: Section, settings: Settings) -> Outcome:
     try:
         for row in section(settings):
             rows.append(row)
+            show(row)
             if settings.over():
                 error = "cut short: the time is over"
                 break
@@ -65,12 +70,17 @@ def run(name: str, section: Section, settings: Settings) -> Outcome:
     seconds = time.monotonic() - began
     bad = [row for row in rows if not row.get("ok", True)]
     if rows:
-        header = list(dict.fromkeys(key for row in rows for key in row))
-        print(table(header, [[_cell(row.get(key, "")) for key in header] for row in rows]))
+        print(table(*cells(rows)))
     failed = bad or (error and not skipped and not error.startswith("cut short"))
     status = "failed" if failed else "skipped" if skipped else "ok"
     print(f"{status}, {seconds:.1f} s" + (f"; {error}" if error else ""), flush=True)
     return Outcome(name, status, seconds, rows, error)
+
+
+def cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+    """(header, lines) of a table."""
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    return header, [[_cell(row.get(key, "")) for key in header] for row in rows]
 
 
 def alive() -> bool:

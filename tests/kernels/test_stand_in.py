@@ -89,20 +89,3 @@ def test_without_a_gpu_it_says_why() -> None:
     done = command()
     assert done.returncode == 2
     assert f"no GPU to test: {reason}" in done.stdout
-
-
-def test_another_process_goes_on_where_the_gpu_is_lost(tmp_path: Path) -> None:
-    found = tmp_path / "gpu.json"
-    program = (
-        "import sys; from tests.gpu import __main__, exactness, report\n"
-        "from tests.stand_in import cupy_module, torch_cuda\n"
-        "def lost(settings): raise RuntimeError('cudaErrorIllegalAddress'); yield\n"
-        "exactness.streams, report.alive = lost, lambda: False\n"
-        "sys.exit(__main__.main(['--stand-in', '--only', 'streams', 'subnormal', 'resources',\n"
-        f"                        '--json', {str(found)!r}]))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1, done.stdout + done.stderr
-    sections = json.loads(found.read_text())["sections"]
-    assert [s["status"] for s in sections] == ["failed", "ok", "skipped"]
-    assert "skipped: resources of kernels (the stand-in has no registers)" in done.stdout
