@@ -146,7 +146,8 @@ class SwapAverage(keras.callbacks.Callback):
         """
         check_backup(self)
         if self.average is not None:
-            if self.average not in callbacks_beside(self):
+            beside = callbacks_beside(self)
+            if beside and self.average not in beside:
                 raise ValueError(
                     "SwapAverage(average=...) shows what a PolicyAverage averages, and this one is"
                     " not among the callbacks. Pass both: callbacks=[average,"

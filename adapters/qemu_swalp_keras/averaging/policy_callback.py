@@ -80,7 +80,8 @@ class PolicyAverage(keras.callbacks.Callback):
         if name is not None and not isinstance(name, str):
             raise TypeError(f"name must be a string or None, got {name!r}")
         self.policy, self.buffers = policy, buffers
-        self.key = name or json.dumps(policy.record())
+        rule = {key: value for key, value in policy.record().items() if key != "seed"}
+        self.key = name or json.dumps(rule)
         self.state, self.count = policy.init(), UpdateCount()
         self._knows_layouts = False
 
@@ -104,12 +105,13 @@ class PolicyAverage(keras.callbacks.Callback):
     def on_train_begin(self, logs: Any = None) -> None:
         """The weights at the start may count."""
         check_backup(self)
-        alike = [c for c in callbacks_beside(self) if isinstance(c, PolicyAverage)]
+        alike = [c for c in callbacks_beside(self) if isinstance(c, PolicyAverage)] or [self]
         if [c.key for c in alike].count(self.key) > 1:
             raise ValueError(
                 f"Two averages have the name {self.key}, by which files of the model tell them"
                 " apart. Give each a `name`"
             )
+        averages_of(self.model).keep(alike)
         if self.step < 0:
             self.count.begin()
             self._include()
@@ -151,8 +153,8 @@ class PolicyAverage(keras.callbacks.Callback):
         found = list(self.model.trainable_variables)
         if self.buffers:
             found += buffers_of(self.model)
+        _check_paths(found)
         if not self._knows_layouts:
-            _check_paths(found)
             self.policy = with_layouts(self.policy, {v.path: v for v in found})
             self._knows_layouts = True
         return found

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 from weakref import ref
 
@@ -29,6 +29,10 @@ class Average(Protocol):
 
     key: str
 
+    @property
+    def step(self) -> int:
+        """The updates that it has seen; -1 before all training."""
+
     def is_of(self, model: keras.Model) -> bool:
         """Whether it averages this model."""
 
@@ -50,10 +54,14 @@ class SavedAverages(SavedBeside):
         self._brought: dict[str, tuple[int | None, State]] = {}
 
     def join(self, average: Average) -> None:
-        """Keep an average in files from now on; it takes what a file has brought of it.
+        """Keep an average in files from now on; it takes what a file has brought of it. One that
+        has seen nothing yet does not put out one that has.
 
         ValueError if the model was trained without it since.
         """
+        kept = self._present().get(average.key, average)
+        if average.step < 0 <= kept.step:
+            return
         self._joined[average.key] = average
         if average.key in self._brought:
             updates, state = self._brought.pop(average.key)
@@ -65,6 +73,10 @@ class SavedAverages(SavedBeside):
                     " the file does not have to begin anew"
                 )
             average.load_file_state(state)
+
+    def keep(self, averages: Iterable[Average]) -> None:
+        """The averages of a training that begins; those of earlier ones are kept no more."""
+        self._joined = {average.key: average for average in averages}
 
     def _present(self) -> dict[str, Average]:
         model = self._model()
@@ -103,7 +115,8 @@ class SavedAverages(SavedBeside):
         if lacking := sorted(set(present) - set(averages)):
             raise ValueError(
                 f"The file has the averages {', '.join(averages)}, and not {', '.join(lacking)},"
-                " which `fit` keeps. Make the callbacks with the file's policies and names"
+                " of the last `fit`, which the weights that were loaded do not belong to. Load it"
+                " into a model made anew, and make the callbacks with its policies and names"
             )
         for key, (updates, state) in averages.items():
             if key in present:

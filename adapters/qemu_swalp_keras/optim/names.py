@@ -12,8 +12,8 @@ from ..calls.sites import check_model
 from ..layers.names import ENDS, check_choice_of_layers, is_built, named_layers, placed
 from ..layers.selection import Selection, chosen
 
-CHECKED, LEFT_OUT, COUNT = "names_checked", "left_out", "left_out_of"
-KEYS = (CHECKED, LEFT_OUT, COUNT)
+CHECKED, LEFT_OUT, SHAPES = "names_checked", "left_out", "left_out_of"
+KEYS = (CHECKED, LEFT_OUT, SHAPES)
 """Of a config."""
 
 
@@ -27,8 +27,8 @@ class Names:
     """Layers of the model whose variables are left out."""
     left_out: tuple[int, ...] = ()
     """Indices of variables that are left out; not by path, which two variables may share."""
-    count: int | None = None
-    """The number of variables that these are some of, where it is known."""
+    shapes: tuple[tuple[int, ...], ...] = ()
+    """Of the variables that these are some of."""
     checked: bool = False
     """Whether all patterns are known to match something."""
 
@@ -59,19 +59,22 @@ class Names:
 
         Raises
         ------
-        ValueError: if a pattern of the overrides matches nothing.
+        ValueError: if a pattern of the overrides matches nothing, or if these are not the
+            variables of which a config leaves out some.
         """
+        shapes = tuple(tuple(v.shape) for v in variables)
         if self.checked:
-            if self.left_out and self.count not in (None, len(variables)):
+            if self.left_out and self.shapes != shapes:
                 raise ValueError(
-                    f"the config leaves out variables {list(self.left_out)} of {self.count}, and"
-                    f" the optimizer is built with {len(variables)}, as after layers were frozen;"
-                    " make the optimizer anew with model= and exclude="
+                    f"the config leaves out variables {list(self.left_out)} of those with the"
+                    f" shapes {list(self.shapes)}, and the optimizer is built with"
+                    f" {list(shapes)}, as after layers were frozen; make the optimizer anew with"
+                    " model= and exclude="
                 )
             return self, phases
         if self.model is not None:
-            left_out, count = self._indices(variables), len(variables)
-            return Names(left_out=left_out, count=count, checked=True), self.placed(phases)
+            left_out = self._indices(variables)
+            return Names(left_out=left_out, shapes=shapes, checked=True), self.placed(phases)
         paths = [getattr(v, "path", v.name) for v in variables]
         for _, recipe in phases.recipes:
             of_layers = [p for p, _ in recipe.overrides if p.rpartition("/")[2] in ENDS]
@@ -99,14 +102,14 @@ class Names:
                 "which variables excluded layers have is not known before they are built; call"
                 " model.build(input_shape), or the model, first"
             )
-        left_out = {LEFT_OUT: list(names.left_out), COUNT: names.count}
-        return {CHECKED: names.checked, **left_out}, phases
+        shapes = [list(shape) for shape in names.shapes]
+        return {CHECKED: names.checked, LEFT_OUT: list(names.left_out), SHAPES: shapes}, phases
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> Names:
         """Inverse of `plain`; configs of version 0.1 were of optimizers that nothing checked."""
-        left_out, count = tuple(config.get(LEFT_OUT, ())), config.get(COUNT)
-        return Names(left_out=left_out, count=count, checked=config.get(CHECKED, True))
+        left_out, shapes = tuple(config.get(LEFT_OUT, ())), map(tuple, config.get(SHAPES, ()))
+        return Names(left_out=left_out, shapes=tuple(shapes), checked=config.get(CHECKED, True))
 
 
 NONE: tuple[Any, ...] = ((), [])

@@ -195,16 +195,7 @@ def _round(
 
 
 @_round.register_fake
-def _(
-    x: Tensor,
-    quantizer: str,
-    seed: int,
-    stream: int,
-    step: Tensor,
-    offset: int,
-    site: str,
-    role: str,
-) -> Tensor:
+def _like(x: Tensor, *_: Any) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
@@ -223,18 +214,7 @@ def _round_given(
     return apply_given(x, rule, scales, zero_points).clone(memory_format=torch.contiguous_format)
 
 
-@_round_given.register_fake
-def _(
-    x: Tensor,
-    quantizer: str,
-    scales: Tensor | None,
-    zero_points: Tensor | None,
-    seed: int,
-    stream: int,
-    step: Tensor,
-    offset: int,
-) -> Tensor:
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+_round_given.register_fake(_like)
 
 
 @torch.library.custom_op("qemu_swalp::tick", mutates_args=("count",))

@@ -439,3 +439,35 @@ def test_the_average_of_another_model_is_not_shown() -> None:
     with pytest.raises(ValueError, match="the average of another model than"):
         second.evaluate(X, Y, callbacks=[SwapAverage(average=mean)], verbose=0)
     assert mean.is_of(first)
+
+
+def test_an_average_that_saw_nothing_puts_out_none_that_did(tmp_path: Path) -> None:
+    model, mean = compiled(), PolicyAverage(EMA(decay=0.5))
+    model.fit(X, Y, callbacks=[mean], **FIT)
+    model.evaluate(X, Y, callbacks=[PolicyAverage(EMA(decay=0.5))], verbose=0)
+    model.save_weights(tmp_path / "x.weights.h5")
+    again, loaded = compiled(), PolicyAverage(EMA(decay=0.5))
+    again.fit(X, Y, epochs=0, callbacks=[loaded], **FIT)
+    again.load_weights(tmp_path / "x.weights.h5")
+    assert same(list(loaded.average().values()), list(mean.average().values()))
+
+
+def test_averages_of_an_earlier_fit_are_kept_no_more(tmp_path: Path) -> None:
+    model, second = compiled(), PolicyAverage(LAWA(size=2))
+    model.fit(X, Y, callbacks=[PolicyAverage(EMA(decay=0.5))], **FIT)
+    model.fit(X, Y, callbacks=[second], **FIT)
+    model.save_weights(tmp_path / "x.weights.h5")
+    saved = second.step
+    model.fit(X, Y, callbacks=[second], **FIT)
+    assert second.step > saved
+    model.load_weights(tmp_path / "x.weights.h5")
+    assert second.step == saved
+
+
+def test_callbacks_that_are_called_by_hand_show_their_average() -> None:
+    model, mean = compiled(), PolicyAverage(EMA(decay=0.5))
+    shown = SwapAverage(average=mean, batchnorm_data=False)
+    for callback in (mean, shown):
+        callback.set_model(model)
+        callback.on_train_begin()
+    assert mean.is_of(model)

@@ -124,10 +124,15 @@ def test_what_is_refused() -> None:
         QuantizedOptimizer("sgd", recipe(), model=network(), exclude="heda")
 
 
-def test_a_config_of_other_variables_is_refused() -> None:
-    model = network()
+@pytest.mark.parametrize("another", [False, True])
+def test_a_config_of_other_variables_is_refused(another: bool) -> None:
+    """Whether there are fewer, or others in their places."""
+    named = [layers.Dense(n, name=name) for n, name in ((5, "hidden"), (3, "head"), (2, "last"))]
+    model = keras.Sequential([layers.Input((4,)), *named])
+    model.get_layer("last").trainable = False
     optimizer = QuantizedOptimizer("sgd", "swalp8", model=model, exclude=["head"])
     config = optimizer.get_config()
-    model.layers[0].trainable = False
-    with pytest.raises(ValueError, match=r"leaves out variables \[2, 3\] of 4, .* built with 2"):
+    model.get_layer("hidden").trainable, model.get_layer("last").trainable = False, another
+    words = r"leaves out variables \[2, 3\] of .* make the optimizer anew with model="
+    with pytest.raises(ValueError, match=words):
         QuantizedOptimizer.from_config(config).build(model.trainable_variables)
