@@ -57,8 +57,6 @@ class LowPrecisionAllReduce:
             _round_(gradient, self.sent, draw, f"all_reduce.sent.{rank}")
         arrived = [torch.empty_like(buffer) for _ in range(ranks)]
         work = distributed.all_gather(arrived, buffer, group=self.group, async_op=True)
-        # The group's own thread may be the last to drop this function, so it must not hold the
-        # group.
         partial = self.partial
 
         def added(_: Any) -> Tensor:
@@ -72,7 +70,12 @@ class LowPrecisionAllReduce:
                         _round_(window, partial, draw, f"all_reduce.partial.{hop}")
             return buffer.copy_(total)
 
-        future: Future[Tensor] = work.get_future().then(added)
+        gathered = work.get_future()
+        # `then` of a future that is done calls the function here. Else a thread of gloo calls and
+        # drops it, which aborts the process if the interpreter ends meanwhile.
+        if not gathered.done():
+            gathered.wait()
+        future: Future[Tensor] = gathered.then(added)
         return future
 
 

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from .processes import leave
+
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 BLOCK = re.compile(r"^```(\S+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -72,3 +74,4 @@ def run_commands(text: str) -> None:
 
 if __name__ == "__main__":
     run(Path(sys.argv[1]))
+    leave()

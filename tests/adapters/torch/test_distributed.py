@@ -8,7 +8,6 @@ this package does, which must not differ.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -17,12 +16,12 @@ import time
 import pytest
 import torch
 import torch.distributed as distributed
-import torch.multiprocessing as multiprocessing
 from qemu_swalp_torch import SGD, Averager, quantize_all_reduce, quantize_gemms, quantize_optimizer
 from torch import nn
 
 from qemu_swalp import quantize
 from qemu_swalp.training import EMA, LAWA, Recipe, TensorRandomBits
+from tests.helpers.ranks import results_of
 
 WEIGHT = "fixed<8,4>"
 RECIPES = {
@@ -203,11 +202,9 @@ def sharded(mesh, model=None):
     return model
 
 
-def work(rank, ranks, port, folder):
+def work(rank, ranks, folder):
     from torch.distributed import checkpoint
 
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
     mesh = distributed.device_mesh.init_device_mesh("cpu", (ranks,))
     results = {}
     for name, kind in RUNS:
@@ -233,8 +230,7 @@ def work(rank, ranks, port, folder):
                 f"{folder}/{kind}-2"
             )
             results["resumed", kind] = run.steps(HALF, STEPS).finish()
-    torch.save(results, f"{folder}/{ranks}-{rank}")
-    distributed.destroy_process_group()
+    return results
 
 
 REDUCTIONS = {
@@ -272,16 +268,7 @@ def reduced(options, rank, ranks):
 def results(tmp_path_factory):
     """What the ranks of two and of three processes have."""
     folder = tmp_path_factory.mktemp("ranks")
-    found = {}
-    for ranks in (2, 3):
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        multiprocessing.spawn(work, (ranks, port, str(folder)), nprocs=ranks)
-        found[ranks] = [
-            torch.load(folder / f"{ranks}-{rank}", weights_only=True) for rank in range(ranks)
-        ]
-    return folder, found
+    return folder, {ranks: results_of(work, ranks, folder) for ranks in (2, 3)}
 
 
 @pytest.mark.parametrize("ranks", [2, 3])

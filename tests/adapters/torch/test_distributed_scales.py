@@ -2,16 +2,14 @@
 all ranks quantize alike, and as a single process does.
 """
 
-import socket
-
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from qemu_swalp_torch import quantize_gemms
 from torch import distributed, nn
 
 from qemu_swalp.training import Recipe
 from qemu_swalp.training.delayed import Delayed
+from tests.helpers.ranks import results_of
 
 E4M3 = "block<e4m3fn,scale=float<8,23>>"
 KINDS = ("input", "weight", "error")
@@ -55,13 +53,11 @@ def wrapped(way):
     return wrap
 
 
-def work(rank, ranks, port, folder):
-    distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
+def work(rank, ranks, folder):
     found = {way: run(wrapped(way), rank, ranks) for way in WAYS}
     found["apart"] = run(lambda model: (model, quantize_gemms(model, RECIPE)), rank, ranks)
     found["join"] = joined(rank)
-    torch.save(found, f"{folder}/{rank}")
-    distributed.destroy_process_group()
+    return found
 
 
 def joined(rank):
@@ -78,12 +74,7 @@ def joined(rank):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scales")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(work, (2, port, str(folder)), nprocs=2)
-    return [torch.load(folder / str(rank)) for rank in range(2)]
+    return results_of(work, 2, tmp_path_factory.mktemp("scales"))
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,15 +1,13 @@
 """Whole recipes under `fully_shard` in two processes: compiled, with the bits of eager ones."""
 
-import socket
-
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from qemu_swalp_torch import emulate
 from torch import distributed, nn
 
 import qemu_swalp as q
 from qemu_swalp.training import Recipe
+from tests.helpers.ranks import results_of
 
 WEIGHT = "fixed<8,6>"
 OPERANDS = {"input": "bfp<6,axis=-1>", "weight": "e4m3fn", "error": "e5m2"}
@@ -48,23 +46,14 @@ def run(recipe, way, rank, ranks):
     return {name: p.detach().full_tensor() for name, p in model.named_parameters()}
 
 
-def work(rank, ranks, port, folder):
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
+def work(rank, ranks, folder):
     ways = [(name, way) for name in RECIPES for way in (WAYS if name == "everything" else WAYS[:2])]
-    found = {(name, way): run(RECIPES[name], way, rank, ranks) for name, way in ways}
-    torch.save(found, f"{folder}/{rank}")
-    distributed.destroy_process_group()
+    return {(name, way): run(RECIPES[name], way, rank, ranks) for name, way in ways}
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sharded")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    multiprocessing.spawn(work, (2, port, str(folder)), nprocs=2)
-    return [torch.load(folder / str(rank)) for rank in range(2)]
+    return results_of(work, 2, tmp_path_factory.mktemp("sharded"))
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -1,15 +1,13 @@
 """DTensor: two processes round their shards to the bits of the whole tensor."""
 
-import socket
-
 import pytest
 import torch
-import torch.multiprocessing as multiprocessing
 from qemu_swalp_torch import Averager, quantize_optimizer
 from qemu_swalp_torch.tensors.arrays import TensorQuantizer
 
 from qemu_swalp import RandomBits
 from qemu_swalp.training import Quantizer, Recipe
+from tests.helpers.ranks import results_of
 
 FORMATS = ["e4m3fn", "bfp8", "bfp<8,axis=0>", "bfp<8,axis=-1>", "bfp<8,axis=1,size=4>", "nvfp4"]
 SCALED = [
@@ -73,13 +71,11 @@ def stochastic(x, format):
     return quantizer(x, RandomBits(3, 4, 5))
 
 
-def work(rank, port, file):
+def work(rank, ranks, folder):
     import torch.distributed as distributed
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    mesh = distributed.device_mesh.init_device_mesh("cpu", (2,))
+    mesh = distributed.device_mesh.init_device_mesh("cpu", (ranks,))
     placements = dict(zip(PLACEMENTS, (Shard(0), Shard(1), Replicate()), strict=True))
     results = {}
     for name, placement in placements.items():
@@ -92,20 +88,13 @@ def work(rank, port, file):
             for odd in ODD:
                 shards = distribute_tensor(special(odd), mesh, [placement])
                 results[name, format, odd] = stochastic(shards, format).full_tensor()
-    if rank == 0:
-        torch.save(results, file)
-    distributed.destroy_process_group()
+    return results
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What two processes have."""
-    tmp_path = tmp_path_factory.mktemp("shards")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    multiprocessing.spawn(work, (port, str(tmp_path / "results")), nprocs=2)
-    return torch.load(tmp_path / "results", weights_only=True)
+    """What the first of two processes has."""
+    return results_of(work, 2, tmp_path_factory.mktemp("shards"))[0]
 
 
 @pytest.mark.parametrize("format", SCALED)
