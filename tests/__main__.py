@@ -41,20 +41,23 @@ def fast_checks(files: list[str]) -> list[tuple[list[str], dict[str, str]]]:
 
 
 def main() -> int:
-    """Run the checks in turn; the exit status of the first that fails, else 0."""
+    """Run all checks, whatever fails; the exit status of the first that does, else 0."""
     fast = "--fast" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--fast"]
+    failed: dict[str, int] = {}
     for command, environment in fast_checks(changed()) if fast else CHECKS:
         command = command + arguments if command[0] == "pytest" else command
-        print("==", *(f"{key}={value}" for key, value in environment.items()), *command, flush=True)
+        shown = " ".join([*(f"{key}={value}" for key, value in environment.items()), *command])
+        print("==", shown, flush=True)
         module = command if command[0].endswith(".py") else ["-m", *command]
         status = subprocess.run(
             [sys.executable, *module], env={**os.environ, **environment}
         ).returncode
         if status:
-            print(f"== failed: {' '.join(command)}", flush=True)
-            return status
-    return 0
+            failed[shown] = status
+    for shown in failed:
+        print(f"== failed: {shown}", flush=True)
+    return next(iter(failed.values()), 0)
 
 
 if __name__ == "__main__":
