@@ -231,8 +231,10 @@ class Cpu(Processor):
         )
         return True
 
-    def chunked_roundings(self, chunks: Chunks) -> list[structs.ChunkedRounding | None]:
-        return [None if plan is None else plan.pointers for plan in chunks.plans]
+    def chunked_roundings(
+        self, chunks: Chunks
+    ) -> tuple[list[structs.ChunkedRounding | None], object]:
+        return [None if plan is None else plan.pointers for plan in chunks.plans], chunks
 
     def round_many(self, tensors: np.ndarray, chunks: Sequence[Chunks]) -> None:
         library().qs_round_many(tensors.ctypes.data, len(tensors), threads.get_num_threads())

@@ -81,18 +81,19 @@ def round_many(tensors: Sequence[TensorRounding]) -> None:
     """Round tensors, in their order if what is written overlaps."""
     for group in _groups(tensors):
         processor = group[0].processor
-        rows = _structures(group, structs.TensorRounding, ("rounding",))
+        rows, owners = _structures(group, structs.TensorRounding, ("rounding",))
         for name in ("source", "target"):
             rows[name] = [getattr(tensor, name) for tensor in group]
         random = rows["rounding"]["random"]
         random["step"], random["key"] = [t.step for t in group], [t.key for t in group]
         _in_turn(group, rows, "dtype", ("target",), processor.round_many)
+        del owners
 
 
 def sgd(steps: Sequence[SgdStep]) -> None:
     """Make steps of SGD, in their order if what is written overlaps."""
     for group in _groups(steps):
-        rows = _structures(group, structs.SgdTensor, SGD_ROUNDINGS)
+        rows, owners = _structures(group, structs.SgdTensor, SGD_ROUNDINGS)
         parts: tuple[list[Any], list[Any]] = [s.memory for s in group], [s.numbers for s in group]
         for part in parts:
             for name, column in zip(part[0]._fields, zip(*part, strict=True), strict=True):
@@ -106,6 +107,7 @@ def sgd(steps: Sequence[SgdStep]) -> None:
             random["step"], random["key"] = numbers, keys
         written = tuple(name for name in SgdMemory._fields if name.startswith("new_"))
         _in_turn(group, rows, "stored", written, group[0].processor.sgd)
+        del owners
 
 
 def _groups(tensors: Sequence[Any]) -> list[list[Any]]:
@@ -116,20 +118,25 @@ def _groups(tensors: Sequence[Any]) -> list[list[Any]]:
     return list(groups.values())
 
 
-def _structures(group: list[Any], kind: type[Structure], names: tuple[str, ...]) -> np.ndarray:
+def _structures(
+    group: list[Any], kind: type[Structure], names: tuple[str, ...]
+) -> tuple[np.ndarray, object]:
     """The structure of each tensor, to be filled in column by column: a tenth of the time that
-    ctypes needs for one after the other.
+    ctypes needs for one after the other. The owners of what they point to are needed until they
+    have been used.
     """
     processor = group[0].processor
-    joined = bytearray().join(_structure(t.chunks, processor, kind, names) for t in group)
-    return np.frombuffer(joined, np.dtype(kind))
+    found = [_structure(t.chunks, processor, kind, names) for t in group]
+    joined = bytearray().join(data for data, _ in found)
+    return np.frombuffer(joined, np.dtype(kind)), found
 
 
 @lru_cache(maxsize=4096)
 def _structure(
     chunks: Chunks, processor: Processor, kind: type[Structure], names: tuple[str, ...]
-) -> bytes:
-    return chunks.structure(kind, names, processor.chunked_roundings(chunks))
+) -> tuple[bytes, object]:
+    roundings, owner = processor.chunked_roundings(chunks)
+    return chunks.structure(kind, names, roundings), owner
 
 
 def _in_turn(

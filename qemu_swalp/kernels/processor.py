@@ -117,8 +117,21 @@ class Processor(ABC):
         return False
 
     @abstractmethod
-    def chunked_roundings(self, chunks: Chunks) -> list[structs.ChunkedRounding | None]:
-        """The roundings of a tensor, pointing to plans in the memory of the processor."""
+    def chunked_roundings(
+        self, chunks: Chunks
+    ) -> tuple[list[structs.ChunkedRounding | None], object]:
+        """The roundings of a tensor, pointing to plans in the memory of the processor, and the
+        owner of those.
+        """
+
+    def capturing(self) -> bool:
+        """Whether a CUDA graph is being captured."""
+        return False
+
+    def hold(self, *scratch: object) -> None:  # noqa: B027
+        """Arrays of the caller's library that a call has needed: see `gpu.device.Device.hold`.
+        For a CPU they have served.
+        """
 
     @abstractmethod
     def round_many(self, tensors: np.ndarray, chunks: Sequence[Chunks]) -> None:

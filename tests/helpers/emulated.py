@@ -22,6 +22,7 @@ from qemu_swalp.arrays.dtypes import SOURCE_DTYPES
 from qemu_swalp.kernels import build
 from qemu_swalp.kernels.backends.base import TensorKey
 from qemu_swalp.kernels.backends.numpy import NumpyBackend
+from qemu_swalp.kernels.gpu.copies import Copies
 from qemu_swalp.kernels.gpu.processor import Gpu
 from qemu_swalp.kernels.matmul_plan import Matrix, result_shape
 from qemu_swalp.kernels.plan import plan_of
@@ -70,7 +71,7 @@ class EmulatedDevice:
     processors = 1
 
     def __init__(self) -> None:
-        self.kept: list[np.ndarray] = []
+        self.copies = Copies(self)
         self.launched: list[str] = []
 
     def stream(self) -> AbstractContextManager[Any]:
@@ -94,9 +95,15 @@ class EmulatedDevice:
         memory = np.frombuffer(data, np.uint8)
         return memory.ctypes.data, memory
 
-    def keep(self, values: np.ndarray) -> int:
-        self.kept.append(values.copy())
-        return self.kept[-1].ctypes.data
+    def place(self, data: bytes) -> tuple[int, Any]:
+        return self.upload(data)
+
+    def wait(self) -> None: ...
+
+    def capturing(self) -> bool:
+        return False
+
+    def hold(self, copies: Any, scratch: Any = ()) -> None: ...
 
 
 DEVICE = EmulatedDevice()

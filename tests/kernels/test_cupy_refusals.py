@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -50,12 +51,16 @@ BROKEN = {
 }
 
 
-def told(folder: Path, code: str) -> list[str]:
-    """What a process says whose `cupy` is that module."""
+REASON = "from qemu_swalp.kernels.gpu.availability import refusal; print(refusal())"
+
+
+def told(folder: Path, code: str, program: str = PROGRAM, **variables: str) -> list[str]:
+    """What a process says whose `cupy` is that module. variables : of its environment."""
     (folder / "cupy.py").write_text(code)
     done = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(folder)!r}]\n{PROGRAM}"],
+        [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(folder)!r}]\n{program}"],
         cwd=ROOT,
+        env=os.environ | variables,
         capture_output=True,
         text=True,
         check=True,
@@ -70,6 +75,23 @@ def test_it_is_told_once(name: str, tmp_path: Path) -> None:
     assert words in reason
     assert "CuPy does not work here" in warning
     assert "CUPY_CACHE_DIR" in warning
+
+
+WHOLE = WORKING.format(count="lambda: 1", nvrtc="getVersion=lambda: (13, 0)", hip=False)
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_anything_is_compiled(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        reason, warning = told(tmp_path, WHOLE, CUPY_CACHE_DIR=str(folder))
+        assert "NotADirectoryError" in reason
+        assert "CUPY_CACHE_DIR" in warning
+    for usable in (
+        {"CUPY_CACHE_DIR": str(tmp_path / "file"), "CUPY_CACHE_IN_MEMORY": "1"},
+        {"CUPY_CACHE_DIR": str(tmp_path / "new" / "cache")},
+    ):
+        assert told(tmp_path, WHOLE, REASON, **usable) == ["None"]
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_machine_without_gpu_is_no_fault(tmp_path: Path) -> None:

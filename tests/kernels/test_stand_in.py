@@ -19,9 +19,9 @@ from tests.stand_in import NAME
 
 ROOT = Path(__file__).parents[2]
 GPU, CAPTURE = "tests/kernels/test_gpu.py", "tests/adapters/torch/optim/test_capture.py"
+OWN = [f"tests/stand_in/{name}.py" for name in ("checks", "devices", "lifetimes", "steps")]
 CORE = [
-    "tests/stand_in/checks.py",
-    "tests/stand_in/steps.py",
+    *OWN,
     *(
         f"{GPU}::test_every_rounding[{library}-{format}]"
         for library in ("cupy", "torch-cuda")
@@ -34,7 +34,7 @@ CORE = [
         for kind in ("fused", "ours")
     ),
 ]
-ALL = ["tests/stand_in/checks.py", "tests/stand_in/steps.py", GPU, CAPTURE]
+ALL = [*OWN, GPU, CAPTURE]
 
 
 @pytest.mark.parametrize(

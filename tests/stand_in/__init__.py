@@ -6,13 +6,13 @@ one whose arrays lie in the host's memory, and whose `RawModule` runs the very k
 marked as CUDA's, and its graphs are recorded and replayed.
 
 What it shows: that the Python layer above CuPy and `torch.cuda` calls both as they are called,
-gives every kernel the right memory and structure, and keeps memory for as long as a launch or a
-graph reads it. Memory that is given back is overwritten and used again, as CuPy's pools do. What
-real libraries refuse is refused: implicit copies to the host, allocation and waiting while a graph
-is captured, deprecated calls.
+gives every kernel the right memory and structure, on the device where it is, and keeps memory for
+as long as a launch or a graph reads it. Memory that is given back is overwritten and used again, as
+CuPy's pools do. What real libraries refuse is refused: implicit copies to the host, allocation and
+waiting while a graph is captured, memory of another device, deprecated calls.
 
-What it does not show: speed, races between streams or threads, flush-to-zero arithmetic, whether
-CuPy, NVRTC or a driver accept what they are given, and memory of several GPUs.
+What it does not show: speed, races between streams or threads, flush-to-zero arithmetic, and
+whether CuPy, NVRTC or a driver accept what they are given.
 """
 
 NAME = "stand-in, no GPU"

@@ -161,6 +161,6 @@ def test_products_of_new_shapes_copy_nothing_to_the_device(monkeypatch: pytest.M
         return found
 
     product(2)
-    monkeypatch.setattr(TorchDevice, "keep", None)
+    monkeypatch.setattr(TorchDevice, "place", None)
     for batches in ((3,), (2, 2), ()):
         product(*batches)

@@ -40,7 +40,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):
 
     @property
     def device(self) -> Device:
-        return Device(0)
+        return Device(memory.device_at(self.data.ptr) or 0)
 
     @property
     def T(self) -> ndarray:
@@ -111,23 +111,29 @@ def _wrapped(function: Any) -> Any:
 
 
 class Device:
-    """The one device."""
+    """One of the devices."""
 
     attributes = {"MultiProcessorCount": 3}  # noqa: RUF012
 
-    def __init__(self, number: int = 0) -> None:
-        self.id = int(number)
+    def __init__(self, number: int | None = None) -> None:
+        self.id = memory.current[-1] if number is None else int(number)
 
     def __enter__(self) -> Device:
+        memory.current.append(self.id)
         return self
 
-    def __exit__(self, *error: object) -> None: ...
+    def __exit__(self, *error: object) -> None:
+        memory.current.pop()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Device) and other.id == self.id
 
     def __hash__(self) -> int:
         return self.id
+
+    def synchronize(self) -> None:
+        graphs.refuse_in_capture("cudaDeviceSynchronize")
+        graphs.finish()
 
 
 class Stream:
@@ -151,6 +157,13 @@ class Stream:
 
     def synchronize(self) -> None:
         graphs.refuse_in_capture("cudaStreamSynchronize")
+        graphs.finish(self.ptr)
+
+    def begin_capture(self) -> None:
+        graphs.begin(graphs.Graph())
+
+    def end_capture(self) -> graphs.Graph:
+        return graphs.end()
 
     def is_capturing(self) -> bool:
         return graphs.capturing()
@@ -192,12 +205,15 @@ class RawModule:
             assert 0 < blocks < 2**31, grid
             assert threads == 256, block
             call = ctypes.string_at(argument.ptr, kernel_bytes(name))
+            refuse_other_devices(call, kernel_structure(name))
+
+            stream = get_current_stream().ptr
 
             def run() -> None:
                 kernel(blocks, ctypes.create_string_buffer(call, len(call)))
-                LAUNCHED.append((name, get_current_stream().ptr))
+                LAUNCHED.append((name, stream))
 
-            graphs.launched(run)
+            graphs.launched(run, stream)
 
         return launch
 
@@ -209,18 +225,37 @@ class CPointer:
         self.ptr = ptr
 
 
-def kernel_bytes(name: str) -> int:
-    """Of a kernel's argument."""
+def kernel_structure(name: str) -> type[ctypes.Structure]:
+    """A kernel's argument."""
     from qemu_swalp.kernels import structs
 
-    return ctypes.sizeof(
-        {
-            "qs_span": structs.SpanCall,
-            "qs_matmul": structs.MatmulCall,
-            "qs_round_many": structs.RoundManyCall,
-            "qs_sgd": structs.SgdCall,
-        }.get(name, structs.QuantizeCall)
-    )
+    others: dict[str, type[ctypes.Structure]] = {
+        "qs_span": structs.SpanCall,
+        "qs_matmul": structs.MatmulCall,
+        "qs_round_many": structs.RoundManyCall,
+        "qs_sgd": structs.SgdCall,
+    }
+    return others.get(name, structs.QuantizeCall)
+
+
+def kernel_bytes(name: str) -> int:
+    """Of a kernel's argument."""
+    return ctypes.sizeof(kernel_structure(name))
+
+
+def refuse_other_devices(data: bytes, kind: type[ctypes.Structure]) -> None:
+    """RuntimeError if a structure points to memory of a device that is not the current one."""
+    structure = kind.from_buffer_copy(data)
+    for name, field, *_ in kind._fields_:
+        value = getattr(structure, name)
+        if isinstance(value, ctypes.Structure):
+            refuse_other_devices(bytes(value), type(value))
+        elif (
+            field is ctypes.c_void_p
+            and value
+            and memory.device_at(value) not in (None, memory.current[-1])
+        ):
+            raise RuntimeError(f"cudaErrorIllegalAddress: {kind.__name__}.{name}")
 
 
 def _on_device(values: Any, *arguments: Any, **options: Any) -> ndarray:
@@ -231,6 +266,12 @@ def _as_on_device(values: Any, *arguments: Any, **options: Any) -> ndarray:
     if isinstance(values, ndarray) and not arguments and not options:
         return values
     return _on_device(values, *arguments, **options)
+
+
+def _as_on_current(values: Any, *arguments: Any, **options: Any) -> ndarray:
+    if isinstance(values, ndarray) and values.device != Device():
+        return _on_device(values, *arguments, **options)
+    return _as_on_device(values, *arguments, **options)
 
 
 def module() -> types.ModuleType:
@@ -245,7 +286,7 @@ def module() -> types.ModuleType:
         "ndarray": ndarray,
         "asnumpy": lambda array: _bare(array).copy(),
         "array": _on_device,
-        "asarray": _as_on_device,
+        "asarray": _as_on_current,
         "empty": lambda shape, dtype=float: ndarray(memory.empty(shape, dtype)),
         "RawModule": RawModule,
         "__version__": VERSION,
@@ -258,7 +299,8 @@ def module() -> types.ModuleType:
         "get_current_stream": get_current_stream,
         "function": types.SimpleNamespace(CPointer=CPointer),
         "runtime": types.SimpleNamespace(
-            getDeviceCount=lambda: 1,
+            getDeviceCount=lambda: memory.DEVICES,
+            getDevice=lambda: memory.current[-1],
             getDeviceProperties=lambda number: {"name": NAME.encode()},
             is_hip=False,
         ),

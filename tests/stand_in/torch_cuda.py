@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from . import NAME, graphs
+from . import NAME, graphs, memory
 
-DEVICE = torch.device("cuda", 0)
 HOST = torch.device("cpu")
 _MARK = "on_the_stand_in"
 _to, _cpu, _numpy = torch.Tensor.to, torch.Tensor.cpu, torch.Tensor.numpy
@@ -24,17 +24,21 @@ def is_marked(x: torch.Tensor) -> bool:
         return x.layout == torch.strided and hasattr(x.untyped_storage(), _MARK)
 
 
-def mark(x: torch.Tensor) -> torch.Tensor:
-    """The tensor, from now on CUDA's, and so are all that share its storage."""
+def mark(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor, from now on that device's, and so are all that share its storage."""
     with torch._C.DisableTorchFunction():
         if x.layout == torch.strided:
-            setattr(x.untyped_storage(), _MARK, True)
+            number = memory.current[-1] if device.index is None else device.index
+            setattr(x.untyped_storage(), _MARK, torch.device("cuda", number))
     return x
 
 
 def device_of(x: torch.Tensor) -> torch.device:
     """`Tensor.device`."""
-    return DEVICE if is_marked(x) else _device(x)
+    if not is_marked(x):
+        return _device(x)
+    with torch._C.DisableTorchFunction():
+        return getattr(x.untyped_storage(), _MARK)
 
 
 _device = torch.Tensor.device.__get__
@@ -54,7 +58,7 @@ class Factories(TorchFunctionMode):
         asked = kwargs.get("device")
         if not isinstance(asked, str | torch.device) or torch.device(asked).type != "cuda":
             return function(*args, **kwargs)
-        return mark(function(*args, **{**kwargs, "device": HOST}))
+        return mark(function(*args, **{**kwargs, "device": HOST}), torch.device(asked))
 
 
 class OnDevice(TorchDispatchMode):
@@ -68,10 +72,22 @@ class OnDevice(TorchDispatchMode):
         if on_cuda := asked is not None and asked.type == "cuda":
             kwargs["device"] = HOST
         result = function(*args, **kwargs)
-        if on_cuda or (asked is None and any(map(is_marked, _tensors((args, kwargs))))):
+        marked = [x for x in _tensors((args, kwargs)) if is_marked(x)]
+        if on_cuda or (asked is None and marked):
+            device = asked if on_cuda else device_of(marked[0])
             for x in _tensors(result):
-                mark(x)
+                mark(x, device)
         return result
+
+
+def _pooled(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A new tensor, in a device's memory, which is overwritten once it is given back."""
+    if x.grad_fn is not None or x.layout != torch.strided:
+        return x
+    with torch._C.DisableTorchFunction(), torch.no_grad(), on_device(device):
+        own = torch.from_numpy(memory.empty(x.untyped_storage().nbytes(), np.uint8))
+        own.untyped_storage().copy_(x.untyped_storage())
+        return x.set_(own.untyped_storage(), x.storage_offset(), x.size(), x.stride())
 
 
 def to(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -80,13 +96,14 @@ def to(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     if isinstance(device, torch.Tensor):
         device, args = device_of(device), (device_of(device), device.dtype, *args[1:])
     if isinstance(device, str | torch.device):
-        moves = torch.device(device).type != device_of(x).type
+        device = torch.device(device)
+        moves = device.type != device_of(x).type
         if "device" in kwargs:
             kwargs["device"] = HOST
         else:
             args = (HOST, *args[1:])
         if moves and not is_marked(x):
-            return mark(_to(x, *args, **{**kwargs, "copy": True}))
+            return mark(_pooled(_to(x, *args, **{**kwargs, "copy": True}), device), device)
         return _to(cpu(x) if moves else x, *args, **kwargs)
     return _to(x, *args, **kwargs)
 
@@ -154,6 +171,7 @@ class Stream:
 
     def synchronize(self) -> None:
         graphs.refuse_in_capture("cudaStreamSynchronize")
+        graphs.finish(self.cuda_stream)
 
 
 class CUDAGraph(graphs.Graph):
@@ -188,6 +206,18 @@ def capture(graph: CUDAGraph, **options: Any) -> Any:
 
 def synchronize(device: Any = None) -> None:
     graphs.refuse_in_capture("cudaDeviceSynchronize")
+    graphs.finish()
+
+
+@contextlib.contextmanager
+def on_device(device: Any) -> Any:
+    """`torch.cuda.device`."""
+    number = device if isinstance(device, int) else device.index
+    memory.current.append(memory.current[-1] if number is None else number)
+    try:
+        yield
+    finally:
+        memory.current.pop()
 
 
 def install() -> None:
@@ -196,8 +226,9 @@ def install() -> None:
         "is_available": lambda: True,
         "is_initialized": lambda: True,
         "init": lambda: None,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
+        "device_count": lambda: memory.DEVICES,
+        "current_device": lambda: memory.current[-1],
+        "device": on_device,
         "get_device_name": lambda device=None: NAME,
         "get_device_capability": lambda device=None: (0, 0),
         "current_stream": lambda device=None: _streams[-1],
@@ -215,10 +246,10 @@ def install() -> None:
         "device": property(lambda x: device_of(x)),
         "is_cuda": property(is_marked),
         "is_cpu": property(lambda x: device_of(x).type == "cpu"),
-        "get_device": lambda x: 0 if is_marked(x) else -1,
+        "get_device": lambda x: device_of(x).index if is_marked(x) else -1,
         "to": to,
         "cpu": cpu,
-        "cuda": lambda x, device=None, **options: to(x, DEVICE, **options),
+        "cuda": lambda x, device=None, **options: to(x, torch.device(device or "cuda"), **options),
         "numpy": numpy,
         "pin_memory": lambda x: x,
     }

@@ -202,6 +202,7 @@ class MemoryBackend(KernelBackend):
                 processor.quantize(
                     plan, format, shape, self.memory(source), self.memory(result), drawn, per_block
                 )
+            processor.hold(*_made(source, x), *_made(words, random), *_made(result, out))
             del words, scales  # needed up to here
             if out is None:
                 return result
@@ -246,6 +247,7 @@ class MemoryBackend(KernelBackend):
                 self._draw(random, wide_a)[1],
                 random,
             )
+            processor.hold(*_made(wide_a, a), *_made(wide_b, b), *_made(out, None))
             return self.cast(out, a) if done else None
 
     def operate(
@@ -296,3 +298,8 @@ class MemoryBackend(KernelBackend):
     def dtype_name(self, x: Array) -> str:
         """Such as "float32"."""
         return str(x.dtype)
+
+
+def _made(array: Array | None, given: object) -> tuple[Array, ...]:
+    """The array, if it was made within a call."""
+    return () if array is None or array is given else (array,)

@@ -29,7 +29,7 @@ class CupyBackend(MemoryBackend):
     def tensor_key(self, x: Any) -> TensorKey | None:
         if not self.accepts(x) or x.size == 0 or not self._aligned(x):
             return None
-        if cupy.cuda.get_current_stream().is_capturing():  # as in PyTorch
+        if self.processor_of(x).capturing():  # as in PyTorch
             return None
         order = None if x.flags.c_contiguous else order_of(tuple(x.shape), self.memory(x).strides)
         if str(x.dtype) not in SOURCE_DTYPES or (order is None and not x.flags.c_contiguous):
@@ -37,7 +37,8 @@ class CupyBackend(MemoryBackend):
         return TensorKey(str(x.dtype), self.processor_of(x), order)
 
     def empty_beside(self, x: Any) -> Any:
-        return cupy.empty_like(x)
+        with x.device:
+            return cupy.empty_like(x)
 
     def address(self, x: Any) -> int:
         return int(x.data.ptr)
@@ -69,7 +70,7 @@ class CupyBackend(MemoryBackend):
         return x.astype(like.dtype, copy=False)
 
     def words(self, random: Any, like: Any) -> Any:
-        return cupy.ascontiguousarray(random)
+        return cupy.ascontiguousarray(cupy.asarray(random))  # asarray: on the current device
 
     def step_address(self, step: Any, like: Any) -> int | None:
         on_gpu = isinstance(step, cupy.ndarray) and step.device == like.device

@@ -58,7 +58,7 @@ class TorchBackend(MemoryBackend):
         """
         if not self.accepts(x) or not x.is_cuda or x.numel() == 0:
             return None
-        if torch.cuda.is_current_stream_capturing():
+        if self.processor_of(x).capturing():
             return None
         order = None if x.is_contiguous() else order_of(tuple(x.shape), x.stride())
         name = NAMES.get(x.dtype)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import warnings
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 OTHERS = {"on a GPU": "kernels for GPUs take the arrays of CuPy and PyTorch alone"}
 """What other libraries say of their GPUs: a line of `KernelBackend.refusals`."""
@@ -15,8 +18,9 @@ def refusal() -> str | None:
     """Why it cannot; None if it can. A CuPy that is installed and does not work is told of by one
     warning: arrays on a GPU then take the reference implementation.
 
-    An import fails where the cache folder cannot be written or a library is missing, the first call
-    without a driver or with one that is too old, compilation without NVRTC.
+    An import fails where the cache folder cannot be made or a library is missing, the first call
+    without a driver or with one that is too old, compilation without NVRTC, or where a cache folder
+    cannot be written to.
     """
     if find_spec("cupy") is None:
         return "CuPy is not installed"
@@ -28,6 +32,7 @@ def refusal() -> str | None:
         if not cupy.cuda.runtime.getDeviceCount():
             return "CuPy finds no GPU"
         cupy.cuda.nvrtc.getVersion()
+        _write_to_cache()
     except Exception as error:  # of whatever library is missing or does not fit
         if "cudaErrorNoDevice" in str(error):
             return "CuPy finds no GPU"
@@ -40,3 +45,14 @@ def refusal() -> str | None:
         )
         return reason
     return None
+
+
+def _write_to_cache() -> None:
+    """OSError if CuPy could not keep what it compiles."""
+    if os.environ.get("CUPY_CACHE_IN_MEMORY") == "1":
+        return
+    folder = Path(os.environ.get("CUPY_CACHE_DIR", "~/.cupy/kernel_cache")).expanduser()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    with tempfile.TemporaryFile(dir=folder):
+        pass

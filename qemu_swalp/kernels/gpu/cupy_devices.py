@@ -5,6 +5,7 @@ next process.
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cache
 from typing import Any
@@ -13,6 +14,7 @@ import cupy
 import numpy as np
 
 from ..build import CudaProgram
+from .copies import Copies
 from .device import THREADS
 from .processor import Gpu
 
@@ -25,8 +27,7 @@ class CupyDevice:
         self.processors = int(cupy.cuda.Device(index).attributes["MultiProcessorCount"])
         self._compiled: set[tuple[CudaProgram, str]] = set()
         """What has been launched once: each GPU has its own."""
-        self._kept: dict[bytes, Any] = {}
-        """Copies by their content: the same tables and layouts are one."""
+        self.copies = Copies(self)
 
     def context(self) -> AbstractContextManager[Any]:
         """A context in which CuPy works on this GPU and on the caller's stream."""
@@ -36,8 +37,16 @@ class CupyDevice:
         return self.context()
 
     def capturing(self) -> bool:
-        """Whether a CUDA graph is being captured on the caller's stream."""
-        return bool(cupy.cuda.get_current_stream().is_capturing())
+        if cupy.cuda.get_current_stream().is_capturing():
+            return True
+        if cupy.cuda.runtime.getDevice() == self.index:
+            return False
+        with self.context():
+            return bool(cupy.cuda.get_current_stream().is_capturing())
+
+    def hold(self, copies: Sequence[Any], scratch: Sequence[Any] = ()) -> None:
+        if self.capturing():  # what CuPy's pool gets back, it gives to others
+            self.copies.keep_for_graph(*copies, *scratch)
 
     def launch(
         self, program: CudaProgram, kernel: str, blocks: int, call: ctypes.Structure
@@ -72,15 +81,16 @@ class CupyDevice:
                 " side stream, before the capture"
             )
 
-    def keep(self, values: np.ndarray) -> int:
-        data = values.tobytes()
-        if data not in self._kept:
-            self._refuse_capture()
-            with self.context():
-                copy = cupy.asarray(np.frombuffer(data, np.uint8))
-                cupy.cuda.get_current_stream().synchronize()  # other streams read it too
-            self._kept[data] = copy
-        return int(self._kept[data].data.ptr)
+    def place(self, data: bytes) -> tuple[int, Any]:
+        """See `copies.Place`."""
+        self._refuse_capture()
+        memory = self.upload(data)
+        with self.context():
+            cupy.cuda.get_current_stream().synchronize()
+        return memory
+
+    def wait(self) -> None:
+        cupy.cuda.Device(self.index).synchronize()
 
 
 @cache
@@ -105,7 +115,16 @@ class TorchDevice(CupyDevice):
     def capturing(self) -> bool:
         import torch
 
-        return torch.cuda.is_current_stream_capturing()
+        if torch.cuda.is_current_stream_capturing():
+            return True
+        if torch.cuda.current_device() == self.index:
+            return False
+        with torch.cuda.device(self.index):
+            return torch.cuda.is_current_stream_capturing()
+
+    def hold(self, copies: Sequence[Any], scratch: Sequence[Any] = ()) -> None:
+        if copies and self.capturing():  # scratch is in the graph's own pool
+            self.copies.keep_for_graph(*copies)
 
     def stream(self) -> AbstractContextManager[Any]:
         return nullcontext()  # PyTorch allocates by the device of each tensor

@@ -22,7 +22,8 @@ from ..matmul_plan import (
 )
 from ..plan import Plan
 from ..strides import c_strides, operands_of
-from .device import THREADS, Device, kept, launch, plan_on
+from .copies import Copy, Placed
+from .device import THREADS, Device, copy_of, launch, plan_on
 
 ELEMENTS = 1 << 14
 """So many that a thread block looks at before a product."""
@@ -52,7 +53,8 @@ def matmul(
     call = structs.MatmulCall(structure_of(dtype, a.shape, b.shape, targets, drawn, random))
     call.batches = batches
     call.matmul.a, call.matmul.b, call.matmul.out = a.address, b.address, out
-    call.matmul.plans = _plans(plans, device)
+    placed = _plans(plans, device)
+    call.matmul.plans, copies = placed.structure, placed.copies
     spans = None  # alive until all is launched: from then on the stream keeps it
     if limit is not None and single is not None:
         spans = device.zeros(2 * sizeof(structs.Span))
@@ -62,9 +64,12 @@ def matmul(
             (math.prod(a.shape), math.prod(b.shape)),
         )
         launch(device, program_of(targets), "qs_span", -(-max(look.counts) // ELEMENTS), look)
-        call.single, call.spans, call.limit = _plans(single, device), spans[0], limit
+        placed = _plans(single, device)
+        call.single, copies = placed.structure, copies + placed.copies
+        call.spans, call.limit = spans[0], limit
     elements = math.prod(result_shape(a.shape, b.shape))
     launch(device, program_of(targets), "qs_matmul", -(-elements // THREADS), call)
+    device.hold(copies, (spans,))
     return True
 
 
@@ -86,15 +91,21 @@ def program_of(targets: AccumulationTargets) -> CudaProgram:
     )
 
 
-def _plans(plans: tuple[Plan | None, ...], device: Device) -> structs.MatmulPlans:
-    return structs.MatmulPlans(
-        *(None if plan is None else _plan_address(plan, device) for plan in plans)
+def _plans(plans: tuple[Plan | None, ...], device: Device) -> Placed[structs.MatmulPlans]:
+    found = [None if plan is None else _plan_copy(plan, device) for plan in plans]
+    return Placed(
+        structs.MatmulPlans(*(None if copy is None else copy.address for copy in found)),
+        tuple(copy for copy in found if copy is not None),
     )
 
 
-@lru_cache(maxsize=4096)
-def _plan_address(plan: Plan, device: Device) -> int:
-    return kept(device, plan_on(device, plan))
+def _plan_copy(plan: Plan, device: Device) -> Copy:
+    def make() -> Copy:
+        placed = plan_on(device, plan)
+        return copy_of(device, placed.structure, placed.copies)
+
+    found: Copy = device.copies.recent(("of products", plan), make)
+    return found
 
 
 @lru_cache(maxsize=4096)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from ctypes import Structure
-from functools import lru_cache
 
 import numpy as np
 
@@ -14,7 +13,8 @@ from .. import structs
 from ..build import CudaProgram
 from ..chunks import ChunkedPlan, Chunks, Limits
 from ..multi_tensor import ROLES
-from .device import SOURCE_DTYPES, THREADS, Device, blocks_of, kept, launch, plan_on
+from .copies import Placed
+from .device import SOURCE_DTYPES, THREADS, Device, blocks_of, copy_of, launch, plan_on
 
 LIMITS = Limits(chunk=4096, most=1 << 16, blocks=128)
 """Of a chunk, which a thread block works on."""
@@ -55,11 +55,19 @@ def sgd_program_of(source_dtype: str, modes: Sequence[str]) -> CudaProgram:
     return CudaProgram("cuda/sgd.cu", defined)
 
 
-@lru_cache(maxsize=4096)
-def chunked_rounding_on(device: Device, plan: ChunkedPlan) -> structs.ChunkedRounding:
+def chunked_rounding_on(device: Device, plan: ChunkedPlan) -> Placed[structs.ChunkedRounding]:
     """A rounding, pointing to copies on the device."""
-    parts = (plan_on(device, plan.plan), plan.chunk, plan.last, plan.order)
-    return structs.ChunkedRounding(*(part and kept(device, part) for part in parts))
+
+    def make() -> Placed[structs.ChunkedRounding]:
+        placed = plan_on(device, plan.plan)
+        copies = [copy_of(device, placed.structure, placed.copies)]
+        copies += [copy_of(device, layout) for layout in (plan.chunk, plan.last)]
+        copies += [copy_of(device, plan.order)] if plan.order else []
+        addresses = (copy.address for copy in copies)
+        return Placed(structs.ChunkedRounding(*addresses), tuple(copies))
+
+    found: Placed[structs.ChunkedRounding] = device.copies.recent(plan, make)
+    return found
 
 
 def _by_modes(

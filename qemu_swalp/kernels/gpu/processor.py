@@ -55,11 +55,20 @@ class Gpu(Processor):
     ) -> bool:
         return matmul.matmul(self.device, dtype, a, b, out, targets, drawn, random)
 
-    def chunked_roundings(self, chunks: Chunks) -> list[structs.ChunkedRounding | None]:
-        return [
+    def chunked_roundings(
+        self, chunks: Chunks
+    ) -> tuple[list[structs.ChunkedRounding | None], object]:
+        placed = [
             None if plan is None else multi_tensor.chunked_rounding_on(self.device, plan)
             for plan in chunks.plans
         ]
+        return [None if each is None else each.structure for each in placed], placed
+
+    def capturing(self) -> bool:
+        return self.device.capturing()
+
+    def hold(self, *scratch: object) -> None:
+        self.device.hold((), scratch)
 
     def round_many(self, tensors: np.ndarray, chunks: Sequence[Chunks]) -> None:
         multi_tensor.round_many(self.device, tensors, chunks)

@@ -46,20 +46,35 @@ def quantize(
     )
     if layout is None or whole is None:
         return False
+    placed = plan_on(device, plan)
     call = structs.QuantizeCall(
-        plan_on(device, plan), layout, counts_of(layout), random, source.address, target.address
+        placed.structure, layout, counts_of(layout), random, source.address, target.address
     )
+    # Both alive until all is launched: from then on the stream keeps them.
+    device.hold(placed.copies, memories := _launch_all(device, format, layout, whole, call))
+    del placed, memories
+    return True
+
+
+def _launch_all(
+    device: Device,
+    format: Format,
+    layout: structs.Layout,
+    whole: structs.Layout,
+    call: structs.QuantizeCall,
+) -> list[tuple[int, Any]]:
+    """Launch the kernels of a rounding. The memory that they write to beside the target."""
     if not isinstance(format, Block):
         _launch_windows(device, "qs_round", call, 8)
-        return True
-    memories = []  # alive until all is launched: from then on the stream keeps them
+        return []
+    memories: list[tuple[int, Any]] = []
     if format.second is not None:
         memories.append(_reduce(device, call, whole))
         call.whole = memories[-1][0]
     if held := held_of(call):
         call.width = held.width
         _launch(device, held.kernel, call, held.tasks)
-        return True
+        return memories
     fits = (
         call.counts.most_rows * least_columns(call.counts.columns, call.counts.segment) <= ONE_PASS
     )
@@ -68,7 +83,7 @@ def quantize(
         call.extremes = memories[-1][0]
     whole_run = not fits and layout.axes == 1 and call.counts.segments == 1
     _launch_windows(device, "qs_whole" if whole_run else "qs_blocks", call, 2 if fits else 8, fits)
-    return True
+    return memories
 
 
 class Held(NamedTuple):

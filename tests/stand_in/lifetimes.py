@@ -1,0 +1,218 @@
+"""How long memory on a device lives: copies of tables, and what graphs read and write.
+`tests/kernels/test_stand_in.py` runs it with the plugin.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import cupy
+import numpy as np
+import pytest
+import torch
+
+import qemu_swalp as q
+from qemu_swalp.kernels.gpu import cupy_devices
+from qemu_swalp.kernels.gpu.copies import Copies
+from qemu_swalp.training import SGD, Recipe
+from tests.stand_in import graphs, memory, torch_cuda
+
+VALUES = np.random.default_rng(0).standard_normal((30, 20)).astype(np.float32) * 9
+WORDS = np.random.default_rng(1).integers(0, 2**32, VALUES.shape, np.uint32)
+
+
+class Torch:
+    device = cupy_devices.torch_gpu(0).device
+
+    def array(self, values: np.ndarray) -> Any:
+        return torch.from_numpy(values.copy()).to("cuda")
+
+    def numpy(self, x: Any) -> np.ndarray:
+        found: np.ndarray = x.cpu().numpy()
+        return found
+
+    def beside(self, number: int) -> AbstractContextManager[Any]:
+        return torch.cuda.stream(torch_cuda.Stream(number))
+
+    @contextmanager
+    def captured(self) -> Iterator[Any]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            yield graph.replay
+
+
+class Cupy:
+    device = cupy_devices.cupy_gpu(0).device
+
+    def array(self, values: np.ndarray) -> Any:
+        return cupy.asarray(values)
+
+    def numpy(self, x: Any) -> np.ndarray:
+        found: np.ndarray = cupy.asnumpy(x)
+        return found
+
+    def beside(self, number: int) -> AbstractContextManager[Any]:
+        stream: AbstractContextManager[Any] = cupy.cuda.Stream(number)
+        return stream
+
+    @contextmanager
+    def captured(self) -> Iterator[Any]:
+        stream, graph = cupy.cuda.Stream(99), []
+        with stream:
+            stream.begin_capture()
+            try:
+                yield lambda: graph[0].launch()
+            finally:
+                graph.append(stream.end_capture())
+
+
+@pytest.fixture(params=[Torch, Cupy], ids=["torch", "cupy"])
+def library(request: pytest.FixtureRequest) -> Any:
+    return request.param()
+
+
+def codebook(i: int) -> str:
+    """A format with tables of its own."""
+    return f"codebook<{','.join(str(k + i / 1024) for k in range(-20, 21))}>"
+
+
+def fill_free_memory(value: int) -> list[np.ndarray]:
+    """What was given back is taken by others, and written to."""
+    taken = []
+    for (device, size), free in memory._FREE.items():
+        count = len(free) if device == 0 else 0
+        taken += [memory.empty((size - 9,), np.uint8) for _ in range(count)]
+    for each in taken:
+        each.fill(value)
+    return taken
+
+
+FORMATS = [codebook(i) for i in range(30)]
+
+
+@pytest.fixture
+def few(library: Any, monkeypatch: pytest.MonkeyPatch) -> Copies:
+    """Room for the copies of few of these formats."""
+    made = Copies(library.device, 1 << 14)
+    monkeypatch.setattr(library.device, "copies", made)
+    return made
+
+
+def live(copies: Copies) -> int:
+    """Bytes of all copies that are not given back."""
+    return sum(c.size for c in copies._found.values()) + sum(m.size for m in copies._given_back)
+
+
+def test_copies_are_bounded_and_kernels_that_wait_have_theirs(library: Any, few: Copies) -> None:
+    x, outs = library.array(VALUES), []
+    for format in FORMATS[:2]:
+        q.quantize(x, format)  # compiled
+    with graphs.late():
+        for number, format in enumerate(FORMATS, 1000):
+            with library.beside(number):
+                outs.append(q.quantize(x, format))
+            assert live(few) <= few.limit * 9 // 8 + (1 << 12), format
+    assert live(few) > few.limit // 2
+    for format, out in zip(FORMATS, outs, strict=True):
+        assert np.array_equal(library.numpy(out), q.quantize(VALUES, format)), format
+
+
+def test_what_was_used_last_stays(
+    library: Any, few: Copies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, placed, place = library.array(VALUES), [], type(library.device).place
+    monkeypatch.setattr(
+        type(library.device), "place", lambda self, data: placed.append(1) or place(self, data)
+    )
+    q.quantize(x, FORMATS[0])
+    for format in FORMATS[1:]:
+        assert placed
+        placed.clear()
+        q.quantize(x, FORMATS[0])
+        assert not placed
+        q.quantize(x, format)
+    placed.clear()
+    q.quantize(x, FORMATS[1])
+    assert placed
+
+
+def test_steps_have_their_tables_though_they_are_no_longer_kept(library: Any, few: Copies) -> None:
+    recipe = Recipe(weight=f"{FORMATS[0]}/nearest_even")
+
+    def stepped(convert: Any) -> tuple[Any, Any]:
+        optimizer, params = SGD(0.5, recipe=recipe), {"w": convert(VALUES)}
+        return lambda: optimizer.update(
+            params, {"w": convert(VALUES[::-1].copy())}, optimizer.init(params)
+        )[0]["w"]
+
+    step, expected = stepped(library.array), stepped(np.array)()
+    for formats in (FORMATS[1:], ()):
+        assert np.array_equal(library.numpy(step()), expected)
+        for format in formats:
+            q.quantize(library.array(VALUES), format)
+        gc.collect()
+        few._give_back()
+        taken = fill_free_memory(0xAA)
+    del taken
+
+
+def test_graphs_keep_the_copies_that_they_read(library: Any, few: Copies) -> None:
+    x, replays = library.array(VALUES), []
+    outs = [library.array(VALUES * 0) for _ in range(3)]
+    for format, out in zip(FORMATS, outs, strict=False):
+        q.quantize(x, format, out=out)
+        with library.captured() as replay:
+            q.quantize(x, format, out=out)
+        replays.append(replay)
+    for format in FORMATS[3:]:
+        q.quantize(x, format)
+    gc.collect()
+    few._give_back()
+    taken = fill_free_memory(0xAA)
+    for format, out, replay in zip(FORMATS, outs, replays, strict=False):
+        out[...] = 0
+        replay()
+        assert np.array_equal(library.numpy(out), q.quantize(VALUES, format)), format
+    del taken
+
+
+@pytest.mark.parametrize(
+    "case", ["two levels", "one scale", "a view", "words", "another order", "a product"]
+)
+def test_graphs_keep_the_memory_that_calls_took(case: str, library: Any) -> None:
+    """What a call takes beside its arrays: scales in two passes, copies in C order."""
+    view = VALUES[:, ::2]
+    x, view_of_x, words = (library.array(a) for a in (VALUES, VALUES, WORDS))
+    wide = library.array(np.tile(VALUES, (15, 15)))
+    wide_out = library.array(np.tile(VALUES, (15, 15)))
+    out, small = library.array(VALUES), library.array(np.ascontiguousarray(view))
+    turned = library.array(np.ascontiguousarray(WORDS.T)).T
+
+    def run() -> Any:
+        if case == "two levels":
+            return q.quantize(x, "nvfp4", out=out)
+        if case == "one scale":
+            return q.quantize(wide, "bfp8", out=wide_out)
+        if case == "a view":
+            return q.quantize(view_of_x[:, ::2], "e4m3fn", out=small)
+        if case == "words":
+            return q.quantize(x, "e4m3fn", "stochastic", random=words, out=out)
+        if case == "another order":
+            return q.quantize(x, "e4m3fn", "stochastic", random=turned, out=out)
+        return q.matmul(x, x.T, "e4m3fn/nearest_even")
+
+    expected = library.numpy(run()).copy()
+    with library.captured() as replay:
+        result = run()
+    gc.collect()
+    for value in (0xAA, 0):
+        taken = fill_free_memory(value)
+        if case != "a product":
+            result[...] = 0
+        replay()
+        assert np.array_equal(library.numpy(result), expected)
+        assert all((each == value).all() for each in taken)
+        del taken
