@@ -20,6 +20,9 @@ SINGLE = SOURCE_DTYPES["float32"]
 MOST = 126
 """Two numbers below 2^126 add up to one below 2^127."""
 
+TO_NEAREST = ("nearest_even", "nearest_away")
+"""Modes of which a sum stops to grow: `_growth_to_nearest`."""
+
 
 def limit_of(products: Target | None, sums: list[Target], terms: int) -> int | None:
     """The greatest binade of products with which float32 may do, each partial sum being rounded;
@@ -28,9 +31,15 @@ def limit_of(products: Target | None, sums: list[Target], terms: int) -> int | N
     rounded = sums if products is None else [products, *sums]
     if not all(map(_is_representable, rounded)) or not all(map(_shows, sums)):
         return None
-    return (
-        MOST - 2 if all(map(_is_small, rounded)) else min(MOST - 2, _small_products(rounded, terms))
-    )
+    if all(map(_is_small, rounded)):
+        return MOST - 2
+    growth = _growth(rounded, terms)
+    if all(target.rounding.mode in TO_NEAREST for target in sums):
+        growth = min(growth, _growth_to_nearest(sums))
+    formats: list[Any] = [target.format for target in rounded]
+    if growth + max(math.log2(f.min_positive) for f in formats) >= MOST:
+        return -2 * MOST
+    return math.floor(min(MOST - 2.0, max(-2.0 * MOST, MOST - growth - 3)))
 
 
 class Span(NamedTuple):
@@ -61,7 +70,10 @@ def product_bits(a: Span, b: Span, limit: int) -> int | None:
     """Significant bits of the products of contiguous float32 arrays, at most, if float32 does for
     a·b by what `limit_of` says; else None.
     """
-    bits, least, most = (one + other for one, other in zip(a.bounds(), b.bounds(), strict=True))
+    ends = a.bounds(), b.bounds()
+    bits, least, most = (one + other for one, other in zip(*ends, strict=True))
+    if any(end[0] == 1 for end in ends):  # powers of two, as the ones of `sum`
+        bits -= 1
     fits = bits <= SINGLE.precision and least >= SINGLE.least_exponent and most <= limit
     return bits if fits else None
 
@@ -101,18 +113,26 @@ def _is_small(target: Target) -> bool:
     return bool(max(f.max, -f.min) < 2.0**MOST)
 
 
-def _small_products(targets: list[Target], terms: int) -> int:
-    """The greatest binade of so many finite products with which all sums stay below 2^126.
+def _growth(targets: list[Target], terms: int) -> float:
+    """The binades by which roundings and sums of so many terms, each below 2^(binade + 2) or the
+    least positive number, may exceed these.
 
     A rounding to p bits makes a number at most 1 + u times as large, u = 2^(1 - p), or the least
-    positive one. Each product, below 2^(binade + 2), meets at most 2·terms roundings of sums, and
-    e^(2·terms·u) bounds what these make of it; its own doubles it.
+    positive one. Each product meets at most 2·terms roundings of sums, and e^(2·terms·u) bounds
+    what these make of it; its own doubles it.
     """
     formats: list[Any] = [target.format for target in targets]
-    growth = math.log2(4 * terms) + 2 * terms * max(
-        2.0 ** (1 - f.precision) for f in formats
-    ) * math.log2(math.e)
-    if growth + max(math.log2(f.min_positive) for f in formats) >= MOST:
-        return -2 * MOST
-    binade: int = math.floor(max(-2.0 * MOST, MOST - growth - 3))
-    return binade
+    least = 2.0 ** (1 - min(f.precision for f in formats))
+    return math.log2(4 * terms) + 2 * terms * least * math.log2(math.e)
+
+
+def _growth_to_nearest(sums: list[Target]) -> float:
+    """The same of sums to nearest, of any number of terms.
+
+    What is added, at most P, does not move a sum to whose neighbour it is more than 2·P. From
+    E = 2^(p + 1)·P' on, P' the power of two from P on, all neighbours are 4·P' apart, or more. So a
+    sum never passes the first number from E on, which a step that moves one below E, of at most
+    2·P', does not take beyond 2·E.
+    """
+    precisions: list[int] = [target.format.precision for target in sums]  # type: ignore[attr-defined]
+    return sum(precision + 3 for precision in precisions) + 2.0
