@@ -18,7 +18,7 @@ from ..reference.accumulation import AccumulationTargets
 from . import layouts, matmul_plan as plans, structs, threads
 from .build import LIBRARY, digest
 from .chunks import Chunks, Limits
-from .matmul_in_float32 import Span, is_plain, product_bits
+from .matmul_in_float32 import Span, plainness, products_of
 from .matmul_plan import Matrix, Shape
 from .plan import DTYPES, Plan
 from .processor import Memory, Processor
@@ -174,25 +174,26 @@ class Cpu(Processor):
         drawn: structs.Random,
         random: RandomBits | None,
     ) -> bool:
-        x, y = _array(a, dtype), _array(b, dtype)
-        dtype_computed, plain = computing(x, y, targets)
+        dtype_computed, plain = _computing(dtype, a, b, targets)
         roundings = plans.plans_of(targets, dtype_computed)
         if roundings is None:
             return False
-        x, y = (array.astype(dtype_computed, copy=False) for array in (x, y))
-        result = _array(Matrix(out, plans.result_shape(a.shape, b.shape)), dtype)
-        computed = result if dtype_computed == dtype else np.empty(result.shape, dtype_computed)
+        shape = plans.result_shape(a.shape, b.shape)
+        addresses = a.address, b.address, out
+        if dtype_computed != dtype:
+            wide = [_array(matrix, dtype).astype(dtype_computed) for matrix in (a, b)]
+            wide.append(np.empty(shape, dtype_computed))
+            addresses = (wide[0].ctypes.data, wide[1].ctypes.data, wide[2].ctypes.data)
         call = plans.structure_of(dtype_computed, a.shape, b.shape, targets, drawn, random, plain)
-        leading = result.shape[:-2]
-        firsts = [plans.firsts(operand.shape, leading) for operand in (a, b)]
+        firsts = [plans.firsts(operand.shape, shape[:-2]) for operand in (a, b)]
         call.first_a, call.first_b = (first.ctypes.data for first in firsts)
-        call.a, call.b, call.out = (array.ctypes.data for array in (x, y, computed))
+        call.a, call.b, call.out = addresses
         call.plans = structs.MatmulPlans(
             *(None if plan is None else addressof(plan.structure) for plan in roundings)
         )
         library().qs_matmul(addressof(call), threads.get_num_threads())
-        if computed is not result:
-            result[...] = computed
+        if dtype_computed != dtype:
+            _array(Matrix(out, shape), dtype)[...] = wide[2]
         return True
 
     def operate(
@@ -248,18 +249,26 @@ CPU = Cpu()
 
 def computing(a: np.ndarray, b: np.ndarray, targets: AccumulationTargets) -> plans.Computing:
     """How the kernels compute a·b, contiguous arrays of float32 or float64 with elements."""
-    limit = plans.limit_of(targets, a.shape[-1]) if a.dtype == np.float32 else None
-    bits = None if limit is None else product_bits(_span(a), _span(b), limit)
-    if bits is None:
-        return plans.Computing("float64", False)
+    pair = [Matrix(x.ctypes.data, x.shape) for x in (a, b)]
+    return _computing(str(a.dtype), *pair, targets)
+
+
+def _computing(dtype: str, a: Matrix, b: Matrix, targets: AccumulationTargets) -> plans.Computing:
+    terms = a.shape[-1]
+    limit = plans.limit_of(targets, terms) if dtype == "float32" else None
+    products = None if limit is None else products_of(_span(a), _span(b), limit)
+    if products is None:
+        return plans.Computing("float64", 0)
+    if targets.product is not None:
+        return plans.Computing("float32", 0)
     return plans.Computing(
-        "float32", targets.product is None and is_plain(bits, targets.sum, targets.total)
+        "float32", plainness(products, targets.sum, targets.total, terms, targets.chunk)
     )
 
 
-def _span(x: np.ndarray) -> Span:
+def _span(x: Matrix) -> Span:
     found = (ctypes.c_uint32 * 3)()
-    library().qs_span(x.ctypes.data, x.size, found)
+    library().qs_span(x.address, math.prod(x.shape), found)
     return Span(*found)
 
 

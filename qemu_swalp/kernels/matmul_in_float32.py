@@ -9,6 +9,7 @@ bits, in place of 53, cannot be told, which needs two bits beyond the format's a
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ..arrays.dtypes import SOURCE_DTYPES
@@ -66,16 +67,74 @@ class Span(NamedTuple):
         return bits, least - (bits - 1), most
 
 
-def product_bits(a: Span, b: Span, limit: int) -> int | None:
-    """Significant bits of the products of contiguous float32 arrays, at most, if float32 does for
-    a·b by what `limit_of` says; else None.
-    """
+class Products(NamedTuple):
+    """What the products of two arrays need, or more."""
+
+    bits: int
+    least: int
+    """All are multiples of 2^least."""
+    most: int
+    """All are below 2^(most + 2)."""
+
+
+def products_of(a: Span, b: Span, limit: int) -> Products | None:
+    """Of contiguous float32 arrays, if float32 does for a·b by what `limit_of` says; else None."""
     ends = a.bounds(), b.bounds()
     bits, least, most = (one + other for one, other in zip(*ends, strict=True))
     if any(end[0] == 1 for end in ends):  # powers of two, as the ones of `sum`
         bits -= 1
     fits = bits <= SINGLE.precision and least >= SINGLE.least_exponent and most <= limit
-    return bits if fits else None
+    return Products(bits, least, most) if fits else None
+
+
+def plainness(
+    products: Products, sums: Target | None, totals: Target | None, terms: int, chunk: int | None
+) -> int:
+    """`Matmul.plain` of `src/common/accumulation.h`: 2 where each sum `_is_sure`, else 1 where it
+    `is_plain`.
+    """
+    if not is_plain(products.bits, sums, totals):
+        return 0
+    most = products.most + 2.0
+    chunk = min(chunk or terms, terms)
+    for target, count in ((sums, chunk), (totals, -(-terms // chunk))):
+        if target is not None:
+            precision: int = target.format.precision  # type: ignore[attr-defined]
+            most += min(
+                math.log2(count) + (count + 1) * 2.0**-precision * math.log2(math.e),
+                precision + 3,
+            )
+            if not _is_sure(products.least, most, target):
+                return 1
+    return 2
+
+
+def _is_sure(least: int, most: float, target: Target) -> bool:
+    """Whether sums that are multiples of 2^least and at most 2^most stay below the format's
+    greatest number, and lie apart as far as their leading bits have it, or are represented.
+
+    most : of sums to nearest. `count` roundings to p bits make them at most (1 + 2^-p)^count times
+        as great, or they stop to grow, as `_growth_to_nearest` says.
+    """
+    f: Any = target.format
+    least_steady = _least_steady(f)
+    return (
+        least_steady is not None
+        and least >= least_steady
+        and most + 0.01 < min(120.0, math.log2(min(f.max, -f.min)))
+    )
+
+
+@lru_cache(maxsize=1024)
+def _least_steady(f: Any) -> int | None:
+    """Binade of the least positive number, if it is a power of two, of whose multiples the format
+    has those of its precision; else None.
+    """
+    fraction, exponent = math.frexp(f.min_positive)
+    least, (binades, quanta) = exponent - 1, f.sample()
+    by_lead = binades - (f.precision - 1)
+    steady = (quanta == by_lead) | (quanta <= least) | (binades < least)
+    return least if fraction == 0.5 and steady.all() and quanta[-1] == by_lead[-1] else None
 
 
 def is_plain(bits: int, sums: Target | None, totals: Target | None) -> bool:

@@ -34,8 +34,8 @@ class Computing(NamedTuple):
     """How the kernels compute a product of matrices."""
 
     dtype: str
-    plain: bool
-    """Whether one rounding does for each sum (`matmul_in_float32.is_plain`)."""
+    plain: int
+    """Whether one rounding does for each sum (`matmul_in_float32.plainness`)."""
 
 
 @lru_cache(maxsize=4096)
@@ -66,7 +66,7 @@ def structure_of(
     targets: AccumulationTargets,
     drawn: structs.Random,
     random: RandomBits | None,
-    plain: bool = False,
+    plain: int = 0,
 ) -> structs.Matmul:
     """The call for arrays of these shapes, all but where things stand. drawn : `random` as the
     kernels read it.
@@ -83,7 +83,8 @@ def structure_of(
 
 def result_shape(a: Shape, b: Shape) -> Shape:
     """Of a·b."""
-    return (*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])
+    leading = a[:-2] if a[:-2] == b[:-2] else np.broadcast_shapes(a[:-2], b[:-2])
+    return (*leading, a[-2], b[-1])
 
 
 @lru_cache(maxsize=4096)

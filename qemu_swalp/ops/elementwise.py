@@ -182,7 +182,7 @@ def _operate(
     quantizer, arrays = Quantizer.parse(quantizer), as_arrays(*operands)
     xp, shape = _common(arrays)
     ctx = Context(xp, source_dtype(xp.dtype(arrays[0])))
-    target = _target(quantizer, ctx.dtype)
+    target = target_of(quantizer, ctx.dtype)
     if quantizer.rounding.stochastic and not isinstance(random, RandomBits):
         raise ValueError(
             f"{quantizer} needs random=RandomBits(seed, stream, step), with another stream for"
@@ -205,7 +205,7 @@ def _operate(
 
 
 @lru_cache(maxsize=1024)
-def _target(quantizer: Quantizer, dtype: SourceDtype) -> Target:
+def target_of(quantizer: Quantizer, dtype: SourceDtype) -> Target:
     """What the quantizer rounds to, once it has been checked."""
     check_element("the quantizer", quantizer)
     check_representable(quantizer.format, dtype)

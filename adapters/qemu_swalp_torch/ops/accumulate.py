@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
+from torch.nn.functional import pad, unfold
 
 import qemu_swalp
 from qemu_swalp import Accumulation, RandomBits
@@ -17,12 +17,16 @@ from qemu_swalp import Accumulation, RandomBits
 from ..tensors.custom_ops import (
     Rule,
     as_loss_scaling_needs,
+    is_stochastic,
     is_traced,
     known_step,
     signed,
     step_tensor,
     unsigned,
 )
+
+MANY, ENOUGH = 48, 16
+"""Pixels of an image, and outputs of a group, that fill the kernels' vectors by themselves."""
 
 
 class Geometry(NamedTuple):
@@ -77,8 +81,17 @@ def convolve(
     """The sums of a convolution: over channels of a group, then kernel positions.
 
     x of shape (B, C, *S), weight (O, C/G, *k), size: of the output, where it does not follow. The
-    product is (G, B·P, C/G·k) · (G, C/G·k, O/G), P the output pixels.
+    product is (G, B·P, C/G·k) · (G, C/G·k, O/G), P the output pixels; without random bits, which
+    would go to other elements, it is its transpose, whose operands lie as in an image.
     """
+    unfolded = _unfolded(x, weight.shape[2:], g, size, rule)
+    if unfolded is not None:
+        b, pixels = unfolded
+        w, count = _parted(weight, 0, g.groups).flatten(2), b.shape[-1]
+        if count >= MANY:
+            return times(w, b, rule).reshape(x.shape[0], -1, *pixels)
+        y = times(w, _side_by_side(b), rule).unflatten(-1, (x.shape[0], count))  # (G, O/G, B, P)
+        return y.movedim(2, 0).reshape(x.shape[0], -1, *pixels)
     a, pixels = _columns(x, weight.shape[2:], g, size)
     y = times(a, _parted(weight, 0, g.groups).flatten(2).mT, rule)  # (G, B·P, O/G)
     return y.movedim(0, 1).reshape(x.shape[0], *pixels, -1).movedim(-1, 1)
@@ -123,8 +136,16 @@ def gradient_of_weight(
 ) -> Tensor:
     """The sums of the gradient of a convolution's weight: over the batch, then output pixels.
 
-    error of shape (B, O, *P), x (B, C, *S). The product is (G, O/G, B·P) · (G, B·P, C/G·k).
+    error of shape (B, O, *P), x (B, C, *S). The product is (G, O/G, B·P) · (G, B·P, C/G·k), or its
+    transpose.
     """
+    outputs = error.shape[1] // g.groups
+    if outputs >= ENOUGH and (found := _unfolded(x, kernel, g, error.shape[2:], rule)) is not None:
+        e = (
+            _parted(error.flatten(2), 1, g.groups).permute(1, 0, 3, 2).flatten(1, 2)
+        )  # (G, B·P, O/G)
+        y = times(_side_by_side(found[0]), e, rule)  # (G, C/G·k, O/G)
+        return y.mT.reshape(error.shape[1], -1, *kernel)
     return times(*pixels_and_columns(error, x, kernel, g), rule).reshape(
         error.shape[1], -1, *kernel
     )
@@ -136,6 +157,35 @@ def pixels_and_columns(
     """The operands of the gradient of a weight as matrices: (G, O/G, B·P) and (G, B·P, C/G·k)."""
     columns, _ = _columns(x, kernel, g, error.shape[2:])
     return _parted(error.transpose(0, 1), 0, g.groups).flatten(2), columns
+
+
+def _unfolded(
+    x: Tensor, kernel: torch.Size, g: Geometry, size: torch.Size | None, rule: Rule
+) -> tuple[Tensor, torch.Size] | None:
+    """What `_columns` gives, in the order (B, G, C/G·k, P), which PyTorch copies in long runs; None
+    where random bits number the elements of results, or PyTorch does not do it.
+    """
+    axes = len(kernel)
+    if is_stochastic(rule.quantizer) or axes > 2 or x.shape[0] == 0:
+        return None
+    more = (1,) * (2 - axes)
+    image = x.reshape(*x.shape[:2], *more, *x.shape[2:])
+    around = (0,) * (2 - axes) + tuple(g.padding)
+    pixels = torch.Size(
+        (length + 2 * padding - dilation * (width - 1) - 1) // stride + 1
+        for length, padding, dilation, width, stride in zip(
+            x.shape[2:], g.padding, g.dilation, kernel, g.stride, strict=True
+        )
+    )
+    if size not in (None, pixels) or 0 in pixels:
+        return None
+    b = unfold(image, (*more, *kernel), more + tuple(g.dilation), around, more + tuple(g.stride))
+    return _parted(b, 1, g.groups), pixels
+
+
+def _side_by_side(b: Tensor) -> Tensor:
+    """(B, G, K, P) as (G, K, B·P)."""
+    return b.permute(1, 2, 0, 3).flatten(2)
 
 
 def _columns(

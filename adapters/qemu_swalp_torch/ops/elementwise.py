@@ -14,6 +14,7 @@ from torch import Tensor
 import qemu_swalp
 from qemu_swalp import Accumulation, RandomBits
 from qemu_swalp.interop.torch import array_of, tensor_of
+from qemu_swalp.interop.torch_arithmetic import operated, summed
 from qemu_swalp.training.derivatives import gradient, slope
 from qemu_swalp.training.functional import ELEMENTWISE
 
@@ -109,6 +110,8 @@ class ElementwiseRules(NamedTuple):
         quantizer = self.quantizers[ELEMENTWISE.index(name)]
         if quantizer is None:
             return None
+        if not is_stochastic(quantizer):
+            return Rule(quantizer, self.seed, 0, self.step, site=self.site, role=name)
         rule = Rule(
             quantizer,
             self.seed,
@@ -212,13 +215,22 @@ def operate(operation: str, operands: list[Tensor], rule: Rule) -> Tensor:
 
 
 def _operated(operation: str, operands: list[Tensor], rule: Rule) -> Tensor:
+    kind = kind_of(operation)
+    if kind != "function" and not watched():
+        quick = (
+            summed(operands[0], rule.quantizer)
+            if kind == "sum"
+            else operated(operation, operands, rule.quantizer)
+        )
+        if quick is not None:
+            return quick
     random = (
         RandomBits(rule.seed, rule.stream, rule.step) if is_stochastic(rule.quantizer) else None
     )
     arrays: list[Any] = [array_of(x) for x in operands]
     if any(isinstance(x, Tensor) for x in arrays):
         arrays = [x.detach() for x in operands]
-    if operation == "sum":
+    if kind == "sum":
         return tensor_of(
             qemu_swalp.sum(
                 arrays[0], Accumulation.parse(rule.quantizer), keepdims=True, random=random
@@ -228,7 +240,7 @@ def _operated(operation: str, operands: list[Tensor], rule: Rule) -> Tensor:
     if watched():
         exact = plain(operation)(*(x.detach().double() for x in operands))
         observe(Label(rule.site, rule.role), exact, quantizer, random)
-    if kind_of(operation) == "function":
+    if kind == "function":
         value = plain(operation)(*(x.detach().double() for x in operands))
         return tensor_of(quantizer(array_of(value), random)).to(operands[0].dtype)
     return tensor_of(getattr(qemu_swalp, operation)(*arrays, quantizer, random=random))

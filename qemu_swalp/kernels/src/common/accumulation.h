@@ -16,7 +16,9 @@ struct MatmulPlans {
 struct Matmul {
   Dtype dtype;
   int32_t group, chunk;  // chunk 0: there are no totals
-  int32_t plain;  // whether one rounding to nearest even does for each sum (`cpu/plain_sums.h`)
+  // 1: one rounding to nearest even does for each sum (`cpu/plain_sums.h`); 2: and sums are within
+  // its range for sure.
+  int32_t plain;
   int64_t batches, rows, columns, terms;
   const int64_t *first_a, *first_b;  // of each batch: the element where its matrix begins
   const void *a, *b;

@@ -12,8 +12,9 @@
 QS_BEGIN
 
 constexpr int64_t tile_elements = piece;
-/// Of a task where sums stay in registers; so many columns of all terms stay in the second cache.
-constexpr int64_t plain_rows = 32, plain_vectors = 4;
+/// Of a task where sums stay in registers: vectors of columns, rows for each of them, and the terms
+/// of the columns that are copied at once, for the nearest cache.
+constexpr int64_t plain_vectors = 4, plain_rows = 64, plain_terms = 64;
 
 template <class C>
 struct FloatVector;
@@ -79,8 +80,9 @@ class MatmulJob {
       : p_(p),
         plain_(std::is_same_v<C, Single> && p.plain && PlainSum::fits(p.plans.sum) &&
                PlainSum::fits(p.plans.total)),
-        rows_(plain_ ? plain_rows : greatest_of<int64_t>(1, tile_elements / p.columns)),
         columns_(least_of(p.columns, plain_ ? plain_vectors * V::count : tile_elements)),
+        rows_(plain_ ? plain_rows / ceiling(columns_, V::count)
+                     : greatest_of<int64_t>(1, tile_elements / p.columns)),
         row_parts_(ceiling(p.batches * p.rows, rows_)),
         column_parts_(ceiling(p.columns, columns_)) {}
 
@@ -91,7 +93,7 @@ class MatmulJob {
     const Range rows{row, least_of(row + rows_, p_.batches * p_.rows)};
     const Range columns{column, least_of(column + columns_, p_.columns)};
     if constexpr (std::is_same_v<C, Single>) {
-      if (plain_) return run_plain(rows, columns, memory.product);
+      if (plain_) return run_plain(rows, columns, memory);
     }
     const int64_t first = rows.first * p_.columns + columns.first, width = columns.size(),
                   n = rows.size() * width;
@@ -145,36 +147,64 @@ class MatmulJob {
   using Vector = typename V::V;
   using Float = typename FloatVector<C>::Type;
 
-  /// Up to `plain_vectors` vectors of columns. Those of b are copied: side by side they do not
-  /// contend for the same lines of the cache.
-  void run_plain(Range rows, Range columns, std::vector<Stored>& copied) const {
-    const PlainSum sum(*p_.plans.sum);
-    const std::optional<PlainSum> total =
-        p_.chunk ? std::optional<PlainSum>(*p_.plans.total) : std::nullopt;
-    const int64_t chunk = p_.chunk ? p_.chunk : p_.terms, width = columns.size();
-    copied.resize(size_t(p_.terms * width));
-    for (int64_t r = rows.first; r < rows.last; ++r) {
-      const int64_t batch = r / p_.rows;
-      if (r == rows.first || r % p_.rows == 0) {
-        const Stored* b = static_cast<const Stored*>(p_.b) + p_.first_b[batch] + columns.first;
-        for (int64_t k = 0; k < p_.terms; ++k) {
-          __builtin_memcpy(copied.data() + k * width, b + k * p_.columns,
-                           size_t(width) * sizeof(Stored));
-        }
+  /// Up to `plain_vectors` vectors of columns, batch by batch.
+  void run_plain(Range rows, Range columns, MatmulScratch<C>& memory) const {
+    const bool sure = p_.plain == 2;
+    for (int64_t first = rows.first, last; first < rows.last; first = last) {
+      last = least_of(rows.last, (first / p_.rows + 1) * p_.rows);
+      const Range own{first, last};
+      switch (ceiling(columns.size(), V::count)) {
+        case 1:
+          sure ? sum_rows<true, 1>(own, columns, memory) : sum_rows<false, 1>(own, columns, memory);
+          break;
+        case 2:
+          sure ? sum_rows<true, 2>(own, columns, memory) : sum_rows<false, 2>(own, columns, memory);
+          break;
+        case 3:
+          sure ? sum_rows<true, 3>(own, columns, memory) : sum_rows<false, 3>(own, columns, memory);
+          break;
+        default:
+          sure ? sum_rows<true, 4>(own, columns, memory) : sum_rows<false, 4>(own, columns, memory);
       }
-      const Stored* a =
-          static_cast<const Stored*>(p_.a) + p_.first_a[batch] + r % p_.rows * p_.terms;
-      Stored* out = static_cast<Stored*>(p_.out) + r * p_.columns + columns.first;
-      auto sums = [&](auto vectors, int64_t i, auto lanes) {
-        plain_sums<decltype(vectors)::value>(sum, total ? &*total : nullptr, a, copied.data() + i,
-                                             width, p_.terms, chunk, out + i, lanes);
-      };
-      if (width == plain_vectors * V::count) {
-        sums(std::integral_constant<int, plain_vectors>(), 0, Whole<V::count>());
-        continue;
+    }
+  }
+
+  /// Rows of one batch. Some terms at a time, of one chunk, whose columns of b are copied: side by
+  /// side they stay in the nearest cache and do not contend for its lines.
+  template <bool sure, int vectors>
+  void sum_rows(Range rows, Range columns, MatmulScratch<C>& memory) const {
+    constexpr int64_t pitch = vectors * V::count;
+    const int64_t batch = rows.first / p_.rows, n = rows.size() * pitch;
+    const Stored* const a =
+        static_cast<const Stored*>(p_.a) + p_.first_a[batch] + rows.first % p_.rows * p_.terms;
+    const Stored* const b = static_cast<const Stored*>(p_.b) + p_.first_b[batch] + columns.first;
+    const PlainSum sum(*p_.plans.sum), total(p_.chunk ? *p_.plans.total : *p_.plans.sum);
+    const int64_t chunk = p_.chunk ? p_.chunk : p_.terms;
+    memory.product.assign(size_t(plain_terms * pitch), 0);
+    memory.sum.assign(size_t(n), 0);
+    memory.total.assign(p_.chunk ? size_t(n) : 0, 0);
+    Stored* const copied = memory.product.data();
+    for (int64_t k = 0, last; k < p_.terms; k = last) {
+      const int64_t end = least_of((k / chunk + 1) * chunk, p_.terms);
+      last = least_of(k + plain_terms, end);
+      for (int64_t i = k; i < last; ++i)
+        __builtin_memcpy(copied + (i - k) * pitch, b + i * p_.columns,
+                         size_t(columns.size()) * sizeof(Stored));
+      add_rows<sure, vectors>(sum, rows.size(), a + k, p_.terms, copied, last - k,
+                              memory.sum.data());
+      if (!p_.chunk || last != end) continue;
+      for (int64_t i = 0; i < n; i += V::count) {
+        constexpr Whole<V::count> all;
+        const Floats x = Floats(V::load(memory.total.data() + i, all)),
+                     y = Floats(V::load(memory.sum.data() + i, all));
+        V::store(memory.total.data() + i, sure ? total.sure(x + y) : total(x, y), all);
+        V::store(memory.sum.data() + i, Vector(), all);
       }
-      in_vectors<V::count>(
-          width, [&](int64_t i, auto lanes) { sums(std::integral_constant<int, 1>(), i, lanes); });
+    }
+    const Stored* from = p_.chunk ? memory.total.data() : memory.sum.data();
+    for (int64_t r = 0; r < rows.size(); ++r) {
+      __builtin_memcpy(static_cast<Stored*>(p_.out) + (rows.first + r) * p_.columns + columns.first,
+                       from + r * pitch, size_t(columns.size()) * sizeof(Stored));
     }
   }
 
@@ -203,7 +233,7 @@ class MatmulJob {
 
   const Matmul& p_;
   bool plain_;  // whether sums stay in registers
-  int64_t rows_, columns_, row_parts_, column_parts_;
+  int64_t columns_, rows_, row_parts_, column_parts_;
 };
 
 QS_END

@@ -97,6 +97,30 @@ QS_INLINE bool float32_holds(Floats a, Floats b, Vector32 near) {
   return !any<Vector32>(~held);
 }
 
+/// Operations whose operands of few bits spare what rounds to odd.
+constexpr bool may_be_short(Operation operation) {
+  return operation != Operation::divide && operation != Operation::sqrt;
+}
+
+/// a + b, a - b or a·b in float32, and whether that tells the result of operands without the bits
+/// of `low`, in all lanes. Products of 12 bits are exact. Sums of operands of p ≤ 10 bits, those of
+/// the results, are as `PlainSum` has it, where results of `least` and more lie as far apart as
+/// their binades have it; a sum of 2·least or more is next to no other operand that is inexact.
+template <Operation operation>
+QS_INLINE bool is_short(Floats a, Floats b, uint32_t low, uint32_t least, Vector32& near) {
+  const Vector32 none{}, bits = Vector32(a) | Vector32(b);
+  if constexpr (operation == Operation::multiply) {
+    near = Vector32(a * b);
+    return !any<Vector32>((bits & 0xFFFu) != none);
+  } else {
+    near = Vector32(operation == Operation::add ? a + b : a - b);
+    const Vector32 size = near & (Single::sign - 1);
+    const auto small =
+        (signed_of(size) < signed_of(none + (least + (1u << Single::mantissa)))) & (size != none);
+    return !any<Vector32>(((bits & low) != none) | small);
+  }
+}
+
 /// What one operation on two arrays needs. C: the dtype of their elements. `plan`: in float64.
 template <class C>
 class OperateJob {
@@ -207,11 +231,19 @@ class OperateJob {
         constexpr bool odd = !is_stochastic(M());
         const Constants<Single> s = constants_;
         const QuickRounding<Single> quick = quick_;
+        const uint32_t low = element_.fraction > 9
+                                 ? ~uint32_t(0)
+                                 : (1u << (Single::mantissa - element_.fraction)) - 1;
         const Vector32 none{};
         return in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
           const Floats x = Floats(widened<C>(V::load(a + i, count)));
           const Floats y = Floats(widened<C>(V::load(b + i, count)));
-          const Vector32 near = combined<Single, operation, odd>(x, y), sign = near & Single::sign;
+          Vector32 near;
+          bool few = false;
+          if constexpr (odd && may_be_short(operation))
+            few = is_short<operation>(x, y, low, quick.least, near);
+          if (!few) near = combined<Single, operation, odd>(x, y);
+          const Vector32 sign = near & Single::sign;
           const Vector32 bound =
               select<Vector32>(sign != none, none + s.negative_bound, none + s.bound);
           Vector32 word{}, size;
@@ -258,6 +290,11 @@ class OperateJob {
   /// The elements one after the other, in `apart` if they are not.
   static const Stored* contiguous(const Stored* from, int64_t stride, int64_t n, Stored* apart) {
     if (stride == 1) return from;
+    if (stride == 0) {
+      const Stored only = *from;
+      for (int64_t i = 0; i < n; ++i) apart[i] = only;
+      return apart;
+    }
     for (int64_t i = 0; i < n; ++i) apart[i] = from[i * stride];
     return apart;
   }

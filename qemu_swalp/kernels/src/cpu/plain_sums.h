@@ -60,6 +60,14 @@ class PlainSum {
     const Vector32 sum = Vector32(a + b);
     return none(others(sum)) ? fast(sum) : slow(a, b);
   }
+  /// A sum that `Matmul::plain` is sure of: a multiple of the least positive number, so that below
+  /// the range of `fast` it has few bits, and less than the greatest number. Adding 2^drop of its
+  /// binade and taking that off again rounds it, since there floats lie as far apart as results.
+  QS_INLINE Vector32 sure(Floats sum) const {
+    const Floats shift = Floats((Vector32(sum) & (Single::sign | Single::infinity)) +
+                                (uint32_t(drop_) << Single::mantissa));
+    return Vector32((sum + shift) - shift);
+  }
 
  private:
   Element f_;
@@ -72,41 +80,69 @@ class PlainSum {
 QS_INLINE Vector32 with_product(Vector32 s, Floats a, Floats b) {
 #if defined(__AVX512F__)
   return Vector32(_mm512_fmadd_ps(__m512(a), __m512(b), __m512(s)));
+#elif defined(__FMA__)
+  return Vector32(_mm256_fmadd_ps(__m256(a), __m256(b), __m256(s)));
 #else
   return Vector32(Floats(s) + a * b);
 #endif
 }
 
-/// Sums of some columns of one row, `vectors` of them: terms a[k]·b[k] of which `pitch` elements
-/// lie from one to the next, by chunks of `chunk`. N: lanes of the last vector.
-template <int vectors, class N>
-void plain_sums(const PlainSum& given, const PlainSum* total, const uint32_t* a, const uint32_t* b,
-                int64_t pitch, int64_t terms, int64_t chunk, uint32_t* out, N lanes) {
+/// Adds `terms` products to each of the sums of `rows` rows and `vectors` vectors of columns, which
+/// lie row by row: of row r they are a[r·a_pitch + k]·b[k], of b `vectors` vectors for each k.
+template <bool sure, int rows, int vectors>
+__attribute__((noinline)) void add_terms(const PlainSum& given, const uint32_t* a, int64_t a_pitch,
+                                         const uint32_t* b, int64_t terms, uint32_t* sums) {
   using V = Vectors<Single>;
+  constexpr Whole<V::count> all;
   const PlainSum sum = given;  // a copy that no store can change
-  Vector32 totals[vectors] = {};
-  for (int64_t first = 0; first < terms; first += chunk) {
-    Vector32 sums[vectors] = {};
-    for (int64_t k = first; k < least_of(first + chunk, terms); ++k) {
-      const Floats factor = Floats(Vector32() + a[k]);
-      Floats other[vectors];
-      Vector32 exact[vectors];
-      PlainSum::Lanes slow{};
-      for (int v = 0; v < vectors; ++v) {
-        other[v] = Floats(V::load(b + k * pitch + v * V::count, lanes));
-        exact[v] = with_product(sums[v], factor, other[v]);
-        slow |= sum.others(exact[v]);
+  Vector32 sums_of[rows][vectors];
+  for (int r = 0; r < rows; ++r)
+    for (int v = 0; v < vectors; ++v)
+      sums_of[r][v] = V::load(sums + (r * vectors + v) * V::count, all);
+  for (int64_t k = 0; k < terms; ++k, b += vectors * V::count) {
+    Floats other[vectors];
+    for (int v = 0; v < vectors; ++v) other[v] = Floats(V::load(b + v * V::count, all));
+    if constexpr (sure) {
+      for (int r = 0; r < rows; ++r) {
+        const Floats factor = Floats(Vector32() + a[r * a_pitch + k]);
+        for (int v = 0; v < vectors; ++v)
+          sums_of[r][v] = sum.sure(Floats(with_product(sums_of[r][v], factor, other[v])));
       }
-      if (PlainSum::none(slow)) {
-        for (int v = 0; v < vectors; ++v) sums[v] = sum.fast(exact[v]);
-      } else {
-        for (int v = 0; v < vectors; ++v) sums[v] = sum(Floats(sums[v]), factor * other[v]);
+    } else {
+      for (int r = 0; r < rows; ++r) {
+        const Floats factor = Floats(Vector32() + a[r * a_pitch + k]);
+        Vector32 exact[vectors];
+        PlainSum::Lanes slow{};
+        for (int v = 0; v < vectors; ++v) {
+          exact[v] = with_product(sums_of[r][v], factor, other[v]);
+          slow |= sum.others(exact[v]);
+        }
+        if (PlainSum::none(slow)) {
+          for (int v = 0; v < vectors; ++v) sums_of[r][v] = sum.fast(exact[v]);
+        } else {
+          for (int v = 0; v < vectors; ++v)
+            sums_of[r][v] = sum(Floats(sums_of[r][v]), factor * other[v]);
+        }
       }
     }
-    for (int v = 0; v < vectors; ++v)
-      totals[v] = total ? (*total)(Floats(totals[v]), Floats(sums[v])) : sums[v];
   }
-  for (int v = 0; v < vectors; ++v) V::store(out + v * V::count, totals[v], lanes);
+  for (int r = 0; r < rows; ++r)
+    for (int v = 0; v < vectors; ++v)
+      V::store(sums + (r * vectors + v) * V::count, sums_of[r][v], all);
+}
+
+/// The same for any number of rows, of which so many at once as have sums enough in registers that
+/// none waits for itself.
+template <bool sure, int vectors>
+void add_rows(const PlainSum& sum, int64_t rows, const uint32_t* a, int64_t a_pitch,
+              const uint32_t* b, int64_t terms, uint32_t* sums) {
+  constexpr int together = vectors == 1 ? 8 : vectors == 2 ? 4 : 2;
+  constexpr int64_t pitch = vectors * Vectors<Single>::count;
+  int64_t r = 0;
+  for (; r + together <= rows; r += together)
+    add_terms<sure, together, vectors>(sum, a + r * a_pitch, a_pitch, b, terms, sums + r * pitch);
+  for (; r < rows; ++r)
+    add_terms<sure, 1, vectors>(sum, a + r * a_pitch, a_pitch, b, terms, sums + r * pitch);
 }
 
 QS_END
