@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,7 +22,7 @@ from ..kernels import cpu, structs
 from ..kernels.backends.torch import BACKEND, NAMES
 from ..kernels.matmul_plan import Matrix
 from ..kernels.plan import DTYPES, Plan, plan_of
-from ..kernels.strides import operands_of
+from ..kernels.strides import Shape, operands_of
 from ..ops.accumulation import Accumulation
 from ..ops.arguments import check_representable
 from ..ops.elementwise import target_of
@@ -51,14 +52,10 @@ def operated(operation: str, operands: Sequence[Tensor], quantizer: str) -> Tens
     if not _accepts(a) or not (a is b or (_accepts(b) and a.dtype == b.dtype)):
         return None
     prepared = _prepared(operation, quantizer, a.dtype)
-    if prepared is None:
+    found = None if prepared is None else _layout(a.shape, a.stride(), b.shape, b.stride())
+    if prepared is None or found is None:
         return None
-    if a.shape != b.shape:
-        a, b = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
-    shape = a.shape
-    layout = operands_of(shape, a.stride(), b.stride()) if a.numel() else None
-    if layout is None:
-        return None
+    shape, layout = found
     result = torch.empty(shape, dtype=a.dtype)
     cpu.library().qs_operate(
         prepared.operation,
@@ -100,6 +97,32 @@ def summed(x: Tensor, accumulation: str) -> Tensor | None:
 
 def _accepts(x: Tensor) -> bool:
     return x.is_cpu and kernels.enabled() and BACKEND.accepts(x)
+
+
+@lru_cache(maxsize=4096)
+def _layout(
+    a: Shape, a_strides: Shape, b: Shape, b_strides: Shape
+) -> tuple[Shape, structs.Layout] | None:
+    """Shape of the result, and the layout of operands that are broadcast to it; None without
+    elements, where shapes do not broadcast, or there are too many axes.
+    """
+    try:
+        shape = np.broadcast_shapes(a, b)
+    except ValueError:
+        return None
+    strides = [
+        tuple(
+            0 if length == 1 else stride
+            for length, stride in zip(
+                (1,) * (len(shape) - len(own)) + tuple(own),
+                (0,) * (len(shape) - len(own)) + of_own,
+                strict=True,
+            )
+        )
+        for own, of_own in ((a, a_strides), (b, b_strides))
+    ]
+    layout = None if 0 in shape else operands_of(shape, *strides)
+    return None if layout is None else (shape, layout)
 
 
 @forget_on_redefinition

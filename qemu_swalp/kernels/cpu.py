@@ -249,8 +249,8 @@ CPU = Cpu()
 
 def computing(a: np.ndarray, b: np.ndarray, targets: AccumulationTargets) -> plans.Computing:
     """How the kernels compute a·b, contiguous arrays of float32 or float64 with elements."""
-    pair = [Matrix(x.ctypes.data, x.shape) for x in (a, b)]
-    return _computing(str(a.dtype), *pair, targets)
+    first, second = (Matrix(x.ctypes.data, x.shape) for x in (a, b))
+    return _computing(str(a.dtype), first, second, targets)
 
 
 def _computing(dtype: str, a: Matrix, b: Matrix, targets: AccumulationTargets) -> plans.Computing:

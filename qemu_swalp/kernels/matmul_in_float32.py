@@ -180,8 +180,8 @@ def _growth(targets: list[Target], terms: int) -> float:
     positive one. Each product meets at most 2·terms roundings of sums, and e^(2·terms·u) bounds
     what these make of it; its own doubles it.
     """
-    formats: list[Any] = [target.format for target in targets]
-    least = 2.0 ** (1 - min(f.precision for f in formats))
+    precisions: list[int] = [target.format.precision for target in targets]  # type: ignore[attr-defined]
+    least = 2.0 ** (1 - min(precisions))
     return math.log2(4 * terms) + 2 * terms * least * math.log2(math.e)
 
 

@@ -110,6 +110,60 @@ def test_sums_that_one_rounding_does_for(
     assert same(q.matmul(a, b, accumulation), by_program(a, b, accumulation))
 
 
+def level(a: np.ndarray, b: np.ndarray, accumulation: str) -> int:
+    return cpu.computing(a, b, q.Accumulation.parse(accumulation).targets).plain
+
+
+SURE = [
+    ("float<6,9>/nearest_even; chunk=64", 2.0**-30, 1, 2.0**-9, 2),
+    ("float<6,9>/nearest_even; chunk=64", 2.0**-30, 1, 2.0**-10, 1),  # 2^-40: below the least one
+    ("float<6,9>/nearest_even; chunk=64", 1.0, 3, 2.0**20, 2),
+    ("float<6,9>/nearest_even; chunk=64", 1.0, 3, 2.0**30, 1),  # sums may pass 2^32
+    ("float<5,6,subnormals=false>/nearest_even", 2.0**-14, 1, 1.0, 2),
+    ("float<5,6,subnormals=false>/nearest_even", 2.0**-15, 1, 1.0, 1),
+    ("e4m3fn/nearest_even", 2.0**-9, 1, 1.0, 2),
+    ("e4m3fn/nearest_even", 2.0**-10, 1, 1.0, 1),
+    ("bf16/nearest_even", 2.0**-40, 3, 2.0**60, 2),
+]
+
+
+@pytest.mark.parametrize("instructions", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize(("accumulation", "least", "most", "factor", "expected"), SURE)
+def test_sums_that_stay_within_the_format(
+    accumulation: str, least: float, most: int, factor: float, expected: int, instructions: str
+) -> None:
+    """Nobody looks at each; those that may leave it are looked at."""
+    rng = np.random.default_rng(4)
+    small = 2.0**-20 if least < 2.0**-20 and factor < 1 else 1.0
+    for rows, terms, columns in ((9, 131, 70), (1, 70, 16), (5, 64, 33), (3, 1, 1)):
+        a = rng.integers(-most, most + 1, (rows, terms)) * np.float32(least / small)
+        b = rng.integers(0, 2, (2, terms, columns)) * np.float32(small)
+        a, b = a.astype(np.float32), b.astype(np.float32)
+        if factor != 1:
+            b[:, ::3] *= np.float32(factor)
+        a[0, 0], b[:, 0, 0] = most * least / small, small * factor
+        assert level(a, b, accumulation) == expected
+        try:
+            with cpu.instructions(instructions):
+                got = q.matmul(a, b, accumulation)
+        except ValueError as error:
+            pytest.skip(str(error))
+        assert same(got, by_program(a, b, accumulation))
+
+
+def test_sums_to_nearest_stop_to_grow() -> None:
+    """So long ones do not leave float32: of ones they end at 2^8, of the ties before it too."""
+    ones = np.ones((1, 20_000), np.float32)
+    for rule, size in (("bf16/nearest_even", 2.0**60), ("bf16/nearest_away", 2.0**60)):
+        columns = ones.T * np.float32([size, -size, 3 * size])
+        assert in_single(ones, columns, rule)
+        assert same(q.matmul(ones, columns, rule), by_program(ones, columns, rule))
+    assert not in_single(ones, ones.T * 2.0**124, "bf16/nearest_even")
+    assert level(ones, ones.T * np.float32(1.5), "bf16/nearest_even") == 2
+    eight = np.float32(1 + 2.0**-7)  # all bits of bfloat16: those of its product with 1, no more
+    assert level(ones, ones.T * eight, "bf16/nearest_even") == 2
+
+
 def test_which_products_are_computed_in_float32() -> None:
     a, b = coarse(np.random.default_rng(0), (4, 9), 3), coarse(np.random.default_rng(1), (9, 4), 3)
     for text in SINGLE + DOUBLE:

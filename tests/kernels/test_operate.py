@@ -105,6 +105,36 @@ def test_results_beside_ties(exponent: int, instructions: str) -> None:
             assert same_bits(got, expected).all(), (operation, rounding)
 
 
+FEW = ("bf16", "float<6,9>", "fp16", "e4m3fn", "float<5,6,subnormals=false>", "fixed<12,8>")
+
+
+@pytest.mark.parametrize("instructions", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("bits", [3, 8, 10, 11, 12, 13])
+def test_operands_of_few_bits(bits: int, instructions: str) -> None:
+    """Sums and products that float32 rounds as they are: also of what is far smaller, cancels,
+    vanishes or overflows.
+    """
+    rng = np.random.default_rng(bits)
+    a, b = (
+        (rng.integers(-(2**bits) + 1, 2**bits, (40, 75)) * 2.0 ** rng.integers(-30, 20, (40, 75)))
+        for _ in "ab"
+    )
+    b = np.where(rng.random(b.shape) < 0.2, -a * (1 + 2.0 ** rng.integers(-bits, 0, b.shape)), b)
+    b = np.where(rng.random(b.shape) < 0.1, a * 2.0 ** -rng.integers(8, 30, b.shape), b)
+    x, y = a.astype(np.float32), b.astype(np.float32)
+    x[:, 3], y[3] = 0.0, [np.inf, np.nan, -0.0, 3e38, 1e-44] * 15
+    for operation in ("add", "subtract", "multiply"):
+        for rule in (f"{f}/{r}" for f in FEW for r in ("nearest_even", "nearest_away")):
+            with kernels.disabled():
+                expected = computed(operation, [x, y], rule)
+            try:
+                with cpu.instructions(instructions):
+                    got = computed(operation, [x, y], rule)
+            except ValueError as error:
+                pytest.skip(str(error))
+            assert same_bits(got, expected).all(), (operation, rule)
+
+
 @pytest.mark.parametrize("instructions", ["baseline", "avx2", "avx512"])
 def test_every_instruction_set(instructions: str) -> None:
     try:

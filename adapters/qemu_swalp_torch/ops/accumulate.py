@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, unfold
+from torch.nn.functional import pad
 
 import qemu_swalp
 from qemu_swalp import Accumulation, RandomBits
@@ -25,8 +25,8 @@ from ..tensors.custom_ops import (
     unsigned,
 )
 
-MANY, ENOUGH = 48, 16
-"""Pixels of an image, and outputs of a group, that fill the kernels' vectors by themselves."""
+ENOUGH = 16
+"""Outputs of a group that fill the kernels' vectors."""
 
 
 class Geometry(NamedTuple):
@@ -84,14 +84,11 @@ def convolve(
     product is (G, B·P, C/G·k) · (G, C/G·k, O/G), P the output pixels; without random bits, which
     would go to other elements, it is its transpose, whose operands lie as in an image.
     """
-    unfolded = _unfolded(x, weight.shape[2:], g, size, rule)
-    if unfolded is not None:
-        b, pixels = unfolded
-        w, count = _parted(weight, 0, g.groups).flatten(2), b.shape[-1]
-        if count >= MANY:
-            return times(w, b, rule).reshape(x.shape[0], -1, *pixels)
-        y = times(w, _side_by_side(b), rule).unflatten(-1, (x.shape[0], count))  # (G, O/G, B, P)
-        return y.movedim(2, 0).reshape(x.shape[0], -1, *pixels)
+    if not is_stochastic(rule.quantizer):
+        b, pixels = _across(x, weight.shape[2:], g, size)
+        y = times(_parted(weight, 0, g.groups).flatten(2), b, rule)  # (G, O/G, B·P)
+        y = y.reshape(-1, x.shape[0], *pixels).transpose(0, 1)
+        return y.contiguous()
     a, pixels = _columns(x, weight.shape[2:], g, size)
     y = times(a, _parted(weight, 0, g.groups).flatten(2).mT, rule)  # (G, B·P, O/G)
     return y.movedim(0, 1).reshape(x.shape[0], *pixels, -1).movedim(-1, 1)
@@ -139,12 +136,9 @@ def gradient_of_weight(
     error of shape (B, O, *P), x (B, C, *S). The product is (G, O/G, B·P) · (G, B·P, C/G·k), or its
     transpose.
     """
-    outputs = error.shape[1] // g.groups
-    if outputs >= ENOUGH and (found := _unfolded(x, kernel, g, error.shape[2:], rule)) is not None:
-        e = (
-            _parted(error.flatten(2), 1, g.groups).permute(1, 0, 3, 2).flatten(1, 2)
-        )  # (G, B·P, O/G)
-        y = times(_side_by_side(found[0]), e, rule)  # (G, C/G·k, O/G)
+    if error.shape[1] // g.groups >= ENOUGH and not is_stochastic(rule.quantizer):
+        e = _parted(error.transpose(0, 1), 0, g.groups).flatten(2).mT  # (G, B·P, O/G)
+        y = times(_across(x, kernel, g, error.shape[2:])[0], e, rule)  # (G, C/G·k, O/G)
         return y.mT.reshape(error.shape[1], -1, *kernel)
     return times(*pixels_and_columns(error, x, kernel, g), rule).reshape(
         error.shape[1], -1, *kernel
@@ -159,41 +153,33 @@ def pixels_and_columns(
     return _parted(error.transpose(0, 1), 0, g.groups).flatten(2), columns
 
 
-def _unfolded(
-    x: Tensor, kernel: torch.Size, g: Geometry, size: torch.Size | None, rule: Rule
-) -> tuple[Tensor, torch.Size] | None:
-    """What `_columns` gives, in the order (B, G, C/G·k, P), which PyTorch copies in long runs; None
-    where random bits number the elements of results, or PyTorch does not do it.
-    """
-    axes = len(kernel)
-    if is_stochastic(rule.quantizer) or axes > 2 or x.shape[0] == 0:
-        return None
-    more = (1,) * (2 - axes)
-    image = x.reshape(*x.shape[:2], *more, *x.shape[2:])
-    around = (0,) * (2 - axes) + tuple(g.padding)
-    pixels = torch.Size(
-        (length + 2 * padding - dilation * (width - 1) - 1) // stride + 1
-        for length, padding, dilation, width, stride in zip(
-            x.shape[2:], g.padding, g.dilation, kernel, g.stride, strict=True
-        )
-    )
-    if size not in (None, pixels) or 0 in pixels:
-        return None
-    b = unfold(image, (*more, *kernel), more + tuple(g.dilation), around, more + tuple(g.stride))
-    return _parted(b, 1, g.groups), pixels
-
-
-def _side_by_side(b: Tensor) -> Tensor:
-    """(B, G, K, P) as (G, K, B·P)."""
-    return b.permute(1, 2, 0, 3).flatten(2)
-
-
 def _columns(
     x: Tensor, kernel: torch.Size, g: Geometry, size: torch.Size | None
 ) -> tuple[Tensor, torch.Size]:
     """What the kernel meets at each output pixel, (G, B·P, C/G·k), and the pixels' lengths: `size`,
     where given.
     """
+    windows = _windows(x, kernel, g, size)
+    pixels = windows.shape[2 : x.ndim]
+    parted = _parted(windows, 1, g.groups).movedim((1, 2), (0, x.ndim))  # (G, B, *P, C/G, *k)
+    return parted.flatten(1, x.ndim - 1).flatten(2), pixels
+
+
+def _across(
+    x: Tensor, kernel: torch.Size, g: Geometry, size: torch.Size | None
+) -> tuple[Tensor, torch.Size]:
+    """The same as (G, C/G·k, B·P): rows of pixels lie in memory as those of the image, so that the
+    copy takes a fraction of the time.
+    """
+    windows = _windows(x, kernel, g, size)
+    pixels, axes = windows.shape[2 : x.ndim], len(kernel)
+    parted = _parted(windows, 1, g.groups)  # (B, G, C/G, *P, *k)
+    order = (1, 2, *range(3 + axes, 3 + 2 * axes), 0, *range(3, 3 + axes))
+    return parted.permute(order).flatten(2 + axes).flatten(1, 1 + axes), pixels
+
+
+def _windows(x: Tensor, kernel: torch.Size, g: Geometry, size: torch.Size | None) -> Tensor:
+    """The view (B, C, *P, *k) of what the kernel meets."""
     windows = pad(x, [n for length in reversed(g.padding) for n in (length, length)])
     for axis, (length, stride, dilation) in enumerate(
         zip(kernel, g.stride, g.dilation, strict=True), start=2
@@ -201,9 +187,7 @@ def _columns(
         windows = windows.unfold(axis, dilation * (length - 1) + 1, stride)[..., ::dilation]
         if size is not None:
             windows = windows.narrow(axis, 0, size[axis - 2])
-    pixels = windows.shape[2 : x.ndim]
-    parted = _parted(windows, 1, g.groups).movedim((1, 2), (0, x.ndim))  # (G, B, *P, C/G, *k)
-    return parted.flatten(1, x.ndim - 1).flatten(2), pixels
+    return windows
 
 
 def _parted(x: Tensor, axis: int, groups: int) -> Tensor:

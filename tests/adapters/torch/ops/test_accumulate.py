@@ -158,6 +158,48 @@ def test_a_convolution_by_hand(options):
     assert (expected[2] == module.weight.grad.numpy()).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("channels", "outputs", "shape", "options"),
+    [
+        (3, 16, (9, 7), {"padding": 1}),
+        (2, 17, (9, 8), {"stride": 2, "padding": (0, 2), "dilation": (2, 1)}),
+        (4, 40, (5, 6), {"groups": 2, "stride": (3, 1)}),
+        (2, 4, (6, 5), {}),
+    ],
+    ids=str,
+)
+def test_images_that_are_copied_in_rows(channels, outputs, shape, options, dtype):
+    """Of few and many outputs, with numbers that are none among them, as products of all that
+    kernels meet, in the order of the sums.
+    """
+    torch.manual_seed(1)
+    module = nn.Conv2d(channels, outputs, 3, bias=False, dtype=dtype, **options)
+    rule = "e5m2/nearest_even; chunk=7"
+    quantize_gemms(module, Recipe(sums=rule))
+    x = torch.randn(2, channels, *shape, dtype=dtype)
+    x[0, 0, 0], x[1, 1, 2, 3], x[0, 1, 3, 2] = 0.0, torch.inf, torch.nan
+    x.requires_grad_()
+    y = module(x)
+    e = torch.randn_like(y)
+    y.backward(e)
+    groups = module.groups
+    geometry = {k: v for k, v in options.items() if k != "groups"}
+    met = nn.functional.unfold(x.detach(), 3, **geometry).unflatten(1, (groups, -1))
+    w = module.weight.detach().reshape(groups, outputs // groups, -1)
+    product = matmul(met.mT.contiguous(), w.mT.contiguous(), rule)  # (B, G, P, O/G)
+    assert y.is_contiguous()
+    same_numbers(y, product.mT.reshape(y.shape))
+    errors = e.reshape(2, groups, outputs // groups, -1).movedim(0, 2).flatten(2)  # (G, O/G, B·P)
+    pixels = met.permute(1, 0, 3, 2).flatten(1, 2)  # (G, B·P, C/G·k)
+    product = matmul(errors.contiguous(), pixels.contiguous(), rule)
+    same_numbers(module.weight.grad, product.reshape(module.weight.shape))
+
+
+def same_numbers(a, b):
+    torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
 CONVOLUTIONS = [
     (nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2, bias=False), (2, 4, 6, 5)),
     (nn.Conv2d(4, 5, (1, 2), dilation=2, stride=(2, 3)), (4, 3, 9)),
