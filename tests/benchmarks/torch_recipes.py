@@ -9,8 +9,9 @@ constant; the average is SWALP's, over the second half of the steps, evaluated i
 
 Then what a step costs, role by role (`--overhead` for that alone), as a multiple of the same step
 in float32: the least of several rounds, in each of which every variant makes one step, so that what
-else the machine does bears on all alike. Where QPyTorch is installed (`pip install qtorch ninja`),
-it makes the swalp8 step too.
+else the machine does bears on all alike. With one thread on a CPU it is the time of the process,
+which does not run while others have the CPU. Where QPyTorch is installed (`pip install qtorch
+ninja`), it makes the swalp8 step too.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from torch.nn import functional as F
 
 from qemu_swalp._util.tables import table
 from qemu_swalp.experiments.common.data import mnist
+from qemu_swalp.kernels import get_num_threads
 from qemu_swalp.training import FULL_PRECISION, OPERANDS, Recipe, as_recipe, register_layout
 
 BATCH, TESTED = 64, 2000
@@ -303,6 +305,8 @@ def step_of(
 def overhead(names: list[str], images: tuple[Tensor, ...], rounds: int) -> None:
     """Print a table of all roles, a column for each model."""
     columns: list[dict[str, float]] = []
+    alone = not images[0].is_cuda and torch.get_num_threads() == get_num_threads() == 1
+    clock = time.process_time if alone else time.perf_counter
     for name in names:
         made: dict[str, Callable[[nn.Module, float], Any]] = {
             key: partial(quantized, recipe) for key, recipe in variants().items()
@@ -314,9 +318,9 @@ def overhead(names: list[str], images: tuple[Tensor, ...], rounds: int) -> None:
         times: dict[str, list[float]] = {key: [] for key in steps}
         for _ in range(rounds):
             for key, step in steps.items():
-                start = time.perf_counter()
+                start = clock()
                 step()
-                times[key].append(time.perf_counter() - start)
+                times[key].append(clock() - start)
         columns.append({key: min(found) for key, found in times.items()})
     lines: list[list[Any]] = [
         [key, *(f"{column[key] / column['float32']:.1f}" for column in columns)]
