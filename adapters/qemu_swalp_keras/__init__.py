@@ -41,6 +41,7 @@ from .calls.uncovered import UncoveredError
 from .elementwise.interception import install as _install_elementwise
 from .elementwise.quantize import quantize_elementwise, unquantize_elementwise
 from .emulation import Emulation, emulate
+from .exporting import install as _install_exports
 from .layers.quantize import Quantize
 from .layers.rewrite import disabled, quantize_activations, unquantize_activations
 from .layers.selection import COMPUTING_LAYERS
@@ -62,6 +63,7 @@ _install_operators()
 _install_phases()
 _install_averages()
 _install_swaps()
+_install_exports()
 
 __all__ = [
     "COMPUTING_LAYERS",

@@ -78,20 +78,25 @@ def counter(x: Any) -> Any:
     return int(count) if _at_hand(count) else count
 
 
+IN_FULL_PRECISION = (
+    "Export it in full precision, as emulation.remove(), unquantize_gemms(model),"
+    " unquantize_elementwise(model) and unquantize_activations(model) give it back; or save it as"
+    " .keras and export it under KERAS_BACKEND=tensorflow"
+)
+"""What to do about an export that is refused."""
+
+
 def refuse_export() -> None:
-    """Raise ValueError while PyTorch exports a model: what is rounded there depends on counters,
-    whose values an exported program would keep.
+    """Raise ValueError while PyTorch exports or traces a model: what is rounded there depends on
+    counters, whose values the program would keep.
     """
     if backend() != "torch":
         return
     import torch
 
-    if torch.compiler.is_exporting():
-        raise ValueError(
-            "a model that rounds is not exported by PyTorch. Export it in full precision, as"
-            " emulation.remove() or unquantize_gemms(model) gives it back; or save it as .keras and"
-            " export it under KERAS_BACKEND=tensorflow"
-        )
+    traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if traced or torch.compiler.is_exporting():
+        raise ValueError(f"a model that rounds is not exported by PyTorch. {IN_FULL_PRECISION}")
 
 
 def _at_hand(x: Any) -> bool:

@@ -10,9 +10,58 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import batching, mlir
 
 from ._numpy import INTEGER, NumpyNamespace
 from .namespace import Array, Table
+
+high_word_p = Primitive("qemu_swalp_high_word")
+"""The upper halves of words times a factor: an instruction where XLA is given whole arrays. Its
+partitioner for several devices does not know that (JAX 0.10.2), nor does TensorFlow, which reads
+what `jax.export` writes (2.21): there it is long multiplication.
+"""
+
+
+def _multiplied_by_halves(words: Array, *, factor: int) -> Array:
+    low, high = np.uint32(factor & 0xFFFF), np.uint32(factor >> 16)
+    a, b = words & 0xFFFF, words >> 16
+    middle = a * high + (a * low >> 16)
+    carried = b * low + (middle & 0xFFFF)
+    return b * high + (middle >> 16) + (carried >> 16)
+
+
+_lower_by_halves = mlir.lower_fun(_multiplied_by_halves, multiple_results=False)
+_lower_by_instruction = mlir.lower_fun(
+    lambda words, *, factor: lax.mulhi(words, lax.full_like(words, factor)), multiple_results=False
+)
+
+
+def _lower_high_word(ctx: Any, words: Any, *, factor: int) -> Any:
+    whole = is_whole(ctx.module_context)
+    return (_lower_by_instruction if whole else _lower_by_halves)(ctx, words, factor=factor)
+
+
+def is_whole(module: Any) -> bool:
+    """Whether a program that is being compiled sees whole arrays on one device, or shards that it
+    handles itself; False in `jax.export`, whose programs run anywhere.
+    """
+    if module.lowering_parameters.for_export:
+        return False
+    context = module.axis_context
+    if hasattr(context, "num_devices"):
+        return bool(context.num_devices == 1)
+    mesh = getattr(context, "mesh", None)
+    return mesh is None or set(mesh.axis_names) == set(context.manual_axes)
+
+
+high_word_p.def_impl(_multiplied_by_halves)
+high_word_p.def_abstract_eval(lambda words, *, factor: words)
+mlir.register_lowering(high_word_p, _lower_high_word)
+batching.primitive_batchers[high_word_p] = lambda words, axes, *, factor: (
+    high_word_p.bind(*words, factor=factor),
+    axes[0],
+)
 
 
 class JaxNamespace(NumpyNamespace):
@@ -57,15 +106,7 @@ class JaxNamespace(NumpyNamespace):
         return lax.broadcasted_iota("uint32", rows, 1) + skipped
 
     def multiply_wide(self, words: Array, factor: int) -> tuple[Array, Array]:
-        if jax.device_count() == 1:
-            return lax.mulhi(words, lax.full_like(words, factor)), words * np.uint32(factor)
-        # XLA's partitioner for several devices does not know mulhi (JAX 0.10.2): long
-        # multiplication of 16-bit halves.
-        low, high = np.uint32(factor & 0xFFFF), np.uint32(factor >> 16)
-        a, b = words & 0xFFFF, words >> 16
-        middle = a * high + (a * low >> 16)
-        carried = b * low + (middle & 0xFFFF)
-        return b * high + (middle >> 16) + (carried >> 16), words * np.uint32(factor)
+        return high_word_p.bind(words, factor=factor), words * np.uint32(factor)
 
     def words(self, outputs: Sequence[Array], skipped: Any, count: int | Array) -> Array:
         word = self._column(outputs[0].shape, skipped) & 3

@@ -18,6 +18,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
 
 from ...arrays import Array, namespace_of
+from ...arrays._jax import is_whole
 from ...arrays.dtypes import SourceDtype
 from ...random_bits import KEY_STEPS, MASK, ROUNDS, Counters, RandomBits
 from ...reference.context import Target
@@ -189,25 +190,20 @@ def _drawn(kind: str, random: tuple[Any, ...]) -> Any:
     return Counters(place[0], place[1], step, keys)
 
 
-_lower_by_reference = mlir.lower_fun(_by_reference, multiple_results=False)
+_lowered = mlir.lower_fun(_by_reference, multiple_results=False)
+
+
+def _lower_by_reference(ctx: Any, *operands: Any, **how: Any) -> Any:
+    """Programs may be compiled outside of the `enable_x64` in which they were traced."""
+    with jax.enable_x64(jax.config.jax_enable_x64 or how["source"].width == 64):
+        return _lowered(ctx, *operands, **how)
 
 
 def _lower_on_cpu(
     ctx: Any, *operands: Any, source: Any, target: Any, random: str, scales: str, batch: int
 ) -> Any:
     how = {"source": source, "target": target, "random": random, "scales": scales, "batch": batch}
-    if not _whole(ctx.module_context):
+    if not is_whole(ctx.module_context):
         return _lower_by_reference(ctx, *operands, **how)
     call = stored_call(source, target, ctx.avals_in[0].ndim - batch, random, scales)
     return jax.ffi.ffi_lowering(TARGET)(ctx, *operands, call=call)
-
-
-def _whole(module: Any) -> bool:
-    """Whether the program sees whole arrays on one device, or shards that it handles itself."""
-    if module.lowering_parameters.for_export:
-        return False
-    context = module.axis_context
-    if hasattr(context, "num_devices"):
-        return bool(context.num_devices == 1)
-    mesh = getattr(context, "mesh", None)
-    return mesh is None or set(mesh.axis_names) == set(context.manual_axes)

@@ -63,29 +63,55 @@ def loaded(program: Path, tmp_path: Path) -> np.ndarray:
     return np.load(tmp_path / "y.npy")
 
 
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's files")
-@pytest.mark.parametrize(
-    ("name", "way"),
-    [
+PROGRAMS = {
+    "tensorflow": [
         ("stochastic", "export"),
         ("stochastic", "save"),
         ("sums", "export"),
         ("elementwise", "export"),
         ("delayed", "save"),
     ],
-)
+    "jax": [("stochastic", "open"), ("elementwise", "export")],
+    "torch": [],
+}
+
+
+@pytest.mark.parametrize(("name", "way"), PROGRAMS[BACKEND])
 def test_saved_programs_round_without_the_package(name: str, way: str, tmp_path: Path) -> None:
     net = model(RECIPES[name])
-    if way == "export":
-        signature = [keras.InputSpec(shape=X.shape, dtype="float32")]
-        net.export(str(tmp_path / "net"), verbose=False, input_signature=signature)
-    else:
+    if way == "save":
         import tensorflow as tf
 
         tf.saved_model.save(net, tmp_path / "net")
+    else:
+        batch = None if way == "open" else len(X)
+        signature = [keras.InputSpec(shape=(batch, *X.shape[1:]), dtype="float32")]
+        net.export(str(tmp_path / "net"), verbose=False, input_signature=signature)
     expected = [numpy(net(X)) for _ in range(2)]
     assert same(list(loaded(tmp_path / "net", tmp_path)), expected)
     assert same(expected[:1], expected[1:]) == (name in ("sums", "delayed"))
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino", "litert", "torch"])
+@pytest.mark.parametrize("given", [RECIPES["stochastic"], Recipe(activation="e4m3fn"), SUMS])
+def test_formats_that_do_not_round_are_refused(format: str, given: Recipe, tmp_path: Path) -> None:
+    net = model(given)
+    inputs = layers.Input(X.shape[1:])
+    for whole in (net, Holding(net), keras.Model(inputs, net(inputs))):
+        with pytest.raises(ValueError, match=rf"not exported as '{format}' .*remove\(\)"):
+            whole.export(str(tmp_path / "net"), format=format)
+    assert not list(tmp_path.iterdir())
+
+
+class Holding(keras.Model):
+    """A subclassed model with one that rounds."""
+
+    def __init__(self, net: Any) -> None:
+        super().__init__()
+        self.net = net
+
+    def call(self, x: Any) -> Any:
+        return self.net(x)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's files")
@@ -107,10 +133,20 @@ def test_programs_of_jax() -> None:
         shape = jax.ShapeDtypeStruct(X.shape, X.dtype)
         return program, bytes(jax.export.export(program)(shape).serialize())
 
-    program, data = exported(RECIPES["stochastic"])
-    assert same([jax.export.deserialize(data).call(X)], [program(X)])
+    for name in ("stochastic", "elementwise"):
+        program, data = exported(RECIPES[name])
+        assert same([jax.export.deserialize(data).call(X)], [program(X)])
     with pytest.raises(ValueError, match=r"called on the host .* cannot be exported"):
         exported(SUMS)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX's programs")
+def test_what_jax_cannot_write_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"called on the host .* cannot be exported"):
+        model(SUMS).export(str(tmp_path / "net"), verbose=False)
+    with pytest.raises(ValueError, match="is_static=True would keep one number"):
+        model(RECIPES["stochastic"]).export(str(tmp_path / "net"), is_static=True)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="PyTorch's programs")
@@ -120,5 +156,13 @@ def test_programs_of_jax() -> None:
     ids=lambda r: r.sections[0],
 )
 def test_pytorch_exports_no_model_that_rounds(chosen: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="a model that rounds is not exported by PyTorch"):
-        model(chosen).export(str(tmp_path / "net.pt2"), format="torch", verbose=False)
+    import torch
+
+    net = model(chosen)
+    for format in ("tf_saved_model", "torch"):
+        with pytest.raises(ValueError, match=r"not exported as .*KERAS_BACKEND=tensorflow"):
+            net.export(str(tmp_path / "net.pt2"), format=format, verbose=False)
+    given = (torch.from_numpy(X),)
+    for export in (torch.export.export, torch.jit.trace):
+        with pytest.raises(Exception, match="a model that rounds is not exported by PyTorch"):
+            export(net, given)
