@@ -70,8 +70,29 @@ ELEMENTWISE = (
     *("numpy.quantile", "numpy.percentile", "numpy.median", "numpy.nanmedian", "numpy.i0"),
     *("numpy.correlate", "numpy.corrcoef", "numpy.angle", "numpy.deg2rad", "numpy.rad2deg"),
     *("numpy.heaviside", "numpy.ldexp", "numpy.ptp", "linalg.jvp"),
+    *("numpy.linspace", "numpy.logspace", "numpy.geomspace"),
 )
 """They compute new numbers one by one, or add them up."""
+
+
+def _of_norm(x: Any, ord: Any = None, axis: Any = None, **_: Any) -> Sequence[str]:
+    axes = range(len(x.shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    decomposes = len(axes) == 2 and ord in (2, -2, "nuc")
+    return ("products", "elementwise") if decomposes else ("elementwise",)
+
+
+def _of_average(x: Any, axis: Any = None, weights: Any = None) -> Sequence[str]:
+    alike = weights is None or axis is None or len(x.shape) == len(weights.shape)
+    return () if alike else ("products",)
+
+
+SOMETIMES: dict[str, Callable[..., Sequence[str]]] = {
+    "linalg.norm": _of_norm,
+    "numpy.average": _of_average,
+}
+"""The sections that are told by name depend on the arguments, where nothing rounds the elementwise
+operations.
+"""
 
 MADE = ("core.custom_gradient", "numpy.vectorize")
 """They make functions of a user's: whose gradient is computed beyond the layer's call, or which is
@@ -90,6 +111,7 @@ def install() -> None:
         asked = (("products", PRODUCTS), ("elementwise", ELEMENTWISE))
         sections = [section for section, names in asked if name in names]
         replace_backend_function(name, partial(_telling, name, sections))
+    replace_backend_function("numpy.bincount", _of_weights)
     for name in SELECTIONS:
         replace_backend_function(name, paused())
     for name in ("2d", "3d"):
@@ -117,6 +139,32 @@ def _telling(name: str, sections: Sequence[str], function: Function) -> Function
             return function(*args, **options)
 
     return telling
+
+
+def sometimes_telling(name: str, function: Function) -> Function:
+    """A function that rounds nothing, which tells so as `SOMETIMES` has it."""
+    sections = SOMETIMES.get(name)
+    if sections is None:
+        return function
+
+    @wraps(function)
+    def telling(*args: Any, **options: Any) -> Any:
+        asked = () if current() is None else sections(*args, **options)
+        return (_telling(name, asked, function) if asked else function)(*args, **options)
+
+    return telling
+
+
+def _of_weights(function: Function) -> Function:
+    """`bincount` adds its weights up."""
+
+    @wraps(function)
+    def bincount(x: Any, weights: Any = None, *args: Any, **options: Any) -> Any:
+        adds = weights is not None and _is_floating(weights)
+        telling = _telling("numpy.bincount", ("elementwise",), function) if adds else function
+        return telling(x, weights, *args, **options)
+
+    return bincount
 
 
 def _making(name: str, function: Function) -> Function:

@@ -12,7 +12,7 @@ from qemu_swalp.training import nonlinearities
 from .operations import Axes, Operations
 
 Handler = Callable[..., Any]
-"""handler(operations, *tensors, **options)."""
+"""handler(operations, *tensors, **options); NotImplemented where it rounds nothing."""
 
 
 def _softmax(o: Operations, x: Any, axis: int | None = -1, name: str = "softmax") -> Any:
@@ -121,20 +121,12 @@ def _logsumexp(o: Operations, x: Any, axis: Axes = None, keepdims: bool = False)
 
 
 def _norm(o: Operations, x: Any, ord: Any = None, axis: Axes = None, keepdims: bool = False) -> Any:
-    of_vectors = isinstance(axis, int) or len(x.shape) == 1 or ord in (None, "fro")
-    if not of_vectors or (isinstance(ord, str) and ord != "fro"):
-        raise ValueError(
-            f"norms of matrices are rounded with ord=None or 'fro', got ord={ord!r}; exclude the"
-            " layer, or compute the norm outside of it"
-        )
+    axes = range(len(x.shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
     p = 2 if ord in (None, "fro") else ord
+    if (len(axes) > 1 and ord not in (None, "fro")) or isinstance(p, str) or p <= 0:
+        return NotImplemented
     if p == float("inf"):
         return ops.max(ops.abs(x), axis, keepdims=keepdims)
-    if p <= 0:
-        raise ValueError(
-            f"norms of positive order are rounded, got ord={ord!r}; exclude the layer, or compute"
-            " the norm outside of it"
-        )
     if p == 1:
         return o.sum(ops.abs(x), axis, keepdims)
     if p == 2:

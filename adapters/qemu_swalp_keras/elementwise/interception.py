@@ -14,6 +14,7 @@ from keras import layers, ops
 from .._compat import replace_backend_function, replace_method, replace_private_function
 from ..calls.pausing import paused
 from ..calls.scope import Scope, current
+from ..calls.unknown import sometimes_telling
 from . import normalization
 from .functions import FUNCTIONS, Handler
 from .losses import LOSSES
@@ -31,7 +32,7 @@ TENSORS |= {"target", "output"}
 def install() -> None:
     """Put our functions in place of the backend's, once in a process."""
     for name, handler in (FUNCTIONS | LOSSES | POOLING).items():
-        replace_backend_function(name, partial(_rounded, handler, name == "numpy.add"))
+        replace_backend_function(name, partial(_rounded, name, handler))
     replace_backend_function("random.dropout", _dropout)
     for name in ("layer_normalization", "rms_normalization", "normalize"):
         handler = getattr(normalization, name)
@@ -51,26 +52,28 @@ def operations() -> Operations | None:
     return None if scope is None or rules is None else Operations(scope, rules)
 
 
-def _rounded(handler: Handler, sums: bool, function: Function) -> Function:
-    signature = inspect.signature(handler)
+def _rounded(name: str, handler: Handler, function: Function) -> Function:
+    signature, unrounded = inspect.signature(handler), sometimes_telling(name, function)
 
     @wraps(function)
     def rounded(*args: Any, **options: Any) -> Any:
         o = operations()
         if o is None:
-            return function(*args, **options)
+            return unrounded(*args, **options)
         with paused():
             bound = signature.bind(o, *args, **options)
             tensors = {
-                name: x for name, x in bound.arguments.items() if name in TENSORS and x is not None
+                key: x for key, x in bound.arguments.items() if key in TENSORS and x is not None
             }
-            dtype = common_dtype([x for name, x in tensors.items() if name != "target"])
-            if dtype is None or (sums and _is_bias(o.scope, *tensors.values())):
+            dtype = common_dtype([x for key, x in tensors.items() if key != "target"])
+            is_sum = name == "numpy.add"
+            if dtype is None or (is_sum and _is_bias(o.scope, *tensors.values())):
                 return function(*args, **options)
-            for name, x in tensors.items():
-                integer = name == "target" and "int" in str(getattr(x, "dtype", ""))
-                bound.arguments[name] = ops.convert_to_tensor(x) if integer else operand(x, dtype)
-            return handler(*bound.args, **bound.kwargs)
+            for key, x in tensors.items():
+                integer = key == "target" and "int" in str(getattr(x, "dtype", ""))
+                bound.arguments[key] = ops.convert_to_tensor(x) if integer else operand(x, dtype)
+            result = handler(*bound.args, **bound.kwargs)
+        return unrounded(*args, **options) if result is NotImplemented else result
 
     return rounded
 

@@ -2,6 +2,10 @@
 loop or a branch of what the caller gives, or it makes no product.
 """
 
+import contextlib
+import inspect
+from functools import partial
+
 import keras
 import numpy as np
 import pytest
@@ -13,6 +17,8 @@ from qemu_swalp_keras.products.composed import COMPOSED
 
 from qemu_swalp.training import Recipe
 from tests.helpers.keras_native import BACKEND, normal, numpy, same
+from tests.helpers.keras_products import watched
+from tests.helpers.keras_training import gradients
 
 ROUNDED = {"einsum", "conv", "depthwise_conv", "conv_transpose"}
 ROUNDED |= {name.rpartition(".")[2] for name in (*AXES, *COMPOSED)}
@@ -109,6 +115,19 @@ def seen_products(function, args):
     return [s.operation for s in seen if s.section == "products"]
 
 
+def variants(function):
+    """Options by which a function may compute something else."""
+    x = tried()[0][0]
+    values = {
+        "ord": (1, -1, 2, -2, "nuc", float("inf")),
+        "weights": (x, x[0]),
+        "axis": (0, (0, 1)),
+    }
+    names = set(values) & set(inspect.signature(function).parameters)
+    single = [{name: value} for name in sorted(names) for value in values[name]]
+    return [{}, *single, *([{"weights": x[0], "axis": 1}] if "weights" in names else [])]
+
+
 def test_what_is_said_to_make_no_product_makes_none():
     found, names = {}, functions()
     for name in WITHOUT - EXACT:
@@ -117,10 +136,35 @@ def test_what_is_said_to_make_no_product_makes_none():
                 products = seen_products(names[name], args)
             except Exception:  # which arguments it takes is not known
                 continue
+            for options in variants(names[name])[1:]:
+                with contextlib.suppress(Exception):
+                    products += seen_products(partial(names[name], **options), args)
             if products:
                 found[name] = products
             break
-    assert not found
+    assert set(found) <= {name.rpartition(".")[2] for name in unknown.SOMETIMES}, found
+
+
+@pytest.mark.parametrize("name", unknown.SOMETIMES)
+def test_what_makes_products_of_some_arguments_tells_so(name):
+    function, (x,) = functions()[name.rpartition(".")[2]], tried()[0]
+    told = {}
+    for options in variants(function):
+        try:
+            products = seen_products(partial(function, **options), (x,))
+        except Exception:
+            continue
+        layer = quantize_gemms(Calling(partial(function, **options)), RECIPE)
+        key = str({k: v.shape if hasattr(v, "shape") else v for k, v in options.items()})
+        told[key] = 0
+        for _ in range(2):
+            try:
+                same(layer(x), function(x, **options))
+            except UncoveredError as error:
+                assert f"'{name}'" in str(error)  # noqa: PT017
+                told[key] += 1
+        assert told[key] == 2 or not products, key
+    assert set(told.values()) == {0, 2}
 
 
 class Calling(layers.Layer):
@@ -136,6 +180,36 @@ def squares(x):
     return ops.custom_gradient(lambda x: (x * x, lambda *a, upstream=None: upstream * 2 * x))(x)
 
 
+def test_products_are_rounded_forward_and_backward():
+    x, w = normal((3, 3), 1), normal((3, 3), 2)
+    images, kernel = normal((2, 4, 4, 3), 3), normal((2, 2, 3, 3), 4)
+    heads = normal((1, 3, 2, 4), 5)
+    given = {
+        "einsum": (lambda a, b: ops.einsum("ij,kj->ik", a, b), x, w),
+        "tensordot": (lambda a, b: ops.tensordot(a, b, 1), x, w),
+        "vdot": (ops.vdot, x[0], w[0]),
+        "conv": (ops.conv, images, kernel),
+        "depthwise_conv": (ops.depthwise_conv, images, kernel),
+        "conv_transpose": (ops.conv_transpose, images, kernel),
+        "separable_conv": (
+            lambda a, b: ops.separable_conv(a, b, np.ones((1, 1, 9, 2), "f4")),
+            images,
+            kernel,
+        ),
+        "dot_product_attention": (lambda a, b: ops.dot_product_attention(a, b, b), heads, heads),
+    }
+    for name in sorted(ROUNDED):
+        function, *arrays = given.get(name, (getattr(ops, name), x, w))
+        layer = Calling(lambda pair, function=function: function(*pair))
+        quantize_gemms(layer, RECIPE, attention=True)
+        y = numpy(layer([ops.convert_to_tensor(a) for a in arrays]))
+        with watched() as seen:
+            gradients(lambda *pair, f=layer: f(list(pair)), [], normal(y.shape, 6), *arrays)
+        assert len(seen) >= 3, (name, len(seen))
+        for operation, operands in seen:
+            assert all(np.array_equal(a * 16, np.rint(a * 16)) for a in operands), (name, operation)
+
+
 TELLING = {
     "linalg.solve": lambda x: ops.solve(x, x),
     "linalg.inv": ops.inv,
@@ -146,6 +220,8 @@ TELLING = {
     "image.gaussian_blur": lambda x: ops.image.gaussian_blur(ops.reshape(x, (1, 3, 3, 1))),
     "linalg.jvp": lambda x: ops.jvp(lambda y: ops.matmul(y, y), (x,), (x,))[1],
     "core.custom_gradient": squares,
+    "linalg.norm": lambda x: ops.norm(x, "nuc"),
+    "numpy.average": lambda x: ops.average(x, 1, x[0]),
 }
 
 
@@ -158,6 +234,25 @@ def test_it_is_told_in_each_call(name):
             layer(x)
     knowing = quantize_gemms(Calling(TELLING[name]), RECIPE, uncovered="ignore")
     same(knowing(x), Calling(TELLING[name])(x))
+
+
+SUMS = {
+    "linalg.norm": lambda x: ops.norm(x, 1),
+    "numpy.bincount": lambda x: ops.bincount(np.int32([0, 1, 1]), x[0]),
+    "numpy.linspace": lambda x: ops.linspace(x, x + 1, 3),
+}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_elementwise_operations_are_told_in_each_call(name):
+    x = ops.convert_to_tensor(normal((3, 3), 1))
+    layer = quantize_elementwise(Calling(SUMS[name]), Recipe(elementwise="bf16"))
+    for _ in range(2):
+        with pytest.raises(UncoveredError, match=f"'{name}'"):
+            layer(x)
+    knowing = Calling(SUMS[name])
+    quantize_elementwise(knowing, Recipe(elementwise="fixed<8,23>"), uncovered="ignore")
+    assert numpy(knowing(x)).shape == numpy(SUMS[name](x)).shape
 
 
 def test_selections_and_interpolations_are_none():
