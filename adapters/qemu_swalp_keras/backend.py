@@ -151,6 +151,15 @@ def untraced(function: Function) -> Function:
     return without_dynamo(function)
 
 
+def of_this_graph(x: Any) -> Any:
+    """TensorFlow: a tensor within the graph that is being traced. Gradients of branches within
+    branches cannot be made of tensors from farther out (TensorFlow 2.21).
+    """
+    import tensorflow as tf
+
+    return x if tf.executing_eagerly() or not tf.is_tensor(x) else tf.identity(x)
+
+
 def eagerly() -> AbstractContextManager[Any]:
     """Within it variables are written at once, also while TensorFlow traces a function."""
     if backend() != "tensorflow":

@@ -9,7 +9,7 @@ from typing import Any
 from keras import ops
 
 from .._compat import gradients_are_recorded, traced_by_jax
-from ..backend import backend, untraced
+from ..backend import backend, of_this_graph, untraced
 from .uncovered import UncoveredError
 
 Forward = Callable[..., Any]
@@ -105,6 +105,8 @@ def _on_tensorflow(forward: Forward, backward: Backward) -> Callable[..., Any]:
     import tensorflow as tf
 
     def function(static: Any, state: Any, *tensors: Any) -> Any:
+        state = tuple(map(of_this_graph, state))
+
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def call(*tensors: Any) -> tuple[Any, Callable[[Any], Any]]:
             def gradient(upstream: Any) -> Any:

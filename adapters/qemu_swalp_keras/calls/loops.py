@@ -1,5 +1,5 @@
-"""Loops of Keras within a layer that rounds: each turn has a random step of its own, also where the
-backend traces one turn for all.
+"""Loops and branches of Keras within a layer that rounds: each turn has a random step of its own,
+also where the backend traces one turn for all, and a branch the same bits as where it alone is run.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import keras
 from keras import ops, tree
 
 from .._compat import function_in_place, replace_backend_function
+from ..backend import counter
 from .pausing import paused
 from .scope import Scope, current
 
@@ -24,6 +25,8 @@ def install() -> None:
     replace_backend_function("rnn", _rnn)
     for make in (_scan, _map, _fori_loop, _while_loop, _vectorized_map):
         replace_backend_function(f"core.{make.__name__[1:]}", make)
+    replace_backend_function("core.cond", _cond)
+    replace_backend_function("core.switch", _switch)
 
 
 class Turns:
@@ -45,6 +48,18 @@ class Turns:
             return
         self.scope.step = self._step(number)
         self.scope.counts = dict(self.counts if counts is None else counts)
+
+    def branch(self, function: Loop) -> Loop:
+        """The function, one of several of which one is run, that gives its last step too."""
+
+        @wraps(function)
+        def counted(*args: Any) -> Any:
+            self.begin(0)
+            result = function(*args)
+            with paused():
+                return result, ops.convert_to_tensor(self.scope.step - self.first, self.dtype)
+
+        return counted
 
     def end(self, turns: Any) -> None:
         """There were that many steps. What follows has the next one."""
@@ -178,6 +193,45 @@ def _while_loop(function: Loop) -> Loop:
             return tuple(values) if several else values[0]
 
     return while_loop
+
+
+@contextmanager
+def branching(scope: Scope | None) -> Iterator[Turns | None]:
+    """Within it one of several branches is run: None, where nothing is drawn."""
+    if scope is None:
+        yield None
+        return
+    before, scope.branches = scope.branches, True
+    try:
+        yield Turns(scope) if scope.policy.stochastic else None
+    finally:
+        scope.branches = before
+
+
+def _cond(function: Loop) -> Loop:
+    @wraps(function)
+    def cond(pred: Any, true_fn: Any, false_fn: Any) -> Any:
+        with branching(current()) as turns:
+            if turns is None:
+                return function(pred, true_fn, false_fn)
+            result, last = function(pred, turns.branch(true_fn), turns.branch(false_fn))
+            turns.end(counter(last) + 1)
+            return result
+
+    return cond
+
+
+def _switch(function: Loop) -> Loop:
+    @wraps(function)
+    def switch(index: Any, branches: Any, *operands: Any) -> Any:
+        with branching(current()) as turns:
+            if turns is None:
+                return function(index, branches, *operands)
+            result, last = function(index, [turns.branch(f) for f in branches], *operands)
+            turns.end(counter(last) + 1)
+            return result
+
+    return switch
 
 
 def _vectorized_map(function: Loop) -> Loop:

@@ -59,6 +59,8 @@ class Scope:
         self.weights: dict[int, Any] = {}
         self.turns = False
         """Whether a loop over time is running."""
+        self.branches = False
+        """Whether one of several branches is."""
         self.result: Any = None
         """Of the last product."""
         policy.seen.clear()
@@ -123,7 +125,7 @@ class Scope:
 
         Raises
         ------
-        ValueError: if a step of training makes the same product twice.
+        ValueError: if a step of training makes the same product twice, or may leave it out.
         """
         if self.policy.is_of_loss:
             raise ValueError(
@@ -132,6 +134,8 @@ class Scope:
             )
         if self.mode or self.finds_scales:
             return
+        if self.branches:
+            raise ValueError(_SEVERAL.format(name=self.layer_name, several="makes it in a branch"))
         if self.turns or running.calls.setdefault(id(self.policy), self) is not self:
             raise ValueError(
                 _SEVERAL.format(name=self.layer_name, several="makes it several times")

@@ -12,7 +12,7 @@ from qemu_swalp import Format, RandomBits, Rounding
 from qemu_swalp.training import Quantizer
 from qemu_swalp.training.figures import Label
 
-from ..backend import backend, dtype_of, refuse_export
+from ..backend import backend, dtype_of, of_this_graph, refuse_export
 from ..watching import observe
 
 FLOAT16_MAX = 65504.0
@@ -163,13 +163,15 @@ def _on_tensorflow() -> Callable[..., Any]:
     def function(
         x: Any, forward: Rule | None, backward: Rule | None, steps: tuple[Any, Any], enabled: Any
     ) -> Any:
+        (first, step), enabled = map(of_this_graph, steps), of_this_graph(enabled)
+
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def rounded(x: Any) -> tuple[Any, Callable[[Any], Any]]:
             def gradient(upstream: Any) -> Any:
                 dense = tf.convert_to_tensor(upstream)
-                return straight_through(dense, backward, None, (steps[1], 0), enabled)
+                return straight_through(dense, backward, None, (step, 0), enabled)
 
-            return _rounded(tf.identity(x), forward, steps[0], enabled), gradient
+            return _rounded(tf.identity(x), forward, first, enabled), gradient
 
         return rounded(x)
 
