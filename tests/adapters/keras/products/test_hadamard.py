@@ -52,10 +52,7 @@ def test_without_rounding_nothing_changes(name):
         np.testing.assert_allclose(ours, theirs, rtol=2e-4, atol=2e-5)
     with disabled(model):
         found = gradients(model, model.trainable_variables, e, x)[0]
-    if name == "lstm":  # a fused kernel of the backend sums in another order than the cell
-        np.testing.assert_allclose(found, expected[0], rtol=1e-5)
-    else:
-        same(found, expected[0])
+    same(found, expected[0])
 
 
 def test_operands_have_the_cores_bits():
