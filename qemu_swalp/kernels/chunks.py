@@ -13,7 +13,7 @@ from ..formats import Block, Format
 from ..reference.context import Target
 from . import structs
 from .plan import DTYPES, Plan, plan_of
-from .strides import c_strides, extents_of, layout_by, operands_of
+from .strides import c_strides, extents_of, layout_by, operands_of, permuted
 
 MOST_IN_ORDER = 1 << 31
 """Elements of tensors that are not in C order, whose places the kernels count in 32 bits."""
@@ -101,16 +101,16 @@ def chunks_of(
         return None
     shape, numbers = shape or (1,), None
     if order is not None:  # from here on as in memory
-        strides = _permuted(c_strides(shape), order)
-        numbers = operands_of(_permuted(shape, order), strides, strides)
+        strides = permuted(c_strides(shape), order)
+        numbers = operands_of(permuted(shape, order), strides, strides)
         if numbers is None or math.prod(shape) > MOST_IN_ORDER:
             return None
     by_axis: dict[Format, tuple[int, ...]] = {
-        format: _permuted(extents_of(shape, format), order)
+        format: permuted(extents_of(shape, format), order)
         for format in formats
         if isinstance(format, Block)
     }
-    shape, blocks = _permuted(shape, order), list(by_axis.values())
+    shape, blocks = permuted(shape, order), list(by_axis.values())
     by_rows = bool(blocks)
     rows, inner = (shape[0], math.prod(shape[1:])) if by_rows else (math.prod(shape), 1)
     height = _height(shape, rows, inner, blocks, limits)
@@ -138,10 +138,6 @@ def chunks_of(
         any(target is not None and target.rounding.stochastic for target in targets),
         stored or dtype,
     )
-
-
-def _permuted(values: tuple[int, ...], order: tuple[int, ...] | None) -> tuple[int, ...]:
-    return values if order is None else tuple(values[axis] for axis in order)
 
 
 def _height(

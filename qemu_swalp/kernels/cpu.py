@@ -153,6 +153,7 @@ class Cpu(Processor):
         target: Memory,
         random: structs.Random,
         given: structs.Given | None = None,
+        order: tuple[int, ...] | None = None,
     ) -> bool:
         layout = layout_of(shape, source.strides, target.strides, format)
         if layout is None:

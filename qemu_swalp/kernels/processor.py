@@ -30,6 +30,8 @@ class Memory(NamedTuple):
 class Processor(ABC):
     """The CPU, or a GPU. Instances are equal only if they are the same."""
 
+    any_order = False
+    """Whether `quantize` takes an `order`."""
     limits: Limits
     """Of the chunks in which many tensors are worked on."""
 
@@ -47,10 +49,12 @@ class Processor(ABC):
         target: Memory,
         random: structs.Random,
         given: structs.Given | None = None,
+        order: tuple[int, ...] | None = None,
     ) -> bool:
         """Round `source` to `target`, which is the same memory or does not overlap it.
 
-        given : scales that are given, of blocks in C order; where `limits.host` alone.
+        given : scales that are given, of blocks in C order; where `limits.host` alone. order : the
+        axes as they lie in memory, where `any_order`; None: C order.
 
         Returns
         -------

@@ -13,14 +13,19 @@ Shape = tuple[int, ...]
 
 @lru_cache(maxsize=4096)
 def layout_of(
-    shape: Shape, source_strides: Shape, target_strides: Shape, format: Format
+    shape: Shape,
+    source_strides: Shape,
+    target_strides: Shape,
+    format: Format,
+    order: Shape | None = None,
 ) -> structs.Layout | None:
     """The layout of arrays of at least one element; strides count elements, those of the last axis
-    are 1.
+    are 1. order : the axes as they follow one another in the layout; None: as they are.
 
-    None where more axes are left than the kernels support.
+    None where more axes are left than the kernels support, or strides of the last one are not 1.
     """
-    return layout_by(shape, source_strides, target_strides, extents_of(shape, format))
+    parts = (shape, source_strides, target_strides, extents_of(shape, format))
+    return layout_by(*(permuted(part, order) for part in parts))
 
 
 def layout_by(
@@ -100,6 +105,21 @@ def order_of(shape: Shape, strides: Shape) -> Shape | None:
             return None
         expected *= shape[axis]
     return tuple(order)
+
+
+@lru_cache(maxsize=4096)
+def rows_of(shape: Shape, strides: Shape) -> Shape | None:
+    """The axes as they lie in memory, outermost first, of an array of which some neighbours along
+    an axis are neighbours in memory; None of other ones.
+    """
+    order = sorted(range(len(shape)), key=lambda axis: (-abs(strides[axis]), -shape[axis]))
+    long = [axis for axis in order if shape[axis] > 1]
+    return tuple(order) if long and strides[long[-1]] == 1 else None
+
+
+def permuted(values: Shape, order: Shape | None) -> Shape:
+    """Values of axes in their order; None: C order."""
+    return values if order is None else tuple(values[axis] for axis in order)
 
 
 def c_strides(shape: Shape) -> Shape:

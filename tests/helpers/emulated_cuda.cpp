@@ -10,6 +10,7 @@
 
 #if defined(QS_MODE)
 EMULATED(qs_round, QuantizeCall)
+EMULATED(qs_order, QuantizeCall)
 EMULATED(qs_reduce, QuantizeCall)
 EMULATED(qs_blocks, QuantizeCall)
 EMULATED(qs_groups, QuantizeCall)

@@ -19,7 +19,9 @@ from tests.stand_in import NAME
 
 ROOT = Path(__file__).parents[2]
 GPU, CAPTURE = "tests/kernels/test_gpu.py", "tests/adapters/torch/optim/test_capture.py"
-OWN = [f"tests/stand_in/{name}.py" for name in ("checks", "devices", "lifetimes", "steps")]
+OWN = [
+    f"tests/stand_in/{name}.py" for name in ("checks", "devices", "lifetimes", "orders", "steps")
+]
 CORE = [
     *OWN,
     *(

@@ -91,7 +91,9 @@ def _own(value: Any) -> Any:
 
 
 def _copied(values: np.ndarray) -> np.ndarray:
-    copy = memory.empty(values.shape, values.dtype)
+    axes = sorted(range(values.ndim), key=lambda axis: -abs(values.strides[axis]))  # order="K"
+    lying = memory.empty(tuple(values.shape[axis] for axis in axes), values.dtype)
+    copy = lying.transpose(np.argsort(axes)) if axes else lying
     copy[...] = values
     return copy
 

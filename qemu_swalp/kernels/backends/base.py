@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ...arrays import Array
 from ...arrays.dtypes import SourceDtype
+from ...formats import Block, Format
 from ...random_bits import RandomBits
 from ...reference.accumulation import AccumulationTargets
 from ...reference.context import BINARY64, Target
@@ -21,6 +22,7 @@ from ..given import BlockScales
 from ..matmul_plan import Matrix, result_shape
 from ..plan import plan_of
 from ..processor import Memory, Processor, random_of
+from ..strides import order_of, rows_of
 
 LARGEST_TRANSFORM = 1 << 12
 """Of blocks that kernels transform, so that a thread's stay in the cache."""
@@ -123,6 +125,10 @@ class MemoryBackend(KernelBackend):
     def empty(self, shape: tuple[int, ...], like: Array) -> Array:
         """A new array in C order, of the dtype and device of another."""
 
+    def aligned(self, x: Array) -> bool:
+        """Whether elements lie whole strides apart, at multiples of their size."""
+        return True
+
     @abstractmethod
     def may_overlap(self, a: Array, b: Array) -> bool:
         """Whether two arrays may share memory."""
@@ -187,17 +193,16 @@ class MemoryBackend(KernelBackend):
         per_block = None if scales is None else scales.structure
         with processor.stream():
             x = self.detached(x)
-            source = x if self.in_rows(x) else self.contiguous(x)
+            order = self._order(x, processor, format, random, given)
+            source = x if order or self.in_rows(x) else self.contiguous(x)
             read, written = self.memory(source), None
             if out is not None:
-                written = self._direct(source, read, self.detached(out))
+                written = self._direct(source, read, self.detached(out), order)
             direct = written is not None
-            result = out if direct else self.empty_like(x)
+            result = out if direct else self.empty_beside(x) if order else self.empty_like(x)
             words, drawn = self._draw(random, x)
-            shape = tuple(x.shape)
-            if not processor.quantize(
-                plan, format, shape, read, written or self.memory(result), drawn, per_block
-            ):
+            shape, memories = tuple(x.shape), (read, written or self.memory(result))
+            if not processor.quantize(plan, format, shape, *memories, drawn, per_block, order):
                 source, result, direct = self.contiguous(source), self.empty_like(x), False
                 processor.quantize(
                     plan, format, shape, self.memory(source), self.memory(result), drawn, per_block
@@ -208,9 +213,29 @@ class MemoryBackend(KernelBackend):
                 return result
             return self.written(out) if direct else self.write(out, result)
 
-    def _direct(self, source: Array, read: Memory, out: Array) -> Memory | None:
+    def _order(
+        self,
+        x: Array,
+        processor: Processor,
+        format: Format,
+        random: RandomBits | Array | None,
+        given: Given | None,
+    ) -> tuple[int, ...] | None:
+        """The axes of x as they lie in memory, outermost first, if that is not C order and the
+        kernels read x so.
+        """
+        if not processor.any_order or given is not None or self.in_rows(x) or not self.aligned(x):
+            return None
+        shape, strides = tuple(x.shape), self.memory(x).strides
+        if random is None:
+            return rows_of(shape, strides)
+        return None if isinstance(format, Block) else order_of(shape, strides)
+
+    def _direct(
+        self, source: Array, read: Memory, out: Array, order: tuple[int, ...] | None
+    ) -> Memory | None:
         """The memory of `out`, if the kernels may write there what they read of `source`."""
-        if not self.in_rows(out):
+        if not (self.aligned(out) if order else self.in_rows(out)):
             return None
         written = self.memory(out)
         pairs = zip(written.strides, out.shape, strict=True)

@@ -27,7 +27,7 @@ class CupyBackend(MemoryBackend):
         return cupy_gpu(x.device.id)
 
     def tensor_key(self, x: Any) -> TensorKey | None:
-        if not self.accepts(x) or x.size == 0 or not self._aligned(x):
+        if not self.accepts(x) or x.size == 0 or not self.aligned(x):
             return None
         if self.processor_of(x).capturing():  # as in PyTorch
             return None
@@ -48,10 +48,9 @@ class CupyBackend(MemoryBackend):
 
     def in_rows(self, x: Any) -> bool:
         last = x.flags.c_contiguous or x.shape[-1] == 1 or x.strides[-1] == x.itemsize
-        return bool(last and self._aligned(x))
+        return bool(last and self.aligned(x))
 
-    def _aligned(self, x: Any) -> bool:
-        """Whether addresses are multiples of an element's size."""
+    def aligned(self, x: Any) -> bool:
         return all(at % x.itemsize == 0 for at in (x.data.ptr, *x.strides))
 
     def contiguous(self, x: Any) -> Any:

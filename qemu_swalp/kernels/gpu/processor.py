@@ -23,6 +23,7 @@ from .device import Device
 class Gpu(Processor):
     """The kernels of `src/cuda` on a device."""
 
+    any_order = True
     limits = multi_tensor.LIMITS
 
     def __init__(self, device: Device) -> None:
@@ -40,8 +41,9 @@ class Gpu(Processor):
         target: Memory,
         random: structs.Random,
         given: structs.Given | None = None,
+        order: tuple[int, ...] | None = None,
     ) -> bool:
-        return quantize.quantize(self.device, plan, format, shape, source, target, random)
+        return quantize.quantize(self.device, plan, format, shape, source, target, random, order)
 
     def matmul(
         self,

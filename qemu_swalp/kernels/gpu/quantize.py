@@ -4,15 +4,17 @@ an array (`src/cuda/windows.h`).
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 from ...formats import Block, Format
+from ...rounding import STOCHASTIC
 from .. import structs
 from ..build import CudaProgram
 from ..plan import MODES, Plan
 from ..processor import Memory
-from ..strides import layout_of
+from ..strides import c_strides, layout_of, operands_of, permuted
 from .device import SOURCE_DTYPES, THREADS, Device, launch, plan_on
 
 MOST_SEGMENTS = 256
@@ -36,22 +38,33 @@ def quantize(
     source: Memory,
     target: Memory,
     random: structs.Random,
+    order: tuple[int, ...] | None = None,
 ) -> bool:
     """As `Processor.quantize`, of arrays in the memory of the device."""
-    layout = layout_of(shape, source.strides, target.strides, format)
-    whole = (
-        layout_of(shape, source.strides, target.strides, format.element)
-        if isinstance(format, Block)
-        else layout
-    )
+    strides = source.strides, target.strides
+    by_number = order is not None and MODES[plan.structure.mode] in STOCHASTIC
+    if by_number:
+        layout = whole = numbers_of(shape, order) if strides[0] == strides[1] else None
+    else:
+        layout = layout_of(shape, *strides, format, order)
+        whole = layout
+        if isinstance(format, Block):
+            whole = layout_of(shape, *strides, format.element, order)
     if layout is None or whole is None:
         return False
     placed = plan_on(device, plan)
+    counts = structs.Counts(math.prod(shape)) if by_number else counts_of(layout)
     call = structs.QuantizeCall(
-        placed.structure, layout, counts_of(layout), random, source.address, target.address
+        placed.structure, layout, counts, random, source.address, target.address
     )
     # Both alive until all is launched: from then on the stream keeps them.
-    device.hold(placed.copies, memories := _launch_all(device, format, layout, whole, call))
+    if by_number:
+        packs = -(-counts.columns // PACKS[call.plan.dtype])
+        _launch(device, "qs_order", call, -(-packs // THREADS))
+        memories = []
+    else:
+        memories = _launch_all(device, format, layout, whole, call)
+    device.hold(placed.copies, memories)
     del placed, memories
     return True
 
@@ -84,6 +97,13 @@ def _launch_all(
     whole_run = not fits and layout.axes == 1 and call.counts.segments == 1
     _launch_windows(device, "qs_whole" if whole_run else "qs_blocks", call, 2 if fits else 8, fits)
     return memories
+
+
+@lru_cache(maxsize=4096)
+def numbers_of(shape: tuple[int, ...], order: tuple[int, ...]) -> structs.Layout | None:
+    """Axes as they lie in memory, with strides of the numbers of elements in C order."""
+    strides = permuted(c_strides(shape), order)
+    return operands_of(permuted(shape, order), strides, strides)
 
 
 class Held(NamedTuple):

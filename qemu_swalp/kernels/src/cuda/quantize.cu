@@ -1,11 +1,13 @@
 // The kernels on a GPU, compiled for a source dtype and a rounding mode: QS_SOURCE_DTYPE and
 // QS_MODE.
 //
-// Elements: `qs_round`. Blocks that threads hold: `qs_groups` and `qs_rows`. Others of which a
-// window holds some whole ones: `qs_blocks`. Larger ones in two passes: the extremes of all of them
-// by `qs_reduce`, into memory that is zero, then `qs_blocks`, or `qs_whole` where there is one.
-// Under two levels of scales the extremes of the array come first, as those of one block.
+// Elements: `qs_round`; `qs_order` where axes lie in another order and draw random words. Blocks
+// that threads hold: `qs_groups` and `qs_rows`. Others of which a window holds some whole ones:
+// `qs_blocks`. Larger ones in two passes: the extremes of all of them by `qs_reduce`, into memory
+// that is zero, then `qs_blocks`, or `qs_whole` where there is one. Under two levels of scales the
+// extremes of the array come first, as those of one block.
 #include "cuda/held_blocks.h"
+#include "cuda/ordered.h"
 #include "cuda/windows.h"
 
 QS_BEGIN
@@ -228,6 +230,33 @@ extern "C" __global__ void __launch_bounds__(threads)
         return round_any<C>(Mode_(), raw, word, one, call.plan.element);
       });
     }
+  }
+}
+
+template <Way way>
+QS_DEVICE void round_shortly_by_number(const QuantizeCall& call, const Short& s) {
+  round_by_number<C>(call, [&](Word raw, Word word, int) {
+    return round_in_float32<C, way, stochastic>(raw, word, s);
+  });
+}
+
+extern "C" __global__ void __launch_bounds__(threads)
+    qs_order(const __grid_constant__ QuantizeCall call) {
+  if constexpr (stochastic) {
+    if constexpr (is_short(Mode_()) && is_in_float32<C>) {
+      if (call.plan.family != Family::table) {
+        const Short s = short_of<C>(call.plan.element, stochastic, true);
+        if (s.way == Way::saturating) return round_shortly_by_number<Way::saturating>(call, s);
+        if (s.way == Way::regular) return round_shortly_by_number<Way::regular>(call, s);
+        if (s.way == Way::bits) return round_shortly_by_number<Way::bits>(call, s);
+      }
+    }
+    const Segment<C> one = segment_of<C>(call.plan.element, 0, true, false);
+    round_by_number<C>(call, [&](Word raw, Word word, int) {
+      if (call.plan.family == Family::table)
+        return round_by_table<C>(Mode_(), raw, word, call.plan.table);
+      return round_any<C>(Mode_(), raw, word, one, call.plan.element);
+    });
   }
 }
 
