@@ -34,6 +34,9 @@ from ..reference.overflow import MARK
 NO_RANDOM = structs.Random()
 """Of roundings without random bits."""
 
+KEPT = 1 << 16
+"""Longer rows of ones are made for each sum."""
+
 
 class Prepared(NamedTuple):
     """What the kernel is told of an operation, whatever it works on."""
@@ -81,7 +84,7 @@ def summed(x: Tensor, accumulation: str) -> Tensor | None:
     terms = x.shape[-1]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     columns = x.detach().reshape(-1, terms).t().to(dtype).contiguous()
-    ones = _ones(terms, dtype)
+    ones = _ones(terms, dtype) if terms <= KEPT else torch.ones(terms, dtype=dtype)
     result = torch.empty((*x.shape[:-1], 1), dtype=dtype)
     done = cpu.CPU.matmul(
         NAMES[dtype],

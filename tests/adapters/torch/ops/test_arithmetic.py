@@ -86,6 +86,12 @@ def test_sums(rule, dtype):
         assert equal(summed(x, rule), expected), x.shape
 
 
+def test_a_sum_of_many_terms():
+    x = numbers((2, 70_000), torch.float32).nan_to_num(0.5, 2.0, -2.0)
+    rule = "e4m3fn/nearest_even; chunk=20000"
+    assert equal(summed(x, rule), q.sum(x, rule, keepdims=True))
+
+
 def test_what_is_left_to_the_functions():
     x = torch.randn(3, 4)
     rule = "bf16/nearest_even"
