@@ -208,6 +208,32 @@ def _native_variable(x: Any) -> Any:
     return x.value if isinstance(x, keras.Variable) else x
 
 
+def of_replica() -> str:
+    """What follows the name of a role, by which random bits are drawn, in a replica of
+    `tf.distribute`: replicas see different samples, and all but the first have streams of their own
+    (clause RNG-5).
+
+    Raises
+    ------
+    ValueError: if it is not known which replica is traced.
+    """
+    if backend() != "tensorflow":
+        return ""
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    if context is None:
+        return ""
+    number = tf.get_static_value(context.replica_id_in_sync_group)
+    if number is None:
+        raise ValueError(
+            "the strategy of tf.distribute traces one program for all replicas, which would draw"
+            " the same random bits for different samples; take MirroredStrategy or"
+            " keras.distribution on JAX, or round to nearest"
+        )
+    return f"@{int(number)}" if number else ""
+
+
 def strategy_scope(model: Any) -> AbstractContextManager[Any]:
     """Within it variables are made as those of a model: under its `tf.distribute` strategy."""
     strategy = getattr(model, "distribute_strategy", None)

@@ -14,6 +14,7 @@ from qemu_swalp._util.tables import table
 from qemu_swalp.training import ELEMENTWISE, Phases, Recipe
 
 from ._compat import flat_layers
+from .backend import strategy_scope
 from .calls.operands import described
 from .calls.sites import policies_of, put
 from .calls.uncovered import POLICIES
@@ -201,7 +202,8 @@ def emulate(
         if uncovered == "raise":
             raise ValueError(f"{what}; or pass uncovered='warn' or 'ignore'")
         warnings.warn(what, stacklevel=2)
-    wrapped = _optimizer(optimizer, phases, rounded, exclude, average, seed)
+    with strategy_scope(model):
+        wrapped = _optimizer(optimizer, phases, rounded, exclude, average, seed)
     # Last what changes the model that was given.
     own: dict[str, dict[str, Any]] = {"products": {"attention": attention}, "elementwise": {}}
     for section, options in own.items():

@@ -259,6 +259,10 @@ SHARDED = """
         check.calls = stored_call.calls()
         assert check.calls - before == calls, (check.calls - before, calls)
 
+    def in_64_bits(x):
+        with jax.enable_x64(True):
+            return rounded(x.astype("float64")).astype("float32")
+
     check.calls = 0
     check(1, rounded(jnp.asarray(x)))
     check(1, rounded(jax.device_put(x, jax.devices()[2])))
@@ -267,6 +271,7 @@ SHARDED = """
         placed = jax.device_put(x, NamedSharding(mesh, spec))
         check(0, rounded(placed))
         check(0, jax.jit(rounded)(placed))
+        check(0, jax.jit(in_64_bits)(placed))
     both = P(("a", "b"))
     sharded = jax.shard_map(rounded, mesh=mesh, in_specs=both, out_specs=both)
     check(4, jax.jit(sharded)(x), 4)

@@ -232,6 +232,22 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
     def get_config(self) -> dict[str, Any]:
         return self._config((self.products, self.elementwise))
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> RoundingPolicy:
+        """Inverse of `get_config`.
+
+        Raises
+        ------
+        ValueError: if another version of this package wrote it, which says other things.
+        """
+        if unknown := sorted(set(config) - set(cls("float32").get_config())):
+            raise ValueError(
+                f"the file's rounding of layer {config.get('layer')!r} was written by another"
+                f" version of qemu_swalp, with {', '.join(unknown)}; make the model anew, round it"
+                " by emulate with the same arguments, and load its weights by model.load_weights"
+            )
+        return cls(**config)
+
     def _config(self, parts: tuple[Section | None, ...]) -> dict[str, Any]:
         own = {"layer": self.layer, "path": self.path, "place": self.place}
         own |= {"scales": dict(self.scales), "scaled": self.scaled}

@@ -20,6 +20,8 @@ class ElementwiseRules(NamedTuple):
     place: int = 0
     part: str = ""
     """Of the layer's call: sets its random streams apart from those of others."""
+    replica: str = ""
+    """What follows the names of roles in this replica."""
     scaled: bool = False
     """Whether the model's loss is scaled for layers in float16."""
 
@@ -31,7 +33,7 @@ class ElementwiseRules(NamedTuple):
         more: dict[str, Any] = {"of_error": name.startswith("backward."), "scaled": self.scaled}
         if not is_stochastic(quantizer):
             return Rule(quantizer, **more)
-        stream = stream_id(f"{name}{self.part}.{number}", self.place)
+        stream = stream_id(f"{name}{self.part}.{number}{self.replica}", self.place)
         return Rule(quantizer, self.seed, stream, **more)
 
     def within(self, part: str) -> ElementwiseRules:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 
 from qemu_swalp.training.delayed import Delayed
 
@@ -40,9 +41,15 @@ class Scales(StateLayer):
         return next(named, None)
 
     def load_own_variables(self, store: Any) -> None:
-        """As every layer's; weights that were saved without scales leave them as they are."""
+        """As every layer's; weights that were saved without scales leave them as they are. Older
+        files lack the last element, how many backwards made a state.
+        """
         if len(store.keys()):
-            super().load_own_variables(store)
+            held = {key: np.array(store[key]) for key in store.keys()}  # noqa: SIM118  (no mapping)
+            for i, v in enumerate(self.trainable_weights):
+                if f"{i}" in held and len(held[f"{i}"]) == v.shape[0] - 1:
+                    held[f"{i}"] = np.append(held[f"{i}"], np.float32(1))
+            super().load_own_variables(held)
 
 
 def variable_name(operand: str) -> str:

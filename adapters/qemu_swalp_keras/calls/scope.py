@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from .._compat import layer_scope, sublayers
-from ..backend import counter, differentiable_tensor
+from ..backend import counter, differentiable_tensor, of_replica
 from .delayed import made_once
 from .operands import Operands, State
 from .pausing import is_paused, paused
@@ -53,6 +53,7 @@ class Scope:
         value = ops.convert_to_tensor(rounding_state(layer, policy.state).state)
         self.calls, self.enabled = counter(value[self.mode]), counter(value[2])
         self.step = self.calls + self.mode * CALLS_OF_A_MODE
+        self.replica = of_replica() if policy.stochastic else ""
         self.names = dict(_names(layer, "" if policy.is_of_loss else policy.path))
         self.stack: list[tuple[str, str]] = [(policy.path or layer.name, "")]
         self.counts: dict[tuple[str, str], int] = {}
@@ -109,7 +110,7 @@ class Scope:
         """
         name, relative = self.stack[-1]
         number = self._next("products")
-        part = f".{relative}.{number}" if relative or number else ""
+        part = (f".{relative}.{number}" if relative or number else "") + self.replica
         operands = self.policy.operands(name, part, activations)
         flops = 2 * math.prod(n for n in lengths if isinstance(n, int))
         scales: tuple[Any, ...] = ()
@@ -155,7 +156,8 @@ class Scope:
         """Those of the layer, with random streams of its own for its next function."""
         relative, number = self.stack[-1][1], self._next("elementwise")
         rules = rules.within(relative) if relative else rules
-        return rules.within(str(number)) if number else rules
+        rules = rules.within(str(number)) if number else rules
+        return rules._replace(replica=self.replica)
 
     def _next(self, section: str) -> int:
         key = (self.stack[-1][0], section)

@@ -11,6 +11,7 @@ from qemu_swalp._util.checks import check_choice
 from qemu_swalp.training import Phases, Recipe
 from qemu_swalp.training.seeds import seed_for
 
+from ..backend import strategy_scope
 from ..layers.names import (
     LOSS,
     check_choice_of_layers,
@@ -67,12 +68,13 @@ def put(
             _check(path, layer, section)
             parts = {**_sections(layer), section: asked}
             policies.append((layer, _policy(layer, path, place, parts, scaled)))
-    for layer, policy in policies:
-        layer.dtype_policy = policy
-        prepare(layer)
-        see_loss(layer)
-    if any(policy.delayed for _, policy in policies):
-        find_scales(model)
+    with strategy_scope(model):
+        for layer, policy in policies:
+            layer.dtype_policy = policy
+            prepare(layer)
+            see_loss(layer)
+        if any(policy.delayed for _, policy in policies):
+            find_scales(model)
     return model
 
 

@@ -17,7 +17,7 @@ from .operators import operator_mode
 from .pausing import is_paused
 from .policy import SECTIONS, RoundingPolicy
 from .scope import Scope, apart, opened
-from .uncovered import report
+from .uncovered import UncoveredError, report, report_unseen
 
 REMEDIES = {
     "products": "multiply by keras.ops, whose products are rounded",
@@ -82,9 +82,17 @@ def probe(
         with keras.StatelessScope(values), apart(), opened(layer, policy, training):
             call(layer, *args, **kwargs)
 
+    name = policy.path or layer.name
+    try:
+        program = operations_in_program(function, [flat[i] for i in traced])
+    except UncoveredError:
+        raise
+    except Exception as error:  # the same call was made just now, eagerly
+        report_unseen(policy, name, error)
+        program = []
+    for seen in dict.fromkeys(program):
+        _tell(policy, seen.layer or name, seen)
     policy.checked = True
-    for seen in dict.fromkeys(operations_in_program(function, [flat[i] for i in traced])):
-        _tell(policy, seen.layer or policy.path or layer.name, seen)
 
 
 def _tell(policy: RoundingPolicy, layer: str, seen: Seen) -> None:

@@ -18,7 +18,7 @@ from qemu_swalp.ops.arguments import check_representable
 from qemu_swalp.training import Quantizer
 from qemu_swalp.training.seeds import seed_for
 
-from ..backend import untraced
+from ..backend import of_replica, untraced
 from .straight_through import Rule, straight_through
 
 Rounding: TypeAlias = Quantizer | Format | str | None
@@ -44,7 +44,7 @@ class Quantize(keras.layers.Layer):
         to nearest, ties to even) of the value and of its gradient; None passes it on.
     seed : of the random bits, 0..2^64-1. None: another one for each layer of this process, the
         same at each run of the program; `get_config` and saved models keep it.
-        Replicas of a data-parallel run that shall differ need seeds that differ.
+        Each replica of `tf.distribute` draws bits of its own.
     place : number of the layer in the model, 0..2^32-1: two layers that must not share their noise
         need two places. Needed where the rounding is stochastic.
     later : {number of a step of the optimizer: (activation, error) from there on}, as `emulate`
@@ -158,7 +158,7 @@ class Quantize(keras.layers.Layer):
         label = (self.name, role)
         if self.place is None or not quantizer.rounding.stochastic:
             return Rule(quantizer, label=label, scaled=self.scaled)
-        stream = stream_id(role, self.place)
+        stream = stream_id(role + of_replica(), self.place)
         return Rule(quantizer, self.seed, stream, label=label, scaled=self.scaled)
 
     def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:

@@ -10,6 +10,7 @@ import keras
 from keras import tree
 
 from .._compat import flat_layers, input_layer_of
+from ..backend import strategy_scope
 from .quantize import Quantize
 
 
@@ -36,11 +37,12 @@ class Rebuilding:
         ------
         ValueError: if an output of a site is rounded already.
         """
-        return (
-            self._sequential(model)
-            if isinstance(model, keras.Sequential)
-            else self._functional(model)
-        )
+        with strategy_scope(model):
+            return (
+                self._sequential(model)
+                if isinstance(model, keras.Sequential)
+                else self._functional(model)
+            )
 
     def _functional(self, model: Any) -> Any:
         # A shell of the same graph, since clone_model compiles the clone of a compiled model.

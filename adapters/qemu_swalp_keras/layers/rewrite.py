@@ -13,7 +13,7 @@ from qemu_swalp.training import Phases, Recipe
 from qemu_swalp.training.seeds import seed_for
 
 from .._compat import flat_layers
-from ..backend import LOSS_STATE, ROUNDING_STATE, synchronize
+from ..backend import LOSS_STATE, ROUNDING_STATE, strategy_scope, synchronize
 from ..sections import check_section
 from .names import check_choice_of_layers, computes_in_float16, placed
 from .quantize import Quantize
@@ -91,7 +91,7 @@ def in_phases(
     check_choice_of_layers(model, "layers", layers, models=keras.Model)
     check_choice_of_layers(model, "exclude", exclude, models=layers)
     phases = phases.map(lambda recipe: placed(model, recipe))
-    with seed_for("activations", seed) as drawn:
+    with seed_for("activations", seed) as drawn, strategy_scope(model):
         sites: dict[int, Quantize] = {}
         scaled = computes_in_float16(model)
         hidden = []

@@ -239,3 +239,20 @@ def test_a_step_by_hand_that_calls_the_model_twice_is_told():
     for mode in MODES[1:]:  # programs tell by their numbers
         given = (values,) if BACKEND == "jax" else ()
         assert np.isnan(numpy(traced(stateless, mode)(ops.convert_to_tensor(x), *given))).all()
+
+
+def test_files_without_the_number_of_backwards_are_read():
+    """As they were before the state had it."""
+    model = quantize_gemms(network(), DELAYED)
+    model.compile("sgd", "mse")
+    x = normal((4, 6, 6, 2))
+    model.fit(x, normal((4, 2)), verbose=0)
+    scales = model.get_layer("fc").delayed_scales
+    store = {}
+    scales.save_own_variables(store)
+    older = {key: np.array(value)[:-1] for key, value in store.items()}
+    for variable in scales.variables:
+        variable.assign(variable * 0)
+    scales.load_own_variables(older)
+    for key, variable in zip(store, scales.variables, strict=True):
+        assert np.array_equal(numpy(variable), store[key])

@@ -284,6 +284,21 @@ def test_a_saved_model_goes_on_to_the_bit(tmp_path):
     )
 
 
+def test_a_config_of_another_version_is_refused():
+    """This one is what the first version wrote."""
+    recipe = {"operands": {"forward.input": "fixed<8,4>/nearest_even"}}
+    older = {"recipe": recipe, "exclude": [], "attention": False, "seed": 4}
+    config = layers.Dense(2, name="fc").get_config()
+    config["dtype"] = {
+        "module": "qemu_swalp_keras.products.policy",
+        "class_name": "RoundingPolicy",
+        "config": {"name": "float32", "layer": "fc", "path": "fc", "place": 1, **older},
+        "registered_name": "qemu_swalp>RoundingPolicy",
+    }
+    with pytest.raises(ValueError, match="'fc' was written by another version of qemu_swalp, with"):
+        layers.Dense.from_config(config)
+
+
 class WithoutTraining(keras.Model):
     """Its `call` does not take `training`."""
 

@@ -10,6 +10,7 @@ from qemu_swalp_keras import (
     quantize_elementwise,
     quantize_gemms,
     unquantize_elementwise,
+    unquantize_gemms,
 )
 
 from qemu_swalp import quantize
@@ -144,6 +145,29 @@ def test_warning_ignoring_and_excluding():
     quantize_gemms(model_of(function), RECIPE, uncovered="ignore")(x)
     with pytest.raises(UncoveredError):
         emulate(model_of(function), None, RECIPE).model(x)
+
+
+class ReadsValues(layers.Layer):
+    def call(self, x):
+        self.last = float(numpy(x).max())
+        return x @ ops.ones((x.shape[-1], 2))
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 2)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the others watch calls that are not traced")
+def test_what_cannot_be_traced_is_told_each_time():
+    x = normal((2, 4))
+    model = keras.Sequential([layers.Input((4,)), ReadsValues(name="reads")])
+    quantize_gemms(model, RECIPE)
+    for _ in range(2):
+        with pytest.raises(UncoveredError, match="'reads' computes past Keras cannot be watched"):
+            model(x)
+    unquantize_gemms(model)
+    quantize_gemms(model, RECIPE, attention=True, uncovered="ignore")
+    expected = quantize(x, "fixed<8,4>") @ np.ones((4, 2), "float32")
+    assert np.array_equal(numpy(model(x)), expected)
 
 
 def test_products_within_functions_of_keras_are_told():
