@@ -17,6 +17,7 @@ SHARED: tuple[type[Structure], ...] = (
     structs.Scaling,
     structs.SignView,
     structs.TableIndex,
+    structs.TableSpacing,
     structs.Table,
     structs.Plan,
     structs.Given,

@@ -28,7 +28,7 @@ from ..reference.table import thresholds_of
 from ..reference.table_stochastic import sign_view_of
 from ..reference.table_values import keys, value_bits
 from ..rounding import DETERMINISTIC, NEAREST, STOCHASTIC
-from . import structs, table_index
+from . import structs, table_index, table_spacing
 
 DTYPES = list(SOURCE_DTYPES)
 MODES = DETERMINISTIC + STOCHASTIC
@@ -188,8 +188,6 @@ def _scaling(arrays: _Arrays, source: SourceDtype, format: Block, given: bool) -
     if format.powers:
         scaling.least_power, scaling.greatest_power = format.powers
         return scaling
-    if not getattr(format.element, "has_zero", True):
-        raise Unsupported("no kernel has elements without zero under scales with fractions")
     scale = fractional(format)
     scaling.scale = _element(
         arrays,
@@ -269,6 +267,10 @@ def _fill_table(
         table.thresholds = arrays.pointer(thresholds, "int64")
         positive, negative = table_index.of_thresholds(thresholds, values)
     table.index = table_index.index_of((positive, negative), source, arrays.pointer)
+    if rounding.mode in ("nearest_even", "stochastic_a"):
+        table.spacing = table_spacing.spacing_of(
+            (positive, negative), source, rounding.stochastic, arrays.pointer
+        )
     table.random_bits, table.has_negative_zero = rounding.random_bits, format.has_negative_zero
     table.low, table.high = map(int, keys((format.min, format.max), wide))
     results = results_of(target)

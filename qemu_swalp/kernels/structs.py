@@ -104,6 +104,18 @@ class TableIndex(Structure):
     ]
 
 
+class TableSpacing(Structure):
+    """Where the values of a table lie in each binade."""
+
+    _fields_ = [
+        ("binades", c_void_p),
+        ("period", c_void_p),
+        ("first", c_int32),
+        ("count", c_int32),
+        *((name, c_int64) for name in ("step", "least", "greatest")),
+    ]
+
+
 class Table(Structure):
     """A table format in a source dtype."""
 
@@ -117,6 +129,7 @@ class Table(Structure):
         ("positive", SignView),
         ("negative", SignView),
         ("index", TableIndex),
+        ("spacing", TableSpacing),
     ]
 
 

@@ -56,6 +56,8 @@ def element(draw: Random) -> str:
         return draw.choice(ELEMENTS)
     if kind == 1:
         options = draw.choice(("", "", ",specials=fn", ",specials=finite", ",subnormals=false"))
+        if draw.random() < 0.15:
+            options = draw.choice((",zero=false,specials=fn", ",unsigned,zero=false,specials=fn"))
         return f"float<{draw.randint(2, 8)},{draw.randint(0, 7)}{options}>"
     if kind == 2:
         options = draw.choice(("", "", ",symmetric", ",unsigned"))

@@ -294,6 +294,16 @@ def test_scales_at_the_ends_of_float32(format: str, dtype: str) -> None:
             [1e10, 5e-44],
             "float32",
         ),
+        (
+            "block<float<5,2,unsigned,zero=false,specials=fn>,axis=-1,size=32,scale=float<8,23>>",
+            [1e6, 1.4e-45],
+            "float32",
+        ),
+        (
+            "block<float<3,2,zero=false,specials=fn>,axis=-1,size=16,scale=bf16,rule=ggml>",
+            [6e4, 6e-8],
+            "float16",
+        ),
     ],
 )
 def test_ends_of_the_source_dtype(

@@ -6,6 +6,13 @@
 
 QS_BEGIN
 
+/// Magnitude bits of a number, cut toward zero to the dtype, but for zero those of no zero: in
+/// formats without zero what rounds to less than the dtype has is raised by the range check.
+template <class C>
+QS_FUNCTION typename C::Word nonzero_bits(Number<C> x) {
+  return greatest_of(join<C>(x), typename C::Word(x.significand != 0));
+}
+
 /// An element under a scale that is no power of two (BLK-4, BLK-10, BLK-11): divided, rounded,
 /// multiplied again.
 template <class C>
@@ -24,9 +31,11 @@ QS_FUNCTION typename C::Word round_scaled(Mode mode, typename C::Word raw, typen
     const uint32_t r =
         rounded<Single, Shape::any>(mode, scaled, uint32_t(word >> (C::width - 32)), s32, f, 0);
     const Number<Single> x = number_of_bits<Single>(r);  // infinity: 2^128, beyond every range
-    const Word magnitude_bits =
-        join<C>({x.exponent, Word(x.significand) << (C::significand - Single::significand)});
-    element = checked<C, Shape::any>(raw, magnitude_bits, s);
+    element = checked<C, Shape::any>(
+        raw,
+        nonzero_bits<C>(
+            {x.exponent, Word(x.significand) << (C::significand - Single::significand)}),
+        s);
   } else {
     const Number<C> x = number_of_bits<C>(finite);
     const Number<C> r = round_quotient<C>(mode, x.significand, x.exponent - C::significand,
@@ -41,7 +50,7 @@ QS_FUNCTION typename C::Word round_scaled(Mode mode, typename C::Word raw, typen
       const Word n = magnitude == C::infinity ? bound : least_of(integer_of(r), bound);
       element = join<C>(number<C>(n, 0)) | (n && negative ? C::sign : 0);
     } else {
-      element = checked<C, Shape::any>(raw, join<C>(r), s);
+      element = checked<C, Shape::any>(raw, nonzero_bits<C>(r), s);
     }
   }
   const Word size = element & (C::sign - 1);

@@ -27,6 +27,23 @@ struct TableIndex {
   int64_t low, high;  // buckets
 };
 
+/// Where the values of a table, of either sign, lie in each binade (`table_spacing.py`), on a CPU.
+struct TableSpacing {
+  /// Words of the source dtype; null in tables whose values are not the multiples of a power of two
+  /// in each binade. For each one, from the exponent field `first` on: the power for magnitude
+  /// bits, and 64 where even multiples are odd codes.
+  const void* binades;
+  /// Words, three times `period_words`; null in tables that are not alike in all binades. Steps
+  /// within a binade; after so many of them the value, and for stochastic modes the next one, as
+  /// what is added to the bits where the binade begins.
+  const void* period;
+  int32_t first, count;
+  int64_t step;             // the least magnitude that does not become zero, in nearest_even
+  int64_t least, greatest;  // magnitude bits of the values that are not zero
+};
+
+constexpr int period_words = 16;  // more than a binade has steps
+
 /// A table as the kernels see it, in one source dtype, under one policy and rounding mode.
 struct Table {
   const int64_t*
@@ -38,6 +55,7 @@ struct Table {
   OverflowResult above, below, positive_infinity, negative_infinity;
   SignView positive, negative;
   TableIndex index;
+  TableSpacing spacing;
 };
 
 /// How many of ascending integers are not above x.

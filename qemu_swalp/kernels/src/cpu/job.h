@@ -18,7 +18,8 @@ class Job {
       : plan_(plan),
         given_(given),
         at_(plan, layout, source, target),
-        tasks_(at_.blocks, plan.family == Family::block, at_.narrow),
+        tasks_(at_.blocks, plan.family == Family::block, at_.narrow,
+               plan.scaling.top_count > 0 && !given.scales),
         rounder_(at_, random, plan.scaling.top_count && !has_given()) {
     for (int i = 0; !has_given() && i < plan.scaling.top_count; ++i)
       finders_.push_back(ScaleFinder<C>(plan, plan.scaling.tops[i]));

@@ -237,7 +237,9 @@ class OperateJob {
         const Vector32 none{};
         return in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
           const Floats x = Floats(widened<C>(V::load(a + i, count)));
-          const Floats y = Floats(widened<C>(V::load(b + i, count)));
+          Floats y = Floats(widened<C>(V::load(b + i, count)));
+          if constexpr (operation == Operation::divide)  // 0/0 would be a doubt
+            y = Floats(V::filled(Vector32(y), Vector32(Floats() + 1), count));
           Vector32 near;
           bool few = false;
           if constexpr (odd && may_be_short(operation))

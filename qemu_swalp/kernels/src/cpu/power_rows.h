@@ -10,10 +10,9 @@ QS_BEGIN
 /// The powers S for which shifting gives what `round_element` gives. B: the dtype that is computed
 /// in.
 ///
-/// - Below 2^-34 of the least positive value no mode sees more than that x is not zero: numbers
-/// that
-///   are smaller than 2^-35 of it stand for `small`, which is that. Subnormals of B, whose
-///   exponents do not shift, must be among them: S ≥ 36 - bias - least exponent.
+/// - Below 2^-34 of the least positive value no mode sees more than that x is not zero: what is
+///   smaller than 2^-35 of it stands for `small`, which is that. Subnormals of B, whose exponents
+///   do not shift, must be among them: S ≥ 36 - bias - least exponent.
 /// - Results are multiples of 2^S times the least spacing, which C must hold.
 /// - The greatest value times 2^S must be one of C.
 /// - From 2^(greatest exponent + 1) on, all is beyond the range: what is greater is cut to `beyond`

@@ -28,7 +28,11 @@ struct Blocked {
         target(static_cast<Stored*>(target)) {}
 
   /// Whether elements are rounded under scales of their own columns.
-  bool by_units() const { return finder.vectors() && (narrow || !finder.keeps_powers()); }
+  bool by_units() const {
+    const int64_t k = blocks.segment;
+    const bool takes_powers = narrow || (VectorScales<C>::fits(k) && k < long_run);
+    return finder.vectors() && (takes_powers || !finder.keeps_powers());
+  }
 
   int64_t segments_of(Range columns) const {
     return ceiling(columns.last, blocks.segment) - columns.first / blocks.segment;
@@ -173,7 +177,9 @@ class RowRounder {
     const Strips strips(at_.blocks, narrow && stores<Done>, columns);
     const bool powers = at_.finder.keeps_powers();
     if (!powers) u.invert_scales();
-    if (narrow) u.repeat_scales(strips.together);
+    const Rule rule = at_.plan.scaling.rule;
+    if (narrow)
+      u.repeat_scales(strips.together, has_inverse(rule) || rule == Rule::minmax, !powers);
     // One for many elements: the compiler takes what follows from it out of the loop.
     const bool uniform =
         std::is_same_v<C, Single> && !narrow && least_of(segment, columns.size()) >= long_run;
@@ -189,7 +195,11 @@ class RowRounder {
           const Stored* from = at_.source + at.source + i;
           Stored* to = stores<Done> ? at_.target + at.target + i : scratch.search.trial;
           const Range part{columns.first + i, columns.first + i + size};
-          if (powers) {
+          if (powers && even) {
+            const Word* own = u.scale.data() + part.first / segment - first;
+            const VectorScales<C> run(own, own, own, segment);
+            rounder.round_powers(mode, run, from, to, size, words, u.infinities);
+          } else if (powers) {
             const ScaleRun<C> run{u.scale.data() + i, u.extra.data() + i, u.inverse.data() + i};
             rounder.round_powers(mode, run, from, to, size, words, u.infinities);
           } else if (uniform) {

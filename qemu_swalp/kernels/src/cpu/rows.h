@@ -1,6 +1,7 @@
 // Runs of elements on a CPU, in vectors.
 #pragma once
 #include <cstddef>
+#include <type_traits>
 #include <vector>
 
 #include "common/plan.h"
@@ -40,6 +41,14 @@ struct Vectors {
   static V centred_words(const uint32_t* from, uint32_t mask, N n) {
     const PackedWords packed = load_bytes<PackedWords>(from, bytes_of<uint32_t>(n));
     return (__builtin_convertvector(packed, V) & mask) - (Word(1) << 31);
+  }
+  /// x, and in lanes that are not there `other`.
+  template <class N>
+  QS_INLINE static V filled(V x, V other, N n) {
+    if constexpr (!std::is_same_v<N, size_t>) return x;
+    V lanes;
+    for (int i = 0; i < count; ++i) lanes[i] = Word(i);
+    return select<V>(signed_of(lanes) < signed_of(V() + Word(size_t(n))), x, other);
   }
   template <class N>
   static V load_words(const Word* from, N n) {

@@ -139,15 +139,27 @@ class RunRounder {
   template <Lookup lookup>
   using Constant = std::integral_constant<Lookup, lookup>;
 
+  static bool has_period(const Table& t) {
+    return Vectors<C>::count == period_words && t.spacing.period;
+  }
+
   /// work(lookup) with the one for a table; false where vectors do not look it up.
   template <class Work>
   bool in_lookup(const Table& t, const uint32_t* words, bool is_short, Work work) const {
     if (!words && t.count <= short_table) {
       work(Constant<Lookup::compare>());
+    } else if (!words && t.spacing.binades) {
+      work(Constant<Lookup::spacing>());
+    } else if (!words && has_period(t)) {
+      if constexpr (Vectors<C>::count == period_words) work(Constant<Lookup::period>());
     } else if (!words) {
       work(Constant<Lookup::index>());
     } else if (plan_.mode != Mode::stochastic_a) {
       return false;
+    } else if (t.spacing.binades) {
+      work(Constant<Lookup::spacing_stochastic>());
+    } else if (has_period(t)) {
+      if constexpr (Vectors<C>::count == period_words) work(Constant<Lookup::period_stochastic>());
     } else if (is_short) {
       if constexpr (Vectors<C>::count == ShortSteps<C>::half)
         work(Constant<Lookup::short_stochastic>());

@@ -63,19 +63,17 @@ struct Units {
     count = n;
     inverted = false;
   }
-  /// All scales and their inverses so many times, one after the other.
-  void repeat_scales(int64_t times) {
+  /// All scales so many times, one after the other, and what else there is of them.
+  void repeat_scales(int64_t times, bool extras, bool inverses) {
     if (times == 1) return;
     const int64_t n = count;
     const bool known = inverted;
-    resize_scales(n * times);
+    resize_scales(n * times + Vectors<C>::count);
     inverted = known;
-    for (Words* words : {&scale, &extra, &inverse}) {
-      for (int64_t filled = n; filled < count; filled *= 2) {
-        const size_t more = size_t(least_of(filled, count - filled));
-        __builtin_memcpy(&(*words)[size_t(filled)], words->data(), more * sizeof((*words)[0]));
-      }
-    }
+    count = n * times;
+    repeat(scale.data(), n);
+    if (extras) repeat(extra.data(), n);
+    if (inverses) repeat(inverse.data(), n);
   }
   /// The inverses of the scales, unless they are there.
   void invert_scales() {
@@ -95,6 +93,21 @@ struct Units {
   }
 
  private:
+  /// The first n words again and again. Vectors reach beyond them, and beyond the last: the next
+  /// ones put that right.
+  void repeat(typename C::Word* words, int64_t n) const {
+    using V = Vectors<C>;
+    constexpr Whole<V::count> all;
+    if (n <= V::count) {
+      const auto first = V::load_words(words, all);
+      for (int64_t i = n; i < count; i += n) V::store_words(words + i, first, all);
+      return;
+    }
+    for (int64_t filled = n; filled < count; filled *= 2) {
+      for (int64_t i = 0; i < least_of(filled, count - filled); i += V::count)
+        V::store_words(words + filled + i, V::load_words(words + i, all), all);
+    }
+  }
   /// Never less: arrays of changing sizes would be filled anew each time.
   static void grow(Words& words, int64_t n) {
     if (int64_t(words.size()) < n) words.resize(size_t(n));

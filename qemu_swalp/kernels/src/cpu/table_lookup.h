@@ -1,33 +1,9 @@
-// The values of a table that numbers are rounded to, in vectors: by comparing with all of them, or
-// by an index of its steps (`table_index.py`).
+// The values of a table that numbers are rounded to, in vectors: by comparing with all of them, by
+// an index of its steps (`table_index.py`), or by their spacing.
 #pragma once
-#include "cpu/floats.h"
+#include "cpu/table_spacing.h"
 
 QS_BEGIN
-
-/// Words of an array at the lanes' indices.
-inline Vector32 gather(const uint32_t* from, Vector32 at) {
-#if defined(__AVX512F__)
-  return Vector32(_mm512_i32gather_epi32(__m512i(at), from, 4));
-#elif defined(__AVX2__)
-  return Vector32(_mm256_i32gather_epi32(reinterpret_cast<const int*>(from), __m256i(at), 4));
-#else
-  Vector32 words;
-  for (int i = 0; i < vector_bytes / 4; ++i) words[i] = from[at[i]];
-  return words;
-#endif
-}
-inline Vector64 gather(const uint64_t* from, Vector64 at) {
-#if defined(__AVX512F__)
-  return Vector64(_mm512_i64gather_epi64(__m512i(at), from, 8));
-#elif defined(__AVX2__)
-  return Vector64(_mm256_i64gather_epi64(reinterpret_cast<const long long*>(from), __m256i(at), 8));
-#else
-  Vector64 words;
-  for (int i = 0; i < vector_bytes / 8; ++i) words[i] = from[at[i]];
-  return words;
-#endif
-}
 
 /// Whether numbers lie in the upper part of their intervals, as the random words have it: lanes of
 /// ones. Mode A goes up where ν ≥ 1 - w/2^N, ν = (x - start)/width, so by the sign of
@@ -140,7 +116,16 @@ struct ShortSteps {
 };
 
 /// How a run of elements finds its values.
-enum class Lookup { compare, index, index_stochastic, short_stochastic };
+enum class Lookup {
+  compare,
+  index,
+  spacing,
+  period,
+  index_stochastic,
+  short_stochastic,
+  spacing_stochastic,
+  period_stochastic
+};
 
 constexpr bool is_stochastic(Lookup lookup) { return lookup >= Lookup::index_stochastic; }
 
@@ -161,12 +146,13 @@ class TableLookup {
         mask_(top_bits<Word>(t.random_bits)),
         negative_zero_(t.has_negative_zero ? C::sign : 0),
         compared_(compared),
-        short_(steps) {}
+        short_(steps),
+        spaced_(t.spacing),
+        periodic_(t.spacing) {}
 
   /// Bits of the values; minus: mask of the sign bit; negative: of those that are not zero.
   QS_INLINE Vector find(Vector magnitude, mask_of<Vector> minus, mask_of<Vector> negative,
                         Vector word, Vector& unsure) const {
-    using Reals = FloatsOf<Computing<C>>;
     const Vector none{}, above = magnitude + 1;
     Vector bits;
     if constexpr (lookup == Lookup::compare) {
@@ -174,14 +160,22 @@ class TableLookup {
       Vector near{};
       bits = compared_.template at<cut>(key, select<Vector>(minus, key, above), minus, near);
       unsure |= near;
+    } else if constexpr (lookup == Lookup::spacing) {
+      bits = signed_value(spaced_.template nearest<cut>(magnitude, unsure), minus);
+    } else if constexpr (lookup == Lookup::spacing_stochastic) {
+      bits = signed_value(spaced(magnitude, word & mask_, unsure), minus);
+    } else if constexpr (lookup == Lookup::period) {
+      const Vector size = periodic_.template around<cut>(magnitude, unsure).lower;
+      const auto zero = signed_of(magnitude) < signed_of(none + periodic_.step);
+      bits = signed_value(select<Vector>(zero, none, size), minus);
+    } else if constexpr (lookup == Lookup::period_stochastic) {
+      bits = signed_value(periodic(magnitude, word & mask_, unsure), minus);
     } else {
       Vector position = first(magnitude, negative);
       if constexpr (is_stochastic(lookup)) {
         const Vector wide = widened<C>(magnitude);
-        Reals off{};
-        if constexpr (cut) off = Reals(wide) * Reals(off + (C::width == 32 ? 0x1p-22 : 0x1p-51));
         position -= goes_up<C>(wide, Reals(at(start, position)), Reals(at(width, position)),
-                               word & mask_, off, unsure);
+                               word & mask_, more_than(wide), unsure);
       } else if constexpr (cut) {
         unsure |= Vector(at(step, position) == above);
       }
@@ -191,7 +185,74 @@ class TableLookup {
   }
 
  private:
+  using Reals = FloatsOf<Computing<C>>;
   enum Field { step, value, start, width };
+
+  /// By how much numbers may be more than those that were cut.
+  static QS_INLINE Reals more_than(Vector wide) {
+    const Reals none{};
+    return cut ? Reals(wide) * (none + (C::width == 32 ? 0x1p-22 : 0x1p-51)) : none;
+  }
+
+  static QS_INLINE Vector signed_value(Vector size, mask_of<Vector> minus) {
+    return size | select<Vector>(minus & (size != Vector()), Vector() + C::sign, Vector());
+  }
+
+  /// Magnitudes of values, by masked words: within a binade ν has at most as many bits as they.
+  QS_INLINE Vector spaced(Vector magnitude, Vector word, Vector& unsure) const {
+    constexpr Word top = Word(1) << (C::width - 1);
+    const Vector none{}, one = none + 1;
+    const auto at = spaced_.place(magnitude);
+    const Vector unit = one << at.shift, lower = at.bits & (none - unit);
+    auto carries = [&](Vector nu) QS_INLINE_LAMBDA {
+      const Vector floor = nu & mask_;
+      return Vector(signed_of((floor + word) ^ top) < signed_of(floor ^ top));
+    };
+    const Vector left = none + Word(C::width) - at.shift, nu = (at.bits - lower) << left;
+    Vector up = carries(nu), doubt{};
+    if constexpr (cut) doubt = carries(nu | ((one << left) - 1)) & ~up;
+    // Beside zero, and where an interval is of several binades, ν is no such fraction.
+    const auto special = (signed_of(magnitude) < signed_of(none + spaced_.least)) |
+                         (signed_of(at.shift) > signed_of(none + Word(C::mantissa)));
+    Vector from = spaced_.magnitudes(lower), to = from + unit;
+    if (any<Vector>(special)) {
+      Vector open{};
+      const Vector further = goes_up_between(magnitude, from, to, spaced_.least, word, open);
+      const Vector inside =
+          Vector(special & (signed_of(magnitude) < signed_of(none + spaced_.greatest)));
+      up = (up & ~inside) | (further & inside);
+      doubt = (doubt & ~inside) | (open & inside);
+    }
+    unsure |= doubt;
+    return select<Vector>(up != none, to, from);
+  }
+
+  /// The same where all binades are alike.
+  QS_INLINE Vector periodic(Vector magnitude, Vector word, Vector& unsure) const {
+    const Vector none{};
+    Vector doubt{};
+    auto [from, to] = periodic_.template around<false>(magnitude, doubt);
+    const Vector up = goes_up_between(magnitude, from, to, periodic_.least, word, doubt);
+    const auto inside = signed_of(magnitude) < signed_of(none + periodic_.greatest);
+    unsure |= doubt & Vector(inside);
+    return select<Vector>(inside & (up != none), to, from);
+  }
+
+  /// `goes_up` between neighbours, which are made zero and `least` where magnitudes are less.
+  QS_INLINE Vector goes_up_between(Vector magnitude, Vector& from, Vector& to, Word least,
+                                   Vector word, Vector& unsure) const {
+    using B = Computing<C>;
+    const Vector none{};
+    const auto small = signed_of(magnitude) < signed_of(none + least);
+    from = select<Vector>(small, none, from);
+    to = select<Vector>(small, none + least, to);
+    const Vector wide = widened<C>(magnitude);
+    const Reals start = Reals(widened<C>(from)), width = Reals(widened<C>(to)) - start;
+    constexpr int least_width = C::width == 32 ? -100 : -900;  // as in `table_index.of_view`
+    unsure |= ~Vector(width >= Reals(none + join<B>({least_width, C::hidden})));
+    return goes_up<C>(wide, start, width, word, more_than(wide), unsure);
+  }
+
   static constexpr Word fields = is_stochastic(lookup) ? 4 : 2;
 
   QS_INLINE Vector at(Field field, Vector position) const {
@@ -231,6 +292,8 @@ class TableLookup {
   Word mask_, negative_zero_;
   const ShortTable<C>& compared_;
   const ShortSteps<C>& short_;
+  SpacedValues<C> spaced_;
+  PeriodicValues<C> periodic_;
 };
 
 QS_END

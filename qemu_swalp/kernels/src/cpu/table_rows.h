@@ -95,6 +95,7 @@ inline void round_scaled_table_run(const typename C::Stored* from, typename C::S
     quotient = select<Vector>(zero, none, lesser<Vector>(quotient, none + (B::infinity - 1)));
     if constexpr (is_stochastic(lookup)) word = V::words(words + i, count);
     const Vector found = table.find(quotient, minus, minus & ~zero, word, unsure);
+    if constexpr (cut && !is_stochastic(lookup)) unsure &= ~Vector(zero);  // which is nothing cut
     const Vector product = multiplied<C>(found, Reals(scale), false);
     unsure |= Vector(magnitude == none + B::infinity);
     if (!finite) {

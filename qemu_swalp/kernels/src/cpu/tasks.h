@@ -8,19 +8,22 @@ QS_BEGIN
 
 /// Enough to hide the cost of a task, few enough to stay in the caches.
 constexpr int64_t task_elements = 1 << 15;
-constexpr int64_t least_width = 128;
+/// Columns of a row that are read together: memory comes in pages, and is fetched ahead in streams.
+constexpr int64_t least_width = 512;
+/// The same where blocks are read many times, and had better be read at once.
+constexpr int64_t least_search_width = 128;
 /// A block row of more is read twice: for its scales, then to be rounded.
 constexpr int64_t one_pass_elements = 1 << 17;
 
 /// The tasks of an array. blocks: whether elements share scales. narrow: whether their blocks are
-/// narrower than a vector.
+/// narrower than a vector. searches: whether several scales of each are tried.
 class Tasks {
  public:
-  Tasks(const BlockRows& b, bool blocks, bool narrow) {
+  Tasks(const BlockRows& b, bool blocks, bool narrow, bool searches) {
     // A task reads whole segments, and enough columns of each row to make good use of the memory
     // that comes with them.
-    const int64_t least_columns =
-        ceiling(least_of<int64_t>(least_width, b.columns), b.segment) * b.segment;
+    const int64_t width = least_of(searches ? least_search_width : least_width, b.columns);
+    const int64_t least_columns = ceiling(width, b.segment) * b.segment;
     const int64_t all = b.most_rows * b.columns;
     one_pass_ = !blocks || b.most_rows * least_columns <= one_pass_elements;
     if (all <= task_elements) {
