@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -15,8 +17,12 @@ import pytest
 import torch
 
 import qemu_swalp as q
+from qemu_swalp.arrays.dtypes import SOURCE_DTYPES
 from qemu_swalp.kernels.gpu import cupy_devices
 from qemu_swalp.kernels.gpu.copies import Copies
+from qemu_swalp.kernels.gpu.device import plan_on
+from qemu_swalp.kernels.plan import plan_of
+from qemu_swalp.reference.context import Target
 from qemu_swalp.training import SGD, Recipe
 from tests.stand_in import graphs, memory, torch_cuda
 
@@ -216,3 +222,60 @@ def test_graphs_keep_the_memory_that_calls_took(case: str, library: Any) -> None
         assert np.array_equal(library.numpy(result), expected)
         assert all((each == value).all() for each in taken)
         del taken
+
+
+def test_a_first_use_within_a_capture_is_refused(library: Any, few: Copies) -> None:
+    """Also that of a format whose tables are no longer kept; what was refused goes on after it."""
+    x, out = library.array(VALUES), library.array(VALUES)
+    for format in FORMATS:
+        q.quantize(x, format, out=out)
+    with library.captured():
+        q.quantize(x, FORMATS[-1], out=out)
+        for format in (FORMATS[0], codebook(999)):
+            with pytest.raises(RuntimeError, match="do once what is to be captured"):
+                q.quantize(x, format, out=out)
+    for format in (FORMATS[0], codebook(999)):
+        q.quantize(x, format, out=out)
+        assert np.array_equal(library.numpy(out), q.quantize(VALUES, format))
+
+
+def test_threads_that_need_more_than_is_kept(library: Any, few: Copies) -> None:
+    """What one of them makes the others forget, kernels still find."""
+    x = library.array(VALUES)
+
+    def placed(first: int) -> None:
+        for i in range(first, first + 40):
+            plan = plan_of(SOURCE_DTYPES["float32"], target(codebook(i % 50)))
+            assert plan is not None
+            found = plan_on(library.device, plan)
+            addresses = {copy.address for copy in found.copies}
+            assert {found.structure.table.values, found.structure.table.thresholds} <= addresses
+
+    q.quantize(x, FORMATS[0])
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(placed, range(0, 80, 10)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert few._size == sum(copy.size for copy in few._holders) <= few.limit
+    held = [copy for each in few._recent.values() for copy in each.copies]
+    assert set(held) == set(few._holders)
+
+
+def target(format: str) -> Target:
+    return Target(q.parse(format), "saturate", q.Rounding.parse("nearest_even"))
+
+
+@pytest.mark.parametrize("format", ["e4m3fn", "nf4", "bfp8", "mxfp4"])
+def test_arrays_without_elements_or_axes(format: str, library: Any) -> None:
+    for shape in ((0,), (3, 0), (0, 4, 5)):
+        empty = library.array(np.zeros(shape, np.float32))
+        got = q.quantize(empty, format)
+        assert tuple(got.shape) == shape
+        assert q.quantize(empty, format, out=got) is got
+    if format != "mxfp4":
+        number = np.full((), 1.3, np.float32)
+        got = q.quantize(library.array(number), format)
+        assert np.array_equal(library.numpy(got), q.quantize(number, format))
