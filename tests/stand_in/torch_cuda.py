@@ -11,6 +11,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from qemu_swalp.arrays import _torch
+
 from . import NAME, graphs, memory
 
 HOST = torch.device("cpu")
@@ -255,5 +257,12 @@ def install() -> None:
     }
     for name, member in members.items():
         setattr(torch.Tensor, name, member)
+    before = torch._C._len_torch_dispatch_stack()
     OnDevice().__enter__()
+    own = torch._C._len_torch_dispatch_stack() - before
+
+    def is_traced() -> bool:  # by others than the stand-in
+        return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > own
+
+    _torch._is_traced = is_traced
     Factories().__enter__()
