@@ -41,6 +41,7 @@ def emulated(**arguments: Any) -> keras.Model:
         model, inner, RECIPE, seed=4, average={"start": 1, "finalize": False}
     )
     model.compile(optimizer, "mse", **arguments)
+    optimizer.build(model.trainable_variables)  # TensorFlow eagerly takes a gradient before it
     return model
 
 
