@@ -12,6 +12,7 @@ from .autograd import (
     module_hooked_in as module_hooked_in,
     next_node_number as next_node_number,
     node_number as node_number,
+    outside_transforms as outside_transforms,
     parameter_hooks as parameter_hooks,
     replace_backward as replace_backward,
     replace_checkpointed as replace_checkpointed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any
 
@@ -49,6 +50,13 @@ def replace_checkpointed(replaced: Callable[[Callable[..., Any]], Callable[..., 
 def transforms_are_active() -> bool:
     """Whether a transform of `torch.func` is running."""
     return torch._C._are_functorch_transforms_active()
+
+
+def outside_transforms() -> AbstractContextManager[object]:
+    """Within it no transform of `torch.func` sees what is computed, nor refuses changes in place of
+    tensors that are no arguments of the function.
+    """
+    return torch._C._DisableFuncTorch() if transforms_are_active() else nullcontext()
 
 
 def is_transformed(x: Tensor) -> bool:

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from qemu_swalp import stream_id
 
-from .._compat import backward_id, constant, forward_pre_hooks
+from .._compat import backward_id, constant, forward_pre_hooks, outside_transforms
 from .custom_ops import Rule, is_stochastic, refuse_capture, tick
 from .scripting import NotScriptable
 
@@ -104,8 +104,9 @@ class Site(NotScriptable):
             clock.check_repeats(self)
             return self.repeatable
         counter = self.steps[clock.mode()]
-        step = self._read(counter)
-        counter.add_(1)
+        with outside_transforms():
+            step = self._read(counter)
+            counter.add_(1)
         if clock.has_gradient or torch.is_grad_enabled():
             self.repeatable = step
             self.times += 1

@@ -118,4 +118,13 @@ def test_what_the_core_touches():
     torch.func.vmap(lambda x: active.append(_compat.transforms_are_active()) or x)(torch.ones(2))
     assert active == [True, True], changed("transforms_are_active")
     assert not _compat.transforms_are_active(), changed("transforms_are_active")
+    count = torch.zeros(())
+
+    def counted(x):
+        with _compat.outside_transforms():
+            count.add_(1)
+        return x
+
+    torch.func.grad(counted)(torch.ones(()))
+    assert count == 1, changed("_DisableFuncTorch")
     assert _disable_dynamo(lambda x: x + 1)(1) == 2, changed("_disable_dynamo")
