@@ -66,7 +66,7 @@ class TorchNamespace(Namespace):
         return bool(x.requires_grad and torch.is_grad_enabled())
 
     def bits(self, x: Array) -> Array:
-        return x.detach().view(INTEGER[x.element_size() * 8])
+        return x.detach().resolve_neg().view(INTEGER[x.element_size() * 8])
 
     def floats(self, bits: Array, dtype: str) -> Array:
         return bits.view(FLOAT[dtype])
@@ -191,7 +191,10 @@ class TorchNamespace(Namespace):
 
     def host(self, x: Array) -> np.ndarray:
         here: np.ndarray = (
-            x.detach().to("cpu", torch.float32 if x.dtype == torch.bfloat16 else x.dtype).numpy()
+            x.detach()
+            .resolve_neg()
+            .to("cpu", torch.float32 if x.dtype == torch.bfloat16 else x.dtype)
+            .numpy()
         )
         return here
 

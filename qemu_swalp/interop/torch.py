@@ -39,7 +39,7 @@ def array_of(x: Tensor) -> Array:
     """The NumPy view of a small CPU tensor, or the tensor itself; without gradient, sharing its
     memory.
     """
-    x = x.detach()
+    x = x.detach().resolve_neg()
     if type(x) is Tensor and x.is_cpu and x.dtype in HOST_DTYPES and x.numel() <= HOST_ELEMENTS:
         return x.numpy()
     return x
@@ -47,7 +47,7 @@ def array_of(x: Tensor) -> Array:
 
 def viewed(x: Tensor) -> Array:
     """`array_of`, but the NumPy view of CPU tensors of any size, for the fused kernels."""
-    x = x.detach()
+    x = x.detach().resolve_neg()
     return x.numpy() if type(x) is Tensor and x.is_cpu and x.dtype in HOST_DTYPES else array_of(x)
 
 
@@ -64,12 +64,12 @@ def tensor_of(array: Array) -> Tensor:
     """Inverse of `array_of`, for NumPy's scalars too, which 0-d arithmetic gives."""
     if isinstance(array, np.ndarray):
         return torch.from_numpy(array)  # a third of the time of the other
-    return array if isinstance(array, Tensor) else torch.as_tensor(array)
+    return array if isinstance(array, Tensor) else torch.as_tensor(array, device="cpu")
 
 
 def settle(x: Tensor, view: Array, result: Array) -> None:
     """Write the result into x, unless it is the view of x and so is written already."""
-    if result is view:
+    if result is view and not x.is_neg():
         torch.autograd.graph.increment_version(x)
     else:
         x.copy_(tensor_of(result))

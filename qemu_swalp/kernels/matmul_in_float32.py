@@ -111,17 +111,20 @@ def plainness(
 
 def _is_sure(least: int, most: float, target: Target) -> bool:
     """Whether sums that are multiples of 2^least and at most 2^most stay below the format's
-    greatest number, and lie apart as far as their leading bits have it, or are represented.
+    greatest number, and lie apart as far as their leading bits have it, or are represented; and
+    what is added to round them, 2^(24 - p) of their binade, is at most 2^127.
 
     most : of sums to nearest. `count` roundings to p bits make them at most (1 + 2^-p)^count times
         as great, or they stop to grow, as `_growth_to_nearest` says.
     """
     f: Any = target.format
+    if f.min >= 0:
+        return False
     least_steady = _least_steady(f)
     return (
         least_steady is not None
         and least >= least_steady
-        and most + 0.01 < min(120.0, math.log2(min(f.max, -f.min)))
+        and most + 0.01 < min(104.0 + f.precision, math.log2(min(f.max, -f.min)))
     )
 
 

@@ -151,6 +151,23 @@ def test_sums_that_stay_within_the_format(
         assert same(got, by_program(a, b, accumulation))
 
 
+@pytest.mark.parametrize("precision", [2, 3, 8, 10])
+def test_sums_in_the_greatest_binades(precision: int) -> None:
+    """Where what one addition rounds by would be infinite."""
+    rule, ones = f"float<8,{precision - 1}>/nearest_even", np.ones((3, 1), np.float32)
+    for top in range(98, 120):
+        beside = 2.0 ** (top - precision)
+        x = np.array([[2.0**top, 0.75 * beside, 0], [2.0**top, 2.0**top, beside]], np.float32)
+        assert same(q.matmul(x, ones, rule), by_program(x, ones, rule)), top
+
+
+@pytest.mark.parametrize("format", ["fixed<8,4,unsigned>", "float<4,3,unsigned>", "e8m0fnu"])
+def test_sums_without_negative_numbers(format: str) -> None:
+    rule, ones = f"{format}/nearest_even", np.ones((4, 2), np.float32)
+    for x in (ones.T, ones.T * np.float32(1.1), -ones.T):
+        assert same(q.matmul(x, ones, rule), by_program(x, ones, rule))
+
+
 def test_sums_to_nearest_stop_to_grow() -> None:
     """So long ones do not leave float32: of ones they end at 2^8, of the ties before it too."""
     ones = np.ones((1, 20_000), np.float32)

@@ -87,11 +87,11 @@ def convolve(
     if not is_stochastic(rule.quantizer):
         b, pixels = _across(x, weight.shape[2:], g, size)
         y = times(_parted(weight, 0, g.groups).flatten(2), b, rule)  # (G, O/G, B·P)
-        y = y.reshape(-1, x.shape[0], *pixels).transpose(0, 1)
+        y = y.reshape(weight.shape[0], x.shape[0], *pixels).transpose(0, 1)
         return y.contiguous()
     a, pixels = _columns(x, weight.shape[2:], g, size)
     y = times(a, _parted(weight, 0, g.groups).flatten(2).mT, rule)  # (G, B·P, O/G)
-    return y.movedim(0, 1).reshape(x.shape[0], *pixels, -1).movedim(-1, 1)
+    return y.movedim(0, 1).reshape(x.shape[0], *pixels, weight.shape[0]).movedim(-1, 1)
 
 
 def gradient_of_input(
@@ -136,13 +136,12 @@ def gradient_of_weight(
     error of shape (B, O, *P), x (B, C, *S). The product is (G, O/G, B·P) · (G, B·P, C/G·k), or its
     transpose.
     """
+    shape = (error.shape[1], x.shape[1] // g.groups, *kernel)
     if error.shape[1] // g.groups >= ENOUGH and not is_stochastic(rule.quantizer):
         e = _parted(error.transpose(0, 1), 0, g.groups).flatten(2).mT  # (G, B·P, O/G)
         y = times(_across(x, kernel, g, error.shape[2:])[0], e, rule)  # (G, C/G·k, O/G)
-        return y.mT.reshape(error.shape[1], -1, *kernel)
-    return times(*pixels_and_columns(error, x, kernel, g), rule).reshape(
-        error.shape[1], -1, *kernel
-    )
+        return y.mT.reshape(shape)
+    return times(*pixels_and_columns(error, x, kernel, g), rule).reshape(shape)
 
 
 def pixels_and_columns(
@@ -192,4 +191,4 @@ def _windows(x: Tensor, kernel: torch.Size, g: Geometry, size: torch.Size | None
 
 def _parted(x: Tensor, axis: int, groups: int) -> Tensor:
     """An axis as two: the groups, and what each has of it."""
-    return x.reshape(*x.shape[:axis], groups, -1, *x.shape[axis + 1 :])
+    return x.unflatten(axis, (groups, -1))

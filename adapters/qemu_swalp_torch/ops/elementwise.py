@@ -287,7 +287,7 @@ def reduced(ops: RoundedArithmetic, g: Tensor, shape: torch.Size) -> Tensor:
     if not summed:
         return g.reshape(shape)
     kept = [d for d in range(g.ndim) if d not in summed]
-    rows = g.permute(*kept, *summed).reshape([*[g.shape[d] for d in kept], -1])
+    rows = g.permute(*kept, *summed).flatten(len(kept))
     return ops.sum(rows)[..., 0].reshape(shape)
 
 

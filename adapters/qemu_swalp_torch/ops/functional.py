@@ -123,8 +123,9 @@ class ElementwiseFunctions(Losses, Pooling):
         eps: float = 1e-5,
     ) -> Tensor:
         x, rules = _autocast(x), self._next()
-        z = standardize(x.reshape(x.shape[0], num_groups, -1), eps, True, rules)[0]
-        return affine(z.reshape(*x.shape[:2], -1), weight, bias, rules).reshape(x.shape)
+        z = standardize(x.unflatten(1, (num_groups, -1)).flatten(2), eps, True, rules)[0]
+        rows = z.reshape(*x.shape[:2], x.shape[2:].numel())
+        return affine(rows, weight, bias, rules).reshape(x.shape)
 
     def instance_norm(
         self,
@@ -140,7 +141,7 @@ class ElementwiseFunctions(Losses, Pooling):
         """Batch normalization of each sample; running statistics take in the samples' mean."""
         x, rules = _autocast(x), self._next()
         batch, channels = x.shape[:2]
-        rows = x.reshape(batch * channels, -1)
+        rows = x.reshape(batch * channels, x.shape[2:].numel())
         if not use_input_stats:
             if running_mean is None or running_var is None:
                 raise ValueError("use_input_stats=False needs running_mean and running_var")
@@ -157,7 +158,9 @@ class ElementwiseFunctions(Losses, Pooling):
                     with torch.no_grad():
                         of_batch = found.reshape(batch, channels).mean(0).to(running.dtype)
                         running.lerp_(of_batch, momentum)
-        return affine(z.reshape(batch, channels, -1), weight, bias, rules).reshape(x.shape)
+        return affine(z.reshape(batch, channels, rows.shape[1]), weight, bias, rules).reshape(
+            x.shape
+        )
 
     def batch_norm(
         self,

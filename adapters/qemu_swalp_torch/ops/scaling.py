@@ -55,8 +55,8 @@ class State:
 
     def __init__(self, delayed: Delayed) -> None:
         self.delayed = delayed
-        self.history = torch.zeros(delayed.history)
-        self.scale = torch.ones(())
+        self.history = torch.zeros(delayed.history, device="cpu")
+        self.scale = torch.ones((), device="cpu")
         self.used: dict[int, Tensor] = {}
 
     def scale_at(self, step: int, x: Tensor, greatest: float, groups: Sequence[Any]) -> Tensor:
@@ -98,9 +98,10 @@ class State:
 
     def restore(self, record: Mapping[str, Any]) -> None:
         """Inverse of `record`."""
-        self.scale = torch.tensor(float(record["scale"]))
-        self.history = torch.zeros(self.delayed.history)
-        self.history[: len(record["history"])] = torch.tensor(record["history"])
+        self.scale = torch.tensor(float(record["scale"]), device="cpu")
+        self.history = torch.zeros(self.delayed.history, device="cpu")
+        kept = torch.tensor(record["history"], device="cpu")
+        self.history[: len(kept)] = kept
         self.used = {}
 
 

@@ -98,7 +98,7 @@ def _as_tensor(values: Any, dtype: torch.dtype) -> Tensor | None:
     """Numbers as operators take them."""
     if values is None or isinstance(values, Tensor):
         return values
-    return torch.as_tensor(values, dtype=dtype)
+    return torch.as_tensor(values, dtype=dtype, device="cpu")
 
 
 def apply_rule(x: Tensor, rule: Rule) -> Tensor:
@@ -274,9 +274,9 @@ def unsigned(n: int) -> int:
 
 def step_tensor(rule: Rule) -> Tensor:
     """The step as operators take it."""
-    return (
-        rule.step if isinstance(rule.step, Tensor) else torch.full((), rule.step, dtype=torch.int64)
-    )
+    if isinstance(rule.step, Tensor):
+        return rule.step
+    return torch.full((), rule.step, dtype=torch.int64, device="cpu")
 
 
 def known_step(step: Tensor) -> int | Tensor:

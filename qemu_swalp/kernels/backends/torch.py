@@ -41,7 +41,7 @@ class TorchBackend(MemoryBackend):
     def accepts(self, x: Any, out: Any = None) -> bool:
         if not _is_plain(x):
             return False
-        if out is not None and not (_is_plain(out) and out.device == x.device):
+        if out is not None and not (_is_plain(out) and out.device == x.device and not out.is_neg()):
             return False
         return cpu.library() is not None if x.is_cpu else x.is_cuda and cupy_devices() is not None
 
@@ -56,7 +56,7 @@ class TorchBackend(MemoryBackend):
         None while a CUDA graph is captured: its replays would read the tables of tensors that a
         launch uploads, whose memory is free again by then.
         """
-        if not self.accepts(x) or not x.is_cuda or x.numel() == 0:
+        if not self.accepts(x) or not x.is_cuda or x.is_neg() or x.numel() == 0:
             return None
         if self.processor_of(x).capturing():
             return None
@@ -97,7 +97,7 @@ class TorchBackend(MemoryBackend):
         return random.to(like.device).contiguous()
 
     def detached(self, x: torch.Tensor) -> torch.Tensor:
-        return x.detach()
+        return x.detach().resolve_neg()
 
     def write(self, out: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

@@ -2,6 +2,8 @@
 kernels, and leave to them what they do not do.
 """
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -130,3 +132,33 @@ def test_a_format_that_is_defined_anew():
         q.unregister("of_prepared_calls")
     assert before.tolist() == q.add(x, x, "e4m3fn").tolist()
     assert after.tolist() == q.add(x, x, "bf16").tolist()
+
+
+def test_tensors_of_the_host_under_another_default_device():
+    for length in (70, 70_000):
+        x = torch.ones(3, length)
+        with torch.device("meta"):
+            added, total = operated("add", (x, x), "bf16/nearest_even"), summed(x, "e5m2/to_odd")
+        assert added.is_cpu
+        assert total.is_cpu
+        assert equal(added, q.add(x, x, "bf16/nearest_even"))
+        assert equal(total, summed(x, "e5m2/to_odd"))
+
+
+def test_tensors_that_are_negated_when_they_are_read():
+    """As `x.conj().imag` is."""
+    x = numbers((4, 6), torch.float32)
+    lazy = torch.complex(x, -x).conj().imag
+    assert lazy.is_neg()
+    for way in (nullcontext, kernels.disabled):
+        with way():
+            for format in ("e4m3fn", "bfp<8,axis=1>", "posit8"):
+                assert equal(q.quantize(lazy, format), q.quantize(x, format))
+            assert equal(q.add(lazy, x, "bf16/nearest_even"), q.add(x, x, "bf16/nearest_even"))
+            products = [q.matmul(a, x.t(), "e4m3fn/nearest_even") for a in (lazy, x)]
+            assert equal(*products)
+    assert operated("add", (lazy, x), "bf16/nearest_even") is None
+    assert summed(lazy, "bf16/nearest_even") is None
+    out = torch._neg_view(torch.zeros(4, 6))
+    q.quantize(x, "e4m3fn", out=out)
+    assert equal(out.resolve_neg(), q.quantize(x, "e4m3fn"))
