@@ -156,7 +156,7 @@ def _weighted(
 
 def _heads(x: Tensor, heads: int) -> Tensor:
     """(batch, length, heads·d) as (batch, heads, length, d)."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
 
 
 def _mask(
@@ -174,7 +174,7 @@ def _mask(
     if mask is not None:
         additive = _additive(mask, query)
         if additive.ndim == 3:
-            additive = additive.unflatten(0, (-1, heads))
+            additive = torch.unflatten(additive, 0, (-1, heads))
     if padding is not None:
         hidden = _additive(padding, query)[:, None, None, :]
         additive = hidden if additive is None else additive + hidden

@@ -191,4 +191,4 @@ def _windows(x: Tensor, kernel: torch.Size, g: Geometry, size: torch.Size | None
 
 def _parted(x: Tensor, axis: int, groups: int) -> Tensor:
     """An axis as two: the groups, and what each has of it."""
-    return x.unflatten(axis, (groups, -1))
+    return torch.unflatten(x, axis, (groups, -1))

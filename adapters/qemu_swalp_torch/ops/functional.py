@@ -123,7 +123,7 @@ class ElementwiseFunctions(Losses, Pooling):
         eps: float = 1e-5,
     ) -> Tensor:
         x, rules = _autocast(x), self._next()
-        z = standardize(x.unflatten(1, (num_groups, -1)).flatten(2), eps, True, rules)[0]
+        z = standardize(torch.unflatten(x, 1, (num_groups, -1)).flatten(2), eps, True, rules)[0]
         rows = z.reshape(*x.shape[:2], x.shape[2:].numel())
         return affine(rows, weight, bias, rules).reshape(x.shape)
 
