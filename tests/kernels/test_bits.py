@@ -304,6 +304,12 @@ def test_scales_at_the_ends_of_float32(format: str, dtype: str) -> None:
             [6e4, 6e-8],
             "float16",
         ),
+        # zeros in elements without zero, which count as the least number where scales are tried
+        (
+            "block<float<4,3,zero=false,specials=fn>,axis=-1,size=2,scale=bf16,top=1,rule=mse>",
+            [1.1063537e-19, 0, 0, 3.7, -0.2],
+            "float32",
+        ),
     ],
 )
 def test_ends_of_the_source_dtype(

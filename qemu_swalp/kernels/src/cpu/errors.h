@@ -12,8 +12,10 @@ inline Plan trial_of(const Plan& plan) {
   Plan trial = plan;
   trial.mode = Mode::nearest_even;
   trial.random_bits = 0;
-  for (Element* f : {&trial.element, &trial.element32})
+  for (Element* f : {&trial.element, &trial.element32}) {
     f->above = f->below = f->positive_infinity = f->negative_infinity = OverflowResult::to_bound;
+    f->zero = f->has_zero ? OverflowResult::to_zero : OverflowResult::to_least;
+  }
   for (Table* t : {&trial.table, &trial.table32})
     t->above = t->below = t->positive_infinity = t->negative_infinity = OverflowResult::to_bound;
   return trial;
