@@ -70,7 +70,7 @@ class Chunks:
         kind: type[Structure],
         names: tuple[str, ...],
         roundings: list[structs.ChunkedRounding | None],
-    ) -> bytes:
+    ) -> Structure:
         """A structure of that kind with these roundings in the fields of these names."""
         structure = kind(
             DTYPES.index(self.dtype), elements=self.elements, chunk_elements=self.chunk_elements
@@ -78,7 +78,7 @@ class Chunks:
         for name, rounding in zip(names, roundings, strict=True):
             if rounding is not None:
                 setattr(structure, name, rounding)
-        return bytes(structure)
+        return structure
 
 
 @lru_cache(maxsize=4096)

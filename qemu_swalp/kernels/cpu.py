@@ -6,8 +6,8 @@ import ctypes
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from ctypes import addressof, c_char, c_int, c_int64, c_void_p
-from functools import cache
+from ctypes import Structure, addressof, c_char, c_int, c_int64, c_void_p
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -233,16 +233,22 @@ class Cpu(Processor):
         )
         return True
 
-    def chunked_roundings(
-        self, chunks: Chunks
-    ) -> tuple[list[structs.ChunkedRounding | None], object]:
-        return [None if plan is None else plan.pointers for plan in chunks.plans], chunks
+    def structure(
+        self, chunks: Chunks, kind: type[Structure], names: tuple[str, ...]
+    ) -> tuple[Structure, object]:
+        return _structure(chunks, kind, names), chunks
 
     def round_many(self, tensors: np.ndarray, chunks: Sequence[Chunks]) -> None:
         library().qs_round_many(tensors.ctypes.data, len(tensors), threads.get_num_threads())
 
     def sgd(self, tensors: np.ndarray, chunks: Sequence[Chunks]) -> None:
         library().qs_sgd(tensors.ctypes.data, len(tensors), threads.get_num_threads())
+
+
+@lru_cache(maxsize=4096)
+def _structure(chunks: Chunks, kind: type[Structure], names: tuple[str, ...]) -> Structure:
+    roundings = [None if plan is None else plan.pointers for plan in chunks.plans]
+    return chunks.structure(kind, names, roundings)
 
 
 CPU = Cpu()

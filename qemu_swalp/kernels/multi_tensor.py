@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from ctypes import Structure
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,17 +125,9 @@ def _structures(
     have been used.
     """
     processor = group[0].processor
-    found = [_structure(t.chunks, processor, kind, names) for t in group]
-    joined = bytearray().join(data for data, _ in found)
+    found = [processor.structure(tensor.chunks, kind, names) for tensor in group]
+    joined = bytearray().join(structure for structure, _ in found)
     return np.frombuffer(joined, np.dtype(kind)), found
-
-
-@lru_cache(maxsize=4096)
-def _structure(
-    chunks: Chunks, processor: Processor, kind: type[Structure], names: tuple[str, ...]
-) -> tuple[bytes, object]:
-    roundings, owner = processor.chunked_roundings(chunks)
-    return chunks.structure(kind, names, roundings), owner
 
 
 def _in_turn(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from ctypes import Structure
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,11 +122,11 @@ class Processor(ABC):
         return False
 
     @abstractmethod
-    def chunked_roundings(
-        self, chunks: Chunks
-    ) -> tuple[list[structs.ChunkedRounding | None], object]:
-        """The roundings of a tensor, pointing to plans in the memory of the processor, and the
-        owner of those.
+    def structure(
+        self, chunks: Chunks, kind: type[Structure], names: tuple[str, ...]
+    ) -> tuple[Structure, object]:
+        """A structure of a tensor (`Chunks.structure`), its roundings pointing to plans in the
+        memory of the processor, and their owner. To be asked for anew by each call.
         """
 
     def capturing(self) -> bool:

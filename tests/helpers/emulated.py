@@ -98,6 +98,11 @@ class EmulatedDevice:
     def place(self, data: bytes) -> tuple[int, Any]:
         return self.upload(data)
 
+    def refuse_capture(self) -> None: ...
+
+    def captured_elsewhere(self) -> bool:
+        return False
+
     def wait(self) -> None: ...
 
     def capturing(self) -> bool:

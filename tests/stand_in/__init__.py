@@ -9,7 +9,7 @@ What it shows: that the Python layer above CuPy and `torch.cuda` calls both as t
 gives every kernel the right memory and structure, on the device where it is, and keeps memory for
 as long as a launch or a graph reads it. Memory that is given back is overwritten and used again, as
 CuPy's pools do. What real libraries refuse is refused: implicit copies to the host, allocation and
-waiting while a graph is captured, memory of another device, deprecated calls.
+waiting while a graph is captured, which spoils it, memory of another device, deprecated calls.
 
 What it does not show: speed, races between streams or threads, flush-to-zero arithmetic, and
 whether CuPy, NVRTC or a driver accept what they are given.

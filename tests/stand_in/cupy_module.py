@@ -134,7 +134,7 @@ class Device:
         return self.id
 
     def synchronize(self) -> None:
-        graphs.refuse_in_capture("cudaDeviceSynchronize")
+        graphs.refuse_in_capture("cudaDeviceSynchronize", of_any_thread=True)
         graphs.finish()
 
 

@@ -1,9 +1,12 @@
-"""CUDA graphs: what is launched while one is captured, with arguments as they are then."""
+"""CUDA graphs: what is launched while one is captured, with arguments as they are then. Threads
+capture each for themselves (mode "thread_local").
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import get_ident
 
 Work = Callable[[], object]
 
@@ -13,6 +16,9 @@ class Graph:
 
     def __init__(self) -> None:
         self.recorded: list[Work] = []
+        self.thread = get_ident()
+        self.spoiled = ""
+        """By what."""
 
     def replay(self) -> None:
         for work in self.recorded:
@@ -25,17 +31,27 @@ class Graph:
 _captured: list[Graph] = []
 
 
+def _own() -> list[Graph]:
+    return [graph for graph in _captured if graph.thread == get_ident()]
+
+
 def capturing() -> bool:
-    """Whether a graph is being captured."""
-    return bool(_captured)
+    """Whether this thread captures a graph."""
+    return bool(_own())
 
 
 def begin(graph: Graph) -> None:
+    graph.thread = get_ident()
     _captured.append(graph)
 
 
 def end() -> Graph:
-    return _captured.pop()
+    """RuntimeError if something has spoiled the capture, as the driver's."""
+    graph = _own()[-1]
+    _captured.remove(graph)
+    if graph.spoiled:
+        raise RuntimeError(f"cudaErrorStreamCaptureInvalidated: by {graph.spoiled}")
+    return graph
 
 
 _waiting: list[tuple[int, Work]] | None = None
@@ -64,17 +80,22 @@ def finish(stream: int | None = None) -> None:
 
 def launched(work: Work, stream: int) -> None:
     """Run what is launched, or record it: a kernel that is captured does not run."""
-    if _captured:
-        _captured[-1].recorded.append(work)
+    if own := _own():
+        own[-1].recorded.append(work)
     elif _waiting is not None:
         _waiting.append((stream, work))
     else:
         work()
 
 
-def refuse_in_capture(what: str) -> None:
-    """RuntimeError while a graph is captured, as the driver's."""
-    if _captured:
+def refuse_in_capture(what: str, of_any_thread: bool = False) -> None:
+    """RuntimeError while a graph is captured, as the driver's, and no graph then. of_any_thread :
+    also while another thread captures, as what waits for a whole device.
+    """
+    captured = _captured if of_any_thread else _own()
+    for graph in captured:
+        graph.spoiled = what
+    if captured:
         raise RuntimeError(
             f"cudaErrorStreamCaptureUnsupported: {what} is not permitted when stream is capturing"
         )

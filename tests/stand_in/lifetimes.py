@@ -22,9 +22,11 @@ from qemu_swalp.kernels.gpu import cupy_devices
 from qemu_swalp.kernels.gpu.copies import Copies
 from qemu_swalp.kernels.gpu.device import plan_on
 from qemu_swalp.kernels.plan import plan_of
+from qemu_swalp.ops.quantizer import Quantizer
+from qemu_swalp.ops.round_many import round_many
 from qemu_swalp.reference.context import Target
 from qemu_swalp.training import SGD, Recipe
-from tests.stand_in import graphs, memory, torch_cuda
+from tests.stand_in import cupy_module, graphs, memory, torch_cuda
 
 VALUES = np.random.default_rng(0).standard_normal((30, 20)).astype(np.float32) * 9
 WORDS = np.random.default_rng(1).integers(0, 2**32, VALUES.shape, np.uint32)
@@ -165,6 +167,44 @@ def test_steps_have_their_tables_though_they_are_no_longer_kept(library: Any, fe
     del taken
 
 
+def test_copies_of_calls_of_many_tensors_are_bounded(library: Any, few: Copies) -> None:
+    """A call has all that it needs, which may be more; nothing but `few` keeps it for later."""
+    quantizers = [Quantizer(f"{format}/nearest_even") for format in FORMATS]
+    expected = [q.quantize(VALUES, format) for format in FORMATS]
+
+    def rounded(quantizers: list[Quantizer]) -> list[Any]:
+        arrays = [library.array(VALUES) for _ in quantizers]
+        assert all(round_many(arrays, quantizers, [None] * len(arrays)))
+        return arrays
+
+    cupy_module.LAUNCHED.clear()
+    found = []
+    for quantizer in quantizers:
+        found += rounded([quantizer])
+        assert live(few) <= few.limit * 9 // 8 + (1 << 12), quantizer
+    together = rounded(quantizers)
+    assert live(few) > few.limit * 2
+    rounded(quantizers[:1])
+    assert live(few) <= few.limit * 9 // 8 + (1 << 12)
+    for got in (found, together):
+        for format, array, values in zip(FORMATS, got, expected, strict=True):
+            assert np.array_equal(library.numpy(array), values), format
+    assert {kernel for kernel, _ in cupy_module.LAUNCHED} == {"qs_round_many"}
+    assert len(cupy_module.LAUNCHED) == len(FORMATS) + 2, "together they are one"
+
+
+def test_keys_of_the_same_copies_are_bounded(library: Any, few: Copies) -> None:
+    few.most = 5
+    table = few.recent("table", lambda: few.copy(b"table"))
+    for i in range(9):
+        found = few.recent(i, lambda: few.copy(b"table"))
+        assert found is table
+        few.recent("table", lambda: few.copy(b"another"))
+        assert len(few._recent) <= 5
+    assert list(few._recent) == [5, 6, 7, 8, "table"]
+    assert few._size == len(b"table")
+
+
 def test_graphs_keep_the_copies_that_they_read(library: Any, few: Copies) -> None:
     x, replays = library.array(VALUES), []
     outs = [library.array(VALUES * 0) for _ in range(3)]
@@ -224,11 +264,22 @@ def test_graphs_keep_the_memory_that_calls_took(case: str, library: Any) -> None
         del taken
 
 
+def given_back(copies: Copies) -> int:
+    """Bytes that wait for the device."""
+    return sum(memory.size for memory in copies._given_back)
+
+
 def test_a_first_use_within_a_capture_is_refused(library: Any, few: Copies) -> None:
-    """Also that of a format whose tables are no longer kept; what was refused goes on after it."""
+    """Also that of a format whose tables are no longer kept, and where much memory waits to be
+    given back; the capture goes on, and what was refused goes on after it.
+    """
     x, out = library.array(VALUES), library.array(VALUES)
     for format in FORMATS:
         q.quantize(x, format, out=out)
+    few.limit //= 2
+    q.quantize(x, codebook(998), out=out)
+    q.quantize(x, FORMATS[-1], out=out)
+    assert given_back(few) > few.limit // 8
     with library.captured():
         q.quantize(x, FORMATS[-1], out=out)
         for format in (FORMATS[0], codebook(999)):
@@ -237,6 +288,36 @@ def test_a_first_use_within_a_capture_is_refused(library: Any, few: Copies) -> N
     for format in (FORMATS[0], codebook(999)):
         q.quantize(x, format, out=out)
         assert np.array_equal(library.numpy(out), q.quantize(VALUES, format))
+
+
+def test_captures_of_other_threads_are_not_spoiled(library: Any, few: Copies) -> None:
+    """By a wait for the device. Whoever captured and asks no more holds back a bounded part."""
+    x, out, numbers = library.array(VALUES), library.array(VALUES), iter(range(100, 900))
+
+    def place() -> int:
+        plan = plan_of(SOURCE_DTYPES["float32"], target(codebook(next(numbers))))
+        assert plan is not None
+        plan_on(library.device, plan)
+        return given_back(few)
+
+    def placed_elsewhere(count: int) -> int:
+        with ThreadPoolExecutor(1) as pool:
+            return max(pool.submit(place).result() for _ in range(count))
+
+    soon, late, one = few.limit // 8, few.limit, 1 << 12
+    for format in FORMATS:
+        q.quantize(x, format, out=out)
+    assert placed_elsewhere(10) < soon + one
+    with library.captured() as replay:
+        q.quantize(x, FORMATS[-1], out=out)
+        assert soon + one < placed_elsewhere(10) < late
+    assert late - one < placed_elsewhere(30) < late + one
+    q.quantize(x, FORMATS[-1])
+    place()
+    assert placed_elsewhere(10) < soon + one
+    out[...] = 0
+    replay()
+    assert np.array_equal(library.numpy(out), q.quantize(VALUES, FORMATS[-1]))
 
 
 def test_threads_that_need_more_than_is_kept(library: Any, few: Copies) -> None:

@@ -202,12 +202,14 @@ def capture(graph: CUDAGraph, **options: Any) -> Any:
         with on_stream(Stream(99)), recording:
             yield
     finally:
-        graphs.end()
-        recording.restore()
+        try:
+            graphs.end()
+        finally:
+            recording.restore()
 
 
 def synchronize(device: Any = None) -> None:
-    graphs.refuse_in_capture("cudaDeviceSynchronize")
+    graphs.refuse_in_capture("cudaDeviceSynchronize", of_any_thread=True)
     graphs.finish()
 
 

@@ -11,6 +11,8 @@ from weakref import WeakValueDictionary
 
 LIMIT = 1 << 27
 """Bytes of the copies that a device keeps for later calls."""
+MOST = 1 << 14
+"""Keys for which it keeps some: other keys may need the same copies, and then no more bytes."""
 
 S = TypeVar("S", bound=Structure)
 
@@ -48,6 +50,12 @@ class Place(Protocol):
     def place(self, data: bytes) -> tuple[int, Any]:
         """(address of a copy that every stream may read, its owner)."""
 
+    def refuse_capture(self) -> None:
+        """RuntimeError while this thread captures a CUDA graph: nothing is placed or awaited."""
+
+    def captured_elsewhere(self) -> bool:
+        """Whether other threads may be capturing on the device, whose graph a wait would spoil."""
+
     def wait(self) -> None:
         """Until all that was launched on the device is done."""
 
@@ -56,13 +64,15 @@ class Copies:
     """The copies on a device.
 
     A copy lives as long as something points to it: what is kept for later calls, of which the least
-    recently used goes where all need more than `limit` bytes; a call, until its kernels are
-    launched; a graph that was captured, for ever. A kernel that was launched may read it still, on
-    any stream: its memory is given back after the device has done everything.
+    recently used goes where all need more than `limit` bytes or `most` keys; a call, until its
+    kernels are launched; a graph that was captured, for ever. Nothing else may keep one for later
+    calls. A kernel that was launched may read it still, on any stream: its memory is given back
+    after the device has done everything. While another thread may be capturing, up to `limit` bytes
+    wait for that.
     """
 
-    def __init__(self, device: Place, limit: int = LIMIT) -> None:
-        self.limit = limit
+    def __init__(self, device: Place, limit: int = LIMIT, most: int = MOST) -> None:
+        self.limit, self.most = limit, most
         self._device = device
         self._found: WeakValueDictionary[bytes, Copy] = WeakValueDictionary()
         self._recent: OrderedDict[Hashable, Copy | Placed[Any]] = OrderedDict()
@@ -80,6 +90,7 @@ class Copies:
         """
         found = self._found.get(data)
         if found is None:
+            self._device.refuse_capture()
             self._give_back()
             address, owner = self._device.place(data)
             found = Copy(address, Memory(len(data), owner), copies, self._given_back)
@@ -98,9 +109,12 @@ class Copies:
             for copy in _held(found):
                 self._size += 0 if self._holders[copy] else copy.size
                 self._holders[copy] += 1
-            while self._size > self.limit and len(self._recent) > 1:
+            while self._too_much() and len(self._recent) > 1:
                 self._forget(self._recent.popitem(last=False)[1])
             return found
+
+    def _too_much(self) -> bool:
+        return self._size > self.limit or len(self._recent) > self.most
 
     def keep_for_graph(self, *used: Any) -> None:
         """What replays of a graph read or write, whose end nobody is told of."""
@@ -115,7 +129,9 @@ class Copies:
 
     def _give_back(self) -> None:
         count = len(self._given_back)  # from now on others may be added
-        if sum(size for size, _ in self._given_back[:count]) > self.limit // 8:
+        size = sum(size for size, _ in self._given_back[:count])
+        bound = self.limit if self._device.captured_elsewhere() else self.limit // 8
+        if size > bound:
             self._device.wait()
             del self._given_back[:count]
 

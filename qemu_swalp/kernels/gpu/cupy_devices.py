@@ -5,9 +5,11 @@ next process.
 from __future__ import annotations
 
 import ctypes
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import cache
+from threading import get_ident
 from typing import Any
 
 import cupy
@@ -17,6 +19,9 @@ from ..build import CudaProgram
 from .copies import Copies
 from .device import THREADS
 from .processor import Gpu
+
+_CAPTURING: defaultdict[int, set[tuple[type, int]]] = defaultdict(set)
+"""GPU → (library's device, thread) of those that were capturing when they last asked."""
 
 
 class CupyDevice:
@@ -37,6 +42,18 @@ class CupyDevice:
         return self.context()
 
     def capturing(self) -> bool:
+        found, own = self._is_captured(), (type(self), get_ident())
+        if found:
+            _CAPTURING[self.index].add(own)
+        else:
+            _CAPTURING[self.index].discard(own)
+        return found
+
+    def captured_elsewhere(self) -> bool:
+        """See `copies.Place`. CUDA tells of the captures of a stream, and of no others."""
+        return any(thread != get_ident() for _, thread in tuple(_CAPTURING[self.index]))
+
+    def _is_captured(self) -> bool:
         if cupy.cuda.get_current_stream().is_capturing():
             return True
         if cupy.cuda.runtime.getDevice() == self.index:
@@ -52,7 +69,7 @@ class CupyDevice:
         self, program: CudaProgram, kernel: str, blocks: int, call: ctypes.Structure
     ) -> None:
         if (program, kernel) not in self._compiled:
-            self._refuse_capture()
+            self.refuse_capture()
             self._compiled.add((program, kernel))
         by_value = cupy.cuda.function.CPointer(ctypes.addressof(call))
         with self.context():
@@ -73,7 +90,8 @@ class CupyDevice:
             memory = cupy.asarray(np.frombuffer(data, np.uint8))
         return int(memory.data.ptr), memory
 
-    def _refuse_capture(self) -> None:
+    def refuse_capture(self) -> None:
+        """See `copies.Place`. Of a kernel's first launch, too."""
         if self.capturing():
             raise RuntimeError(
                 "the first rounding of its kind compiles kernels and copies tables to the GPU,"
@@ -83,7 +101,6 @@ class CupyDevice:
 
     def place(self, data: bytes) -> tuple[int, Any]:
         """See `copies.Place`."""
-        self._refuse_capture()
         memory = self.upload(data)
         with self.context():
             cupy.cuda.get_current_stream().synchronize()
@@ -112,7 +129,7 @@ def _module(program: CudaProgram) -> Any:
 class TorchDevice(CupyDevice):
     """A `Device`, on PyTorch's current stream and with its memory."""
 
-    def capturing(self) -> bool:
+    def _is_captured(self) -> bool:
         import torch
 
         if torch.cuda.is_current_stream_capturing():
@@ -123,7 +140,7 @@ class TorchDevice(CupyDevice):
             return torch.cuda.is_current_stream_capturing()
 
     def hold(self, copies: Sequence[Any], scratch: Sequence[Any] = ()) -> None:
-        if copies and self.capturing():  # scratch is in the graph's own pool
+        if self.capturing() and copies:  # scratch is in the graph's own pool
             self.copies.keep_for_graph(*copies)
 
     def stream(self) -> AbstractContextManager[Any]:

@@ -55,19 +55,28 @@ def sgd_program_of(source_dtype: str, modes: Sequence[str]) -> CudaProgram:
     return CudaProgram("cuda/sgd.cu", defined)
 
 
-def chunked_rounding_on(device: Device, plan: ChunkedPlan) -> Placed[structs.ChunkedRounding]:
-    """A rounding, pointing to copies on the device."""
+def structure_on(
+    device: Device, chunks: Chunks, kind: type[Structure], names: tuple[str, ...]
+) -> Placed[Structure]:
+    """As `Processor.structure`."""
 
-    def make() -> Placed[structs.ChunkedRounding]:
-        placed = plan_on(device, plan.plan)
-        copies = [copy_of(device, placed.structure, placed.copies)]
-        copies += [copy_of(device, layout) for layout in (plan.chunk, plan.last)]
-        copies += [copy_of(device, plan.order)] if plan.order else []
-        addresses = (copy.address for copy in copies)
-        return Placed(structs.ChunkedRounding(*addresses), tuple(copies))
+    def make() -> Placed[Structure]:
+        placed = [None if plan is None else _rounding_on(device, plan) for plan in chunks.plans]
+        roundings = [None if each is None else each.structure for each in placed]
+        copies = (copy for each in placed if each is not None for copy in each.copies)
+        return Placed(chunks.structure(kind, names, roundings), tuple(copies))
 
-    found: Placed[structs.ChunkedRounding] = device.copies.recent(plan, make)
+    found: Placed[Structure] = device.copies.recent((chunks, kind, names), make)
     return found
+
+
+def _rounding_on(device: Device, plan: ChunkedPlan) -> Placed[structs.ChunkedRounding]:
+    placed = plan_on(device, plan.plan)
+    copies = [copy_of(device, placed.structure, placed.copies)]
+    copies += [copy_of(device, layout) for layout in (plan.chunk, plan.last)]
+    copies += [copy_of(device, plan.order)] if plan.order else []
+    addresses = (copy.address for copy in copies)
+    return Placed(structs.ChunkedRounding(*addresses), tuple(copies))
 
 
 def _by_modes(

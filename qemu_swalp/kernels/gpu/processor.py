@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from ctypes import Structure
 from typing import Any
 
 import numpy as np
@@ -57,14 +58,10 @@ class Gpu(Processor):
     ) -> bool:
         return matmul.matmul(self.device, dtype, a, b, out, targets, drawn, random)
 
-    def chunked_roundings(
-        self, chunks: Chunks
-    ) -> tuple[list[structs.ChunkedRounding | None], object]:
-        placed = [
-            None if plan is None else multi_tensor.chunked_rounding_on(self.device, plan)
-            for plan in chunks.plans
-        ]
-        return [None if each is None else each.structure for each in placed], placed
+    def structure(
+        self, chunks: Chunks, kind: type[Structure], names: tuple[str, ...]
+    ) -> tuple[Structure, object]:
+        return multi_tensor.structure_on(self.device, chunks, kind, names)
 
     def capturing(self) -> bool:
         return self.device.capturing()
