@@ -142,6 +142,7 @@ LAYERS = {
         "averaging",
         "phases",
         "monitoring",
+        "exporting",
         "emulation",
     ],
 }
