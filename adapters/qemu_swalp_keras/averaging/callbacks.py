@@ -128,9 +128,9 @@ class SwapAverage(keras.callbacks.Callback):
         ValueError: if it averages another model.
         """
         super().set_model(model)
-        if self.average is None or self.average.is_of(model):
+        if self.average is None:
             return
-        if self.average.step >= 0:
+        if self.average.step >= 0 and not self.average.is_of(model):
             raise ValueError(
                 "SwapAverage(average=...) shows the average of another model than"
                 f" {model.name!r}. Pass the PolicyAverage that was trained with this one"

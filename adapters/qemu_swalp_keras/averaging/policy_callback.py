@@ -21,7 +21,7 @@ from ..optim.layouts import with_layouts
 from .model_swap import TRAINING, ModelSwap
 from .resuming import check_backup
 from .saved import averages_of
-from .updates import UpdateCount
+from .updates import Seen, UpdateCount
 
 
 class PolicyAverage(keras.callbacks.Callback):
@@ -38,7 +38,8 @@ class PolicyAverage(keras.callbacks.Callback):
     `SwapAverage(average=...)`.
 
     The files of the model hold the average, those of `ModelCheckpoint` and `BackupAndRestore`
-    included. A callback of the same policy and name goes on from what was loaded, bit for bit.
+    included. A callback of the same policy and name goes on from what was loaded, bit for bit. They
+    hold those of the latest training that had some, and what was loaded and not yet gone on from.
 
     Parameters
     ----------
@@ -82,7 +83,7 @@ class PolicyAverage(keras.callbacks.Callback):
         self.policy, self.buffers = policy, buffers
         rule = {key: value for key, value in policy.record().items() if key != "seed"}
         self.key = name or json.dumps(rule)
-        self.state, self.count = policy.init(), UpdateCount()
+        self.state, self.count, self.seen = policy.init(), UpdateCount(), Seen()
         self._knows_layouts = False
 
     @property
@@ -98,25 +99,26 @@ class PolicyAverage(keras.callbacks.Callback):
     # --- the callback
 
     def set_model(self, model: keras.Model) -> None:
-        """Keep the average in the model's files from now on."""
+        """Take what a file has brought of the average."""
         super().set_model(model)
         averages_of(model).join(self)
 
     def on_train_begin(self, logs: Any = None) -> None:
         """The weights at the start may count."""
         check_backup(self)
-        alike = [c for c in callbacks_beside(self) if isinstance(c, PolicyAverage)] or [self]
+        alike = [c for c in callbacks_beside(self) if isinstance(c, PolicyAverage)]
         if [c.key for c in alike].count(self.key) > 1:
             raise ValueError(
                 f"Two averages have the name {self.key}, by which files of the model tell them"
                 " apart. Give each a `name`"
             )
-        averages_of(self.model).keep(alike)
+        averages_of(self.model).keep(self, alike)
         if self.step < 0:
             self.count.begin()
             self._include()
         elif self.count.counting:  # `fit` was left by an exception
             self._look()
+        self.seen = Seen.all_of(self._model.optimizer)
         self.count.begin()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -125,6 +127,9 @@ class PolicyAverage(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """The optimizer may have been built, or loaded, since."""
+        if not self.count.counting:
+            averages_of(self._model).go_on(self)
+            self.seen = Seen.all_of(self._model.optimizer)
         self.count.before_batch(self._model.optimizer)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
@@ -139,6 +144,8 @@ class PolicyAverage(keras.callbacks.Callback):
 
     def _look(self) -> None:
         """Take note of the updates since the last look."""
+        if self.count.counting:
+            self.seen = Seen.all_of(self._model.optimizer)
         if self.count.look(self.model.optimizer, self.policy.due):
             self._include()
 
@@ -230,6 +237,9 @@ class PolicyAverage(keras.callbacks.Callback):
     def file_state(self) -> dict[str, Any]:
         """What files hold of it, weights by their number: their paths differ between sessions."""
         self._look()  # a callback that saves may be called before this one
+        return self._file_form()
+
+    def _file_form(self) -> dict[str, Any]:
         kept, variables = self.state.value or {}, self._averaged()
         return {
             "rule": self.policy.record(),
@@ -244,7 +254,7 @@ class PolicyAverage(keras.callbacks.Callback):
 
     def load_file_state(self, state: Mapping[str, Any]) -> None:
         """Inverse of `file_state`. ValueError, and no change, where it does not fit."""
-        check_state(state, self.file_state(), np.ndarray)
+        check_state(state, self._file_form(), np.ndarray)
         values, n = state["values"], state["n_averaged"]
         value = {key: values[number] for _, number, key in self._keys(self._averaged())}
         self.policy = replace(self.policy, seed=state["rule"]["seed"])

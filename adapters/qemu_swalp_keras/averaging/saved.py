@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
-from weakref import ref
+from weakref import WeakSet, ref
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ from keras import ops
 from .._compat import SavedBeside, save_beside_weights
 from ..optim.swap import standing
 from .model_swap import ModelSwap
-from .updates import updates_of
+from .updates import Seen
 
 NAME, HEADER = "_qemu_swalp_averages", "averages"
 
@@ -28,10 +28,8 @@ class Average(Protocol):
     """What is kept in the files of a model."""
 
     key: str
-
-    @property
-    def step(self) -> int:
-        """The updates that it has seen; -1 before all training."""
+    seen: Seen
+    """Of the model's updates."""
 
     def is_of(self, model: keras.Model) -> bool:
         """Whether it averages this model."""
@@ -44,59 +42,85 @@ class Average(Protocol):
 
 
 class SavedAverages(SavedBeside):
-    """The averages of one model by their keys, and those that a file brought and nobody has taken
-    yet.
+    """The averages of one model by their keys. Files hold those of the latest training that had
+    some, and what a file brought that no training went on from. What a file brings is at once that
+    of the averages that are kept and of those that await their training, and of any other when it
+    joins, until a training goes on from it.
     """
 
     def __init__(self, model: keras.Model) -> None:
         self._model = ref(model)
-        self._joined: dict[str, Average] = {}
-        self._brought: dict[str, tuple[int | None, State]] = {}
+        self._kept: dict[str, Average] = {}
+        """Of the latest training."""
+        self._waiting: dict[str, Average] = {}
+        """That have joined since: whether for a training or an evaluation is not known."""
+        self._brought: dict[str, tuple[Seen, State]] = {}
+        """By the latest file."""
+        self._have_it: WeakSet[Average] = WeakSet()
+        """What the latest file brought."""
 
     def join(self, average: Average) -> None:
-        """Keep an average in files from now on; it takes what a file has brought of it. One that
-        has seen nothing yet does not put out one that has.
+        """It takes what a file has brought of it, and what the next one brings.
 
-        ValueError if the model was trained without it since.
+        ValueError if the model was trained without it since, or the file's average was not in the
+        file's last training.
         """
-        kept = self._present().get(average.key, average)
-        if average.step < 0 <= kept.step:
+        key, optimizer = average.key, self._optimizer()
+        if self._kept.get(key) is not average:
+            self._waiting[key] = average
+        if key not in self._brought or average in self._have_it:
             return
-        self._joined[average.key] = average
-        if average.key in self._brought:
-            updates, state = self._brought.pop(average.key)
-            if updates != (present := self._updates()):
-                raise ValueError(
-                    f"The file that was loaded has the average {average.key} after {updates}"
-                    f" updates of the optimizer, and there are {present} by now: it has not seen"
-                    " them. Load the file again and fit with this callback, or give a `name` that"
-                    " the file does not have to begin anew"
-                )
-            average.load_file_state(state)
+        seen = self._brought[key][0].by(optimizer)
+        if seen != (present := Seen.all_of(optimizer).updates):
+            raise ValueError(
+                f"The file that was loaded has the average {key} after {seen} updates of the"
+                f" optimizer, and there are {present} by now: it has not seen them. Load a file"
+                " whose last `fit` had the average, and fit with this callback, or give a `name`"
+                " that the file does not have to begin anew"
+            )
+        self._give(average)
 
-    def keep(self, averages: Iterable[Average]) -> None:
-        """The averages of a training that begins; those of earlier ones are kept no more."""
-        self._joined = {average.key: average for average in averages}
+    def _give(self, average: Average) -> None:
+        seen, state = self._brought[average.key]
+        average.load_file_state(state)
+        average.seen = seen
+        self._have_it.add(average)
 
-    def _present(self) -> dict[str, Average]:
+    def keep(self, average: Average, beside: Sequence[Average]) -> None:
+        """A training begins with these averages, of which one tells that. Those of earlier ones are
+        kept no more; without any it is called by hand, and they may be of the same training.
+        """
+        if beside:
+            self._kept, self._waiting = {each.key: each for each in beside}, {}
+        else:
+            self._kept[average.key] = average
+            self._waiting.pop(average.key, None)
+
+    def go_on(self, average: Average) -> None:
+        """What a file brought of this average is trained from now on."""
+        self._brought.pop(average.key, None)
+
+    def _of_model(self, averages: dict[str, Average]) -> list[Average]:
+        """Those that have no other model by now."""
         model = self._model()
-        return {} if model is None else {k: a for k, a in self._joined.items() if a.is_of(model)}
+        return [] if model is None else [a for a in averages.values() if a.is_of(model)]
 
-    def _updates(self) -> int | None:
-        optimizer = getattr(self._model(), "optimizer", None)
-        return None if optimizer is None else updates_of(optimizer)
+    def _optimizer(self) -> Any:
+        return getattr(self._model(), "optimizer", None)
 
     @property
     def save_own_variables(self) -> Callable[[Any], None]:
         """A model without averages has nothing to save here."""
-        if not self._present() and not self._brought:
+        if not self._of_model(self._kept) and not self._brought:
             raise AttributeError("no averages")
         return self._save
 
     def _save(self, store: Any) -> None:
-        averages: dict[str, Any] = dict(self._brought)
-        for key, average in self._present().items():
-            averages[key] = self._updates(), average.file_state()
+        optimizer, held = self._optimizer(), dict(self._brought)
+        for average in self._of_model(self._kept):
+            state = average.file_state()  # which looks for updates
+            held[average.key] = average.seen, state
+        averages = {key: (seen.by(optimizer), state) for key, (seen, state) in held.items()}
         arrays: list[np.ndarray] = []
         packed = _packed({"averages": averages, "swap": self._swap_state()}, arrays)
         store[HEADER] = np.frombuffer(json.dumps(packed).encode(), np.uint8)
@@ -111,18 +135,20 @@ class SavedAverages(SavedBeside):
         if HEADER not in store.keys():  # noqa: SIM118  (no mapping)
             return
         header = _unpacked(json.loads(np.array(store[HEADER]).tobytes()), store)
-        averages, present = header["averages"], self._present()
-        if lacking := sorted(set(present) - set(averages)):
+        averages = header["averages"]
+        alive = [*self._of_model(self._kept), *self._of_model(self._waiting)]
+        if lacking := sorted({average.key for average in alive} - set(averages)):
             raise ValueError(
                 f"The file has the averages {', '.join(averages)}, and not {', '.join(lacking)},"
                 " of the last `fit`, which the weights that were loaded do not belong to. Load it"
                 " into a model made anew, and make the callbacks with its policies and names"
             )
-        for key, (updates, state) in averages.items():
-            if key in present:
-                present[key].load_file_state(state)
-            else:
-                self._brought[key] = updates, state
+        optimizer = self._optimizer()
+        of = None if optimizer is None else ref(optimizer)
+        self._brought = {key: (Seen(n, of), state) for key, (n, state) in averages.items()}
+        self._have_it = WeakSet()
+        for average in alive:
+            self._give(average)
         self._hold_again(header["swap"])
 
     def _swap(self) -> ModelSwap | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+from weakref import ref
 
 import keras
 
@@ -20,6 +22,29 @@ def updates_of(optimizer: Any) -> int:
     if isinstance(optimizer, keras.optimizers.MultiOptimizer):
         return max((updates_of(part) for part in optimizer.optimizers), default=0)
     return int(keras.ops.convert_to_numpy(optimizer.iterations))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How many updates of a model's optimizer an average has seen, those before its training
+    included.
+    """
+
+    updates: int | None = None
+    """None: of a model without an optimizer."""
+    of: ref[Any] | None = None
+    """The optimizer that made them."""
+
+    @staticmethod
+    def all_of(optimizer: Any) -> Seen:
+        """The updates until now."""
+        return Seen() if optimizer is None else Seen(updates_of(optimizer), ref(optimizer))
+
+    def by(self, optimizer: Any) -> int | None:
+        """How many of them this optimizer has made: none, if it was made since."""
+        if optimizer is None or (self.of is not None and self.of() is optimizer):
+            return self.updates
+        return 0
 
 
 class UpdateCount:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,12 @@ from ..calls.sites import check_model
 from ..layers.names import ENDS, check_choice_of_layers, is_built, named_layers, placed
 from ..layers.selection import Selection, chosen
 
-CHECKED, LEFT_OUT, SHAPES = "names_checked", "left_out", "left_out_of"
-KEYS = (CHECKED, LEFT_OUT, SHAPES)
-"""Of a config."""
+CHECKED, LEFT_OUT, AMONG = "names_checked", "left_out", "left_out_among"
+KEYS = (CHECKED, LEFT_OUT, AMONG, "left_out_of")
+"""Of a config; the last one's told too little, and is not read."""
+
+Variable = tuple[str, tuple[int, ...]]
+"""Its path and shape."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +31,8 @@ class Names:
     """Layers of the model whose variables are left out."""
     left_out: tuple[int, ...] = ()
     """Indices of variables that are left out; not by path, which two variables may share."""
-    shapes: tuple[tuple[int, ...], ...] = ()
-    """Of the variables that these are some of."""
+    among: tuple[Variable, ...] = ()
+    """The variables that these are some of."""
     checked: bool = False
     """Whether all patterns are known to match something."""
 
@@ -62,20 +66,20 @@ class Names:
         ValueError: if a pattern of the overrides matches nothing, or if these are not the
             variables of which a config leaves out some.
         """
-        shapes = tuple(tuple(v.shape) for v in variables)
+        among = tuple((_path(v), tuple(v.shape)) for v in variables)
         if self.checked:
-            if self.left_out and self.shapes != shapes:
+            if self.left_out and not alike(self.among, among):
                 raise ValueError(
-                    f"the config leaves out variables {list(self.left_out)} of those with the"
-                    f" shapes {list(self.shapes)}, and the optimizer is built with"
-                    f" {list(shapes)}, as after layers were frozen; make the optimizer anew with"
-                    " model= and exclude="
+                    f"the config leaves out variables {list(self.left_out)} of {_told(self.among)},"
+                    f" and the optimizer is built with {_told(among)}, as after layers were frozen;"
+                    " make the optimizer anew with model= and exclude="
                 )
             return self, phases
         if self.model is not None:
             left_out = self._indices(variables)
-            return Names(left_out=left_out, shapes=shapes, checked=True), self.placed(phases)
-        paths = [getattr(v, "path", v.name) for v in variables]
+            of = among if left_out else ()
+            return Names(left_out=left_out, among=of, checked=True), self.placed(phases)
+        paths = [path for path, _ in among]
         for _, recipe in phases.recipes:
             of_layers = [p for p, _ in recipe.overrides if p.rpartition("/")[2] in ENDS]
             recipe.check_patterns([*paths, *of_layers], remedy=REMEDY)
@@ -102,14 +106,54 @@ class Names:
                 "which variables excluded layers have is not known before they are built; call"
                 " model.build(input_shape), or the model, first"
             )
-        shapes = [list(shape) for shape in names.shapes]
-        return {CHECKED: names.checked, LEFT_OUT: list(names.left_out), SHAPES: shapes}, phases
+        among = [[path, list(shape)] for path, shape in names.among]
+        return {CHECKED: names.checked, LEFT_OUT: list(names.left_out), AMONG: among}, phases
 
     @staticmethod
     def from_config(config: Mapping[str, Any]) -> Names:
-        """Inverse of `plain`; configs of version 0.1 were of optimizers that nothing checked."""
-        left_out, shapes = tuple(config.get(LEFT_OUT, ())), map(tuple, config.get(SHAPES, ()))
-        return Names(left_out=left_out, shapes=tuple(shapes), checked=config.get(CHECKED, True))
+        """Inverse of `plain`; the earliest configs were of optimizers that nothing checked.
+
+        Raises
+        ------
+        ValueError: if the config leaves out variables and does not tell of which.
+        """
+        left_out, among = tuple(config.get(LEFT_OUT, ())), config.get(AMONG, ())
+        if left_out and not among:
+            raise ValueError(
+                f"the config leaves out variables {list(left_out)}, and does not tell of which, as"
+                " those from before version 0.1; make the optimizer anew with model= and exclude="
+            )
+        among = tuple((path, tuple(shape)) for path, shape in among)
+        return Names(left_out=left_out, among=among, checked=config.get(CHECKED, True))
+
+
+def alike(known: Sequence[Variable], given: Sequence[Variable]) -> bool:
+    """Whether variables may be those that are known, in their order: the shapes are the same, and
+    so are the paths where both have them, but for the numbers at the ends of names, which Keras
+    counts over all models. None stands at another one's place.
+    """
+    return len(known) == len(given) and all(
+        old == new or (old[1] == new[1] and _same_names(old[0], new[0]) and new not in known)
+        for old, new in zip(known, given, strict=True)
+    )
+
+
+def _same_names(a: str, b: str) -> bool:
+    """Without the scopes of one alone: a layer may be built within its model's, or before."""
+    parts = zip(reversed(a.split("/")), reversed(b.split("/")), strict=False)
+    return all(NUMBER.sub("", x) == NUMBER.sub("", y) for x, y in parts)
+
+
+def _path(variable: Any) -> str:
+    return getattr(variable, "path", variable.name)
+
+
+def _told(variables: Sequence[Variable]) -> str:
+    return ", ".join(f"{path} {shape}" for path, shape in variables)
+
+
+NUMBER = re.compile(r"_\d+$")
+"""That Keras adds to a name that it has given before."""
 
 
 NONE: tuple[Any, ...] = ((), [])

@@ -464,10 +464,160 @@ def test_averages_of_an_earlier_fit_are_kept_no_more(tmp_path: Path) -> None:
     assert second.step == saved
 
 
-def test_callbacks_that_are_called_by_hand_show_their_average() -> None:
-    model, mean = compiled(), PolicyAverage(EMA(decay=0.5))
-    shown = SwapAverage(average=mean, batchnorm_data=False)
-    for callback in (mean, shown):
-        callback.set_model(model)
-        callback.on_train_begin()
-    assert mean.is_of(model)
+@pytest.mark.parametrize("together", [True, False], ids=["together", "in turn"])
+def test_averages_that_are_called_by_hand(tmp_path: Path, together: bool) -> None:
+    model, by_fit, ours = compiled(), compiled(), averages()
+    shown = SwapAverage(average=ours[0], batchnorm_data=False)
+    for callbacks in [[*ours, shown]] if together else [[each] for each in (*ours, shown)]:
+        for callback in callbacks:
+            callback.set_model(model)
+        for callback in callbacks:
+            callback.on_train_begin()
+    for i in range(STEPS):
+        for callback in ours:
+            callback.on_train_batch_begin(i)
+        model.train_on_batch(X[8 * i : 8 * i + 8], Y[8 * i : 8 * i + 8])
+        for callback in ours:
+            callback.on_train_batch_end(i)
+    for callback in (*ours, shown):
+        callback.on_train_end()
+    theirs = averages()
+    by_fit.fit(X, Y, callbacks=theirs, **FIT)
+    assert same(kept(ours, model), kept(theirs, by_fit))
+    iterate = model.get_weights()
+    shown.on_test_begin()
+    by_path = {v.path: v for v in model.weights}
+    seen = [by_path[path].numpy() for path in ours[0].average()]
+    shown.on_test_end()
+    assert same(seen, list(ours[0].average().values()))
+    assert same(model.get_weights(), iterate)
+    model.save(tmp_path / "net.keras")
+    loaded, taken = keras.models.load_model(tmp_path / "net.keras"), averages()
+    for callback in taken:
+        callback.set_model(loaded)
+    assert same(kept(taken, loaded), kept(ours, model))
+
+
+def ema() -> PolicyAverage:
+    return PolicyAverage(EMA(decay=0.5))
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("again", [True, False], ids=["the same", "new"])
+def test_backups_resume_a_model_that_has_an_average(
+    tmp_path: Path, first: bool, again: bool
+) -> None:
+    """As when the cell of a notebook that was interrupted is run again."""
+
+    class Dies(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    def run(model: keras.Model, mean: PolicyAverage, *more: Any) -> None:
+        backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
+        callbacks = [backup, mean] if first else [mean, backup]
+        model.fit(X, Y, epochs=4, callbacks=[*callbacks, *more], **FIT)
+
+    unbroken, whole = compiled(), ema()
+    unbroken.fit(X, Y, epochs=4, callbacks=[whole], **FIT)
+    model, old = compiled(), ema()
+    with pytest.raises(KeyboardInterrupt):
+        run(model, old, Dies())
+    mean = old if again else ema()
+    run(model, mean)
+    assert same(kept([mean], model), kept([whole], unbroken))
+    assert again or old.step == whole.step // 2
+    model.save(tmp_path / "net.keras")
+    new, loaded = ema(), keras.models.load_model(tmp_path / "net.keras")
+    new.set_model(loaded)
+    assert same(kept([new], loaded), kept([whole], unbroken))
+    begun = ema()
+    model.fit(X, Y, callbacks=[begun], **FIT)  # no one goes on from the backup any more
+    assert begun.step < mean.step
+
+
+def by_fit(model: keras.Model) -> None:
+    model.fit(X, Y, epochs=2, **FIT)
+
+
+def by_batch(model: keras.Model) -> None:
+    for _ in range(2):
+        model.train_on_batch(X, Y)
+
+
+@pytest.mark.parametrize("train", [by_fit, by_batch])
+def test_a_file_tells_how_much_of_the_training_its_average_saw(tmp_path: Path, train: Any) -> None:
+    model, mean = compiled(), ema()
+    model.fit(X, Y, epochs=2, callbacks=[mean], **FIT)
+    train(model)
+    path = tmp_path / "net.keras"
+    model.save(path)
+    loaded = keras.models.load_model(path)
+    count = int(loaded.optimizer.iterations)
+    assert count > mean.step == 3
+    for _ in range(2):  # nor is it lost
+        with pytest.raises(ValueError, match=rf"after 3 updates .* there are {count} by now"):
+            loaded.fit(X, Y, callbacks=[ema()], **FIT)
+    model.fit(X, Y, epochs=2, callbacks=[mean], **FIT)  # it goes on, over the gap
+    model.save(path)
+    loaded, resumed = keras.models.load_model(path), ema()
+    resumed.set_model(loaded)
+    assert same(kept([resumed], loaded), kept([mean], model))
+
+
+@pytest.mark.parametrize("saved_first", [True, False])
+def test_an_optimizer_made_anew_has_made_no_updates(tmp_path: Path, saved_first: bool) -> None:
+    path, model, mean = tmp_path / "net.keras", compiled(), ema()
+    model.fit(X, Y, epochs=2, callbacks=[mean], **FIT)
+    if saved_first:
+        model.save(path)
+        model = keras.models.load_model(path)
+    model.compile(accumulating(), loss="mse", jit_compile=False)
+    model.save(path)
+    loaded, resumed = keras.models.load_model(path), ema()
+    loaded.fit(X, Y, epochs=2, callbacks=[resumed], **FIT)
+    assert resumed.step == mean.step + 3 == 6
+    again = keras.models.load_model(path)
+    again.compile(accumulating(), loss="mse", jit_compile=False)
+    again.fit(X, Y, epochs=2, **FIT)
+    with pytest.raises(ValueError, match=r"after 0 updates .* there are 3 by now"):
+        again.fit(X, Y, callbacks=[ema()], **FIT)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_evaluations_do_not_change_what_files_hold(tmp_path: Path, alone: bool) -> None:
+    path, model, (old, new) = tmp_path / "net.keras", compiled(), (ema(), ema())
+    model.fit(X, Y, callbacks=[old], **FIT)
+    model.fit(X, Y, epochs=2, callbacks=[new], **FIT)
+    before = kept([old], model)
+    swap = SwapAverage(average=old, batchnorm_data=False)
+    model.evaluate(X, Y, callbacks=[swap] if alone else [old, swap], verbose=0)
+    assert same(kept([old], model), before)
+    model.save(path)
+    loaded, taken = keras.models.load_model(path), ema()
+    taken.set_model(loaded)
+    assert same(kept([taken], loaded), kept([new], model))
+    assert not same(kept([taken], loaded), before)
+
+
+def test_what_is_loaded_is_that_of_all_callbacks_until_training_goes_on(tmp_path: Path) -> None:
+    path, model, (old, mean) = tmp_path / "x.weights.h5", compiled(), (ema(), ema())
+    model.fit(X, Y, epochs=2, callbacks=[old], **FIT)
+    model.fit(X, Y, epochs=4, callbacks=[mean], **FIT)
+    model.save_weights(path)
+    held = kept([mean], model)
+    model.fit(X, Y, epochs=2, callbacks=[mean], **FIT)
+    went_on = kept([mean], model)
+    model.load_weights(path)
+    shown, fresh = ema(), ema()
+    for each in (shown, old):  # an earlier one, too
+        swap = SwapAverage(average=each, batchnorm_data=False)
+        model.evaluate(X, Y, callbacks=[swap], verbose=0)
+    assert all(same(kept([each], model), held) for each in (mean, shown, old))
+    model.fit(X, Y, epochs=2, callbacks=[fresh], **FIT)
+    assert same(kept([fresh], model), went_on)
+    begun = ema()
+    model.fit(X, Y, epochs=2, callbacks=[begun], **FIT)
+    assert begun.step == 3
+    assert all(same(kept([each], model)[-1:], held[-1:]) for each in (mean, shown, old))

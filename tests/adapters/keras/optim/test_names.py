@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import keras
@@ -136,3 +137,59 @@ def test_a_config_of_other_variables_is_refused(another: bool) -> None:
     words = r"leaves out variables \[2, 3\] of .* make the optimizer anew with model="
     with pytest.raises(ValueError, match=words):
         QuantizedOptimizer.from_config(config).build(model.trainable_variables)
+
+
+def stack(*names: str | None) -> Any:
+    """Of layers whose variables have the same shapes, with automatic names for None."""
+    model = keras.Sequential([layers.Dense(5, name=name) for name in names])
+    model.build((None, 5))
+    return model
+
+
+def swapped(model: Any, frozen: int, instead: int) -> Any:
+    """With one layer frozen in place of another."""
+    model.layers[frozen].trainable, model.layers[instead].trainable = True, False
+    return model
+
+
+def saved(model: Any, frozen: int, exclude: str) -> dict[str, Any]:
+    model.layers[frozen].trainable = False
+    config: dict[str, Any] = SGD(0.1, recipe="swalp8", model=model, exclude=exclude).get_config()
+    return json.loads(json.dumps(config))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("names", [("a", "head", "c"), (None, None, None)], ids=["own", "numbers"])
+def test_a_config_of_other_variables_of_the_same_shapes_is_refused(names: Any) -> None:
+    model = stack(*names)
+    config = saved(model, 2, model.layers[1].name)
+    SGD.from_config(config).build(model.trainable_variables)
+    others = swapped(model, 2, 0).trainable_variables
+    with pytest.raises(ValueError, match=r"leaves out variables \[2, 3\] of .*/kernel \(5, 5\), "):
+        SGD.from_config(config).build(others)
+
+
+def test_a_config_of_one_layer_alone_is_not_that_of_another() -> None:
+    model = stack("head", "c")
+    config = saved(model, 1, "head")
+    with pytest.raises(ValueError, match="as after layers were frozen"):
+        SGD.from_config(config).build(swapped(model, 1, 0).trainable_variables)
+
+
+def test_a_config_is_that_of_a_model_made_again_whatever_its_automatic_numbers() -> None:
+    first, second = stack(None, None), stack(None, None)
+    assert first.layers[1].name != second.layers[1].name
+    config = SGD(0.1, recipe="swalp8", model=first, exclude=first.layers[1].name).get_config()
+    again = SGD.from_config(config)
+    again.build(second.trainable_variables)
+    assert left_out(again) == [v.path for v in second.layers[1].trainable_variables]
+
+
+@pytest.mark.parametrize("of", [4, [[4, 5], [5], [5, 3], [3]]])
+def test_a_config_that_does_not_tell_of_which_variables_is_refused(of: Any) -> None:
+    config = SGD(0.1, recipe="swalp8", model=network(), exclude="head").get_config()
+    del config["left_out_among"]
+    with pytest.raises(
+        ValueError, match=r"leaves out variables \[2, 3\], and does not tell of which"
+    ):
+        SGD.from_config({**config, "left_out_of": of})
+    SGD.from_config({**config, "left_out": [], "left_out_of": of}).build(network().variables)
