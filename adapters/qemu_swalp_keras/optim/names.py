@@ -145,7 +145,7 @@ def _same_names(a: str, b: str) -> bool:
 
 
 def _path(variable: Any) -> str:
-    return getattr(variable, "path", variable.name)
+    return str(getattr(variable, "path", variable.name))
 
 
 def _told(variables: Sequence[Variable]) -> str:
