@@ -19,7 +19,7 @@ from .._compat import (
 )
 from ..layers.names import computes_itself
 from ..layers.rebuild import is_graph
-from . import loops, unknown
+from . import branches, loops, unknown
 from .losses import see_loss
 from .pausing import inferring, is_inferring, is_paused, paused, resumed
 from .policy import RoundingPolicy
@@ -39,6 +39,7 @@ def install() -> None:
     replace_backend_function("core.remat", repeated)
     replace_method(keras.layers.Layer, "_maybe_build", paused())  # initial weights
     loops.install()
+    branches.install()
     unknown.install()
 
 

@@ -1,5 +1,5 @@
-"""Loops and branches of Keras within a layer that rounds: each turn has a random step of its own,
-also where the backend traces one turn for all, and a branch the same bits as where it alone is run.
+"""Loops of Keras within a layer that rounds: each turn has random steps of its own, also where the
+backend traces one turn for all.
 """
 
 from __future__ import annotations
@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from math import prod
 from typing import Any
 
 import keras
 from keras import ops, tree
 
 from .._compat import function_in_place, replace_backend_function
-from ..backend import counter
 from .pausing import paused
 from .scope import Scope, current
 
@@ -25,75 +25,118 @@ def install() -> None:
     replace_backend_function("rnn", _rnn)
     for make in (_scan, _map, _fori_loop, _while_loop, _vectorized_map):
         replace_backend_function(f"core.{make.__name__[1:]}", make)
-    replace_backend_function("core.cond", _cond)
-    replace_backend_function("core.switch", _switch)
 
 
 class Turns:
-    """The turns of a loop that a layer runs."""
+    """The turns of a loop that a layer runs (clause RNG-8)."""
 
-    def __init__(self, scope: Scope) -> None:
-        self.scope, self.first, self.counts = scope, scope.step, dict(scope.counts)
+    def __init__(self, scope: Scope, count: Any) -> None:
+        """A loop of so many turns, None where that is not known before it runs."""
+        self.scope, self.count, self.around = scope, count, scope.loop
+        self.first, self.counts = scope.step, dict(scope.counts)
+        self.unit, self.moved = scope.unit, scope.moved
+        self.most = 0
+        """The greatest `scope.moved` of a turn."""
+        self.drawn = False
+        """Whether a turn rounds anything, or chooses a branch."""
         first = self.first
         self.dtype = (
             "int32" if isinstance(first, int) else keras.backend.standardize_dtype(first.dtype)
         )
 
-    def begin(self, number: Any, counts: dict[tuple[str, str], int] | None = None) -> None:
+    def begin(
+        self, number: Any, counts: dict[tuple[str, str], int] | None = None, moved: int = 0
+    ) -> None:
         """The turn of a number.
 
-        counts : of what it made already; None at its start.
+        counts, moved : of what it made already; None and 0 at its start.
         """
         if current() is None:  # shapes are inferred
             return
-        self.scope.step = self._step(number)
-        self.scope.counts = dict(self.counts if counts is None else counts)
-
-    def branch(self, function: Loop) -> Loop:
-        """The function, one of several of which one is run, that gives its last step too."""
-
-        @wraps(function)
-        def counted(*args: Any) -> Any:
-            self.begin(0)
-            result = function(*args)
+        scope = self.scope
+        known = self.unit is not None and self.count is not None
+        scope.unit = self._times(self.unit, self.count) if known else None
+        scope.step = self._after(number)
+        if moved and known:
             with paused():
-                return result, ops.convert_to_tensor(self.scope.step - self.first, self.dtype)
-
-        return counted
+                scope.step = scope.step + self._times(scope.unit, moved)
+        scope.moved = moved
+        scope.counts = dict(self.counts if counts is None else counts)
 
     def end(self, turns: Any) -> None:
-        """There were that many steps. What follows has the next one."""
-        self.scope.step, self.scope.counts = self._step(turns), dict(self.counts)
+        """There were that many turns. What follows has the next step.
 
-    def _step(self, number: Any) -> Any:
-        if isinstance(number, int):
-            return self.first + number
+        Raises
+        ------
+        ValueError: if the loop is in a turn of another, rounds, and takes an unknown number of
+            steps.
+        """
+        scope, around = self.scope, self.around
+        scope.loop, scope.unit, scope.moved = around, self.unit, self.moved
+        scope.step, scope.counts = self.first, dict(self.counts)
+        if around is None:
+            scope.step = self._after(self._times(self.count, 1 + self.most) if self.most else turns)
+        elif self.drawn:
+            steps = None if self.count is None else self._times(self.count, 1 + self.most)
+            if not isinstance(steps, int) or self.unit is None:
+                which = "the outer" if self.unit is None else "the inner"
+                raise ValueError(_NESTED.format(name=scope.layer_name, which=which))
+            scope.step = self._after(steps)
+            scope.moved += steps
+            around.drawn, around.most = True, max(around.most, scope.moved)
+
+    def _after(self, turns: Any) -> Any:
+        """The step after so many turns."""
         with paused():
-            return self.first + ops.cast(number, self.dtype)
+            return self.first + self._times(1 if self.unit is None else self.unit, turns)
+
+    def _times(self, *factors: Any) -> Any:
+        with paused():
+            return prod(x if isinstance(x, int) else ops.cast(x, self.dtype) for x in factors)
+
+
+_NESTED = (
+    "layer {name!r} draws random bits in a loop within another, and it is not known before it runs"
+    " how many turns {which} one has; give it a length that is a Python number, as"
+    " maximum_iterations of ops.while_loop, round to nearest, or exclude the layer"
+)
 
 
 @contextmanager
-def turning(scope: Scope | None) -> Iterator[Turns | None]:
-    """Within it a loop is running, whose turns are to be told of: None, where nothing is drawn."""
+def turning(scope: Scope | None, count: Callable[[], Any]) -> Iterator[Turns | None]:
+    """Within it a loop is running, whose turns are to be told of: None, where nothing is drawn.
+
+    count : gives how many there are, see `Turns`.
+    """
     if scope is None:
         yield None
         return
-    before, scope.turns = scope.turns, True
+    before, scope.turns = (scope.turns, scope.loop), True
     try:
-        yield Turns(scope) if scope.policy.stochastic else None
+        if not scope.policy.stochastic:
+            yield None
+            return
+        with paused():
+            number = count()
+        scope.loop = Turns(scope, number)
+        yield scope.loop
     finally:
-        scope.turns = before
+        scope.turns, scope.loop = before
+
+
+def _length(xs: Any, axis: int = 0) -> Any:
+    """Of the axis of the first of nested tensors."""
+    return ops.shape(tree.flatten(xs)[0])[axis]
 
 
 def _rnn(function: Loop) -> Loop:
     @wraps(function)
     def rnn(step_function: Any, inputs: Any, initial_states: Any, **options: Any) -> Any:
-        with turning(current()) as turns:
+        time = 0 if options.get("time_major") else 1
+        with turning(current(), lambda: _length(inputs, time)) as turns:
             if turns is None:
                 return function(step_function, inputs, initial_states, **options)
-            time = 0 if options.get("time_major") else 1
-            count = ops.shape(tree.flatten(inputs)[0])[time]
-            number = ops.expand_dims(ops.arange(count, dtype="int32"), (1 - time, 2))
+            number = ops.expand_dims(ops.arange(turns.count, dtype="int32"), (1 - time, 2))
 
             def turn(numbered: Any, states: Any) -> Any:
                 inputs, number = numbered
@@ -101,7 +144,7 @@ def _rnn(function: Loop) -> Loop:
                 return step_function(inputs, states)
 
             result = function(turn, (inputs, number), initial_states, **options)
-            turns.end(count)
+            turns.end(turns.count)
             return result
 
     return rnn
@@ -110,7 +153,8 @@ def _rnn(function: Loop) -> Loop:
 def _scan(function: Loop) -> Loop:
     @wraps(function)
     def scan(f: Any, init: Any, xs: Any = None, length: Any = None, **options: Any) -> Any:
-        with turning(current()) as turns:
+        count = lambda: int(length) if xs is None else _length(xs)  # noqa: E731
+        with turning(current(), count) as turns:
             if turns is None:
                 return function(f, init, xs, length, **options)
 
@@ -119,10 +163,9 @@ def _scan(function: Loop) -> Loop:
                 turns.begin(number)
                 return f(carry, x)
 
-            count = int(length) if xs is None else ops.shape(tree.flatten(xs)[0])[0]
-            numbered = (xs, ops.arange(count, dtype=turns.dtype))
+            numbered = (xs, ops.arange(turns.count, dtype=turns.dtype))
             result = function(turn, init, numbered, length, **options)
-            turns.end(count)
+            turns.end(turns.count)
             return result
 
     return scan
@@ -131,7 +174,7 @@ def _scan(function: Loop) -> Loop:
 def _map(function: Loop) -> Loop:
     @wraps(function)
     def mapped(f: Any, xs: Any) -> Any:
-        with turning(current()) as turns:
+        with turning(current(), lambda: _length(xs)) as turns:
             if turns is None:
                 return function(f, xs)
 
@@ -140,9 +183,8 @@ def _map(function: Loop) -> Loop:
                 turns.begin(number)
                 return f(x)
 
-            count = ops.shape(tree.flatten(xs)[0])[0]
-            result = function(turn, (xs, ops.arange(count, dtype=turns.dtype)))
-            turns.end(count)
+            result = function(turn, (xs, ops.arange(turns.count, dtype=turns.dtype)))
+            turns.end(turns.count)
             return result
 
     return mapped
@@ -151,7 +193,11 @@ def _map(function: Loop) -> Loop:
 def _fori_loop(function: Loop) -> Loop:
     @wraps(function)
     def fori_loop(lower: Any, upper: Any, body_fun: Any, init_val: Any) -> Any:
-        with turning(current()) as turns:
+        def count() -> Any:
+            numbers = isinstance(lower, int) and isinstance(upper, int)
+            return max(upper - lower, 0) if numbers else ops.maximum(upper - lower, 0)
+
+        with turning(current(), count) as turns:
             if turns is None:
                 return function(lower, upper, body_fun, init_val)
 
@@ -160,8 +206,7 @@ def _fori_loop(function: Loop) -> Loop:
                 return body_fun(i, value)
 
             result = function(lower, upper, turn, init_val)
-            numbers = isinstance(lower, int) and isinstance(upper, int)
-            turns.end(max(upper - lower, 0) if numbers else ops.maximum(upper - lower, 0))
+            turns.end(turns.count)
             return result
 
     return fori_loop
@@ -170,68 +215,33 @@ def _fori_loop(function: Loop) -> Loop:
 def _while_loop(function: Loop) -> Loop:
     @wraps(function)
     def while_loop(cond: Any, body: Any, loop_vars: Any, maximum_iterations: Any = None) -> Any:
-        with turning(current()) as turns:
+        # The condition is asked once more than the body runs.
+        most = None if maximum_iterations is None else maximum_iterations + 1
+        with turning(current(), lambda: most) as turns:
             if turns is None:
                 return function(cond, body, loop_vars, maximum_iterations)
             several = isinstance(loop_vars, list | tuple)
-            asked = dict(turns.counts)
+            scope, asked, moved = turns.scope, dict(turns.counts), 0
 
             def goes_on(number: Any, *values: Any) -> Any:
+                nonlocal moved
                 turns.begin(number)
                 result = cond(*values)
-                asked.update(turns.scope.counts)
+                asked.update(scope.counts)
+                moved = max(moved, scope.moved)
                 return result
 
             def turn(number: Any, *values: Any) -> Any:
-                turns.begin(number, asked)
+                turns.begin(number, asked, moved)
                 after = body(*values)
                 return number + 1, *(after if isinstance(after, list | tuple) else (after,))
 
             start = (ops.zeros((), turns.dtype), *(loop_vars if several else (loop_vars,)))
             count, *values = function(goes_on, turn, start, maximum_iterations)
-            turns.end(count + 1)  # the condition was asked once more
+            turns.end(count + 1)
             return tuple(values) if several else values[0]
 
     return while_loop
-
-
-@contextmanager
-def branching(scope: Scope | None) -> Iterator[Turns | None]:
-    """Within it one of several branches is run: None, where nothing is drawn."""
-    if scope is None:
-        yield None
-        return
-    before, scope.branches = scope.branches, True
-    try:
-        yield Turns(scope) if scope.policy.stochastic else None
-    finally:
-        scope.branches = before
-
-
-def _cond(function: Loop) -> Loop:
-    @wraps(function)
-    def cond(pred: Any, true_fn: Any, false_fn: Any) -> Any:
-        with branching(current()) as turns:
-            if turns is None:
-                return function(pred, true_fn, false_fn)
-            result, last = function(pred, turns.branch(true_fn), turns.branch(false_fn))
-            turns.end(counter(last) + 1)
-            return result
-
-    return cond
-
-
-def _switch(function: Loop) -> Loop:
-    @wraps(function)
-    def switch(index: Any, branches: Any, *operands: Any) -> Any:
-        with branching(current()) as turns:
-            if turns is None:
-                return function(index, branches, *operands)
-            result, last = function(index, [turns.branch(f) for f in branches], *operands)
-            turns.end(counter(last) + 1)
-            return result
-
-    return switch
 
 
 def _vectorized_map(function: Loop) -> Loop:

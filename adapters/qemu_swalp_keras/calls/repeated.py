@@ -8,9 +8,10 @@ from typing import Any
 
 from keras import ops, tree
 
+from ..backend import backend, counter
 from .operators import operator_mode
-from .pausing import is_paused
-from .scope import current, running
+from .pausing import is_paused, paused
+from .scope import Scope, current, running
 
 
 def repeated(remat: Callable[..., Any]) -> Callable[..., Any]:
@@ -25,12 +26,33 @@ def repeated(remat: Callable[..., Any]) -> Callable[..., Any]:
             # JAX would trace `training`, by which random bits are chosen.
             traced = {name: x for name, x in options.items() if _holds_tensors(x)}
             fixed = {name: x for name, x in options.items() if name not in traced}
-            repeatable = Repeatable(partial(function, **fixed))
-            return remat(lambda *a, **k: repeatable(*a, **k))(*args, **traced)
+            scope = current()
+            if scope is None or backend() != "jax":
+                repeatable = Repeatable(partial(function, **fixed))
+                return remat(lambda *a, **k: repeatable(*a, **k))(*args, **traced)
+            # What JAX traces there may leave it as a result only.
+            first = scope.step
+            repeatable = Repeatable(partial(_with_steps, scope, first, partial(function, **fixed)))
+            result, steps = remat(lambda *a, **k: repeatable(*a, **k))(*args, **traced)
+            if steps is not None:
+                with paused():
+                    scope.step = first + counter(steps)
+            return result
 
         return called
 
     return rounded
+
+
+def _with_steps(
+    scope: Scope, first: Any, function: Callable[..., Any], *args: Any, **options: Any
+) -> tuple[Any, Any]:
+    """What a function gives, and how many random steps it moved on from the first; None: none."""
+    result = function(*args, **options)
+    if scope.step is first:
+        return result, None
+    with paused():
+        return result, ops.convert_to_tensor(scope.step - first, "int32")
 
 
 def _holds_tensors(x: Any) -> bool:

@@ -62,6 +62,14 @@ class Scope:
         """Whether a loop over time is running."""
         self.branches = False
         """Whether one of several branches is."""
+        self.loop: Any = None
+        """The innermost loop that is running, where random bits are drawn: its `Turns`."""
+        self.unit: Any = 1
+        """By how many steps of random bits what is run in a turn moves on; None: not known."""
+        self.moved = 0
+        """How many times the present turn did so."""
+        self.branch = ""
+        """Of the present branch in a turn, what the names of its random streams begin with."""
         self.result: Any = None
         """Of the last product."""
         policy.seen.clear()
@@ -110,8 +118,10 @@ class Scope:
         """
         name, relative = self.stack[-1]
         number = self._next("products")
-        part = (f".{relative}.{number}" if relative or number else "") + self.replica
+        part = f".{relative}.{number}" if relative or number else ""
+        part = f"{self.branch}{part}{self.replica}"
         operands = self.policy.operands(name, part, activations)
+        self._draws(operands)
         flops = 2 * math.prod(n for n in lengths if isinstance(n, int))
         scales: tuple[Any, ...] = ()
         if operands is not None and operands.delayed:
@@ -155,9 +165,25 @@ class Scope:
     def numbered(self, rules: ElementwiseRules) -> ElementwiseRules:
         """Those of the layer, with random streams of its own for its next function."""
         relative, number = self.stack[-1][1], self._next("elementwise")
+        self._draws(rules)
+        rules = rules._replace(part=f"{self.branch}{rules.part}") if self.branch else rules
         rules = rules.within(relative) if relative else rules
         rules = rules.within(str(number)) if number else rules
         return rules._replace(replica=self.replica)
+
+    def name_of_branch(self) -> str:
+        """What the names of random streams begin with in the layer's next branch."""
+        relative, number = self.stack[-1][1], self._next("branches")
+        return (
+            f"{self.branch}.{relative}.branch{number}"
+            if relative
+            else (f"{self.branch}.branch{number}")
+        )
+
+    def _draws(self, rules: Any) -> None:
+        """Tell the loop that is running that a turn rounds by rules; None: it does not."""
+        if self.loop is not None and rules is not None:
+            self.loop.drawn = True
 
     def _next(self, section: str) -> int:
         key = (self.stack[-1][0], section)
@@ -176,20 +202,23 @@ class Scope:
         with paused():  # under mixed precision a variable casts its value
             return any(x is v.value for v in self.layer.variables)
 
-    def moment(self) -> tuple[Any, ...]:
+    def moment(self) -> dict[str, Any]:
         """How far the call has come."""
-        return list(self.stack), dict(self.counts), self.step, self.turns, len(self.policy.seen)
+        return {
+            **{name: getattr(self, name) for name in _PLACE},
+            "stack": list(self.stack),
+            "counts": dict(self.counts),
+        }
 
     @contextmanager
-    def at(self, moment: tuple[Any, ...]) -> Iterator[None]:
+    def at(self, moment: dict[str, Any]) -> Iterator[None]:
         """Within it the call is as far as it was."""
-        before = self.moment()
-        stack, counts, self.step, self.turns, _ = moment
-        self.stack, self.counts = list(stack), dict(counts)
+        before, seen = self.moment(), len(self.policy.seen)
+        vars(self).update(moment, stack=list(moment["stack"]), counts=dict(moment["counts"]))
         try:
             yield
         finally:
-            self.stack, self.counts, self.step, self.turns, seen = before
+            vars(self).update(before)
             del self.policy.seen[seen:]
 
     def finish(self) -> None:
@@ -202,6 +231,9 @@ class Scope:
         counted = ops.stack([made * (self.mode == mode) for mode in (0, 1)] + [made * 0])
         state.assign(value + ops.cast(counted, state.dtype))
 
+
+_PLACE = ("step", "turns", "branches", "loop", "unit", "moved", "branch")
+"""Attributes of a scope that tell where in loops and branches its call is."""
 
 _SEVERAL = (
     "delayed scaling has one scale for one product in a step, and layer {name!r} {several}; exclude"

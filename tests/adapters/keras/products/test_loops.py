@@ -2,11 +2,14 @@
 own, the same in every way that a backend runs.
 """
 
+from itertools import pairwise
+
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 from qemu_swalp_keras import quantize_elementwise, quantize_gemms
+from qemu_swalp_keras._compat import function_in_place
 
 from qemu_swalp.training import Recipe
 from tests.helpers.keras_native import BACKEND, MODES, normal, numpy, pull_back, same, traced
@@ -89,6 +92,148 @@ def test_each_turn_has_its_own_bits(name, quantize):
             same(ours, theirs)
 
 
+class Turning:
+    """A turn, with the shape of what it gives."""
+
+    def __init__(self, turn, shape):
+        self.turn, self.shape = turn, shape
+
+    def __call__(self, x):
+        return self.turn(x)
+
+
+def scan_forwards(turn, rows, **options):
+    return ops.scan(lambda c, x: (c, turn(x)), ops.zeros(turn.shape), rows, **options)[1]
+
+
+def scan_backwards(turn, rows):
+    return scan_forwards(turn, rows, reverse=True)
+
+
+def by_rnn(turn, rows):
+    """As the cell of a recurrent layer, for one sample."""
+    step = lambda x, states: (turn(x[0])[None], states)  # noqa: E731
+    return function_in_place("rnn")(
+        step, rows[None], [ops.zeros((1, 1))], input_length=rows.shape[0]
+    )[1][0]
+
+
+def by_short_fori(turn, rows):
+    start = ops.zeros((rows.shape[0], *turn.shape))
+    return ops.fori_loop(0, rows.shape[0], lambda i, y: _put(y, i, turn(rows[0])), start)
+
+
+def by_bounded_while(turn, rows):
+    return ops.while_loop(
+        lambda i, y: i < rows.shape[0],
+        lambda i, y: (i + 1, _put(y, i, turn(rows[0]))),
+        (ops.convert_to_tensor(0), ops.zeros((rows.shape[0], *turn.shape))),
+        maximum_iterations=rows.shape[0] + 1,
+    )[1]
+
+
+def _put(y, i, row):
+    number = ops.reshape(ops.arange(y.shape[0]), (-1, *(1,) * len(row.shape)))
+    return ops.where(number == i, row[None], y)
+
+
+NESTABLE = {
+    "scan": scan_forwards,
+    "reverse": scan_backwards,
+    "map": ops.map,
+    "rnn": by_rnn,
+    "fori_loop": by_short_fori,
+    "while_loop": by_bounded_while,
+}
+
+
+def distinct_draws(make, shape, quantize=quantize_gemms):
+    """All rows of two calls are distinct, and the same in each mode."""
+    turn = Looping.turn
+    if quantize is quantize_elementwise:
+        Looping.turn = lambda self, x: x * 1.5
+    try:
+        found = []
+        for mode in MODES:
+            layer = quantize(make(), RECIPES[quantize], seed=3)
+            call = traced(lambda x, layer=layer: layer(x), mode)
+            runs = range(2 if mode == "eager" or BACKEND != "jax" else 1)
+            found.append([numpy(call(ops.convert_to_tensor(ROWS[:3]))) for _ in runs])
+    finally:
+        Looping.turn = turn
+    for calls in found:
+        assert calls[0].shape == shape
+        rows = np.concatenate(calls).reshape(-1, 32)
+        assert len({row.tobytes() for row in rows}) == len(rows), rows
+    for others in found[1:]:
+        for ours, theirs in zip(others, found[0], strict=False):
+            same(ours, theirs)
+
+
+class Nested(Looping):
+    """Products before, within, between and after loops within the turns of a loop."""
+
+    def __init__(self, outer, inner):
+        super().__init__(outer)
+        self.inner = inner
+
+    def call(self, rows):
+        one = Turning(self.turn, (32,))
+
+        def turn(x):
+            several = [self.inner(one, ops.tile(x[None], (n, 1))) for n in (2, 1)]
+            return ops.concatenate(
+                [self.turn(x)[None], several[0], *several[1:], self.turn(x)[None]]
+            )
+
+        looped = self.loop(Turning(turn, (5, 32)), rows)
+        return ops.concatenate([ops.reshape(looped, (-1, 32)), self.turn(rows[0])[None]])
+
+
+@pytest.mark.parametrize(("outer", "inner"), pairwise([*NESTABLE, *NESTABLE][: len(NESTABLE) + 1]))
+def test_loops_within_loops_draw_their_own_bits(outer, inner):
+    distinct_draws(lambda: Nested(NESTABLE[outer], NESTABLE[inner]), (16, 32))
+
+
+def test_elementwise_operations_of_loops_within_loops_draw_their_own_bits():
+    distinct_draws(lambda: Nested(ops.map, ops.map), (16, 32), quantize_elementwise)
+
+
+def test_three_loops_within_each_other_draw_their_own_bits():
+    inner = lambda turn, rows: ops.map(  # noqa: E731
+        lambda x: ops.sum(ops.map(turn, ops.tile(x[None], (2, 1))), axis=0), rows
+    )
+    distinct_draws(lambda: Nested(ops.map, inner), (16, 32))
+
+
+class BranchInLoop(Looping):
+    """In each turn a product, branches, one in another, and products after them."""
+
+    def call(self, rows):
+        def turn(x):
+            two = lambda: ops.stack([self.turn(x), self.turn(x)])  # noqa: E731
+            none = lambda: ops.stack([x, x])  # noqa: E731
+            some = ops.sum(x * x) > -1
+            within = lambda: ops.concatenate(  # noqa: E731
+                [self.turn(x)[None], ops.cond(some, two, none), self.turn(x)[None]]
+            )
+            parts = [self.turn(x)[None], ops.switch(ops.cast(some, "int32"), [none, two])]
+            parts += [ops.cond(some, within, lambda: ops.concatenate([none(), none()]))]
+            parts += [self.turn(x)[None]]
+            return ops.concatenate(parts)
+
+        looped = self.loop(Turning(turn, (8, 32)), rows)
+        return ops.concatenate([ops.reshape(looped, (-1, 32)), self.turn(rows[0])[None]])
+
+
+@pytest.mark.parametrize(
+    ("name", "quantize"),
+    [*((name, quantize_gemms) for name in NESTABLE), ("map", quantize_elementwise)],
+)
+def test_branches_in_loops_draw_their_own_bits(name, quantize):
+    distinct_draws(lambda: BranchInLoop(NESTABLE[name]), (25, 32), quantize)
+
+
 class Branching(Looping):
     """A product, one of three branches, one within another, and two products."""
 
@@ -158,6 +303,69 @@ def test_delayed_scales_are_refused_in_branches():
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match="layer 'chosen' makes it in a branch; exclude"):
         model.fit(normal((2, 3)), normal((2, 3)), verbose=0)
+
+
+@pytest.mark.parametrize("choose", ["cond", "switch"])
+def test_delayed_scales_follow_a_branch_that_python_chooses(choose):
+    """The branch is all that there is, as if it were called by itself."""
+
+    class Chosen(layers.Layer):
+        def __init__(self, choose):
+            super().__init__(name="chosen")
+            self.w, self.choose = self.add_weight(shape=(3, 3), name="w"), choose
+            self.w.assign(np.eye(3))
+
+        def call(self, x):
+            product, other = lambda: ops.matmul(x, self.w), lambda: ops.matmul(x * 2, self.w)
+            if self.choose == "cond":
+                return ops.cond(True, product, other) + ops.cond(np.bool_(False), other, product)
+            if self.choose == "switch":
+                return ops.switch(1, [other, product]) + ops.switch(np.int32(9), [other, product])
+            return product() + product()
+
+    found = []
+    for how in (choose, "neither"):
+        model = keras.Sequential([layers.Input((3,)), Chosen(how)])
+        quantize_gemms(model, "fp8_delayed")
+        model.compile("sgd", "mse")
+        model.predict(normal((2, 3)), verbose=0)
+        model.fit(normal((2, 3)), normal((2, 3)), epochs=3, verbose=0)
+        found.append([numpy(v.value) for v in model.variables if "count" not in v.name])
+    assert len(found[0]) == len(found[1]) > 4
+    for ours, theirs in zip(*found, strict=True):
+        same(ours, theirs)
+
+
+class Refused(Looping):
+    """What draws random bits where no step can be given to it beforehand."""
+
+    def call(self, rows):
+        return ops.map(lambda x: self.loop(self.turn, x, rows), rows)
+
+
+def unbounded_while(turn, x, rows):
+    return ops.while_loop(lambda i, y: i < 2, lambda i, y: (i + 1, turn(y)), (0, x))[1]
+
+
+def in_a_branch(turn, x, rows):
+    looped = lambda: ops.sum(ops.map(turn, rows), axis=0)  # noqa: E731
+    return ops.cond(ops.sum(x * x) > -1, looped, lambda: x * 1.0)
+
+
+@pytest.mark.parametrize("loop", [unbounded_while, in_a_branch])
+def test_loops_within_loops_that_take_unknown_steps_are_refused(loop):
+    layer = quantize_gemms(Refused(loop), RECIPES[quantize_gemms])
+    wanted = "how many turns the inner one" if loop is unbounded_while else "in a loop within a br"
+    with pytest.raises(ValueError, match=f"layer 'looping' draws random bits .*{wanted}"):
+        layer(ops.convert_to_tensor(ROWS))
+
+
+@pytest.mark.parametrize("loop", [unbounded_while, in_a_branch])
+def test_loops_within_loops_that_draw_nothing_are_not_refused(loop):
+    layer = Refused(lambda turn, x, rows: turn(loop(lambda y: y * 2.0, x, rows)))
+    quantize_gemms(layer, RECIPES[quantize_gemms])
+    rows = numpy(layer(ops.convert_to_tensor(ROWS)))
+    assert len({row.tobytes() for row in rows}) == len(rows)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
