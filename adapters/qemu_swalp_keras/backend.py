@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from operator import index
+from threading import local
 from typing import Any, TypeVar
 
 import keras
+import numpy as np
 
 from qemu_swalp.training import Quantizer, TensorRandomBits, apply
 
@@ -90,13 +93,38 @@ def refuse_export() -> None:
     """Raise ValueError while PyTorch exports or traces a model: what is rounded there depends on
     counters, whose values the program would keep.
     """
-    if backend() != "torch":
-        return
+    if is_exported_plain():
+        raise ValueError(f"a model that rounds is not exported by PyTorch. {IN_FULL_PRECISION}")
+
+
+class _Exporting(local):
+    plain = False
+
+
+_here = _Exporting()
+
+
+@contextmanager
+def exporting() -> Iterator[None]:
+    """Within it this thread exports a program that does not round."""
+    before, _here.plain = _here.plain, True
+    try:
+        yield
+    finally:
+        _here.plain = before
+
+
+def is_exported_plain() -> bool:
+    """Whether a program that does not round is being made: within `exporting`, and by PyTorch.
+
+    What rounds backward alone is left out of it.
+    """
+    if _here.plain or backend() != "torch":
+        return _here.plain
     import torch
 
     traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    if traced or torch.compiler.is_exporting():
-        raise ValueError(f"a model that rounds is not exported by PyTorch. {IN_FULL_PRECISION}")
+    return bool(traced or torch.compiler.is_exporting())
 
 
 def _at_hand(x: Any) -> bool:
@@ -123,6 +151,25 @@ def unjitted() -> AbstractContextManager[Any]:
     import jax
 
     return jax.disable_jit()
+
+
+def is_number(x: Any) -> bool:
+    """Whether x is of Python or NumPy, without axes."""
+    return isinstance(x, int | float | np.number)
+
+
+def operand_of(x: Any) -> Any:
+    """What Keras takes for a tensor, with a dtype: what has none, as a tuple or list, is the tensor
+    that Keras makes of it; numbers stay what they are.
+    """
+    return x if hasattr(x, "dtype") or is_number(x) else keras.ops.convert_to_tensor(x)
+
+
+def axes_of(axis: Any) -> Any:
+    """An argument that names axes, as an int, a tuple of ints or None: those of NumPy are ints."""
+    if axis is None or isinstance(axis, int):
+        return axis
+    return tuple(map(index, axis)) if np.ndim(axis) else index(axis)
 
 
 def dtype_of(x: Any) -> str:

@@ -17,6 +17,7 @@ from .._compat import (
     replace_backend_function,
     replace_method,
 )
+from ..backend import is_exported_plain
 from ..layers.names import computes_itself
 from ..layers.rebuild import is_graph
 from . import branches, loops, unknown
@@ -63,6 +64,8 @@ def _layer_call(call: Callable[..., Any]) -> Callable[..., Any]:
             with resumed(), opened(layer, policy, False, finds_scales=True):
                 return call(layer, *args, **kwargs)
         if policy is None or is_paused() or not computes_itself(layer):
+            return call(layer, *args, **kwargs)
+        if is_exported_plain() and not policy.rounds_forward:
             return call(layer, *args, **kwargs)
         return call_within(call, layer, policy, is_training(kwargs), args, kwargs)
 

@@ -138,6 +138,11 @@ class RoundingPolicy(keras.dtype_policies.DTypePolicy):
         return self._of_loss
 
     @property
+    def rounds_forward(self) -> bool:
+        """Whether anything in the forward pass is another number than in full precision."""
+        return any(_changes_forward(part) for section in self._sections() for part in section.parts)
+
+    @property
     def is_of_loss(self) -> bool:
         """Whether it is the policy of a loss."""
         return self.place == 0
@@ -258,6 +263,12 @@ def _plain(parts: tuple[Section | None, ...]) -> dict[str, Any]:
     """The sections of a policy for a config."""
     plain = [None if section is None else section.to_dict() for section in parts]
     return dict(zip(SECTIONS, plain, strict=True))
+
+
+def _changes_forward(recipe: Recipe) -> bool:
+    """Whether it names what the forward pass rounds, multiplies by factors or transforms."""
+    given = (recipe.operands, recipe.sums, recipe.elementwise, recipe.factors, recipe.transforms)
+    return any(name.split(".")[0] == "forward" for rules in given for name, _ in rules)
 
 
 def _is_stochastic(section: Section) -> bool:

@@ -21,7 +21,19 @@ SCALES = "delayed_scales"
 
 
 class Scales(StateLayer):
-    """The states of the operands of one layer's products, see `delayed`."""
+    """The states of the operands of one layer's products, see `delayed`.
+
+    A layer that is frozen multiplies on, other numbers in each step: its scales follow them.
+    """
+
+    @property
+    def trainable(self) -> bool:
+        """Always, whenever the layer was frozen."""
+        return True
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        """What a layer does to all that it holds."""
 
     def make(self, name: str, delayed: Delayed) -> None:
         """The state of an operand, unless it is there."""
@@ -37,7 +49,7 @@ class Scales(StateLayer):
 
     def of(self, name: str) -> Any:
         """The variable of an operand; None where it is not made."""
-        named = (v for v in self.trainable_weights if v.name == variable_name(name))
+        named = (v for v in self.variables if v.name == variable_name(name))
         return next(named, None)
 
     def load_own_variables(self, store: Any) -> None:
@@ -46,7 +58,7 @@ class Scales(StateLayer):
         """
         if len(store.keys()):
             held = {key: np.array(store[key]) for key in store.keys()}  # noqa: SIM118  (no mapping)
-            for i, v in enumerate(self.trainable_weights):
+            for i, v in enumerate(self.variables):
                 if f"{i}" in held and len(held[f"{i}"]) == v.shape[0] - 1:
                     held[f"{i}"] = np.append(held[f"{i}"], np.float32(1))
             super().load_own_variables(held)

@@ -7,9 +7,11 @@ from functools import partial, wraps
 from typing import Any
 
 import keras
+import numpy as np
 from keras import tree
 
 from .._compat import replace_backend_function, replace_private_function
+from ..backend import axes_of, is_number, operand_of
 from .pausing import paused
 from .scope import current
 from .uncovered import report
@@ -54,6 +56,9 @@ PRODUCTS = (
 )
 """They sum products, on one backend or another, forward or backward."""
 
+RANGES = ("numpy.linspace", "numpy.logspace", "numpy.geomspace")
+"""Between constants, those of NumPy included, they make constants."""
+
 ELEMENTWISE = (
     *_DECOMPOSITIONS,
     *_TRANSFORMS,
@@ -70,20 +75,26 @@ ELEMENTWISE = (
     *("numpy.quantile", "numpy.percentile", "numpy.median", "numpy.nanmedian", "numpy.i0"),
     *("numpy.correlate", "numpy.corrcoef", "numpy.angle", "numpy.deg2rad", "numpy.rad2deg"),
     *("numpy.heaviside", "numpy.ldexp", "numpy.ptp", "linalg.jvp"),
-    *("numpy.linspace", "numpy.logspace", "numpy.geomspace"),
+    *RANGES,
 )
 """They compute new numbers one by one, or add them up."""
 
 
 def _of_norm(x: Any, ord: Any = None, axis: Any = None, **_: Any) -> Sequence[str]:
-    axes = range(len(x.shape)) if axis is None else (axis,) if isinstance(axis, int) else axis
-    decomposes = len(axes) == 2 and ord in (2, -2, "nuc")
+    axis = axes_of(axis)
+    count = _rank(x) if axis is None else 1 if isinstance(axis, int) else len(axis)
+    decomposes = count == 2 and ord in (2, -2, "nuc")
     return ("products", "elementwise") if decomposes else ("elementwise",)
 
 
 def _of_average(x: Any, axis: Any = None, weights: Any = None) -> Sequence[str]:
-    alike = weights is None or axis is None or len(x.shape) == len(weights.shape)
+    alike = weights is None or axis is None or _rank(x) == _rank(weights)
     return () if alike else ("products",)
+
+
+def _rank(x: Any) -> int:
+    with paused():
+        return 0 if is_number(x) else len(operand_of(x).shape)
 
 
 SOMETIMES: dict[str, Callable[..., Sequence[str]]] = {
@@ -133,7 +144,7 @@ def _telling(name: str, sections: Sequence[str], function: Function) -> Function
         if current() is None:
             return function(*args, **options)
         selects = options.get("interpolation") == "nearest"
-        if not selects and any(map(_is_floating, tree.flatten((args, options)))):
+        if not selects and _computes(name, args, options):
             _tell(name, sections)
         with paused():
             return function(*args, **options)
@@ -160,7 +171,7 @@ def _of_weights(function: Function) -> Function:
 
     @wraps(function)
     def bincount(x: Any, weights: Any = None, *args: Any, **options: Any) -> Any:
-        adds = weights is not None and _is_floating(weights)
+        adds = weights is not None and _computes("numpy.bincount", (weights,), {})
         telling = _telling("numpy.bincount", ("elementwise",), function) if adds else function
         return telling(x, weights, *args, **options)
 
@@ -183,7 +194,26 @@ def _making(name: str, function: Function) -> Function:
     return making
 
 
+def _computes(name: str, args: Any, options: Any) -> bool:
+    """Whether it computes floating numbers from arrays: tensors, arrays of NumPy, and tuples and
+    lists of numbers among the positional arguments.
+    """
+    arrays = [x for x in tree.flatten((args, options)) if hasattr(x, "dtype") and not is_number(x)]
+    arrays += [np.array(numbers) for numbers in map(_numbers, args) if numbers]
+    if name in RANGES:
+        arrays = [x for x in arrays if not isinstance(x, np.ndarray)]
+    return bool(arrays) and any(map(_is_floating, (*arrays, *args)))
+
+
+def _numbers(x: Any) -> list[Any]:
+    """Those of a tuple or list of nothing else."""
+    found = tree.flatten(x) if isinstance(x, list | tuple) else []
+    return found if all(map(is_number, found)) else []
+
+
 def _is_floating(x: Any) -> bool:
+    if isinstance(x, int | float):
+        return isinstance(x, float)
     dtype = getattr(x, "dtype", None)
     return dtype is not None and keras.backend.is_float_dtype(
         keras.backend.standardize_dtype(dtype)

@@ -9,6 +9,7 @@ from keras import ops
 
 from qemu_swalp.training import nonlinearities
 
+from ..backend import is_number
 from .operations import Axes, Operations
 
 Handler = Callable[..., Any]
@@ -67,7 +68,13 @@ def _divide_no_nan(o: Operations, x1: Any, x2: Any) -> Any:
 def _average(o: Operations, x: Any, axis: Axes = None, weights: Any = None) -> Any:
     if weights is None:
         return o.mean(x, axis)
-    if len(weights.shape) != len(x.shape):
+    of_weights, of_x = (0 if is_number(each) else len(each.shape) for each in (weights, x))
+    if of_weights != of_x and (of_weights != 1 or not isinstance(axis, int)):
+        raise ValueError(
+            f"weights of an average with {of_weights} axes, axis={axis} and a tensor of {of_x} axes"
+            " do not fit; give weights of the tensor's shape, or one for each index of one axis"
+        )
+    if of_weights != of_x:
         shape = [1] * len(x.shape)
         shape[axis] = -1  # type: ignore[index]
         weights = ops.reshape(weights, shape)

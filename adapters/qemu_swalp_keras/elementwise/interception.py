@@ -12,6 +12,7 @@ from typing import Any
 from keras import layers, ops
 
 from .._compat import replace_backend_function, replace_method, replace_private_function
+from ..backend import axes_of
 from ..calls.pausing import paused
 from ..calls.scope import Scope, current
 from ..calls.unknown import sometimes_telling
@@ -69,6 +70,8 @@ def _rounded(name: str, handler: Handler, function: Function) -> Function:
             is_sum = name == "numpy.add"
             if dtype is None or (is_sum and _is_bias(o.scope, *tensors.values())):
                 return function(*args, **options)
+            for key in {"axis", "axes"} & set(bound.arguments):
+                bound.arguments[key] = axes_of(bound.arguments[key])
             for key, x in tensors.items():
                 integer = key == "target" and "int" in str(getattr(x, "dtype", ""))
                 bound.arguments[key] = ops.convert_to_tensor(x) if integer else operand(x, dtype)

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ..backend import differentiable_tensor, dtype_of
+from ..backend import differentiable_tensor, dtype_of, is_number, operand_of
 from ..calls.rules import ElementwiseRules
 from ..calls.scope import Scope
 from . import normalize, pointwise
@@ -134,20 +134,13 @@ def operand(x: Any, dtype: str) -> Any:
     return x if is_number(x) else differentiable_tensor(x, dtype)
 
 
-def is_number(x: Any) -> bool:
-    """Whether x is of Python or NumPy, without axes."""
-    return isinstance(x, int | float | np.number)
-
-
 def common_dtype(operands: Sequence[Any]) -> str | None:
     """Of what floating operands are promoted to; None if there is none, or nothing but numbers."""
     tensors = [x for x in operands if not is_number(x)]
     if not tensors or any(isinstance(x, str) or x is None for x in tensors):
         return None
-    dtypes = [
-        keras.backend.standardize_dtype(x.dtype) if hasattr(x, "dtype") else "float32"
-        for x in tensors
-    ]
-    kinds = [*dtypes, *(float if isinstance(x, float) else int for x in operands if is_number(x))]
+    dtypes = [dtype_of(operand_of(x)) for x in tensors]
+    numbers = [x for x in operands if is_number(x)]
+    kinds = [*dtypes, *(float if isinstance(x, float | np.floating) else int for x in numbers)]
     dtype = str(keras.backend.result_type(*kinds))
     return dtype if keras.backend.is_float_dtype(dtype) else None

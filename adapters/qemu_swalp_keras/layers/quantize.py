@@ -18,7 +18,7 @@ from qemu_swalp.ops.arguments import check_representable
 from qemu_swalp.training import Quantizer
 from qemu_swalp.training.seeds import seed_for
 
-from ..backend import of_replica, untraced
+from ..backend import is_exported_plain, of_replica, untraced
 from .straight_through import Rule, straight_through
 
 Rounding: TypeAlias = Quantizer | Format | str | None
@@ -123,6 +123,8 @@ class Quantize(keras.layers.Layer):
 
     @untraced
     def call(self, inputs: Any, training: bool | None = None) -> Any:
+        if self.activation is None and is_exported_plain():
+            return inputs
         enabled = ops.convert_to_tensor(self.enabled)
         step: Any = 0
         if self.stochastic:

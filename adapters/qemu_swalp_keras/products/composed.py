@@ -7,6 +7,7 @@ from typing import Any
 
 from keras import ops
 
+from ..backend import operand_of
 from .attention import attend
 
 
@@ -17,6 +18,7 @@ def outer(x1: Any, x2: Any) -> Any:
 
 def kron(x1: Any, x2: Any) -> Any:
     """`keras.ops.kron`."""
+    x1, x2 = operand_of(x1), operand_of(x2)
     rank = max(len(x1.shape), len(x2.shape))
     a, b = (ops.reshape(x, (1,) * (rank - len(x.shape)) + tuple(x.shape)) for x in (x1, x2))
     letters = "abcdefghijklmnopqrstuvwxyz"

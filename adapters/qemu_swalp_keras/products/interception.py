@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from .._compat import around_items_of_variables, replace_backend_function
-from ..backend import differentiable_tensor
+from ..backend import differentiable_tensor, dtype_of, operand_of
 from ..calls.pausing import paused
 from ..calls.scope import Scope, current
 from .axes import AXES
@@ -71,14 +71,12 @@ def _passing(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _operands(*tensors: Any) -> list[Any] | None:
     """As tensors of one dtype; None if there is none of floating point."""
-    dtypes = [
-        keras.backend.standardize_dtype(x.dtype) if hasattr(x, "dtype") else type(x)
-        for x in tensors
-    ]
-    dtype = keras.backend.result_type(*dtypes)
-    if not keras.backend.is_float_dtype(dtype):
-        return None
     with paused():
+        tensors = tuple(map(operand_of, tensors))
+        kinds = [dtype_of(x) if hasattr(x, "dtype") else type(x) for x in tensors]
+        dtype = keras.backend.result_type(*kinds)
+        if not keras.backend.is_float_dtype(dtype):
+            return None
         return [differentiable_tensor(x, dtype) for x in tensors]
 
 
@@ -155,7 +153,7 @@ def _convolution(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
             return function(inputs, kernel, *args, **options)
         options |= dict(zip(_PARAMETERS[name], args, strict=False))
         options["data_format"] = options.get("data_format") or keras.config.image_data_format()
-        lengths = (*inputs.shape, *kernel.shape[:-2], kernel.shape[-1])
+        lengths = (*pair[0].shape, *pair[1].shape[:-2], pair[1].shape[-1])
         product = scope.product(name, not scope.is_weight(kernel), lengths)
         if product.operands is None or not scope.rounds:
             with paused():

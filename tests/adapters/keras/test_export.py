@@ -103,6 +103,50 @@ def test_formats_that_do_not_round_are_refused(format: str, given: Recipe, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+BACKWARD = {
+    "errors": Recipe(error="e5m2/stochastic"),
+    "operands": Recipe(operands={"error": "e5m2/stochastic"}),
+    "elementwise": Recipe(elementwise={"backward.add": "bf16/stochastic"}),
+    "sums": Recipe(sums={"dgrad.sum": "fp16/nearest_even"}),
+    "delayed": Recipe(
+        operands={"error": "block<e5m2,scale=float<8,23>>"}, scaling={"error": "delayed<2>"}
+    ),
+}
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="Keras exports from JAX by TensorFlow alone")
+@pytest.mark.parametrize("name", BACKWARD)
+def test_what_rounds_backward_alone_is_exported_plainly(name: str, tmp_path: Path) -> None:
+    net = model(BACKWARD[name])
+    expected, before = numpy(net(X)), [numpy(v) for v in net.variables]
+    signature = [keras.InputSpec(shape=X.shape, dtype="float32")]
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        path = str(tmp_path / "net.tflite")
+        net.export(path, format="litert", verbose=False, input_signature=signature)
+        program = tf.lite.Interpreter(model_path=path)
+        program.allocate_tensors()
+        program.set_tensor(program.get_input_details()[0]["index"], X)
+        program.invoke()
+        found = [program.get_tensor(program.get_output_details()[0]["index"])]
+    else:
+        import torch
+
+        given = (torch.from_numpy(X),)
+        path = str(tmp_path / "net.pt2")
+        net.export(path, format="torch", verbose=False, input_signature=signature)
+        programs = [
+            torch.export.load(path).module(),
+            torch.export.export(net, given).module(),
+            torch.jit.trace(net, given),
+        ]
+        found = [numpy(program(*given)) for program in programs]
+    for y in found:
+        np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-6)  # sums in another order
+    assert same([numpy(v) for v in net.variables], before)
+
+
 class Holding(keras.Model):
     """A subclassed model with one that rounds."""
 

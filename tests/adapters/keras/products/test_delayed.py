@@ -256,3 +256,37 @@ def test_files_without_the_number_of_backwards_are_read():
     scales.load_own_variables(older)
     for key, variable in zip(store, scales.variables, strict=True):
         assert np.array_equal(numpy(variable), store[key])
+
+
+def test_layers_are_frozen_before_and_after():
+    """Their weights stay, and their scales follow what they multiply, in files as well."""
+    x, y = normal((4, 6, 6, 2)), normal((4, 2))
+    model, early = quantize_gemms(network(), DELAYED), network()
+    early.get_layer("fc").trainable = False
+    for each in (model, quantize_gemms(early, DELAYED)):
+        each.compile("sgd", "mse")
+        each.fit(x, y, verbose=0)
+    model.get_layer("fc").trainable = False
+    assert np.isfinite(model.predict(x, verbose=0)).all()  # before it is compiled anew
+    model.compile("sgd", "mse")
+    assert len(states(model)) == len(states(early)) == 6
+    for each in (model, early):
+        weights = [numpy(v) for v in (each.get_layer("fc").kernel, each.get_layer("fc").bias)]
+        held = states(each)
+        each.fit(x * 3, y, verbose=0)
+        for name, state in states(each).items():
+            assert not np.array_equal(state, held[name]), name
+        same(each.get_layer("fc").kernel, weights[0])
+        same(each.get_layer("fc").bias, weights[1])
+    store, scales = {}, model.get_layer("fc").delayed_scales
+    scales.save_own_variables(store)
+    for cut in (None, -1):  # older files lack the last element
+        held = {key: np.array(value)[:cut] for key, value in store.items()}
+        for variable in scales.variables:
+            variable.assign(variable * 0)
+        scales.load_own_variables(held)
+        for key, variable in zip(store, scales.variables, strict=True):
+            same(variable, store[key])
+    trained = [v.path for v in model.trainable_variables]
+    assert sum("_scales" in path for path in trained) == 6
+    assert not any(path.endswith("fc/kernel") for path in trained)

@@ -15,6 +15,7 @@ from qemu_swalp_keras.calls import unknown
 from qemu_swalp_keras.products.axes import AXES
 from qemu_swalp_keras.products.composed import COMPOSED
 
+from qemu_swalp import quantize
 from qemu_swalp.training import Recipe
 from tests.helpers.keras_native import BACKEND, normal, numpy, same
 from tests.helpers.keras_products import watched
@@ -115,17 +116,22 @@ def seen_products(function, args):
     return [s.operation for s in seen if s.section == "products"]
 
 
+SEQUENCES = ([0.25, 0.5, 1.0], (0.25, 0.5, 1.0))
+AXIS = np.int64(1)
+
+
 def variants(function):
     """Options by which a function may compute something else."""
     x = tried()[0][0]
     values = {
         "ord": (1, -1, 2, -2, "nuc", float("inf")),
-        "weights": (x, x[0]),
-        "axis": (0, (0, 1)),
+        "weights": (x, x[0], *SEQUENCES),
+        "axis": (0, (0, 1), np.int64(1)),
     }
     names = set(values) & set(inspect.signature(function).parameters)
     single = [{name: value} for name in sorted(names) for value in values[name]]
-    return [{}, *single, *([{"weights": x[0], "axis": 1}] if "weights" in names else [])]
+    rows = (x[0], *SEQUENCES, np.float32(SEQUENCES[0])) if "weights" in names else ()
+    return [{}, *single, *({"weights": row, "axis": axis} for row in rows for axis in (1, AXIS))]
 
 
 def test_what_is_said_to_make_no_product_makes_none():
@@ -284,3 +290,118 @@ def test_products_of_each_with_each(name):
     rounded = [np.round(x * 16) / 16 for x in (a, b)]
     same(layer(a), getattr(np, name)(*rounded))
     assert numpy(layer(a)).shape == numpy(function(a, b)).shape
+
+
+ROWS = [[0.3, 1.7, -2.2], [1.1, 0.6, 3.4], [-0.9, 2.3, 0.7]]
+LIKE_ARRAYS = {"list": list, "tuple": lambda x: tuple(map(tuple, x)), "numpy": np.float32}
+WITH_ROWS = {
+    "matmul": ops.matmul,
+    "tensordot": lambda a, b: ops.tensordot(a, b, 1),
+    "vdot": ops.vdot,
+    "inner": ops.inner,
+    "outer": ops.outer,
+    "kron": ops.kron,
+    "einsum": lambda a, b: ops.einsum("ij,jk->ik", a, b),
+    "add": ops.add,
+    "multiply": ops.multiply,
+    "average": lambda a, b: ops.average(a, 0, weights=b),
+}
+
+
+@pytest.mark.parametrize("name", WITH_ROWS)
+@pytest.mark.parametrize("kind", LIKE_ARRAYS)
+def test_sequences_are_rounded_as_tensors(kind, name):
+    """Keras hands them to its backend as they are."""
+    x, function, given = normal((3, 3), 1), WITH_ROWS[name], LIKE_ARRAYS[kind](ROWS)
+    recipe = Recipe(operands=RECIPE.operands, elementwise="fixed<12,6>")
+
+    def layer(call):
+        return quantize_elementwise(quantize_gemms(Calling(call), recipe, attention=True), recipe)
+
+    expected = layer(lambda x: function(x, ops.convert_to_tensor(np.float32(ROWS))))(x)
+    same(layer(lambda x: function(x, given))(x), expected)
+    same(layer(lambda x: function(given, x))(x), layer(lambda x: function(np.float32(ROWS), x))(x))
+
+
+def test_sequences_of_integers_stay_integers():
+    def call(x):
+        whole = ops.cast(x, "int32")
+        return [ops.add(whole, [1, 2, 3]), ops.multiply((1, 2), [3, 4]), ops.sum([1, 2])]
+
+    x = normal((3, 3), 1)
+    layer = quantize_elementwise(Calling(call), Recipe(elementwise="fixed<12,6>"))
+    for ours, theirs in zip(layer(x), Calling(call)(x), strict=True):
+        assert keras.backend.standardize_dtype(ours.dtype) == "int32"
+        same(ours, theirs)
+
+
+@pytest.mark.parametrize("number", [0.3, np.float32(0.3), np.float64(0.3)], ids=type)
+def test_integers_times_a_number_are_rounded(number):
+    layer = Calling(lambda x: ops.multiply(ops.cast(x, "int32"), number))
+    quantize_elementwise(layer, Recipe(elementwise="fixed<12,6>"))
+    same(layer(np.float32([1, 2, 5])), np.round(np.float32([0.3, 0.6, 1.5]) * 64) / 64)
+
+
+@pytest.mark.parametrize("axis", [AXIS, np.array([1]), [AXIS], (0, AXIS)], ids=repr)
+@pytest.mark.parametrize("name", ["sum", "mean", "var", "std", "logsumexp", "norm"])
+def test_axes_of_numpy(name, axis):
+    x, function = normal((3, 3), 1), getattr(ops, name)
+    plain = int(axis) if np.ndim(axis) == 0 else tuple(map(int, axis))
+    made = [Calling(lambda x, a=a: function(x, axis=a)) for a in (axis, plain)]
+    for layer in made:
+        quantize_elementwise(layer, Recipe(elementwise="fixed<12,6>"))
+    same(made[0](x), made[1](x))
+
+
+CONSTANTS = {
+    "python": (1.0, 2.0),
+    "numpy": (np.float32(1), np.float32(2)),
+    "arrays": (np.ones(2, "float32"), np.full(2, 2, "float32")),
+}
+RANGES = ("linspace", "logspace", "geomspace")
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_ranges_between_constants_are_constants(name):
+    function = getattr(ops, name)
+    recipe = Recipe(elementwise="fixed<24,12>")
+    for start, stop in CONSTANTS.values():
+        call = lambda x, a=start, b=stop: x * function(a, b, 5)[0]  # noqa: E731
+        x = np.float32([0.5, 2.0])
+        rounded = quantize(numpy(Calling(call)(x)), "fixed<24,12>")
+        same(quantize_elementwise(Calling(call), recipe)(x), rounded)
+    variable = keras.Variable(1.0)
+    for of in (lambda x: x[0], lambda x: ops.cast(x[0], "int32"), lambda _: variable):
+        told = quantize_elementwise(Calling(lambda x, of=of: function(of(x), 5.0, 5)), recipe)
+        with pytest.raises(UncoveredError, match=f"'numpy.{name}'"):
+            told(np.float32([1, 2]))
+
+
+COMPUTED = {
+    "bincount": lambda rows, x: ops.bincount(ops.cast(x, "int32"), weights=rows),
+    "cumsum": lambda rows, _: ops.cumsum(rows),
+    "correlate": lambda rows, x: ops.correlate(x, rows),
+    "mod": lambda rows, x: ops.mod(ops.cast(x, "int32"), rows[0]),
+}
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+@pytest.mark.parametrize("kind", [list, tuple, np.float32])
+def test_what_is_computed_of_sequences_and_numbers_is_told(kind, name):
+    rows = kind([0.25, 0.5, 1.0])
+    layer = Calling(lambda x: COMPUTED[name](rows, x))
+    quantize_elementwise(layer, Recipe(elementwise="bf16"))
+    with pytest.raises(UncoveredError, match=f"'numpy.{name}'"):
+        layer(np.float32([0, 1, 1]))
+    for a, b in ((5.0, 3.0), (np.float32(5), np.float32(3))):
+        numbers = Calling(lambda x, a=a, b=b: x + ops.mod(a, b))
+        quantize_elementwise(numbers, Recipe(elementwise="bf16"))
+        same(numbers(np.float32([1.0])), np.float32([3.0]))
+
+
+@pytest.mark.parametrize("weights", [2.0, np.float32(2), [0.5, 0.25]])
+def test_weights_of_no_axis_are_told(weights):
+    layer = Calling(lambda x: ops.average(x, weights=weights))
+    quantize_elementwise(layer, Recipe(elementwise="bf16"))
+    with pytest.raises(ValueError, match="give weights of the tensor's shape, or one for each"):
+        layer(normal((3, 3), 1))
