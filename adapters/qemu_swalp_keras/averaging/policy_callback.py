@@ -144,9 +144,10 @@ class PolicyAverage(keras.callbacks.Callback):
 
     def _look(self) -> None:
         """Take note of the updates since the last look."""
+        optimizer = self.model.optimizer  # `model` is up to date on JAX, `_model` is not
         if self.count.counting:
-            self.seen = Seen.all_of(self._model.optimizer)
-        if self.count.look(self.model.optimizer, self.policy.due):
+            self.seen = Seen.all_of(optimizer)
+        if self.count.look(optimizer, self.policy.due):
             self._include()
 
     def _include(self) -> None:
