@@ -105,7 +105,7 @@ _here = _Exporting()
 
 
 @contextmanager
-def exporting() -> Iterator[None]:
+def exporting_plain() -> Iterator[None]:
     """Within it this thread exports a program that does not round."""
     before, _here.plain = _here.plain, True
     try:
@@ -115,7 +115,7 @@ def exporting() -> Iterator[None]:
 
 
 def is_exported_plain() -> bool:
-    """Whether a program that does not round is being made: within `exporting`, and by PyTorch.
+    """Whether a program that does not round is made now: in `exporting_plain`, and by PyTorch.
 
     What rounds backward alone is left out of it.
     """

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from ._compat import flat_layers, replace_method
-from .backend import IN_FULL_PRECISION, backend, exporting
+from .backend import IN_FULL_PRECISION, backend, exporting_plain
 from .calls.rounding_state import policy_of
 from .layers.quantize import Quantize
 
@@ -42,7 +42,7 @@ def _checked(export: Callable[..., Any]) -> Callable[..., Any]:
                 "is_static=True would keep one number for each counter of random bits, so that"
                 " every call draws the same; leave it out"
             )
-        with exporting() if plain else nullcontext():
+        with exporting_plain() if plain else nullcontext():
             return export(model, filepath, format, *args, **options)
 
     return checked

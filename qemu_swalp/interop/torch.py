@@ -37,7 +37,7 @@ def untraced(function: Function) -> Function:
 
 def array_of(x: Tensor) -> Array:
     """The NumPy view of a small CPU tensor, or the tensor itself; without gradient, sharing its
-    memory.
+    memory, but for a copy of one that is negated when it is read.
     """
     x = x.detach().resolve_neg()
     if type(x) is Tensor and x.is_cpu and x.dtype in HOST_DTYPES and x.numel() <= HOST_ELEMENTS:

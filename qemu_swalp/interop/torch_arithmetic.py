@@ -34,7 +34,7 @@ from ..reference.overflow import MARK
 NO_RANDOM = structs.Random()
 """Of roundings without random bits."""
 
-CPU = torch.device("cpu")
+HOST = torch.device("cpu")
 """Whatever PyTorch's default device is."""
 
 KEPT = 1 << 16
@@ -62,7 +62,7 @@ def operated(operation: str, operands: Sequence[Tensor], quantizer: str) -> Tens
     if prepared is None or found is None:
         return None
     shape, layout = found
-    result = torch.empty(shape, dtype=a.dtype, device=CPU)
+    result = torch.empty(shape, dtype=a.dtype, device=HOST)
     cpu.library().qs_operate(
         prepared.operation,
         prepared.dtype,
@@ -87,8 +87,8 @@ def summed(x: Tensor, accumulation: str) -> Tensor | None:
     terms = x.shape[-1]
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     columns = x.detach().reshape(-1, terms).t().to(dtype).contiguous()
-    ones = _ones(terms, dtype) if terms <= KEPT else torch.ones(terms, dtype=dtype, device=CPU)
-    result = torch.empty((*x.shape[:-1], 1), dtype=dtype, device=CPU)
+    ones = _ones(terms, dtype) if terms <= KEPT else torch.ones(terms, dtype=dtype, device=HOST)
+    result = torch.empty((*x.shape[:-1], 1), dtype=dtype, device=HOST)
     done = cpu.CPU.matmul(
         NAMES[dtype],
         Matrix(ones.data_ptr(), (1, terms)),
@@ -161,4 +161,4 @@ def _targets(text: str, dtype: torch.dtype) -> AccumulationTargets | None:
 
 @lru_cache(maxsize=16)
 def _ones(count: int, dtype: torch.dtype) -> Tensor:
-    return torch.ones(count, dtype=dtype, device=CPU)
+    return torch.ones(count, dtype=dtype, device=HOST)
