@@ -39,6 +39,7 @@ class Turns:
         """The greatest `scope.moved` of a turn."""
         self.drawn = False
         """Whether a turn rounds anything, or chooses a branch."""
+        self.begun = False
         first = self.first
         self.dtype = (
             "int32" if isinstance(first, int) else keras.backend.standardize_dtype(first.dtype)
@@ -51,6 +52,7 @@ class Turns:
 
         counts, moved : of what it made already; None and 0 at its start.
         """
+        self.begun = True
         if current() is None:  # shapes are inferred
             return
         scope = self.scope
@@ -108,8 +110,8 @@ def turning(scope: Scope | None, count: Callable[[], Any]) -> Iterator[Turns | N
 
     count : gives how many there are, see `Turns`.
     """
-    if scope is None:
-        yield None
+    if scope is None or (scope.loop is not None and not scope.loop.begun):
+        yield None  # of the latter the backend makes the loop, as PyTorch's map of its scan
         return
     before, scope.turns = (scope.turns, scope.loop), True
     try:

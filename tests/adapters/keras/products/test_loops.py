@@ -11,6 +11,7 @@ from keras import layers, ops
 from qemu_swalp_keras import quantize_elementwise, quantize_gemms
 from qemu_swalp_keras._compat import function_in_place
 
+import qemu_swalp as q
 from qemu_swalp.training import Recipe
 from tests.helpers.keras_native import BACKEND, MODES, normal, numpy, pull_back, same, traced
 
@@ -232,6 +233,54 @@ class BranchInLoop(Looping):
 )
 def test_branches_in_loops_draw_their_own_bits(name, quantize):
     distinct_draws(lambda: BranchInLoop(NESTABLE[name]), (25, 32), quantize)
+
+
+class Named(Looping):
+    """Products before, in and after a loop whose turns hold what is given."""
+
+    def __init__(self, inner):
+        super().__init__(ops.map)
+        self.inner = inner
+
+    def call(self, rows):
+        before = self.turn(rows[0])[None]
+        looped = ops.reshape(self.loop(lambda x: self.inner(self.turn, x), rows), (-1, 32))
+        return ops.concatenate([before, looped, self.turn(rows[0])[None]])
+
+
+def loops_in_a_turn(turn, x):
+    two, one = (ops.map(turn, ops.tile(x[None], (n, 1))) for n in (2, 1))
+    return ops.concatenate([two, one, turn(x)[None]])
+
+
+def branches_in_a_turn(turn, x):
+    branch = lambda: ops.stack([turn(x), turn(x)])  # noqa: E731
+    chosen = lambda: ops.cond(ops.sum(x * x) > -1, branch, lambda: ops.stack([x, x]))  # noqa: E731
+    return ops.concatenate([chosen(), chosen(), turn(x)[None]])
+
+
+LOOPED = lambda k: [("..1", step) for step in range(k, k + 10, 3)]  # noqa: E731
+BRANCHED = lambda k: [  # noqa: E731
+    *((f".branch{number}{part}", k) for number in (0, 1) for part in ("", "..1")),
+    ("..1", k),
+]
+
+
+@pytest.mark.parametrize(
+    ("inner", "of_turn", "steps"),
+    [(loops_in_a_turn, LOOPED, 12), (branches_in_a_turn, BRANCHED, 3)],
+)
+def test_steps_and_streams_are_those_of_the_specification(inner, of_turn, steps):
+    """Clause RNG-8, of two calls: loops of 2 and 1 turns in one of 3 move on by 3 each turn."""
+    layer = quantize_gemms(Named(inner), RECIPES[quantize_gemms], seed=3)
+    for first in (0, steps + 1):
+        drawn = [("", 0), *(draw for k in range(3) for draw in of_turn(k)), ("..1", steps)]
+        rows = numpy(layer(ops.convert_to_tensor(ROWS[:3]), training=True))
+        assert len(rows) == len(drawn)
+        for row, (part, step) in zip(rows, drawn, strict=True):
+            stream = q.stream_id(f"forward.input{part}", 1)
+            random = q.RandomBits(3, stream, first + step)
+            same(row, q.quantize(X, "fixed<8,2>", "stochastic", random=random))
 
 
 class Branching(Looping):
