@@ -225,6 +225,14 @@ def test_graphs_keep_the_copies_that_they_read(library: Any, few: Copies) -> Non
     del taken
 
 
+def test_calls_of_many_tensors_are_not_captured(library: Any) -> None:
+    """Replays would read the tables of tensors, whose memory is given back after the launch."""
+    x, quantizers = library.array(VALUES), [Quantizer("e4m3fn/nearest_even")]
+    assert round_many([x], quantizers, [None]) == [True]
+    with library.captured():
+        assert round_many([x], quantizers, [None]) == [False]
+
+
 @pytest.mark.parametrize(
     "case", ["two levels", "one scale", "a view", "words", "another order", "a product"]
 )
