@@ -144,9 +144,14 @@ def test_what_has_to_be_copied_has_the_same_bits(library: Any) -> None:
 
 
 def test_packs_across_rows_and_long_arrays(library: Any) -> None:
-    for shape in ((2, 3, 7, 5), (1, 5, 1, 9), (2, 8, 40, 33), (5, 1, 6, 1)):
-        values = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
-        values = in_order(values, ORDERS["channels_last"])
-        got = q.quantize(library.array(values), "e4m3fn", "stochastic", random=RANDOM)
-        expected = q.quantize(values, "e4m3fn", "stochastic", random=RANDOM)
-        assert (bits(library.numpy(got)) == bits(expected)).all(), shape
+    """And tiles of rows, whose words lie in one block or in two, at every place of it."""
+    for shape in ((2, 3, 7, 5), (1, 5, 1, 9), (2, 8, 40, 33), (5, 1, 6, 1), (2, 16, 3, 5)):
+        for dtype in ("float32", "float16"):
+            values = np.random.default_rng(2).standard_normal(shape).astype(dtype)
+            values = in_order(values, ORDERS["channels_last"])
+            for offset in range(4):
+                random = q.RandomBits(3, 5, 7, offset)
+                got = q.quantize(library.array(values), "e4m3fn", "stochastic", random=random)
+                expected = q.quantize(values, "e4m3fn", "stochastic", random=random)
+                same = bits(library.numpy(got)) == bits(expected)
+                assert same.all(), (shape, dtype, offset)
