@@ -24,12 +24,14 @@ from tests.helpers import machine_code
 CLOCKS = 132 * 1.98e9
 BYTES = 3.0e12
 ISSUED, INTEGER = 128, 64
-CARRIERS = {"float32": ("Single", 4), "bfloat16": ("BFloat", 2)}
+CARRIERS = {"float32": ("Single", 4), "bfloat16": ("BFloat", 2), "float16": ("Half", 2)}
 MODES = {"nearest_even": "nearest_even", "stochastic": "stochastic_a"}
 ADDITIONS = 3
 """That the rounding of a number is made of."""
 STORES = 4
 """Packs of 16 bytes that a turn writes."""
+PRODUCTS = 18
+"""Of 64 bits, at least, in what draws the four words of a block."""
 
 
 class Case(NamedTuple):
@@ -43,11 +45,27 @@ class Case(NamedTuple):
     reads_twice: bool
     before: tuple[str, str]
     """What arithmetic allowed for both roundings; of blocks an estimate from the source."""
+    by_number: bool = False
+    """Whether elements draw random words by their numbers, four of them from a block; nearest
+    rounding is as in C order.
+    """
+
+    def needs(self, elements: int) -> dict[str, int]:
+        """What stands on the way around a turn of so many elements."""
+        found = {r"\bFADD": ADDITIONS * elements, r"\bST.*\.128": STORES}
+        if self.multiplications:
+            found[r"\bFMUL"] = self.multiplications * elements
+        if self.by_number:
+            found[r"\bIMAD\.WIDE"] = PRODUCTS * elements // 4
+        return found
 
 
 CASES = (
     Case("e4m3fn", "float32", "qs_round", 0, False, ("154", "113")),
     Case("e4m3fn", "bfloat16", "qs_round", 0, False, ("72", "57")),
+    Case("e4m3fn", "float16", "qs_round", 0, False, ("", "")),
+    Case("e4m3fn", "float32, channels_last", "qs_order", 0, False, ("", "62"), True),
+    Case("e4m3fn", "bfloat16, channels_last", "qs_order", 0, False, ("", "34"), True),
     Case("bfp<8,axis=0>", "float32", "qs_rows", 0, False, ("60 to 75", "")),
     Case("mxfp8_e4m3", "float32", "qs_groups", 0, False, ("45 to 60", "")),
     Case("bfp<8,axis=0>", "bfloat16", "qs_rows", 0, False, ("", "")),
@@ -72,15 +90,15 @@ def rows() -> list[tuple[str, ...]]:
     """Of the table."""
     found = []
     for case in CASES:
-        source, width = CARRIERS[case.dtype]
+        source, width = CARRIERS[case.dtype.split(",")[0]]
         elements = STORES * 16 // width
         for which, (rounding, mode) in enumerate(MODES.items()):
+            if case.by_number and mode == "nearest_even":
+                continue
             program = quantize.program_of(source, mode)
             kernel = machine_code.kernels(program, "sm_90")[case.kernel]
-            needs = {r"\bFADD": ADDITIONS * elements, r"\bST.*\.128": STORES}
-            if case.multiplications:
-                needs[r"\bFMUL"] = case.multiplications * elements
-            way = machine_code.shortest_way(kernel, needs)
+            called = "words_of_rows" if case.by_number else ""
+            way = machine_code.shortest_way(kernel, case.needs(elements), called)
             if way is None:
                 raise RuntimeError(f"no loop of {case.kernel} rounds as {case.format} asks")
             counts = way.instructions / elements, way.integer / elements

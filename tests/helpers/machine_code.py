@@ -20,8 +20,9 @@ from . import nvrtc
 _KERNEL = re.compile(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)")
 _SECTION = re.compile(r"\.section\s+\.text\.(\w+)")
 _INSTRUCTION = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;")
-_LABEL = re.compile(r"^(\.L_\w+):")
+_LABEL = re.compile(r"^(\.L_\w+|\$[\w$]+):")
 _BRANCH = re.compile(r"\bBRA(?:\.\w+)*\s.*?`\((\.L_\w+)\)")
+_CALL = re.compile(r"\bCALL\b.*?`\(([\w$]+)\)")
 _IF = re.compile(r"BRA(?:\.\w+)*\s+!?U?P\d")
 _LOCAL = re.compile(r"\b(LDL|STL)\b")
 _STORE = re.compile(r"\bST(G|\.E)")
@@ -65,11 +66,12 @@ class Way(NamedTuple):
     integer: int
 
 
-def shortest_way(kernel: Kernel, needs: dict[str, int]) -> Way | None:
-    """The shortest way around a loop of a kernel, without a call, on which so many instructions of
-    each kind stand: what the loop runs where nothing is out of the ordinary. None if there is none.
+def shortest_way(kernel: Kernel, needs: dict[str, int], called: str = "") -> Way | None:
+    """The shortest way around a loop of a kernel on which so many instructions of each kind stand:
+    what the loop runs where nothing is out of the ordinary. None if there is none.
 
-    needs : pattern → count, such as {r"FADD": 48}.
+    needs : pattern → count, such as {r"FADD": 48}. called : part of the name of a function that it
+    may call, whose instructions count; it calls no other one.
     """
     kinds = [(re.compile(pattern), count) for pattern, count in needs.items()]
     met = [[pattern.search(text) is not None for pattern, _ in kinds] for text in kernel.code]
@@ -79,33 +81,44 @@ def shortest_way(kernel: Kernel, needs: dict[str, int]) -> Way | None:
         if (match := _BRANCH.search(text)) and (target := kernel.labels.get(match[1], i + 1)) <= i
     }
     full = tuple(count for _, count in kinds)
-    ways = [way for head in sorted(heads) if (way := _around(kernel, head, met, full))]
+    ways = [way for head in sorted(heads) if (way := _around(kernel, head, met, full, called))]
     return min(ways, default=None)
 
 
-def _around(kernel: Kernel, head: int, met: list[list[bool]], full: tuple[int, ...]) -> Way | None:
+def _around(
+    kernel: Kernel, head: int, met: list[list[bool]], full: tuple[int, ...], called: str
+) -> Way | None:
     """The shortest way from a place in the code to itself."""
-    done: set[tuple[int, tuple[int, ...]]] = set()
-    queue = [(0, 0, head, (0,) * len(full))]
+    done: set[tuple[int, tuple[int, ...], int]] = set()
+    queue = [(0, 0, head, (0,) * len(full), 0)]  # the last: where a call returns to, if in one
     while queue:
-        length, integer, at, counts = heapq.heappop(queue)
+        length, integer, at, counts, back = heapq.heappop(queue)
         if length and at == head:
             if counts == full:
                 return Way(length, integer)
             continue
-        if (at, counts) in done or at >= len(kernel.code):
+        if (at, counts, back) in done or at >= len(kernel.code):
             continue
-        done.add((at, counts))
+        done.add((at, counts, back))
         text = kernel.code[at]
-        if "CALL" in text or ("EXIT" in text and not text.startswith("@")):
+        if "EXIT" in text and not text.startswith("@"):
             continue
         seen = tuple(min(a + b, c) for a, b, c in zip(counts, met[at], full, strict=True))
         step = (length + 1, integer + (INTEGER.match(text) is not None))
+        if "CALL" in text:
+            call = _CALL.search(text)
+            if called and not back and call and called in call[1]:
+                heapq.heappush(queue, (*step, kernel.labels[call[1]], seen, at + 1))
+            continue
+        if re.search(r"\bRET\b", text):
+            if back:
+                heapq.heappush(queue, (*step, back, seen, 0))
+            continue
         branch = _BRANCH.search(text)
         if branch and branch[1] in kernel.labels:
-            heapq.heappush(queue, (*step, kernel.labels[branch[1]], seen))
+            heapq.heappush(queue, (*step, kernel.labels[branch[1]], seen, back))
         if not branch or text.startswith("@") or _IF.search(text):
-            heapq.heappush(queue, (*step, at + 1, seen))
+            heapq.heappush(queue, (*step, at + 1, seen, back))
     return None
 
 
