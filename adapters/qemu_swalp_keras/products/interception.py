@@ -70,7 +70,9 @@ def _passing(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _operands(*tensors: Any) -> list[Any] | None:
-    """As tensors of one dtype; None if there is none of floating point."""
+    """As tensors of one dtype; None if there is none of floating point: integers are multiplied as
+    they are, for which some backends take floating numbers.
+    """
     with paused():
         tensors = tuple(map(operand_of, tensors))
         kinds = [dtype_of(x) if hasattr(x, "dtype") else type(x) for x in tensors]
@@ -84,11 +86,11 @@ def _product(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def product(x1: Any, x2: Any, **options: Any) -> Any:
         scope = current()
-        pair = None if scope is None else _operands(x1, x2)
-        if scope is None or pair is None:
+        if scope is None:
             return function(x1, x2, **options)
-        axes = AXES[name](len(pair[0].shape), len(pair[1].shape), **options)
-        if axes is None:
+        pair = _operands(x1, x2)
+        axes = pair and AXES[name](len(pair[0].shape), len(pair[1].shape), **options)
+        if pair is None or axes is None:
             with paused():
                 return function(x1, x2, **options)
         y = _multiplied(scope, name, (x1, x2), pair, axes)
@@ -120,9 +122,12 @@ def _einsum(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def einsum(subscripts: str, *tensors: Any, **options: Any) -> Any:
         scope = current()
-        converted = None if scope is None or len(tensors) < 2 else _operands(*tensors)
-        if scope is None or converted is None:
+        if scope is None:
             return function(subscripts, *tensors, **options)
+        converted = _operands(*tensors)
+        if converted is None or len(tensors) < 2:
+            with paused():
+                return function(subscripts, *tensors, **options)
         inputs, out = expanded(subscripts, [len(x.shape) for x in converted])
         given, axes = list(tensors), inputs
         while len(axes) > 1:  # by pairs, from the left
@@ -148,9 +153,12 @@ def _convolution(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def convolved(inputs: Any, kernel: Any, *args: Any, **options: Any) -> Any:
         scope = current()
-        pair = None if scope is None else _operands(inputs, kernel)
-        if scope is None or pair is None:
+        if scope is None:
             return function(inputs, kernel, *args, **options)
+        pair = _operands(inputs, kernel)
+        if pair is None:
+            with paused():
+                return function(inputs, kernel, *args, **options)
         options |= dict(zip(_PARAMETERS[name], args, strict=False))
         options["data_format"] = options.get("data_format") or keras.config.image_data_format()
         lengths = (*pair[0].shape, *pair[1].shape[:-2], pair[1].shape[-1])

@@ -192,3 +192,31 @@ def test_what_keras_multiplies_is_not_told():
     x = layers.SeparableConv1D(3, 2)(x)
     model = keras.Model(inputs, ops.einsum("bij,bkj->bik", x, x))
     quantize_gemms(model, RECIPE, exclude=layers.LSTM)(normal((2, 4, 6)))
+
+
+OF_INTEGERS = {
+    "matmul": lambda i: ops.matmul(i, [[1], [2], [3], [4]]),
+    "operator": lambda i: i @ ops.convert_to_tensor([[1], [2], [3], [4]]),
+    "tensordot": lambda i: ops.tensordot(i, [[1], [2], [3], [4]], axes=1),
+    "inner": lambda i: ops.inner(i, [1, 2, 3, 4]),
+    "einsum": lambda i: ops.einsum("ij,kj->ik", i, i),
+    "kron": lambda i: ops.kron(i, [[1], [2]]),
+    "conv": lambda i: ops.conv(i[None], ops.ones((2, 4, 2), "int32")),
+}
+"""Products of integers."""
+
+
+@pytest.mark.parametrize("name", OF_INTEGERS)
+def test_integers_are_multiplied_as_they_are(name):
+    """Though TensorFlow and PyTorch compute some of their products in floating point."""
+    layer = Own(lambda x, w: OF_INTEGERS[name](ops.cast(x, "int32")))
+    x = 3 * normal((2, 4))
+    plain = layer(x)
+    y = quantize_gemms(layer, RECIPE)(x)
+    assert y.dtype == plain.dtype
+    assert np.array_equal(numpy(y), numpy(plain))
+
+
+def test_an_einsum_of_one_operand_is_no_product():
+    model = quantize_gemms(model_of(lambda x, w: ops.einsum("ij->ji", x)), RECIPE)
+    assert model(normal((2, 4))).shape == (4, 2)
