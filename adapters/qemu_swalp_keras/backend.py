@@ -165,6 +165,32 @@ def operand_of(x: Any) -> Any:
     return x if hasattr(x, "dtype") or is_number(x) else keras.ops.convert_to_tensor(x)
 
 
+def promoted(operands: Sequence[Any]) -> str:
+    """Name of the dtype in which functions of the backend compute with tensors, arrays and numbers:
+    those of NumPy have a dtype, those of Python have none, and in PyTorch what has no axes counts
+    where nothing else is floating.
+    """
+    kinds = [_kind(x) for x in operands]
+    if backend() == "torch":
+        with_axes = [
+            kind
+            for kind, x in zip(kinds, operands, strict=True)
+            if not is_number(x) and len(operand_of(x).shape)
+        ]
+        dtype = str(keras.backend.result_type(*with_axes)) if with_axes else "int32"
+        if keras.backend.is_float_dtype(dtype):
+            return dtype
+    return str(keras.backend.result_type(*kinds))
+
+
+def _kind(x: Any) -> Any:
+    if isinstance(x, np.number) and not (isinstance(x, float) and backend() == "torch"):
+        return dtype_of(x)
+    if is_number(x):
+        return float if isinstance(x, float) else int
+    return dtype_of(operand_of(x))
+
+
 def axes_of(axis: Any) -> Any:
     """An argument that names axes, as an int, a tuple of ints or None: those of NumPy are ints."""
     if axis is None or isinstance(axis, int):

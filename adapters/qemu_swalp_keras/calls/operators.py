@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cache, wraps
 from typing import Any
 
+import numpy as np
+
 from .._compat import function_in_place, replace_operators
 from ..backend import backend
 from .scope import current
@@ -64,9 +66,18 @@ def _operator(name: str, operator: Callable[[Any, Any], Any]) -> Callable[[Any, 
     def applied(a: Any, b: Any) -> Any:
         if not _is_rounded(plain):
             return operator(a, b)
-        return function_in_place(FUNCTIONS[plain])(*((b, a) if swapped else (a, b)))
+        return _called(plain, *((b, a) if swapped else (a, b)))
 
     return applied
+
+
+def _called(operator: str, a: Any, b: Any) -> Any:
+    """The function in an operator's place. Operators of TensorFlow and PyTorch give a number of
+    NumPy the tensor's dtype, as one of Python.
+    """
+    if backend() != "jax":
+        a, b = (x.item() if isinstance(x, np.number) else x for x in (a, b))
+    return function_in_place(FUNCTIONS[operator])(a, b)
 
 
 def _is_rounded(operator: str) -> bool:
@@ -88,7 +99,7 @@ def _torch_mode() -> Any:
             if known is None or kwargs or len(args) != 2 or not _is_rounded(known[0]):
                 return function(*args, **(kwargs or {}))
             a, b = reversed(args) if known[1] else args
-            result = function_in_place(FUNCTIONS[known[0]])(a, b)
+            result = _called(known[0], a, b)
             in_place = name.endswith("_") and not name.endswith("__")
             return a.copy_(result) if in_place else result
 

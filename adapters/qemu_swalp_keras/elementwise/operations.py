@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
-from ..backend import differentiable_tensor, dtype_of, is_number, operand_of
+from ..backend import differentiable_tensor, dtype_of, is_number, promoted
 from ..calls.rules import ElementwiseRules
 from ..calls.scope import Scope
 from . import normalize, pointwise
@@ -139,8 +138,5 @@ def common_dtype(operands: Sequence[Any]) -> str | None:
     tensors = [x for x in operands if not is_number(x)]
     if not tensors or any(isinstance(x, str) or x is None for x in tensors):
         return None
-    dtypes = [dtype_of(operand_of(x)) for x in tensors]
-    numbers = [x for x in operands if is_number(x)]
-    kinds = [*dtypes, *(float if isinstance(x, float | np.floating) else int for x in numbers)]
-    dtype = str(keras.backend.result_type(*kinds))
+    dtype = promoted(operands)
     return dtype if keras.backend.is_float_dtype(dtype) else None
