@@ -116,7 +116,7 @@ class PolicyAverage(keras.callbacks.Callback):
         if self.step < 0:
             self.count.begin()
             self._include()
-        elif self.count.counting:  # `fit` was left by an exception
+        elif self.count.counting:  # a loop of a user's was left by an exception
             self._look()
         self.seen = Seen.all_of(self._model.optimizer)
         self.count.begin()
@@ -139,6 +139,10 @@ class PolicyAverage(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         """Count what is not counted yet."""
+        self.settle()
+
+    def settle(self) -> None:
+        """Count what is not counted yet, and count no more until the next training."""
         self._look()
         self.count.begin()
 

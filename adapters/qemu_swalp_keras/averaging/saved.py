@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import cache, wraps
 from typing import Any, Protocol
 from weakref import WeakSet, ref
 
@@ -13,7 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from .._compat import SavedBeside, save_beside_weights
+from .._compat import SavedBeside, replace_method, save_beside_weights
 from ..optim.swap import standing
 from .model_swap import ModelSwap
 from .updates import Seen
@@ -40,6 +42,9 @@ class Average(Protocol):
     def load_file_state(self, state: State) -> None:
         """Inverse of `file_state`."""
 
+    def settle(self) -> None:
+        """Count what is not counted yet, and count no more until the next training."""
+
 
 class SavedAverages(SavedBeside):
     """The averages of one model by their keys. Files hold those of the latest training that had
@@ -63,15 +68,22 @@ class SavedAverages(SavedBeside):
         """It takes what a file has brought of it, and what the next one brings.
 
         ValueError if the model was trained without it since, or the file's average was not in the
-        file's last training.
+        file's last training; if the optimizer was not built when the file was loaded.
         """
         key, optimizer = average.key, self._optimizer()
         if self._kept.get(key) is not average:
             self._waiting[key] = average
         if key not in self._brought or average in self._have_it:
             return
-        seen = self._brought[key][0].by(optimizer)
-        if seen != (present := Seen.all_of(optimizer).updates):
+        seen, present = self._brought[key][0].by(optimizer), Seen.all_of(optimizer).updates
+        if seen is not None and present is not None and present < seen:
+            raise ValueError(
+                f"The file that was loaded has the average {key} after {seen} updates of the"
+                f" optimizer, and that of the model knows of {present}: it had no variables to"
+                " load them into. Build it first, by"
+                " model.optimizer.build(model.trainable_variables), and load again"
+            )
+        if seen != present:
             raise ValueError(
                 f"The file that was loaded has the average {key} after {seen} updates of the"
                 f" optimizer, and there are {present} by now: it has not seen them. Load a file"
@@ -107,6 +119,14 @@ class SavedAverages(SavedBeside):
 
     def _optimizer(self) -> Any:
         return getattr(self._model(), "optimizer", None)
+
+    def settle(self) -> None:
+        """A training was left by an exception: what it has done is counted now, not when another
+        may have followed without these averages.
+        """
+        for average in self._of_model(self._kept):
+            with suppress(RuntimeError):  # of JAX, where the step that was left took the weights
+                average.settle()
 
     @property
     def save_own_variables(self) -> Callable[[Any], None]:
@@ -215,6 +235,22 @@ def _unpacked(x: Any, store: Any) -> Any:
     return [_unpacked(part, store) for part in x] if isinstance(x, list) else x
 
 
+def _settling(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def fit(model: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(model, *args, **kwargs)
+        except BaseException:
+            averages_of(model).settle()
+            raise
+
+    return fit
+
+
+@cache
 def install() -> None:
-    """Let the files of all models hold their averages."""
+    """Let the files of all models hold their averages, and these know where `fit` was left, once
+    in a process.
+    """
     save_beside_weights(NAME, SavedAverages)
+    replace_method(keras.Model, "fit", _settling)

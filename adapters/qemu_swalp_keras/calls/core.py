@@ -34,6 +34,10 @@ def by_core(
     shape : of the result; None for lengths that a trace leaves open.
     loops : whether the function goes through the terms of a sum one by one, too many operations
         for a program of JAX: then it is called on the host.
+
+    Raises
+    ------
+    ValueError: for such a function that TensorFlow compiles with lengths that are left open.
     """
     step = _known(step)
     views = [view_of(x) for x in tensors]
@@ -43,6 +47,13 @@ def by_core(
         return _from_graph(function, tensors, step, shape)
     if backend() == "jax" and loops:
         return _from_program(function, tensors, step, shape)
+    if backend() == "tensorflow" and loops and any(None in x.shape for x in tensors):
+        raise ValueError(
+            "TensorFlow compiles by XLA a sum that is rounded, of shapes"
+            f" {', '.join(str(tuple(x.shape)) for x in tensors)}, whose lengths must be known then;"
+            " compile the model with jit_compile=False, or give batches of one size, as"
+            " dataset.batch(n, drop_remainder=True) makes them"
+        )
     with wide():
         return function(*tensors, step)
 

@@ -110,6 +110,23 @@ def test_an_update_before_an_exception_counts(first: bool, cycle: int) -> None:
     assert (mean.step, mean.n_averaged) == (2 * 2 + STEPS, (2 * 2 + STEPS) // cycle)
 
 
+def test_updates_of_a_training_without_the_callback_do_not_count() -> None:
+    """Also where the training before was left by an exception, amid an epoch."""
+
+    class Dies(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            if batch == 1:
+                raise KeyboardInterrupt
+
+    model, mean = compiled(keras.optimizers.SGD(0.125)), PolicyAverage(Averaging(cycle=2))
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(X, Y, callbacks=[Dies(), mean], **FIT)
+    assert (mean.step, mean.n_averaged) == (2, 1)
+    model.fit(X, Y, **FIT)
+    model.fit(X, Y, callbacks=[mean], **FIT)
+    assert (mean.step, mean.n_averaged) == (2 + STEPS, 2)
+
+
 def kept(averages: list[PolicyAverage], model: keras.Model) -> list[np.ndarray]:
     """All bits that a resumed run shall have."""
     numbers = [np.array([a.step, a.n_averaged]) for a in averages]
@@ -188,6 +205,23 @@ def test_weights_alone_hold_them_too(tmp_path: Path) -> None:
     assert not same(kept([ema, lawa], model), before)
     model.load_weights(path)
     assert same(kept([ema, lawa], model), before)
+
+
+def test_weights_are_loaded_before_the_optimizer_has_variables(tmp_path: Path) -> None:
+    path = tmp_path / "net.weights.h5"
+    model, ours = compiled(), averages()
+    model.fit(X, Y, callbacks=ours, **FIT)
+    model.save_weights(path)
+    fresh, theirs = compiled(), averages()
+    with pytest.warns(UserWarning, match="optimizer has not been called/built|has 2 variables"):
+        fresh.load_weights(path)
+    with pytest.raises(ValueError, match=r"after 1 updates .* knows of 0: .* Build it first"):
+        fresh.fit(X, Y, callbacks=theirs, **FIT)
+    fresh.optimizer.build(fresh.trainable_variables)
+    fresh.load_weights(path)
+    for each, parts in ((model, ours), (fresh, theirs)):
+        each.fit(X, Y, callbacks=parts, **FIT)
+    assert same(kept(theirs, fresh), kept(ours, model))
 
 
 class Gain(keras.layers.Layer):

@@ -236,3 +236,15 @@ def test_products_of_the_loss():
     delayed = compiled(quantize_gemms(build(None), "fp8_delayed", attention=True), contrast)
     with pytest.raises(ValueError, match="keeps no scales for products that the loss makes"):
         delayed.compute_loss(None, Y, ops.convert_to_tensor(Y))
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the others know lengths when they compile")
+def test_sums_of_open_lengths_are_refused_under_xla():
+    """A last batch that is smaller leaves them open."""
+    model = quantize_elementwise(build(), ELEMENTWISE)
+    compiled(model, jit_compile=True)
+    with pytest.raises(ValueError, match=r"shapes \(None, .*compile .* with jit_compile=False"):
+        model.fit(X, Y, batch_size=4, verbose=0)
+    model = quantize_elementwise(build(), ELEMENTWISE)
+    compiled(model, jit_compile=True)
+    assert is_rounded(model.fit(X, Y, batch_size=3, shuffle=False, verbose=0).history["loss"][0])
