@@ -131,17 +131,36 @@ def alike(known: Sequence[Variable], given: Sequence[Variable]) -> bool:
     """Whether variables may be those that are known, in their order: the shapes are the same, and
     so are the paths where both have them, but for the numbers at the ends of names, which Keras
     counts over all models. None stands at another one's place.
+
+    Those of one name and shape have all moved on by the same numbers, as in a model that is made
+    again: else some may be others, or swapped.
     """
-    return len(known) == len(given) and all(
-        old == new or (old[1] == new[1] and _same_names(old[0], new[0]) and new not in known)
-        for old, new in zip(known, given, strict=True)
-    )
+    if len(known) != len(given):
+        return False
+    moved: dict[Variable, tuple[int, ...]] = {}
+    for old, new in zip(known, given, strict=True):
+        name, others, by = _compared(old[0], new[0])
+        if old[1] != new[1] or name != others or (new != old and new in known):
+            return False
+        if moved.setdefault((name, old[1]), by) != by:
+            return False
+    return True
 
 
-def _same_names(a: str, b: str) -> bool:
-    """Without the scopes of one alone: a layer may be built within its model's, or before."""
-    parts = zip(reversed(a.split("/")), reversed(b.split("/")), strict=False)
-    return all(NUMBER.sub("", x) == NUMBER.sub("", y) for x, y in parts)
+def _compared(a: str, b: str) -> tuple[str, str, tuple[int, ...]]:
+    """Two paths without numbers, and by how much these differ; without the scopes of one alone: a
+    layer may be built within its model's, or before.
+    """
+    pairs = zip(reversed(a.split("/")), reversed(b.split("/")), strict=False)
+    old, new = zip(*((_numbered(x), _numbered(y)) for x, y in pairs), strict=True)
+    first, second = ("/".join(name for name, _ in parts) for parts in (old, new))
+    return first, second, tuple(y - x for (_, x), (_, y) in zip(old, new, strict=True))
+
+
+def _numbered(name: str) -> tuple[str, int]:
+    """A name and the number that Keras added to it; 0 where that is the first."""
+    found = NUMBER.search(name)
+    return (name[: found.start()], int(found[0][1:])) if found else (name, 0)
 
 
 def _path(variable: Any) -> str:

@@ -184,6 +184,16 @@ def test_a_config_is_that_of_a_model_made_again_whatever_its_automatic_numbers()
     assert left_out(again) == [v.path for v in second.layers[1].trainable_variables]
 
 
+@pytest.mark.parametrize("order", [(1, 0), (0, 2), (2, 0)], ids=str)
+def test_a_config_is_not_that_of_layers_in_another_order(order: tuple[int, int]) -> None:
+    """Nor of others between which one was left out, though their names have new numbers too."""
+    first, second = stack(None, None), stack(None, None, None)
+    config = SGD(0.1, recipe="swalp8", model=first, exclude=first.layers[1].name).get_config()
+    variables = [v for i in order for v in second.layers[i].trainable_variables]
+    with pytest.raises(ValueError, match="make the optimizer anew with model="):
+        SGD.from_config(config).build(variables)
+
+
 @pytest.mark.parametrize("of", [4, [[4, 5], [5], [5, 3], [3]]])
 def test_a_config_that_does_not_tell_of_which_variables_is_refused(of: Any) -> None:
     config = SGD(0.1, recipe="swalp8", model=network(), exclude="head").get_config()
