@@ -163,6 +163,9 @@ def disabled(model: Any) -> Iterator[Any]:
     calls, and whose products are in full precision. `fit`, `evaluate` and `predict` follow without
     compiling anew, for `Quantize.enabled` is a variable.
 
+    Eager calls have the bits of a model that does not round. A program of XLA holds both ways, and
+    may sum a product in another order: a GRU differs by 6e-8 in JAX's `predict`.
+
     >>> import keras, numpy as np
     >>> model = keras.Sequential([keras.layers.Input((1,)), Quantize("fixed<8,1>/nearest_even")])
     >>> model.predict(np.float32([[0.3]]), verbose=0).item()
