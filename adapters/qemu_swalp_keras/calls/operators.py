@@ -99,8 +99,9 @@ def _torch_mode() -> Any:
             if known is None or kwargs or len(args) != 2 or not _is_rounded(known[0]):
                 return function(*args, **(kwargs or {}))
             a, b = reversed(args) if known[1] else args
-            result = _called(known[0], a, b)
-            in_place = name.endswith("_") and not name.endswith("__")
-            return a.copy_(result) if in_place else result
+            if not name.endswith("_") or name.endswith("__"):
+                return _called(known[0], a, b)
+            kept = a.clone()  # for the backward, which what is written over does not serve
+            return a.copy_(_called(known[0], kept, kept if b is a else b))
 
     return Operators
