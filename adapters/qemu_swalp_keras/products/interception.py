@@ -89,7 +89,9 @@ def _product(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         if scope is None:
             return function(x1, x2, **options)
         pair = _operands(x1, x2)
-        axes = pair and AXES[name](len(pair[0].shape), len(pair[1].shape), **options)
+        axes = None
+        if pair is not None:
+            axes = AXES[name](len(pair[0].shape), len(pair[1].shape), **options)
         if pair is None or axes is None:
             with paused():
                 return function(x1, x2, **options)
