@@ -19,8 +19,8 @@ inline Vector product_to_odd(Vector size, FloatsOf<Computing<C>> s, bool by_floa
   if constexpr (C::mantissa < B::mantissa) {
     if (!by_float32) {
       const Floats rest = residual(nearest, Floats(size), s);
-      product =
-          (product - one_where<Vector>(rest > Floats())) | one_where<Vector>(rest != Floats());
+      product = select<Vector>(rest > Floats(), product - 1, product);
+      product = select<Vector>(rest != Floats(), product | 1, product);
     }
   }
   return product;
@@ -78,6 +78,24 @@ inline Vector stored_product(Vector element, FloatsOf<Computing<C>> s, bool by_f
     const auto finite = signed_of(size) < signed_of(none + B::infinity);
     return select<Vector>(finite, nearest_in<C>(product), special) |
            (element & B::sign) >> (B::storage - C::storage);
+  }
+}
+
+/// s·|r| as bits of C, for rounded numbers r that are finite. exact: whether C holds all products.
+template <class C, bool exact, class Vector>
+QS_INLINE Vector stored_magnitude(Vector size, FloatsOf<Computing<C>> s) {
+  using B = Computing<C>;
+  if constexpr (exact && !std::is_same_v<C, B>) {
+    const Vector product = Vector(Floats(size) * s);
+    if constexpr (std::is_same_v<C, BFloat>) return product >> 16;
+    return nearest_in<C>(product);
+  }
+  const Vector product =
+      lesser<Vector>(product_to_odd<C>(size, s, false), Vector() + greatest_in_single<C>);
+  if constexpr (std::is_same_v<C, B>) {
+    return product;
+  } else {
+    return nearest_in<C>(product);
   }
 }
 

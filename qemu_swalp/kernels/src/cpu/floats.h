@@ -87,6 +87,8 @@ template <class C, class Vector>
 inline Vector widened(Vector raw) {
   if constexpr (std::is_same_v<C, Computing<C>>) {
     return raw;
+  } else if constexpr (std::is_same_v<C, BFloat>) {
+    return raw << 16;
   } else {
     const Vector none{}, magnitude = raw & (C::sign - 1),
                          bits = magnitude << (Single::mantissa - C::mantissa);
@@ -102,6 +104,8 @@ template <class C, class Vector>
 inline Vector narrowed(Vector raw) {
   if constexpr (std::is_same_v<C, Computing<C>>) {
     return raw;
+  } else if constexpr (std::is_same_v<C, BFloat>) {
+    return raw >> 16;
   } else {
     constexpr int down = Single::mantissa - C::mantissa;
     const Vector none{}, magnitude = raw & (Single::sign - 1);

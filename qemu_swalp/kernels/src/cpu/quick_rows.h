@@ -57,6 +57,7 @@ struct PowerScales {
   using B = Computing<C>;
   using Vector = VectorIn<B>;
   using Word = typename B::Word;
+  static constexpr bool exact = true;  // C holds what the range holds
   Run run;
   int least, greatest;
 
@@ -129,6 +130,18 @@ QS_INLINE bool round_quickly(M, FloatsOf<B> y, Vector word, Vector bound,
   return near && (shape == Shape::saturating || all_at_most(r, Reals(bound)));
 }
 
+/// Elements of C as numbers of the dtype that is computed in; for NaN any NaN.
+template <class C, class N>
+QS_INLINE VectorIn<Computing<C>> load_numbers(const typename C::Stored* from, N n) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<C, Half>) {
+    using Packed = typename Vectors<C>::Packed;
+    return Vector32(_mm512_cvtph_ps(__m256i(load_bytes<Packed>(from, bytes_of<uint16_t>(n)))));
+  }
+#endif
+  return widened<C>(Vectors<C>::load(from, n));
+}
+
 /// `exact(i, n)`: n elements from i on by `round_quotient_run`.
 template <class C, Shape shape, bool zero_points, class M, class Run, class Exact>
 QS_INLINE void round_quick_run(M mode, const typename C::Stored* from, typename C::Stored* to,
@@ -147,7 +160,7 @@ QS_INLINE void round_quick_run(M mode, const typename C::Stored* from, typename 
   const QuickRounding<B> quick = given_quick;
   in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
     const Reals scale = Reals(run.scales(i, count));
-    const Vector raw = widened<C>(V::load(from + i, count)), sign = raw & B::sign;
+    const Vector raw = load_numbers<C>(from + i, count), sign = raw & B::sign;
     Vector word{}, bound, size;
     if constexpr (is_stochastic(M())) word = V::centred_words(words + i, quick.random_mask, count);
     if constexpr (zero_points) {
@@ -161,12 +174,8 @@ QS_INLINE void round_quick_run(M mode, const typename C::Stored* from, typename 
     if (!round_quickly<shape>(mode, y, word, bound, quick, size))
       return exact(i, int64_t(size_t(count)));
     const Vector kept = raw & select<Vector>(size == none, none + s.negative_zero, none + B::sign);
-    if constexpr (std::is_same_v<C, B>) {
-      const Vector product = Vector(Reals(size) * scale);
-      V::store(to + i, lesser<Vector>(product, none + greatest_in_single<C>) | kept, count);
-    } else {
-      V::store(to + i, stored_product<C>(size | kept, scale, false), count);
-    }
+    const Vector product = stored_magnitude<C, Run::exact>(size, scale);
+    V::store(to + i, product | kept >> (B::storage - C::storage), count);
   });
 }
 

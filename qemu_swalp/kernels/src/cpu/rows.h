@@ -24,23 +24,23 @@ struct Vectors {
   // stored.
   template <class N>
   static V load(const Stored* from, N n) {
-    return __builtin_convertvector(load_bytes<Packed>(from, bytes_of<Stored>(n)), V);
+    return in_lanes<V>(load_bytes<Packed>(from, bytes_of<Stored>(n)));
   }
   template <class N>
   static void store(Stored* to, V x, N n) {
-    store_bytes(to, __builtin_convertvector(x, Packed), bytes_of<Stored>(n));
+    store_bytes(to, in_lanes<Packed>(x), bytes_of<Stored>(n));
   }
   /// 32-bit words in the top bits of words.
   template <class N>
   static V words(const uint32_t* from, N n) {
     const PackedWords packed = load_bytes<PackedWords>(from, bytes_of<uint32_t>(n));
-    return __builtin_convertvector(packed, V) << (C::width - 32);
+    return in_lanes<V>(packed) << (C::width - 32);
   }
   /// The masked ones less 2^31, as signed words.
   template <class N>
   static V centred_words(const uint32_t* from, uint32_t mask, N n) {
     const PackedWords packed = load_bytes<PackedWords>(from, bytes_of<uint32_t>(n));
-    return (__builtin_convertvector(packed, V) & mask) - (Word(1) << 31);
+    return (in_lanes<V>(packed) & mask) - (Word(1) << 31);
   }
   /// x, and in lanes that are not there `other`.
   template <class N>
@@ -73,11 +73,12 @@ inline typename C::Word in_top_bits(uint32_t word) {
   return typename C::Word(word) << (C::width - 32);
 }
 
-/// A run of elements under one scale.
+/// A run of elements under one scale. A function of its own: inside others its constants would not
+/// stay in registers.
 template <class C, Shape shape, class M>
-QS_INLINE void round_run(M mode, const typename C::Stored* from, typename C::Stored* to, int64_t n,
-                         const uint32_t* words, const Constants<C>& given, const Element& f,
-                         int scale) {
+__attribute__((noinline)) void round_run(M mode, const typename C::Stored* from,
+                                         typename C::Stored* to, int64_t n, const uint32_t* words,
+                                         const Constants<C>& given, const Element& f, int scale) {
   using V = Vectors<C>;
   using Word = typename C::Word;
   const Constants<C> s = given;  // a copy that no store can change

@@ -31,6 +31,7 @@ inline Vector32 in_format(Vector32 magnitude, const Element& scale) {
 /// A block that is NaN has the scale NaN.
 template <class C>
 struct ScaleRun {
+  static constexpr bool exact = false;  // whether C holds the products of elements and scales
   const typename C::Word *scale, *extra, *inverse;
 
   template <class N>
@@ -54,6 +55,7 @@ struct ScaleRun {
 /// The same where all elements have one.
 template <class C>
 struct UniformScale {
+  static constexpr bool exact = false;  // whether C holds the products of elements and scales
   typename C::Word scale, extra, inverse;
 
   template <class N>
@@ -76,6 +78,7 @@ struct UniformScale {
 /// The same where each vector lies in one block, of 2^shift vectors.
 template <class C>
 struct VectorScales {
+  static constexpr bool exact = false;
   using Words = const typename C::Word*;
   Words scale, extra, inverse;
   int shift;

@@ -129,6 +129,10 @@ enum class Lookup {
 
 constexpr bool is_stochastic(Lookup lookup) { return lookup >= Lookup::index_stochastic; }
 
+constexpr bool is_spacing(Lookup lookup) {
+  return lookup == Lookup::spacing || lookup == Lookup::spacing_stochastic;
+}
+
 /// Finds the values of numbers in C, by a deterministic mode or stochastic_a. cut: the numbers are
 /// more by less than one unit in the last place, and steps were rounded up to C: one that lies a
 /// unit above a number leaves it `unsure`.

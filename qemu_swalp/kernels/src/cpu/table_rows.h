@@ -1,7 +1,7 @@
 // Runs of elements rounded to a table of values, in vectors; `round_to_table` is what they equal.
 #pragma once
 #include "cpu/scaled_rows.h"
-#include "cpu/table_lookup.h"
+#include "cpu/short_lanes.h"
 
 QS_BEGIN
 
@@ -26,7 +26,7 @@ inline void round_table_run(const typename C::Stored* from, typename C::Stored* 
   const Word low = all ? Word(0) - C::infinity : Word(uint64_t(t.low));
   const Word high = all ? C::infinity : Word(uint64_t(t.high));
   const TableLookup<C, lookup, false> table(t, compared, steps);
-  in_vectors<V::count>(n, [&](int64_t i, auto count) QS_INLINE_LAMBDA {
+  auto round = [&](int64_t i, auto count) QS_INLINE_LAMBDA {
     const Vector raw = V::load(from + i, count), magnitude = raw & (C::sign - 1);
     const auto minus = (raw & C::sign) != none;
     const auto nan = signed_of(magnitude) > signed_of(none + C::infinity);
@@ -49,7 +49,17 @@ inline void round_table_run(const typename C::Stored* from, typename C::Stored* 
         to[i + j] = typename C::Stored(checked_in_table<C>(raw[j], bits[j], t));
       }
     }
-  });
+  };
+  int64_t first = 0;
+  if constexpr (C::storage == 16 && is_spacing(lookup)) {
+    const ShortLanes<C, is_stochastic(lookup)> lanes(t);
+    for (; lanes.taken() && first + short_lanes <= n; first += short_lanes) {
+      if (lanes.round(from + first, to + first, words ? words + first : nullptr)) continue;
+      for (int64_t i = first; i < first + short_lanes; i += V::count) round(i, Whole<V::count>());
+    }
+  }
+  in_vectors<V::count>(n - first,
+                       [&](int64_t i, auto count) QS_INLINE_LAMBDA { round(first + i, count); });
 }
 
 /// A run of elements under scales, rounded to a table in the dtype that is computed in.

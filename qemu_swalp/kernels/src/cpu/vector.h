@@ -107,6 +107,20 @@ QS_INLINE void store_bytes(void* to, T x, size_t bytes) {
   __builtin_memcpy(to, &x, bytes);
 }
 
+/// Integers in lanes of another width. Of the widest vectors GCC would convert each half apart.
+template <class To, class From>
+QS_INLINE To in_lanes(From x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(To) == 64 && sizeof(From) == 32) {
+    if constexpr (sizeof(x[0]) == 2) return To(_mm512_cvtepu16_epi32(__m256i(x)));
+    if constexpr (sizeof(x[0]) == 4) return To(_mm512_cvtepu32_epi64(__m256i(x)));
+  } else if constexpr (sizeof(To) == 32 && sizeof(From) == 64) {
+    return To(_mm512_cvtepi32_epi16(__m512i(x)));
+  }
+#endif
+  return __builtin_convertvector(x, To);
+}
+
 /// Bytes of some lanes: as many as a vector has, or fewer.
 template <class Lane, int count>
 QS_INLINE constexpr Whole<count* int(sizeof(Lane))> bytes_of(Whole<count>) {
