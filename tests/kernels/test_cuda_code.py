@@ -78,9 +78,11 @@ def divisions(kernel: machine_code.Kernel) -> int:
     return sum("MUFU.RCP" in text or ("CALL" in text and "_div_" in text) for text in kernel.code)
 
 
-def check_spilled(source: str, kernels: dict[str, machine_code.Kernel]) -> None:
+def check_spilled(
+    source: str, kernels: dict[str, machine_code.Kernel], arch: str = "sm_90"
+) -> None:
     """Whether all loops, those that call functions too, work on registers."""
-    most = SPILLED["wide" if source == "Double" else "others"]
+    most = SPILLED["more" if source == "Double" or arch == "sm_80" else "others"]
     for name, kernel in kernels.items():
         for loop in kernel.loops:
             assert loop.local <= most * loop.instructions, (name, loop)
@@ -138,7 +140,7 @@ def test_every_program(source: str, mode: str, arch: str) -> None:
     assert ".ftz" not in nvrtc.ptx(program, arch)
     kernels = machine_code.kernels(program, arch)
     assert {name: kernel.local for name, kernel in kernels.items()} == dict.fromkeys(kernels, 0)
-    check_spilled(source, kernels)
+    check_spilled(source, kernels, arch)
 
 
 def main() -> None:
