@@ -141,6 +141,7 @@ LAYERS = {
         "optim",
         "averaging",
         "phases",
+        "tracing",
         "monitoring",
         "exporting",
         "emulation",

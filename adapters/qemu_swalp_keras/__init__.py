@@ -54,6 +54,7 @@ from .optim.wrap import QuantizedOptimizer, unquantize_optimizer
 from .phases import install as _install_phases
 from .products.gemms import quantize_gemms, unquantize_gemms
 from .products.interception import install as _install_products
+from .tracing import install as _install_tracing
 
 _backend()
 _install_calls()
@@ -61,6 +62,7 @@ _install_products()
 _install_elementwise()
 _install_operators()
 _install_phases()
+_install_tracing()
 _install_averages()
 _install_swaps()
 _install_exports()

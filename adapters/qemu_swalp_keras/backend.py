@@ -81,6 +81,17 @@ def counter(x: Any) -> Any:
     return int(count) if _at_hand(count) else count
 
 
+def as_step(count: Any) -> Any:
+    """What a counter holds, as a step of random bits: in a graph of TensorFlow the 32-bit word that
+    all who draw by it share.
+    """
+    if backend() != "tensorflow":
+        return count
+    import tensorflow as tf
+
+    return count if tf.executing_eagerly() else tf.cast(count, tf.uint32)
+
+
 IN_FULL_PRECISION = (
     "Export it in full precision, as emulation.remove(), unquantize_gemms(model),"
     " unquantize_elementwise(model) and unquantize_activations(model) give it back; or save it as"

@@ -179,11 +179,9 @@ class TensorflowNamespace(Namespace):
         return here
 
     def as_words(self, word: Any) -> Any:
-        return (
-            word
-            if isinstance(word, int | tuple)
-            else tf.cast(tf.cast(word, tf.int64) & MASK, tf.uint32)
-        )
+        if isinstance(word, int | tuple) or word.dtype == tf.uint32:
+            return word
+        return tf.cast(tf.cast(word, tf.int64) & MASK, tf.uint32)
 
     def block_numbers(self, first: Any, skipped: Any, count: int | Array, like: Array) -> Array:
         # A block for each element: these are for XLA, which fuses that better than interleaving the

@@ -11,6 +11,7 @@ from .backends import (
     host_primitive as host_primitive,
     on_each_replica as on_each_replica,
     traced_by_jax as traced_by_jax,
+    variables_outside as variables_outside,
 )
 from .models import (
     ConvLSTMCell as ConvLSTMCell,
@@ -61,6 +62,7 @@ from .replaced import (
     function_in_place as function_in_place,
     keep_policies_of_models as keep_policies_of_models,
     replace_backend_function as replace_backend_function,
+    replace_compiled_steps as replace_compiled_steps,
     replace_method as replace_method,
     replace_operators as replace_operators,
     replace_private_function as replace_private_function,

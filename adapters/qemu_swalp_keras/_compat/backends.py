@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cache, partial
 from typing import Any
 
@@ -20,6 +21,24 @@ def on_each_replica(function: Callable[..., None], rows: Sequence[tuple[Any, ...
     tf.__internal__.distribute.interim.maybe_merge_call(
         update, tf.distribute.get_strategy(), list(rows)
     )
+
+
+def variables_outside() -> AbstractContextManager[Any]:
+    """TensorFlow: within it a function that is traced makes its variables outside of it.
+
+    Those that it makes itself have values after its trace only: `tf.function` traces it a second
+    time then, to run that.
+    """
+    import tensorflow as tf
+
+    def made(create: Callable[..., Any], **options: Any) -> Any:
+        if tf.distribute.has_strategy() or not callable(options["initial_value"]):
+            return create(**options)
+        with tf.init_scope():
+            return create(**{**options, "experimental_enable_variable_lifting": False})
+
+    scope: AbstractContextManager[Any] = tf.variable_creator_scope(made)
+    return scope
 
 
 def gradients_are_recorded() -> bool:

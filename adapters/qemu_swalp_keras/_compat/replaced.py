@@ -61,6 +61,13 @@ def replace_method(
     setattr(home, name, make(getattr(home, name)))
 
 
+def replace_compiled_steps(make: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Have make(function) called for function(model, step), by which TensorFlow's trainer compiles
+    `train_step` and `test_step`.
+    """
+    replace_method(keras.Model, "_make_function", make)
+
+
 def replace_operators(
     names: Sequence[str], make: Callable[[str, Callable[..., Any]], Callable[..., Any]]
 ) -> None:

@@ -11,7 +11,16 @@ import keras
 import numpy as np
 
 from .._compat import fit_was_interrupted, index_of, own_variables, reads_state_to_train
-from ..backend import counter, distinct, eagerly, initialized, rounded, untraced, update_each
+from ..backend import (
+    as_step,
+    counter,
+    distinct,
+    eagerly,
+    initialized,
+    rounded,
+    untraced,
+    update_each,
+)
 from ..watching import watched
 from .average import AverageInOptimizer
 from .config import Settings
@@ -36,6 +45,7 @@ class QuantizedBase(InPhases, keras.optimizers.Optimizer):
         self._entries: Sequence[Entry] = ()
         self._average = AverageInOptimizer(self, settings.averaging, settings.seed)
         self._has_first_values = False
+        self._step: Any = None
 
     def _updater(self) -> keras.optimizers.Optimizer:
         """The optimizer whose update is rounded."""
@@ -127,7 +137,20 @@ class QuantizedBase(InPhases, keras.optimizers.Optimizer):
 
     def _draw(self, entry: Entry) -> Any:
         """Random bits of the present update."""
-        return entry.draw(self._settings.seed, counter(self.iterations))
+        step = self._present_step() if self._step is None else self._step
+        return entry.draw(self._settings.seed, step)
+
+    def _present_step(self) -> Any:
+        return as_step(counter(self.iterations))
+
+    @contextmanager
+    def _in_one_step(self) -> Iterator[None]:
+        """Within it the number of updates is read once for all variables."""
+        self._step = self._present_step()
+        try:
+            yield
+        finally:
+            self._step = None
 
     @untraced
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
@@ -142,7 +165,8 @@ class QuantizedBase(InPhases, keras.optimizers.Optimizer):
             self._give_first_values()
             if self._standing() is not None:
                 raise refused()
-        self._apply_gradients(grads, trainable_variables)
+        with self._in_one_step():
+            self._apply_gradients(grads, trainable_variables)
         if len(grads):
             self._round_rewritten()
             self._store_16bit()

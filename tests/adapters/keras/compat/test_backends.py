@@ -5,6 +5,7 @@ A failure names what a new release has changed.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,24 @@ def test_on_each_replica() -> None:
     rows = [(v, tf.constant(2.0))]
     _compat.on_each_replica(lambda i, held, x: seen.append((i, held is v, float(x))), rows)
     assert seen == [(0, True, 2.0)]
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow alone traces variables")
+@pytest.mark.parametrize("outside", [True, False])
+def test_variables_outside(outside: bool) -> None:
+    import tensorflow as tf
+
+    made, traces = [], []
+
+    @tf.function
+    def function() -> Any:
+        traces.append(outside)
+        with _compat.variables_outside() if outside else nullcontext():
+            made[:] = made or [tf.Variable(lambda: 2.0)]
+        return made[0] + 1.0
+
+    assert float(function()) == 3.0
+    assert len(traces) == 1 if outside else len(traces) > 1
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="JAX alone has tracers")

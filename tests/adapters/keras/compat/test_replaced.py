@@ -38,6 +38,23 @@ def test_replace_backend_function_and_backend_function() -> None:
     assert _compat.backend_function("numpy.signbit").__name__ == "signbit"
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's trainer")
+def test_replace_compiled_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    home = next(kind for kind in keras.Model.__mro__ if "_make_function" in vars(kind))
+    monkeypatch.setattr(home, "_make_function", home._make_function)
+    steps: list[Any] = []
+
+    def make(function: Any) -> Any:
+        return lambda model, step: steps.append(step) or function(model, step)
+
+    _compat.replace_compiled_steps(make)
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.make_train_function()
+    model.make_test_function()
+    assert steps == [model.train_step, model.test_step]
+
+
 def test_around_layer_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     kind, calls = keras.layers.Layer, []
     for name in ("__call__", "_lock_state", "stateless_call"):

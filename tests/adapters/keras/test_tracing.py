@@ -1,0 +1,73 @@
+"""How often steps are traced: as often as those of plain Keras, and on TensorFlow once less."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from qemu_swalp_keras import emulate
+
+from tests.adapters.keras.conftest import BACKEND, data, network
+
+X, Y = data(20)
+CASES = {"tensorflow": [("swalp8", True), ("mxfp8", False)], "jax": [("swalp8", True)]}
+"""The one recipe wraps the optimizer, the other leaves Keras's own."""
+
+
+def traces(recipe: str | None, **options: Any) -> list[tuple[int, int]]:
+    """How often `train_step` and `test_step` were called by Python, in each of several calls of a
+    model's methods.
+    """
+    model, optimizer = network(), keras.optimizers.SGD(0.01, momentum=0.9)
+    if recipe is not None:
+        model, optimizer = emulate(model, optimizer, recipe, seed=0)
+    model.compile(optimizer, "mse", metrics=["mae"], **options)
+    counts = {"train_step": 0, "test_step": 0}
+
+    def counted(name: str) -> Any:
+        step = getattr(model, name)
+
+        @wraps(step)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            counts[name] += 1
+            return step(*args, **kwargs)
+
+        return call
+
+    for name in counts:
+        setattr(model, name, counted(name))
+    found = []
+    for call in (
+        lambda: model.fit(X, Y, 8, verbose=0),  # 8, 8 and 4 samples
+        lambda: model.fit(X, Y, 8, verbose=0, validation_data=(X, Y), validation_batch_size=8),
+        lambda: model.evaluate(X, Y, 8, verbose=0),
+        lambda: model.train_on_batch(X[:8], Y[:8]),
+        lambda: model.fit(X, Y, 8, verbose=0, epochs=2, validation_data=(X, Y)),
+    ):
+        before = dict(counts)
+        call()
+        found.append(tuple(counts[name] - before[name] for name in counts))
+    return found
+
+
+@pytest.mark.parametrize(("recipe", "jit_compile"), CASES.get(BACKEND, []))
+def test_no_step_is_traced_more_often_than_without_rounding(recipe: str, jit_compile: bool) -> None:
+    """Plain Keras on TensorFlow traces a first step twice: it makes the optimizer's variables."""
+    plain = traces(None, jit_compile=jit_compile)
+    rounded = traces(recipe, jit_compile=jit_compile)
+    assert rounded[1:] == plain[1:]
+    assert rounded[0] == ((1, 0) if BACKEND == "tensorflow" else plain[0])
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow alone makes variables in a trace")
+def test_a_model_that_is_built_in_its_first_step() -> None:
+    layer = keras.layers.Dense(3, kernel_initializer="ones")
+    model, optimizer = emulate(keras.Sequential([layer]), "adam", "swalp8", uncovered="ignore")
+    model.compile(optimizer, "mse", jit_compile=True)
+    model.train_on_batch(X, Y)
+    assert layer.kernel.shape == X.shape[1:] + Y.shape[1:]
+    assert int(optimizer.iterations) == 1
+    assert np.all(np.abs(keras.ops.convert_to_numpy(layer.kernel) - 1) < 0.01)
