@@ -58,12 +58,14 @@ def tensor(x: Any) -> Any:
 
 
 def differentiable_tensor(x: Any, dtype: str) -> Any:
-    """The native tensor of a variable or tensor in a dtype, with its gradient."""
-    x = keras.ops.convert_to_tensor(x, dtype, sparse=False)
+    """The native dense tensor of a variable or tensor in a dtype, with its gradient."""
     if backend() != "tensorflow":
-        return x
+        return keras.ops.convert_to_tensor(x, dtype, sparse=False)
     import tensorflow as tf
 
+    if isinstance(x, tf.SparseTensor):
+        x = tf.sparse.reorder(x)  # Keras makes them of SciPy's arrays in any order
+    x = keras.ops.convert_to_tensor(x, dtype, sparse=False)
     return tf.convert_to_tensor(x)  # which of a variable Keras leaves as it is
 
 

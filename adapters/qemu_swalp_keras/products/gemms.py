@@ -70,7 +70,8 @@ def quantize_gemms(
 
     UncoveredError: in the first call of a layer that multiplies past Keras.
 
-    The operator @ of tensors is `keras.ops.matmul`.
+    The operator @ of tensors is `keras.ops.matmul`. Sparse tensors are multiplied as dense ones,
+    and so the gradient of a weight that meets one is dense.
 
     Second derivatives, as of a gradient penalty, are those of the rounded gradient, and their own
     products are not rounded; through sums in low precision they are refused.
