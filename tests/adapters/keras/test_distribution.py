@@ -111,6 +111,41 @@ except ValueError as error:
     print("equal")
 """
 
+AROUND_TRAINING = """
+from contextlib import nullcontext
+from qemu_swalp.training import Phases, Recipe
+from qemu_swalp_keras import Monitor, emulate, update_bn
+
+COARSE = Recipe(weight="fixed<4,2>/nearest_even")
+PHASES = Phases({0: Recipe(weight="fixed<8,6>/nearest_even"), 2: COARSE})
+X = exact.X[:16]
+
+def made(scope):
+    keras.utils.set_random_seed(3)
+    with scope:
+        layers = keras.layers.Dense(5), keras.layers.BatchNormalization(), keras.layers.Dense(4)
+        model = keras.Sequential([keras.Input(X.shape[1:]), *layers])
+        model, optimizer = emulate(model, keras.optimizers.SGD(0.25), PHASES)
+        model.compile(optimizer, "mse", jit_compile=False)
+    return model
+
+model, alone = made(strategy.scope()), made(nullcontext())
+for each in (model, alone):
+    update_bn(X, each)
+assert all(map(np.array_equal, model.get_weights(), alone.get_weights()))
+model.fit(X, np.ones((16, 4)), batch_size=8, epochs=2, verbose=0)
+assert model.optimizer.phase.since == 2
+for weight in model.trainable_variables:
+    first, second = replicas(weight)
+    assert np.array_equal(first, second)
+    assert np.array_equal(first, np.round(first * 4) / 4), weight.path
+try:
+    Monitor(X, np.ones((16, 4))).watch(model)
+except ValueError as error:
+    assert "has 2 replicas, and figures of updates would count each" in str(error)
+    print("equal")
+"""
+
 SHARDED = """
 import jax
 from keras import distribution as d
@@ -199,6 +234,12 @@ def test_mirrored_replicas_hold_what_one_process_gets() -> None:
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is TensorFlow's")
 def test_each_mirrored_replica_has_random_bits_of_its_own(tmp_path: Path) -> None:
     done = run(TWO_REPLICAS + EMULATED, str(tmp_path / "model.keras"))
+    assert done.stdout.strip() == "equal", done.stderr
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute is TensorFlow's")
+def test_statistics_phases_and_figures_of_mirrored_replicas() -> None:
+    done = run(TWO_REPLICAS + AROUND_TRAINING)
     assert done.stdout.strip() == "equal", done.stderr
 
 
