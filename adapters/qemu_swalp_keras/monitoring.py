@@ -101,7 +101,8 @@ class Monitor(RoundingFigures, keras.callbacks.Callback):
         Raises
         ------
         ValueError: if the model is not compiled or not built; if it has several replicas under
-            `tf.distribute`; if an average stands in its weights; if something is rounded within a function of its own that is traced.
+            `tf.distribute`; if an average stands in its weights; if something is rounded
+            within a function of its own that is traced.
         """
         if getattr(model, "optimizer", None) is None or not model.built:
             raise ValueError(
@@ -111,9 +112,10 @@ class Monitor(RoundingFigures, keras.callbacks.Callback):
         strategy = getattr(model, "distribute_strategy", None)
         if strategy is not None and strategy.num_replicas_in_sync > 1:
             raise ValueError(
-                f"the model {model.name!r} has {strategy.num_replicas_in_sync} replicas, and figures"
-                " of updates would count each as a step of its own; watch a copy that has none, as"
-                " Monitor(x, y).watch(keras.models.load_model(path)) beyond the strategy's scope"
+                f"the model {model.name!r} has {strategy.num_replicas_in_sync} replicas, and"
+                " figures of updates would count each as a step of its own; watch a copy that has"
+                " none, as Monitor(x, y).watch(keras.models.load_model(path)) beyond the scope of"
+                " the strategy"
             )
         before_training(model)
         self.reset()
