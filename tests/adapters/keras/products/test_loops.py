@@ -149,13 +149,13 @@ NESTABLE = {
 
 
 def distinct_draws(make, shape, quantize=quantize_gemms):
-    """All rows of two calls are distinct, and the same in each mode."""
+    """All rows of two calls are distinct, and the same eagerly and compiled by XLA."""
     turn = Looping.turn
     if quantize is quantize_elementwise:
         Looping.turn = lambda self, x: x * 1.5
     try:
         found = []
-        for mode in MODES:
+        for mode in (MODES[0], *MODES[1:][-1:]):
             layer = quantize(make(), RECIPES[quantize], seed=3)
             call = traced(lambda x, layer=layer: layer(x), mode)
             runs = range(2 if mode == "eager" or BACKEND != "jax" else 1)
