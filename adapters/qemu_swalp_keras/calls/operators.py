@@ -10,9 +10,12 @@ from functools import cache, wraps
 from typing import Any
 
 import numpy as np
+from keras import ops
+from keras.backend import is_float_dtype, standardize_dtype
 
 from .._compat import function_in_place, replace_operators
 from ..backend import backend
+from .pausing import paused
 from .scope import current
 
 FUNCTIONS = {
@@ -66,9 +69,22 @@ def _operator(name: str, operator: Callable[[Any, Any], Any]) -> Callable[[Any, 
     def applied(a: Any, b: Any) -> Any:
         if not _is_rounded(plain):
             return operator(a, b)
+        if plain == "truediv" and backend() == "tensorflow":
+            a, b = _of_quotient(operator, a, b)
         return _called(plain, *((b, a) if swapped else (a, b)))
 
     return applied
+
+
+def _of_quotient(operator: Callable[[Any, Any], Any], *operands: Any) -> list[Any]:
+    """Integers as what TensorFlow's operator divides them as, float64 where the function has
+    float32.
+    """
+    if any(is_float_dtype(standardize_dtype(x.dtype)) for x in operands if hasattr(x, "dtype")):
+        return list(operands)
+    with paused():
+        dtype = operator(*operands).dtype
+        return [ops.cast(x, dtype) if ops.is_tensor(x) else x for x in operands]
 
 
 def _called(operator: str, a: Any, b: Any) -> Any:

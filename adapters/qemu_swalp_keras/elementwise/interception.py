@@ -19,7 +19,7 @@ from ..calls.unknown import sometimes_telling
 from . import normalization
 from .functions import FUNCTIONS, Handler
 from .losses import LOSSES
-from .operations import Operations, common_dtype, operand
+from .operations import Operations, common_dtype, dtype_of_integers, operand
 from .pooling import POOLING
 
 Function = Callable[..., Any]
@@ -69,7 +69,10 @@ def _rounded(name: str, handler: Handler, function: Function) -> Function:
             dtype = common_dtype([x for key, x in tensors.items() if key != "target"])
             is_sum = name == "numpy.add"
             if dtype is None or (is_sum and _is_bias(o.scope, *tensors.values())):
-                return function(*args, **options)
+                plain = function(*args, **options)
+                dtype = None if is_sum else dtype_of_integers(tensors.values(), plain)
+                if dtype is None:
+                    return plain
             for key in {"axis", "axes"} & set(bound.arguments):
                 bound.arguments[key] = axes_of(bound.arguments[key])
             for key, x in tensors.items():

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import keras
-from keras import ops
+from keras import ops, tree
 
 from ..backend import differentiable_tensor, dtype_of, is_number, promoted
 from ..calls.rules import ElementwiseRules
@@ -139,4 +139,15 @@ def common_dtype(operands: Sequence[Any]) -> str | None:
     if not tensors or any(isinstance(x, str) or x is None for x in tensors):
         return None
     dtype = promoted(operands)
+    return dtype if keras.backend.is_float_dtype(dtype) else None
+
+
+def dtype_of_integers(operands: Iterable[Any], result: Any) -> str | None:
+    """That of the floating numbers which a function made of integer tensors; None if it made
+    none, or had nothing but numbers.
+    """
+    results = [x for x in tree.flatten(result) if hasattr(x, "dtype")]
+    if not results or not any(ops.is_tensor(x) for x in operands):
+        return None
+    dtype = dtype_of(results[0])
     return dtype if keras.backend.is_float_dtype(dtype) else None

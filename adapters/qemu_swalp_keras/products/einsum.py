@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras import ops
@@ -41,11 +41,12 @@ def expanded(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
 
 
 def is_product(a: str, b: str, out: str) -> bool:
-    """Whether something is summed over, or each element of one meets each of the other: else it is
-    an elementwise multiplication.
+    """Whether products are summed, or each element of one meets each of the other: else it is an
+    elementwise multiplication, of what each was summed to by itself.
     """
-    summed = set(a) & set(b) - set(out)
-    return bool(summed) or (bool(set(a) - set(b)) and bool(set(b) - set(a)))
+    terms = set(a) & set(b) - set(out)
+    rows, columns = set(out) & set(a) - set(b), set(out) & set(b) - set(a)
+    return bool(terms or (rows and columns))
 
 
 def contracted(x: Any, w: Any, axes: tuple[str, str, str], operands: Operands, state: State) -> Any:
@@ -57,8 +58,8 @@ def contracted(x: Any, w: Any, axes: tuple[str, str, str], operands: Operands, s
     """
     of_x, of_w, out = axes
     with paused():
-        x, of_x = _summed(x, of_x, of_w + out)
-        w, of_w = _summed(w, of_w, of_x + out)
+        x, of_x = summed(x, of_x, of_w + out)
+        w, of_w = summed(w, of_w, of_x + out)
         x, of_x, w, of_w = _unbroadcast(x, of_x, w, of_w)
         batch = [c for c in of_x if c in of_w and c in out]
         m = [c for c in of_x if c not in of_w]
@@ -66,8 +67,8 @@ def contracted(x: Any, w: Any, axes: tuple[str, str, str], operands: Operands, s
         k = [c for c in of_x if c in of_w and c not in out]
         sizes = dict(zip(of_w, ops.shape(w), strict=True))
         sizes |= dict(zip(of_x, ops.shape(x), strict=True))
-        a = _arranged(x, of_x, (batch, m, k), sizes)
-        b = _arranged(w, of_w, (batch, k, n), sizes)
+        a = _grouped(x, of_x, (batch, m, k), sizes)
+        b = _grouped(w, of_w, (batch, k, n), sizes)
         y = contract(operands, state, a, b)
         order = [*batch, *m, *n]
         y = _reshaped(y, [sizes[c] for c in order])
@@ -77,7 +78,31 @@ def contracted(x: Any, w: Any, axes: tuple[str, str, str], operands: Operands, s
         return _transposed(y, [order.index(c) for c in out])
 
 
-def _summed(x: Any, own: str, others: str) -> tuple[Any, str]:
+def diagonal(x: Any, own: str, einsum: Callable[..., Any]) -> tuple[Any, str]:
+    """That of repeated axes, and the axes then."""
+    once = "".join(dict.fromkeys(own))
+    return (x, own) if once == own else (einsum(f"{own}->{once}", x), once)
+
+
+def times(x: Any, of_x: str, w: Any, of_w: str, out: str) -> Any:
+    """The elementwise product, where every axis of either is one of the result."""
+    return ops.multiply(_spread(x, of_x, out), _spread(w, of_w, out))
+
+
+def _spread(x: Any, own: str, out: str) -> Any:
+    x = arranged(x, own, "".join(c for c in out if c in own))
+    for axis, c in enumerate(out):
+        x = x if c in own else ops.expand_dims(x, axis)
+    return x
+
+
+def arranged(x: Any, own: str, out: str) -> Any:
+    """With the same axes in another order."""
+    return _transposed(x, [own.index(c) for c in out])
+
+
+def summed(x: Any, own: str, others: str) -> tuple[Any, str]:
+    """Over its axes that others lack, and the axes that are left."""
     lonely = tuple(i for i, c in enumerate(own) if c not in others)
     if not lonely:
         return x, own
@@ -96,7 +121,7 @@ def _unbroadcast(x: Any, of_x: str, w: Any, of_w: str) -> tuple[Any, str, Any, s
     return x, of_x, w, of_w
 
 
-def _arranged(
+def _grouped(
     x: Any, own: str, groups: tuple[list[str], list[str], list[str]], sizes: dict[str, Any]
 ) -> Any:
     batch, rows, columns = groups

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial, wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -15,7 +15,7 @@ from ..calls.scope import Scope, current
 from .axes import AXES
 from .composed import COMPOSED
 from .convolution import Convolution, convolve
-from .einsum import contracted, expanded, is_product
+from .einsum import arranged, contracted, diagonal, expanded, is_product, summed, times
 
 PASSING = (
     "cast",
@@ -95,7 +95,8 @@ def _product(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         if pair is None or axes is None:
             with paused():
                 return function(x1, x2, **options)
-        y = _multiplied(scope, name, (x1, x2), pair, axes)
+        weights = [scope.is_weight(x) for x in (x1, x2)]
+        y = _multiplied(scope, name, weights, pair, axes)
         if y is None:
             with paused():
                 y = function(x1, x2, **options)
@@ -106,10 +107,9 @@ def _product(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _multiplied(
-    scope: Scope, name: str, given: Any, pair: Any, axes: tuple[str, str, str]
+    scope: Scope, name: str, weights: list[bool], pair: Any, axes: tuple[str, str, str]
 ) -> Any | None:
     """The product rounded; None where it is left in full precision."""
-    weights = [scope.is_weight(x) for x in given]
     lengths = dict(zip(axes[0] + axes[1], (*pair[0].shape, *pair[1].shape), strict=True))
     product = scope.product(name, not any(weights), lengths.values())
     if product.operands is None or not scope.rounds:
@@ -121,34 +121,63 @@ def _multiplied(
 
 
 def _einsum(function: Callable[..., Any]) -> Callable[..., Any]:
+    def plain(subscripts: str, *tensors: Any) -> Any:
+        with paused():
+            return function(subscripts, *tensors)
+
     @wraps(function)
     def einsum(subscripts: str, *tensors: Any, **options: Any) -> Any:
         scope = current()
         if scope is None:
             return function(subscripts, *tensors, **options)
         converted = _operands(*tensors)
-        if converted is None or len(tensors) < 2:
+        if converted is None or (len(tensors) < 2 and scope.functions is None):
             with paused():
                 return function(subscripts, *tensors, **options)
-        inputs, out = expanded(subscripts, [len(x.shape) for x in converted])
-        given, axes = list(tensors), inputs
-        while len(axes) > 1:  # by pairs, from the left
-            rest = "".join(axes[2:]) + out
-            kept = "".join(dict.fromkeys(c for c in axes[0] + axes[1] if c in rest))
-            target = out if len(axes) == 2 else kept
-            y = None
-            if is_product(axes[0], axes[1], target):
-                pair_axes = (axes[0], axes[1], target)
-                y = _multiplied(scope, "numpy.einsum", given[:2], converted[:2], pair_axes)
-            if y is None:
-                with paused():
-                    y = function(f"{axes[0]},{axes[1]}->{target}", *converted[:2])
-            given, converted = [y, *given[2:]], [y, *converted[2:]]
-            axes = [target, *axes[2:]]
-        scope.result = given[0]
-        return given[0]
+        axes, out = expanded(subscripts, [len(x.shape) for x in converted])
+        weights = [scope.is_weight(x) for x in tensors]
+        operands = [
+            _Operand(*diagonal(x, own, plain), weight)
+            for x, own, weight in zip(converted, axes, weights, strict=True)
+        ]
+        while len(operands) > 1:  # by pairs, from the left
+            first, second, *others = operands
+            rest = "".join(other.axes for other in others) + out
+            kept = "".join(dict.fromkeys(c for c in first.axes + second.axes if c in rest))
+            target = kept if others else out
+            y = _pair(scope, first, second, target, plain)
+            operands = [_Operand(y, target, first.weight and second.weight), *others]
+        y = operands[0].tensor
+        if len(tensors) == 1:
+            return arranged(*summed(y, operands[0].axes, out), out)
+        scope.result = y
+        return y
 
     return einsum
+
+
+class _Operand(NamedTuple):
+    """Of an einsum."""
+
+    tensor: Any
+    axes: str
+    weight: bool
+
+
+def _pair(scope: Scope, a: _Operand, b: _Operand, out: str, plain: Callable[..., Any]) -> Any:
+    """The einsum of two operands; multiplications and sums of one operand are elementwise."""
+    x, of_x, w, of_w = a.tensor, a.axes, b.tensor, b.axes
+    elementwise = scope.functions is not None
+    if elementwise:
+        x, of_x = summed(x, of_x, of_w + out)
+        w, of_w = summed(w, of_w, of_x + out)
+    if is_product(of_x, of_w, out):
+        axes, weights = (of_x, of_w, out), [a.weight, b.weight]
+        y = _multiplied(scope, "numpy.einsum", weights, [x, w], axes)
+        return plain(f"{of_x},{of_w}->{out}", x, w) if y is None else y
+    if elementwise:
+        return times(x, of_x, w, of_w, out)
+    return plain(f"{of_x},{of_w}->{out}", x, w)
 
 
 def _convolution(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -18,10 +18,14 @@ def einsum(frame: Frame, function: Callable[..., Any], *arguments: Any, **option
     """As `torch.einsum`; of more than two operands the products are made from left to right."""
     equation, tensors = _equation(arguments)
     inputs, output = _axes(equation, tensors)
-    if len(tensors) < 2 or not all(x.is_floating_point() for x in tensors):
+    alone = len(tensors) == 1
+    if (alone and frame.functions is None) or not all(x.is_floating_point() for x in tensors):
         result: Tensor = torch.einsum(equation, *tensors)
         return result
     x, axes, weight = tensors[0], inputs[0], is_weight(tensors[0])
+    if alone:
+        x, axes = _summed(frame, x, axes, output)
+        return x.permute([axes.index(c) for c in output])
     for number, (y, others) in enumerate(zip(tensors[1:], inputs[1:], strict=True), start=1):
         needed = set(output).union(*inputs[number + 1 :])
         kept = "".join(dict.fromkeys(c for c in axes + others if c in needed))
@@ -39,7 +43,9 @@ def _pair(
     output: str,
     weights: tuple[bool, bool],
 ) -> Tensor:
-    """The contraction of two tensors as a batched product of matrices."""
+    """The contraction of two tensors as a batched product of matrices; an elementwise product,
+    where nothing is summed and one of them has no axis of its own.
+    """
     (x, a), (y, b) = (
         _summed(frame, *left, right[1] + output),
         _summed(frame, *right, left[1] + output),
@@ -50,12 +56,17 @@ def _pair(
     size = {**dict(zip(b, y.shape, strict=True)), **dict(zip(a, x.shape, strict=True))}
     for c in (*batch, *terms):  # lengths of 1 are broadcast
         size[c] = max(x.shape[a.index(c)], y.shape[b.index(c)])
+    order = [*batch, *rows, *columns]
+    if not terms and not (rows and columns):
+        x = _arranged(x, a, [*batch, *rows], size)[(..., *(None for _ in columns))]
+        y = _arranged(y, b, [*batch, *columns], size)[(..., *(None for _ in rows))]
+        z: Tensor = frame.ops.mul(x, y)
+        return z.permute([order.index(c) for c in output])
     m, n, k = [math.prod([size[c] for c in part]) for part in (rows, columns, terms)]
     lead = [size[c] for c in batch]
     x = _arranged(x, a, [*batch, *rows, *terms], size).reshape(*lead, m, k)
     y = _arranged(y, b, [*batch, *terms, *columns], size).reshape(*lead, k, n)
     z = multiply(frame, x, y, weights=weights).reshape(lead + [size[c] for c in (*rows, *columns)])
-    order = [*batch, *rows, *columns]
     return z.permute([order.index(c) for c in output])
 
 

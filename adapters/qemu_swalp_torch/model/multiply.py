@@ -29,12 +29,15 @@ def multiply(
     `part` names the product among those of the module's call, by default with its number; `weights`
     says which operands are weights, by default by what they are.
     """
-    products = frame.products
-    if products is None or not (a.is_floating_point() and b.is_floating_point()):
+    products, of_one = frame.products, a.shape[-1] == 1
+    is_rounded = products is not None or (of_one and frame.functions is not None)
+    if not (is_rounded and a.is_floating_point() and b.is_floating_point()):
         return plus(torch.matmul(a, b), bias)
     of_a, of_b = weights or (is_weight(a), is_weight(b))
-    if a.shape[-1] == 1 and not of_a and not of_b:
+    if of_one and not of_a and not of_b:
         return plus(frame.ops.mul(a, b), bias)
+    if products is None:
+        return plus(torch.matmul(a, b), bias)
     part = products.next_part() if part is None else part
     if of_b:
         y = _by_weight(products, a, b, bias, part)

@@ -67,3 +67,27 @@ def test_operators_of_tensors_and_numbers_of_numpy(pair, swapped):
     function = (lambda x: number * x) if swapped else (lambda x: x * number)
     y, plain = rounded_and_plain(function, dtype)
     assert y.dtype == plain.dtype
+
+
+OF_INTEGERS = {
+    "divide": lambda x: x / 3,
+    "true_divide": lambda x: ops.true_divide(x, ops.flip(x, 0)),
+    "mean": lambda x: ops.mean(x, axis=1),
+    "exp": lambda x: ops.exp(-x),
+    "sqrt": ops.sqrt,
+    "var": lambda x: ops.var(x, axis=1),
+    "add": lambda x: ops.cast(x + x, "float32") / 3,
+}
+
+
+@pytest.mark.parametrize("name", OF_INTEGERS)
+def test_floats_that_functions_make_of_integers_are_rounded(name):
+    x = ops.convert_to_tensor(np.int32([[1, 2, 3], [5, 7, 11]]))
+    layer = Calls(OF_INTEGERS[name])
+    plain = layer(x)
+    y = quantize_elementwise(layer, Recipe(elementwise="fixed<16,4>"))(x)
+    assert keras.backend.standardize_dtype(y.dtype) == keras.backend.standardize_dtype(plain.dtype)
+    assert keras.backend.is_float_dtype(keras.backend.standardize_dtype(y.dtype))
+    y, plain = numpy(y), numpy(plain)
+    assert np.array_equal(y, np.round(y * 16) / 16), "not rounded"
+    assert np.allclose(y, plain, atol=0.2)
