@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from qemu_swalp._util.checks import check_bool, check_choice
+from qemu_swalp._util.checks import check_bool, check_choice, checked_options
 from qemu_swalp._util.tables import table
 from qemu_swalp.training import ELEMENTWISE, Phases, Recipe
 
@@ -255,10 +255,14 @@ def _optimizer(
 ) -> Any:
     """The optimizer wrapped, where there is something for it to round or average."""
     recipes = [recipe for _, recipe in phases.recipes]
-    wraps = average or phases.several or "optimizer" in recipes[0].sections
+    asked = checked_options("average", average)
+    averages = asked is not None
+    if averages and optimizer is None:
+        raise ValueError("an average counts the optimizer's updates; pass the optimizer")
+    wraps = averages or phases.several or "optimizer" in recipes[0].sections
     if optimizer is None or not wraps:
         return optimizer
-    options = {} if average is False else {"start": 0} if average is True else dict(average)
+    options = {} if asked is None else {"start": 0, **asked}
     unknown = set(options) - {"start", "cycle", "include_start", "finalize", "nonfinite"}
     if unknown:
         raise ValueError(
@@ -266,9 +270,7 @@ def _optimizer(
             f" {', '.join(sorted(unknown))}"
         )
 
-    phases = phases.map(
-        lambda recipe: replace(recipe, allow_empty=recipe.allow_empty or bool(average))
-    )
+    phases = phases.map(lambda recipe: replace(recipe, allow_empty=recipe.allow_empty or averages))
     swa: dict[str, Any] = {f"swa_{key}": value for key, value in options.items()}
     given = phases if phases.several else phases.at(0)
     return QuantizedOptimizer(optimizer, given, seed=seed, model=model, exclude=exclude, **swa)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from typing import Any
 
 
 def check_int(name: str, value: object, low: int, high: int) -> None:
@@ -18,6 +19,15 @@ def check_bool(name: str, value: object) -> None:
     """Raise unless `value` is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
+def checked_options(name: str, value: object) -> dict[str, Any] | None:
+    """The options of a part that may be left out: {} for True, None for False and None."""
+    if value is None or isinstance(value, bool):
+        return {} if value else None
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} must be True, False or a mapping of options, got {value!r}")
+    return dict(value)
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...], remedy: str = "") -> None:

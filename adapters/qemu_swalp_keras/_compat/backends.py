@@ -27,15 +27,19 @@ def variables_outside() -> AbstractContextManager[Any]:
     """TensorFlow: within it a function that is traced makes its variables outside of it.
 
     Those that it makes itself have values after its trace only: `tf.function` traces it a second
-    time then, to run that.
+    time then, to run that. So it is with those whose first values it computes, of a batch say,
+    which are not to be had outside.
     """
     import tensorflow as tf
 
     def made(create: Callable[..., Any], **options: Any) -> Any:
         if tf.distribute.has_strategy() or not callable(options["initial_value"]):
             return create(**options)
-        with tf.init_scope():
-            return create(**{**options, "experimental_enable_variable_lifting": False})
+        try:
+            with tf.init_scope():
+                return create(**{**options, "experimental_enable_variable_lifting": False})
+        except TypeError:  # the first value is of what is traced
+            return create(**options)
 
     scope: AbstractContextManager[Any] = tf.variable_creator_scope(made)
     return scope

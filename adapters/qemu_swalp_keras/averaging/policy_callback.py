@@ -143,8 +143,10 @@ class PolicyAverage(keras.callbacks.Callback):
 
     def settle(self) -> None:
         """Count what is not counted yet, and count no more until the next training."""
-        self._look()
-        self.count.begin()
+        try:
+            self._look()
+        finally:
+            self.count.begin()
 
     def _look(self) -> None:
         """Take note of the updates since the last look."""

@@ -79,9 +79,10 @@ class SavedAverages(SavedBeside):
         if seen is not None and present is not None and present < seen:
             raise ValueError(
                 f"The file that was loaded has the average {key} after {seen} updates of the"
-                f" optimizer, and that of the model knows of {present}: it had no variables to"
-                " load them into. Build it first, by"
-                " model.optimizer.build(model.trainable_variables), and load again"
+                f" optimizer, and that of the model knows of {present}: it is of another kind, or"
+                " had no variables to load them into. Compile with the file's kind of optimizer,"
+                " build it by model.optimizer.build(model.trainable_variables), and load again; or"
+                " give a `name` that the file does not have to begin anew"
             )
         if seen != present:
             raise ValueError(
@@ -122,10 +123,12 @@ class SavedAverages(SavedBeside):
 
     def settle(self) -> None:
         """A training was left by an exception: what it has done is counted now, not when another
-        may have followed without these averages.
+        may have followed without these averages. That error is the one that the user sees: others
+        that counting may raise, as on JAX, where the step that was left took the weights and the
+        optimizer's count, are not of use.
         """
         for average in self._of_model(self._kept):
-            with suppress(RuntimeError):  # of JAX, where the step that was left took the weights
+            with suppress(Exception):
                 average.settle()
 
     @property

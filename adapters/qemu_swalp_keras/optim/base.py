@@ -10,6 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from qemu_swalp._util.autograph import no_autograph
+
 from .._compat import fit_was_interrupted, index_of, own_variables, reads_state_to_train
 from ..backend import (
     as_step,
@@ -153,6 +155,7 @@ class QuantizedBase(InPhases, keras.optimizers.Optimizer):
             self._step = None
 
     @untraced
+    @no_autograph
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """As every optimizer's; then weights that Keras wrote after their update are rounded, and
         the average sees the weights.

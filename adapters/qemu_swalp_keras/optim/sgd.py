@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from qemu_swalp._util.autograph import no_autograph
 from qemu_swalp.training import SGD as CoreSGD, Hyperparameters, Recipe, Slots, sgd_step
 
 from .._compat import decays, without_weight_decay
@@ -117,6 +118,7 @@ class SGD(QuantizedBase):
         without_weight_decay(self)  # `sgd_step` adds it to the gradient
         self._configure(settings)
 
+    @no_autograph
     def build(self, variables: Sequence[Any]) -> None:
         """Make the state.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from qemu_swalp._util.autograph import no_autograph
 from qemu_swalp.training import Phases, Recipe
 
 from .._compat import (
@@ -125,6 +126,7 @@ class QuantizedOptimizer(InnerOptimizer):
             around_update(inner, self._rounded_gradient, self._round_updated),
         )
 
+    @no_autograph
     def build(self, variables: Sequence[Any]) -> None:
         """Make the state, and round the variables.
 

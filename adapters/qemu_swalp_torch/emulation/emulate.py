@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from qemu_swalp._util.checks import check_choice, check_int, check_patterns
+from qemu_swalp._util.checks import check_choice, check_int, check_patterns, checked_options
 from qemu_swalp._util.tables import table
 from qemu_swalp.training import FULL_PRECISION, Phases, Recipe, as_recipe
 from qemu_swalp.training.positions import literal
@@ -103,6 +103,7 @@ def emulate(
     """
     check_model(model)
     check_choice("uncovered", uncovered, POLICIES)
+    averaging = checked_options("average", average)
     names = [name for name, _ in named_modules(model)]
     check_patterns("exclude", patterns_in(exclude), names)
     made = Emulation(model, optimizer, Options(exclude, attention, uncovered, seed))
@@ -111,8 +112,8 @@ def emulate(
             made.apply_phases(recipe)
         else:
             made.apply(as_recipe(recipe))
-        if average or isinstance(average, Mapping):
-            made.average(dict(average) if isinstance(average, Mapping) else {})
+        if averaging is not None:
+            made.average(averaging)
     except BaseException:
         made.remove()
         raise

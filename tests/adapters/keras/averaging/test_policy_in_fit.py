@@ -112,6 +112,15 @@ def test_updates_of_a_training_without_the_callback_do_not_count() -> None:
     assert (mean.step, mean.n_averaged) == (2 + STEPS, 2)
 
 
+def test_the_error_of_a_training_is_seen() -> None:
+    """And not what an average meets where JAX has taken the optimizer's count away."""
+    model, mean = compiled(), ema()
+    model.fit(X, Y, callbacks=[mean], **FIT)
+    with pytest.raises(Exception, match="incompatible"):  # TensorFlow's has a kind of its own
+        model.fit(X[:, :1], Y, callbacks=[mean], **FIT)
+    assert mean.count.counting is False
+
+
 def by_fit(model: keras.Model) -> None:
     model.fit(X, Y, epochs=2, **FIT)
 

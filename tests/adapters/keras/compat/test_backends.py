@@ -43,6 +43,21 @@ def test_variables_outside(outside: bool) -> None:
     assert len(traces) == 1 if outside else len(traces) > 1
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow alone traces variables")
+def test_first_values_may_be_computed_of_what_is_traced() -> None:
+    import tensorflow as tf
+
+    made: list[Any] = []
+
+    @tf.function
+    def function(x: Any) -> Any:
+        with _compat.variables_outside():
+            made[:] = made or [tf.Variable(lambda: tf.reduce_sum(x))]
+        return made[0] + 1.0
+
+    assert float(function(tf.constant([1.0, 2.0]))) == 4.0
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="JAX alone has tracers")
 def test_traced_by_jax() -> None:
     import jax

@@ -85,3 +85,22 @@ def test_our_sgd_with_an_accumulator_that_averages_from_the_start(options: dict[
     averages = [list(model.optimizer.average().values()) for model in models]
     assert same(*averages)
     assert models[1].optimizer.n_averaged == exact.STEPS + 1
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="AutoGraph is TensorFlow's")
+@pytest.mark.parametrize("recipe", [exact.RECIPE, exact.MASTER], ids=["plain", "accumulator"])
+def test_a_step_of_ones_own_that_autograph_rewrites(recipe: Recipe) -> None:
+    import tensorflow as tf
+
+    model = exact.compiled(unbuilt(), exact.optimizer(recipe))
+
+    @tf.function
+    def step(x: Any, y: Any) -> None:
+        with tf.GradientTape() as tape:
+            loss = model.compute_loss(x, y, model(x, training=True))
+        variables = model.trainable_variables
+        model.optimizer.apply(tape.gradient(loss, variables), variables)
+
+    for i in range(0, len(exact.X), exact.BATCH):
+        step(exact.X[i : i + exact.BATCH], exact.Y[i : i + exact.BATCH])
+    exact.assert_as_expected(model, exact.trained(exact.STEPS, recipe))

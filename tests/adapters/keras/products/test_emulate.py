@@ -82,7 +82,19 @@ def test_what_cannot_be_applied_raises_and_changes_nothing():
         emulate(model, "sgd", ALL, exclude="haed")
     with pytest.raises(ValueError, match="average takes start"):
         emulate(model, "sgd", ALL, average={"begin": 3})
+    with pytest.raises(TypeError, match="average must be True, False or a mapping"):
+        emulate(model, "sgd", ALL, average=100)
+    with pytest.raises(ValueError, match="an average counts the optimizer's updates; pass"):
+        emulate(model, None, "mxfp8", average=True)
     assert [layer.dtype_policy for layer in model.layers] == policies
+
+
+@pytest.mark.parametrize(
+    ("average", "averages"), [(True, True), ({}, True), ({"cycle": 2}, True), (None, False)]
+)
+def test_an_average_starts_at_once_where_it_does_not_say(average, averages):
+    _, optimizer = emulate(build(), "sgd", ALL, average=average)
+    assert optimizer.averages == averages
 
 
 def test_weights_are_on_the_grid():

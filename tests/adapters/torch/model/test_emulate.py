@@ -193,6 +193,7 @@ def test_errors_change_nothing():
         (lambda: emulate(3, sgd(model), Recipe("bf16")), TypeError, "must be a torch.nn.Module"),
         (lambda: emulate(model, None, "mxfp8", average=True), ValueError, "pass the optimizer"),
         (lambda: emulate(model, sgd(net()), FULL, average={"cycle": 0}), ValueError, "cycle"),
+        (lambda: emulate(model, sgd(model), FULL, average=100), TypeError, "average must be True"),
     ):
         with pytest.raises(kind, match=words):
             call()
