@@ -63,8 +63,9 @@ def differentiable_tensor(x: Any, dtype: str) -> Any:
         return keras.ops.convert_to_tensor(x, dtype, sparse=False)
     import tensorflow as tf
 
-    if isinstance(x, tf.SparseTensor):
-        x = tf.sparse.reorder(x)  # Keras makes them of SciPy's arrays in any order
+    if isinstance(x, tf.SparseTensor):  # in any order, and indices that occur twice are added
+        dense = tf.scatter_nd(x.indices, x.values, x.dense_shape)
+        x = tf.ensure_shape(dense, x.shape)  # which knows lengths in a graph
     x = keras.ops.convert_to_tensor(x, dtype, sparse=False)
     return tf.convert_to_tensor(x)  # which of a variable Keras leaves as it is
 
@@ -172,36 +173,37 @@ def is_number(x: Any) -> bool:
 
 
 def operand_of(x: Any) -> Any:
-    """What Keras takes for a tensor, with a dtype: what has none, as a tuple or list, is the tensor
-    that Keras makes of it; numbers stay what they are.
+    """What Keras takes for a tensor: arrays, tuples and lists are the tensors that Keras makes of
+    them; numbers stay what they are.
     """
-    return x if hasattr(x, "dtype") or is_number(x) else keras.ops.convert_to_tensor(x)
+    is_array = isinstance(x, np.ndarray) or not hasattr(x, "dtype")
+    return keras.ops.convert_to_tensor(x) if is_array and not is_number(x) else x
 
 
-def promoted(operands: Sequence[Any]) -> str:
-    """Name of the dtype in which functions of the backend compute with tensors, arrays and numbers:
-    those of NumPy have a dtype, those of Python have none, and in PyTorch what has no axes counts
-    where nothing else is floating.
+def shared_dtype(operands: Sequence[Any]) -> str | None:
+    """The dtype of tensors that have one of `USUAL`, where nothing but numbers of Python meets
+    them, or of NumPy with that dtype: functions and operators give it. None for others, whose
+    results the backends promote each by rules of its own, and operators otherwise than functions.
     """
-    kinds = [_kind(x) for x in operands]
-    if backend() == "torch":
-        with_axes = [
-            kind
-            for kind, x in zip(kinds, operands, strict=True)
-            if not is_number(x) and len(operand_of(x).shape)
-        ]
-        dtype = str(keras.backend.result_type(*with_axes)) if with_axes else "int32"
-        if keras.backend.is_float_dtype(dtype):
-            return dtype
-    return str(keras.backend.result_type(*kinds))
+    typed = [x for x in operands if type(x) not in (int, float)]
+    if not all(isinstance(x, keras.Variable | np.number) or keras.ops.is_tensor(x) for x in typed):
+        return None
+    kinds = {dtype_of(x) for x in typed}
+    alone = backend() == "torch" and not any(len(x.shape) for x in typed)
+    if alone and len(typed) < len(operands):  # functions make tensors of numbers
+        return None
+    return kinds.pop() if len(kinds) == 1 and kinds <= USUAL else None
 
 
-def _kind(x: Any) -> Any:
-    if isinstance(x, np.number) and not (isinstance(x, float) and backend() == "torch"):
-        return dtype_of(x)
-    if is_number(x):
-        return float if isinstance(x, float) else int
-    return dtype_of(operand_of(x))
+USUAL = {"float32", "bfloat16", "float16"}
+"""What Keras computes in."""
+
+
+def dtype_of_result(result: Any) -> str | None:
+    """That of the floating numbers which a function gave; None if it gave none."""
+    made = [x for x in keras.tree.flatten(result) if hasattr(x, "dtype")]
+    dtype = dtype_of(made[0]) if made else None
+    return dtype if dtype and keras.backend.is_float_dtype(dtype) else None
 
 
 def axes_of(axis: Any) -> Any:

@@ -4,14 +4,11 @@ functions of Keras's backend that do the same, which are intercepted.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, wraps
 from typing import Any
-
-import numpy as np
-from keras import ops
-from keras.backend import is_float_dtype, standardize_dtype
 
 from .._compat import function_in_place, replace_operators
 from ..backend import backend
@@ -40,7 +37,6 @@ ON_TORCH = {
     **{name: (own, False) for name, own in NAMES_ON_TORCH.items()},
     **{f"{name}_": (own, False) for name, own in NAMES_ON_TORCH.items()},
     **{f"__{name}__": (own, False) for name, own in NAMES_ON_TORCH.items()},
-    **{f"__i{name}__": (own, False) for name, own in NAMES_ON_TORCH.items()},
     **{f"__r{name}__": (own, True) for name, own in NAMES_ON_TORCH.items()},
     "rsub": ("sub", True),
 }
@@ -67,33 +63,17 @@ def _operator(name: str, operator: Callable[[Any, Any], Any]) -> Callable[[Any, 
 
     @wraps(operator)
     def applied(a: Any, b: Any) -> Any:
-        if not _is_rounded(plain):
-            return operator(a, b)
-        if plain == "truediv" and backend() == "tensorflow":
-            a, b = _of_quotient(operator, a, b)
-        return _called(plain, *((b, a) if swapped else (a, b)))
+        return _called(plain, operator, a, b, swapped) if _is_rounded(plain) else operator(a, b)
 
     return applied
 
 
-def _of_quotient(operator: Callable[[Any, Any], Any], *operands: Any) -> list[Any]:
-    """Integers as what TensorFlow's operator divides them as, float64 where the function has
-    float32.
-    """
-    if any(is_float_dtype(standardize_dtype(x.dtype)) for x in operands if hasattr(x, "dtype")):
-        return list(operands)
-    with paused():
-        dtype = operator(*operands).dtype
-        return [ops.cast(x, dtype) if ops.is_tensor(x) else x for x in operands]
-
-
-def _called(operator: str, a: Any, b: Any) -> Any:
-    """The function in an operator's place. Operators of TensorFlow and PyTorch give a number of
-    NumPy the tensor's dtype, as one of Python.
-    """
-    if backend() != "jax":
-        a, b = (x.item() if isinstance(x, np.number) else x for x in (a, b))
-    return function_in_place(FUNCTIONS[operator])(a, b)
+def _called(name: str, operator: Callable[[Any, Any], Any], a: Any, b: Any, swapped: bool) -> Any:
+    """The function in an operator's place; the result has the dtype which that gives it."""
+    function = function_in_place(FUNCTIONS[name])
+    if swapped:
+        return function(b, a, operator=lambda b, a: operator(a, b))
+    return function(a, b, operator=operator)
 
 
 def _is_rounded(operator: str) -> bool:
@@ -114,10 +94,14 @@ def _torch_mode() -> Any:
             known = ON_TORCH.get(name)
             if known is None or kwargs or len(args) != 2 or not _is_rounded(known[0]):
                 return function(*args, **(kwargs or {}))
-            a, b = reversed(args) if known[1] else args
+            (own, swapped), (a, b) = known, args
             if not name.endswith("_") or name.endswith("__"):
-                return _called(known[0], a, b)
+                return _called(own, function, a, b, swapped)
             kept = a.clone()  # for the backward, which what is written over does not serve
-            return a.copy_(_called(known[0], kept, kept if b is a else b))
+            y = _called(own, getattr(operator, own), kept, kept if b is a else b, swapped)
+            if y.dtype != a.dtype:
+                with paused():  # it raises where PyTorch does not write such numbers
+                    function(kept.clone(), b)
+            return a.copy_(y)
 
     return Operators

@@ -12,14 +12,14 @@ from typing import Any
 from keras import layers, ops
 
 from .._compat import replace_backend_function, replace_method, replace_private_function
-from ..backend import axes_of
+from ..backend import axes_of, dtype_of, dtype_of_result, is_number, operand_of, shared_dtype
 from ..calls.pausing import paused
 from ..calls.scope import Scope, current
 from ..calls.unknown import sometimes_telling
 from . import normalization
 from .functions import FUNCTIONS, Handler
 from .losses import LOSSES
-from .operations import Operations, common_dtype, dtype_of_integers, operand
+from .operations import Operations, operand
 from .pooling import POOLING
 
 Function = Callable[..., Any]
@@ -57,7 +57,8 @@ def _rounded(name: str, handler: Handler, function: Function) -> Function:
     signature, unrounded = inspect.signature(handler), sometimes_telling(name, function)
 
     @wraps(function)
-    def rounded(*args: Any, **options: Any) -> Any:
+    def rounded(*args: Any, operator: Function | None = None, **options: Any) -> Any:
+        """operator : in whose place the function is; it gives the result its dtype."""
         o = operations()
         if o is None:
             return unrounded(*args, **options)
@@ -66,13 +67,15 @@ def _rounded(name: str, handler: Handler, function: Function) -> Function:
             tensors = {
                 key: x for key, x in bound.arguments.items() if key in TENSORS and x is not None
             }
-            dtype = common_dtype([x for key, x in tensors.items() if key != "target"])
-            is_sum = name == "numpy.add"
-            if dtype is None or (is_sum and _is_bias(o.scope, *tensors.values())):
-                plain = function(*args, **options)
-                dtype = None if is_sum else dtype_of_integers(tensors.values(), plain)
-                if dtype is None:
-                    return plain
+            if operator is None:
+                tensors = {key: operand_of(x) for key, x in tensors.items()}
+            is_bias = name == "numpy.add" and _is_bias(o.scope, *tensors.values())
+            dtype = shared_dtype([x for key, x in tensors.items() if key != "target"])
+            if dtype is None or is_bias:
+                result = (operator or function)(*args, **options)
+                dtype = dtype_of_result(result)
+                if dtype is None or is_bias or all(map(is_number, tensors.values())):
+                    return result
             for key in {"axis", "axes"} & set(bound.arguments):
                 bound.arguments[key] = axes_of(bound.arguments[key])
             for key, x in tensors.items():
@@ -98,7 +101,7 @@ def _dropout(function: Function) -> Function:
             return function(inputs, rate, *args, **options)
         with paused():
             kept = function(ops.ones_like(inputs), rate, *args, **options)
-            return o.multiply(inputs, kept)
+            return o.multiply(operand(inputs, dtype_of(kept)), kept)
 
     return dropout
 

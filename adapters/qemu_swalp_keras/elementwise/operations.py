@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import keras
-from keras import ops, tree
+from keras import ops
 
-from ..backend import differentiable_tensor, dtype_of, is_number, promoted
+from ..backend import differentiable_tensor, dtype_of, is_number
 from ..calls.rules import ElementwiseRules
 from ..calls.scope import Scope
 from . import normalize, pointwise
@@ -131,23 +130,3 @@ class Operations:
 def operand(x: Any, dtype: str) -> Any:
     """A tensor of a dtype, with its gradient; Python numbers stay what they are."""
     return x if is_number(x) else differentiable_tensor(x, dtype)
-
-
-def common_dtype(operands: Sequence[Any]) -> str | None:
-    """Of what floating operands are promoted to; None if there is none, or nothing but numbers."""
-    tensors = [x for x in operands if not is_number(x)]
-    if not tensors or any(isinstance(x, str) or x is None for x in tensors):
-        return None
-    dtype = promoted(operands)
-    return dtype if keras.backend.is_float_dtype(dtype) else None
-
-
-def dtype_of_integers(operands: Iterable[Any], result: Any) -> str | None:
-    """That of the floating numbers which a function made of integer tensors; None if it made
-    none, or had nothing but numbers.
-    """
-    results = [x for x in tree.flatten(result) if hasattr(x, "dtype")]
-    if not results or not any(ops.is_tensor(x) for x in operands):
-        return None
-    dtype = dtype_of(results[0])
-    return dtype if keras.backend.is_float_dtype(dtype) else None

@@ -24,7 +24,8 @@ def apply(name: str, rules: ElementwiseRules, state: Any, *operands: Any) -> Any
     Tensors are promoted as Keras does, and broadcast; their gradients are rounded too.
     """
     tensors = [x for x in operands if ops.is_tensor(x)]
-    dtype = keras.backend.result_type(*(dtype_of(x) for x in tensors))
+    kinds = {dtype_of(x) for x in tensors}
+    dtype = kinds.pop() if len(kinds) == 1 else keras.backend.result_type(*kinds)
     tensors = [x if dtype_of(x) == dtype else ops.cast(x, dtype) for x in tensors]
     constants = tuple(None if ops.is_tensor(x) else float(x) for x in operands)
     value = _computed(

@@ -14,6 +14,7 @@ from keras import ops
 
 import qemu_swalp
 
+from ..backend import backend
 from ..calls.core import by_core, is_zero, random_of
 from ..calls.delayed import next_states
 from ..calls.differentiable import differentiable, once
@@ -48,7 +49,7 @@ def accumulated(a: Any, b: Any, rule: Rule | None, state: Any) -> Any:
     step, enabled, _ = state
     off = rule is None or is_zero(enabled)
     if rule is None or off is True:
-        return ops.matmul(a, b)
+        return _multiplied(a, b)
     accumulation: Any = rule.quantizer
 
     def multiplied(a: Any, b: Any, step: Any) -> Any:
@@ -56,8 +57,13 @@ def accumulated(a: Any, b: Any, rule: Rule | None, state: Any) -> Any:
 
     y = by_core(multiplied, [a, b], step, (*a.shape[:-1], b.shape[-1]), loops=True)
     if keeps_overflow(rule, y):
-        y = as_loss_scaling_needs(y, ops.matmul(a, b), rule)
-    return y if off is False else ops.where(off, ops.matmul(a, b), y)
+        y = as_loss_scaling_needs(y, _multiplied(a, b), rule)
+    return y if off is False else ops.where(off, _multiplied(a, b), y)
+
+
+def _multiplied(a: Any, b: Any) -> Any:
+    """a·b in full precision. Keras's function makes float32 of float64 on PyTorch."""
+    return a @ b if backend() == "torch" else ops.matmul(a, b)
 
 
 def _forward(operands: Operands, state: Any, a: Any, b: Any, *scales: Any) -> Any:

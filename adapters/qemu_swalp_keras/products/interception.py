@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 
 from .._compat import around_items_of_variables, replace_backend_function
-from ..backend import differentiable_tensor, dtype_of, operand_of
+from ..backend import differentiable_tensor, dtype_of, dtype_of_result, operand_of, shared_dtype
 from ..calls.pausing import paused
 from ..calls.scope import Scope, current
 from .axes import AXES
@@ -69,37 +69,44 @@ def _passing(function: Callable[..., Any]) -> Callable[..., Any]:
     return passing
 
 
-def _operands(*tensors: Any) -> list[Any] | None:
-    """As tensors of one dtype; None if there is none of floating point: integers are multiplied as
-    they are, for which some backends take floating numbers.
+def _operands(plain: Callable[[], Any], *tensors: Any) -> list[Any] | None:
+    """As tensors of the dtype that their product has; None if there is none of floating point:
+    integers are multiplied as they are, for which some backends take floating numbers.
     """
     with paused():
+        dtype = shared_dtype(tensors)
         tensors = tuple(map(operand_of, tensors))
-        kinds = [dtype_of(x) if hasattr(x, "dtype") else type(x) for x in tensors]
-        dtype = keras.backend.result_type(*kinds)
-        if not keras.backend.is_float_dtype(dtype):
-            return None
-        return [differentiable_tensor(x, dtype) for x in tensors]
+        if dtype is None:
+            kinds = [dtype_of(x) if hasattr(x, "dtype") else type(x) for x in tensors]
+            if not keras.backend.is_float_dtype(keras.backend.result_type(*kinds)):
+                return None
+            dtype = dtype_of_result(plain())
+        return None if dtype is None else [differentiable_tensor(x, dtype) for x in tensors]
 
 
 def _product(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
-    def product(x1: Any, x2: Any, **options: Any) -> Any:
-        scope = current()
+    def product(
+        x1: Any, x2: Any, *, operator: Callable[..., Any] | None = None, **options: Any
+    ) -> Any:
+        """operator : in whose place the function is; it gives the result its dtype."""
+        scope, plain = current(), operator or function
         if scope is None:
-            return function(x1, x2, **options)
-        pair = _operands(x1, x2)
+            return plain(x1, x2, **options)
+        if operator is None:
+            x1, x2 = operand_of(x1), operand_of(x2)
+        pair = _operands(lambda: plain(x1, x2, **options), x1, x2)
         axes = None
         if pair is not None:
             axes = AXES[name](len(pair[0].shape), len(pair[1].shape), **options)
         if pair is None or axes is None:
             with paused():
-                return function(x1, x2, **options)
+                return plain(x1, x2, **options)
         weights = [scope.is_weight(x) for x in (x1, x2)]
         y = _multiplied(scope, name, weights, pair, axes)
         if y is None:
             with paused():
-                y = function(x1, x2, **options)
+                y = plain(x1, x2, **options)
         scope.result = y
         return y
 
@@ -130,7 +137,8 @@ def _einsum(function: Callable[..., Any]) -> Callable[..., Any]:
         scope = current()
         if scope is None:
             return function(subscripts, *tensors, **options)
-        converted = _operands(*tensors)
+        tensors = tuple(map(operand_of, tensors))
+        converted = _operands(lambda: function(subscripts, *tensors), *tensors)
         if converted is None or (len(tensors) < 2 and scope.functions is None):
             with paused():
                 return function(subscripts, *tensors, **options)
@@ -186,7 +194,8 @@ def _convolution(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         scope = current()
         if scope is None:
             return function(inputs, kernel, *args, **options)
-        pair = _operands(inputs, kernel)
+        inputs, kernel = operand_of(inputs), operand_of(kernel)
+        pair = _operands(lambda: function(inputs, kernel, *args, **options), inputs, kernel)
         if pair is None:
             with paused():
                 return function(inputs, kernel, *args, **options)

@@ -1,5 +1,7 @@
 """What is rounded has the dtype that it has without rounding."""
 
+import operator
+
 import keras
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from keras import layers, ops
 from qemu_swalp_keras import quantize_elementwise
 
 from qemu_swalp.training import Recipe
-from tests.helpers.keras_native import normal, numpy
+from tests.helpers.keras_native import BACKEND, normal, numpy
 
 PAIRS = [
     ("float16", np.float32(0.5)),
@@ -67,6 +69,90 @@ def test_operators_of_tensors_and_numbers_of_numpy(pair, swapped):
     function = (lambda x: number * x) if swapped else (lambda x: x * number)
     y, plain = rounded_and_plain(function, dtype)
     assert y.dtype == plain.dtype
+
+
+DTYPES = {"jax": ("float16", "int32")}.get(
+    BACKEND, ("float16", "bfloat16", "float32", "float64", "int32")
+)
+
+ARRAYS = {
+    "float64": np.array([0.5, 1.5, 2.5]),
+    "float32": np.float32([0.5, 1.5, 2.5]),
+    "float64, no axes": np.array(0.5),
+    "float32, no axes": np.float32([0.5])[0, ...],
+    "int64": np.array([1, 2, 3]),
+    "bool": np.array([True, True, False]),
+    "True": True,
+    "list": [0.5, 1.5, 2.5],
+    "float64 tensor": "float64",
+    "float16 tensor": "float16",
+}
+"""What meets a tensor."""
+
+PAIRED = ("add", "sub", "mul", "truediv", "pow")
+
+
+def kind_of(function, x):
+    """The dtype of a result, or the kind of its error."""
+    try:
+        return keras.backend.standardize_dtype(function(x).dtype)
+    except Exception as error:
+        return type(error).__name__
+
+
+def assert_same_kinds(function, x):
+    layer = Calls(function)
+    plain = kind_of(layer, x)
+    assert kind_of(quantize_elementwise(layer, Recipe(elementwise="fixed<8,4>")), x) == plain
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("array", ARRAYS)
+def test_operators_and_functions_of_tensors_and_arrays(array, dtype):
+    x = ops.cast(np.float32([[1, 2, 3], [3, 2, 1]]), dtype)
+    b = ARRAYS[array]
+    b = ops.cast(np.float32([0.5, 1.5, 2.5]), b) if isinstance(b, str) else b
+    functions = [getattr(operator, name) for name in PAIRED]
+    functions += [ops.add, ops.subtract, ops.multiply, ops.divide, ops.power]
+    for function in functions:
+        for meet in (lambda x, f=function: f(x, b), lambda x, f=function: f(b, x)):
+            assert_same_kinds(meet, x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_operators_and_functions_of_tensors_without_axes(dtype):
+    x = ops.cast(2.0, dtype)
+    for b in (0.5, 2, np.float64(0.5), np.array(0.5), np.float32([0.5])):
+        for function in (operator.mul, operator.truediv, operator.pow, ops.multiply, ops.power):
+            for meet in (lambda x, f=function, b=b: f(x, b), lambda x, f=function, b=b: f(b, x)):
+                assert_same_kinds(meet, x)
+
+
+OF_ONE = {
+    **{name: getattr(ops, name) for name in ("exp", "sqrt", "square", "reciprocal", "rsqrt")},
+    **{name: getattr(ops, name) for name in ("mean", "sum", "std", "logsumexp", "norm", "erf")},
+    **{name: getattr(ops, name) for name in ("sigmoid", "gelu", "softplus", "softmax", "elu")},
+    "divide_no_nan": lambda x: ops.divide_no_nan(x, x),
+    "average": lambda x: ops.average(x, 0, np.array([0.5, 0.5])),
+    "moments": lambda x: ops.moments(x, (0,))[1],
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float16"])
+@pytest.mark.parametrize("name", OF_ONE)
+def test_functions_of_one_tensor(name, dtype):
+    assert_same_kinds(OF_ONE[name], ops.cast(np.float32([[1, 2, 3], [3, 2, 1]]), dtype))
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="has no float64")
+def test_numbers_of_float64_are_rounded():
+    x = ops.cast(np.array([0.1, 0.7, 1.3]), "float64")
+    function = lambda x: x * np.array([0.3, 0.9, 1.1]) + ops.exp(x)  # noqa: E731
+    y = quantize_elementwise(Calls(function), Recipe(elementwise="fixed<16,4>"))(x)
+    y, plain = numpy(y), numpy(function(x))
+    assert y.dtype == plain.dtype == np.float64
+    assert np.array_equal(y, np.round(y * 16) / 16), "not rounded"
+    assert np.allclose(y, plain, atol=0.1)
 
 
 OF_INTEGERS = {
