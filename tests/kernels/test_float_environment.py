@@ -64,7 +64,7 @@ def digests() -> dict[str, str]:
     import torch
 
     found: dict[str, str] = {}
-    for dtype in (np.float32, ml_dtypes.bfloat16, np.float64):
+    for dtype in (np.float32, np.float16, ml_dtypes.bfloat16, np.float64):
         x = rows(dtype)
         name = np.dtype(dtype).name
         from_numpy = torch.from_numpy(x.view(f"i{x.itemsize}"))
@@ -97,7 +97,9 @@ def test_flushing_changes_no_bit(by: str) -> None:
     got, still_flushes = json.loads(ended.stdout)
     threads = kernels.get_num_threads()
     try:
-        assert got == digests()
+        wanted = digests()
+        assert len(wanted) > 60
+        assert got == wanted
     finally:
         set_num_threads(threads)
     assert still_flushes
