@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import cache, wraps
 from typing import Any
 
+import keras
+
 from ._compat import flat_layers, replace_compiled_steps, variables_outside
 from .averaging.model_swap import quantized_within
 from .backend import backend
@@ -22,12 +24,13 @@ def install() -> None:
 
 def _traced_once(make_function: Callable[..., Any]) -> Callable[..., Any]:
     """An optimizer or metrics are built in the first step, which is traced twice for that; each
-    rounding would be so too.
+    rounding would be so too. A `LossScaleOptimizer` needs the second trace: in the first, where it
+    is not built yet, the loss is scaled by a constant.
     """
 
     @wraps(make_function)
     def make(model: Any, step: Callable[[Any], Any]) -> Any:
-        if not _rounds(model):
+        if isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer) or not _rounds(model):
             return make_function(model, step)
 
         @wraps(step)

@@ -37,7 +37,7 @@ def by_core(
 
     Raises
     ------
-    ValueError: for such a function that TensorFlow compiles with lengths that are left open.
+    ValueError: for such a function that TensorFlow compiles or exports with lengths left open.
     """
     step = _known(step)
     views = [view_of(x) for x in tensors]
@@ -49,10 +49,11 @@ def by_core(
         return _from_program(function, tensors, step, shape)
     if backend() == "tensorflow" and loops and any(None in x.shape for x in tensors):
         raise ValueError(
-            "TensorFlow compiles by XLA a sum that is rounded, of shapes"
+            "TensorFlow compiles by XLA, or exports, a sum that is rounded, of shapes"
             f" {', '.join(str(tuple(x.shape)) for x in tensors)}, whose lengths must be known then;"
-            " compile the model with jit_compile=False, or give batches of one size, as"
-            " dataset.batch(n, drop_remainder=True) makes them"
+            " compile the model with jit_compile=False; or give batches of one size, as"
+            " dataset.batch(n, drop_remainder=True) makes them, in export by an input_signature"
+            " with static shapes"
         )
     with wide():
         return function(*tensors, step)

@@ -71,3 +71,13 @@ def test_a_model_that_is_built_in_its_first_step() -> None:
     assert layer.kernel.shape == X.shape[1:] + Y.shape[1:]
     assert int(optimizer.iterations) == 1
     assert np.all(np.abs(keras.ops.convert_to_numpy(layer.kernel) - 1) < 0.01)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow traces what makes variables twice")
+def test_a_loss_is_scaled_by_what_the_optimizer_has_then() -> None:
+    """As long as the scale is too great it falls, which takes the second trace."""
+    model, optimizer = emulate(network(), keras.optimizers.SGD(0.01), "mxfp8", seed=0)
+    scaled = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=2.0**127)
+    model.compile(scaled, "mse", jit_compile=False)
+    model.fit(X, 8 * Y, 4, epochs=4, verbose=0)
+    assert 0 < int(scaled.iterations) < 20
