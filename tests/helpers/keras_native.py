@@ -14,6 +14,17 @@ MODES = {"tensorflow": ("eager", "graph", "xla"), "jax": ("eager", "xla"), "torc
 """Ways in which a function of tensors runs."""
 
 
+class Calls(keras.layers.Layer):
+    """A function of one tensor, whose dtype it leaves as it is."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        super().__init__(dtype="float32", autocast=False)
+        self.function = function
+
+    def call(self, x: Any) -> Any:
+        return self.function(x)
+
+
 def numpy(x: Any) -> Any:
     return ops.convert_to_numpy(x)
 

@@ -68,7 +68,7 @@ class SavedAverages(SavedBeside):
         """It takes what a file has brought of it, and what the next one brings.
 
         ValueError if the model was trained without it since, or the file's average was not in the
-        file's last training; if the optimizer was not built when the file was loaded.
+        file's last training; if the file's count of updates was not loaded into the optimizer.
         """
         key, optimizer = average.key, self._optimizer()
         if self._kept.get(key) is not average:

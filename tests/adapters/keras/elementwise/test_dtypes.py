@@ -5,11 +5,11 @@ import operator
 import keras
 import numpy as np
 import pytest
-from keras import layers, ops
+from keras import ops
 from qemu_swalp_keras import quantize_elementwise
 
 from qemu_swalp.training import Recipe
-from tests.helpers.keras_native import BACKEND, normal, numpy
+from tests.helpers.keras_native import BACKEND, Calls, normal, numpy
 
 PAIRS = [
     ("float16", np.float32(0.5)),
@@ -29,15 +29,6 @@ PAIRS = [
 
 OF_NUMBERS = [p for p in PAIRS if p[0] != "int32" and not isinstance(p[1], str)]
 """TensorFlow's operators take no others."""
-
-
-class Calls(layers.Layer):
-    def __init__(self, function):
-        super().__init__(dtype="float32", autocast=False)
-        self.function = function
-
-    def call(self, x):
-        return self.function(x)
 
 
 def other(given):

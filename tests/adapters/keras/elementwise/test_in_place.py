@@ -7,19 +7,10 @@ from keras import layers, ops
 from qemu_swalp_keras import quantize_elementwise
 
 from qemu_swalp.training import Recipe
-from tests.helpers.keras_native import BACKEND, normal, numpy
+from tests.helpers.keras_native import BACKEND, Calls, normal, numpy
 from tests.helpers.keras_training import gradients
 
 RECIPE = Recipe(elementwise="float<5,4>/nearest_even")
-
-
-class Calls(layers.Layer):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def call(self, x):
-        return self.function(x)
 
 
 def in_place(x):

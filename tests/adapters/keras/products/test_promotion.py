@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from keras import layers, ops
+from keras import ops
 from qemu_swalp_keras import quantize_gemms
 
 from qemu_swalp.training import Recipe
-from tests.helpers.keras_native import BACKEND, numpy
+from tests.helpers.keras_native import BACKEND, Calls, numpy
 
 SQUARE = np.array([[0.5, 1.5], [2.5, 0.25]])
 OTHERS = {
@@ -25,15 +25,6 @@ PRODUCTS = {
     "tensordot": lambda a, b: ops.tensordot(a, b, 1),
 }
 RECIPE = Recipe(operands=dict.fromkeys(("input", "weight", "error"), "fixed<8,2>"))
-
-
-class Calls(layers.Layer):
-    def __init__(self, function):
-        super().__init__(dtype="float32", autocast=False)
-        self.function = function
-
-    def call(self, x):
-        return self.function(x)
 
 
 def kind_of(function, x):
