@@ -14,14 +14,14 @@ from .arrays import Array, Namespace
 DETERMINISTIC = (
     "nearest_even",
     "nearest_away",
+    "nearest_zero",
+    "nearest_up",
     "toward_zero",
     "toward_positive",
     "toward_negative",
     "to_odd",
 )
 STOCHASTIC = ("stochastic_a", "stochastic_b", "stochastic_c")
-TIES = ("nearest_zero", "nearest_up")
-"""Nearest modes that differ in ties alone, in the reference implementation."""
 
 ALIASES = {
     "nearest_even": ("rne", "rn", "ties_to_even", "nearest_ties_to_even", "half_even"),
@@ -38,7 +38,7 @@ ALIASES = {
 
 _MODES = {
     name.replace("_", ""): mode
-    for mode in DETERMINISTIC + TIES + STOCHASTIC
+    for mode in DETERMINISTIC + STOCHASTIC
     for name in (mode, *ALIASES.get(mode, ()))
 }
 
@@ -75,11 +75,8 @@ class _Registered(NamedTuple):
     stochastic: bool
 
 
-REGISTERED: dict[str, _Registered] = {
-    "nearest_zero": _Registered(lambda f: f.above_half, False),
-    "nearest_up": _Registered(lambda f: f.above_half | (f.half & ~f.negative), False),
-}
-"""The modes `TIES`, and those of one's own, by name."""
+REGISTERED: dict[str, _Registered] = {}
+"""Modes of one's own, by name."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +193,7 @@ def register_rounding(name: str, rule: Rule, *, stochastic: bool = False) -> Rou
 
 def unregister_rounding(name: str) -> None:
     """Forget a mode that `register_rounding` has named. ValueError without one."""
-    if name not in REGISTERED or name in TIES:
+    if name not in REGISTERED:
         raise ValueError(f"no rounding mode of that name is registered, got {name!r}")
     del REGISTERED[name]
     _parsed.cache_clear()
@@ -207,7 +204,7 @@ class Choice(NamedTuple):
 
     rounding: Rounding
     negative: Array = None
-    """Mask of the sign; the nearest modes do without."""
+    """Mask of the sign; nearest_even does without."""
     words: Array = None
     """int32 random words, for stochastic modes."""
 
@@ -232,6 +229,13 @@ def rounds_up(xp: Namespace, choice: Choice, high: Array, low: Array, odd: Array
         return high != high
     if mode == "nearest_away":
         return high < 0
+    beyond = ((high ^ top) | low) != 0
+    if mode == "nearest_even":
+        return (high < 0) & (beyond | (odd == 1))
+    if mode == "nearest_zero":
+        return (high < 0) & beyond
+    if mode == "nearest_up":
+        return (high < 0) & (beyond | ~negative)
     inexact = (high | low) != 0
     if mode == "toward_positive":
         return inexact & ~negative
@@ -239,8 +243,6 @@ def rounds_up(xp: Namespace, choice: Choice, high: Array, low: Array, odd: Array
         return inexact & negative
     if mode == "to_odd":
         return inexact & (odd == 0)
-    if mode == "nearest_even":
-        return (high < 0) & ((((high ^ top) | low) != 0) | (odd == 1))
     return _carries(xp, choice, high, low)
 
 

@@ -17,6 +17,8 @@ from tests.helpers.backends import Backend, same_bits
 SAME = {
     "own_even": ("nearest_even", lambda f: f.above_half | (f.half & f.odd)),
     "own_away": ("nearest_away", lambda f: f.above_half | f.half),
+    "own_zero": ("nearest_zero", lambda f: f.above_half),
+    "own_half_up": ("nearest_up", lambda f: f.above_half | (f.half & ~f.negative)),
     "own_up": ("toward_positive", lambda f: ~f.negative),
     "own_odd": ("to_odd", lambda f: ~f.odd),
 }

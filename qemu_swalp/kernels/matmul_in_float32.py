@@ -21,7 +21,7 @@ SINGLE = SOURCE_DTYPES["float32"]
 MOST = 126
 """Two numbers below 2^126 add up to one below 2^127."""
 
-TO_NEAREST = ("nearest_even", "nearest_away")
+TO_NEAREST = ("nearest_even", "nearest_away", "nearest_zero", "nearest_up")
 """Modes of which a sum stops to grow: `_growth_to_nearest`."""
 
 

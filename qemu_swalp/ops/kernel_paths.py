@@ -16,7 +16,6 @@ COMPILED = "compiled kernels"
 
 WITHOUT_KERNELS = (
     ("registered rounding modes and scale rules", "everywhere"),
-    ("rounding nearest_zero, nearest_up", "everywhere"),
     ("squeezed formats (S2FP8)", "everywhere"),
     ("rule=ggml_signed, ggml_minimum (BLK-19)", "everywhere"),
     ("given scales, scales= (BLK-16)", "GPUs"),

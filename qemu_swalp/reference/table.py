@@ -106,7 +106,8 @@ def _threshold(
     at = (low + high) / 2 if boundary is None else boundary
     if at in (low, high):  # a value is exact and stays
         return at, at == high
-    return at, odd if mode == "nearest_even" else at >= 0
+    ties = {"nearest_even": odd, "nearest_away": at >= 0, "nearest_zero": at < 0}
+    return at, ties.get(mode, True)
 
 
 def _threshold_of_rule(

@@ -10,6 +10,8 @@ QS_BEGIN
 enum class Mode : int32_t {
   nearest_even,
   nearest_away,
+  nearest_zero,
+  nearest_up,
   toward_zero,
   toward_positive,
   toward_negative,
@@ -26,7 +28,18 @@ struct Known {
   QS_INLINE constexpr operator Mode() const { return value; }
 };
 
+QS_INLINE constexpr bool is_nearest(Mode mode) { return mode <= Mode::nearest_up; }
 QS_INLINE constexpr bool is_stochastic(Mode mode) { return mode >= Mode::stochastic_a; }
+
+/// nearest_away, nearest_zero or nearest_up: one body for the three, whose ties go by the sign. As
+/// a constant of the compiler it is the first of them.
+struct TiesBySign {
+  Mode mode = Mode::nearest_away;
+
+  QS_INLINE constexpr operator Mode() const { return mode; }
+};
+QS_INLINE constexpr bool is_nearest(TiesBySign) { return true; }
+QS_INLINE constexpr bool is_stochastic(TiesBySign) { return false; }
 
 /// A fraction ν in two words: ν·2^width = high + low/2^width; the last bit of `low` may stand for
 /// all that is left.
@@ -48,6 +61,14 @@ QS_INLINE Fraction<V> fraction_of(V sig, V shift) {
   return {select<V>(inside, left, right), select<V>(inside, V(), rest)};
 }
 
+/// 1 where a tie of a nearest mode goes to the candidate away from zero; odd, negative: 0 or 1.
+template <class V>
+QS_INLINE V tie_of(Mode mode, V odd, V negative) {
+  if (mode == Mode::nearest_even) return odd;
+  if (mode == Mode::nearest_away) return V() + 1;
+  return mode == Mode::nearest_up ? negative ^ 1 : V();
+}
+
 /// Whether the candidate away from zero is taken. odd, negative: 0 or 1. word: the random word in
 /// the top 32 bits. random_mask: mask of the top N bits.
 template <class M, class V>
@@ -56,9 +77,9 @@ QS_INLINE mask_of<V> rounds_up(M mode, Fraction<V> nu, V odd, V negative, V word
   using Word = word_of<V>;
   constexpr Word top = Word(1) << (8 * sizeof(Word) - 1);
   const V high = nu.high, low = nu.low, none = V();
-  if (mode == Mode::nearest_away) return signed_of(high) < signed_of(none);
-  if (mode == Mode::nearest_even) {
-    return signed_of(high ^ top) > signed_of(none - (odd | one_where<V>(low != none)));
+  if (is_nearest(mode)) {
+    const V tie = tie_of(mode, odd, negative);
+    return signed_of(high ^ top) > signed_of(none - (tie | one_where<V>(low != none)));
   }
   if (mode == Mode::toward_positive) return ((high | low) != none) & (negative == none);
   if (mode == Mode::toward_negative) return ((high | low) != none) & (negative != none);

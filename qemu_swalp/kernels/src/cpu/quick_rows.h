@@ -46,9 +46,7 @@ QS_INLINE VectorIn<Computing<C>> quick_inverse(VectorIn<Computing<C>> scale) {
 }
 
 /// Whether elements may be rounded so by a mode.
-constexpr bool may_be_quick(Mode mode) {
-  return mode == Mode::nearest_even || mode == Mode::nearest_away || is_stochastic(mode);
-}
+constexpr bool may_be_quick(Mode mode) { return is_nearest(mode) || is_stochastic(mode); }
 
 /// Powers of two, S as signed words in `run`, as scales and their inverses: NaN outside of a range,
 /// where elements go by `round_power_run`.

@@ -17,7 +17,9 @@ inline void with_mode(Mode mode, Work work) {
     case Mode::nearest_even:
       return work(Known<Mode::nearest_even>());
     case Mode::nearest_away:
-      return work(Known<Mode::nearest_away>());
+    case Mode::nearest_zero:
+    case Mode::nearest_up:
+      return work(TiesBySign{mode});
     case Mode::toward_zero:
       return work(Known<Mode::toward_zero>());
     case Mode::toward_positive:
