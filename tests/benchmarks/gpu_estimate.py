@@ -7,6 +7,9 @@ A processor issues 128 instructions in a clock, 64 of them to the integer pipe. 
 1.98 GHz, and a copy moves 3.0 TB/s: "arithmetic" is the speed that this allows, in per cent of a
 copy's. Kernels that look for the greatest number of an array first read it once more: "at most" is
 what memory allows, too. Latencies leave less.
+
+A step of SGD reads gradients, weights and velocities and writes the latter two, as PyTorch's does:
+its copy is that of five numbers for two. It takes some minutes to count.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from qemu_swalp._util.tables import table
-from qemu_swalp.kernels.gpu import quantize
+from qemu_swalp.kernels.build import CudaProgram
+from qemu_swalp.kernels.gpu import multi_tensor, quantize
 from tests.gpu.speed import TARGETS
 from tests.helpers import machine_code
 
@@ -30,6 +34,12 @@ ADDITIONS = 3
 """That the rounding of a number is made of."""
 STORES = 4
 """Packs of 16 bytes that a turn writes."""
+STEP = 3
+"""Additions of a step of SGD, beside roundings: weight decay, momentum and the move."""
+STEP_TARGET = 67
+"""Least per cent of the speed of PyTorch's fused step, which memory bounds: issue 19."""
+STEP_STORES = 2
+"""Packs that a turn of a step writes: of the velocity and of the weight."""
 PRODUCTS = 18
 """Of 64 bits, at least, in what draws the four words of a block."""
 
@@ -49,14 +59,45 @@ class Case(NamedTuple):
     """Whether elements draw random words by their numbers, four of them from a block; nearest
     rounding is as in C order.
     """
+    roles: int = 0
+    """That a step of SGD rounds; 0: an array is rounded."""
 
-    def needs(self, elements: int) -> dict[str, int]:
-        """What stands on the way around a turn of so many elements."""
-        found = {r"\bFADD": ADDITIONS * elements, r"\bST.*\.128": STORES}
+    @property
+    def stores(self) -> int:
+        """Packs of 16 bytes that a turn writes."""
+        return STEP_STORES if self.roles else STORES
+
+    @property
+    def elements(self) -> int:
+        """Of a turn; a step works on one pack of each array."""
+        return (1 if self.roles else STORES) * 16 // self.width
+
+    @property
+    def width(self) -> int:
+        """Bytes of an element."""
+        return CARRIERS[self.dtype.split(",")[0]][1]
+
+    @property
+    def moved(self) -> int:
+        """Bytes read and written for an element."""
+        return (5 if self.roles else 2) * self.width
+
+    def program(self, mode: str) -> CudaProgram:
+        """That has the kernel."""
+        source = CARRIERS[self.dtype.split(",")[0]][0]
+        if self.roles:
+            return multi_tensor.sgd_program_of(source, [mode, mode, "", mode])
+        return quantize.program_of(source, mode)
+
+    def needs(self, mode: str) -> dict[str, int]:
+        """What stands on the way around a turn."""
+        roundings = self.roles or 1
+        additions = ADDITIONS * roundings + (STEP if self.roles else 0)
+        found = {r"\bFADD": additions * self.elements, machine_code.WIDE_STORE: self.stores}
         if self.multiplications:
-            found[r"\bFMUL"] = self.multiplications * elements
-        if self.by_number:
-            found[r"\bIMAD\.WIDE"] = PRODUCTS * elements // 4
+            found[r"\bFMUL"] = self.multiplications * self.elements
+        if self.by_number or (self.roles and mode != "nearest_even"):
+            found[r"\bIMAD\.WIDE"] = PRODUCTS * roundings * self.elements // 4
         return found
 
 
@@ -72,12 +113,13 @@ CASES = (
     Case("mxfp8_e4m3", "bfloat16", "qs_groups", 0, False, ("", "")),
     Case("bfp8", "float32", "qs_whole", 0, True, ("67", "")),
     Case("nvfp4", "float32", "qs_groups", 2, True, ("20 to 30", "")),
+    Case("SGD, three roles in e4m3fn", "float32", "qs_sgd", 0, False, ("", ""), roles=3),
 )
 
 
-def arithmetic(instructions: float, integer: float, width: int) -> float:
-    """Per cent of a copy's speed; width : bytes of an element."""
-    allowed = CLOCKS / (BYTES / (2 * width))  # clocks for an element while it is copied
+def arithmetic(instructions: float, integer: float, moved: int) -> float:
+    """Per cent of a copy's speed; moved : bytes read and written for an element."""
+    allowed = CLOCKS / (BYTES / moved)  # clocks for an element while it is copied
     return 100 * allowed / max(instructions / ISSUED, integer / INTEGER)
 
 
@@ -90,23 +132,20 @@ def rows() -> list[tuple[str, ...]]:
     """Of the table."""
     found = []
     for case in CASES:
-        source, width = CARRIERS[case.dtype.split(",")[0]]
-        elements = STORES * 16 // width
         for which, (rounding, mode) in enumerate(MODES.items()):
             if case.by_number and mode == "nearest_even":
                 continue
-            program = quantize.program_of(source, mode)
-            kernel = machine_code.kernels(program, "sm_90")[case.kernel]
+            kernel = machine_code.kernels(case.program(mode), "sm_90")[case.kernel]
             called = "words_of_rows" if case.by_number else ""
-            way = machine_code.shortest_way(kernel, case.needs(elements), called)
+            way = machine_code.shortest_way(kernel, case.needs(mode), called)
             if way is None:
                 raise RuntimeError(f"no loop of {case.kernel} rounds as {case.format} asks")
-            counts = way.instructions / elements, way.integer / elements
-            allowed = arithmetic(*counts, width)
+            counts = way.instructions / case.elements, way.integer / case.elements
+            allowed = arithmetic(*counts, case.moved)
             targets = TARGETS.get((case.dtype, case.format), ("", ""))
             found.append(
                 (
-                    f"`{case.format}`",
+                    case.format if case.roles else f"`{case.format}`",
                     case.dtype,
                     rounding,
                     f"{counts[0]:.1f}",
@@ -114,7 +153,7 @@ def rows() -> list[tuple[str, ...]]:
                     case.before[which],
                     f"{allowed:.0f}",
                     f"{at_most(allowed, case.reads_twice):.0f}",
-                    str(targets[which]),
+                    str(STEP_TARGET if case.roles else targets[which]),
                 )
             )
     return found

@@ -8,6 +8,7 @@ import heapq
 import re
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,8 +25,10 @@ _LABEL = re.compile(r"^(\.L_\w+|\$[\w$]+):")
 _BRANCH = re.compile(r"\bBRA(?:\.\w+)*\s.*?`\((\.L_\w+)\)")
 _CALL = re.compile(r"\bCALL\b.*?`\(([\w$]+)\)")
 _IF = re.compile(r"BRA(?:\.\w+)*\s+!?U?P\d")
+WIDE_STORE = r"\bST(G|\.E).*\.128"
+"""Of 16 bytes to global memory."""
 _LOCAL = re.compile(r"\b(LDL|STL)\b")
-_STORE = re.compile(r"\bST(G|\.E)")
+_WIDE_STORE = re.compile(WIDE_STORE)
 INTEGER = re.compile(
     r"(?:@!?U?P\d+ )?(LOP3|PLOP3|IADD3|IADD|SHF|ISETP|SEL|VIMNMX\w*|IMNMX|LEA|PRMT|FMNMX|FSETP|FSEL"
     r"|BMSK|SGXT|FLO|POPC|VIADD\w*|MOV|LOP|ISCADD)\b"
@@ -71,16 +74,24 @@ def shortest_way(kernel: Kernel, needs: dict[str, int], called: str = "") -> Way
     what the loop runs where nothing is out of the ordinary. None if there is none.
 
     needs : pattern → count, such as {r"FADD": 48}. called : part of the name of a function that it
-    may call, whose instructions count; it calls no other one.
+    may call, whose instructions count; it calls no other one. Of loops within each other, those are
+    looked at that are the innermost to store as much as is needed.
     """
     kinds = [(re.compile(pattern), count) for pattern, count in needs.items()]
     met = [[pattern.search(text) is not None for pattern, _ in kinds] for text in kernel.code]
-    heads = {
-        target
-        for i, text in enumerate(kernel.code)
-        if (match := _BRANCH.search(text)) and (target := kernel.labels.get(match[1], i + 1)) <= i
-    }
     full = tuple(count for _, count in kinds)
+    spans = [
+        (start, end)
+        for start, end in _spans(kernel.code, kernel.labels)
+        if sum(map(_is_wide_store, kernel.code[start:end])) >= needs.get(WIDE_STORE, 0)
+    ]
+    # What begins in a loop and ends beyond it is a block out of line that goes back into the loop.
+    loops = [span for span in spans if not any(a < span[0] < b < span[1] for a, b in spans)]
+    heads = {
+        start
+        for start, end in loops
+        if not any(start <= a and b <= end and (a, b) != (start, end) for a, b in loops)
+    }
     ways = [way for head in sorted(heads) if (way := _around(kernel, head, met, full, called))]
     return min(ways, default=None)
 
@@ -186,11 +197,7 @@ def _parsed(lines: list[str]) -> tuple[list[str], dict[str, int]]:
 
 
 def _loops(code: list[str], labels: dict[str, int]) -> list[Loop]:
-    spans = [
-        code[labels[match[1]] : i + 1]
-        for i, text in enumerate(code)
-        if (match := _BRANCH.search(text)) and labels.get(match[1], i + 1) <= i
-    ]
+    spans = [code[start:end] for start, end in _spans(code, labels)]
     return [
         Loop(
             len(span),
@@ -204,5 +211,14 @@ def _loops(code: list[str], labels: dict[str, int]) -> list[Loop]:
     ]
 
 
+def _spans(code: Sequence[str], labels: dict[str, int]) -> list[tuple[int, int]]:
+    """Where each loop begins, and where it has ended."""
+    return [
+        (labels[match[1]], i + 1)
+        for i, text in enumerate(code)
+        if (match := _BRANCH.search(text)) and labels.get(match[1], i + 1) <= i
+    ]
+
+
 def _is_wide_store(text: str) -> bool:
-    return _STORE.search(text) is not None and ".128" in text
+    return _WIDE_STORE.search(text) is not None

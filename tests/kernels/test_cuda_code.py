@@ -64,7 +64,7 @@ def check_ways(bounds: dict[str, Any], kernels: dict[str, machine_code.Kernel]) 
     """
     source, packs = bounds["source"], TURN // 16
     elements = TURN // BYTES[source]
-    rounded = {r"\bFADD": 3 * elements, r"\bST.*\.128": packs}
+    rounded = {r"\bFADD": 3 * elements, machine_code.WIDE_STORE: packs}
     for name, most in bounds["ways"].items():
         check_way(source, kernels[name], rounded, most)
     check_way(source, kernels["qs_reduce"], {r"\bLD\S*\.128": packs}, bounds["search"])
