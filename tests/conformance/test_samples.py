@@ -20,6 +20,8 @@ NAMES = sorted(
     for name, fmt in spec.formats().items()
     if isinstance(fmt, oracle.Element) and name not in spec.round_names()
 )
+LISTED = [name for name in spec.round_names() if spec.formats()[name].bits <= 16]
+"""Formats with vector files whose values can be listed."""
 
 
 def places(fmt: Any, count: int) -> list[int]:
@@ -56,7 +58,7 @@ def test_sample(name: str) -> None:
     assert [fmt.decode(code) for code in codes.tolist()] == low.tolist()
 
 
-@pytest.mark.parametrize("name", sorted(spec.round_names()))
+@pytest.mark.parametrize("name", LISTED)
 def test_ties(name: str) -> None:
     """RND-4: ties up and toward zero, which the vector files of these formats do without."""
     fmt = spec.formats()[name]
