@@ -102,7 +102,7 @@ def test_idempotent_and_exact_values_stay(
     st.sampled_from(
         ["e4m3fn", "e5m2", "e2m1fn", "fixed<8,6,symmetric>", "codebook<-1,0,1>", "e4m3fnuz", "bf16"]
     ),
-    modes,
+    modes.filter(lambda mode: mode != "nearest_up"),
     words,
 )
 def test_symmetric(x: float, format: str, mode: str, word: int) -> None:

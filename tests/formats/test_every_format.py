@@ -118,9 +118,9 @@ def test_monotone(name: str, data: st.DataObject, mode: str) -> None:
 @given(st.data(), SEEDS)
 def test_symmetric(name: str, data: st.DataObject, seed: int) -> None:
     """Of a range that is its own mirror image: -x rounds to minus what x rounds to, in the mirrored
-    mode.
+    mode. That of nearest_up has no name.
     """
-    mode = data.draw(modes(name))
+    mode = data.draw(modes(name).filter(lambda mode: mode != "nearest_up"))
     f, x = q.parse(name), data.draw(arrays(name))
     values = landmarks(name)
     if not (values == -values[::-1]).all() or 0.0 not in values:
