@@ -137,7 +137,9 @@ def rows() -> list[tuple[str, ...]]:
                 continue
             kernel = machine_code.kernels(case.program(mode), "sm_90")[case.kernel]
             called = "words_of_rows" if case.by_number else ""
-            way = machine_code.shortest_way(kernel, case.needs(mode), called)
+            way = machine_code.shortest_way(
+                kernel, case.needs(mode), called, innermost=case.roles > 0
+            )
             if way is None:
                 raise RuntimeError(f"no loop of {case.kernel} rounds as {case.format} asks")
             counts = way.instructions / case.elements, way.integer / case.elements

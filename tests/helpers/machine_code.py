@@ -69,31 +69,39 @@ class Way(NamedTuple):
     integer: int
 
 
-def shortest_way(kernel: Kernel, needs: dict[str, int], called: str = "") -> Way | None:
+def shortest_way(
+    kernel: Kernel, needs: dict[str, int], called: str = "", innermost: bool = False
+) -> Way | None:
     """The shortest way around a loop of a kernel on which so many instructions of each kind stand:
     what the loop runs where nothing is out of the ordinary. None if there is none.
 
     needs : pattern → count, such as {r"FADD": 48}. called : part of the name of a function that it
-    may call, whose instructions count; it calls no other one. Of loops within each other, those are
-    looked at that are the innermost to store as much as is needed.
+    may call, whose instructions count; it calls no other one. innermost : look only at the
+    innermost loops that store as often as is needed: of a long kernel, all take hours.
     """
     kinds = [(re.compile(pattern), count) for pattern, count in needs.items()]
     met = [[pattern.search(text) is not None for pattern, _ in kinds] for text in kernel.code]
     full = tuple(count for _, count in kinds)
-    spans = [
-        (start, end)
-        for start, end in _spans(kernel.code, kernel.labels)
-        if sum(map(_is_wide_store, kernel.code[start:end])) >= needs.get(WIDE_STORE, 0)
-    ]
+    spans = _spans(kernel.code, kernel.labels)
+    if innermost:
+        spans = _innermost(kernel.code, spans, needs[WIDE_STORE])
+    heads = sorted({start for start, _ in spans})
+    ways = [way for head in heads if (way := _around(kernel, head, met, full, called))]
+    return min(ways, default=None)
+
+
+def _innermost(
+    code: Sequence[str], spans: list[tuple[int, int]], stores: int
+) -> list[tuple[int, int]]:
+    """The loops with so many stores of 16 bytes in which no other such loop lies."""
+    spans = [(a, b) for a, b in spans if sum(map(_is_wide_store, code[a:b])) >= stores]
     # What begins in a loop and ends beyond it is a block out of line that goes back into the loop.
     loops = [span for span in spans if not any(a < span[0] < b < span[1] for a, b in spans)]
-    heads = {
-        start
+    return [
+        (start, end)
         for start, end in loops
         if not any(start <= a and b <= end and (a, b) != (start, end) for a, b in loops)
-    }
-    ways = [way for head in sorted(heads) if (way := _around(kernel, head, met, full, called))]
-    return min(ways, default=None)
+    ]
 
 
 def _around(
