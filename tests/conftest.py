@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 
@@ -18,6 +19,16 @@ from hypothesis import settings
 from qemu_swalp.training import restart_seeds
 from tests.helpers.backends import BACKENDS, NEED_GPU, Backend, backend as make_backend, gpu_missing
 from tests.helpers.registries import left_as_found
+
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # what JAX compiles is kept for the workers and subprocesses, which inherit the environment;
+    # set here, since JAX reads it when a conftest below imports it
+    COMPILED = tempfile.TemporaryDirectory(prefix="jax-compiled-")
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 STARTED = pytest.StashKey[float]()
 """When the tests began, on the clock `time.monotonic`."""

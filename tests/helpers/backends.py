@@ -34,7 +34,7 @@ class Backend:
     every_vector = False
     """Whether compiled backends run every conformance vector, not a sample of some files."""
     half: int | None = None
-    """Of what XLA compiles for seconds, TensorFlow and JAX do one half each."""
+    """Of what takes seconds to trace or compile, two ways of one library do one half each."""
 
     def array(self, x: np.ndarray) -> Any:
         return x
@@ -250,6 +250,7 @@ class Tensorflow(Backend):
 class TensorflowFunction(Tensorflow):
     name = "tensorflow-function"
     jit = False
+    half = 1
 
     def call(self, function: Any, *arrays: Any) -> Any:
         with kernels_if(self.kernels):
@@ -270,6 +271,7 @@ class Jax(Backend):
     name = "jax"
     kernels = False
     op_by_op = True
+    half = 0
 
     def __init__(self) -> None:
         import jax
@@ -309,6 +311,7 @@ class JaxJit(Jax):
 class JaxKernels(Jax):
     name = "jax-kernels"
     kernels = True
+    half = None
 
 
 class JaxJitKernels(JaxJit):
@@ -325,6 +328,7 @@ class TensorflowKernels(Tensorflow):
 class TensorflowFunctionKernels(TensorflowFunction):
     name = "tensorflow-function-kernels"
     kernels = True
+    half = None
 
 
 class TensorflowXlaKernels(TensorflowXla):

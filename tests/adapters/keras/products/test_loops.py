@@ -191,7 +191,9 @@ class Nested(Looping):
         return ops.concatenate([ops.reshape(looped, (-1, 32)), self.turn(rows[0])[None]])
 
 
-@pytest.mark.parametrize(("outer", "inner"), pairwise([*NESTABLE, *NESTABLE][: len(NESTABLE) + 1]))
+@pytest.mark.parametrize(
+    ("outer", "inner"), list(pairwise([*NESTABLE, *NESTABLE][: len(NESTABLE) + 1]))
+)
 def test_loops_within_loops_draw_their_own_bits(outer, inner):
     distinct_draws(lambda: Nested(NESTABLE[outer], NESTABLE[inner]), (16, 32))
 
