@@ -6,9 +6,9 @@ Compiled ones compile the reference implementation anew for each format, roundin
 run the rows of the deterministic modes in float32 or, where that does not hold the input, in
 float64. TensorFlow's graphs and its XLA do one half of them each, and so do JAX operation by
 operation and its jit (`Backend.half`). Of the stochastic roundings each format meets five of the 24
-there, and of blocks, sums and arithmetic every n-th row runs (`BLOCK_STRIDE`, `SUM_STRIDE`: primes,
-so that every format and geometry is met; of the latter two on TensorFlow too). `python -m pytest
-tests/conformance --every-vector` runs all of them.
+there. Of blocks every n-th row of each format runs (`BLOCK_STRIDE`), of sums and arithmetic every
+n-th row (`SUM_STRIDE`), on TensorFlow too. `python -m pytest tests/conformance --every-vector` runs
+all of them.
 """
 
 from __future__ import annotations
