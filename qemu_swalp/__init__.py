@@ -55,6 +55,12 @@ if TYPE_CHECKING:
         Calibrator as Calibrator,
         calibrate as calibrate,
     )
+    from .ops.codes import (
+        BlockCodes as BlockCodes,
+    )
+    from .ops.decode import (
+        decode as decode,
+    )
     from .ops.elementwise import (
         add as add,
         divide as divide,
@@ -64,8 +70,6 @@ if TYPE_CHECKING:
         sum as sum,
     )
     from .ops.encode import (
-        BlockCodes as BlockCodes,
-        decode as decode,
         encode as encode,
     )
     from .ops.hadamard import (
@@ -149,8 +153,10 @@ _HOMES = {
     "ops.accumulation": ("Accumulation",),
     "ops.analysis": ("Analysis", "UpdateAnalysis", "analyze", "analyze_update"),
     "ops.calibrate": ("Calibration", "Calibrator", "calibrate"),
+    "ops.codes": ("BlockCodes",),
+    "ops.decode": ("decode",),
     "ops.elementwise": ("add", "divide", "multiply", "sqrt", "subtract", "sum"),
-    "ops.encode": ("BlockCodes", "decode", "encode"),
+    "ops.encode": ("encode",),
     "ops.hadamard": ("Hadamard", "hadamard_transform"),
     "ops.kernel_paths": ("kernel_paths",),
     "ops.matmul": ("matmul",),

@@ -66,7 +66,7 @@ _RENAMED = {"quantize_steps": quantize_elementwise, "register_steps": register_e
 
 
 def __getattr__(name: str) -> object:
-    """Names of version 0.1, for one release."""
+    """Names of the first drafts, for one release."""
     if name not in _RENAMED:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warn(

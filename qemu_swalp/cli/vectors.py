@@ -13,7 +13,7 @@ from .. import Block, BlockCodes, ElementFormat, Format, Rounding, encode, quant
 from ..arrays.dtypes import SOURCE_DTYPES
 from ..formats.base import OVERFLOWS
 from ..ops.arguments import check_representable, policy_of
-from ..ops.encode import with_codes
+from ..ops.codes import with_codes
 from .c_header import c_header
 from .formats import add_load, load, read_format
 

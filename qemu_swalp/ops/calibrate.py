@@ -14,7 +14,8 @@ from ..formats import Block, Exponent, Format, parse
 from ..reference.blocks import blocks_shape
 from .arguments import as_array, policy_of
 from .calibration_search import Histograms, entropy, squared_error
-from .encode import decode, encode
+from .decode import decode
+from .encode import encode
 from .given import check_takes_scales
 
 METHODS = ("amax", "percentile", "mse", "entropy")

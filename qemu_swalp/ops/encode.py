@@ -1,15 +1,12 @@
-"""The bits of a value: encode and decode (clauses COD)."""
+"""The bits of a value: `encode` (clauses COD)."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, overload
-
-import numpy as np
+from typing import Any, overload
 
 from .._typing import ArrayT
 from .._util.autograph import no_autograph
 from ..arrays import Array, Namespace, namespace_of
-from ..arrays.dtypes import source_dtype
 from ..formats import (
     BinadeFormat,
     Block,
@@ -17,54 +14,28 @@ from ..formats import (
     Exponent,
     Format,
     Overflow,
-    Squeezed,
-    TableFormat,
-    parse,
 )
-from ..formats.dtypes import dtype_name
 from ..random_bits import RandomBits
 from ..reference.block_codes import (
-    block_values,
     element_codes,
     lacking_code,
     shared_by_values,
 )
-from ..reference.block_round import round_elements, with_nan
+from ..reference.block_round import round_elements
 from ..reference.block_scales import Scales, Shared
 from ..reference.blocks import blocks_shape
-from ..reference.codes import binade_bits, codes_of_values, differs, without_code
+from ..reference.codes import codes_of_values, differs, without_code
 from ..reference.context import Context, Target, element_of
 from ..reference.given_scales import Given
 from ..reference.quantize import by_chunks, by_reference
-from ..reference.scale_codes import minimum_codes, scale_codes, scales_of_codes
+from ..reference.scale_codes import minimum_codes, scale_codes
 from ..reference.shared_scales import block_scales
-from ..reference.table_codes import table_values
 from ..rounding import NEAREST, Rounding
 from .arguments import as_array, check_random, check_representable, policy_of
+from .codes import BlockCodes, code_width, codes_context, with_codes
 from .encode_errors import LacksCode, check_codes, no_code_error
 from .given import check_given
 from .quantize import quantize
-
-
-class BlockCodes(NamedTuple):
-    """The codes of a block format (clause COD-4). The shared parts have the axes of the array, with
-    as many entries along each as there are blocks.
-    """
-
-    codes: Array
-    """Element codes, in the shape of the array."""
-    scales: Array
-    """Scale of each block: the exponent S as int8 or int16 where the format of the scales is
-    `Exponent`, else its code in that format, unsigned.
-    """
-    second: Array | None = None
-    """The array's scale above the blocks' (two levels): its float32 code as uint32, all axes of
-    length 1.
-    """
-    zero_points: Array | None = None
-    """Zero point of each block (rule "minmax"), in the dtype of the element codes; under
-    "ggml_minimum" the code of its minimum in the format of scales.
-    """
 
 
 @overload
@@ -147,7 +118,7 @@ def encode(
     format = with_codes(format)
     x = as_array(x, format)
     xp = namespace_of(x)
-    ctx = _context(xp, xp.dtype(x), format)
+    ctx = codes_context(xp, xp.dtype(x), format)
     shape = xp.shape(x)
     given = check_given(ctx, x, format, scales, zero_points)
     if isinstance(format, Block):
@@ -184,90 +155,6 @@ def encode(
         mask = by_chunks(xp, lifted, NEAREST, None, None, wrong)
         raise no_code_error(format, rounding, x, values, mask) from None
     return xp.reshape(codes, shape)
-
-
-@overload
-def decode(codes: BlockCodes, format: Format | str, dtype: Any = ...) -> Any: ...
-
-
-@overload
-def decode(codes: ArrayT, format: Format | str, dtype: Any = ...) -> ArrayT: ...
-
-
-@no_autograph
-def decode(codes: Any, format: Format | str, dtype: Any = "float32") -> Any:
-    """The values that codes stand for; inverse of `encode`.
-
-    codes : integer array (bits above `format.bits` are ignored, except by tables); for block
-        formats `BlockCodes`.
-    dtype : "float16", "bfloat16", "float32" or "float64", or a dtype object of an array library.
-        TypeError if that dtype does not represent the values.
-
-    >>> import numpy as np
-    >>> decode(np.uint8([0x38, 0x7E, 0x01]), "e4m3fn").tolist()
-    [1.0, 448.0, 0.001953125]
-    """
-    format, dtype = with_codes(format), dtype_name(dtype) or dtype
-    if isinstance(format, Block):
-        return _decode_blocks(codes, format, dtype)
-    codes = _code_array("codes", codes)
-    xp = namespace_of(codes)
-    ctx = _context(xp, dtype, format)
-    integers, shape = _integers(ctx, codes)
-    element = element_of(format)
-    if isinstance(element, TableFormat):
-        bits = table_values(ctx, integers, element)
-    else:
-        bits = binade_bits(ctx, integers, element)
-    return xp.reshape(ctx.floats(bits), shape)
-
-
-def with_codes(format: Format | str) -> Format:
-    """A format as itself or its string. ValueError if its numbers have no integer codes."""
-    format = parse(format)
-    if isinstance(format, Squeezed):
-        raise ValueError(
-            f"{format} has no integer codes: what they stand for would depend on powers that array"
-            " libraries compute differently in their last bits; keep the values that quantize gives"
-        )
-    return format
-
-
-def code_width(bits: int) -> int:
-    """Bits of the least unsigned dtype that has such codes (clause COD-2).
-
-    Raises ValueError if codes have more than 32 bits.
-    """
-    if bits > 32:
-        raise ValueError(f"codes have at most 32 bits, and this format has {bits}; keep the values")
-    return next(width for width in (8, 16, 32) if bits <= width)
-
-
-def _context(xp: Namespace, dtype: str, format: Format) -> Context:
-    """For codes of the format, with integers that have their bits."""
-    source = source_dtype(dtype)
-    check_representable(format, source)
-    bits = element_of(format).bits
-    code_width(bits)
-    return Context(xp, source.wide() if bits > 31 else source)
-
-
-def _code_array(name: str, codes: Any) -> Array:
-    """An argument as an array of codes. TypeError unless it is an integer array."""
-    if isinstance(codes, int | list) and not isinstance(codes, bool):
-        codes = np.asarray(codes)
-    codes = as_array(codes, name=name)
-    dtype = namespace_of(codes).dtype(codes)
-    if "int" not in dtype or dtype.startswith("q"):
-        raise TypeError(f"{name} must be an integer array, got dtype {dtype}")
-    return codes
-
-
-def _integers(ctx: Context, codes: Array) -> tuple[Array, tuple[int, ...]]:
-    """Element codes as integers of at least one dimension, and the shape that they had."""
-    xp = ctx.xp
-    shape = xp.shape(codes)
-    return xp.reshape(xp.cast(codes, ctx.dtype.width), shape or (1,)), shape
 
 
 def _encode_values(ctx: Context, x: Array, format: Block) -> BlockCodes:
@@ -359,56 +246,3 @@ def _block_codes(ctx: Context, codes: Array, format: Block, shared: Shared) -> B
             xp.unsigned(zero_points, code_width(format.zero_point_bits or 0)), blocks
         )
     return BlockCodes(codes, xp.reshape(store(scales, scale_width), blocks), second, zero_points)
-
-
-def _decode_blocks(codes: Any, format: Block, dtype: str) -> Any:
-    if not isinstance(codes, tuple) or not 2 <= len(codes) <= 4:
-        raise TypeError(
-            f"the codes of {format} must be BlockCodes(codes, scales, …), got"
-            f" {type(codes).__name__}"
-        )
-    parts = BlockCodes(
-        *(
-            None if part is None else _code_array(name, part)
-            for name, part in zip(BlockCodes._fields, codes, strict=False)
-        )
-    )
-    xp = namespace_of(parts.codes)
-    ctx = _context(xp, dtype, format)
-    integers, shape = _integers(ctx, parts.codes)
-    _check_parts(xp, parts, format, shape)
-    if 0 in shape:
-        return ctx.floats(integers)
-    lifted = xp.shape(integers)
-    shapes = (blocks_shape(lifted, format), (1,) * len(lifted), blocks_shape(lifted, format))
-    shared = (
-        None if part is None else xp.reshape(xp.cast(part, ctx.dtype.width), lengths)
-        for part, lengths in zip(parts[1:], shapes, strict=True)
-    )
-    scales = scales_of_codes(ctx, format, *shared).over_elements(xp, lifted, format)
-    values = block_values(ctx, integers, format, scales)
-    return xp.reshape(with_nan(ctx, values, scales.nan), shape)
-
-
-def _check_parts(xp: Namespace, parts: BlockCodes, format: Block, shape: tuple[int, ...]) -> None:
-    """ValueError unless the codes have the parts of the format, in the shapes of its blocks."""
-    blocks = blocks_shape(shape, format)
-    expected = {
-        "scales": (blocks, True),
-        "second": ((1,) * len(shape), format.second is not None),
-        "zero_points": (blocks, format.zero_point_bits is not None),
-    }
-    for name, (lengths, needed) in expected.items():
-        part = getattr(parts, name)
-        if (part is not None) != needed:
-            raise ValueError(f"the codes of {format} {'lack' if needed else 'have no'} {name}")
-        if needed and not xp.owns(part):
-            raise TypeError(
-                f"{name} must be a {xp.name} array like the codes of the elements, got"
-                f" {type(part).__module__}.{type(part).__qualname__}; convert it"
-            )
-        if needed and xp.shape(part) != lengths:
-            raise ValueError(
-                f"codes of shape {shape} in {format} have {name} of shape {lengths}, "
-                f"got {xp.shape(part)}"
-            )

@@ -12,7 +12,7 @@ from .._util.checks import check_int
 from ..arrays import Array, host, namespace_of
 from ..formats import Block, Exponent, Format, Squeezed, parse
 from ..reference.blocks import blocks_shape
-from .encode import BlockCodes, code_width
+from .codes import BlockCodes, code_width
 
 
 @overload

@@ -12,7 +12,7 @@ import numpy as np
 
 from .._util.extras import FILES, require
 from ..formats import Block, Float, Format, parse
-from ..ops.encode import BlockCodes
+from ..ops.codes import BlockCodes
 from ..ops.pack import pack
 from .host_arrays import in_own_dtype
 from .ml_dtypes import to_ml_dtypes

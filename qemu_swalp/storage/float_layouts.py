@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._util.extras import FILES, require
-from ..ops.encode import decode
+from ..ops.decode import decode
 from .quantization_config import weights_said
 from .scaled_arrays import ELEMENTS, Blocks, codes_of, scaled, unpacked
 from .state_dict import QuantizedTensor

@@ -11,7 +11,7 @@ import numpy as np
 from .._util.extras import GGUF, require
 from ..formats import Block, parse
 from ..formats.scale import GGML_MINIMUM
-from ..ops.encode import BlockCodes
+from ..ops.codes import BlockCodes
 from .host_arrays import in_own_dtype
 from .state_dict import QuantizedTensor
 from .tensor_files import whole

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._util.extras import FILES, require
 from ..formats import Block, parse
-from ..ops.encode import BlockCodes
+from ..ops.codes import BlockCodes
 from ..reference.blocks import blocks_shape
 from .state_dict import QuantizedTensor
 

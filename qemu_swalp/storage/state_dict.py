@@ -13,7 +13,9 @@ from .._util.checks import check_patterns, near_matches
 from ..arrays import DTYPES, Array, host, namespace_of
 from ..formats import Format, Overflow, parse
 from ..ops.arguments import as_array
-from ..ops.encode import BlockCodes, decode, encode
+from ..ops.codes import BlockCodes
+from ..ops.decode import decode
+from ..ops.encode import encode
 from ..ops.pack import packed_bytes
 from ..random_bits import RandomBits, stream_id
 from ..rounding import Rounding

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..formats import Block, Exponent, Format, TableFormat
 from ..formats.floating import Float
-from ..ops.encode import BlockCodes
+from ..ops.codes import BlockCodes
 from ..ops.pack import pack, packed_parts, signed, unpack
 from .ml_dtypes import dtype_of
 from .state_dict import QuantizedTensor

@@ -73,9 +73,9 @@ _RENAMED = {
     "Step": "StepInputs",
     "Window": "LAWA",
 }
-"""Names of version 0.1, which go on for one release with a warning."""
+"""Names of the first drafts, which go on for one release with a warning."""
 
-if not TYPE_CHECKING:  # type checkers report the names of version 0.1
+if not TYPE_CHECKING:  # type checkers report the names of drafts
 
     def __getattr__(name: str) -> Any:
         if name not in _RENAMED:

@@ -30,7 +30,7 @@ from .roles import (
 )
 
 RENAMED = {"steps": "elementwise"}
-"""Keys of recipes that version 0.1 saved, and their names today."""
+"""Keys of recipes that the first drafts saved, and their names today."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Recipe:
         one scale for the whole array, and are the same in both products.
     backward : "rounded" for backward products of what the forward product multiplied, transformed
         and rounded, in place of the operands as they were. Their gradients are zero where the
-        rounding clipped, and transformed back. In PyTorch.
+        rounding clipped, and transformed back.
     elementwise : how the elementwise operations within softmax, normalization and nonlinearities
         are rounded. A quantizer of an element format for all of them, or {name: quantizer}. The
         names are those of `ELEMENTWISE`, or "add", "multiply", "divide", "sqrt", "function" (exp,
@@ -388,7 +388,7 @@ class Recipe:
 
     @staticmethod
     def from_dict(plain: Mapping[str, Any]) -> Recipe:
-        """Inverse of `to_dict`; it reads what version 0.1 wrote, too.
+        """Inverse of `to_dict`; it reads what the first drafts wrote, too.
 
         ValueError if a key is not the name of a role or part of a recipe.
         """

@@ -1,4 +1,4 @@
-"""Public names of version 0.1 that have others today go on for one release, with a warning."""
+"""Public names of the first drafts that have others today go on for one release, with a warning."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Recipes that version 0.1 saved by `to_dict` are the same recipes today.
+"""Recipes that the first drafts saved by `to_dict` are the same recipes today.
 
-`recipes_0_1.json` holds what `to_dict` of version 0.1.0 wrote of each preset, of two functions that
+`draft_recipes.json` holds what `to_dict` of one wrote of each preset, of two functions that
 make recipes, and of a recipe that uses every section; nothing writes it again.
 """
 
@@ -16,7 +16,7 @@ import pytest
 from qemu_swalp.training import Recipe, fixed_point, recipe, recipe_names, swalp
 
 SAVED: dict[str, dict[str, Any]] = json.loads(
-    Path(__file__).with_name("recipes_0_1.json").read_text(encoding="utf-8")
+    Path(__file__).with_name("draft_recipes.json").read_text(encoding="utf-8")
 )
 NAMES = ("forward.input", "forward.weight", "dgrad.weight", "wgrad.input")
 GREW = {
@@ -31,7 +31,7 @@ GREW = {
         gradient="bfp8/stochastic",  # type: ignore[arg-type]
     ),
 }
-"""What version 0.1 had of the presets that hold more of their papers today."""
+"""What they had of the presets that hold more of their papers today."""
 
 MADE_TODAY = {name: recipe(name) for name in recipe_names() if name in SAVED} | {
     "swalp(4, big, average)": swalp(4, "big", average="bf16/stochastic"),

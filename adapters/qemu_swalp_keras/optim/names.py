@@ -121,7 +121,7 @@ class Names:
         if left_out and not among:
             raise ValueError(
                 f"the config leaves out variables {list(left_out)}, and does not tell of which, as"
-                " those from before version 0.1; make the optimizer anew with model= and exclude="
+                " those of drafts; make the optimizer anew with model= and exclude="
             )
         among = tuple((path, tuple(shape)) for path, shape in among)
         return Names(left_out=left_out, among=among, checked=config.get(CHECKED, True))

@@ -43,7 +43,7 @@ class LAWA(Policy):
         check_int("size", self.size, 1, 2**31)
 
     def record(self) -> dict[str, Any]:
-        """As `Policy.record`, under the name that checkpoints of version 0.1 have for it."""
+        """As `Policy.record`, under the name that checkpoints of the first drafts have for it."""
         return super().record() | {"policy": "Window"}
 
     def keys(self, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Names of version 0.1 go on for one release, with a warning."""
+"""Names of the first drafts go on for one release, with a warning."""
 
 import pytest
 import qemu_swalp_torch

@@ -258,7 +258,7 @@ def test_copies_know_the_layouts_without_the_modules(same, kind):
 
 
 def test_checkpoints_with_numbers_go_on_where_they_say_the_same():
-    """As version 0.1 saved them: axis 0 is the output channel of a Linear, not of its transpose."""
+    """As drafts saved them: axis 0 is the output channel of a Linear, not of its transpose."""
     numbers = SWALP.resolve(out=0)
     for module, agrees in ((nn.Linear(3, 4), True), (nn.ConvTranspose1d(3, 4, 2), False)):
         saved = quantize_optimizer(torch.optim.SGD(module.parameters(), 0.1), numbers).state_dict()
