@@ -6,15 +6,17 @@ Compiled ones compile the reference implementation anew for each format, roundin
 run the rows of the deterministic modes in float32 or, where that does not hold the input, in
 float64. TensorFlow's graphs and its XLA do one half of them each, and so do JAX operation by
 operation and its jit (`Backend.half`). Of the stochastic roundings each format meets five of the 24
-there. Of blocks every n-th row of each format runs (`BLOCK_STRIDE`), of sums and arithmetic every
-n-th row (`SUM_STRIDE`), on TensorFlow too. `python -m pytest tests/conformance --every-vector` runs
-all of them.
+there. Of blocks, sums and arithmetic they, and TensorFlow, run one row of n (`some`). `python -m
+pytest tests/conformance --every-vector` runs all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import ml_dtypes
 import numpy as np
@@ -55,6 +57,33 @@ def sampled(backend: Backend) -> bool:
     too.
     """
     return backend.name in (*COMPILED, "jax") and not backend.every_vector
+
+
+RowT = TypeVar("RowT")
+
+
+def some(
+    backend: Backend, rows: Sequence[RowT], strides: Mapping[str, int], kind: Callable[[RowT], str]
+) -> list[RowT]:
+    """The rows that a backend runs: all, or one of n, of as many kinds as so many rows can be.
+
+    They are drawn, since every n-th row of a table with a period has one rounding. The second way
+    of a library (`Backend.half`) begins with the last kind.
+    """
+    stride = 1 if backend.every_vector else strides.get(backend.name, 1)
+    if stride == 1:
+        return list(rows)
+    kinds = sorted(set(map(kind, rows)))
+    random.Random(0).shuffle(kinds)
+    if backend.half:
+        kinds.reverse()
+    seen: Counter[str] = Counter()
+    places: list[tuple[int, int, int]] = []
+    for number in random.Random(backend.name).sample(range(len(rows)), len(rows)):
+        name = kind(rows[number])
+        places.append((seen[name], kinds.index(name), number))
+        seen[name] += 1
+    return [rows[number] for *_, number in sorted(places)[: math.ceil(len(rows) / stride)]]
 
 
 def string(name: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 import qemu_swalp as q
 from tests.conformance import spec
-from tests.conformance.cases import COMPILED
+from tests.conformance.cases import COMPILED, some
 from tests.helpers.backends import Backend, same_bits
 
 SUM_STRIDE = {
@@ -22,7 +22,7 @@ SUM_STRIDE = {
 
 def test_sums(backend: Backend) -> None:
     """SUM-1 to SUM-5, STR-3."""
-    for row in spec.read_sums()[:: 1 if backend.every_vector else SUM_STRIDE.get(backend.name, 1)]:
+    for row in some(backend, spec.read_sums(), SUM_STRIDE, lambda row: row.accumulation):
         a, b = (np.array([x], row.dtype) for x in (row.a, row.b))
         got = backend.matmul(a, b.T, row.accumulation, q.RandomBits(row.seed, 5, 2))
         assert same_bits(got, np.array([[row.output]], row.dtype)).all(), (row, got.item().hex())
@@ -31,9 +31,8 @@ def test_sums(backend: Backend) -> None:
 
 def test_arithmetic(backend: Backend) -> None:
     """OPS-1, OPS-2."""
-    for row in spec.read_arithmetic()[
-        :: 1 if backend.every_vector else SUM_STRIDE.get(backend.name, 1)
-    ]:
+    rows = spec.read_arithmetic()
+    for row in some(backend, rows, SUM_STRIDE, lambda row: f"{row.operation} {row.quantizer}"):
         operands = [
             np.array(x, row.dtype) for x in (row.a, row.b)[: 1 if row.operation == "sqrt" else 2]
         ]

@@ -8,30 +8,17 @@ import pytest
 import qemu_swalp as q
 from qemu_swalp.arrays.dtypes import source_dtype
 from tests.conformance import spec
-from tests.conformance.cases import COMPILED, DTYPES, Case, as_dtype, assert_bits, held
+from tests.conformance.cases import COMPILED, DTYPES, Case, as_dtype, assert_bits, held, some
 from tests.helpers.backends import Backend, same_bits
 
-BLOCK_STRIDE = {
-    "jax": 11,
-    "tensorflow": 5,
-    "tensorflow-function": 47,
-    "tensorflow-xla": 47,
-    "jax-jit": 47,
-}
+BLOCK_STRIDE = {"tensorflow": 5} | dict.fromkeys(("jax", *COMPILED), 38)
+"""With 38 each of the 30 formats gives one row."""
 
 
 def block_rows(backend: Backend) -> list[tuple[int, spec.BlockRow]]:
-    """The rows that a backend runs, numbered: every n-th of each format, and one at least."""
-    stride = 1 if backend.every_vector else BLOCK_STRIDE.get(backend.name, 1)
-    rows: dict[str, list[tuple[int, spec.BlockRow]]] = {}
-    for turn, row in enumerate(spec.read_blocks()):
-        rows.setdefault(row.format, []).append((turn, row))
-    first = backend.half or 0
-    return [
-        row
-        for place, group in enumerate(rows.values(), first)
-        for row in group[place % min(stride, len(group)) :: stride]
-    ]
+    """The rows that a backend runs, numbered."""
+    rows = list(enumerate(spec.read_blocks()))
+    return some(backend, rows, BLOCK_STRIDE, lambda row: row[1].format)
 
 
 def block_dtypes(backend: Backend, turn: int, row: spec.BlockRow, needed: list[float]) -> list[str]:
@@ -116,23 +103,28 @@ def keeps_scale(row: spec.BlockRow) -> bool:
 
 SCALED_STRIDE = {
     "tensorflow": 7,
-    "jax": 89,
-    "tensorflow-function": 61,
-    "tensorflow-xla": 41,
-    "jax-jit": 41,
+    "jax": 150,
+    "tensorflow-function": 150,
+    "tensorflow-xla": 100,
+    "jax-jit": 100,
 }
 
 
 def scaled_rows(backend: Backend) -> list[spec.ScaledRow]:
-    """The rows of scaled.txt, scaled_tables.txt and scaled_searches.txt that a backend runs."""
-    stride = 1 if backend.every_vector else SCALED_STRIDE.get(backend.name, 1)
+    """The rows of scaled.txt, scaled_tables.txt, scaled_searches.txt and scaled_ggml.txt that a
+    backend runs.
+    """
     searches = spec.read_scaled_searches()
     if backend.name in COMPILED:  # nine candidates compile for long
         searches = [row for row in searches if "e8m0fnu" in row.format]
-    rows = [*spec.read_scaled()[::stride], *spec.read_scaled_tables()[:: 3 * stride - 2]]
-    rows += searches[:: 3 * stride - 2]
-    rows += spec.read_scaled_ggml()[:: 2 * stride - 1]
-    return [row for row in backend.share(rows, 0) if row.dtype in backend.dtypes]
+    rows = [
+        *spec.read_scaled(),
+        *spec.read_scaled_tables(),
+        *searches,
+        *spec.read_scaled_ggml(),
+    ]
+    rows = [row for row in rows if row.dtype in backend.dtypes]
+    return some(backend, rows, SCALED_STRIDE, lambda row: f"{row.format} {row.rounding}")
 
 
 def scaled_arrays(row: spec.ScaledRow) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
@@ -183,8 +175,9 @@ def test_scaled_codes(backend: Backend) -> None:
 
 def test_given_scales(backend: Backend) -> None:
     """BLK-16: scales and zero points of the caller, one for all blocks or one for each."""
-    sampled = backend.name in SCALED_STRIDE and not backend.every_vector
-    for row, given, points in spec.read_scaled_given()[:: 16 if sampled else 1]:
+    strides = dict.fromkeys(SCALED_STRIDE, 16)
+    rows = some(backend, spec.read_scaled_given(), strides, lambda row: row[0].format)
+    for row, given, points in rows:
         x, _, expected = scaled_arrays(row)
         shape = row.scale_shape if len(given) > 1 else ()
         numbers = np.array(given, np.float32).reshape(shape)
