@@ -34,7 +34,7 @@ STARTED = pytest.StashKey[float]()
 """When the tests began, on the clock `time.monotonic`."""
 
 settings.register_profile("default", max_examples=200, deadline=None)
-settings.register_profile("ci", max_examples=500, deadline=None, derandomize=True)
+settings.register_profile("ci", max_examples=300, deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
