@@ -92,7 +92,7 @@ class Block(Format, family="block"):
         are "ggml_minimum", integers above the least element. With the rounding "nearest_up" all
         have ggml's bits (clause BLK-19).
     second : format of the global (per-tensor) scale above those of the blocks, float<8,23>; or None
-        (rules "nearest", "mse", "four_over_six" and the vendor rules).
+        (scales with significand bits, rules "nearest", "mse", "four_over_six", the vendors').
     top : what the rules bring amax to; default: the greatest magnitude of the elements (of binade
         formats `max`). Posits and takums are precise far below it: `top=1` uses that. A greater one
         clips.
@@ -211,10 +211,12 @@ class Block(Format, family="block"):
                 f"rule='four_over_six' chooses between 6 and 4 in e2m1fn, got {self.element} and"
                 f" top={self.top:g}; use rule='mse'"
             )
-        if self.second is not None and rule not in ("nearest", *SEARCH_RULES, *VENDOR_RULES):
+        levels = () if self.powers else ("nearest", *SEARCH_RULES, *VENDOR_RULES)
+        if self.second is not None and rule not in levels:
+            remedy = "scale=e4m3fn" if self.powers else "rule='nearest'"
             raise ValueError(
-                f"rule={rule!r} has no global scale, got second={self.second}; leave second= out,"
-                " or use rule='nearest'"
+                f"rule={rule!r} with scale={self.scale} has no global scale, got"
+                f" second={self.second}; leave second= out, or use {remedy}"
             )
         self._check_ggml()
         if rule == "minmax" and self.element != Fixed(self.element.bits, 0, signed=False):

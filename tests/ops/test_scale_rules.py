@@ -142,7 +142,7 @@ def test_a_rule_that_is_registered_anew() -> None:
         (
             lambda: q.parse("nvfp4").replace(rule="own_rule"),
             ValueError,
-            "rule='own_rule' has no global scale",
+            "rule='own_rule' with scale=e4m3fn has no global scale.* or use rule='nearest'",
         ),
         (lambda: q.register_scale_rule("mse", abs), ValueError, "is built in"),
         (lambda: q.register_scale_rule("a b", abs), ValueError, "must be an identifier"),

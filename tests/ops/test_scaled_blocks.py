@@ -285,7 +285,12 @@ def test_tiles() -> None:
         (
             lambda: q.parse("mxfp4").replace(second=q.Float(8, 23)),
             ValueError,
-            "rule='floor' has no global scale",
+            "rule='floor' with scale=e8m0fnu has no global scale.* or use scale=e4m3fn",
+        ),
+        (
+            lambda: q.parse("block<e2m1fn,scale=e8m0fnu,rule=mse,second=float<8,23>>"),
+            ValueError,
+            "rule='mse' with scale=e8m0fnu has no global scale",
         ),
         (
             lambda: q.parse("nvfp4").replace(second=q.parse("bf16")),
