@@ -12,7 +12,7 @@ from ..formats.scale_rules import OWN_RULES, BlockView
 from ..rounding import TO_NEAREST
 from .binary32 import to_binary32
 from .block_scales import Extent
-from .blocks import Lengths, blocks_shape, over_blocks
+from .blocks import Lengths, blocks_shape, is_empty, over_blocks
 from .context import BINARY32, BINARY64, Context
 from .division import Number
 from .element import round_magnitude
@@ -51,9 +51,16 @@ def fixed_scales(ctx: Context, lengths: Lengths, format: Block, given: Given) ->
 
 
 def scales_of_own_rule(ctx: Context, x: Array, extent: Extent, format: Block) -> Fixed:
-    """The scales that a rule of one's own gives."""
+    """The scales that a rule of one's own gives; it is not asked about arrays without elements,
+    whose scales are the least.
+    """
     xp, dtype = ctx
     own = ctx.of(BINARY32 if dtype.width == 32 else BINARY64)
+    amax = own.floats(_widened(ctx, extent.amax))
+    shape = blocks_shape(extent.shape, format)
+    if is_empty(extent.shape):
+        scale, invalid = scales_in_format(ctx, format, amax, exact=False)
+        return Fixed(scale, None, invalid)
     magnitude = ctx.magnitude_bits(x)
     finite = xp.where(magnitude < dtype.infinity, magnitude, 0)
     values = own.signed(_widened(ctx, finite), ctx.negative(x))
@@ -63,7 +70,7 @@ def scales_of_own_rule(ctx: Context, x: Array, extent: Extent, format: Block) ->
 
     ones = own.floats(0 * values + (own.dtype.bias << own.dtype.mantissa))
     view = BlockView(
-        own.floats(_widened(ctx, extent.amax)),
+        amax,
         own.floats(values),
         over,
         partial(over, total=True),
@@ -77,7 +84,6 @@ def scales_of_own_rule(ctx: Context, x: Array, extent: Extent, format: Block) ->
             f"the scale rule {format.rule} must give an array like amax, of {own.dtype.name}, got"
             f" {xp.dtype(scales) if xp.owns(scales) else type(scales).__qualname__}"
         )
-    shape = blocks_shape(extent.shape, format)
     scale, invalid = scales_in_format(ctx, format, xp.reshape(scales, shape), exact=False)
     return Fixed(scale, None, invalid)
 

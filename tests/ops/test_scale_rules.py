@@ -101,6 +101,24 @@ def test_an_own_rule_that_is_the_built_in_one(x: np.ndarray) -> None:
     assert (codes.scales == q.encode(x, "int<8,axis=0>", "nearest_even").scales).all()
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "block<e4m3fn,axis=-1,size=16,scale=e4m3fn,rule=quest>",
+        "block<e4m3fn,axis=0,scale=e8m0fnu,rule=own_rule>",
+    ],
+)
+@pytest.mark.parametrize("shape", [(3, 0), (0, 32)])
+def test_of_arrays_without_elements(backend: Backend, name: str, shape: tuple[int, int]) -> None:
+    """A rule of one's own is not asked, since a mean of nothing is none; scales are the least."""
+    x = np.zeros(shape, np.float32)
+    codes = backend.encode(x, name, "nearest_even")
+    assert backend.quantize(x, name).shape == codes.codes.shape == shape
+    assert backend.decode(codes, name).shape == shape
+    blocks = shape[1] // 16 if "size=16" in name else 1
+    assert codes.scales.tolist() == [[0] * blocks] * shape[0]
+
+
 def test_rules_that_nobody_has() -> None:
     """Means and clips, in every geometry and source dtype; powers of two are rounded down to."""
     x = np.float32([[1.0, -3.0, 0.0, 2.0], [0.5, 0.5, -0.5, 0.5]])
