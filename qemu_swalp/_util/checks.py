@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
+from numbers import Integral
 from typing import Any
 
 
 def check_int(name: str, value: object, low: int, high: int) -> None:
     """Raise unless `value` is an int (not a bool) with low ≤ value ≤ high."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer from {low} to {high}, got {value!r}")
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        remedy = f"; give int({value})" if whole else ""
+        raise TypeError(f"{name} must be an integer from {low} to {high}, got {value!r}{remedy}")
     if not low <= value <= high:
         raise ValueError(f"{name} must be from {low} to {high}, got {value}")
 

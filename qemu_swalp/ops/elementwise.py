@@ -15,6 +15,7 @@ import numpy as np
 from .. import kernels
 from .._typing import ArrayT, Numbers
 from .._util.autograph import no_autograph
+from .._util.checks import check_bool
 from ..arrays import Array, Namespace, namespace_of
 from ..arrays.dtypes import SourceDtype, source_dtype
 from ..formats import Format
@@ -144,32 +145,57 @@ def sum(
     x: ArrayT,
     accumulation: Accumulation | Quantizer | str,
     *,
-    axis: int = -1,
+    axis: int | Sequence[int] | None = -1,
     keepdims: bool = False,
     random: RandomBits | None = None,
 ) -> ArrayT:
-    """The sum over an axis, each partial sum rounded: `matmul` with ones, which says what the
+    """The sum over axes, each partial sum rounded: `matmul` with ones, which says what the other
     arguments are.
+
+    axis : one, several, or None for all; elements of several are added up in C order.
+
+    Raises ValueError if x has no such axis or one is named twice, TypeError if one is no integer.
 
     >>> import numpy as np
     >>> sum(np.ones((2, 300), np.float32), "bf16/nearest_even").tolist()
     [256.0, 256.0]
     """
+    check_bool("keepdims", keepdims)
     array = as_array(x)
     xp = namespace_of(array)
     source_dtype(xp.dtype(array))
     shape = xp.shape(array)
-    if not -len(shape) <= axis < len(shape):
-        raise ValueError(f"axis must be one of the {len(shape)} axes of x, got {axis}")
-    axis %= len(shape)
-    before, count, after = math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])
+    summed = _axes(axis, len(shape))
+    kept = [i for i in range(len(shape)) if i not in summed]
+    first = summed[0] if summed else len(shape)
+    if summed != list(range(first, first + len(summed))):
+        array, first = xp.permuted(array, [*kept, *summed]), len(kept)
+    before, count, after = (
+        math.prod(shape[i] for i in axes) for axes in (kept[:first], summed, kept[first:])
+    )
     if after == 1:  # the kernels go through columns side by side
         columns = xp.transposed(xp.reshape(array, (before, count)))
     else:
         columns = xp.reshape(array, (before, count, after))
     totals = matmul(xp.zeros((1, count), array) + 1, columns, accumulation, random=random)
-    result = xp.reshape(totals, (*shape[:axis], *((1,) if keepdims else ()), *shape[axis + 1 :]))
-    return cast(ArrayT, result)
+    lengths = [1 if i in summed else n for i, n in enumerate(shape) if keepdims or i in kept]
+    return cast(ArrayT, xp.reshape(totals, lengths))
+
+
+def _axes(axis: int | Sequence[int] | None, count: int) -> list[int]:
+    """Numbers of axes from 0, in order."""
+    if axis is None:
+        return list(range(count))
+    axes = list(axis) if isinstance(axis, Sequence) else [axis]
+    for each in axes:
+        if isinstance(each, bool) or not isinstance(each, int | np.integer):
+            raise TypeError(f"axis must be an integer, several of them or None, got {axis!r}")
+        if not -count <= each < count:
+            raise ValueError(f"axis must be one of the {count} axes of x, got {axis}")
+    found = sorted({int(each) % count for each in axes})
+    if len(found) < len(axes):
+        raise ValueError(f"axis must name each axis once, got {axis}")
+    return found
 
 
 def _operate(

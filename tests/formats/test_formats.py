@@ -243,6 +243,11 @@ def test_bad_toml_registers_nothing(tmp_path, text: str, words: str) -> None:  #
             "fraction must be an integer from -256 to 256, got 0.5",
         ),
         (
+            lambda: q.Fixed(np.int64(8), 0),  # type: ignore[arg-type]
+            TypeError,
+            r"word must be an integer from 2 to 32, got .*8\)?; give int\(8\)",
+        ),
+        (
             lambda: q.Fixed(8, 1, signed=False, symmetric=True),
             ValueError,
             "symmetric=True needs signed=True",

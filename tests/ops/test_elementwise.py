@@ -162,6 +162,18 @@ def test_sums_over_an_axis() -> None:
             q.sum(x, "bf16/to_odd", axis=axis, keepdims=True).shape
             == np.sum(x, axis, keepdims=True).shape
         )
+    for axes in ((0, 1), (-1, 0), (2, 1), [1], (), None):
+        summed = range(3) if axes is None else sorted(axis % 3 for axis in axes)
+        rows = np.moveaxis(x, summed, range(-len(summed), 0))
+        rows = rows.reshape(*rows.shape[: 3 - len(summed)], -1)
+        wanted = q.sum(rows, "bf16; chunk=2", random=RANDOM)
+        got = q.sum(x, "bf16; chunk=2", axis=axes, random=RANDOM)
+        assert got.shape == wanted.shape
+        assert same_bits(got, wanted).all()
+        whole = None if axes is None else tuple(axes)
+        kept = q.sum(x, "bf16/to_odd", axis=axes, keepdims=True)
+        assert kept.shape == np.sum(x, whole, keepdims=True).shape
+    assert q.sum(np.float32(0.1), "e4m3fn", axis=None) == q.quantize(np.float32(0.1), "e4m3fn")
     assert q.sum([0.1, 0.2], "bf16/toward_zero").shape == ()
     assert q.sum(np.zeros((2, 0)), "bf16/to_odd").tolist() == [0.0, 0.0]
 
@@ -190,3 +202,10 @@ def test_bad_arguments() -> None:
         q.sqrt(a.astype(np.int32), "fp16/to_odd")
     with pytest.raises(ValueError, match="axis must be one of the 2 axes of x, got 2"):
         q.sum(a, "fp16/to_odd", axis=2)
+    with pytest.raises(ValueError, match=r"axis must name each axis once, got \(0, -2\)"):
+        q.sum(a, "fp16/to_odd", axis=(0, -2))
+    for axis in ("0", 0.0, True, (0, None)):
+        with pytest.raises(TypeError, match="axis must be an integer, several of them or None"):
+            q.sum(a, "fp16/to_odd", axis=axis)
+    with pytest.raises(TypeError, match="keepdims must be True or False, got 1"):
+        q.sum(a, "fp16/to_odd", keepdims=1)
