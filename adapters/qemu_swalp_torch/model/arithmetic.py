@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..ops.function_table import FUNCTIONS
 from ..ops.functional import ElementwiseFunctions
 from .frames import Frame
-from .names import OPERATORS, all_dense, callables, worded
+from .names import OPERATORS, all_dense, arguments_for, callables, parameters_of, worded
 
 Handler = Callable[..., Any]
 
@@ -82,20 +83,45 @@ IN_PLACE = {
 }
 
 
-def _handler(name: str) -> Handler:
+NATIVE = {
+    "layer_norm": ("normalized_shape", "weight", "bias", "eps"),
+    "group_norm": ("num_groups", "weight", "bias", "eps"),
+    "batch_norm": (
+        *("weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"),
+    ),
+    "instance_norm": (
+        *("weight", "bias", "running_mean", "running_var", "use_input_stats", "momentum", "eps"),
+    ),
+}
+"""What `torch.batch_norm` and its kin take after the input, in another order than those of
+`torch.nn.functional`; whether to use cuDNN follows.
+"""
+
+CUDNN = ("cudnn_enable", "cudnn_enabled")
+
+
+def _handler(operation: str, name: str) -> Handler:
     method: Handler = getattr(ElementwiseFunctions, name, None) or _evaluated(name)
+    known = parameters_of(method) | {"input", "self", "other", "out"}
 
     def handle(frame: Frame, function: Handler, *inputs: Any, **options: Any) -> Any:
         if not _is_floating(inputs, options):
             return function(*inputs, **options)
+        if operation in NATIVE and function is not getattr(F, operation):
+            options.update(zip((*NATIVE[operation], CUDNN[0]), inputs[1:], strict=False))
+            inputs = inputs[:1]
+            options = {key: value for key, value in options.items() if key not in CUDNN}
+        if options:
+            placed = arguments_for(known, operation, inputs, options)
+            if placed is None:
+                return function(*inputs, **options)
+            inputs, options = placed
         out = options.pop("out", None)
         for first in ("input", "self"):
             if first in options:
                 inputs = (options.pop(first), *inputs)
         if "other" in options:
             inputs = (*inputs, options.pop("other"))
-        if "axis" in options:
-            options["dim"] = options.pop("axis")
         result = method(frame.functions, *inputs, **options)
         return result if out is None else out.resize_(result.shape).copy_(result)
 
@@ -126,9 +152,9 @@ def _in_place(handler: Handler) -> Handler:
 
 def _handlers() -> Iterator[tuple[str, Handler]]:
     for name, method in METHODS.items():
-        yield name, _handler(method)
+        yield name, _handler(name, method)
     for name, plain in IN_PLACE.items():
-        yield name, _in_place(_handler(METHODS[plain]))
+        yield name, _in_place(_handler(plain, METHODS[plain]))
 
 
 BY_NAME = {name: worded(handler) if name in OPERATORS else handler for name, handler in _handlers()}

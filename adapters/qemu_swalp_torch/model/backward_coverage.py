@@ -221,7 +221,7 @@ class BackwardWatch(DispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _note(self, node: Any, func: Any, args: Any, options: Any, result: Any) -> None:
-        kind, what = kind_of(func, args) if is_floating(result) else ("", "")
+        kind, what = kind_of(func, args, options) if is_floating(result) else ("", "")
         caller = _caller() if kind else Caller()
         for forward in self.expected:
             place = forward.place(node, caller.module)

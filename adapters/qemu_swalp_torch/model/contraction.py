@@ -14,7 +14,9 @@ from .frames import Frame, is_weight
 from .multiply import multiply, multiply_transposed, plus
 
 
-def einsum(frame: Frame, function: Callable[..., Any], *arguments: Any, **options: Any) -> Tensor:
+def einsum(
+    frame: Frame, function: Callable[..., Any], *arguments: Any, path: object = None
+) -> Tensor:
     """As `torch.einsum`; of more than two operands the products are made from left to right."""
     equation, tensors = _equation(arguments)
     inputs, output = _axes(equation, tensors)
@@ -129,9 +131,11 @@ def tensordot(
     a: Tensor,
     b: Tensor,
     dims: Any = 2,
-    **options: Any,
+    dims_other: Any = None,
 ) -> Tensor:
-    """As `torch.tensordot`."""
+    """As `torch.tensordot`, and `torch.ops.aten.tensordot`, which has the axes of b apart."""
+    if dims_other is not None:
+        dims = (dims, dims_other)
     weights = (is_weight(a), is_weight(b))
     if isinstance(dims, Tensor):
         dims = dims.tolist()

@@ -15,20 +15,10 @@ from ..ops.matmul import convolution
 from .frames import Frame, is_weight
 
 Handler = Callable[..., Any]
-DEFAULTS: dict[str, Any] = {
-    "stride": 1,
-    "padding": 0,
-    "output_padding": 0,
-    "groups": 1,
-    "dilation": 1,
-}
 
 
-def spatial(dimensions: int, transposed: bool) -> Handler:
-    """`F.conv1d` to `F.conv_transpose3d`."""
-    names: tuple[str, ...] = ("stride", "padding", "dilation", "groups")
-    if transposed:
-        names = ("stride", "padding", "output_padding", "groups", "dilation")
+def spatial(dimensions: int) -> Handler:
+    """`F.conv1d` to `F.conv3d`."""
 
     def handler(
         frame: Frame,
@@ -36,25 +26,41 @@ def spatial(dimensions: int, transposed: bool) -> Handler:
         input: Tensor,
         weight: Tensor,
         bias: Tensor | None = None,
-        *positional: Any,
-        **options: Any,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
     ) -> Tensor:
-        options = {**DEFAULTS, **dict(zip(names, positional, strict=False)), **options}
-        padding, dilation = options["padding"], _tuple(options["dilation"], dimensions)
-        stride = _tuple(options["stride"], dimensions)
+        steps, spread = _tuple(stride, dimensions), _tuple(dilation, dimensions)
         if isinstance(padding, str):
-            input, padding = _padded(input, weight, stride, dilation, padding)
-        geometry = Geometry(
-            stride,
-            _tuple(padding, dimensions),
-            dilation,
-            transposed,
-            _tuple(options["output_padding"], dimensions),
-            options["groups"],
+            input, padding = _padded(input, weight, steps, spread, padding)
+        none = (0,) * dimensions
+        geometry = Geometry(steps, _tuple(padding, dimensions), spread, False, none, groups)
+        return _batched(frame, input, weight, bias, geometry)
+
+    return handler
+
+
+def spatial_transposed(dimensions: int) -> Handler:
+    """`F.conv_transpose1d` to `F.conv_transpose3d`."""
+
+    def handler(
+        frame: Frame,
+        function: Handler,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        output_padding: Any = 0,
+        groups: int = 1,
+        dilation: Any = 1,
+    ) -> Tensor:
+        steps, edges, spread, beyond = (
+            _tuple(x, dimensions) for x in (stride, padding, dilation, output_padding)
         )
-        batched = input.ndim == weight.ndim
-        y = _convolved(frame, input if batched else input[None], weight, bias, geometry)
-        return y if batched else y[0]
+        geometry = Geometry(steps, edges, spread, True, beyond, groups)
+        return _batched(frame, input, weight, bias, geometry)
 
     return handler
 
@@ -83,6 +89,15 @@ def general(
         groups,
     )
     return _convolved(frame, input, weight, bias, geometry)
+
+
+def _batched(
+    frame: Frame, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry
+) -> Tensor:
+    """Of one sample too, without the axis of the batch."""
+    if x.ndim == weight.ndim:
+        return _convolved(frame, x, weight, bias, geometry)
+    return _convolved(frame, x[None], weight, bias, geometry)[0]
 
 
 def _convolved(

@@ -31,7 +31,7 @@ from .._compat import (
     running_node,
     without_interception,
 )
-from .exact_operators import EXACT, FURTHER_PRODUCTS, WEIGHTED_SUMS
+from .exact_operators import FURTHER_PRODUCTS, WEIGHTED_SUMS, is_exact
 from .frames import FRAMES
 from .origins import Origins
 
@@ -141,7 +141,7 @@ class Watch(DispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _note(self, func: Any, args: Any, options: Any, result: Any) -> None:
-        kind, what = kind_of(func, args)
+        kind, what = kind_of(func, args, options)
         frame = FRAMES.stack[-1] if FRAMES.stack else None
         if frame is None:
             return
@@ -162,7 +162,7 @@ class Watch(DispatchMode):  # type: ignore[no-untyped-call]
                 self.report.operations[frame.name, what] += 1
 
 
-def kind_of(func: Any, args: Any) -> tuple[str, str]:
+def kind_of(func: Any, args: Any, options: Any) -> tuple[str, str]:
     """Whether an operator is a "product" or an elementwise "operation", or neither; and its name.
 
     Operators of unknown libraries may be products, if they take floating tensors.
@@ -174,7 +174,8 @@ def kind_of(func: Any, args: Any) -> tuple[str, str]:
     known |= name in WEIGHTED_SUMS and sum(map(_has_floating, args)) > 1
     if (known or library not in LIBRARIES) and any(_has_floating(x) for x in args):
         return "product", f"{library}.{name}"
-    return ("operation" if library in COMPUTING and name not in EXACT else "", name)
+    exact = library not in COMPUTING or is_exact(name, func._overloadname, args, options)
+    return "" if exact else "operation", name
 
 
 def _has_floating(value: Any) -> bool:

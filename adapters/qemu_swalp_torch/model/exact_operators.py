@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 FURTHER_PRODUCTS = frozenset(
     """
     mv addmv dot vdot linear matmul conv_tbc _trilinear
@@ -28,22 +30,22 @@ WEIGHTED_SUMS = frozenset(("_embedding_bag", "_embedding_bag_forward_only"))
 
 EXACT = frozenset(
     """
-    histc bincount one_hot as_strided_
+    histc one_hot as_strided_
     abs alias amax amin arange argsort as_strided as_strided_copy bernoulli bernoulli_
     bitwise_and cat ceil chunk clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ clone
     constant_pad_nd contiguous copy copy_ copysign cummax cummin detach diag_embed diagonal
-    diagonal_copy dropout embedding empty empty_like empty_permuted empty_strided expand
+    diagonal_copy embedding empty empty_like empty_permuted empty_strided expand
     expand_as expand_copy eye fill fill_ flip floor fmax fmin frac full full_like gather
-    hardtanh hardtanh_ im2col index index_fill index_fill_ index_put index_put_ index_select isinf
+    hardtanh hardtanh_ im2col index index_fill index_fill_ index_select isinf
     isnan kthvalue lift lift_fresh lift_fresh_copy linspace masked_fill masked_fill_
     masked_scatter masked_scatter_ masked_select max max_pool2d_with_indices
     max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d maximum median min minimum
-    moveaxis movedim nan_to_num nan_to_num_ narrow native_dropout neg neg_ new_empty
+    moveaxis movedim nan_to_num nan_to_num_ narrow neg neg_ new_empty
     new_empty_strided new_full new_ones new_zeros normal normal_ ones ones_like permute
     pixel_shuffle pixel_unshuffle positive rand rand_like randn randn_like randperm
     reflection_pad1d reflection_pad2d reflection_pad3d relu relu6 relu_ repeat repeat_interleave
     replication_pad1d replication_pad2d replication_pad3d resize_ roll rot90 round
-    rrelu_with_noise scalar_tensor scatter scatter_ select select_copy select_scatter set_ sgn
+    scalar_tensor scatter scatter_ select select_copy select_scatter set_ sgn
     sign slice slice_copy slice_scatter sort split split_copy split_with_sizes
     split_with_sizes_copy squeeze squeeze_ stack t t_ take take_along_dim threshold threshold_
     to topk transpose transpose_ tril tril_ triu triu_ trunc unbind unfold unfold_copy uniform
@@ -54,3 +56,21 @@ EXACT = frozenset(
     """.split()  # noqa: SIM905
 )
 """Operators that move, choose or compare numbers, or make them anew, and round nothing."""
+
+ADDING = {
+    **dict.fromkeys(("index_put", "index_put_", "_index_put_impl_"), (3, "accumulate")),
+    "bincount": (1, "weights"),
+}
+"""Exact operators that add where an argument says so: its place and name."""
+
+COMPUTING_OVERLOADS = frozenset(("reduce", "value_reduce", "decimals"))
+"""Overloads that compute, of `scatter` and `round`, which else are exact."""
+
+
+def is_exact(name: str, overload: str, args: Any, options: Any) -> bool:
+    """Whether a call of an operator rounds nothing."""
+    if name in ADDING:
+        place, keyword = ADDING[name]
+        given = args[place] if len(args) > place else options.get(keyword)
+        return given is None or given is False
+    return name in EXACT and overload not in COMPUTING_OVERLOADS

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._compat import native_functions, operator_name
+from .._compat import constant, native_functions, operator_name
 
 PLACES: tuple[Any, ...] = (
     torch,
@@ -41,6 +43,53 @@ def known_operator(function: Callable[..., Any]) -> str | None:
     """The name of an operator of `LIBRARIES`, as "mm" of `torch.ops.aten.mm`; None of others."""
     library, name = operator_name(function) or ("", None)
     return name if library in LIBRARIES else None
+
+
+NUMPY_WORDS = {"axis": "dim", "keepdims": "keepdim", "x1": "input", "x2": "other"}
+"""Keywords of NumPy that PyTorch's functions take for their own."""
+
+
+def parameters_of(handler: Callable[..., Any]) -> frozenset[str]:
+    """The keywords that a handler takes; those of options at its end do not count."""
+    parameters = inspect.signature(handler).parameters.values()
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return frozenset(x.name for x in parameters if x.kind not in variable)
+
+
+def arguments_for(
+    known: frozenset[str], name: str, inputs: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """The arguments of a call of the operation, for a handler of these keywords: others go by their
+    place in PyTorch's schema, as `mat2=` of `torch.mm`. None where they have no place.
+    """
+    options = {NUMPY_WORDS.get(key, key): value for key, value in options.items()}
+    unknown = options.keys() - known
+    if not unknown:
+        return inputs, options
+    for order in _schemas(name):
+        rest = order[len(inputs) :]
+        count = next((i for i, key in enumerate(rest) if key not in options), len(rest))
+        placed = rest[:count]
+        if unknown <= set(placed):
+            return (*inputs, *(options.pop(key) for key in placed)), options
+    return None
+
+
+@constant
+@lru_cache(maxsize=1024)
+def _schemas(name: str) -> tuple[tuple[str, ...], ...]:
+    """The positional arguments of an operation of PyTorch, in each of its overloads."""
+    packet = getattr(torch.ops.aten, name, None)
+    overloads = [] if packet is None else packet.overloads()
+    schemas = [getattr(packet, overload)._schema for overload in overloads]
+    return tuple(
+        tuple(
+            "input" if argument.name == "self" else argument.name
+            for argument in schema.arguments
+            if not argument.kwarg_only
+        )
+        for schema in schemas
+    )
 
 
 def all_dense(values: Iterable[Any]) -> bool:

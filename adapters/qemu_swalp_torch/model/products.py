@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from .attention import multi_head_attention, scaled_dot_product_attention
 from .contraction import bilinear, einsum, tensordot
 from .frames import Frame, is_weight
 from .multiply import multiply, multiply_transposed, plus
-from .names import OPERATORS, all_dense, callables, worded
+from .names import OPERATORS, all_dense, arguments_for, callables, parameters_of, worded
 from .recurrent import CELLS, LAYERS, cell, layer
 
 Handler = Callable[..., Any]
@@ -85,8 +86,7 @@ def _added(
     return y if beta == 0 else ops.add(input if beta == 1 else ops.mul(input, beta), y)
 
 
-def _addbmm(frame: Frame, function: Handler, *inputs: Any, **options: Any) -> Tensor:
-    return _added(frame, function, *inputs, summed=True, **options)
+_addbmm: Handler = partial(_added, summed=True)
 
 
 def _grouped(
@@ -123,12 +123,18 @@ def _grouped(
     return y if out_dtype is None else y.to(out_dtype)
 
 
-def _written(handler: Handler) -> Handler:
-    """The same, with the `out` that functions of PyTorch have; of dense real tensors alone, other
-    products are PyTorch's, and told as not covered.
+def _written(name: str, handler: Handler) -> Handler:
+    """The same, with the `out` and all keywords that functions of PyTorch have; of dense real
+    tensors alone, other products are PyTorch's, and told as not covered.
     """
+    known = parameters_of(handler) | {"out"}
 
     def handle(frame: Frame, function: Handler, *inputs: Any, **options: Any) -> Any:
+        if options:
+            placed = arguments_for(known, name, inputs, options)
+            if placed is None:
+                return function(*inputs, **options)
+            inputs, options = placed
         if not all_dense((*inputs, *options.values())):
             return function(*inputs, **options)
         out = options.pop("out", None)
@@ -139,6 +145,7 @@ def _written(handler: Handler) -> Handler:
 
 
 def _in_place(handler: Handler) -> Handler:
+    @wraps(handler)
     def handle(frame: Frame, function: Handler, input: Tensor, *rest: Any, **options: Any) -> Any:
         return input.copy_(handler(frame, function, input, *rest, **options))
 
@@ -160,8 +167,8 @@ _HANDLERS: dict[str, Handler] = {
     "tensordot": tensordot,
     "bilinear": bilinear,
     "convolution": convolutions.general,
-    **{f"conv{n}d": convolutions.spatial(n, False) for n in (1, 2, 3)},
-    **{f"conv_transpose{n}d": convolutions.spatial(n, True) for n in (1, 2, 3)},
+    **{f"conv{n}d": convolutions.spatial(n) for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": convolutions.spatial_transposed(n) for n in (1, 2, 3)},
     **dict.fromkeys(("grouped_mm", "_grouped_mm", "grouped_mm_fallback"), _grouped),
     "scaled_dot_product_attention": scaled_dot_product_attention,
     "multi_head_attention_forward": multi_head_attention,
@@ -170,7 +177,7 @@ _HANDLERS: dict[str, Handler] = {
 }
 
 BY_NAME = {
-    name: worded(_written(handler)) if name in OPERATORS else _written(handler)
+    name: worded(_written(name, handler)) if name in OPERATORS else _written(name, handler)
     for name, handler in _HANDLERS.items()
 }
 """What computes each operation: called as (frame, function, *inputs, **options)."""

@@ -98,7 +98,7 @@ class _Watch(DispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        kind, what = kind_of(func, args)
+        kind, what = kind_of(func, args, kwargs or {})
         if kind and is_floating(result):
             self.seen.append((kind, what))
         return result

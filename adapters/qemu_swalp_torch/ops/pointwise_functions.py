@@ -159,8 +159,16 @@ class PointwiseFunctions:
         less = (1 if unbiased else 0) if correction is None else correction
         return self.div(total, max(count - less, 0))
 
-    def std(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        return self.sqrt(self.var(x, *arguments, **options))
+    def std(
+        self,
+        x: Tensor,
+        dim: Axes | bool = None,
+        unbiased: bool = True,
+        keepdim: bool = False,
+        *,
+        correction: float | None = None,
+    ) -> Tensor:
+        return self.sqrt(self.var(x, dim, unbiased, keepdim, correction=correction))
 
     def norm(
         self, x: Tensor, p: Any = 2, dim: Axes = None, keepdim: bool = False, dtype: Any = None

@@ -102,6 +102,7 @@ ARCHITECTURES = {
         {"vocab_size": 64, "n_positions": 32, "n_embd": 32, "n_layer": 2, "n_head": 2, **TOKENS},
         LANGUAGE,
     ),
+    "Bloom": ("ForCausalLM", {**TEXT, "n_layer": 2, "n_head": 4, **TOKENS}, LANGUAGE),
     "Bert": ("ForMaskedLM", TEXT, LANGUAGE),
     "DebertaV2": (
         "ForMaskedLM",
