@@ -21,8 +21,8 @@ METHODS: dict[str, str] = {
         name: name
         for name in (
             *("layer_norm", "rms_norm", "group_norm", "batch_norm", "instance_norm", "normalize"),
-            *("gelu", "silu", "softmax", "log_softmax", "sigmoid", "tanh", "softplus", "mish"),
-            *("elu", "celu", "selu", "leaky_relu", "prelu", "hardsigmoid", "hardswish"),
+            *("gelu", "glu", "silu", "softmax", "log_softmax", "sigmoid", "tanh", "softplus"),
+            *("mish", "elu", "celu", "selu", "leaky_relu", "prelu", "hardsigmoid", "hardswish"),
             *("softsign", "tanhshrink", "dropout", "dropout1d", "dropout2d", "dropout3d"),
             *("add", "sub", "mul", "div", "reciprocal", "square", "sqrt", "rsqrt", "pow"),
             *("exp", "log", "erf", "addcmul", "addcdiv", "lerp"),

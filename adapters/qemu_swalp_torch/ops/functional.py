@@ -72,6 +72,12 @@ class ElementwiseFunctions(Losses, Pooling):
     def silu(self, x: Tensor, inplace: bool = False) -> Tensor:
         return self._formula("silu", x)
 
+    def glu(self, x: Tensor, dim: int = -1) -> Tensor:
+        if x.ndim == 0 or x.shape[dim] % 2:
+            return torch.nn.functional.glu(x, dim)  # PyTorch's error
+        values, gates = x.chunk(2, dim)
+        return self.mul(values, self.sigmoid(gates))
+
     def gelu(self, x: Tensor, approximate: str = "none") -> Tensor:
         return self._formula("tanh_gelu" if approximate == "tanh" else "gelu", x)
 

@@ -53,6 +53,7 @@ FUNCTIONS = {
     "gelu": (lambda x: ops.gelu(x, approximate=False), F.gelu, A),
     "tanh gelu": (ops.gelu, lambda x: F.gelu(x, approximate="tanh"), A),
     "silu": (ops.silu, F.silu, A),
+    "glu": (ops.glu, F.glu, A),
     "tanh": (ops.tanh, torch.tanh, A),
     "sigmoid": (ops.sigmoid, torch.sigmoid, A),
     "softplus": (ops.softplus, F.softplus, A),

@@ -150,6 +150,7 @@ CALLS = {
     "sigmoid": (lambda f, x: f.sigmoid(x),),
     "tanh": (lambda f, x: f.tanh(x),),
     "silu": (lambda f, x: f.silu(x),),
+    "glu": (lambda f, x: f.glu(x, 1),),
     "gelu": (lambda f, x: f.gelu(x),),
     "gelu-tanh": (lambda f, x: f.gelu(x, approximate="tanh"),),
     "layer_norm": (lambda f, x, w, b: f.layer_norm(x, (6, 5), w, b), W2, B2),

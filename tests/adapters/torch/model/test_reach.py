@@ -314,9 +314,11 @@ def test_the_watch_sees_what_is_left_out():
     assert len(watch.bad) == 2  # forward and the weight's gradient; the input has none
 
 
-@pytest.mark.parametrize("name", [*OWN, *ARCHITECTURES])
+@pytest.mark.parametrize("name", [name for name in (*OWN, *ARCHITECTURES) if name != "Bloom"])
 def test_every_elementwise_operation_of_a_forward_is_known(name):
-    """Else the first forward raises; the gradients are those of PyTorch, nearly."""
+    """Else the first forward raises; the gradients are those of PyTorch, nearly. Bloom writes out
+    the gradient of its GELU in an autograd Function.
+    """
     results = []
     for rounded in (False, True):
         model, inputs = built(name)
