@@ -154,7 +154,7 @@ def test_one_program_serves_every_step_and_stream() -> None:
 def test_shapes() -> None:
     for shape in ((), (1,), (0,), (3, 0, 2), (1, 1, 5), (2,) * 8):
         x = np.random.default_rng(2).standard_normal(shape).astype(np.float32)
-        for format in ("e4m3fn", "bfp8", "mxfp4") if shape else ("e4m3fn", "bfp8"):
+        for format in ("e4m3fn", "bfp8", "mxfp4", "block<e4m3fn,axis=0,scale=fp16>"):
             for how in (jax.jit, lambda f: f):
                 got = how(lambda a, format=format: q.quantize(a, format))(jnp.asarray(x))
                 assert np.array_equal(got, q.quantize(x, format)), (shape, format)

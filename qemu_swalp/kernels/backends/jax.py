@@ -71,6 +71,9 @@ class JaxBackend(KernelBackend):
         out: Array | None,
         given: Given | None = None,
     ) -> Array | None:
+        if not x.ndim:  # blocks need an axis
+            result = self.quantize(x.reshape(1), dtype, target, random, out, given)
+            return None if result is None else result.reshape(())
         kind, operands = _operands(random, x)
         scales, words = _words_of(given)
         if stored_call(dtype, target, x.ndim, kind, scales) is None:

@@ -95,6 +95,9 @@ class TensorflowBackend(KernelBackend):
         from . import tensorflow_op
 
         x = tf.convert_to_tensor(x)
+        if x.shape.rank == 0:  # blocks need an axis
+            result = self.quantize(tf.reshape(x, [1]), dtype, target, random, out, given)
+            return None if result is None else tf.reshape(result, [])
         kind, operands = _operands(random, x)
         scales, words = _words_of(given)
         operands += words
