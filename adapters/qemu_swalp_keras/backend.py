@@ -57,6 +57,20 @@ def tensor(x: Any) -> Any:
     return x if isinstance(x, jax.Array) else keras.ops.convert_to_tensor(x, sparse=False)
 
 
+def count_of(variable: Any) -> Any:
+    """The native tensor of a variable in which a layer counts its calls.
+
+    Keras on PyTorch infers shapes on the device "meta", and where an operation does not run there a
+    second time on another. What the first try has assigned would then be memory that nobody wrote,
+    so the variable's own value counts.
+    """
+    value = variable.value
+    if backend() == "torch" and value.is_meta:
+        with keras.StatelessScope():
+            value = variable.value
+    return keras.ops.convert_to_tensor(value)
+
+
 def differentiable_tensor(x: Any, dtype: str) -> Any:
     """The native dense tensor of a variable or tensor in a dtype, with its gradient."""
     if backend() != "tensorflow":

@@ -18,7 +18,7 @@ from qemu_swalp.ops.arguments import check_representable
 from qemu_swalp.training import Quantizer
 from qemu_swalp.training.seeds import seed_for
 
-from ..backend import as_step, is_exported_plain, of_replica, untraced
+from ..backend import as_step, count_of, is_exported_plain, of_replica, untraced
 from .straight_through import Rule, straight_through
 
 Rounding: TypeAlias = Quantizer | Format | str | None
@@ -130,7 +130,7 @@ class Quantize(keras.layers.Layer):
         if self.stochastic:
             counter = self.calls if training else self.evaluations
             # A copy: on PyTorch the conversion shares memory.
-            count = ops.convert_to_tensor(counter) + 0
+            count = count_of(counter) + 0
             counter.assign(count + enabled)
             step = as_step(count if training else count + EVALUATION)
         return self._rounded(inputs, step, enabled, "")
