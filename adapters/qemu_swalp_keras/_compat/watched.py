@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from traceback import walk_stack
@@ -134,12 +134,12 @@ def dispatched_operations(note: Callable[[Seen], None]) -> Iterator[None]:
         op_callbacks.remove_op_callback(callback)
 
 
-def operations_in_program(function: Callable[..., Any], tensors: Sequence[Any]) -> list[Seen]:
-    """The floating products that JAX traces in function(*tensors), but for those within the name
-    scope `OURS`; and the elementwise operations that a user's code calls past Keras.
+def operations_in_program(program: Any) -> list[Seen]:
+    """The floating products in what `jax.make_jaxpr` traced, but for those within the name scope
+    `OURS`; and the elementwise operations that a user's code calls past Keras.
     """
     import jax
-    import numpy as np
+    from jax import numpy as jnp
     from jax._src.source_info_util import user_frames
 
     def is_program(value: Any) -> bool:
@@ -152,7 +152,10 @@ def operations_in_program(function: Callable[..., Any], tensors: Sequence[Any]) 
                 continue
             within = [*re.findall(_LAYER, stack), ""][-2] if re.search(_LAYER, stack) else layer
             name, users = equation.primitive.name, known
-            is_floating = np.issubdtype(equation.outvars[0].aval.dtype, np.inexact)
+            is_floating = any(
+                hasattr(made.aval, "dtype") and jnp.issubdtype(made.aval.dtype, jnp.inexact)
+                for made in equation.outvars
+            )
             section = section_of(name) if is_floating else None
             if users is None:
                 frames = user_frames(equation.source_info.traceback)
@@ -165,7 +168,7 @@ def operations_in_program(function: Callable[..., Any], tensors: Sequence[Any]) 
                 if is_program(value):
                     yield from found(getattr(value, "jaxpr", value), within, inherited)
 
-    return list(found(jax.make_jaxpr(function)(*tensors).jaxpr, "", None))
+    return list(found(program.jaxpr, "", None))
 
 
 _LAYER = r"qemu_swalp_layer<([^>]*)>"

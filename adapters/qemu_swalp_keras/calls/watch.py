@@ -82,16 +82,18 @@ def probe(
         with keras.StatelessScope(values), apart(), opened(layer, policy, training):
             call(layer, *args, **kwargs)
 
+    import jax
+
     name = policy.path or layer.name
     try:
-        program = operations_in_program(function, [flat[i] for i in traced])
+        program = jax.make_jaxpr(function)(*(flat[i] for i in traced))
     except UncoveredError:
         raise
     except Exception as error:  # the same call was made just now, eagerly
         report_unseen(policy, name, error)
-        program = []
-    for seen in dict.fromkeys(program):
-        _tell(policy, seen.layer or name, seen)
+    else:
+        for seen in dict.fromkeys(operations_in_program(program)):
+            _tell(policy, seen.layer or name, seen)
     policy.checked = True
 
 

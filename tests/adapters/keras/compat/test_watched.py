@@ -60,7 +60,7 @@ def test_operations_in_program() -> None:
             x = jax.nn.softmax(ops.exp(jnp.dot(x, x)))
         return jax.lax.scan(body, x, None, length=2)
 
-    seen = _compat.operations_in_program(function, [jnp.ones((2, 2))])
+    seen = _compat.operations_in_program(jax.make_jaxpr(function)(jnp.ones((2, 2))))
     assert [(s.operation, s.layer) for s in seen if s.section == "products"] == [
         ("dot_general", "around/own"),
         ("dot_general", ""),

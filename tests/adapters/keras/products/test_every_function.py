@@ -97,7 +97,8 @@ def seen_products(function, args):
     if BACKEND == "jax":
         import jax
 
-        seen = _compat.operations_in_program(jax.grad(total, range(len(given))), given)
+        program = jax.make_jaxpr(jax.grad(total, range(len(given))))(*given)
+        seen = _compat.operations_in_program(program)
         return [s.operation for s in seen if s.section == "products"]
     with _compat.dispatched_operations(seen.append):
         if BACKEND == "torch":
