@@ -193,12 +193,21 @@ def is_users(frames: Iterable[tuple[str, str]]) -> bool:
     return False
 
 
+def is_of_a_library(file: str) -> bool:
+    """Whether a file is of JAX, whose functions are compiled once for all who call them, or draws
+    TensorFlow's random numbers. Others of TensorFlow pass the operators of its variables on.
+    """
+    return file.startswith(_OF_JAX) or file.endswith(_RANDOM_OF_TENSORFLOW)
+
+
 _MODES = ("__torch_function__", "__torch_dispatch__", "callback", "see")
 """Functions of ours that the backend calls around each of its own."""
 _SITE = Path(keras.__file__).parents[1]
 _BACKENDS = tuple(
     f"{_SITE / name}/" for name in ("tensorflow", "torch", "jax", "jaxlib", "numpy", "ml_dtypes")
 )
+_OF_JAX = tuple(f"{_SITE / name}/" for name in ("jax", "jaxlib"))
+_RANDOM_OF_TENSORFLOW = ("python/ops/random_ops.py", "python/ops/stateless_random_ops.py")
 _LIBRARIES = (
     f"{_SITE / 'keras'}/",
     f"{Path(__file__).parents[1]}/",

@@ -5,12 +5,13 @@ functions of Keras's backend that do the same, which are intercepted.
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, wraps
 from typing import Any
 
-from .._compat import function_in_place, replace_operators
+from .._compat import function_in_place, is_of_a_library, replace_operators
 from ..backend import backend
 from .pausing import paused
 from .scope import current
@@ -63,7 +64,10 @@ def _operator(name: str, operator: Callable[[Any, Any], Any]) -> Callable[[Any, 
 
     @wraps(operator)
     def applied(a: Any, b: Any) -> Any:
-        return _called(plain, operator, a, b, swapped) if _is_rounded(plain) else operator(a, b)
+        # random numbers are drawn by operators, too, in functions that JAX keeps compiled
+        if not _is_rounded(plain) or is_of_a_library(sys._getframe(1).f_code.co_filename):
+            return operator(a, b)
+        return _called(plain, operator, a, b, swapped)
 
     return applied
 
