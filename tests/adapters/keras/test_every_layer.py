@@ -8,8 +8,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from qemu_swalp_keras import emulate
+from qemu_swalp_keras import emulate, quantize_elementwise
 
+from qemu_swalp import quantize
 from qemu_swalp.training import Recipe
 from tests.adapters.keras.conftest import BACKEND
 
@@ -116,3 +117,19 @@ def test_every_layer_is_trained(name: str) -> None:
     y = random.standard_normal((8, 1)).astype("float32")
     losses = model.fit(x, y, batch_size=4, epochs=2, verbose=0).history["loss"]
     assert np.isfinite(losses).all()
+
+
+def test_random_numbers_are_those_of_plain_keras() -> None:
+    """JAX draws them by operators, in programs that it keeps for all: rounded there, they were so
+    outside of the model as well, infinite at times, or raised UnexpectedTracerError.
+    """
+    x = np.zeros((4, 5), "float32")
+    model = keras.Sequential([keras.Input((5,)), layers.GaussianNoise(0.5), layers.Dense(1)])
+    model = quantize_elementwise(model, Recipe(elementwise="fixed<8,2>/stochastic"), seed=0)
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    model.fit(x, x[:, :1], batch_size=4, verbose=0)
+    noise = keras.ops.convert_to_numpy(layers.GaussianNoise(0.5)(x, training=True))
+    assert np.isfinite(noise).all()
+    assert (noise != quantize(noise, "fixed<16,8>")).any()
+    rounded = keras.ops.convert_to_numpy(model.layers[0](x, training=True))
+    assert (rounded == quantize(rounded, "fixed<8,2>")).all()
