@@ -73,7 +73,7 @@ from .watched import (
     PRODUCTS as PRODUCTS,
     Seen as Seen,
     dispatched_operations as dispatched_operations,
-    is_of_a_library as is_of_a_library,
+    is_called_by_a_library as is_called_by_a_library,
     is_users as is_users,
     layer_scope as layer_scope,
     operations_in_program as operations_in_program,

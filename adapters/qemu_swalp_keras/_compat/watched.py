@@ -193,10 +193,12 @@ def is_users(frames: Iterable[tuple[str, str]]) -> bool:
     return False
 
 
-def is_of_a_library(file: str) -> bool:
-    """Whether a file is of JAX, whose functions are compiled once for all who call them, or draws
-    TensorFlow's random numbers. Others of TensorFlow pass the operators of its variables on.
+def is_called_by_a_library() -> bool:
+    """Whether the function that asks was called by JAX, whose functions are compiled once for all
+    who call them, or by what draws TensorFlow's random numbers. Others of TensorFlow pass the
+    operators of its variables on.
     """
+    file = sys._getframe(2).f_code.co_filename
     return file.startswith(_OF_JAX) or file.endswith(_RANDOM_OF_TENSORFLOW)
 
 

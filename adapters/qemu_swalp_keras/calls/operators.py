@@ -5,13 +5,12 @@ functions of Keras's backend that do the same, which are intercepted.
 from __future__ import annotations
 
 import operator
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, wraps
 from typing import Any
 
-from .._compat import function_in_place, is_of_a_library, replace_operators
+from .._compat import function_in_place, is_called_by_a_library, replace_operators
 from ..backend import backend
 from .pausing import paused
 from .scope import current
@@ -65,7 +64,7 @@ def _operator(name: str, operator: Callable[[Any, Any], Any]) -> Callable[[Any, 
     @wraps(operator)
     def applied(a: Any, b: Any) -> Any:
         # random numbers are drawn by operators, too, in functions that JAX keeps compiled
-        if not _is_rounded(plain) or is_of_a_library(sys._getframe(1).f_code.co_filename):
+        if not _is_rounded(plain) or is_called_by_a_library():
             return operator(a, b)
         return _called(plain, operator, a, b, swapped)
 

@@ -71,6 +71,17 @@ def test_operations_in_program() -> None:
     ]
 
 
+def test_is_called_by_a_library() -> None:
+    def asks(_: Any) -> bool:
+        return _compat.is_called_by_a_library()
+
+    assert not asks(None)
+    if BACKEND == "jax":
+        import jax
+
+        assert jax.tree.map(asks, [0]) == [True]
+
+
 def test_whose_call_it_is() -> None:
     backends = [__import__(BACKEND).__file__ or "", keras.__file__, _compat.__file__ or ""]
     backend, framework, ours = ((file, "f") for file in backends)
