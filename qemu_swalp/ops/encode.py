@@ -109,10 +109,11 @@ def encode(
     ValueError: if an element is no value of the format, or is an infinity or NaN that becomes
         none with a code (eager arrays only); or as for `quantize`.
 
+    >>> import qemu_swalp as q
     >>> [hex(code) for code in encode([1.0, -448.0, 0.0], "e4m3fn").tolist()]
     ['0x38', '0xfe', '0x0']
     >>> codes = encode([0.1, 0.2, -7.0], "mxfp4", "nearest_even")
-    >>> codes.codes.tolist(), codes.scales.tolist(), decode(codes, "mxfp4").tolist()
+    >>> codes.codes.tolist(), codes.scales.tolist(), q.decode(codes, "mxfp4").tolist()
     ([0, 0, 15], [127], [0.0, 0.0, -6.0])
     """
     format = with_codes(format)
