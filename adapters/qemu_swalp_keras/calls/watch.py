@@ -69,6 +69,8 @@ def probe(
     """
     if not _is_asked(policy) or backend() != "jax":
         return
+    import jax
+
     flat = tree.flatten(inputs)
     traced = [i for i, x in enumerate(flat) if ops.is_tensor(x)]
     variables = [*layer.variables, *(layer.metrics_variables if policy.is_of_loss else ())]
@@ -81,8 +83,6 @@ def probe(
         args, kwargs = tree.pack_sequence_as(inputs, given)
         with keras.StatelessScope(values), apart(), opened(layer, policy, training):
             call(layer, *args, **kwargs)
-
-    import jax
 
     name = policy.path or layer.name
     try:

@@ -83,15 +83,12 @@ IN_PLACE = {
 }
 
 
+STATISTICS = ("running_mean", "running_var")
 NATIVE = {
     "layer_norm": ("normalized_shape", "weight", "bias", "eps"),
     "group_norm": ("num_groups", "weight", "bias", "eps"),
-    "batch_norm": (
-        *("weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"),
-    ),
-    "instance_norm": (
-        *("weight", "bias", "running_mean", "running_var", "use_input_stats", "momentum", "eps"),
-    ),
+    "batch_norm": ("weight", "bias", *STATISTICS, "training", "momentum", "eps"),
+    "instance_norm": ("weight", "bias", *STATISTICS, "use_input_stats", "momentum", "eps"),
 }
 """What `torch.batch_norm` and its kin take after the input, in another order than those of
 `torch.nn.functional`; whether to use cuDNN follows.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -159,16 +160,9 @@ class PointwiseFunctions:
         less = (1 if unbiased else 0) if correction is None else correction
         return self.div(total, max(count - less, 0))
 
-    def std(
-        self,
-        x: Tensor,
-        dim: Axes | bool = None,
-        unbiased: bool = True,
-        keepdim: bool = False,
-        *,
-        correction: float | None = None,
-    ) -> Tensor:
-        return self.sqrt(self.var(x, dim, unbiased, keepdim, correction=correction))
+    @wraps(var, assigned=())  # with its parameters
+    def std(self, *arguments: Any, **options: Any) -> Tensor:
+        return self.sqrt(self.var(*arguments, **options))
 
     def norm(
         self, x: Tensor, p: Any = 2, dim: Axes = None, keepdim: bool = False, dtype: Any = None
