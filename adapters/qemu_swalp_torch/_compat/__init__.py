@@ -59,6 +59,8 @@ from .operators import (
     lost_weight as lost_weight,
     native_functions as native_functions,
     operator_name as operator_name,
+    overload_name as overload_name,
+    positional_arguments as positional_arguments,
     safe_softmax as safe_softmax,
     without_interception as without_interception,
 )

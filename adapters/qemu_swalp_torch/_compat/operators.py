@@ -34,6 +34,21 @@ def operator_name(function: Callable[..., Any]) -> tuple[str, str] | None:
     return library, name
 
 
+def overload_name(function: Callable[..., Any]) -> str:
+    """Which overload of its operator it is: "reduce" of `torch.ops.aten.scatter.reduce`."""
+    return str(function._overloadname) if isinstance(function, OpOverload) else "default"
+
+
+def positional_arguments(name: str) -> list[list[str]]:
+    """Names of the arguments that an operation of PyTorch takes by place, in each overload of it;
+    a tensor whose method it is goes by "self". Empty where `torch.ops.aten` has none.
+    """
+    packet = getattr(torch.ops.aten, name, None)
+    overloads = [] if packet is None else packet.overloads()
+    schemas = [getattr(packet, overload)._schema for overload in overloads]
+    return [[x.name for x in schema.arguments if not x.kwarg_only] for schema in schemas]
+
+
 DispatchMode: TypeAlias = TorchDispatchMode
 """Base class of contexts that see the operators which PyTorch dispatches."""
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..ops.function_table import FUNCTIONS
 from ..ops.functional import ElementwiseFunctions
 from .frames import Frame
-from .names import OPERATORS, all_dense, arguments_for, callables, parameters_of, worded
+from .names import OPERATORS, all_dense, arguments_for, callables, keywords_of, worded
 
 Handler = Callable[..., Any]
 
@@ -99,7 +99,7 @@ CUDNN = ("cudnn_enable", "cudnn_enabled")
 
 def _handler(operation: str, name: str) -> Handler:
     method: Handler = getattr(ElementwiseFunctions, name, None) or _evaluated(name)
-    known = parameters_of(method) | {"input", "self", "other", "out"}
+    known = keywords_of(method) | {"input", "self", "other", "out"}
 
     def handle(frame: Frame, function: Handler, *inputs: Any, **options: Any) -> Any:
         if not _is_floating(inputs, options):

@@ -28,6 +28,7 @@ from .._compat import (
     is_higher_order,
     never_traced_first,
     operator_name,
+    overload_name,
     running_node,
     without_interception,
 )
@@ -174,7 +175,7 @@ def kind_of(func: Any, args: Any, options: Any) -> tuple[str, str]:
     known |= name in WEIGHTED_SUMS and sum(map(_has_floating, args)) > 1
     if (known or library not in LIBRARIES) and any(_has_floating(x) for x in args):
         return "product", f"{library}.{name}"
-    exact = library not in COMPUTING or is_exact(name, func._overloadname, args, options)
+    exact = library not in COMPUTING or is_exact(name, overload_name(func), args, options)
     return "" if exact else "operation", name
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .._compat import constant, native_functions, operator_name
+from .._compat import constant, native_functions, operator_name, positional_arguments
 
 PLACES: tuple[Any, ...] = (
     torch,
@@ -49,7 +49,7 @@ NUMPY_WORDS = {"axis": "dim", "keepdims": "keepdim", "x1": "input", "x2": "other
 """Keywords of NumPy that PyTorch's functions take for their own."""
 
 
-def parameters_of(handler: Callable[..., Any]) -> frozenset[str]:
+def keywords_of(handler: Callable[..., Any]) -> frozenset[str]:
     """The keywords that a handler takes; those of options at its end do not count."""
     parameters = inspect.signature(handler).parameters.values()
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -66,7 +66,7 @@ def arguments_for(
     unknown = options.keys() - known
     if not unknown:
         return inputs, options
-    for order in _schemas(name):
+    for order in _orders_of(name):
         rest = order[len(inputs) :]
         count = next((i for i, key in enumerate(rest) if key not in options), len(rest))
         placed = rest[:count]
@@ -77,18 +77,11 @@ def arguments_for(
 
 @constant
 @lru_cache(maxsize=1024)
-def _schemas(name: str) -> tuple[tuple[str, ...], ...]:
+def _orders_of(name: str) -> tuple[tuple[str, ...], ...]:
     """The positional arguments of an operation of PyTorch, in each of its overloads."""
-    packet = getattr(torch.ops.aten, name, None)
-    overloads = [] if packet is None else packet.overloads()
-    schemas = [getattr(packet, overload)._schema for overload in overloads]
     return tuple(
-        tuple(
-            "input" if argument.name == "self" else argument.name
-            for argument in schema.arguments
-            if not argument.kwarg_only
-        )
-        for schema in schemas
+        tuple("input" if argument == "self" else argument for argument in order)
+        for order in positional_arguments(name)
     )
 
 

@@ -14,7 +14,7 @@ from .attention import multi_head_attention, scaled_dot_product_attention
 from .contraction import bilinear, einsum, tensordot
 from .frames import Frame, is_weight
 from .multiply import multiply, multiply_transposed, plus
-from .names import OPERATORS, all_dense, arguments_for, callables, parameters_of, worded
+from .names import OPERATORS, all_dense, arguments_for, callables, keywords_of, worded
 from .recurrent import CELLS, LAYERS, cell, layer
 
 Handler = Callable[..., Any]
@@ -127,7 +127,7 @@ def _written(name: str, handler: Handler) -> Handler:
     """The same, with the `out` and all keywords that functions of PyTorch have; of dense real
     tensors alone, other products are PyTorch's, and told as not covered.
     """
-    known = parameters_of(handler) | {"out"}
+    known = keywords_of(handler) | {"out"}
 
     def handle(frame: Frame, function: Handler, *inputs: Any, **options: Any) -> Any:
         if options:

@@ -55,6 +55,20 @@ def test_operator_name():
     assert _compat.operator_name(torch.mm) is None
 
 
+def test_overload_name():
+    scatter = torch.ops.aten.scatter
+    assert _compat.overload_name(scatter.reduce) == "reduce", changed("overload_name")
+    assert _compat.overload_name(torch.ops.aten.mm.default) == "default", changed("overload_name")
+
+
+def test_positional_arguments():
+    orders = _compat.positional_arguments("mm")
+    assert orders[0] == ["self", "mat2"], changed("positional_arguments")
+    orders = _compat.positional_arguments("baddbmm")
+    assert orders[0] == ["self", "batch1", "batch2"], changed("positional_arguments")
+    assert _compat.positional_arguments("nothing") == []
+
+
 def test_without_interception():
     class Refuse(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, function, types, inputs=(), options=None):
