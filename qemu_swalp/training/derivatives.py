@@ -17,9 +17,19 @@ RESULT = -1
 """In place of the index of an operand."""
 
 
-def slope(name: str) -> str:
-    """The name of a function's derivative."""
-    return f"{name}_slope"
+def slope(name: str, index: int = 0) -> str:
+    """The name of a function's derivative by the operand of that index."""
+    return f"{name}_slope{index or ''}"
+
+
+def of_slope(name: str) -> tuple[str, int]:
+    """Function and index of which the name is the `slope`.
+
+    >>> of_slope(slope("power", 1))
+    ('power', 1)
+    """
+    function, _, index = name.rpartition("_slope")
+    return function, int(index or 0)
 
 
 def is_saved(name: str, index: int, needed: Sequence[bool]) -> bool:
@@ -43,11 +53,11 @@ def gradient(
 ) -> Any:
     """By the operand of that index, of the result's shape.
 
-    name : of an operation of `Arithmetic`; any other is a function of one operand and constants,
-        whose derivative `ops.function(slope(name), …)` evaluates.
+    name : of an operation of `Arithmetic`; any other is a function, whose derivative
+        `ops.function(slope(name, index), …)` evaluates.
     """
     if name not in GRADIENTS:
-        return ops.multiply(g, ops.function(slope(name), *operands))
+        return ops.multiply(g, ops.function(slope(name, index), *operands))
     if name == "subtract" and index == 1:
         return -g
     if name == "divide" and index == 1:

@@ -39,7 +39,7 @@ class Arithmetic(Protocol):
     def erf(self, x: Any) -> Any: ...
 
     def function(self, name: str, x: Any, *constants: float) -> Any:
-        """Another function of one number, or the `derivatives.slope` of one."""
+        """Another function, or the `derivatives.slope` of one."""
 
     def sum(self, x: Any) -> Any:
         """The sum of each row, of shape (…, 1)."""

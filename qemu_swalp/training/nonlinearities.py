@@ -2,7 +2,9 @@
 adapters.
 
 `ops` computes with tensors of a library: `add`, `subtract`, `multiply`, `divide`, `tanh` and
-`function(name, x, …)` round; `where`, `clip` and `absolute` select numbers exactly.
+`function(name, x, …)` round; `where`, `clip` and `absolute` select numbers exactly. The gradient of
+`clip` is 1 at the bounds, too: at 0, which low precision has often, a nonlinearity has the gradient
+that the libraries give it.
 """
 
 from __future__ import annotations
@@ -55,12 +57,17 @@ def leaky_relu(ops: Operations, x: Any, slope: float) -> Any:
 
 def hard_sigmoid(ops: Operations, x: Any) -> Any:
     """(x + 3)/6 between 0 and 1."""
-    return ops.divide(ops.clip(ops.add(x, 3.0), 0.0, 6.0), 6.0)
+    return ops.divide(_within_6(ops, ops.add(x, 3.0)), 6.0)
 
 
 def hard_silu(ops: Operations, x: Any) -> Any:
     """x·(x + 3)/6, where x + 3 lies between 0 and 6 (Howard et al. 2019, arXiv 1905.02244)."""
-    return ops.divide(ops.multiply(x, ops.clip(ops.add(x, 3.0), 0.0, 6.0)), 6.0)
+    return ops.divide(ops.multiply(x, _within_6(ops, ops.add(x, 3.0))), 6.0)
+
+
+def _within_6(ops: Operations, x: Any) -> Any:
+    """x between 0 and 6, with the gradient 0 at both."""
+    return ops.where(x <= 0, 0.0, ops.where(x >= 6, 6.0, x))
 
 
 def softsign(ops: Operations, x: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Functions of one number, with their derivatives, on the tensors of any backend."""
+"""Functions with their derivatives, on the tensors of any backend."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ Function = Callable[..., Any]
 def _softplus(x: Any, beta: Any, threshold: Any) -> Any:
     """log(1 + exp(β·x))/β; x where β·x exceeds the threshold."""
     z = x * beta
-    return ops.where(z > threshold, x, ops.log1p(ops.exp(z)) / beta)
+    stable = ops.maximum(z, 0) + ops.log1p(ops.exp(-ops.abs(z)))  # exp(z) may be infinite
+    return ops.where(z > threshold, x, stable / beta)
 
 
 def _softplus_slope(x: Any, beta: Any, threshold: Any) -> Any:
@@ -32,7 +33,15 @@ def _log_sigmoid(x: Any) -> Any:
     return ops.minimum(x, 0) - ops.log1p(ops.exp(-ops.abs(x)))
 
 
-FUNCTIONS: dict[str, tuple[Function, Function]] = {
+def _by_base(x: Any, p: Any) -> Any:
+    return ops.where(p == 0, 0, p * x ** (p - 1))
+
+
+def _by_exponent(x: Any, p: Any) -> Any:
+    return ops.where(ops.logical_and(x == 0, p >= 0), 0, x**p * ops.log(x))
+
+
+FUNCTIONS: dict[str, tuple[Function, ...]] = {
     "exp2": (ops.exp2, lambda x: ops.exp2(x) * math.log(2)),
     "expm1": (ops.expm1, ops.exp),
     "log2": (ops.log2, lambda x: 1 / (x * math.log(2))),
@@ -52,11 +61,11 @@ FUNCTIONS: dict[str, tuple[Function, Function]] = {
     "erfc": (ops.erfc, lambda x: -ops.exp(-x * x) * (2 / math.sqrt(math.pi))),
     "logsigmoid": (_log_sigmoid, lambda x: _sigmoid(-x)),
     "softplus": (_softplus, _softplus_slope),
-    "power": (ops.power, lambda x, p: p * x ** (p - 1)),
+    "power": (ops.power, _by_base, _by_exponent),
 }
-"""By name: the function and its derivative by the first operand, computed in float64, as
-`qemu_swalp_torch.ops.function_table` has them. `power` is x^p for a constant p; `softplus` has the
-constants β and threshold.
+"""By name: the function and its derivatives by the operands that are no constants, computed in
+float64, as `qemu_swalp_torch.ops.function_table` has them. `softplus` has the constants β and
+threshold.
 """
 
 EVALUATED: dict[str, Function] = {
@@ -64,7 +73,7 @@ EVALUATED: dict[str, Function] = {
     "log": ops.log,
     "tanh": ops.tanh,
     "erf": ops.erf,
-    **{name: function for name, (function, _) in FUNCTIONS.items()},
-    **{slope(name): derivative for name, (_, derivative) in FUNCTIONS.items()},
+    **{name: function for name, (function, *_) in FUNCTIONS.items()},
+    **{slope(name, i): f for name, (_, *by) in FUNCTIONS.items() for i, f in enumerate(by)},
 }
 """What is evaluated in float64, then rounded."""

@@ -87,7 +87,7 @@ def _variance(o: Operations, x: Any, axis: Axes = None, keepdims: bool = False) 
 
 
 def _deviation(o: Operations, x: Any, axis: Axes = None, keepdims: bool = False) -> Any:
-    return o.sqrt(_variance(o, x, axis, keepdims))
+    return o.where_positive(o.sqrt, _variance(o, x, axis, keepdims))
 
 
 def _moments(
@@ -132,13 +132,7 @@ def _norm(o: Operations, x: Any, ord: Any = None, axis: Axes = None, keepdims: b
     p = 2 if ord in (None, "fro") else ord
     if (len(axes) > 1 and ord not in (None, "fro")) or isinstance(p, str) or p <= 0:
         return NotImplemented
-    if p == float("inf"):
-        return ops.max(ops.abs(x), axis, keepdims=keepdims)
-    if p == 1:
-        return o.sum(ops.abs(x), axis, keepdims)
-    if p == 2:
-        return o.sqrt(o.sum(o.square(x), axis, keepdims))
-    return o.power(o.sum(o.power(ops.abs(x), p), axis, keepdims), 1 / p)
+    return o.norm(x, p, axis, keepdims)
 
 
 def _of(formula: Callable[..., Any]) -> Handler:

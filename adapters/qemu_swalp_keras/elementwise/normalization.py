@@ -84,13 +84,7 @@ def normalize(
     """x/max(‖x‖, ε)."""
     eps = keras.config.epsilon() if epsilon is None else epsilon
     x = ops.reshape(x, (1,)) if len(x.shape) == 0 else x
-    if order == 1:
-        norm = o.sum(ops.abs(x), axis, True)
-    elif order == 2:
-        norm = o.sqrt(o.sum(o.square(x), axis, True))
-    else:
-        norm = o.power(o.sum(o.power(ops.abs(x), order), axis, True), 1 / order)
-    return o.divide(x, o.clip(norm, eps, None))
+    return o.divide(x, o.clip(o.norm(x, order, axis, True), eps, None))
 
 
 def group_normalization(

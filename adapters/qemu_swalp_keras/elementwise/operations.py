@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from keras import ops
@@ -101,8 +101,7 @@ class Operations:
     def power(self, x: Any, exponent: Any) -> Any:
         """Squares and cubes by products, roots by roots; else one function."""
         if not is_number(exponent) or is_number(x):
-            logarithm = math.log(x) if is_number(x) else self.log(x)
-            return self.exp(self.multiply(exponent, logarithm))
+            return self.function("power", x, exponent)
         if exponent in (2, 3):
             square = self.square(x)
             return square if exponent == 2 else self.multiply(square, x)
@@ -114,6 +113,34 @@ class Operations:
             return self.divide(1.0, x)
         return x if exponent == 1 else self.function("power", x, exponent)
 
+    def where_positive(self, function: Callable[[Any], Any], x: Any) -> Any:
+        """The function, and x itself where that is 0 or NaN, without gradient: so that norms and
+        deviations have the gradient 0 at 0, as in PyTorch.
+        """
+        positive = x > 0
+        value = function(ops.where(positive, x, ops.ones_like(x)))
+        return ops.where(positive, value, ops.stop_gradient(x))
+
+    def norm(self, x: Any, p: float, axis: Axes, keepdims: bool) -> Any:
+        """Of vectors.
+
+        ValueError unless the order is positive.
+        """
+        if p <= 0:
+            raise ValueError(
+                f"norms of positive order are rounded, got {p!r}; exclude the layer, or compute the"
+                " norm outside of it"
+            )
+        if p == math.inf:
+            return ops.max(ops.abs(x), axis, keepdims=keepdims)
+        if p == 1:
+            return self.sum(ops.abs(x), axis, keepdims)
+        if p == 2:
+            return self.where_positive(self.sqrt, self.sum(self.square(x), axis, keepdims))
+        powers = self.where_positive(lambda size: self.power(size, p), ops.abs(x))
+        total = self.sum(powers, axis, keepdims)
+        return self.where_positive(lambda total: self.power(total, 1 / p), total)
+
     def standardized(self, x: Any, eps: float, centered: bool, rules: ElementwiseRules) -> Any:
         """As `normalize.standardize`."""
         return normalize.standardize(x, eps, centered, rules, self.state)
@@ -123,8 +150,9 @@ class Operations:
 
     @staticmethod
     def clip(x: Any, low: float | None, high: float | None) -> Any:
-        x = x if low is None else ops.maximum(x, low)
-        return x if high is None else ops.minimum(x, high)
+        """With the gradient 1 at the bounds, where that of `ops.maximum` is one half."""
+        x = x if low is None else ops.where(x < low, low, x)
+        return x if high is None else ops.where(x > high, high, x)
 
 
 def operand(x: Any, dtype: str) -> Any:

@@ -16,6 +16,9 @@ from .names import OPERATORS, all_dense, arguments_for, callables, keywords_of, 
 
 Handler = Callable[..., Any]
 
+WITH_CONSTANTS = ("power", "softplus", "log_above")
+OF_ONE_NUMBER = tuple(name for name in FUNCTIONS if name not in WITH_CONSTANTS)
+
 METHODS: dict[str, str] = {
     **{
         name: name
@@ -26,9 +29,14 @@ METHODS: dict[str, str] = {
             *("softsign", "tanhshrink", "dropout", "dropout1d", "dropout2d", "dropout3d"),
             *("add", "sub", "mul", "div", "reciprocal", "square", "sqrt", "rsqrt", "pow"),
             *("exp", "log", "erf", "addcmul", "addcdiv", "lerp"),
-            *("sum", "mean", "var", "std", "norm", "logsumexp"),
+            *("sum", "mean", "var", "std", "var_mean", "std_mean", "norm", "dist", "logsumexp"),
+            *("logaddexp", "outer", "softmin", "gumbel_softmax"),
             *("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "nll_loss"),
             *("cross_entropy", "binary_cross_entropy", "binary_cross_entropy_with_logits"),
+            *("soft_margin_loss", "multilabel_soft_margin_loss", "multi_margin_loss"),
+            *("margin_ranking_loss", "hinge_embedding_loss", "cosine_embedding_loss"),
+            *("triplet_margin_loss", "gaussian_nll_loss", "poisson_nll_loss"),
+            *("cosine_similarity", "pairwise_distance"),
             *("kl_div", "avg_pool1d", "avg_pool2d", "avg_pool3d"),
             *(f"adaptive_avg_pool{n}d" for n in (1, 2, 3)),
         )
@@ -55,13 +63,14 @@ METHODS: dict[str, str] = {
     "linalg_norm": "linalg_norm",
     "special_erf": "erf",
     "special_expit": "sigmoid",
+    "ger": "outer",
     "special_logsumexp": "logsumexp",
     "special_softmax": "softmax",
     "special_log_softmax": "log_softmax",
-    **{f"special_{name}": name for name in FUNCTIONS},
+    **{f"special_{name}": name for name in OF_ONE_NUMBER},
     "_weight_norm": "weight_norm",
     "log_sigmoid": "logsigmoid",
-    **{name: name for name in FUNCTIONS if name not in ("power", "softplus")},
+    **{name: name for name in OF_ONE_NUMBER},
 }
 """Names of PyTorch's operations → methods of `ElementwiseFunctions`, or names of `FUNCTIONS`."""
 
@@ -72,7 +81,7 @@ IN_PLACE = {
             *("add", "sub", "mul", "div", "pow", "sqrt", "rsqrt", "reciprocal", "square", "exp"),
             *("log", "sigmoid", "tanh", "addcmul", "addcdiv", "lerp", "erf", "elu", "leaky_relu"),
             *("subtract", "multiply", "divide", "true_divide", "selu", "celu"),
-            *(name for name in FUNCTIONS if name not in ("power", "softplus")),
+            *OF_ONE_NUMBER,
         )
     },
     "__iadd__": "add",

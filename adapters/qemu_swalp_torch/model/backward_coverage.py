@@ -41,7 +41,7 @@ from .coverage import (
     UncoveredError,
     flops_of,
     is_floating,
-    kind_of,
+    kinds_of,
     tell,
 )
 from .frames import FRAMES
@@ -221,8 +221,8 @@ class BackwardWatch(DispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _note(self, node: Any, func: Any, args: Any, options: Any, result: Any) -> None:
-        kind, what = kind_of(func, args, options) if is_floating(result) else ("", "")
-        caller = _caller() if kind else Caller()
+        kinds = kinds_of(func, args, options) if is_floating(result) else {}
+        caller = _caller() if kinds else Caller()
         for forward in self.expected:
             place = forward.place(node, caller.module)
             if place is None:
@@ -230,15 +230,15 @@ class BackwardWatch(DispatchMode):  # type: ignore[no-untyped-call]
             report = self.reports.setdefault(forward, Report())
             if caller.is_other:
                 continue
-            if kind == "product" and place.products:
+            if "product" in kinds and place.products:
                 flops = flops_of(func, args, options, result)
                 if caller.is_ours:
                     report.rounded[place.name] += flops
                 else:
                     by = caller.words or f"the gradient {node.name()}"
-                    report.uncovered[place.name, f"{what} of {by}"] += flops
-            elif kind == "operation" and place.elementwise and caller.function:
-                report.operations[place.name, f"{what} of {caller.words}"] += 1
+                    report.uncovered[place.name, f"{kinds['product']} of {by}"] += flops
+            if "operation" in kinds and place.elementwise and caller.function:
+                report.operations[place.name, f"{kinds['operation']} of {caller.words}"] += 1
 
 
 class Caller(NamedTuple):

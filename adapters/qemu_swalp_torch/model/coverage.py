@@ -32,7 +32,7 @@ from .._compat import (
     running_node,
     without_interception,
 )
-from .exact_operators import FURTHER_PRODUCTS, WEIGHTED_SUMS, is_exact
+from .exact_operators import COMPOSED, FURTHER_PRODUCTS, WEIGHTED_SUMS, is_exact
 from .frames import FRAMES
 from .origins import Origins
 
@@ -58,6 +58,9 @@ LIBRARIES = (
 """Libraries of operators that are known: those that compute, and those that move and communicate.
 What those of others compute is not known.
 """
+
+
+KINDS = ("product", "operation")
 
 
 class UncoveredError(RuntimeError):
@@ -142,11 +145,12 @@ class Watch(DispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _note(self, func: Any, args: Any, options: Any, result: Any) -> None:
-        kind, what = kind_of(func, args, options)
         frame = FRAMES.stack[-1] if FRAMES.stack else None
         if frame is None:
             return
-        if kind == "product":
+        kinds = kinds_of(func, args, options)
+        if "product" in kinds:
+            what = kinds["product"]
             measured = not torch.compiler.is_compiling()  # else sizes may be open
             flops = flops_of(func, args, options, result) if measured else 0
             ours, custom = _origin(in_hooks=True)
@@ -157,26 +161,28 @@ class Watch(DispatchMode):  # type: ignore[no-untyped-call]
                 self.report.uncovered[frame.name, what] += flops
                 if ours:  # rounded forward, but its gradient is the Function's own
                     self.report.rounded[frame.products.site.name] -= flops
-        elif frame.functions is not None and kind == "operation":
+        if frame.functions is not None and "operation" in kinds:
             ours, custom = _origin()
             if not ours:
-                self.report.operations[frame.name, what] += 1
+                self.report.operations[frame.name, kinds["operation"]] += 1
 
 
-def kind_of(func: Any, args: Any, options: Any) -> tuple[str, str]:
-    """Whether an operator is a "product" or an elementwise "operation", or neither; and its name.
+def kinds_of(func: Any, args: Any, options: Any) -> dict[str, str]:
+    """What an operator is, a "product", an elementwise "operation", both or neither → its name.
 
-    Operators of unknown libraries may be products, if they take floating tensors.
+    Operators of unknown libraries may be both, if they take floating tensors.
     """
     if is_higher_order(func):
-        return "product", str(func)
+        return dict.fromkeys(KINDS, str(func))
     library, name = operator_name(func) or ("", "")
     known = func.overloadpacket in flop_registry or name in FURTHER_PRODUCTS
     known |= name in WEIGHTED_SUMS and sum(map(_has_floating, args)) > 1
-    if (known or library not in LIBRARIES) and any(_has_floating(x) for x in args):
-        return "product", f"{library}.{name}"
+    unknown = library not in LIBRARIES
+    if (known or unknown) and any(_has_floating(x) for x in (*args, *options.values())):
+        both = unknown or any(word in name for word in COMPOSED)
+        return dict.fromkeys(KINDS if both else KINDS[:1], f"{library}.{name}")
     exact = library not in COMPUTING or is_exact(name, overload_name(func), args, options)
-    return "" if exact else "operation", name
+    return {} if exact else {"operation": name}
 
 
 def _has_floating(value: Any) -> bool:

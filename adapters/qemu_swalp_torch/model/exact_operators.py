@@ -25,52 +25,88 @@ FURTHER_PRODUCTS = frozenset(
 is made of many: Fourier transforms, factorizations, solutions of equations.
 """
 
+COMPOSED = ("attention", "transformer", "rnn", "activation")
+"""Within the names of products that contain elementwise operations, too."""
+
 WEIGHTED_SUMS = frozenset(("_embedding_bag", "_embedding_bag_forward_only"))
 """Products where rows of a table are summed with weights, which are then a floating tensor more."""
 
-EXACT = frozenset(
-    """
-    histc one_hot as_strided_
-    abs alias amax amin arange argsort as_strided as_strided_copy bernoulli bernoulli_
-    bitwise_and cat ceil chunk clamp clamp_ clamp_max clamp_max_ clamp_min clamp_min_ clone
-    constant_pad_nd contiguous copy copy_ copysign cummax cummin detach diag_embed diagonal
-    diagonal_copy embedding empty empty_like empty_permuted empty_strided expand
-    expand_as expand_copy eye fill fill_ flip floor fmax fmin frac full full_like gather
-    hardtanh hardtanh_ im2col index index_fill index_fill_ index_select isinf
-    isnan kthvalue lift lift_fresh lift_fresh_copy linspace masked_fill masked_fill_
-    masked_scatter masked_scatter_ masked_select max max_pool2d_with_indices
-    max_pool3d_with_indices adaptive_max_pool2d adaptive_max_pool3d maximum median min minimum
-    moveaxis movedim nan_to_num nan_to_num_ narrow neg neg_ new_empty
-    new_empty_strided new_full new_ones new_zeros normal normal_ ones ones_like permute
-    pixel_shuffle pixel_unshuffle positive rand rand_like randn randn_like randperm
-    reflection_pad1d reflection_pad2d reflection_pad3d relu relu6 relu_ repeat repeat_interleave
-    replication_pad1d replication_pad2d replication_pad3d resize_ roll rot90 round
-    scalar_tensor scatter scatter_ select select_copy select_scatter set_ sgn
-    sign slice slice_copy slice_scatter sort split split_copy split_with_sizes
-    split_with_sizes_copy squeeze squeeze_ stack t t_ take take_along_dim threshold threshold_
-    to topk transpose transpose_ tril tril_ triu triu_ trunc unbind unfold unfold_copy uniform
-    uniform_ unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze unsqueeze_
-    upsample_nearest1d upsample_nearest2d upsample_nearest3d view view_as_real view_copy where
-    zero zero_ zeros zeros_like _conj _local_scalar_dense _reshape_alias _reshape_copy _to_copy
-    _unsafe_index _unsafe_view
-    """.split()  # noqa: SIM905
-)
-"""Operators that move, choose or compare numbers, or make them anew, and round nothing."""
+MOVING = """
+    alias alias_copy as_strided as_strided_copy as_strided_scatter block_diag cat
+    channel_shuffle chunk clone constant_pad_nd contiguous copy detach diag_embed diagonal
+    diagonal_copy diagonal_scatter embedding expand expand_as expand_copy fill_diagonal flip
+    gather im2col index index_copy index_fill index_select lift lift_fresh lift_fresh_copy
+    lu_unpack masked_fill masked_scatter masked_select max_unpool2d max_unpool3d moveaxis
+    movedim narrow narrow_copy native_channel_shuffle permute permute_copy pixel_shuffle
+    pixel_unshuffle reflection_pad1d reflection_pad2d reflection_pad3d repeat repeat_interleave
+    replication_pad1d replication_pad2d replication_pad3d resize resize_as roll rot90 scatter
+    select select_copy select_scatter set slice slice_copy slice_inverse slice_scatter split
+    split_copy split_with_sizes split_with_sizes_copy squeeze squeeze_copy stack t t_copy take
+    take_along_dim to to_padded_tensor transpose transpose_copy tril triu unbind unbind_copy
+    unfold unfold_copy unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze
+    unsqueeze_copy upsample_nearest1d upsample_nearest2d upsample_nearest3d view view_as_real
+    view_as_real_copy view_copy where _chunk_cat _conj _lazy_clone _local_scalar_dense _neg_view
+    _neg_view_copy _pack_padded_sequence _pad_packed_sequence _pin_memory _reshape_alias
+    _reshape_copy _to_copy _unsafe_index _unsafe_masked_index _unsafe_view
+    _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
+"""
+
+CHOOSING = """
+    abs absolute adaptive_max_pool2d adaptive_max_pool3d amax amin aminmax argsort bitwise_and
+    ceil clamp clamp_max clamp_min copysign cummax cummin eq floor fmax fmin fmod frac
+    fractional_max_pool2d fractional_max_pool3d frexp ge gt hardshrink hardtanh heaviside histc
+    isinf isnan kthvalue le logical_and logical_not logical_or logical_xor lt max
+    max_pool2d_with_indices max_pool3d_with_indices maximum median min minimum mode nan_to_num
+    nanmedian ne neg negative one_hot positive relu relu6 round sgn sign sort
+    threshold topk trunc unique_consecutive unique_dim unique_dim_consecutive _aminmax _unique
+    _unique2
+"""
+"""Remainders, fractions and signs among them have no more bits than what they are taken of."""
+
+MAKING = """
+    arange bernoulli binomial cauchy empty empty_like empty_permuted empty_strided exponential
+    eye fill full full_like geometric linspace log_normal logspace multinomial new_empty
+    new_empty_strided new_full new_ones new_zeros normal ones ones_like poisson rand rand_like
+    randint randint_like randn randn_like random randperm range scalar_tensor uniform zero zeros
+    zeros_like
+"""
+
+EXACT = frozenset((MOVING + CHOOSING + MAKING).split())
+"""Operators that move, choose or compare numbers, or make them anew, and round nothing. Their names
+end with "_" where they write in place.
+"""
 
 ADDING = {
-    **dict.fromkeys(("index_put", "index_put_", "_index_put_impl_"), (3, "accumulate")),
+    **dict.fromkeys(("index_put", "_index_put_impl"), (3, "accumulate")),
+    "put": (3, "accumulate"),
     "bincount": (1, "weights"),
 }
 """Exact operators that add where an argument says so: its place and name."""
 
-COMPUTING_OVERLOADS = frozenset(("reduce", "value_reduce", "decimals"))
-"""Overloads that compute, of `scatter` and `round`, which else are exact."""
+REDUCING = {"scatter_reduce": (4, "reduce"), "index_reduce": (4, "reduce")}
+"""Operators that choose where an argument says so, and compute else: its place and name."""
+
+COMPUTING_OVERLOADS = frozenset(
+    """
+    reduce value_reduce decimals
+    Tensor_Tensor Tensor_float float_Tensor Tensor_Scalar Scalar_Tensor
+    """.split()  # noqa: SIM905
+)
+"""Overloads that compute, of operators that else are exact: of `scatter` and `round`; and of
+`normal`, `linspace` and `logspace`, where means, deviations or ends are tensors.
+"""
 
 
 def is_exact(name: str, overload: str, args: Any, options: Any) -> bool:
     """Whether a call of an operator rounds nothing."""
+    name = name.removesuffix("_")
     if name in ADDING:
-        place, keyword = ADDING[name]
-        given = args[place] if len(args) > place else options.get(keyword)
+        given = _argument(*ADDING[name], args, options)
         return given is None or given is False
+    if name in REDUCING:
+        return _argument(*REDUCING[name], args, options) in ("amax", "amin")
     return name in EXACT and overload not in COMPUTING_OVERLOADS
+
+
+def _argument(place: int, keyword: str, args: Any, options: Any) -> Any:
+    return args[place] if len(args) > place else options.get(keyword)

@@ -16,7 +16,7 @@ from .._compat import (
     traced_nodes,
     transforms_are_active,
 )
-from .coverage import OWN_FILES, Report, is_floating, kind_of, tell
+from .coverage import KINDS, OWN_FILES, Report, is_floating, kinds_of, tell
 
 TRANSPARENT = frozenset(
     (
@@ -68,13 +68,13 @@ def _computed(node: TracedNode) -> Iterator[tuple[str, str]]:
     if node.operator is None:
         yield from _dispatched(node)
     elif node.operator == AUTOGRAD_FUNCTION:
-        if any(kind == "product" for kind, _ in _within(node)):
-            yield "product", "an autograd.Function"
+        kinds = {kind for kind, _ in _within(node)}
+        yield from ((kind, "an autograd.Function") for kind in KINDS if kind in kinds)
     elif node.operator in TRANSPARENT:
         for child in node.children:
             yield from _computed(child)
     else:
-        yield "product", node.operator
+        yield from ((kind, node.operator) for kind in KINDS)
 
 
 def _within(node: TracedNode) -> Iterator[tuple[str, str]]:
@@ -98,7 +98,6 @@ class _Watch(DispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        kind, what = kind_of(func, args, kwargs or {})
-        if kind and is_floating(result):
-            self.seen.append((kind, what))
+        if is_floating(result):
+            self.seen.extend(kinds_of(func, args, kwargs or {}).items())
         return result

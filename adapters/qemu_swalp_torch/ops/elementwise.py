@@ -15,7 +15,7 @@ import qemu_swalp
 from qemu_swalp import Accumulation, RandomBits
 from qemu_swalp.interop.torch import array_of, tensor_of
 from qemu_swalp.interop.torch_arithmetic import operated, summed
-from qemu_swalp.training.derivatives import gradient, slope
+from qemu_swalp.training.derivatives import gradient, of_slope
 from qemu_swalp.training.functional import ELEMENTWISE
 
 from ..tensors.call_counters import stream
@@ -38,7 +38,7 @@ from ..tensors.transforms import (
     needs_function,
     transformable,
 )
-from .function_table import FUNCTIONS
+from .function_table import EVALUATED
 
 PLAIN: dict[str, Callable[..., Tensor]] = {
     "add": torch.add,
@@ -46,22 +46,12 @@ PLAIN: dict[str, Callable[..., Tensor]] = {
     "multiply": torch.mul,
     "divide": torch.div,
     "sqrt": torch.sqrt,
-    "exp": torch.exp,
-    "log": torch.log,
-    "tanh": torch.ops.aten.tanh,
-    "erf": torch.erf,
     "sum": lambda x: x.sum(-1, keepdim=True),
-    **{name: function for name, (function, _) in FUNCTIONS.items()},
-    **{slope(name): derivative for name, (_, derivative) in FUNCTIONS.items()},
+    **EVALUATED,
 }
 """The operations unrounded."""
 
-KINDS = {
-    "subtract": "add",
-    **dict.fromkeys(
-        ("exp", "log", "tanh", "erf", *FUNCTIONS, *(slope(name) for name in FUNCTIONS)), "function"
-    ),
-}
+KINDS = {"subtract": "add", **dict.fromkeys(EVALUATED, "function")}
 """Of those that are no kind of their own."""
 
 
@@ -72,20 +62,21 @@ def kind_of(name: str) -> str:
 
 def plain(name: str) -> Callable[..., Tensor]:
     """The operation of that name unrounded; slopes of slopes by autograd."""
-    order = 0
+    indices: list[int] = []
     while name not in PLAIN:
-        name, order = name.removesuffix(slope("")), order + 1
-    return partial(_derivative, PLAIN[name], order) if order else PLAIN[name]
+        name, index = of_slope(name)
+        indices.insert(0, index)
+    return partial(_derivative, PLAIN[name], indices) if indices else PLAIN[name]
 
 
 def _derivative(
-    function: Callable[..., Tensor], order: int, x: Tensor, *constants: Tensor
+    function: Callable[..., Tensor], indices: Sequence[int], *operands: Tensor
 ) -> Tensor:
     with torch.enable_grad():
-        x = x.detach().requires_grad_()
-        y = function(x, *constants)
-        for _ in range(order):
-            (y,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+        given = [x.detach().requires_grad_() for x in torch.broadcast_tensors(*operands)]  # type: ignore[no-untyped-call]
+        y = function(*given)
+        for index in indices:
+            (y,) = torch.autograd.grad(y.sum(), given[index], create_graph=True)
     return y.detach()
 
 
@@ -184,7 +175,8 @@ class RoundedArithmetic:
         return self._rounded(name, x, *constants)
 
     def greatest(self, x: Tensor) -> Tensor:
-        return x.amax(-1, keepdim=True)
+        empty = x.shape[-1] == 0
+        return x.new_zeros((*x.shape[:-1], 1)) if empty else x.amax(-1, keepdim=True)
 
 
 def _computed(

@@ -16,12 +16,12 @@ from qemu_swalp.training.functional import FORMULAS
 
 from ..tensors.transforms import Transformable, applied, transformable
 from .elementwise import ElementwiseRules, RoundedArithmetic
-from .losses import Losses
+from .margin_losses import MarginLosses
 from .normalize import affine, standardize, standardize_by
 from .pooling import Pooling
 
 
-class ElementwiseFunctions(Losses, Pooling):
+class ElementwiseFunctions(MarginLosses, Pooling):
     """The functions of `torch.nn.functional`, each elementwise operation rounded, at one call of a
     module; arguments and shapes are theirs.
     """
@@ -57,6 +57,31 @@ class ElementwiseFunctions(Losses, Pooling):
             if x.ndim
             else self._formula(name, x[None])[0]
         )
+
+    def softmin(
+        self,
+        x: Tensor,
+        dim: int | None = None,
+        _stacklevel: int = 3,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        return self.softmax(-x, dim, dtype=dtype)
+
+    def gumbel_softmax(
+        self,
+        logits: Tensor,
+        tau: float = 1,
+        hard: bool = False,
+        eps: float = 1e-10,
+        dim: int = -1,
+    ) -> Tensor:
+        """softmax((x + noise)/τ); if `hard` the greatest as 1, with that gradient."""
+        noise = -torch.empty_like(logits).exponential_().log()
+        y = self.softmax(self.div(self.add(logits, noise), tau), dim)
+        if not hard:
+            return y
+        chosen = torch.zeros_like(y).scatter(dim, y.argmax(dim, keepdim=True), 1.0)
+        return chosen - y.detach() + y
 
     def safe_softmax(self, scores: Tensor) -> Tensor:
         """Over the last axis; rows of -infinity alone give zeros."""
@@ -180,6 +205,8 @@ class ElementwiseFunctions(Losses, Pooling):
         eps: float = 1e-5,
     ) -> Tensor:
         """Running statistics are in full precision; they take in the rounded ones of the batch."""
+        if x.ndim < 2:  # PyTorch takes empty ones alone
+            return torch.nn.functional.batch_norm(x, running_mean, running_var, training=training)
         rules = self._next()
         rows = x.transpose(0, 1).flatten(1)
         if training and rows.shape[1] == 1:

@@ -167,8 +167,8 @@ class Losses(PointwiseFunctions):
     ) -> Tensor:
         """-(t·log p + (1 - t)·log(1 - p)), logarithms no less than -100, as in PyTorch."""
         reduction = reduction_of(reduction, size_average, reduce)
-        yes = self.mul(target, self.log(input).clamp_min(-100))
-        no = self.mul(1 - target, self.log(self.sub(1.0, input)).clamp_min(-100))
+        yes = self.mul(target, self.function("log_above", input, -100.0))
+        no = self.mul(1 - target, self.function("log_above", self.sub(1.0, input), -100.0))
         losses = -self.add(yes, no)
         return self._over_batch(losses, reduction, weight)
 
@@ -204,8 +204,8 @@ class Losses(PointwiseFunctions):
         if log_target:
             losses = self.mul(self.exp(target), self.sub(target, input))
         else:
-            positive = target.clamp_min(torch.finfo(target.dtype).tiny)
-            losses = self.mul(target, self.sub(self.log(positive), input))
+            logarithm = self.log(torch.where(target == 0, 1.0, target))
+            losses = self.mul(target, self.sub(logarithm, input))
         if reduction == "batchmean":
             return self.div(self.sum(losses), input.shape[0] if input.ndim else 1)
         return self._over_batch(losses, reduction)

@@ -23,7 +23,7 @@ def apply(name: str, rules: ElementwiseRules, *operands: Number) -> Tensor:
     Tensors are promoted and broadcast as in PyTorch; its gradients are rounded too.
     """
     tensors = [x for x in operands if isinstance(x, Tensor)]
-    if name not in FUNCTIONS:
+    if name not in FUNCTIONS or len(tensors) > 1:
         dtype = _promoted(tensors)
         operands = tuple(
             x.to(dtype) if isinstance(x, Tensor) and x.dtype != dtype else x for x in operands

@@ -93,8 +93,7 @@ class PointwiseFunctions:
         if isinstance(exponent, Tensor) and exponent.ndim == 0 and not exponent.requires_grad:
             exponent = exponent.item()
         if isinstance(exponent, Tensor) or not isinstance(x, Tensor):
-            logarithm = self.log(x) if isinstance(x, Tensor) else math.log(x)
-            return self.exp(self.mul(exponent, logarithm))
+            return self._apply("power", x, exponent)
         if exponent in (2, 3):
             square = self.square(x)
             return square if exponent == 2 else self.mul(square, x)
@@ -153,16 +152,39 @@ class PointwiseFunctions:
         *,
         correction: float | None = None,
     ) -> Tensor:
+        return self.var_mean(x, dim, unbiased, keepdim, correction=correction)[0]
+
+    def var_mean(
+        self,
+        x: Tensor,
+        dim: Axes | bool = None,
+        unbiased: bool = True,
+        keepdim: bool = False,
+        *,
+        correction: float | None = None,
+    ) -> tuple[Tensor, Tensor]:
         axes: Axes = None if isinstance(dim, bool) else dim
         unbiased = dim if isinstance(dim, bool) else unbiased
-        d = self.sub(x, self.mean(x, axes, True))
-        total, count = self._summed(self.square(d), axes, keepdim)
+        mean = self.mean(x, axes, True)
+        total, count = self._summed(self.square(self.sub(x, mean)), axes, keepdim)
         less = (1 if unbiased else 0) if correction is None else correction
-        return self.div(total, max(count - less, 0))
+        return self.div(total, max(count - less, 0)), mean.reshape(total.shape)
 
     @wraps(var, assigned=())  # with its parameters
     def std(self, *arguments: Any, **options: Any) -> Tensor:
-        return self.sqrt(self.var(*arguments, **options))
+        return self.where_positive(self.sqrt, self.var(*arguments, **options))
+
+    @wraps(var_mean, assigned=())
+    def std_mean(self, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        var, mean = self.var_mean(*arguments, **options)
+        return self.where_positive(self.sqrt, var), mean
+
+    def where_positive(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """The function, and x itself where that is 0 or NaN, without gradient: so that norms and
+        deviations have the gradient 0 at 0, as in PyTorch.
+        """
+        positive = x > 0
+        return torch.where(positive, function(torch.where(positive, x, 1.0)), x.detach())
 
     def norm(
         self, x: Tensor, p: Any = 2, dim: Axes = None, keepdim: bool = False, dtype: Any = None
@@ -181,8 +203,10 @@ class PointwiseFunctions:
         if p == 1:
             return self._summed(x.abs(), dim, keepdim)[0]
         if p == 2:
-            return self.sqrt(self._summed(self.square(x), dim, keepdim)[0])
-        return self.pow(self._summed(self.pow(x.abs(), p), dim, keepdim)[0], 1 / p)
+            return self.where_positive(self.sqrt, self._summed(self.square(x), dim, keepdim)[0])
+        powers = self.where_positive(lambda size: self.pow(size, p), x.abs())
+        total = self._summed(powers, dim, keepdim)[0]
+        return self.where_positive(lambda total: self.pow(total, 1 / p), total)
 
     def vector_norm(
         self, x: Tensor, ord: Any = 2, dim: Axes = None, keepdim: bool = False, *, dtype: Any = None
@@ -223,6 +247,15 @@ class PointwiseFunctions:
         y = self.add(self.log(total), greatest)
         return y if keepdim else y.squeeze(tuple(axes))
 
+    def logaddexp(self, a: Tensor, b: Tensor) -> Tensor:
+        """max(a, b) + log(1 + exp(-|a - b|)); of equal infinities themselves."""
+        same = (a == b) & a.isinf()
+        d = self.sub(torch.where(same, 0.0, a), torch.where(same, 0.0, b))
+        return self.add(torch.maximum(a, b), self.softplus(-d.abs()))
+
+    def outer(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.mul(a[:, None], b)
+
     def softplus(self, x: Tensor, beta: float = 1, threshold: float = 20) -> Tensor:
         return self.function("softplus", x, beta, threshold)
 
@@ -242,7 +275,7 @@ class PointwiseFunctions:
         return self._of(nonlinearities.leaky_relu, x, negative_slope)
 
     def prelu(self, x: Tensor, weight: Tensor) -> Tensor:
-        shaped = weight.reshape(-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else weight
+        shaped = weight.reshape(-1, *(1,) * (x.ndim - 2)) if x.ndim > 1 else weight.reshape(())
         return torch.where(x > 0, x, self.mul(x, shaped))
 
     def hardsigmoid(self, x: Tensor, inplace: bool = False) -> Tensor:

@@ -82,6 +82,7 @@ FUNCTIONS = {
     "square": (ops.square, torch.square, A),
     "cube": (lambda x: x**3, lambda x: x**3, A),
     "power": (lambda x: ops.power(x, 1.7), lambda x: torch.pow(x, 1.7), POSITIVE),
+    "power of a tensor": (ops.power, torch.pow, POSITIVE, A),
     "sqrt": (ops.sqrt, torch.sqrt, POSITIVE),
     "rsqrt": (ops.rsqrt, torch.rsqrt, POSITIVE),
     "exp": (ops.exp, torch.exp, A),
@@ -113,12 +114,59 @@ FUNCTIONS = {
 }
 
 
+ROWS = np.float32([[0, 0, 0, 0], [2, 2, 2, 2], [1, 2, -3, 0.5]])
+"""Low precision has rows of zeros, and of equal numbers, where full precision has none."""
+
+KINKS = np.float32([-800, -20, -6, -3, -2, -1, -0.5, -0.0, 0, 0.5, 1, 2, 3, 6, 20, 800])
+"""Where pieces of nonlinearities meet, and where exponentials are infinite."""
+
+EXPONENTS = np.float32([0, 1, 2, 3])
+
+EDGES = {
+    "norms": (
+        lambda x: ops.norm(x, axis=1) + ops.norm(x, 3, axis=1),
+        lambda x: x.norm(dim=1) + x.norm(3, 1),
+        ROWS,
+    ),
+    "normalize": (
+        lambda x: ops.normalize(x, epsilon=0.01),
+        lambda x: F.normalize(x, dim=-1, eps=0.01),
+        ROWS,
+    ),
+    "deviation": (lambda x: ops.std(x, 1), lambda x: x.std(1, unbiased=False), ROWS),
+    "powers": (
+        lambda x: x ** ops.convert_to_tensor(EXPONENTS) + 3.0**x + x**0,
+        lambda x: x ** torch.tensor(EXPONENTS) + 3.0**x + x**0,
+        ROWS,
+    ),
+    "elu": (ops.elu, F.elu, KINKS),
+    "selu": (ops.selu, F.selu, KINKS),
+    "hard_silu": (ops.hard_silu, F.hardswish, KINKS),
+    "binary losses": (
+        lambda a, t: ops.binary_crossentropy(t, a, from_logits=True),
+        lambda a, t: F.binary_cross_entropy_with_logits(a, t, reduction="none"),
+        KINKS,
+        np.float32(KINKS > 0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_at_zero_and_where_pieces_meet(name):
+    results = _gradients_of_both(*EDGES[name])
+    assert all(np.isfinite(x).all() for x in results)
+
+
 NAMES = list(FUNCTIONS)[:: 3 if BACKEND == "jax" else 1]  # eager JAX compiles each operation
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_functions(name):
-    ours, theirs, *arrays = FUNCTIONS[name]
+    _gradients_of_both(*FUNCTIONS[name])
+
+
+def _gradients_of_both(ours, theirs, *arrays):
+    """Result and gradients, which are the same in both adapters."""
     model = keras.Sequential([Calling(ours)])
     quantize_elementwise(model, RECIPE, seed=5)
     module = nn.Sequential(Module(theirs))
@@ -132,3 +180,4 @@ def test_functions(name):
     for ours_, theirs_ in zip(found, by_torch, strict=True):
         if theirs_ is not None:
             same(ours_, theirs_.numpy())
+    return [expected.detach().numpy(), *(x.numpy() for x in by_torch if x is not None)]

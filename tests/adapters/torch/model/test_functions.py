@@ -92,6 +92,30 @@ CALLS = {
         )
     },
     "logarithms": lambda x: (x + 5).log() + (x + 5).log2() + (x + 5).log10() + (x + 5).acosh(),
+    "cosine_similarity": lambda x: F.cosine_similarity(x, x[:1] + 0.5, eps=1.3),
+    "cosine_similarity of columns": lambda x: torch.cosine_similarity(x, x * x, 0),
+    "pairwise_distance": lambda x: F.pairwise_distance(x, SIGNS) + F.pairwise_distance(x, x * x, 3),
+    "dist": lambda x: torch.dist(x, SIGNS) + x.dist(SIGNS, 1),
+    "margin_ranking_loss": lambda x: F.margin_ranking_loss(x, -x, 2 * SIGNS - 1, 0.3),
+    "hinge_embedding_loss": lambda x: F.hinge_embedding_loss(x, SIGNS - 2 * (SIGNS < 1), 0.4),
+    "cosine_embedding_loss": lambda x: F.cosine_embedding_loss(
+        x, x * x, torch.tensor([1, -1, 1, -1]), 0.1, reduction="none"
+    ),
+    "triplet_margin_loss": lambda x: F.triplet_margin_loss(x, SIGNS, -SIGNS, p=3, swap=True),
+    "soft_margin_loss": lambda x: F.soft_margin_loss(x, 2 * SIGNS - 1, reduction="sum"),
+    "multilabel_soft_margin_loss": lambda x: F.multilabel_soft_margin_loss(x, SIGNS, SOME.double()),
+    "multi_margin_loss": lambda x: F.multi_margin_loss(x, CLASSES.clamp(0), 2, 0.7, SOME.double()),
+    "multi_margin_loss of one": lambda x: F.multi_margin_loss(x[0], CLASSES[0]),
+    "gaussian_nll_loss": lambda x: F.gaussian_nll_loss(x, SIGNS, x[:, 0] ** 2, True, 0.2),
+    "poisson_nll_loss": lambda x: F.poisson_nll_loss(x, 4 * SIGNS, full=True),
+    "poisson_nll_loss of rates": lambda x: F.poisson_nll_loss(x.exp(), SIGNS, log_input=False),
+    "moments": lambda x: torch.stack([*torch.var_mean(x, 1), *torch.std_mean(x, 1, correction=0)]),
+    "moments of all": lambda x: torch.stack([*torch.var_mean(x, False)]),
+    "logaddexp": lambda x: torch.logaddexp(x, 2 * x) + x.logaddexp(x),
+    "outer": lambda x: x[0].outer(x[1]) + torch.ger(x[1], x[2]),
+    "softmin": lambda x: F.softmin(x, 1),
+    "gumbel_softmax": lambda x: torch.manual_seed(3) and F.gumbel_softmax(x, 0.7),
+    "hard gumbel_softmax": lambda x: torch.manual_seed(3) and F.gumbel_softmax(x, hard=True),
     "weight_norm": lambda x: torch._weight_norm(x, x[:, :1], 0),
 }
 
@@ -120,6 +144,73 @@ def test_without_rounding_it_is_pytorchs(call):
         # PyTorch's hardsigmoid multiplies by a float32 constant
         tolerance = 1e-7 if call == "hardsigmoid" else 1e-9
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+ROWS = torch.tensor([[0.0, 0, 0, 0], [2, 2, 2, 2], [1, 2, -3, 0.5]], dtype=torch.float64)
+"""Low precision has rows of zeros, and of equal numbers, where full precision has none."""
+
+KINKS = torch.tensor(
+    [-800.0, -20, -6, -3, -2, -1, -0.5, -0.0, 0, 0.5, 1, 2, 3, 6, 20, 800], dtype=torch.float64
+)
+"""Where pieces of nonlinearities meet, and where exponentials are infinite."""
+
+EDGES = {
+    "norm": (lambda x: x.norm(dim=1), ROWS),
+    "norms": (lambda x: x.norm(1, 1) + x.norm(1.5, 1) + x.norm(3, 1), ROWS),
+    "norm of all": (lambda x: torch.linalg.norm(x * 0), ROWS),
+    "normalize": (lambda x: F.normalize(x), ROWS),
+    "normalize, p = 3": (lambda x: F.normalize(x, 3), ROWS),
+    "cosine_similarity": (lambda x: F.cosine_similarity(x, torch.ones_like(x)), ROWS),
+    "std": (lambda x: x.std(1) + x.std(1, unbiased=False), ROWS),
+    "softmax of none": (lambda x: F.softmax(x[:, :0], 1), ROWS),
+    "prelu of a scalar": (lambda x: F.prelu(x[2, 2], torch.full((1,), 0.3).double()), ROWS),
+    "power 0": (lambda x: x**0, ROWS),
+    "power of a tensor": (lambda x: x ** torch.tensor([0.0, 1, 2, 3]).double(), ROWS),
+    "power of a number": (lambda x: 10000 ** (x / 9) + (-2.0) ** x.round(), ROWS),
+    "powers of 0": (lambda x: 0.0 ** x.abs(), ROWS),
+    "kl_div": (lambda x: F.kl_div(x, ROWS.abs().T[:3].T.new_zeros(4), reduction="none"), ROWS),
+    "bce": (
+        lambda x: F.binary_cross_entropy((x - 0.5).sign() / 2 + 0.5 + 0 * x, (x <= 0.5).double()),
+        KINKS,
+    ),
+    "bce with logits": (
+        lambda x: F.binary_cross_entropy_with_logits(x, (x < 0).double(), reduction="none"),
+        KINKS,
+    ),
+    "logaddexp": (lambda x: torch.logaddexp(x, x.flip(0)), KINKS),
+    "logaddexp of infinities": (
+        lambda x: x + torch.logaddexp(*torch.full((2, 5), -torch.inf).double()).exp(),
+        KINKS[-5:],
+    ),
+    "softplus": (lambda x: F.softplus(x, 1, 20), KINKS),
+    **{
+        name: ((lambda f: lambda x: f(x))(getattr(F, name)), KINKS)
+        for name in (
+            *("elu", "celu", "selu", "mish", "leaky_relu", "hardswish", "hardsigmoid", "relu6"),
+            *("logsigmoid", "softsign", "gelu", "silu", "hardtanh"),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("call", EDGES)
+def test_at_zero_and_where_pieces_meet(call):
+    function, x = EDGES[call]
+    results = []
+    for rounded in (False, True):
+        model, leaf = Function(function), x.clone().requires_grad_()
+        if rounded:
+            quantize_elementwise(model, NEARLY)
+        y = model(leaf)
+        results.append((y, *torch.autograd.grad(y.sum(), leaf)))
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
+
+
+def test_targets_below_zero_have_no_divergence():
+    model = Function(lambda x: F.kl_div(x, torch.tensor([-1.0, 0.0, 1.0]), reduction="none"))
+    quantize_elementwise(model, Recipe(elementwise="bf16"))
+    assert torch.isnan(model(torch.zeros(3))).tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize(
