@@ -1,14 +1,18 @@
-"""Steps of models that round, on TensorFlow: traced once, also those that make variables."""
+"""Steps of models that round: compiled anew when what they round has changed; on TensorFlow traced
+once, also those that make variables.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache, partial, wraps
+from itertools import zip_longest
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 
-from ._compat import flat_layers, replace_compiled_steps, variables_outside
+from ._compat import flat_layers, replace_compiled_steps, replace_method, variables_outside
 from .averaging.model_swap import quantized_within
 from .backend import backend
 from .calls.rounding_state import policy_of
@@ -18,8 +22,30 @@ from .layers.quantize import Quantize
 @cache
 def install() -> None:
     """See which steps Keras compiles, once in a process."""
+    for step in ("train", "test", "predict"):
+        replace_method(keras.Model, f"make_{step}_function", partial(_made_anew, step))
     if backend() == "tensorflow":
         replace_compiled_steps(_traced_once)
+
+
+_POLICIES: WeakKeyDictionary[Any, dict[str, list[Any]]] = WeakKeyDictionary()
+"""Of each model, by the name of a step, its layers' policies when that was compiled."""
+
+
+def _made_anew(step: str, make_function: Callable[..., Any]) -> Callable[..., Any]:
+    """`fit`, `evaluate` and `predict` keep what they have compiled, also if the model was not
+    rounded then, or is not any more.
+    """
+
+    @wraps(make_function)
+    def make(model: Any, force: bool = False) -> Any:
+        policies = [policy_of(layer) for layer in flat_layers(model)]
+        before = _POLICIES.setdefault(model, {}).get(step, [])
+        changed = any(a is not b for a, b in zip_longest(before, policies))
+        _POLICIES[model][step] = policies
+        return make_function(model, force or changed)
+
+    return make
 
 
 def _traced_once(make_function: Callable[..., Any]) -> Callable[..., Any]:

@@ -36,6 +36,12 @@ from .models import (
     track_variable as track_variable,
     trainer_trains as trainer_trains,
 )
+from .operation_names import (
+    COMPOSED as COMPOSED,
+    ELEMENTWISE as ELEMENTWISE,
+    PRODUCTS as PRODUCTS,
+    sections_of as sections_of,
+)
 from .optimizers import (
     ShowsMovingAverage as ShowsMovingAverage,
     UpdateStep as UpdateStep,
@@ -68,14 +74,11 @@ from .replaced import (
     replace_private_function as replace_private_function,
 )
 from .watched import (
-    ELEMENTWISE as ELEMENTWISE,
     OURS as OURS,
-    PRODUCTS as PRODUCTS,
     Seen as Seen,
     dispatched_operations as dispatched_operations,
     is_called_by_a_library as is_called_by_a_library,
     is_users as is_users,
     layer_scope as layer_scope,
     operations_in_program as operations_in_program,
-    section_of as section_of,
 )

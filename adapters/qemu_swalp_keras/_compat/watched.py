@@ -12,63 +12,11 @@ from typing import Any, NamedTuple
 
 import keras
 
+from .operation_names import sections_of
+from .tensorflow_watch import TensorFlowWatch
+
 OURS = "qemu_swalp"
 """Name scope in JAX's programs of what this adapter computes."""
-
-PRODUCTS = {
-    "tensorflow": (
-        *("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum", "Conv", "Conv2D"),
-        *("Conv3D", "DepthwiseConv2dNative", "Conv2DBackpropInput", "Conv3DBackpropInputV2"),
-        *("XlaDot", "XlaDotV2", "XlaConv", "XlaConvV2", "SparseMatMul", "FusedConv2D"),
-    ),
-    "jax": ("dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"),
-    "torch": (
-        *("mm", "bmm", "mv", "dot", "vdot", "addmm", "addmv", "addbmm", "baddbmm", "addr"),
-        *("linear", "convolution", "_convolution", "_trilinear", "_cdist_forward"),
-        *("_scaled_dot_product_flash_attention", "_scaled_dot_product_efficient_attention"),
-        *("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_cudnn_attention"),
-        *("_thnn_fused_lstm_cell", "lstm", "mkldnn_rnn_layer", "_cudnn_rnn", "_sparse_mm"),
-    ),
-}
-"""Operations by which the backends multiply matrices."""
-
-_FUNCTIONS = (
-    *("exp", "expm1", "log", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "atan2"),
-    *("sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "digamma"),
-    *("sqrt", "rsqrt", "square", "pow", "add", "sub", "mul", "div", "cumsum", "cumprod"),
-)
-
-ELEMENTWISE = {
-    "tensorflow": (
-        *(name.capitalize() for name in _FUNCTIONS),
-        *("AddV2", "AddN", "RealDiv", "DivNoNan", "MulNoNan", "FloorDiv", "FloorMod"),
-        *("SquaredDifference", "Reciprocal", "Inv", "Erfinv", "Ndtri", "Sigmoid", "Softplus"),
-        *("Softsign", "Softmax", "LogSoftmax", "Elu", "Selu", "LeakyRelu", "Xlogy", "Xdivy"),
-        *("Sum", "Mean", "Prod", "CumulativeLogsumexp", "EuclideanNorm", "L2Loss", "LRN"),
-        *("AvgPool", "AvgPool3D", "FusedBatchNorm", "FusedBatchNormV2", "FusedBatchNormV3"),
-        *("SoftmaxCrossEntropyWithLogits", "SparseSoftmaxCrossEntropyWithLogits"),
-        *("SegmentSum", "UnsortedSegmentSum", "SegmentMean"),
-    ),
-    "jax": (
-        *_FUNCTIONS,
-        *("rem", "integer_pow", "cbrt", "exp2", "logistic", "erf_inv", "reduce_sum"),
-        *("reduce_prod", "cumlogsumexp", "reduce_window_sum", "scatter-add", "scatter_add"),
-    ),
-    "torch": (
-        *_FUNCTIONS,
-        *("rsub", "fmod", "remainder", "floor_divide", "reciprocal", "exp2", "log2", "log10"),
-        *("erfinv", "sigmoid", "_softmax", "_log_softmax", "softplus", "elu", "celu", "gelu"),
-        *("silu", "mish", "leaky_relu", "hardsigmoid", "hardswish", "log_sigmoid_forward"),
-        *("logsumexp", "sum", "mean", "prod", "var", "std", "var_mean", "std_mean", "norm"),
-        *("linalg_vector_norm", "native_layer_norm", "native_group_norm", "native_batch_norm"),
-        *("_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "avg_pool2d"),
-        *("avg_pool3d", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "addcmul", "addcdiv"),
-        *("lerp", "hypot", "logaddexp", "logaddexp2", "xlogy", "sinc", "mse_loss"),
-        *("smooth_l1_loss", "huber_loss", "nll_loss_forward", "binary_cross_entropy"),
-        *("nansum", "logcumsumexp", "cosine_similarity", "_fused_rms_norm"),
-    ),
-}
-"""Operations by which the backends compute new numbers one by one, or add them up."""
 
 
 class Seen(NamedTuple):
@@ -81,14 +29,6 @@ class Seen(NamedTuple):
     """JAX: the name that `layer_scope` was given; "" outside of any, and of the others."""
 
 
-def section_of(name: str) -> str | None:
-    """Of a recipe, that which rounds an operation of the running backend; None: none does."""
-    backend = keras.backend.backend()
-    if name in PRODUCTS[backend]:
-        return "products"
-    return "elementwise" if name in ELEMENTWISE[backend] else None
-
-
 @contextmanager
 def dispatched_operations(note: Callable[[Seen], None]) -> Iterator[None]:
     """Within it note(operation) is called for each floating product that TensorFlow or PyTorch is
@@ -96,12 +36,23 @@ def dispatched_operations(note: Callable[[Seen], None]) -> Iterator[None]:
     that a user's code calls past Keras.
     """
 
-    def see(name: str, is_floating: bool) -> None:
-        section = section_of(name) if is_floating else None
-        frames = (frame.f_code for frame, _ in walk_stack(None))
-        callers = ((code.co_filename, code.co_name) for code in frames)
-        if section == "products" or (section and is_users(callers)):
-            note(Seen(section, name, ""))
+    def see(
+        name: str,
+        is_floating: bool,
+        frames: Iterable[tuple[str, str]] | None = None,
+        within: str = "",
+        is_known: bool = True,
+    ) -> None:
+        sections = sections_of(name) if is_known else ("products", "elementwise")
+        if not is_floating or not sections:
+            return
+        if frames is None:
+            codes = (frame.f_code for frame, _ in walk_stack(None))
+            frames = ((code.co_filename, code.co_name) for code in codes)
+        users = is_users(frames)
+        for section in sections:
+            if users or (sections == ("products",) and not within):
+                note(Seen(section, name + within, ""))
 
     if keras.backend.backend() == "torch":
         import torch
@@ -115,23 +66,15 @@ def dispatched_operations(note: Callable[[Seen], None]) -> Iterator[None]:
                 see(
                     name if name.endswith("__") else name.rstrip("_"),
                     any(isinstance(x, torch.Tensor) and x.is_floating_point() for x in args),
+                    is_known=function.namespace in _KNOWN,
                 )
                 return function(*args, **(kwargs or {}))
 
         with Watch():  # type: ignore[no-untyped-call]
             yield
         return
-    from tensorflow.python.framework import op_callbacks
-
-    def callback(kind: Any, inputs: Any, *_: Any, **__: Any) -> None:
-        name = kind.decode() if isinstance(kind, bytes) else kind
-        see(name, any(x.dtype.is_floating for x in inputs))
-
-    op_callbacks.add_op_callback(callback)
-    try:
+    with TensorFlowWatch(see):
         yield
-    finally:
-        op_callbacks.remove_op_callback(callback)
 
 
 def operations_in_program(program: Any) -> list[Seen]:
@@ -156,12 +99,13 @@ def operations_in_program(program: Any) -> list[Seen]:
                 hasattr(made.aval, "dtype") and jnp.issubdtype(made.aval.dtype, jnp.inexact)
                 for made in equation.outvars
             )
-            section = section_of(name) if is_floating else None
+            sections = sections_of(name) if is_floating else ()
             if users is None:
                 frames = user_frames(equation.source_info.traceback)
                 users = is_users((frame.file_name, frame.function_name) for frame in frames)
-            if section == "products" or (section and users):
-                yield Seen(section, name, within.replace("|", "/"))
+            for section in sections:
+                if users or sections == ("products",):
+                    yield Seen(section, name, within.replace("|", "/"))
             # What is jitted was traced wherever it was called first.
             inherited = users if name in ("jit", "pjit") else known
             for value in jax.tree.leaves(list(equation.params.values()), is_leaf=is_program):
@@ -188,7 +132,7 @@ def is_users(frames: Iterable[tuple[str, str]]) -> bool:
     innermost on, is neither Keras's nor ours.
     """
     for file, function in frames:
-        if function not in _MODES and not file.startswith(_BACKENDS):
+        if function not in _MODES and not file.startswith(_BACKENDS) and file != _OPERATORS:
             return not file.startswith(_LIBRARIES)
     return False
 
@@ -204,10 +148,14 @@ def is_called_by_a_library() -> bool:
 
 _MODES = ("__torch_function__", "__torch_dispatch__", "callback", "see")
 """Functions of ours that the backend calls around each of its own."""
+_OPERATORS = str(Path(__file__).parents[1] / "calls" / "operators.py")
+"""It stands before the operators of tensors, and passes on what it does not round."""
 _SITE = Path(keras.__file__).parents[1]
 _BACKENDS = tuple(
     f"{_SITE / name}/" for name in ("tensorflow", "torch", "jax", "jaxlib", "numpy", "ml_dtypes")
 )
+_KNOWN = ("aten", "prim", "prims", "qemu_swalp", "profiler", "c10d", "_c10d_functional", "_dtensor")
+"""PyTorch's libraries of operators. Those of others may compute anything."""
 _OF_JAX = tuple(f"{_SITE / name}/" for name in ("jax", "jaxlib"))
 _RANDOM_OF_TENSORFLOW = ("python/ops/random_ops.py", "python/ops/stateless_random_ops.py")
 _LIBRARIES = (

@@ -19,6 +19,7 @@ from .removable import Removable, RoundingSite
 class ActivationSite(RoundingSite):
     """Rounds tensors, at any depth of tuples, lists and dicts, each with a stream of its own."""
 
+    by_hooks = True
     end = suffix = ""
     """Whether inputs or outputs are rounded; what is put after the names of sites and roles for
     it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -26,6 +27,7 @@ class SiteHandle:
         self, model: nn.Module, sites: Sequence[Site], handles: Sequence[Removable]
     ) -> None:
         self.model, self._sites, self.handles = model, sites, [*handles]
+        self._trace_anew()
 
     @property
     def sites(self) -> list[Site]:
@@ -44,6 +46,13 @@ class SiteHandle:
         for handle in self.handles:
             handle.remove()
         leave(self._sites)
+        self._trace_anew()
+
+    def _trace_anew(self) -> None:
+        """Have torch.compile forget what it compiled before hooks came or went."""
+        by_hooks = any(getattr(site, "by_hooks", False) for site in self._sites)
+        if by_hooks and "torch._dynamo" in sys.modules:
+            torch.compiler.reset()
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """For each site its seed, and how often it was called in each mode: plain integers, for an

@@ -26,6 +26,9 @@ class RoundingSite(Site, ABC):
     possible = True
     """Whether something may be."""
 
+    by_hooks = False
+    """Whether it stands in hooks of its module, for which torch.compile does not look again."""
+
     @abstractmethod
     def register(self, module: nn.Module) -> Sequence[Removable]:
         """Begin to round there. Returns what ends it."""

@@ -1,4 +1,6 @@
-"""How often steps are traced: as often as those of plain Keras, and on TensorFlow once less."""
+"""How often steps are traced: as often as those of plain Keras, and on TensorFlow once less; but
+anew when the model rounds something else.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,15 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from qemu_swalp_keras import emulate
+from qemu_swalp_keras import (
+    emulate,
+    quantize_elementwise,
+    quantize_gemms,
+    unquantize_elementwise,
+    unquantize_gemms,
+)
 
+from qemu_swalp.training import Recipe
 from tests.adapters.keras.conftest import BACKEND, data, network
 
 X, Y = data(20)
@@ -60,6 +69,38 @@ def test_no_step_is_traced_more_often_than_without_rounding(recipe: str, jit_com
     rounded = traces(recipe, jit_compile=jit_compile)
     assert rounded[1:] == plain[1:]
     assert rounded[0] == ((1, 0) if BACKEND == "tensorflow" else plain[0])
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize(
+    ("call", "undo", "recipe"),
+    [
+        (quantize_gemms, unquantize_gemms, Recipe(operands={"input": "e2m1", "weight": "e2m1"})),
+        (quantize_elementwise, unquantize_elementwise, Recipe(elementwise="e2m1")),
+    ],
+)
+def test_what_was_compiled_before_is_compiled_anew(
+    call: Any, undo: Any, recipe: Recipe, compiled: bool
+) -> None:
+    """As where a trained model is evaluated, rounded and evaluated again."""
+    model = network()
+    if compiled:
+        model.compile("sgd", "mse")
+        model.fit(X, Y, verbose=0)
+
+    def results() -> list[Any]:
+        evaluated = [model.evaluate(X, Y, verbose=0)] if compiled else []
+        return [model.predict(X, verbose=0), *evaluated]
+
+    plain = results()
+    call(model, recipe)
+    rounded, at_once = results(), keras.ops.convert_to_numpy(model(X))
+    np.testing.assert_allclose(rounded[0], at_once, rtol=1e-6)
+    assert not np.allclose(rounded[0], plain[0], rtol=1e-2)
+    assert not compiled or rounded[1] != plain[1]
+    undo(model)
+    for found, expected in zip(results(), plain, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow alone makes variables in a trace")

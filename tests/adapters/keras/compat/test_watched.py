@@ -46,6 +46,28 @@ def test_dispatched_operations() -> None:
     assert len(seen) == 2
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow's functions")
+def test_functions_of_tensorflow() -> None:
+    """Called eagerly and in a graph; those that are traced within are seen as they are."""
+    import tensorflow as tf
+
+    x = tf.ones((2, 2))
+    inner = tf.function(lambda x: tf.matmul(x, x) / 3)
+    before = tf.function(lambda x: inner(x) + 1)
+    before(x)
+    for call in (before, tf.function(lambda x: before(x))):
+        seen: list[_compat.Seen] = []
+        with _compat.dispatched_operations(seen.append):
+            call(x)
+        names = [s.operation.partition(" ")[0] for s in seen]
+        assert sorted(names) == ["AddV2", "MatMul", "RealDiv"]
+        assert all(s.operation.endswith("traced before the model was rounded") for s in seen)
+    seen = []
+    with _compat.dispatched_operations(seen.append):
+        tf.function(lambda x: tf.matmul(x, x) / 3)(x)
+    assert [s.operation for s in seen] == ["MatMul", "RealDiv"]
+
+
 @pytest.mark.skipif(BACKEND != "jax", reason="JAX's programs")
 def test_operations_in_program() -> None:
     """Within functions that JAX compiles by themselves and loops too; ours are left out."""
@@ -66,7 +88,7 @@ def test_operations_in_program() -> None:
         ("dot_general", ""),
     ]
     assert [(s.operation, s.layer) for s in seen if s.section == "elementwise"] == [
-        *((name, "around/own") for name in ("exp", "reduce_sum")),  # its - and / are ours
+        *((name, "around/own") for name in ("sub", "exp", "reduce_sum", "div")),
         ("exp", ""),
     ]
 
@@ -93,6 +115,7 @@ def test_whose_call_it_is() -> None:
 
 def test_sections_of_operations() -> None:
     exps, products = _compat.ELEMENTWISE[BACKEND], _compat.PRODUCTS[BACKEND]
-    assert _compat.section_of(exps[0]) == "elementwise"
-    assert _compat.section_of(products[0]) == "products"
-    assert _compat.section_of("no operation") is None
+    assert _compat.sections_of(exps[0]) == ("elementwise",)
+    assert _compat.sections_of(products[0]) == ("products",)
+    assert _compat.sections_of(_compat.COMPOSED[BACKEND][0]) == ("products", "elementwise")
+    assert _compat.sections_of("no operation") == ()

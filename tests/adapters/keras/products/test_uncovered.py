@@ -104,6 +104,64 @@ def test_they_are_found_in_the_first_call(name, kind, way):
         run()
 
 
+def by_python(x, w):
+    """A product and a quotient that the backend does not see."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        y = tf.py_function(lambda x, w: x @ w / 3, [x, w], tf.float32)
+        return tf.ensure_shape(y, (*x.shape[:-1], w.shape[-1]))
+    if BACKEND == "jax":
+        import jax
+
+        like = jax.ShapeDtypeStruct((*x.shape[:-1], w.shape[-1]), "float32")
+        return jax.pure_callback(lambda x, w: np.asarray(x) @ np.asarray(w) / 3, like, x, w)
+    import torch
+
+    if not hasattr(torch.ops.qemu_keras_tests, "third"):
+        third = torch.library.custom_op(
+            "qemu_keras_tests::third",
+            lambda x, w: x @ w / 3,
+            mutates_args=(),
+            schema="(Tensor x, Tensor w) -> Tensor",
+        )
+        third.register_fake(lambda x, w: x @ w)
+    return torch.ops.qemu_keras_tests.third(x, w)
+
+
+MATRIX = normal((4, 3), 1)
+
+
+def traced_before():
+    """A function that TensorFlow and JAX trace in its first call, and never again."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        product = tf.function(lambda x: ops.matmul(x, MATRIX) / 3)
+    else:
+        import jax
+
+        product = jax.checkpoint(lambda x: ops.matmul(x, MATRIX) / 3)
+    return lambda x, w: product(x)
+
+
+@pytest.mark.parametrize("way", ["call", "compiled fit"])
+@pytest.mark.parametrize("call", [quantize_gemms, quantize_elementwise])
+@pytest.mark.parametrize("name", ["by Python", "traced before"])
+def test_what_nobody_sees_is_told(name, call, way):
+    if name == "traced before" and BACKEND == "torch":
+        pytest.skip("PyTorch traces nothing")
+    function = by_python if name == "by Python" else traced_before()
+    model = model_of(function)
+    x = ops.convert_to_tensor(normal((2, 4)))
+    model.predict(x, verbose=0)
+    model(x)
+    call(model, RECIPE if call is quantize_gemms else Recipe(elementwise="bf16"))
+    run = (lambda: model(x)) if way == "call" else lambda: model.predict(x, verbose=0)
+    with pytest.raises(UncoveredError, match="could not be applied to"):
+        run()
+
+
 @pytest.mark.parametrize("way", ["call", "compiled fit"])
 @pytest.mark.parametrize("name", ["exp", "softmax", "mean", "fmod"])
 def test_elementwise_operations_too(name, way):

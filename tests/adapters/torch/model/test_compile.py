@@ -4,7 +4,13 @@ import shutil
 
 import pytest
 import torch
-from qemu_swalp_torch import quantize, quantize_activations, quantize_optimizer
+from qemu_swalp_torch import (
+    quantize,
+    quantize_activations,
+    quantize_elementwise,
+    quantize_gemms,
+    quantize_optimizer,
+)
 from torch import nn
 
 from qemu_swalp import RandomBits, parse
@@ -106,3 +112,26 @@ def test_other_optimizers_compile_beside_ours():
 def test_hooks_after_compilation_are_warned_of(compiling):
     with pytest.warns(UserWarning, match="torch.compile ignores hooks added later"):
         quantize_activations(compiling(mlp()), RECIPES["nearest"])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda model: quantize_activations(model, Recipe(activation="e2m1")),
+        lambda model: quantize_gemms(model, Recipe(operands={"weight": "e2m1"})),
+        lambda model: quantize_elementwise(model, Recipe(elementwise="e2m1")),
+    ],
+    ids=["activations", "products", "elementwise"],
+)
+@pytest.mark.parametrize("way", ["wrapped", "in place"])
+def test_what_was_compiled_before_is_compiled_anew(same, call, way):
+    """As where a trained model is evaluated, rounded and evaluated again."""
+    torch._dynamo.reset()
+    model, x = nn.Sequential(mlp(), nn.Softmax(-1)), torch.randn(4, 3)
+    run = torch.compile(model, backend="eager") if way == "wrapped" else model
+    if way == "in place":
+        model.compile(backend="eager")
+    plain = run(x)
+    with call(model):
+        assert not torch.allclose(run(x), plain, rtol=1e-2)
+    same(run(x), plain)
