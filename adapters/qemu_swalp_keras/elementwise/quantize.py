@@ -31,8 +31,9 @@ def quantize_elementwise(
     Rounded are softmax, the normalizations, nonlinearities, `Add` and its kin, average pooling, the
     gates of recurrent layers and dropout's multiplication. So are, in layers of your own, the
     functions of `keras.ops` and the operators + - * / ** of tensors. A bias that is added to a
-    product belongs to that product. What gradients add where a tensor is used twice is not rounded,
-    nor are moving statistics and metrics. Second derivatives are refused.
+    product belongs to that product. What gradients add where a number is used several times, as by
+    broadcasting and gathering, is not rounded, nor are moving statistics and metrics. Second
+    derivatives are refused.
 
     The loss is rounded where a model computes it, in `compute_loss`. That is the one that `compile`
     is given or a subclass computes, with its weights, regularizers, and what `add_loss` adds. It

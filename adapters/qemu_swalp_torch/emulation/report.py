@@ -46,7 +46,7 @@ def lines_of(emulation: Any) -> Iterator[Line]:
         if found is not None:
             yield from _left_out(found, when)
     if emulation.recipe.elementwise_rule("backward.add") is not None:
-        yield ("(autograd)", "sums of gradients of a tensor used twice", "float", "", "", "")
+        yield ("(autograd)", "sums of gradients of what is used twice", "float", "", "", "")
 
 
 def _left_out(report: Report, when: str) -> Iterator[Line]:

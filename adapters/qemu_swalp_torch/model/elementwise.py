@@ -50,7 +50,8 @@ def quantize_elementwise(
         chosen module that makes it. Default: all. `qemu_swalp_torch.model.arithmetic` lists the
         operations: arithmetic, means and norms, nonlinearities, normalization, average pooling,
         losses, softmax within attention, the gates of recurrent layers. What autograd adds where a
-        tensor is used twice is not rounded.
+        number is used several times, as by broadcasting, gathering and windows that overlap, is not
+        rounded.
     exclude : which of them not, and what is in them neither.
     uncovered : what to do about an operation that is not known, or made by a custom kernel: "raise"
         at the first forward, "warn", or "ignore". The same holds for those that autograd Functions

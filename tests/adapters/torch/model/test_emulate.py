@@ -176,7 +176,7 @@ def test_a_scripted_module_can_be_excluded():
 def test_the_table_tells_what_autograd_sums_in_float():
     for rules, told in (("bf16", True), ({"forward.add": "bf16"}, False)):
         handle = emulate(nn.Sequential(nn.LayerNorm(4)), None, Recipe(elementwise=rules))
-        assert ("sums of gradients of a tensor used twice" in str(handle)) == told
+        assert ("sums of gradients of what is used twice" in str(handle)) == told
 
 
 def test_errors_change_nothing():
