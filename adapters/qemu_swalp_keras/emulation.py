@@ -151,7 +151,8 @@ def emulate(
 
     Returns
     -------
-    `Emulation`: the model and the optimizer for `compile`, and a report.
+    `Emulation`: the model and the optimizer for `compile`, and a report. A model that was compiled
+    with another optimizer than one that rounds has to be compiled again.
 
     Raises
     ------
@@ -212,6 +213,8 @@ def emulate(
             put(rounded, section, phases if phases.several else phases.at(0), **options)
     if phases.several:
         wrapped.phase.models.update((model, rounded))
+    if wrapped is not optimizer and getattr(rounded, "compiled", False):
+        rounded.compiled = False  # `fit` would go on with the optimizer that it has
     return Emulation(rounded, wrapped, phases, tuple(missing), model)
 
 

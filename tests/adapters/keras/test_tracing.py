@@ -122,3 +122,22 @@ def test_a_loss_is_scaled_by_what_the_optimizer_has_then() -> None:
     model.compile(scaled, "mse", jit_compile=False)
     model.fit(X, 8 * Y, 4, epochs=4, verbose=0)
     assert 0 < int(scaled.iterations) < 20
+
+
+def test_a_model_that_was_compiled_has_to_be_compiled_with_the_rounded_optimizer() -> None:
+    """It would go on with the optimizer that it has, which rounds no weight."""
+    model = network()
+    model.compile("sgd", "mse")
+    model.fit(X, Y, verbose=0)
+    model, optimizer = emulate(model, keras.optimizers.SGD(0.01), "fp8_ibm", seed=0)
+    with pytest.raises(ValueError, match=r"call `compile\(\)`"):
+        model.fit(X, Y, verbose=0)
+    model.compile(optimizer, "mse")
+    model.fit(X, Y, verbose=0)
+
+
+def test_without_an_optimizer_it_stays_compiled() -> None:
+    model = network()
+    model.compile("sgd", "mse")
+    model, _ = emulate(model, None, "mxfp8", seed=0)
+    model.evaluate(X, Y, verbose=0)
