@@ -12,13 +12,8 @@ PRODUCTS = {
         *("FusedPadConv2D", "FusedResizeAndPadConv2D", "TridiagonalMatMul", "NearestNeighbors"),
     ),
     "jax": (
-        "dot_general",
-        "conv_general_dilated",
-        "ragged_dot",
-        "ragged_dot_general",
-        "scaled_dot",
-        "scaled_matmul",
-        "scaled_matmul_wrapper",
+        *("dot_general", "conv_general_dilated", "ragged_dot", "ragged_dot_general"),
+        *("scaled_dot", "scaled_matmul", "scaled_matmul_wrapper"),
     ),
     "torch": (
         *("mm", "bmm", "mv", "dot", "vdot", "addmm", "addmv", "addbmm", "baddbmm", "addr"),

@@ -33,7 +33,8 @@ class Seen(NamedTuple):
 def dispatched_operations(note: Callable[[Seen], None]) -> Iterator[None]:
     """Within it note(operation) is called for each floating product that TensorFlow or PyTorch is
     told to compute in this thread, also while a graph is traced; and for each elementwise operation
-    that a user's code calls past Keras.
+    that a user's code calls past Keras, and what may compute both: operators of other libraries,
+    Python, a `tf.function` that was traced before.
     """
 
     def see(

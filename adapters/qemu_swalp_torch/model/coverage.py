@@ -61,6 +61,7 @@ What those of others compute is not known.
 
 
 KINDS = ("product", "operation")
+"""What an operator may compute; an "operation" is elementwise."""
 
 
 class UncoveredError(RuntimeError):
