@@ -310,6 +310,8 @@ def test_the_average_beats_the_last_iterate(
     """LeNet at a constant rate, float and in 8 bits: the loss on other images, over four seeds."""
     settings = settings_of("mnist-lenet")(
         method=("sgd", "swa"),
+        subset=0,
+        validation=0,
         epochs=14,
         start=8,
         batch=16,
