@@ -135,22 +135,6 @@ def test_the_decayed_run_parts_at_the_fork(tmp_path: Path) -> None:
     assert scores["last"][0] != scores["last"][1]
 
 
-@pytest.mark.parametrize("name", ["float32", "nvfp4"])
-def test_an_average_over_a_short_past_beats_the_last_iterate(name: str, tmp_path: Path) -> None:
-    """And a uniform one over half of a run that has not settled does not: over two seeds."""
-    settings = quick(
-        steps=300, fork=150, batch=4, learning_rate=8e-3, cycle=10, lawa_size=5, held_out=64
-    )
-    bits: dict[str, list[float]] = {}
-    for seed in range(2):
-        checkpoint = Checkpoint(tmp_path / f"{seed}.pt", resume=False)
-        for row in make(settings, Job(name, seed), checkpoint)["rows"]:
-            bits.setdefault(row["method"], []).append(row["rounded"])
-    mean = {method: float(np.mean(each)) for method, each in bits.items()}
-    assert mean["lawa"] < mean["last"] - 0.015
-    assert mean["lawa"] < mean["swa"] - 0.015
-
-
 def test_averages_are_of_the_iterates_behind_the_fork() -> None:
     settings = quick(cycle=2)
     session = Session(settings, corpus.load(), Job("float32", 0))

@@ -303,34 +303,6 @@ def test_the_first_phase_of_swap_ends_at_the_accuracy(data_folder: Path, tmp_pat
     assert curves == {0.5: [1], 100.0: [1, 2]}
 
 
-@pytest.mark.parametrize("words", [None, 8])
-def test_the_average_beats_the_last_iterate(
-    words: int | None, mnist_folder: Path, tmp_path: Path
-) -> None:
-    """LeNet at a constant rate, float and in 8 bits: the loss on other images, over four seeds."""
-    settings = settings_of("mnist-lenet")(
-        method=("sgd", "swa"),
-        subset=0,
-        validation=0,
-        epochs=14,
-        start=8,
-        batch=16,
-        learning_rate=0.02,
-        swa_learning_rate=0.02,
-        evaluate_every=7,
-    )
-    source, losses = source_of(settings, mnist_folder), dict[str, list[float]](sgd=[], swa=[])
-    for seed in range(4):
-        checkpoint = Checkpoint(tmp_path / f"{seed}.pt", False)
-        result = KINDS["plain"](
-            Job("plain", words, seed), settings, source, checkpoint, Interrupted(-1)
-        )
-        for row in result["rows"]:
-            if row["epoch"] == settings.epochs:
-                losses[row["method"]].append(row["loss"])
-    assert sum(losses["swa"]) < 0.75 * sum(losses["sgd"])
-
-
 def test_studies_of_precision_and_frequency_average_one_run(data_folder: Path) -> None:
     settings = tiny(method=("swa",), cycle=(0, 1), average_words=(0, 5))
     session = Session(settings, source_of(settings, data_folder), 8, 0)

@@ -39,6 +39,7 @@ from .models import (
 from .operation_names import (
     COMPOSED as COMPOSED,
     ELEMENTWISE as ELEMENTWISE,
+    OURS as OURS,
     PRODUCTS as PRODUCTS,
     sections_of as sections_of,
 )
@@ -74,7 +75,6 @@ from .replaced import (
     replace_private_function as replace_private_function,
 )
 from .watched import (
-    OURS as OURS,
     Seen as Seen,
     dispatched_operations as dispatched_operations,
     is_called_by_a_library as is_called_by_a_library,

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import keras
 
+OURS = "qemu_swalp"
+"""Name scope in JAX's programs of what this adapter computes; in TensorFlow's graphs, name of what
+it computes by Python.
+"""
+
 PRODUCTS = {
     "tensorflow": (
         *("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum", "Conv", "Conv2D"),

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-OF_PYTHON = ("PyFunc", "PyFuncStateless", "EagerPyFunc")
-"""By which this package rounds in graphs of TensorFlow, too."""
+from .operation_names import OURS
 
 TRACED_BEFORE = " in a tf.function that was traced before the model was rounded"
 
@@ -66,7 +65,7 @@ class TensorFlowWatch:
 
     def _computed_by(self, name: str) -> Iterator[str]:
         """Floating operations within a `tf.function`, and those that it calls; but for what was
-        made within. A function is traced by whoever calls it first.
+        made within, and ours. A function is traced by whoever calls it first.
         """
         from tensorflow.python.framework import dtypes
 
@@ -78,8 +77,8 @@ class TensorFlowWatch:
             done.add(name)
             for node in self.context.get_function_def(name).node_def:
                 waiting += [value.func.name for value in node.attr.values() if value.func.name]
-                kind = node.attr["T"].type if "T" in node.attr else dtypes.float32
-                is_floating = dtypes.as_dtype(kind).is_floating
-                made = (node.op, node.name) in self.made
-                if is_floating and not made and node.op not in OF_PYTHON:
+                one = node.attr["T"].type if "T" in node.attr else 0  # 0, too, of several dtypes
+                is_floating = dtypes.as_dtype(one or dtypes.float32).is_floating
+                seen = OURS in node.name or (node.op, node.name) in self.made
+                if is_floating and not seen:
                     yield node.op

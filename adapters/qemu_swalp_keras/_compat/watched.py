@@ -12,11 +12,8 @@ from typing import Any, NamedTuple
 
 import keras
 
-from .operation_names import sections_of
+from .operation_names import OURS, sections_of
 from .tensorflow_watch import TensorFlowWatch
-
-OURS = "qemu_swalp"
-"""Name scope in JAX's programs of what this adapter computes."""
 
 
 class Seen(NamedTuple):

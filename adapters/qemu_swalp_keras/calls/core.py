@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from .._compat import called_on_host_by_jax, traced_by_jax
+from .._compat import OURS, called_on_host_by_jax, traced_by_jax
 from ..backend import backend, counter, wide
 from ..layers.straight_through import Rule
 
@@ -115,7 +115,7 @@ def _from_graph(
         return np.asarray(function(*arrays[:-1], int(arrays[-1])))
 
     result = tf.numpy_function(
-        call, [*tensors, tf.cast(step, tf.int64)], tensors[0].dtype, stateful=False
+        call, [*tensors, tf.cast(step, tf.int64)], tensors[0].dtype, stateful=False, name=OURS
     )
     result.set_shape(tuple(shape))
     return result

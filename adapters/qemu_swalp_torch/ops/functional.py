@@ -7,6 +7,7 @@ differentiates the exact operations.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -58,14 +59,9 @@ class ElementwiseFunctions(MarginLosses, Pooling):
             else self._formula(name, x[None])[0]
         )
 
-    def softmin(
-        self,
-        x: Tensor,
-        dim: int | None = None,
-        _stacklevel: int = 3,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        return self.softmax(-x, dim, dtype=dtype)
+    @wraps(softmax, assigned=())  # with its parameters
+    def softmin(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        return self.softmax(-x, *arguments, **options)
 
     def gumbel_softmax(
         self,
